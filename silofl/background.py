@@ -1,0 +1,51 @@
+"""One piece of work at a time beside the main thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
+Outcome = tuple[Result | None, BaseException | None]
+
+
+class Background(Generic[Result]):
+    """A thread that waits for work; `start` never blocks, `result` waits for what was started."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        """Whether work was started whose result has not been taken."""
+        self._work: SimpleQueue[Callable[[], Result]] = SimpleQueue()
+        self._outcomes: SimpleQueue[Outcome[Result]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, work: Callable[[], Result]) -> None:
+        """Begin; RuntimeError where the result of the work before was not taken."""
+        if self.busy:
+            raise RuntimeError("the work before is not finished")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self.busy = True
+        self._work.put(work)
+
+    def result(self) -> Result:
+        """Wait, and return what the work returned or raise what it raised; RuntimeError without work."""
+        if not self.busy:
+            raise RuntimeError("no work was started")
+        result, error = self._outcomes.get()
+        self.busy = False
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def _run(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                self._outcomes.put((work(), None))
+            except BaseException as error:
+                self._outcomes.put((None, error))
+            del work  # what it holds may be large, or secret

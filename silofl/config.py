@@ -1,0 +1,296 @@
+"""The configuration: TOML in typed sections, every key known, every mistake one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from silofl.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, strictly typed, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RunConfig(Section):
+    """[run]: how long, from which seed, and what is shown."""
+
+    name: str = ""
+    """Names the run directory; the file's own name when empty."""
+    dir: str = ""
+    """Run directory; `runs/<name>` when empty. May differ from rank to rank."""
+    rounds: PositiveInt = 20
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    evaluate_every: PositiveInt = 1
+    """Rounds between evaluations; the last round is always evaluated."""
+    display: Literal["auto", "live", "plain", "none"] = "auto"
+    share_silo_metrics: bool = True
+    """Show every silo's own loss and accuracy to all; false shares only the federation's means."""
+
+
+class TaskConfig(Section):
+    """[task]: the model and the problem."""
+
+    name: Literal["digits", "breast_cancer", "synthetic", "files"] = "digits"
+    factory: str = ""
+    """`package.module:Class` of a user's own task; replaces `name`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the factory."""
+    model: Literal["mlp", "cnn", "linear"] = "mlp"
+    hidden: list[PositiveInt] = [64]
+    """Widths of the MLP's hidden layers."""
+    classes: Annotated[int, Field(ge=2)] | None = None
+    """`files`: number of classes where labels are the integers 0 to classes - 1."""
+    labels: list[str] | None = None
+    """`files`: the label values in class order, the same at every silo, where labels are words."""
+    label_column: str = "label"
+    """`files`: the label's column (CSV, Parquet) or array (NPZ: `label_column` or `y`)."""
+    image_size: list[PositiveInt] = [32, 32]
+    """`files`: image folders are resized to [height, width] and read as grey."""
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """`synthetic(alpha, beta)`: how much local models differ (Li et al. 2020, section 5.1)."""
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """`synthetic(alpha, beta)`: how much local features differ."""
+
+
+class DataConfig(Section):
+    """[data]: where a silo's samples come from and how built-in data is dealt out."""
+
+    path: str = ""
+    """`files`: this silo's file or folder. `{silo}` stands for the silo's number."""
+    partition: Literal["iid", "dirichlet", "shards", "quantity", "features"] = "iid"
+    alpha: PositiveFloat = 0.5
+    """Concentration of the Dirichlet distribution (dirichlet, quantity, features): small is skewed."""
+    shards_per_silo: PositiveInt = 2
+    test_fraction: Fraction = 0.2
+    """Part of each silo's own samples that is held out for evaluation."""
+    standardize: bool = False
+    """`files`: subtract the mean and divide by the standard deviation of this silo's training features."""
+
+
+class TrainConfig(Section):
+    """[train]: one silo's local work in a round."""
+
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    full_batch: bool = False
+    """Every step sees all local samples at once; `steps` of them, one when unset."""
+    batch_size: PositiveInt = 32
+    optimizer: str = "SGD"
+    """Any class of torch.optim by name."""
+    lr: PositiveFloat = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the optimizer."""
+    keep_optimizer: bool = False
+    """Carry the optimizer's state from round to round instead of starting afresh."""
+    clip_norm: PositiveFloat | None = None
+    """Largest L2 norm of a step's gradient."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Type of the parameters. Updates travel as float64 for float64 models, as float32 otherwise."""
+    precision: Literal["full", "bfloat16", "float16"] = "full"
+    """Mixed precision: the type of the forward and backward pass under autocast."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:<n>`; `auto` takes the GPU of the rank's place on its node."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("train.epochs and train.steps are both set; keep one")
+        if self.full_batch and self.epochs is not None:
+            raise ValueError("train.full_batch counts in train.steps; remove train.epochs")
+        return self
+
+
+class StrategyConfig(Section):
+    """[strategy]: what the federation does with the mean of the silos' updates."""
+
+    name: Literal["fedavg", "fedsgd"] = "fedavg"
+    lr: PositiveFloat = 1.0
+    """Server learning rate: 1.0 is FedAvg as published; for FedSGD it is the step size."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Server momentum (FedAvgM, Hsu et al. 2019)."""
+
+
+class SecureConfig(Section):
+    """[secure]: how updates are added up so that nobody sees one."""
+
+    protocol: Literal["auto", "plain", "secagg", "additive"] = "auto"
+    """`auto` is `secagg` for three silos or more; below that no sum hides anything and it is `plain`."""
+    bits: Literal[8, 16, 32] = 16
+    """Bits of a ring word on the wire, for every parameter."""
+    range: PositiveFloat | None = None
+    """Largest magnitude of an update's values; beyond it they are clipped. Unset, the silos find the smallest
+    power of two that holds everybody's, from a masked count of binary exponents that shows not whose."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    prg: Literal["auto", "aes-128-ctr", "aes-256-ctr", "chacha20"] = "auto"
+    """Generator of the masks; `auto` is AES-128 where every rank's processor has AES units, else ChaCha20."""
+    threshold: PositiveInt | None = None
+    """How many silos open a sum: more than half of all, which is the default."""
+    allow_two: bool = False
+    """Permit a secure sum over two silos, each of which learns the other's update from it."""
+    committee: Annotated[int, Field(ge=2)] = 2
+    """`additive`: how many silos hold the shares; all but one of them together learn nothing."""
+    identity: str = ""
+    """This institution's private key, from `silofl keygen`; a key for this run only when empty."""
+    passphrase_file: str = ""
+    """File whose first line opens the private key, where it is encrypted."""
+    roster: str = ""
+    """The institutions' public keys, from `silofl roster`; exchanged at the start when empty."""
+
+
+class CheckpointConfig(Section):
+    """[checkpoint]: what is kept for a resume."""
+
+    every: Annotated[int, Field(ge=0)] = 1
+    """Rounds between checkpoints; 0 keeps none. The last round is always kept."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """How many rounds stay on disk; two at least, so that a damaged newest one has a predecessor."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunConfig = RunConfig()
+    task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    secure: SecureConfig = SecureConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+LOCAL_KEYS = {
+    ("run", "dir"),
+    ("run", "display"),
+    ("data", "path"),
+    ("train", "device"),
+    ("secure", "identity"),
+    ("secure", "passphrase_file"),
+    ("secure", "roster"),
+}
+"""Keys that each institution sets for itself; all others are the same on every rank."""
+
+RESUMABLE_KEYS = {
+    ("run", "name"),
+    ("run", "rounds"),
+    ("run", "evaluate_every"),
+    ("run", "share_silo_metrics"),
+    ("checkpoint", "every"),
+    ("checkpoint", "keep"),
+}
+"""Keys that may change between a run and its resumption: none enters what a round computes."""
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a TOML file, apply `section.key=value` overrides, check every key.
+
+    Raises:
+        ConfigError: one sentence with the key, the value and what to do.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror}; give an existing TOML file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides or []:
+        _apply(tables, override)
+    run = tables.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("name", path.stem)
+    return parse(tables)
+
+
+def parse(tables: dict[str, Any]) -> Config:
+    """Check tables that are already in memory; raises ConfigError as `load` does."""
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as TOML: what `load` reads back as an equal Config."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
+
+
+def digest(config: Config) -> bytes:
+    """SHA-256 (32 bytes) of all that is the same on every rank."""
+    tables = config.model_dump(mode="json")
+    for section, key in LOCAL_KEYS:
+        tables[section].pop(key)
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).digest()
+
+
+def resumption_tables(config: Config) -> dict[str, Any]:
+    """The tables, as JSON values, that must be equal for a run to be resumed."""
+    tables = config.model_dump(mode="json")
+    for section, key in LOCAL_KEYS | RESUMABLE_KEYS:
+        tables[section].pop(key)
+    return tables
+
+
+def first_difference(mine: Config, other: dict[str, Any]) -> str:
+    """The first key that differs from `other`'s dump: `train.lr is 0.1 here and 0.2 there`; else ''."""
+    for section, table in mine.model_dump(mode="json").items():
+        for key, value in table.items():
+            there = other.get(section, {}).get(key)
+            if (section, key) not in LOCAL_KEYS and value != there:
+                return f"{section}.{key} is {json.dumps(value)} here and {json.dumps(there)} there"
+    return ""
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = tables.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override!r}: {section} is not a section")
+    table[key] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem as one sentence that names key, value and remedy."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
+    if problem["type"] == "extra_forbidden":
+        return _unknown(where, problem["loc"])
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    text = problem["msg"].removeprefix("Input should be ")
+    return f"{where} = {problem['input']!r} is not allowed: it should be {text}"
+
+
+def _unknown(where: str, loc: tuple[int | str, ...]) -> str:
+    known = list(Config.model_fields)
+    kind = "section"
+    if len(loc) > 1:
+        kind = "key"
+        fields = Config.model_fields[str(loc[0])].annotation.model_fields  # type: ignore[union-attr]
+        known = [f"{loc[0]}.{name}" for name in fields]
+    near = difflib.get_close_matches(where, known, n=1, cutoff=0.0)
+    return f"unknown {kind} {where}: did you mean {near[0]}?"

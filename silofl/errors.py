@@ -1,0 +1,85 @@
+"""One exception per kind of failure; each knows the exit code of the command that it ends."""
+
+from __future__ import annotations
+
+EXIT_BAD_INPUT = 2
+EXIT_STORAGE = 74  # EX_IOERR of sysexits(3): the disk, not the input
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits(3): a queue may start the same command again
+
+
+class SiloflError(Exception):
+    """Base of every failure that silofl explains in one sentence.
+
+    `rank` is the rank on which it arose (None before ranks exist); only that rank prints it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class ConfigError(SiloflError):
+    """A configuration that cannot be run: the message names the key, the value and what to do."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class DataError(SiloflError):
+    """A silo's data is missing, unreadable, empty or of the wrong shape."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class MismatchError(SiloflError):
+    """Ranks that must agree (version, configuration, model) do not."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class TrainingError(SiloflError):
+    """Local training produced something that may not be shared, such as a non-finite loss."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class CheckpointError(SiloflError):
+    """A checkpoint that cannot be resumed from: other configuration, other ranks, none valid."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class MissingDependencyError(SiloflError):
+    """An optional library is needed and not installed: the message names the extra that has it."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class StorageError(SiloflError):
+    """The run directory cannot be written: full disk, permissions, a vanished mount."""
+
+    exit_code = EXIT_STORAGE
+
+
+class StoppedError(SiloflError):
+    """The run was asked to stop and committed its last round; `--resume` goes on."""
+
+    exit_code = EXIT_RESUMABLE
+
+
+class ProtocolError(SiloflError):
+    """A message of a secure protocol was refused: forged, replayed, duplicated, truncated or altered.
+
+    `sender` is the silo that the message claims to come from.
+    """
+
+    def __init__(self, message: str, *, sender: int | None = None, rank: int | None = None) -> None:
+        super().__init__(message, rank=rank)
+        self.sender = sender
+
+
+class ThresholdError(SiloflError):
+    """Fewer silos are left than the secret-sharing threshold needs: the round is void."""
+
+    exit_code = EXIT_RESUMABLE
