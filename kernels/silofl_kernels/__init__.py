@@ -1,0 +1,34 @@
+"""Numba kernels on plain arrays: keystreams, fixed-point rings, masks and sums.
+
+Arrays in, arrays out: nothing here knows a rank, a tensor library or a protocol. Every function writes into
+an array that the caller owns, holds no lock of the interpreter while it works, and uses one core.
+"""
+
+from silofl_kernels.fold import fold, fold_dequantize, fold_float, scale_into
+from silofl_kernels.magnitude import largest_magnitude
+from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
+from silofl_kernels.quantize import Counts, dequantize, quantize
+from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit, signed_view
+from silofl_kernels.streams import KEY_BYTES, Prg, Stream, keystream
+
+__all__ = [
+    "KEY_BYTES",
+    "Counts",
+    "MaskSet",
+    "Prg",
+    "Stream",
+    "add_masks",
+    "dequantize",
+    "fold",
+    "fold_dequantize",
+    "fold_float",
+    "keystream",
+    "largest_magnitude",
+    "quantize",
+    "quantize_and_mask",
+    "ring_bits",
+    "ring_dtype",
+    "ring_limit",
+    "scale_into",
+    "signed_view",
+]

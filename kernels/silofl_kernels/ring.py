@@ -1,0 +1,45 @@
+"""The ring Z_2^B as NumPy sees it: unsigned words that wrap around, read as signed when they leave it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.unsignedinteger[Any]]
+
+BITS = (8, 16, 32)
+"""Ring widths that have kernels."""
+
+
+def ring_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Unsigned dtype of a ring of `bits` bits.
+
+    Raises:
+        ValueError: `bits` is not 8, 16 or 32.
+    """
+    if bits not in BITS:
+        raise ValueError(f"a ring has 8, 16 or 32 bits, not {bits}")
+    return np.dtype(f"uint{bits}")
+
+
+def ring_bits(words: NDArray[Any]) -> int:
+    """Width B of the ring that `words` lies in.
+
+    Raises:
+        TypeError: the dtype is not uint8, uint16 or uint32.
+    """
+    if words.dtype.kind != "u" or words.dtype.itemsize * 8 not in BITS or not words.dtype.isnative:
+        raise TypeError(f"ring words are uint8, uint16 or uint32, not {words.dtype}")
+    return words.dtype.itemsize * 8
+
+
+def ring_limit(bits: int) -> int:
+    """Largest magnitude that has both signs in the ring: 2^(B-1) - 1."""
+    return int(np.iinfo(ring_dtype(bits)).max >> 1)
+
+
+def signed_view(words: Words) -> NDArray[np.signedinteger[Any]]:
+    """The same memory read as two's complement, which is what a sum of signed values means."""
+    return words.view(f"int{ring_bits(words)}")

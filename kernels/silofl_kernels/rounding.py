@@ -1,0 +1,140 @@
+"""The arithmetic of quantization: for a register of words at a time, and the same for one value.
+
+Emitted as vectors for every processor (LLVM splits them to the registers there are): left to itself the
+compiler makes several times as many instructions of the limit, the check and the narrowing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from silofl_kernels.emit import I32, I64, intrinsic_call, pointer, splat
+from silofl_kernels.jit import Kernel, device
+
+LANES = 32
+
+
+def make_round_lanes(*, noisy: bool) -> Any:
+    """Intrinsic `lanes(x, index, scale, limit, draws, out)`: LANES values from `index` on, written to `out`.
+
+    Returns how many were beyond `limit` or not finite. `scale` and `limit` have the type of the product.
+    """
+
+    @intrinsic
+    def lanes(typingctx: Any, x: Any, index: Any, scale: Any, limit: Any, draws: Any, out: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> ir.Value:
+            word = ir.VectorType(ir.IntType(sig.args[5].dtype.bitwidth), LANES)
+            source = pointer(context, builder, sig.args[0], args[0], args[1])
+            chances = pointer(context, builder, sig.args[4], args[4], args[1]) if noisy else None
+            emit = Rounding(builder, context.get_value_type(sig.args[2]), word)
+            (words,), outside = emit.registers(1, source, args[2], args[3], chances)
+            place = builder.bitcast(
+                pointer(context, builder, sig.args[5], args[5], args[1]), word.as_pointer()
+            )
+            builder.store(words, place).align = word.element.width // 8
+            return outside
+
+        return types.int64(x, types.intp, scale, limit, draws, out), codegen
+
+    return lanes
+
+
+class Rounding:
+    """Emits x * scale, rounded and limited, as registers of `word`; the product has type `real`."""
+
+    def __init__(self, builder: Any, real: Any, word: ir.VectorType) -> None:
+        self.builder, self.word, self.count = builder, word, word.count
+        self.vector = ir.VectorType(real, self.count)
+        self.whole = ir.VectorType(I32, self.count)
+        self.single = isinstance(real, ir.FloatType)
+        self.suffix = f"v{self.count}f{32 if self.single else 64}"
+
+    def registers(
+        self, number: int, source: Any, scale: Any, limit: Any, draws: Any | None
+    ) -> tuple[list[ir.Value], ir.Value]:
+        """`number` registers of words from the values at `source`, and how many were out of bounds.
+
+        `draws` points to 32 random bits for each value (stochastic rounding) or is None (to nearest).
+        """
+        scales, limits = (splat(self.builder, self.vector, value) for value in (scale, limit))
+        words, outside = [], I64(0)
+        for register in range(number):
+            offset = I64(register * self.count)
+            product = self.builder.fmul(self._load(self.builder.gep(source, [offset])), scales)
+            if draws is None:
+                value = self._call("rint", product)
+            else:
+                value = self._stochastic(product, self.builder.gep(draws, [offset]))
+            outside = self.builder.add(outside, self._outside(value, limits))
+            words.append(self._word(value, limits))
+        return words, outside
+
+    def _load(self, place: Any) -> ir.Value:
+        """Values at `place`, widened where the product is wider than they are."""
+        kind = ir.VectorType(place.type.pointee, self.count)
+        values = self.builder.load(self.builder.bitcast(place, kind.as_pointer()))
+        values.align = 4 if isinstance(kind.element, ir.FloatType) else 8
+        return values if kind == self.vector else self.builder.fpext(values, self.vector)
+
+    def _call(self, name: str, value: Any) -> ir.Value:
+        return intrinsic_call(self.builder, f"llvm.{name}.{self.suffix}", self.vector, value)
+
+    def _constant(self, value: float) -> ir.Value:
+        return ir.Constant(self.vector, [value] * self.count)
+
+    def _stochastic(self, product: Any, place: Any) -> ir.Value:
+        """The floor, or one more where a uniform draw is below the fraction."""
+        builder = self.builder
+        draws = builder.load(builder.bitcast(place, self.whole.as_pointer()))
+        draws.align = 4
+        if self.single:
+            draws = builder.lshr(draws, ir.Constant(self.whole, [8] * self.count))
+            chance = builder.fmul(builder.sitofp(draws, self.vector), self._constant(2.0**-24))
+        else:
+            chance = builder.fmul(builder.uitofp(draws, self.vector), self._constant(2.0**-32))
+        floor = self._call("floor", product)
+        up = builder.fcmp_ordered("<", chance, builder.fsub(product, floor))
+        return builder.select(up, builder.fadd(floor, self._constant(1.0)), floor)
+
+    def _outside(self, value: Any, limit: Any) -> ir.Value:
+        """Number of values that are beyond `limit` or not finite."""
+        within = self.builder.fcmp_ordered("<=", self._call("fabs", value), limit)
+        bits = ir.IntType(self.count)
+        mask = self.builder.bitcast(self.builder.not_(within), bits)
+        count = intrinsic_call(self.builder, f"llvm.ctpop.i{self.count}", bits, mask)
+        return count if self.count == 64 else self.builder.zext(count, I64)
+
+    def _word(self, value: Any, limit: Any) -> ir.Value:
+        """Values as integers of the ring, limited; NaN is no less than the limit and becomes it."""
+        builder, least = self.builder, self.builder.fneg(limit)
+        below = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
+        kept = builder.select(builder.fcmp_ordered(">", below, least), below, least)
+        integers = builder.fptosi(kept, self.whole)
+        return integers if self.word == self.whole else builder.trunc(integers, self.word)
+
+
+def make_round_one(*, noisy: bool, single: bool, label: str) -> Kernel:
+    """Helper (product, draw) -> rounded value: the arithmetic of `make_round_lanes` on one value."""
+    if not noisy:
+        return device(_nearest, label)
+    return device(_stochastic_single if single else _stochastic_double, label)
+
+
+def _nearest(product: Any, draw: Any) -> Any:
+    return np.rint(product)
+
+
+def _stochastic_single(product: Any, draw: Any) -> Any:
+    floor = np.floor(product)
+    chance = np.float32(np.int32(draw >> np.uint32(8))) * np.float32(2.0**-24)
+    return floor + np.float32(1) if chance < product - floor else floor
+
+
+def _stochastic_double(product: Any, draw: Any) -> Any:
+    floor = np.floor(product)
+    return floor + 1.0 if np.float64(draw) * 2.0**-32 < product - floor else floor

@@ -1,0 +1,25 @@
+"""Every keystream test runs on every path that this processor has."""
+
+from __future__ import annotations
+
+import pytest
+
+from silofl_kernels import KEY_BYTES, Prg, cpu
+from silofl_kernels.streams import family
+
+WAYS = [(prg, path) for prg in KEY_BYTES for path in cpu.available(family(prg))]
+FASTEST = [("aes-128-ctr", cpu.available("aes")[0]), ("chacha20", cpu.available("chacha")[0])]
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
+    """A generator, with one of its paths forced."""
+    name, path = request.param
+    monkeypatch.setenv(cpu.FORCE_VARIABLE, path)
+    return name
+
+
+@pytest.fixture(params=FASTEST, ids="-".join)
+def fast_prg(request: pytest.FixtureRequest) -> Prg:
+    """A generator of each family on the path that is used by default."""
+    return request.param[0]

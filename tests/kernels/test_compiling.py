@@ -1,0 +1,147 @@
+"""Kernels compile where they must, are kept safely, and say so clearly where they cannot run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silofl_kernels import cpu, jit
+
+from . import scenario
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(*prgs: str, **environment: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.kernels.scenario", *prgs],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[list[list[str]], str]:
+    try:
+        out, err = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    return [line.split() for line in out.splitlines()], err
+
+
+def test_eight_processes_start_with_a_cold_cache(tmp_path: Path) -> None:
+    want = scenario.digest("aes-128-ctr")
+    started = [launch("aes-128-ctr", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(8)]
+    for process in started:
+        lines, err = finish(process)
+        assert (process.returncode, lines[-1][1], err) == (0, want, "")
+    kept = list(tmp_path.rglob("*.nbk"))
+    assert len(kept) == len({file.name for file in kept}) == 3
+    assert not list(tmp_path.rglob("*.tmp"))
+    for file in kept:  # what a crashed disk leaves behind is a miss, not a crash
+        file.write_bytes(file.read_bytes()[:-100])
+    lines, err = finish(launch("aes-128-ctr", NUMBA_CACHE_DIR=str(tmp_path)))
+    assert (lines[-1][1], err) == (want, "")
+
+
+@pytest.mark.skipif("aes" not in cpu.features(), reason="plays older x86 processors")
+def test_older_processors() -> None:
+    played = {"": ["portable", "vector"], "+sse2,+aes": ["aesni", "vector"]}
+    started = [
+        launch("aes-128-ctr", "chacha20", NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES=f) for f in played
+    ]
+    digests = [scenario.digest("aes-128-ctr"), scenario.digest("chacha20")]
+    for process, want in zip(started, played.values(), strict=True):
+        lines, err = finish(process)
+        assert lines == [list(pair) for pair in zip(want, digests, strict=True)], err
+
+
+def test_without_a_compiler() -> None:
+    lines, err = finish(launch("aes-128-ctr", "chacha20", NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore"))
+    digests = [scenario.digest(prg, noisy=True) for prg in ("aes-128-ctr", "chacha20")]
+    assert lines == [["portable", digest] for digest in digests], err
+
+
+def test_forcing_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cpu.FORCE_VARIABLE, "portable")
+    assert [cpu.path("aes"), cpu.path("chacha")] == ["portable", "portable"]
+    monkeypatch.setenv(cpu.FORCE_VARIABLE, "vector")
+    assert [cpu.path("aes"), cpu.path("chacha")] == [cpu.available("aes")[0], "vector"]
+    monkeypatch.setenv(cpu.FORCE_VARIABLE, "sse9")
+    with pytest.raises(ValueError, match="no path 'sse9'"):
+        cpu.path("aes")
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "aes"),
+    [
+        (None, "-vaes", "aesni"),
+        (None, "-aes", "portable"),
+        ("x86-64", "+sse2", "portable"),
+        ("x86-64", "+sse2,+aes,+vaes,+avx512f,+avx512bw", "vaes512"),
+        ("x86-64", "+no-such-thing", "portable"),
+    ],
+)
+@pytest.mark.skipif(
+    "vaes512" not in cpu.available("aes"), reason="needs the newest processor to play older ones"
+)
+def test_numba_variables_are_followed(
+    name: str | None, features: str, aes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu.config, "CPU_NAME", name)
+    monkeypatch.setattr(cpu.config, "CPU_FEATURES", features)
+    assert cpu.available("aes")[0] == aes
+
+
+def test_asking_for_a_path_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu.config, "CPU_NAME", "x86-64")
+    monkeypatch.setattr(cpu.config, "CPU_FEATURES", "")
+    cpu._path.cache_clear()
+    monkeypatch.setenv(cpu.FORCE_VARIABLE, "vaes512")
+    with pytest.raises(ValueError, match="this processor has portable"):
+        cpu.path("aes")
+
+
+def test_the_key_of_an_entry_knows_processor_sources_and_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Codegen:
+        def __init__(self, *parts: str) -> None:
+            self.parts = parts
+
+        def magic_tuple(self) -> tuple[str, ...]:
+            return self.parts
+
+    def nothing(x: int) -> int:
+        return x
+
+    def key(label: str, *parts: str, sig: str = "int") -> str:
+        return jit._KernelCache(nothing, label)._index_key(sig, Codegen(*parts))
+
+    keys = [key("a", "znver5"), key("b", "znver5"), key("a", "skylake"), key("a", "znver5", sig="float")]
+    monkeypatch.setattr(jit, "source_digest", lambda: "another source")
+    keys.append(key("a", "znver5"))
+    assert len(set(keys)) == len(keys)
+
+
+def test_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a folder to write in nor a full disk stops a kernel."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jit._EntryFile, "save", refuse)
+
+    def twice(x: np.ndarray) -> int:
+        return 2 * x[0]
+
+    assert jit.kernel(twice, "kept nowhere", jit.array("int64"))(np.array([21])) == 42
+    monkeypatch.setattr(jit, "_KernelCache", refuse)
+
+    def thrice(x: np.ndarray) -> int:
+        return 3 * x[0]
+
+    assert jit.kernel(thrice, "no folder", jit.array("int64"))(np.array([14])) == 42
