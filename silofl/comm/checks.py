@@ -1,0 +1,86 @@
+"""What both communicators refuse before any byte moves: wrong shapes, dtypes, layouts and counts.
+
+All checks are local and raise TypeError or ValueError, which are mistakes of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.types import ReduceOp
+
+REDUCE_OPS = ("sum", "min", "max")
+
+
+def check_alltoall(send: NDArray[Any], receive: NDArray[Any], size: int) -> None:
+    """Require `send` and `receive` (size, c) of one dtype, C-contiguous, apart from each other."""
+    _check_pair(send, receive)
+    if send.ndim != 2 or send.shape[0] != size or receive.shape != send.shape:
+        msg = (
+            f"alltoall needs send and receive of one shape ({size}, c), not {send.shape} and {receive.shape}"
+        )
+        raise ValueError(msg)
+    if np.may_share_memory(send, receive):
+        raise ValueError("alltoall needs send and receive that do not overlap")
+
+
+def check_allgather(
+    send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int], rank: int
+) -> NDArray[Any]:
+    """Require `send` (counts[rank],) and `receive` (sum(counts),); return this rank's place in `receive`.
+
+    `send` may be that place itself; any other overlap is refused.
+    """
+    _check_pair(send, receive)
+    if min(counts, default=0) < 0:
+        raise ValueError(f"allgather needs counts of at least 0, not {list(counts)}")
+    if send.shape != (counts[rank],) or receive.shape != (sum(counts),):
+        msg = f"allgather of counts {list(counts)} on rank {rank} cannot take {send.shape} to {receive.shape}"
+        raise ValueError(msg)
+    start = sum(counts[:rank])
+    place = receive[start : start + counts[rank]]
+    if np.may_share_memory(send, receive) and not is_same_memory(send, place):
+        raise ValueError("allgather takes a send inside receive only at this rank's own place")
+    return place
+
+
+def check_counts(counts: Sequence[int], size: int) -> None:
+    """Require one count a rank."""
+    if len(counts) != size:
+        raise ValueError(f"allgather needs one count a rank: {size}, not {len(counts)}")
+
+
+def check_reduce(values: NDArray[Any], op: ReduceOp) -> None:
+    """Require 32- or 64-bit numbers for a sum, 8- and 16-bit integers too for min and max."""
+    if op not in REDUCE_OPS:
+        raise ValueError(f"allreduce knows {', '.join(REDUCE_OPS)}, not {op!r}")
+    dtype = values.dtype
+    if dtype.kind not in "iuf" or (dtype.kind == "f" and dtype.itemsize not in {4, 8}):
+        raise TypeError(f"allreduce takes integers and 32- or 64-bit floats, not {dtype}")
+    if op == "sum" and dtype.itemsize < 4:
+        msg = (
+            f"allreduce does not sum {dtype}: MPI libraries saturate 8- and 16-bit sums; use alltoall and add"
+        )
+        raise TypeError(msg)
+
+
+def is_same_memory(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Tell whether two contiguous arrays are the very same bytes."""
+    return first.nbytes == second.nbytes and (
+        first.nbytes == 0 or first.__array_interface__["data"][0] == second.__array_interface__["data"][0]
+    )
+
+
+def _check_pair(send: NDArray[Any], receive: NDArray[Any]) -> None:
+    if send.dtype != receive.dtype:
+        raise TypeError(f"send has dtype {send.dtype} and receive {receive.dtype}: they must agree")
+    if send.dtype.hasobject:
+        raise TypeError("arrays of Python objects cannot be sent")
+    if not (send.flags.c_contiguous and receive.flags.c_contiguous):
+        raise ValueError("send and receive must be C-contiguous")
+    if not receive.flags.writeable:
+        raise ValueError("receive must be writeable")

@@ -1,0 +1,105 @@
+"""An end that no rank hangs in: one hook for what escapes, one last meeting for those who leave."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.verdict import describe
+from silofl.errors import SiloflError
+
+PRINT_GRACE_S = 1.0
+LEAVE_TIMEOUT_S = 60.0
+LEAVE_FAILED_TIMEOUT_S = 3.0
+
+
+class Ending:
+    """How the ranks of `comm` end. Collective to make: it has a communicator of its own.
+
+    `trace_dir` is where a failing rank writes its traceback; None: to standard error.
+    """
+
+    def __init__(self, comm: MpiCommunicator, trace_dir: Path | None = None) -> None:
+        self.trace_dir = trace_dir
+        self._comm = comm.duplicate()
+        self._left = False
+
+    def leave(self, timeout_s: float = LEAVE_TIMEOUT_S, *, exit_code: int = 1) -> None:
+        """Meet every rank a last time; end those that have not come after `timeout_s` with `exit_code`.
+
+        Without it MPI_Finalize would wait for ever for a rank that is stuck or still at work.
+        """
+        if self._left:
+            return
+        self._left = True
+        if not self._comm.leave(timeout_s):
+            rank = self._comm.rank
+            say(f"rank {rank} has ended but others have not after {timeout_s:g} s: ending all ranks")
+            self._comm.abort(exit_code)
+
+    def on_exception(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> NoReturn:
+        """Say on one line what happened and end every rank: `sys.excepthook`."""
+        rank = self._comm.rank
+        if isinstance(error, SiloflError):
+            if error.rank in {None, rank}:
+                say(sentence_of(error, rank))
+            else:
+                time.sleep(PRINT_GRACE_S)  # the rank on which it arose prints it first
+            self._comm.abort(error.exit_code)
+        text = "".join(traceback.format_exception(kind, error, trace))
+        where = write_trace(text, rank, self.trace_dir)
+        say(f"rank {rank} of {self._comm.size} failed: {describe(error)}; {where}")
+        self._comm.abort(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+    def on_thread_exception(self, arguments: threading.ExceptHookArgs) -> None:
+        """Treat an exception of any thread as the process's own: `threading.excepthook`."""
+        error = arguments.exc_value
+        if error is not None and not isinstance(error, SystemExit):
+            self.on_exception(arguments.exc_type, error, arguments.exc_traceback)
+
+
+def install_abort_hook(comm: MpiCommunicator, *, trace_dir: Path | None = None) -> Ending:
+    """End all ranks when an exception escapes on one, in any thread; leave together otherwise. Collective.
+
+    The failing rank says what happened on one line and writes the traceback to `trace_dir`, which may be
+    set later on the `Ending` that is returned.
+    """
+    ending = Ending(comm, trace_dir)
+    sys.excepthook = ending.on_exception
+    threading.excepthook = ending.on_thread_exception
+    atexit.register(ending.leave)
+    return ending
+
+
+def write_trace(text: str, rank: int, folder: Path | None) -> str:
+    """Write a traceback to `folder`, or to standard error; return words that say where it is."""
+    if folder is not None:
+        path = folder / f"traceback-rank-{rank:04d}.txt"
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError:
+            pass
+        else:
+            return f"traceback in {path}"
+    print(text, file=sys.stderr, end="", flush=True)
+    return "traceback above"
+
+
+def sentence_of(error: SiloflError, rank: int) -> str:
+    """Return an error's message, naming the rank unless the message itself begins with it."""
+    return str(error) if str(error).startswith(f"rank {rank} ") else f"rank {rank}: {error}"
+
+
+def say(sentence: str) -> None:
+    """Print one line about this program to standard error, in one write: launchers merge ranks' output."""
+    sys.stderr.write(f"silofl: {sentence}\n")
+    sys.stderr.flush()

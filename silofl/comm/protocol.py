@@ -1,0 +1,111 @@
+"""What the rest of silofl knows of ranks: the `Communicator` protocol.
+
+Two implementations keep it: `MpiCommunicator` (processes, over mpi4py) and `ThreadCommunicator`
+(threads of one process, for tests). All calls are collective unless they say otherwise: every rank makes
+the same calls in the same order. Arrays are C-contiguous NumPy arrays; a send buffer is never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.types import ReduceOp
+
+
+class Request(Protocol):
+    """A collective in flight; its buffers belong to it until `wait` returns."""
+
+    def wait(self) -> None:
+        """Block until the collective is complete on this rank."""
+
+
+class SharedBuffer(Protocol):
+    """Memory that every rank of one node sees: one segment a rank, each readable and writable by all.
+
+    Ranks agree on who writes what between two calls of `sync`; nothing else orders their accesses.
+    """
+
+    @property
+    def segments(self) -> list[NDArray[np.uint8]]:
+        """Every rank's segment in rank order, uint8 (the `nbytes` that rank asked for,)."""
+
+    def sync(self) -> None:
+        """Collective fence and barrier: what any rank wrote before, every rank reads after."""
+
+    def free(self) -> None:
+        """Release it. Collective; no array over a segment may be used afterwards."""
+
+
+class Communicator(Protocol):
+    """A fixed set of `size` ranks that call collectives together."""
+
+    @property
+    def rank(self) -> int:
+        """This rank, 0 <= rank < size."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+    @property
+    def local_rank(self) -> int:
+        """This rank's place among the ranks of its node: picks the GPU."""
+
+    @property
+    def local_size(self) -> int:
+        """How many ranks share this node: divides its cores."""
+
+    def barrier(self) -> None:
+        """Return when every rank has called."""
+
+    def allgather_bytes(self, payload: bytes) -> list[bytes]:
+        """Every rank's payload, in rank order; lengths may differ and may be zero."""
+
+    def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """Send payloads[j] to rank j; returns what each rank sent here, in rank order."""
+
+    def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
+        """The root's payload, on every rank; what other ranks pass is ignored."""
+
+    def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
+        """Elementwise reduction, a new array. Sums of 8- and 16-bit integers raise TypeError.
+
+        Open MPI saturates them (open-mpi/ompi #8045) where a ring must wrap.
+        """
+
+    def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """Row j of `send` (n, c) goes to rank j, whose `receive` (n, c) has row i from rank i.
+
+        `send` and `receive` do not overlap. Any byte count, beyond 2^31 too.
+        """
+
+    def ialltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> Request:
+        """`alltoall` that returns at once."""
+
+    def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
+        """Concatenate every rank's `send` (counts[rank],) into `receive` (sum(counts),), in rank order.
+
+        `send` may be this rank's own place inside `receive`. Any byte count, beyond 2^31 too.
+        """
+
+    def iallgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> Request:
+        """`allgather` that returns at once."""
+
+    def shared_buffer(self, nbytes: int) -> SharedBuffer | None:
+        """One segment of `nbytes` zeros for each rank; None on every rank where no memory is shared.
+
+        `nbytes` may differ from rank to rank. None: ranks on several nodes, or too little shared memory.
+        """
+
+    def duplicate(self) -> Communicator:
+        """A communicator over the same ranks whose messages never meet this one's."""
+
+    def free(self) -> None:
+        """Release it. Collective; nothing may be in flight."""
+
+    def abort(self, exit_code: int) -> NoReturn:
+        """End every rank at once with this exit code. Not collective: the last resort."""

@@ -1,0 +1,73 @@
+"""From the first rank to the last: `run_on_ranks` starts MPI, calls a function on every rank, and ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from silofl.comm.ending import (
+    LEAVE_FAILED_TIMEOUT_S,
+    PRINT_GRACE_S,
+    Ending,
+    install_abort_hook,
+    say,
+    sentence_of,
+)
+from silofl.comm.launcher import detect
+from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.protocol import Communicator
+from silofl.errors import SiloflError
+
+Main = Callable[[MpiCommunicator, Ending], None]
+
+
+def world() -> MpiCommunicator:
+    """Return a communicator of all ranks; initialises MPI the first time. Collective.
+
+    Raises MissingDependencyError without an MPI library, MismatchError if it is not the launcher's.
+    """
+    return MpiCommunicator()
+
+
+def communicator_of(comm: Any) -> Communicator:
+    """A communicator of its own over the ranks of an mpi4py communicator, or of one of ours. Collective."""
+    return MpiCommunicator(comm) if hasattr(comm, "Get_rank") else comm.duplicate()
+
+
+def run_on_ranks(main: Main) -> int:
+    """Call `main(comm, ending)` on every rank; return the exit code for `sys.exit`.
+
+    An error that all ranks raised together is printed by the rank that it arose on. One that a rank raises
+    alone ends all ranks with its exit code, and so does a SystemExit of one rank alone. `main` may set
+    `ending.trace_dir` once it knows where tracebacks belong.
+    """
+    try:
+        comm = world()
+    except SiloflError as error:
+        return _report_without_ranks(error)
+    ending = install_abort_hook(comm)
+    try:
+        main(comm, ending)
+    except SiloflError as error:
+        if error.rank is None:
+            raise  # this rank alone knows of it: the hook ends the others
+        if error.rank == comm.rank:
+            say(sentence_of(error, comm.rank) if comm.size > 1 else str(error))
+        ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=error.exit_code)
+        return error.exit_code
+    except SystemExit as stop:
+        if stop.code:
+            ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=stop.code if isinstance(stop.code, int) else 1)
+        raise
+    return 0
+
+
+def _report_without_ranks(error: SiloflError) -> int:
+    """Print an error that every rank meets before MPI is there, on the launcher's first rank alone."""
+    if not detect(os.environ).rank:
+        say(str(error))
+    else:
+        time.sleep(PRINT_GRACE_S)  # a launcher may kill the others as soon as one has ended
+    return error.exit_code

@@ -1,0 +1,217 @@
+"""Ranks as threads of one process: the `Communicator` for tests. It never hangs.
+
+A rank that raises, returns early or calls another collective than its peers ends the wait of all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce
+from silofl.comm.rooms import Fate, Meeting, PeerFailed, Room
+from silofl.types import ReduceOp
+
+Result = TypeVar("Result")
+
+END_GRACE_S = 1.0
+
+_REDUCE = {"sum": np.add, "min": np.minimum, "max": np.maximum}
+
+
+def run_in_threads(
+    n: int, function: Callable[[ThreadCommunicator], Result], *, timeout_s: float = 60.0
+) -> list[Result]:
+    """Call `function(comm)` on n ranks, each a thread; return their results in rank order.
+
+    The first exception of any rank is raised here, itself and not a copy; peers that wait for that rank
+    are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do.
+    """
+    fate = Fate(n, deadline=time.monotonic() + timeout_s)
+    room = Room(fate)
+    results: list[Any] = [None] * n
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = function(ThreadCommunicator(room, rank))
+        except BaseException as error:
+            fate.fail(error)
+        else:
+            fate.leave(rank)
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(n)]
+    for thread in threads:
+        thread.start()
+    _join(threads, fate)
+    if fate.error is not None:
+        raise fate.error
+    return results
+
+
+class ThreadCommunicator:
+    """One rank of `run_in_threads`; see `Communicator`. Receivers never alias a sender's arrays."""
+
+    def __init__(self, room: Room, rank: int) -> None:
+        self._room: Room | None = room
+        self._rank, self._size = rank, room.fate.size
+
+    @property
+    def rank(self) -> int:
+        """This rank, 0 <= rank < size."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self._size
+
+    @property
+    def local_rank(self) -> int:
+        """The rank: threads share one node."""
+        return self._rank
+
+    @property
+    def local_size(self) -> int:
+        """The size: threads share one node."""
+        return self._size
+
+    def barrier(self) -> None:
+        """Return when every rank has called."""
+        self._meet("barrier").wait()
+
+    def allgather_bytes(self, payload: bytes) -> list[bytes]:
+        """Every rank's payload, in rank order."""
+        return self._meet("allgather_bytes", payload=bytes(payload)).wait()
+
+    def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """Send payloads[j] to rank j; returns what each rank sent here."""
+        if len(payloads) != self._size:
+            raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
+        rows = self._meet("alltoall_bytes", payload=[bytes(item) for item in payloads]).wait()
+        return [row[self._rank] for row in rows]
+
+    def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
+        """The root's payload, on every rank."""
+        mine = bytes(payload) if self._rank == root else b""
+        content: bytes = self._meet("broadcast_bytes", root, payload=mine).wait()[root]
+        return content
+
+    def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
+        """Elementwise reduction, a new array, added up in rank order."""
+        check_reduce(values, op)
+        every = self._meet("allreduce", op, values.dtype, values.shape, payload=values.copy()).wait()
+        total = every[0].copy()
+        for other in every[1:]:
+            _REDUCE[op](total, other, out=total)
+        return np.asarray(total)
+
+    def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """Row j of `send` goes to rank j; see `Communicator.alltoall`."""
+        self.ialltoall(send, receive).wait()
+
+    def ialltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> ThreadRequest:
+        """`alltoall` that returns at once."""
+        check_alltoall(send, receive, self._size)
+        meeting = self._meet("alltoall", send.dtype, send.shape, payload=send.copy())
+
+        def deliver(every: list[NDArray[Any]]) -> None:
+            for source, rows in enumerate(every):
+                receive[source] = rows[self._rank]
+
+        return ThreadRequest(meeting, deliver)
+
+    def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
+        """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
+        self.iallgather(send, receive, counts).wait()
+
+    def iallgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> ThreadRequest:
+        """`allgather` that returns at once."""
+        check_counts(counts, self._size)
+        check_allgather(send, receive, counts, self._rank)
+        meeting = self._meet("allgather", send.dtype, tuple(map(int, counts)), payload=send.copy())
+
+        def deliver(every: list[NDArray[Any]]) -> None:
+            np.concatenate(every, out=receive)
+
+        return ThreadRequest(meeting, deliver)
+
+    def shared_buffer(self, nbytes: int) -> ThreadSharedBuffer:
+        """One segment of zeros a rank; threads share all memory."""
+        segments = self._meet("shared_buffer", payload=np.zeros(nbytes, np.uint8)).wait()
+        return ThreadSharedBuffer(self, segments)
+
+    def duplicate(self) -> ThreadCommunicator:
+        """Another room for the same ranks."""
+        if self._room is None:
+            raise RuntimeError("this communicator was freed")
+        rooms = self._meet("duplicate", payload=Room(self._room.fate)).wait()
+        return ThreadCommunicator(rooms[0], self._rank)
+
+    def free(self) -> None:
+        """Release it. Collective."""
+        self._meet("free").wait()
+        self._room = None
+
+    def abort(self, exit_code: int) -> NoReturn:
+        """End every rank; `run_in_threads` raises SystemExit(exit_code)."""
+        raise SystemExit(exit_code)
+
+    def _meet(self, *what: object, payload: Any = None) -> Meeting:
+        if self._room is None:
+            raise RuntimeError("this communicator was freed")
+        return self._room.enter(self._rank, what, payload)
+
+
+class ThreadRequest:
+    """A collective in flight between threads."""
+
+    def __init__(self, meeting: Meeting, deliver: Callable[[list[NDArray[Any]]], None]) -> None:
+        self._meeting: Meeting | None = meeting
+        self._deliver = deliver
+
+    def wait(self) -> None:
+        """Block until every rank has posted, then fill `receive`. Later calls return at once."""
+        meeting, self._meeting = self._meeting, None
+        if meeting is not None:
+            self._deliver(meeting.wait())
+
+
+class ThreadSharedBuffer:
+    """Segments that all threads see."""
+
+    def __init__(self, comm: ThreadCommunicator, segments: list[NDArray[np.uint8]]) -> None:
+        self._comm, self._segments = comm, list(segments)
+
+    @property
+    def segments(self) -> list[NDArray[np.uint8]]:
+        """Every rank's segment, uint8, in rank order."""
+        return self._segments
+
+    def sync(self) -> None:
+        """Collective barrier; the interpreter's locks are the fence."""
+        self._comm.barrier()
+
+    def free(self) -> None:
+        """Release it. Collective."""
+        self._comm.barrier()
+        self._segments = []
+
+
+def _join(threads: list[threading.Thread], fate: Fate) -> None:
+    """Wait for all threads, but not for one that computes on long after the deadline or a peer's failure."""
+    end = fate.deadline + END_GRACE_S
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
+        next(thread for thread in threads if thread.is_alive()).join(timeout=0.05)
+        if fate.error is not None:
+            end = min(end, time.monotonic() + END_GRACE_S)
+    stuck = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
+    if stuck:
+        fate.fail(TimeoutError(f"ranks {stuck} were still running when the time was up"))
+
+
+__all__ = ["PeerFailed", "ThreadCommunicator", "run_in_threads"]

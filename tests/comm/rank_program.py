@@ -1,0 +1,162 @@
+"""What a rank does in tests of how ranks end: `python rank_program.py MODE`, under an mpirun."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from silofl.comm.launcher import prepare_environment
+
+if "unprepared" not in sys.argv:
+    prepare_environment()
+
+import numpy as np
+
+from silofl.comm import run_on_ranks, together
+from silofl.comm.mpi import MpiCommunicator
+from silofl.errors import DataError
+
+
+def main(comm, ending):
+    MODES[sys.argv[1]](comm, ending)
+    comm.barrier()
+    comm.barrier()
+
+
+def tell(text):
+    """One line in one write: launchers merge the output of ranks."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def fine(comm, ending):
+    tell(f"rank {comm.rank} of {comm.size} is fine")
+
+
+def raises(comm, ending):
+    if comm.rank == 1:
+        raise KeyError("silo")
+
+
+def raises_together(comm, ending):
+    with together(comm):
+        raises(comm, ending)
+
+
+def raises_into_a_file(comm, ending):
+    ending.trace_dir = Path.cwd()
+    raises(comm, ending)
+
+
+def explains_alone(comm, ending):
+    if comm.rank == 1:
+        raise DataError("silo 1 has no samples: give it some")
+
+
+def explains_together(comm, ending):
+    with together(comm):
+        if comm.rank >= 1:
+            raise DataError(f"silo {comm.rank} has no samples: give it some")
+
+
+def fail():
+    [].pop()
+
+
+def raises_in_a_thread(comm, ending):
+    if comm.rank == 1:
+        threading.Thread(target=fail).start()
+
+
+def all_exit(comm, ending):
+    sys.exit(3)
+
+
+def one_exits(comm, ending):
+    if comm.rank == 1:
+        sys.exit(3)
+
+
+def one_never_leaves(comm, ending):
+    if comm.rank == 1:
+        time.sleep(60)
+    else:
+        ending.leave(0.5, exit_code=7)
+
+
+def one_dies(comm, ending):
+    if comm.rank == 1:
+        os.kill(os.getpid(), 9)
+
+
+def many_small_steps(comm, ending):
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    tell("threads " + " ".join(os.environ[name] for name in names))
+    values, steps = np.ones(256, np.float32), 200
+    comm.barrier()
+    begun = time.perf_counter()
+    for _ in range(steps):
+        comm.allreduce(values)
+    if comm.rank == 0:
+        tell(f"milliseconds {(time.perf_counter() - begun) / steps * 1e3}")
+
+
+def burn(seconds):
+    """Take processor time; return the seconds that it took."""
+    begun, until = time.perf_counter(), time.thread_time() + seconds
+    while time.thread_time() < until:
+        sum(range(1000))
+    return time.perf_counter() - begun
+
+
+def one_computes(comm, ending):
+    """How much slower each rank in turn computes while the others wait in a barrier than while they sleep."""
+    alone = together = 0.0
+    for turn in range(8):
+        if comm.rank == turn % comm.size:
+            alone += burn(0.25)
+        time.sleep(0.01 if comm.rank == turn % comm.size else 1.0)
+        comm.barrier()
+        begun = time.perf_counter()
+        if comm.rank == turn % comm.size:
+            burn(0.25)
+        comm.barrier()
+        together += time.perf_counter() - begun
+    alone = float(comm.allreduce(np.array([alone]))[0])
+    if comm.rank == 0:
+        tell(f"times {together / alone}")
+
+
+def beyond_two_gib(comm, ending):
+    """Rows and places longer than 2^31 bytes, at 9 GiB for two ranks: only marks are written and read."""
+    n, me, width = comm.size, comm.rank, (1 << 31) + 4097
+    marks = [0, 4096, (1 << 30) - 1, 1 << 30, (1 << 31) - 1, 1 << 31, width - 1]
+    send, receive = np.zeros((n, width), np.uint8), np.zeros((n, width), np.uint8)
+    spinning = MpiCommunicator(polite=False)
+    for blocking in (True, False):
+        for j in range(n):
+            send[j, marks] = np.arange(len(marks)) + 20 * me + 7 * j + 1 + blocking
+        receive[:, marks] = 0
+        spinning.alltoall(send, receive) if blocking else comm.ialltoall(send, receive).wait()
+        for i in range(n):
+            want = np.arange(len(marks)) + 20 * i + 7 * me + 1 + blocking
+            assert np.array_equal(receive[i, marks], want), (blocking, i, receive[i, marks], want)
+            assert np.count_nonzero(receive[i]) == len(marks)
+    flat, counts = receive.reshape(-1)[: width + 5 * (n - 1)], [width] + [5] * (n - 1)
+    for blocking in (True, False):
+        flat[:] = 0
+        start = sum(counts[:me])
+        flat[start] = flat[start + counts[me] - 1] = 50 + me
+        place = flat[start : start + counts[me]]
+        spinning.allgather(place, flat, counts) if blocking else comm.iallgather(place, flat, counts).wait()
+        ends = [end for i in range(n) for end in (sum(counts[:i]), sum(counts[: i + 1]) - 1)]
+        assert flat[ends].tolist() == [50 + i for i in range(n) for _ in range(2)], (blocking, flat[ends])
+        assert np.count_nonzero(flat) == 2 * n
+    tell("moved")
+
+
+MODES = {name: value for name, value in globals().items() if callable(value)}
+
+if __name__ == "__main__":
+    sys.exit(run_on_ranks(main))
