@@ -1,0 +1,29 @@
+"""The protocol `secagg` as pure functions of one party: stage and messages in, next stage and messages out.
+
+`advertise` gives Advertised, `share` Shared, `mask` Masking, `agree` Agreed, `reveal` Revealed, `unmask`
+the keystreams that are left in the sum.
+"""
+
+from silofl.crypto.secagg.rules import Round, Rules
+from silofl.crypto.secagg.step1_advertise import Advertised, advertise
+from silofl.crypto.secagg.step2_share import Shared, share
+from silofl.crypto.secagg.step3_mask import Masking, mask
+from silofl.crypto.secagg.step5_agree import Agreed, agree
+from silofl.crypto.secagg.step6_reveal import Revealed, reveal
+from silofl.crypto.secagg.step7_unmask import unmask
+
+__all__ = [
+    "Advertised",
+    "Agreed",
+    "Masking",
+    "Revealed",
+    "Round",
+    "Rules",
+    "Shared",
+    "advertise",
+    "agree",
+    "mask",
+    "reveal",
+    "share",
+    "unmask",
+]

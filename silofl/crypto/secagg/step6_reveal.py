@@ -1,0 +1,72 @@
+"""Step 6, reveal: the seeds' shares of survivors, the keys' shares of the lost (Bonawitz 2017, round 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal, Vote, post, receive
+from silofl.crypto.secagg.stages import Stage
+from silofl.crypto.secagg.step5_agree import Agreed
+from silofl.errors import ProtocolError, ThresholdError
+
+
+class Revealed(Stage):
+    """After step 6: this silo has told its shares."""
+
+    def __init__(self, agreed: Agreed, reveal: Reveal) -> None:
+        super().__init__(agreed.me, agreed.vote.number)
+        self.masking = agreed.masking
+        self.survivors = agreed.vote.survivors
+        self.reveal = reveal
+
+
+def reveal(stage: Agreed, votes: Mapping[int, bytes]) -> tuple[Revealed, bytes]:
+    """Take everybody's votes; give the shares (for everybody) that open the sum over the survivors.
+
+    Per dealer one share: of its seed if it survived, else of its key; never both. ProtocolError names a silo
+    that voted for other survivors or whose vote is bad; ThresholdError when fewer than the threshold voted:
+    then nothing is revealed.
+    """
+    voters = {stage.me}
+    for silo, data in votes.items():
+        if silo != stage.me:
+            _check_vote(stage, silo, data)
+            voters.add(silo)
+    context = stage.masking.party.context
+    if len(voters) < context.threshold:
+        raise ThresholdError(
+            f"{len(voters)} silos voted in round {context.number} and {context.threshold} must; "
+            "nothing was revealed"
+        )
+    message = _reveal(stage)
+    return Revealed(stage, message), post(message, stage.masking.party.identity)
+
+
+def _check_vote(stage: Agreed, silo: int, data: bytes) -> None:
+    if silo not in stage.masking.deals:
+        raise ProtocolError(f"silo {silo} votes without having shared", sender=silo)
+    vote = receive(Vote, data, stage.masking.party.context, silo)
+    if vote.survivors != stage.vote.survivors:
+        theirs, ours = sorted(vote.survivors), sorted(stage.vote.survivors)
+        raise ProtocolError(
+            f"silo {silo} asks to open the sum over silos {theirs} where this silo agreed on {ours}; "
+            "both would open both secrets of a silo",
+            sender=silo,
+        )
+    if vote.transcript != stage.vote.transcript:
+        raise ProtocolError(f"silo {silo} votes on another transcript of the round", sender=silo)
+
+
+def _reveal(stage: Agreed) -> Reveal:
+    vote, held = stage.vote, stage.masking.held
+    shares = tuple(
+        (dealer, kind, held[dealer][kind - 1].value)
+        for dealer in sorted(held)
+        for kind in [called_for(dealer, vote.survivors)]
+    )
+    return Reveal(vote.session, vote.number, stage.me, vote.transcript, shares)
+
+
+def called_for(dealer: int, survivors: frozenset[int]) -> int:
+    """The one kind of share that may be told of this silo."""
+    return SEED_SHARE if dealer in survivors else KEY_SHARE
