@@ -1,0 +1,55 @@
+"""What silofl needs to know of a learning problem: the `Task` interface that users implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+Mean = Tensor | float
+
+
+class SizedDataset(Protocol):
+    """A map-style dataset, as torch.utils.data.Dataset with a length."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def __getitem__(self, index: int) -> Any:
+        """One sample: a tensor or a (nested) tuple, list or dict of them."""
+
+
+class SiloData(NamedTuple):
+    """One silo's samples. They never leave the silo's rank."""
+
+    train: SizedDataset
+    test: SizedDataset | None = None
+    """Held out for evaluation; None where the silo only trains."""
+
+
+class Task(Protocol):
+    """A user's problem; any class with these four methods.
+
+    A `torch.utils.data.TensorDataset` is read fastest; any map-style dataset works.
+    """
+
+    def model(self) -> nn.Module:
+        """A new model. Every silo must build the same one; it is called under a common seed."""
+
+    def data(self, silo: int, silos: int) -> SiloData | tuple[SizedDataset, SizedDataset | None]:
+        """The samples of silo `silo`, 0 <= silo < silos. Raises DataError where there are none."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss over the batch, a scalar that can be differentiated."""
+
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Mean]:
+        """Means over the batch of whatever is worth reporting, such as {"accuracy": 0.9}."""
+
+
+@runtime_checkable
+class OnePassTask(Protocol):
+    """A task may have this method, too: it saves evaluation the second pass through the model."""
+
+    def evaluate(self, model: nn.Module, batch: Any) -> Mapping[str, Mean]:
+        """What `metrics` gives and the loss under the name "loss"."""

@@ -1,0 +1,37 @@
+"""Handwritten digits."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import nn
+
+from silofl.config import DataConfig, TaskConfig
+from silofl.tasks.base import SiloData
+from silofl.tasks.classification import Classification
+from silofl.tasks.dealt import deal
+from silofl.tasks.models import build_model
+
+
+@final
+class Digits(Classification):
+    """1797 real handwritten digits of 8 by 8 pixels, ten classes; comes with scikit-learn.
+
+    Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test set). A sample is
+    float32 (1, 8, 8) with values from 0 to 1.
+    """
+
+    def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
+        self._task, self._data, self._seed = task, data, seed
+
+    def model(self) -> nn.Module:
+        """The MLP, CNN or linear model of `task.model`."""
+        return build_model(self._task, (1, 8, 8), 10)
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        """This silo's digits. Raises ConfigError where there are more silos than digits."""
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        images = pixels.reshape(-1, 1, 8, 8) / 16.0
+        return deal(images, labels, self._data, seed=self._seed, silo=silo, silos=silos)

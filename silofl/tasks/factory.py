@@ -1,0 +1,81 @@
+"""A user's own task, named in the configuration as `package.module:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from silofl.errors import ConfigError, SiloflError
+from silofl.tasks.base import Task
+
+_METHODS = ("model", "data", "loss", "metrics")
+
+
+def from_factory(name: str, options: dict[str, Any]) -> Task:
+    """Import `name` (the current folder counts as installed) and call it with `options`.
+
+    Raises:
+        ConfigError: the name is malformed, there is no such module or class, the call fails, or what it
+            returns is no task.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and all(part.isidentifier() for part in [*module_name.split("."), attribute])):
+        raise ConfigError(f"task.factory = {name!r} is not of the form package.module:Class")
+    module = _import(name, module_name)
+    if not hasattr(module, attribute):
+        raise ConfigError(
+            f"task.factory = {name!r}: {module_name} has no {attribute}{_nearest(module, attribute)}"
+        )
+    task = _call(name, getattr(module, attribute), options)
+    missing = [method for method in _METHODS if not callable(getattr(task, method, None))]
+    if missing:
+        raise ConfigError(
+            f"task.factory = {name!r} is no task: it has no method {' or '.join(missing)}; "
+            f"a task has {', '.join(_METHODS)}"
+        )
+    return cast(Task, task)
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        remedy = "run in the folder that holds it or install it"
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            remedy = f"{module_name} imports it; install it"
+        raise ConfigError(f"task.factory = {name!r}: there is no module {error.name}: {remedy}") from error
+    except Exception as error:
+        raise ConfigError(
+            f"task.factory = {name!r}: importing {module_name} failed: {_said(error)}"
+        ) from error
+
+
+def _nearest(module: ModuleType, attribute: str) -> str:
+    near = difflib.get_close_matches(attribute, dir(module), n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def _call(name: str, factory: Any, options: dict[str, Any]) -> Any:
+    if not callable(factory):
+        raise ConfigError(f"task.factory = {name!r} is a {type(factory).__name__}, not a class or function")
+    try:
+        return factory(**options)
+    except SiloflError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"task.factory = {name!r} failed with task.options {sorted(options)}: {_said(error)}"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """The error's type and the first line of its message."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,0 +1,32 @@
+"""From the configuration to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from silofl.config import Config, DataConfig, TaskConfig
+from silofl.tasks.base import Task
+from silofl.tasks.breast_cancer import BreastCancer
+from silofl.tasks.digits import Digits
+from silofl.tasks.factory import from_factory
+from silofl.tasks.files import Files
+from silofl.tasks.synthetic import Synthetic
+
+TASKS: dict[str, Callable[[TaskConfig, DataConfig, int], Task]] = {
+    "digits": Digits,
+    "breast_cancer": BreastCancer,
+    "synthetic": Synthetic,
+    "files": Files,
+}
+"""What each value of `task.name` makes of [task], [data] and the run's seed."""
+
+
+def build(config: Config) -> Task:
+    """The task that `task.factory`, or else `task.name`, names.
+
+    Raises:
+        ConfigError: a user's task that cannot be imported or constructed, or a model that does not fit.
+    """
+    if config.task.factory:
+        return from_factory(config.task.factory, config.task.options)
+    return TASKS[config.task.name](config.task, config.data, config.run.seed)

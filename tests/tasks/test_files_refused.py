@@ -1,0 +1,239 @@
+"""Data that cannot be trained on: each case one sentence that names the file, the silo and what to do."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from silofl.config import parse
+from silofl.errors import DataError
+from silofl.tasks import build
+
+
+def refusal(path, **task):
+    task = task if "labels" in task else {"classes": 3, **task}
+    built = build(parse({"task": {"name": "files", **task}, "data": {"path": str(path)}}))
+    with pytest.raises(DataError) as caught:
+        built.data(2, 4)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert str(path) in sentence
+    assert "silo 2" in sentence
+    return sentence
+
+
+def csv(folder, text):
+    path = folder / "mine.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+GOOD = "a,b,label\n" + "1,2,0\n" * 5
+
+TEXTS = {
+    "": "silo 2 has no samples: {path} is empty",
+    "a,b,label\n": "silo 2 has no samples: {path} is empty",
+    GOOD.replace("label", "grade"): (
+        "{path} (silo 2) has no label column 'label': set task.label_column to one of 'a', 'b', 'grade'"
+    ),
+    "label\n1\n": "{path} (silo 2) has no column but the label 'label': add columns of features",
+    GOOD.replace("b", "a", 1): "{path} (silo 2) has 2 columns 'a': rename or remove all but one",
+    GOOD.replace("a", "", 1): (
+        "column 1 of {path} (silo 2) has no name: name it, or write the file without a row index"
+    ),
+    GOOD + "1,female,0\n": (
+        "column 'b' of {path} (silo 2) is not numeric, it holds 'female': encode it as numbers or remove it"
+    ),
+    GOOD + "1,,0\n1,NA,0\n1,nan,0\n1, ? ,0\n": (
+        "column 'b' of {path} (silo 2) has 4 missing value(s): "
+        "fill them in, or remove those rows or the column"
+    ),
+    GOOD + "1e39,2,0\n-inf,2,0\n": (
+        "column 'a' of {path} (silo 2) has 2 value(s) that are infinite or too large for float32: "
+        "correct them"
+    ),
+    GOOD + "1,2,\n1,2,nan\n": (
+        "label column 'label' of {path} (silo 2) has 2 missing value(s): label those rows or remove them"
+    ),
+    GOOD + "1,2,3\n1,2,3\n": (
+        "label '3' of 2 sample(s) in {path} (silo 2) is not an integer from 0 to 2: "
+        "correct the file, raise task.classes or name the words in task.labels"
+    ),
+    GOOD + "1,2,-1\n": "label '-1' of 1 sample(s) in {path} (silo 2) is not an integer from 0 to 2: .*",
+    GOOD + "1,2,0.5\n": "label '0.5' of 1 sample(s) in {path} (silo 2) is not an integer from 0 to 2: .*",
+    GOOD + "1,2,inf\n": "label 'inf' of 1 sample(s) in {path} (silo 2) is not an integer from 0 to 2: .*",
+    GOOD + "1,2\n": ("line 7 of {path} (silo 2) has 2 value(s) and the header names 3: correct the line"),
+    GOOD + "1,2,0,9\n": "line 7 of {path} (silo 2) has 4 value(s) and the header names 3: correct the line",
+    "a,b,label\n1,2,0\n": (
+        "{path} (silo 2) has 1 sample(s), too few to train on one and hold out another: give it at least 2"
+    ),
+    GOOD.encode() + b"1,\xff\xfe,0\n": (
+        "{path} (silo 2) cannot be read as CSV, it is damaged or something else (.*codec can't decode.*)"
+    ),
+    GOOD + '1,"2,0\n': "{path} (silo 2) cannot be read as CSV, it is damaged or something else (.*)",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_csv(tmp_path, text):
+    path = csv(tmp_path, text)
+    pattern = re.escape(TEXTS[text]).replace(r"\.\*", ".*").replace(r"\{path\}", re.escape(str(path)))
+    assert re.fullmatch(pattern, refusal(path))
+
+
+def test_an_unknown_word(tmp_path):
+    path = csv(tmp_path, "a,label\n1,benign\n2,malign\n3,benign\n")
+    assert refusal(path, labels=["benign", "malignant"]) == (
+        f"label 'malign' of 1 sample(s) in {path} (silo 2) is not one of "
+        "task.labels = ['benign', 'malignant']: correct the file, or add it to task.labels at every silo"
+    )
+
+
+def test_missing_file_names_the_path_and_the_silo(tmp_path):
+    assert refusal(tmp_path / "away.csv") == (
+        f"{tmp_path / 'away.csv'} (silo 2) does not exist: check data.path"
+    )
+    with pytest.raises(DataError, match=r"silo-2\.npz \(silo 2\) does not exist"):
+        build(
+            parse(
+                {"task": {"name": "files", "classes": 2}, "data": {"path": str(tmp_path / "silo-{silo}.npz")}}
+            )
+        ).data(2, 4)
+
+
+def test_unknown_kind(tmp_path):
+    (tmp_path / "mine.xlsx").write_bytes(b"x")
+    assert refusal(tmp_path / "mine.xlsx").endswith(
+        "is of no known kind: give a folder of images or a file .npz, .csv, .tsv, .parquet, .pq"
+    )
+
+
+@pytest.mark.parametrize("name", ["csv", "npz", "parquet", "folder"])
+def test_no_permission(tmp_path, monkeypatch, name):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
+    path = tmp_path / f"mine.{name}"
+    assert refusal(path) == f"{path} (silo 2) may not be read: permission denied"
+
+
+def test_npz_without_its_arrays(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, features=np.zeros((4, 2)), y=np.zeros(4))
+    assert refusal(path) == f"{path} (silo 2) has no array 'x': it has features, y"
+    np.savez(path, x=np.zeros((4, 2)), target=np.zeros(4))
+    assert refusal(path, label_column="diagnosis") == (
+        f"{path} (silo 2) has no array 'diagnosis' or 'y': it has target, x"
+    )
+
+
+BAD_ARRAYS = [
+    (np.zeros(4), np.zeros(4), r"array 'x' .* has shape \(4,\): it must be \(samples, features\) or"),
+    (np.zeros((4, 3, 5, 5)), np.zeros(4), r"array 'x' .* has shape \(4, 3, 5, 5\): it must be"),
+    (np.zeros((4, 0)), np.zeros(4), r"array 'x' .* has shape \(4, 0\): it must be"),
+    (np.array([["a"]] * 4), np.zeros(4), r"array 'x' .* is not numeric but of type <U1"),
+    (np.zeros((4, 2)), np.zeros(5), r"array 'y' .* has shape \(5,\) beside 4 samples in x"),
+    (np.zeros((4, 2)), np.zeros((4, 2)), r"array 'y' .* has shape \(4, 2\) beside 4 samples in x"),
+    (np.array([[1, np.nan]] * 4), np.zeros(4), r"array 'x' .* has 4 missing value\(s\): fill them in"),
+    (np.array([[1, np.inf]] * 4), np.zeros(4), r"array 'x' .* has 4 value\(s\) that are infinite"),
+    (np.zeros((4, 2)), np.array([0, 1, np.nan, 0]), r"array 'y' .* has 1 missing value\(s\)"),
+    (
+        np.zeros((4, 2)),
+        np.array([0, 1, 3, 0]),
+        r"label '3' of 1 sample\(s\) in .* is not an integer from 0 to 2",
+    ),
+    (np.zeros((0, 2)), np.zeros(0), r"silo 2 has no samples: .* is empty"),
+]
+
+
+@pytest.mark.parametrize(("x", "y", "sentence"), BAD_ARRAYS, ids=range(len(BAD_ARRAYS)))
+def test_npz_with_bad_arrays(tmp_path, x, y, sentence):
+    np.savez(tmp_path / "mine.npz", x=x, y=y)
+    assert re.search(sentence, refusal(tmp_path / "mine.npz"))
+
+
+def write_both(path):
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    if path.suffix == ".npz":
+        np.savez(path, x=x, y=np.zeros(50))
+    else:
+        parquet.write_table(
+            pa.table({"a": x[:, 0], "label": np.zeros(50)}),
+            path,
+            write_page_checksum=True,
+            compression="none",
+        )
+    return path.read_bytes(), path.read_bytes().index(x[25, 0].tobytes())
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_truncated_files(tmp_path, ending, kept):
+    path = tmp_path / f"mine.{ending}"
+    whole, _ = write_both(path)
+    path.write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
+    said = {
+        "npz": "is not an NPZ archive or is cut short",
+        "parquet": "cannot be read as Parquet, it is damaged",
+    }
+    assert said[ending] in refusal(path)
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_one_flipped_bit_in_a_number(tmp_path, ending):
+    path = tmp_path / f"mine.{ending}"
+    whole, place = write_both(path)
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    assert "is damaged" in refusal(path)
+
+
+PARQUET = [
+    ({"a": [1.0, None, None], "label": [0, 1, 2]}, r"column 'a' of .* has 2 missing value\(s\)"),
+    ({"a": [1, None, 2], "label": [0, 1, 2]}, r"column 'a' of .* has 1 missing value\(s\)"),
+    ({"a": [True, None, False], "label": [0, 1, 2]}, r"column 'a' of .* has 1 missing value\(s\)"),
+    ({"a": [1.0, 2.0, 3.0], "label": [0, None, 2]}, r"label column 'label' of .* has 1 missing value\(s\)"),
+    (
+        {"a": [1.0, 2.0, 3.0], "label": ["x", None, "y"]},
+        r"label column 'label' of .* has 1 missing value\(s\)",
+    ),
+    ({"a": ["F", "M", "F"], "label": [0, 1, 2]}, r"column 'a' of .* is not numeric, it holds 'F'"),
+    (
+        {"a": [[1.0], [2.0], [3.0]], "label": [0, 1, 2]},
+        r"column 'a' of .* is not numeric, it holds '\[1.0\]'",
+    ),
+    ({"a": pa.array([0, 1, 2], pa.timestamp("s")), "label": [0, 1, 2]}, r"column 'a' of .* is not numeric"),
+    ({"a": [1.0, 2.0, 3.0], "grade": [0, 1, 2]}, r"no label column 'label': set task.label_column to one of"),
+    ({"a": [1.0], "__index_level_0__": [3], "label": [0]}, r"column 2 of .* has no name"),
+    (
+        {"a": pa.array([], pa.float64()), "label": pa.array([], pa.int64())},
+        r"silo 2 has no samples: .* is empty",
+    ),
+]
+
+
+@pytest.mark.parametrize(("columns", "sentence"), PARQUET, ids=range(len(PARQUET)))
+def test_parquet(tmp_path, columns, sentence):
+    parquet.write_table(pa.table(columns), tmp_path / "mine.parquet")
+    assert re.search(sentence, refusal(tmp_path / "mine.parquet"))
+
+
+def test_folders_without_images(tmp_path):
+    said = "silo 2 has no samples: .* has no images in folders that are named after the classes"
+    assert re.fullmatch(said, refusal(tmp_path))
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "notes.txt").write_text("")
+    Image.new("L", (8, 8)).save(tmp_path / "loose.png")
+    assert re.fullmatch(said, refusal(tmp_path))
+
+
+def test_a_damaged_image_and_an_unknown_class(tmp_path):
+    (tmp_path / "7").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "7" / "a.png")
+    assert refusal(tmp_path).startswith(f"label '7' of 1 sample(s) in {tmp_path} (silo 2) is not an integer")
+    whole = (tmp_path / "7" / "a.png").read_bytes()
+    (tmp_path / "7" / "b.png").write_bytes(whole[: len(whole) // 2])
+    assert refusal(tmp_path).startswith(f"{tmp_path / '7' / 'b.png'} (silo 2) cannot be read as an image")

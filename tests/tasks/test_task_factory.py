@@ -1,0 +1,139 @@
+"""A user's own task by its name, and every way to get that name wrong."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from silofl.config import parse
+from silofl.errors import ConfigError, DataError
+from silofl.tasks import build
+
+SOURCE = """
+import torch
+from torch import nn
+from silofl.errors import DataError
+
+class Mine:
+    def __init__(self, width=3):
+        if width < 0:
+            raise ValueError("width must not be negative\\nand more")
+        if width == 0:
+            raise DataError("no data for width 0: make it larger")
+        self.width = width
+    def model(self):
+        return nn.Linear(self.width, 1)
+    def data(self, silo, silos):
+        return torch.utils.data.TensorDataset(torch.zeros(4, self.width)), None
+    def loss(self, model, batch):
+        return model(batch[0]).square().mean()
+    def metrics(self, model, batch):
+        return {}
+
+class Half:
+    loss = "low"
+    def model(self): ...
+    def data(self, silo, silos): ...
+
+number = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "mytask.py").write_text(SOURCE)
+    (tmp_path / "needs.py").write_text("import absent_library.part\n")
+    (tmp_path / "broken.py").write_text("def (\n")
+    (tmp_path / "raises.py").write_text("raise RuntimeError('no licence\\nsecond line')\n")
+    package = tmp_path / "mypackage"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text("from mytask import Mine\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in ("mytask", "needs", "broken", "raises", "mypackage", "mypackage.inner"):
+        sys.modules.pop(name, None)
+
+
+def made(factory, **options):
+    return build(parse({"task": {"factory": factory, "options": options}}))
+
+
+@pytest.mark.parametrize("factory", ["mytask:Mine", "mypackage.inner:Mine"])
+def test_a_class_in_the_current_folder_is_built_with_its_options(factory):
+    task = made(factory, width=5)
+    assert isinstance(task.model(), nn.Linear)
+    assert task.model().in_features == 5
+    assert task.loss(task.model(), (torch.zeros(2, 5),)).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "sentence"),
+    [
+        ("mytask", {}, "task.factory = 'mytask' is not of the form package.module:Class"),
+        (":Mine", {}, "task.factory = ':Mine' is not of the form package.module:Class"),
+        ("mytask:", {}, "task.factory = 'mytask:' is not of the form package.module:Class"),
+        ("my/task.py:Mine", {}, "task.factory = 'my/task.py:Mine' is not of the form package.module:Class"),
+        ("a..b:Mine", {}, "task.factory = 'a..b:Mine' is not of the form package.module:Class"),
+        (
+            "nowhere:Mine",
+            {},
+            "task.factory = 'nowhere:Mine': there is no module nowhere: "
+            "run in the folder that holds it or install it",
+        ),
+        (
+            "mypackage.nothing:Mine",
+            {},
+            "task.factory = 'mypackage.nothing:Mine': there is no module mypackage.nothing: "
+            "run in the folder that holds it or install it",
+        ),
+        (
+            "needs:Mine",
+            {},
+            "task.factory = 'needs:Mine': there is no module absent_library: needs imports it; install it",
+        ),
+        (
+            "broken:Mine",
+            {},
+            "task.factory = 'broken:Mine': importing broken failed: SyntaxError: "
+            "invalid syntax (broken.py, line 1)",
+        ),
+        (
+            "raises:Mine",
+            {},
+            "task.factory = 'raises:Mine': importing raises failed: RuntimeError: no licence",
+        ),
+        ("mytask:Mime", {}, "task.factory = 'mytask:Mime': mytask has no Mime: did you mean Mine?"),
+        ("mytask:Zzzzzzz", {}, "task.factory = 'mytask:Zzzzzzz': mytask has no Zzzzzzz"),
+        ("mytask:number", {}, "task.factory = 'mytask:number' is a int, not a class or function"),
+        (
+            "mytask:Half",
+            {},
+            "task.factory = 'mytask:Half' is no task: it has no method loss or metrics; "
+            "a task has model, data, loss, metrics",
+        ),
+        (
+            "mytask:Mine",
+            {"depth": 2},
+            "task.factory = 'mytask:Mine' failed with task.options ['depth']: TypeError: "
+            "Mine.__init__() got an unexpected keyword argument 'depth'",
+        ),
+        (
+            "mytask:Mine",
+            {"width": -1},
+            "task.factory = 'mytask:Mine' failed with task.options ['width']: ValueError: "
+            "width must not be negative",
+        ),
+    ],
+)
+def test_each_mistake_is_one_sentence(factory, options, sentence):
+    with pytest.raises(ConfigError) as caught:
+        made(factory, **options)
+    assert str(caught.value) == sentence
+
+
+def test_the_tasks_own_refusal_is_passed_on():
+    with pytest.raises(DataError, match=r"^no data for width 0: make it larger$"):
+        made("mytask:Mine", width=0)
