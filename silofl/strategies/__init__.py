@@ -1,0 +1,1 @@
+"""The federation's step on the global model, one slice a rank."""

@@ -1,0 +1,1 @@
+"""One silo's local work: batches, training, evaluation, and the model as one flat vector."""

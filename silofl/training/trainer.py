@@ -1,0 +1,161 @@
+"""One silo's local work in a round: from the global model to what this silo learnt."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from silofl.config import TrainConfig
+from silofl.errors import ConfigError, TrainingError
+from silofl.tasks.base import Task
+from silofl.training.batches import Batches
+from silofl.training.flat import FlatModel
+from silofl.training.randomness import derive, seed_everything
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a round's local training reports beside the trained model itself."""
+
+    loss: float
+    """Mean loss over the steps taken."""
+    steps: int
+
+
+class LocalTrainer:
+    """Trains `model` on one silo's samples; the result is left in `model.vector`."""
+
+    def __init__(
+        self, task: Task, model: FlatModel, train: Batches, config: TrainConfig, *, seed: int, silo: int
+    ) -> None:
+        self._task, self._model, self._train, self._config = task, model, train, config
+        self._seed, self._silo = seed, silo
+        self._optimizer = self._new_optimizer()
+        enabled = config.precision == "float16" and model.vector.is_cuda
+        self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        config = self._config
+        kind: Any = getattr(torch.optim, config.optimizer, None)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise ConfigError(
+                f"train.optimizer = {config.optimizer!r} is no class of torch.optim; try SGD or AdamW"
+            )
+        given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+        options = {key: value for key, value in given.items() if value is not None} | config.options
+        parameters = [p for p in self._model.module.parameters() if p.requires_grad]
+        try:
+            make: Callable[..., torch.optim.Optimizer] = kind
+            optimizer = make(parameters, lr=config.lr, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"train.optimizer = {config.optimizer!r} refuses its options: {error}"
+            ) from None
+        return optimizer
+
+    def fit(self, round_number: int) -> FitResult:
+        """Train from the values in the model's vector. Raises TrainingError where the loss is not finite."""
+        generator = seed_everything(derive(self._seed, self._silo, round_number))
+        if not self._config.keep_optimizer:
+            self._optimizer = self._new_optimizer()
+        self._model.module.train()
+        total, steps = torch.zeros((), dtype=torch.float64), 0
+        for batch in self._batches(generator):
+            total += self._step(batch).to(torch.float64).cpu()
+            steps += 1
+        return self._result(total / steps, steps, round_number)
+
+    def gradient(self, round_number: int) -> tuple[Tensor, FitResult]:
+        """Mean gradient (d,) at the model's values: over all samples if `full_batch`, else over one batch.
+
+        The part that belongs to buffers holds their change, for buffers are averaged, not descended.
+        """
+        generator = seed_everything(derive(self._seed, self._silo, round_number))
+        self._model.module.train()
+        before = self._model.vector[self._model.trainable :].clone()
+        gradient = self._model.gradient_vector()
+        loss, seen = torch.zeros((), dtype=torch.float64), 0
+        for batch, weight in self._weighted(generator):
+            with self._autocast():
+                part = self._task.loss(self._model.module, batch) * weight
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach().to(torch.float64).cpu()
+            seen += 1
+        self._clip()
+        gradient[self._model.trainable :] = self._model.vector[self._model.trainable :] - before
+        return gradient, self._result(loss, seen, round_number)
+
+    def _weighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
+        if not self._config.full_batch:
+            yield next(self._train.shuffled(self._config.batch_size, generator)), 1.0
+            return
+        for batch, count in self._train.in_order(max(self._config.batch_size, 4096)):
+            yield batch, count / len(self._train)
+
+    def _batches(self, generator: torch.Generator) -> Iterator[Any]:
+        config = self._config
+        if config.full_batch:
+            yield from (self._train.all() for _ in range(config.steps or 1))
+        elif config.steps is None:
+            for _ in range(config.epochs or 1):
+                yield from self._train.shuffled(config.batch_size, generator)
+        else:
+            left = config.steps
+            while left > 0:
+                for batch in self._train.shuffled(config.batch_size, generator):
+                    yield batch
+                    left -= 1
+                    if left == 0:
+                        return
+
+    def _step(self, batch: Any) -> Tensor:
+        self._optimizer.zero_grad()
+        with self._autocast():
+            loss = self._task.loss(self._model.module, batch)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._config.clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            self._clip()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach()
+
+    def _clip(self) -> None:
+        if self._config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._model.module.parameters(), self._config.clip_norm)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._config.precision == "full":
+            return contextlib.nullcontext()
+        return torch.autocast(self._model.vector.device.type, dtype=AUTOCAST[self._config.precision])
+
+    def _result(self, loss: Tensor, steps: int, round_number: int) -> FitResult:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise self.diverged(round_number, f"loss {value}")
+        return FitResult(value, steps)
+
+    def diverged(self, round_number: int, what: str) -> TrainingError:
+        """The error of a round whose result may not be shared."""
+        return TrainingError(
+            f"silo {self._silo}, round {round_number}: training diverged ({what}); "
+            f"lower train.lr = {self._config.lr} or set train.clip_norm",
+            rank=self._silo,
+        )
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's state where it is kept from round to round, else empty."""
+        return self._optimizer.state_dict() if self._config.keep_optimizer else {}
+
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Set the state again, after a resume."""
+        if state:
+            self._optimizer.load_state_dict(state)
