@@ -1,0 +1,1 @@
+"""Many vectors in, one out, collectively."""

@@ -1,0 +1,117 @@
+"""How pieces of vectors change hands: rows out, rows in, by messages or through memory that ranks share.
+
+Ranks of one node exchange through a shared window, which saves both copies of a message. Elsewhere, or where
+shared memory is short, they send. Either way a caller fills `outgoing`, then calls `swap` or `spread`, and
+reads what those return until the next-but-one call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.comm.protocol import Communicator, SharedBuffer
+
+Row = NDArray[Any]
+BUFFERS = 2
+"""While one is read by others, the next is filled: one fence a piece instead of two."""
+
+
+class Exchange(Protocol):
+    """Rows between n ranks; `swap`, `spread` and `close` are collective."""
+
+    spread_width: int
+    """Most values that one `spread` takes."""
+
+    def outgoing(self) -> NDArray[Any]:
+        """(n, width) to fill: row j is for rank j, or the whole for `spread`. Another after every call."""
+
+    def swap(self) -> list[Row]:
+        """Give the filled rows away; what every rank had for this one: n rows (width,), not to be written."""
+
+    def spread(self, count: int) -> list[Row]:
+        """Give everybody the first `count` filled values; every rank's: n rows (count,), for reading."""
+
+    def close(self) -> None:
+        """Release the buffers."""
+
+
+def open_exchange(comm: Communicator, width: int, dtype: np.dtype[Any]) -> Exchange:
+    """The fastest exchange that these ranks have; collective."""
+    shared = comm.shared_buffer(BUFFERS * comm.size * width * dtype.itemsize)
+    if shared is None:
+        return MessageExchange(comm, width, dtype)
+    return WindowExchange(comm, shared, width, dtype)
+
+
+class MessageExchange:
+    """Rows as messages: an Alltoall for `swap`, an Allgather for `spread`."""
+
+    def __init__(self, comm: Communicator, width: int, dtype: np.dtype[Any]) -> None:
+        self._comm, self.spread_width = comm, width
+        self._send = np.zeros((comm.size, width), dtype)
+        self._receive = np.zeros((BUFFERS, comm.size, width), dtype)
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        return self._send
+
+    def swap(self) -> list[Row]:
+        """See `Exchange`."""
+        receive = self._next()
+        self._comm.alltoall(self._send, receive)
+        return list(receive)
+
+    def spread(self, count: int) -> list[Row]:
+        """See `Exchange`."""
+        receive = self._next().reshape(-1)[: count * self._comm.size]
+        self._comm.allgather(self._send.reshape(-1)[:count], receive, [count] * self._comm.size)
+        return list(receive.reshape(self._comm.size, count))
+
+    def close(self) -> None:
+        """See `Exchange`; messages leave nothing behind."""
+
+    def _next(self) -> NDArray[Any]:
+        self._turn = (self._turn + 1) % BUFFERS
+        receive: NDArray[Any] = self._receive[self._turn]
+        return receive
+
+
+class WindowExchange:
+    """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
+
+    def __init__(self, comm: Communicator, shared: SharedBuffer, width: int, dtype: np.dtype[Any]) -> None:
+        self._shared, self._rank = shared, comm.rank
+        self.spread_width = comm.size * width
+        shape = (BUFFERS, comm.size, width)
+        self._buffers = [segment.view(dtype).reshape(shape) for segment in shared.segments]
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        filled: NDArray[Any] = self._buffers[self._rank][self._turn]
+        return filled
+
+    def swap(self) -> list[Row]:
+        """See `Exchange`."""
+        turn = self._fence()
+        return [buffer[turn, self._rank] for buffer in self._buffers]
+
+    def spread(self, count: int) -> list[Row]:
+        """See `Exchange`."""
+        turn = self._fence()
+        return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
+
+    def close(self) -> None:
+        """See `Exchange`."""
+        self._buffers = []
+        self._shared.free()
+
+    def _fence(self) -> int:
+        """Others may read what was filled; what they read before is free to be filled again."""
+        self._shared.sync()
+        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
+        return turn
