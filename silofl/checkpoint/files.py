@@ -1,0 +1,104 @@
+"""Files that are whole or absent: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save_file
+
+from silofl.checkpoint.tree import pack, unpack
+from silofl.errors import CheckpointError, StorageError
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn a failed write into one sentence that names the file and the reason."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in reason
+        hint = "; free some space and run again with --resume" if full else ""
+        raise StorageError(f"cannot write {path}: {reason}{hint}") from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when all of it is on disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of JSON, keys sorted."""
+    write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def write_tree(path: Path, tree: dict[str, Any]) -> tuple[str, int]:
+    """Write a state tree as a safetensors file; returns its SHA-256 (hex) and its size in bytes."""
+    skeleton, arrays = pack(tree)
+    metadata = {"state": json.dumps(skeleton)}
+    return write_arrays(path, arrays, metadata)
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> tuple[str, int]:
+    """Write named arrays as a safetensors file; returns its SHA-256 (hex) and its size in bytes."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage(path):
+        try:
+            save_file(arrays, temporary, metadata)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = temporary.stat().st_size
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+    return digest, size
+
+
+def read_tree(path: Path, digest: str) -> dict[str, Any]:
+    """The tree that `write_tree` wrote. Raises CheckpointError where a byte is not as it was."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in its manifest")
+    length = int.from_bytes(data[:8], "little")
+    skeleton = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
+    tree = unpack(skeleton, {name: np.array(value) for name, value in load_arrays(data).items()})
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path} holds no state")
+    return tree
+
+
+def sync_directory(path: Path) -> None:
+    """Make the renames in a directory survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
