@@ -1,0 +1,39 @@
+"""Entry of the command: the environment first, for NumPy and torch read theirs once; then the command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from silofl.comm.launcher import prepare_environment
+from silofl.errors import EXIT_BAD_INPUT, SiloflError
+
+PRINT_GRACE_S = 0.5
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for bad input, with one sentence on one rank."""
+    launch = prepare_environment()
+    from silofl.cli import app
+
+    leader = not launch.rank
+    try:
+        code: Any = app(standalone_mode=False)
+    except SiloflError as error:
+        if leader:
+            print(f"silofl: {error}", file=sys.stderr, flush=True)
+        code = error.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a usage error, whichever click typer was built on
+            raise
+        if leader:
+            print(f"silofl: {error.format_message()} (silofl --help lists what there is)", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    if code and not leader:
+        time.sleep(PRINT_GRACE_S)  # a launcher may end the others as soon as one has ended
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The command `silofl`: arguments in, one call, an exit code out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silofl import __version__
+from silofl import config as configuration
+from silofl.bench.cli import app as bench
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated learning across institutions on MPI.",
+)
+
+app.add_typer(bench, name="bench")
+
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="TOML configuration, such as launch/digits.toml.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key.")
+]
+Ranks = Annotated[int, typer.Option("-n", min=1, help="How many silos.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run: Annotated[str, typer.Option(help="Run directory; runs/<config name> when not given.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")] = False,
+) -> None:
+    """Train; every rank of an mpirun calls this, and each is one silo."""
+    from silofl.comm import run_on_ranks
+    from silofl.comm.ending import Ending
+    from silofl.comm.protocol import Communicator
+    from silofl.comm.verdict import together
+
+    def body(comm: Communicator, ending: Ending) -> None:
+        with together(comm):
+            settings = _load(config, overrides, run)
+        from silofl.federation.loop import train as run_federation
+
+        def keep_traces(path: Path) -> None:
+            ending.trace_dir = path
+
+        run_federation(settings, comm=comm, resume=resume, on_directory=keep_traces)
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+@app.command()
+def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None:
+    """Say what would run: silos, devices, samples, bytes a round, memory."""
+    from silofl.federation.forecast import forecast
+    from silofl.report.tables import print_forecast
+
+    settings = _load(config, overrides, "")
+    print_forecast(settings, forecast(settings, n))
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: MPI, GPUs, Slurm, and what to do about each gap."""
+    from silofl.report.doctor import examine, print_findings
+
+    raise typer.Exit(print_findings(examine()))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def launch(
+    context: typer.Context,
+    config: ConfigPath,
+    n: Ranks = 4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the line.")] = False,
+) -> None:
+    """Print and run the mpirun line that fits this machine; more options go to `silofl train`."""
+    from silofl.comm.command import launch_command
+    from silofl.comm.facts import mpi_facts
+
+    configuration.load(config)
+    facts = mpi_facts()
+    argv = [sys.executable, "-m", "silofl", "train", str(config), *context.args]
+    line = launch_command(facts, n, cores=facts.cores, root=os.geteuid() == 0, argv=argv)
+    typer.echo(shlex.join(line))
+    sys.stdout.flush()
+    if not dry_run:
+        os.execv(line[0], line)
+
+
+@app.command()
+def keygen(
+    key: Annotated[Path, typer.Argument(metavar="KEY", help="File for the private key; never overwritten.")],
+    name: Annotated[str, typer.Option(help="The institution's name in the roster.")],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File whose first line encrypts the private key.")
+    ] = None,
+) -> None:
+    """Make this institution's identity: a private key that stays here, a public one to send to the others."""
+    from silofl.crypto.identity import Identity, read_passphrase
+    from silofl.crypto.roster import Institution, Roster
+
+    identity = Identity.generate()
+    public = key.with_name(f"{key.name}.pub")
+    identity.save(key, None if passphrase_file is None else read_passphrase(passphrase_file))
+    public.write_text(Roster((Institution(name, identity.public),)).dumps(), encoding="utf-8")
+    typer.echo(f"private key {key} (stays here), public key {public} (goes to whoever keeps the roster)")
+
+
+@app.command()
+def roster(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Public keys or rosters, in silo order.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the joint roster here.")
+    ] = None,
+) -> None:
+    """Join public keys into a roster; print it and the digest that institutions compare by another way."""
+    from silofl.crypto.roster import Roster
+
+    joint = Roster(tuple(one for file in files for one in Roster.load(file).institutions))
+    for number, one in enumerate(joint.institutions):
+        typer.echo(f"silo {number}  {one.key.hex()}  {one.name}")
+    typer.echo(f"digest  {joint.digest.hex()}")
+    if output is not None:
+        output.write_text(joint.dumps(), encoding="utf-8")
+
+
+def _load(path: Path, overrides: list[str] | None, run: str) -> configuration.Config:
+    chosen = [*(overrides or []), *([f"run.dir={run!r}"] if run else [])]
+    return configuration.load(path, chosen)

@@ -1,0 +1,1 @@
+"""The run: ranks meet, rounds follow, results are written."""

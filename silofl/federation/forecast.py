@@ -1,0 +1,64 @@
+"""What a run would be, found out in one process before any rank starts: `silofl check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from silofl.aggregation.plain import PIECE
+from silofl.aggregation.shards import slice_bounds
+from silofl.config import Config
+from silofl.federation.handshake import model_mismatch
+from silofl.federation.silo import Silo, place
+from silofl.tasks import registry as tasks
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class SiloForecast:
+    """One silo before it runs."""
+
+    silo: int
+    device: str
+    train_samples: int
+    test_samples: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run before it runs. Memory counts silofl's own arrays, not activations, data or libraries."""
+
+    silos: list[SiloForecast]
+    model: str
+    parameters: int
+    bytes_sent_per_round: int
+    """By each silo: its update to the owners of slices, then its slice of the new model to all."""
+    memory_mib: float
+    """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
+
+
+def forecast(config: Config, silos: int) -> Forecast:
+    """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise."""
+    task = tasks.build(config)
+    rows: list[SiloForecast] = []
+    first: Silo | None = None
+    for number in range(silos):
+        silo = Silo(config, task, number, silos, place(config.train.device, number))
+        if first is not None:
+            error = model_mismatch(number, silo.model, first.model.fingerprint(), first.model.describe())
+            if error is not None:
+                raise error
+        first = first or silo
+        device = str(silo.model.vector.device)
+        rows.append(SiloForecast(number, device, silo.samples, silo.test_samples))
+    assert first is not None
+    return _sizes(rows, first)
+
+
+def _sizes(rows: list[SiloForecast], silo: Silo) -> Forecast:
+    size, wire = silo.model.size, silo.model.wire_dtype.itemsize
+    silos = len(rows)
+    largest = slice_bounds(size, silos)[1]
+    sent = wire * (size - largest) + wire * largest * (silos - 1)
+    memory = size * (2 * wire + 2 * silo.model.vector.element_size()) + 2 * silos * min(PIECE, largest) * wire
+    return Forecast(rows, silo.model.describe(), size, sent, memory / MIB)

@@ -1,0 +1,55 @@
+"""Ranks make sure, before anything else, that they are about to run the same thing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import silofl
+from silofl.comm.protocol import Communicator
+from silofl.comm.verdict import raise_together
+from silofl.config import Config, first_difference
+from silofl.errors import MismatchError
+from silofl.training.flat import FlatModel
+
+
+def agree_on_version_and_config(comm: Communicator, config: Config) -> None:
+    """Refuse ranks whose silofl version or shared configuration differs from rank 0's; collective."""
+    mine = {"version": silofl.__version__, "config": config.model_dump(mode="json")}
+    first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
+    raise_together(comm, _compare(comm.rank, config, first))
+
+
+def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError | None:
+    if first["version"] != silofl.__version__:
+        return MismatchError(
+            f"silofl is version {silofl.__version__} here and {first['version']} on rank 0: "
+            "install one version everywhere",
+            rank=rank,
+        )
+    difference = first_difference(config, first["config"])
+    if difference:
+        return MismatchError(
+            f"configurations differ: {difference.replace(' there', ' on rank 0')}; "
+            "only paths, devices and the display may differ between ranks",
+            rank=rank,
+        )
+    return None
+
+
+def agree_on_model(comm: Communicator, model: FlatModel) -> None:
+    """Refuse ranks whose model differs from rank 0's in names, shapes or frozen values; collective."""
+    mine = [model.fingerprint(), model.describe()]
+    first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
+    raise_together(comm, model_mismatch(comm.rank, model, *first))
+
+
+def model_mismatch(rank: int, model: FlatModel, fingerprint: str, description: str) -> MismatchError | None:
+    """The error of a rank whose model is not rank 0's, which is given by fingerprint and description."""
+    if model.fingerprint() == fingerprint:
+        return None
+    return MismatchError(
+        f"the model here is not rank 0's: {model.describe()} here, {description} on rank 0; "
+        "data with other features, or a task that builds different models, does this",
+        rank=rank,
+    )

@@ -1,0 +1,76 @@
+"""The line that a round leaves in `metrics.jsonl`, and the summary of all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import silofl
+from silofl.federation.federation import Federation
+from silofl.federation.metrics import Metrics
+from silofl.federation.round import RoundResult
+
+Record = dict[str, Any]
+
+
+def plan_of(federation: Federation, first_round: int, path: str) -> Record:
+    """What is about to run, for people."""
+    return {
+        "version": silofl.__version__,
+        "name": federation.config.run.name,
+        "silos": federation.comm.size,
+        "parameters": federation.silo.model.size,
+        "strategy": type(federation.strategy).__name__,
+        "protocol": federation.aggregator.description,
+        "device": str(federation.silo.model.vector.device),
+        "rounds": federation.config.run.rounds,
+        "first_round": first_round,
+        "path": path,
+    }
+
+
+def record_of(
+    result: RoundResult, per_silo: list[Metrics], phases: list[Metrics], seconds: float, sent: int
+) -> Record:
+    """A round as JSON. `seconds_by_phase` are means over silos.
+
+    `seconds` and the phase `checkpoint` count the commit of the round before, for this line is written
+    before its own round is committed.
+    """
+    names = sorted({name for phase in phases for name in phase})
+    means = {name: sum(p.get(name, 0.0) for p in phases) / len(phases) for name in names}
+    return {
+        "round": result.round,
+        **result.means,
+        "per_silo": per_silo,
+        "survivors": result.survivors,
+        "clipped_silos": result.clipped_silos,
+        "bytes_sent": sent,
+        "seconds": round(seconds, 6),
+        "seconds_by_phase": {name: round(value, 6) for name, value in means.items()},
+    }
+
+
+def summary_of(federation: Federation, records: list[Record], model_sha256: str) -> Record:
+    """The whole run as JSON: the stable keys of `summary.json`."""
+    last = records[-1]
+    phases = sorted({name for record in records for name in record["seconds_by_phase"]})
+    return {
+        "silofl": silofl.__version__,
+        "name": federation.config.run.name,
+        "rounds": last["round"],
+        "silos": federation.comm.size,
+        "parameters": federation.silo.model.size,
+        "loss": last.get("loss"),
+        "accuracy": last.get("accuracy"),
+        "accuracy_per_silo": [silo.get("accuracy") for silo in last["per_silo"]],
+        "epsilon": None,
+        "delta": None,
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "seconds_by_phase": {
+            name: round(sum(record["seconds_by_phase"].get(name, 0.0) for record in records), 3)
+            for name in phases
+        },
+        "bytes_sent_per_round": last["bytes_sent"],
+        "survivors": last["survivors"],
+        "model_sha256": model_sha256,
+    }

@@ -1,0 +1,122 @@
+"""The run directory: what a run leaves behind for people and programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl import config as configuration
+from silofl.checkpoint.files import storage, write_arrays, write_bytes, write_json
+from silofl.comm.protocol import Communicator
+from silofl.comm.verdict import together
+from silofl.config import Config
+from silofl.errors import ConfigError, StorageError
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+MODEL = "model.safetensors"
+
+
+def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
+    """This rank's run directory, existing and writable; collective.
+
+    A configured directory is taken as it is. Otherwise rank 0 picks `runs/<name>`, or `runs/<name>-2` and so
+    on where that is taken; a resumed run takes the newest that exists. Nothing is ever written over.
+    """
+    name = ""
+    with together(comm):
+        if comm.rank == 0 and not config.run.dir:
+            name = _free_name(config.run.name or "run", resume)
+    name = comm.broadcast_bytes(name.encode()).decode()
+    path = Path(config.run.dir or name)
+    with together(comm):
+        _refuse_unwritable(path, comm.rank)
+    return path
+
+
+def _refuse_unwritable(path: Path, rank: int) -> None:
+    """Raise ConfigError unless a file can be made in the directory, which is made when missing."""
+    probe = path / f".writable-{rank}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"run directory {path} cannot be written: {error.strerror}; name another with --run"
+        ) from None
+
+
+def _free_name(name: str, resume: bool) -> str:
+    """`runs/<name>` or the first free `runs/<name>-<k>`; with `resume` the last taken one."""
+    paths = (Path("runs") / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
+    last = None
+    for path in paths:
+        if not holds_run(path):
+            return str(last if resume and last else path)
+        last = path
+    raise AssertionError("unreachable: a million runs of one name")
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run has written here."""
+    return (path / "config.toml").exists() or (path / METRICS).exists()
+
+
+def refuse_second_run(path: Path, *, resume: bool) -> None:
+    """Raise ConfigError where a new run would write over an old one."""
+    if not resume and holds_run(path):
+        raise ConfigError(
+            f"{path} already holds a run: add --resume to go on with it, or name another with --run", rank=0
+        )
+
+
+class RunDirectory:
+    """Rank 0's results. Calls are not collective; only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = path / METRICS
+        self.problem: StorageError | None = None
+        """The first line that could not be written; ranks raise it together at their next meeting."""
+
+    def begin(self, config: Config, *, last_round: int) -> None:
+        """Write the resolved configuration; keep the metrics of rounds up to `last_round`."""
+        write_bytes(self.path / "config.toml", configuration.dump(config).encode())
+        kept = [line for line in self._lines() if _round_of(line) <= last_round]
+        write_bytes(self._metrics, b"".join(line + b"\n" for line in kept))
+
+    def _lines(self) -> list[bytes]:
+        return self._metrics.read_bytes().splitlines() if self._metrics.exists() else []
+
+    def append(self, record: dict[str, Any]) -> None:
+        """One line for one round."""
+        try:
+            with storage(self._metrics), self._metrics.open("ab") as file:
+                file.write(json.dumps(record).encode() + b"\n")
+        except StorageError as error:
+            self.problem = self.problem or error
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every round's line so far."""
+        return [json.loads(line) for line in self._lines()]
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_json(self.path / SUMMARY, summary)
+
+    def write_model(self, arrays: dict[str, NDArray[np.generic]]) -> str:
+        """Write `model.safetensors`; returns its SHA-256 as `sha256sum` prints it."""
+        return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), {})[0]
+
+
+def _round_of(line: bytes) -> float:
+    """The round of a metrics line; a torn last line counts as later than all."""
+    try:
+        return float(json.loads(line)["round"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

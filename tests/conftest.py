@@ -1,0 +1,146 @@
+"""Real launchers for tests: every job runs in a subprocess with a time limit."""
+
+from __future__ import annotations
+
+# ruff: noqa: E402 - the environment comes before NumPy, torch and MPI are loaded
+from silofl.comm import prepare_environment
+
+prepare_environment()
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MPICH = Path(sys.prefix) / "mpich"
+PATIENCE_S = 90.0
+
+
+@dataclass
+class Finished:
+    """A job that ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Job:
+    """An mpirun that is going on, with its ranks in a process group of their own."""
+
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str]) -> None:
+        self._began = time.monotonic()
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> Finished:
+        """The end of the job; one that outlasts its time is killed and fails the test."""
+        try:
+            out, err = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            out, err = self.process.communicate()
+            pytest.fail(f"job hung for {timeout_s} s\n{out[-2000:]}\n{err[-2000:]}")
+        return Finished(self.process.returncode, out, err, time.monotonic() - self._began)
+
+    def kill(self) -> None:
+        """SIGKILL to the launcher and to every rank, at once."""
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes started, directly or not, by a process that we started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [p for child in map(int, children) for p in (child, *descendants(child))]
+
+
+def launcher(vendor: str, n: int) -> tuple[list[str], dict[str, str]]:
+    """The mpirun line and environment of one of the two libraries."""
+    env = {**os.environ, "SILOFL_TEST": "1"}
+    if vendor == "mpich":
+        return [str(MPICH / "bin" / "mpiexec"), "-n", str(n)], env
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    mpirun = [str(Path(sys.prefix) / "bin" / "mpirun"), *root, "--oversubscribe", "--bind-to", "none"]
+    return [*mpirun, "-n", str(n)], env
+
+
+Start = Callable[..., Job]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start(n, *silofl_arguments)` starts `silofl` on n ranks in tmp_path.
+
+    `ranks=[[...], [...]]` gives every rank a command of its own.
+    """
+    jobs: list[Job] = []
+
+    def begin(
+        n: int,
+        *arguments: str,
+        vendor: str = "openmpi",
+        ranks: list[list[str]] | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Job:
+        line, base = launcher(vendor, 1 if ranks else n)
+        silofl = [sys.executable, "-m", "silofl"]
+        command = [*line, *silofl, *arguments]
+        if ranks:
+            count = line[-2:]
+            command = [*line, *ranks[0]]
+            for own in ranks[1:]:
+                command += [":", *count, *own]
+        jobs.append(Job(command, tmp_path, {**base, **(env or {})}))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        if job.process.poll() is None:
+            job.kill()
+            job.process.communicate()
+
+
+QUICK = """
+[run]
+rounds = 6
+display = "plain"
+[task]
+name = "synthetic"
+model = "linear"
+[train]
+epochs = 1
+batch_size = 16
+momentum = 0.9
+[strategy]
+momentum = 0.5
+"""
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """A small, quick run: six rounds of one epoch on synthetic(1, 1)."""
+    path = tmp_path / "quick.toml"
+    path.write_text(QUICK)
+    return path

@@ -1,0 +1,83 @@
+"""The default run under both libraries, and one command per institution."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, Start
+
+EVERY = [(vendor, n) for vendor in ("openmpi", "mpich") for n in (1, 2, 3, 5, 8)]
+USUAL = [("openmpi", 1), ("openmpi", 5), ("mpich", 3)]
+
+
+def check_digits(start: Start, tmp_path: Path, vendor: str, n: int, *more: str) -> None:
+    job = start(n, "train", str(ROOT / "launch/digits.toml"), "--run", "run", *more, vendor=vendor)
+    end = job.wait(300)
+    assert end.code == 0, end.err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["silos"] == n
+    assert len(summary["accuracy_per_silo"]) == n
+    assert summary["model_sha256"] in end.out
+    assert ("plain" if n < 3 else "secagg") in end.out
+
+
+@pytest.mark.parametrize(("vendor", "n"), USUAL)
+def test_digits_trains_under_both_libraries(start: Start, tmp_path: Path, vendor: str, n: int) -> None:
+    check_digits(start, tmp_path, vendor, n, "--set", "run.rounds=2")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("vendor", "n"), EVERY)
+def test_digits_is_learnt_by_any_number_of_silos(start: Start, tmp_path: Path, vendor: str, n: int) -> None:
+    check_digits(start, tmp_path, vendor, n)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["accuracy"] >= 0.93
+
+
+def test_both_libraries_and_threads_train_the_same_plain_model(
+    start: Start, quick: Path, tmp_path: Path
+) -> None:
+    digests = {}
+    for vendor in ("openmpi", "mpich"):
+        job = start(2, "train", str(quick), "--run", vendor, vendor=vendor)
+        assert job.wait().code == 0
+        digests[vendor] = json.loads((tmp_path / vendor / "summary.json").read_text())["model_sha256"]
+    assert digests["openmpi"] == digests["mpich"]
+
+
+def test_one_command_per_institution(start: Start, tmp_path: Path) -> None:
+    """launch/institutions.app as it is, with a file of another kind for each institution."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch/institutions.toml", tmp_path / "launch")
+    rng = np.random.default_rng(0)
+    for name in ("north.csv", "harbour.parquet", "valley.npz"):
+        x = rng.standard_normal((300, 2)).astype(np.float32)
+        words = np.where(x.sum(1) > 0, "malignant", "benign")
+        table = pa.table({"age": x[:, 0], "size": x[:, 1], "diagnosis": words})
+        path = tmp_path / "data" / name
+        if name.endswith("csv"):
+            csv.write_csv(table, path)
+        elif name.endswith("parquet"):
+            parquet.write_table(table, path)
+        else:
+            np.savez(path, x=x, diagnosis=words)
+    app = (ROOT / "launch/institutions.app").read_text()
+    commands = re.findall(r"^-n 1 silofl (.*)$", app, re.MULTILINE)
+    assert len(commands) == 3
+    silofl = [sys.executable, "-m", "silofl"]
+    job = start(3, ranks=[[*silofl, *command.split()] for command in commands])
+    end = job.wait()
+    assert end.code == 0, end.err
+    summary = json.loads((tmp_path / "runs/institutions/summary.json").read_text())
+    assert summary["accuracy"] > 0.85
