@@ -1,0 +1,1 @@
+"""`silofl bench`: every figure beside its reference, measured in one run."""

@@ -1,0 +1,93 @@
+"""`silofl bench`: each figure beside the reference that a sceptic would name, in one run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from silofl.bench.measure import Row
+
+    Part = tuple[str, list[Row], list[str]]
+
+app = typer.Typer(no_args_is_help=True, help="Each figure beside its reference, in one run.")
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")]
+Ranks = Annotated[int, typer.Option("-n", min=1, help="Ranks to start, outside mpirun.")]
+Parameters = Annotated[list[int] | None, typer.Option(min=1, help="Vector length; may be repeated.")]
+
+
+@app.command()
+def kernels(parameters: int = 1 << 24, repeats: Repeats = 15, json: Json = None) -> None:
+    """Keystreams beside OpenSSL, quantize and mask beside memcpy."""
+    from silofl.bench.kernels import run
+
+    _show([("kernels", run(parameters=parameters, repeats=repeats), [])], json)
+
+
+@app.command()
+def allreduce(
+    n: Ranks = 4,
+    parameters: Parameters = None,
+    bits: Annotated[int, typer.Option(help="8, 16 or 32.")] = 16,
+    repeats: Repeats = 9,
+    pickled: Annotated[bool, typer.Option("--pickled", help="The pickling allreduce as well.")] = False,
+    json: Json = None,
+) -> None:
+    """The secure sum beside MPI_Allreduce of the same float32 vector."""
+    from silofl.bench.launching import on_ranks
+
+    on_ranks(n, sys.argv[1:])
+    from silofl.bench.allreduce import run
+    from silofl.comm import run_on_ranks
+    from silofl.comm.ending import Ending
+    from silofl.comm.protocol import Communicator
+
+    def body(comm: Communicator, ending: Ending) -> None:
+        parts: list[Part] = []
+        for length in parameters or [1 << 20, 1 << 24]:
+            result = run(comm, parameters=length, bits=bits, repeats=repeats, pickled=pickled)
+            title = f"secure sum, {comm.size} ranks, {length} parameters"
+            parts.append((title, result.rows, result.notes))
+        if comm.rank == 0:
+            _show(parts, json)
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+@app.command(name="round")
+def round_(n: Ranks = 4, parameters: int = 10_000_000, repeats: Repeats = 9, json: Json = None) -> None:
+    """A whole round of a large model with trivial training beside MPI_Allreduce of its vector."""
+    from silofl.bench.launching import on_ranks
+
+    on_ranks(n, sys.argv[1:])
+    from silofl.bench.round import run
+    from silofl.comm import run_on_ranks
+    from silofl.comm.ending import Ending
+    from silofl.comm.protocol import Communicator
+
+    def body(comm: Communicator, ending: Ending) -> None:
+        rows = run(comm, parameters=parameters, repeats=repeats)
+        if comm.rank == 0:
+            _show([(f"round, {comm.size} ranks, {parameters} parameters", rows, [])], json)
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+def _show(parts: list[Part], json: Path | None) -> None:
+    """Print a table for each part; write all of them as one JSON list if asked to."""
+    from rich.console import Console
+
+    from silofl.bench.measure import table, to_json
+
+    console = Console(width=120)
+    for title, rows, notes in parts:
+        console.print(table(title, rows))
+        for note in notes:
+            console.print(f"  {note}", highlight=False)
+    if json is not None:
+        json.write_text("[" + ",\n".join(to_json(title, rows) for title, rows, _ in parts) + "]\n")

@@ -1,0 +1,133 @@
+"""`silofl bench kernels`: keystreams beside OpenSSL, passes over a vector beside a copy of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numba import types
+from numpy.typing import NDArray
+
+import silofl_kernels as sk
+from silofl.bench.measure import Row, compare
+from silofl_kernels import streams
+from silofl_kernels.jit import Kernel, array, kernel
+
+CACHE_BYTES = 16384
+"""Keystream bytes made over and over: with OpenSSL's input they fit a first-level cache of 32 KiB."""
+CACHE_TIMES = 1000
+MASK_GOALS = {1: "<= 1.0", 4: "<= 1.4", 8: "<= 2.2"}
+"""Most that quantizing with so many masks may cost, in copies of the float32 input."""
+
+
+def run(*, parameters: int = 1 << 24, repeats: int = 15) -> list[Row]:
+    """Measure every kernel.
+
+    Args:
+        parameters: length of the vectors.
+        repeats: rounds of each measurement.
+    """
+    rows = [*keystreams(repeats), *masks("aes-128-ctr", parameters, repeats, MASK_GOALS)]
+    rows += masks("chacha20", parameters, repeats, {})
+    return rows + sums(parameters, repeats)
+
+
+def keystreams(repeats: int) -> list[Row]:
+    """Each generator in the first-level cache, beside OpenSSL making as many bytes there.
+
+    Ratios are times, so a third means three times as fast.
+    """
+    rows: list[Row] = []
+    gigabytes = CACHE_BYTES * CACHE_TIMES / 1e9
+    goals: dict[sk.Prg, str] = {"aes-128-ctr": "<= 0.333", "aes-256-ctr": "", "chacha20": "<= 1.0"}
+    for prg, goal in goals.items():
+        key, reference = secrets.token_bytes(sk.KEY_BYTES[prg]), f"{prg}, OpenSSL"
+        calls = {reference: openssl_calls(prg, key), f"{prg}, in cache": kernel_calls(prg, key)}
+        rows += compare(
+            calls, reference=reference, rounds=repeats, gigabytes=gigabytes, goals={f"{prg}, in cache": goal}
+        )
+    return rows
+
+
+def openssl_calls(prg: sk.Prg, key: bytes) -> Callable[[], None]:
+    """CACHE_TIMES updates of CACHE_BYTES each into one buffer."""
+    zeros, out = bytes(CACHE_BYTES), bytearray(CACHE_BYTES + 64)
+    if prg == "chacha20":
+        encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor()
+    else:
+        encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+
+    def calls() -> None:
+        for _ in range(CACHE_TIMES):
+            encryptor.update_into(zeros, out)
+
+    return calls
+
+
+def kernel_calls(prg: sk.Prg, key: bytes) -> Callable[[], None]:
+    """As many bytes of our stream over one buffer, from one call."""
+    stream, out = sk.Stream(prg, key), np.zeros(CACHE_BYTES, np.uint8)
+    code = _repeat_kernel(prg)
+    return lambda: code(out, stream.prepared, CACHE_TIMES)
+
+
+def _repeat_kernel(prg: sk.Prg) -> Kernel:
+    """Kernel (out, prepared, times): the next part of the stream over `out`, so many times."""
+    steps = streams.steps(streams.family(prg), 8)
+    fill, work_words = steps.fill, streams.WORK_WORDS
+
+    def fill_repeatedly(out: Any, prepared: Any, times: Any) -> None:
+        work = np.empty(work_words, np.uint64)
+        for turn in range(times):
+            fill(out, turn * out.size, prepared, work)
+
+    return kernel(fill_repeatedly, steps.name, array("uint8"), array("uint64", 2, readonly=True), types.int64)
+
+
+def masks(prg: sk.Prg, parameters: int, repeats: int, goals: dict[int, str]) -> list[Row]:
+    """Quantize to 16 bits with some masks in one pass, beside a copy of the float32 input."""
+    x = np.random.default_rng(0).standard_normal(parameters).astype(np.float32)
+    copy, out = np.empty_like(x), np.zeros(parameters, np.uint16)
+    calls: dict[str, Callable[[], object]] = {"copy of the input": lambda: np.copyto(copy, x)}
+    named: dict[str, str] = {}
+    for count in (0, 1, 4, 8):
+        keys = [secrets.token_bytes(sk.KEY_BYTES[prg]) for _ in range(count)]
+        chosen = sk.MaskSet(prg, keys, [1, -1, -1, 1, 1, -1, -1, 1][:count])
+        name = f"quantize, {count} masks, {prg}"
+        calls[name], named[name] = _masked(x, out, chosen), goals.get(count, "")
+    return compare(
+        calls, reference="copy of the input", rounds=repeats, gigabytes=x.nbytes / 1e9, goals=named
+    )
+
+
+def _masked(x: NDArray[np.float32], out: NDArray[np.uint16], chosen: sk.MaskSet) -> Callable[[], object]:
+    return lambda: sk.quantize_and_mask(x, out, scale=1000.0, limit=32767, masks=chosen)
+
+
+def sums(parameters: int, repeats: int) -> list[Row]:
+    """Fold of four rows, dequantization and the float sum, beside copies of what they read."""
+    words, slice_ = np.ones((4, parameters // 4), np.uint16), np.zeros(parameters // 4, np.uint16)
+    floats, out = np.ones((4, parameters // 4), np.float32), np.zeros(parameters, np.float32)
+    words_copy, floats_copy = np.empty_like(words), np.empty_like(floats)
+    keys = [secrets.token_bytes(16) for _ in range(4)]
+    chosen = sk.MaskSet("aes-128-ctr", keys, [-1] * 4)
+    over_words: dict[str, Callable[[], Any]] = {
+        "copy of 16-bit words": lambda: np.copyto(words_copy, words),
+        "fold of 4 rows": lambda: sk.fold(words, slice_),
+        "fold of 4 rows, 4 masks off": lambda: sk.fold(words, slice_, masks=chosen),
+    }
+    over_floats: dict[str, Callable[[], Any]] = {
+        "copy of floats": lambda: np.copyto(floats_copy, floats),
+        "dequantize": lambda: sk.dequantize(words.reshape(-1), out[: words.size], step=1e-3),
+        "fold of 4 float rows": lambda: sk.fold_float(floats, out[: parameters // 4]),
+    }
+    rows = compare(
+        over_words, reference="copy of 16-bit words", rounds=repeats, gigabytes=words.nbytes / 1e9,
+        goals={"fold of 4 rows": "<= 1.2"},
+    )  # fmt: skip
+    return rows + compare(
+        over_floats, reference="copy of floats", rounds=repeats, gigabytes=floats.nbytes / 1e9
+    )

@@ -1,0 +1,23 @@
+"""Benchmarks over ranks: inside mpirun they run, outside they start their own mpirun."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from silofl.comm.command import launch_command
+from silofl.comm.facts import mpi_facts
+from silofl.comm.launcher import detect
+
+
+def on_ranks(ranks: int, arguments: Sequence[str]) -> None:
+    """Return at once on a rank; elsewhere replace this process by `mpirun -n ranks silofl arguments`."""
+    if detect(os.environ).size is not None:
+        return
+    facts = mpi_facts()
+    argv = [sys.executable, "-m", "silofl", *arguments]
+    line = launch_command(facts, ranks, cores=facts.cores, root=os.geteuid() == 0, argv=argv)
+    sys.stdout.flush()
+    os.execv(Path(line[0]), line)

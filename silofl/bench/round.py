@@ -1,0 +1,78 @@
+"""`silofl bench round`: a whole training round of a large model beside `MPI_Allreduce` of its vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from silofl import config as configuration
+from silofl.bench.measure import Call, Row, row
+from silofl.bench.ranks import interleaved_over_ranks
+from silofl.comm.protocol import Communicator
+from silofl.comm.reference import NativeReductions
+from silofl.federation.clock import Clock
+from silofl.federation.federation import establish
+from silofl.federation.round import run_round
+from silofl.tasks.base import SiloData
+
+PLAIN = "MPI_Allreduce, float32"
+WIDTH = 16
+
+
+class Trivial:
+    """A large embedding of which one row is trained: the round is all exchange and no training."""
+
+    def __init__(self, parameters: int) -> None:
+        self._rows = parameters // WIDTH
+
+    def model(self) -> nn.Module:
+        """parameters / 16 rows of 16 values, with sparse gradients."""
+        return nn.Embedding(self._rows, WIDTH, sparse=True)
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        """One sample, and none held out."""
+        return SiloData(TensorDataset(torch.tensor([silo])))
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Sum of the row's values."""
+        total: Tensor = model(batch[0]).sum()
+        return total
+
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Nothing to report."""
+        return {}
+
+
+def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
+    """Rounds by `secagg` (three ranks or more) and in the clear, no evaluation, no checkpoint; collective."""
+    native = NativeReductions()
+    out = np.empty(parameters // WIDTH * WIDTH, np.float32)
+    calls: dict[str, Call] = {}
+    federations = []
+    for protocol in ("plain", "secagg"):
+        if protocol == "secagg" and comm.size < 3:
+            continue
+        settings = configuration.parse({"run": {"display": "none"}, "secure": {"protocol": protocol}})
+        federation = establish(comm, settings, Trivial(parameters))
+        federations.append(federation)
+        calls[f"round, {protocol}"] = _rounds(federation)
+    vector = federations[0].global_vector.copy()
+    calls = {PLAIN: lambda: native.allreduce(vector, out), **calls}
+    times = interleaved_over_ranks(comm, calls, repeats)
+    for federation in federations:
+        federation.close()
+    native.free()
+    return [
+        row(name, t, PLAIN, times[PLAIN], vector.nbytes / 1e9, "<= 2.5" if name != PLAIN else "")
+        for name, t in times.items()
+    ]
+
+
+def _rounds(federation: Any) -> Call:
+    clock = Clock()
+    numbers = iter(range(1, 1_000_000))
+    return lambda: run_round(federation, next(numbers), clock, evaluate=False)
