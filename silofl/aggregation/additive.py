@@ -54,6 +54,7 @@ class Additive:
         counts = count_limbs(self._bits, silos)
         self._share = weight / counts.decode(self._small_total(counts.encode(weight)))
         self.clipped_silos = 0
+        self.in_the_clear = False
 
     @property
     def description(self) -> str:

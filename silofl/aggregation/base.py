@@ -25,6 +25,10 @@ class Aggregator(Protocol):
         """The protocol in a few words, for people."""
 
     @property
+    def in_the_clear(self) -> bool:
+        """Whether ranks see parts of each other's vectors."""
+
+    @property
     def clipped_silos(self) -> int:
         """How many silos had values beyond the configured range in the last round."""
 

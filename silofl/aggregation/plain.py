@@ -26,6 +26,7 @@ class PlainAggregator:
     """
 
     description = "plain (every rank sees a slice of every update)"
+    in_the_clear = True
     clipped_silos = 0
 
     def __init__(

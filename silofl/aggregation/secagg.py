@@ -189,6 +189,7 @@ class SecAgg:
         counts = count_limbs(session.rules.bits, session.comm.size)
         self._share = weight / counts.decode(secure_total(session, counts.encode(weight)))
         self.clipped_silos = 0
+        self.in_the_clear = False
 
     @property
     def description(self) -> str:

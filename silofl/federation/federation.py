@@ -39,6 +39,13 @@ class Federation:
     global_vector: NDArray[np.floating[Any]]
     """(d,) the committed or pending global model, the same bytes on every rank after `gather`."""
 
+    @property
+    def bytes_sent_per_round(self) -> int:
+        """Bytes that this rank hands to others in a round: its update, then its slice of the new model."""
+        return self.aggregator.bytes_sent_per_round + gathered_bytes(
+            self.aggregator.bounds, self.comm.rank, self.global_vector.itemsize
+        )
+
     def gather(self) -> None:
         """Exchange slices so that every rank holds the whole global model; collective."""
         bounds, rank = self.aggregator.bounds, self.comm.rank
@@ -64,6 +71,11 @@ class Federation:
         self.silo.restore(state["silo"])
         self.server.restore(state["server"], self.global_vector)
         self.gather()
+
+
+def gathered_bytes(bounds: list[int], rank: int, itemsize: int) -> int:
+    """Bytes that a rank sends when every rank gets its slice."""
+    return (bounds[rank + 1] - bounds[rank]) * itemsize * (len(bounds) - 2)
 
 
 def establish(comm: Communicator, config: Config, task: Task) -> Federation:

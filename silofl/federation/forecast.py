@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from silofl.aggregation.plain import PIECE
+from silofl.aggregation.registry import choose_protocol
 from silofl.aggregation.shards import slice_bounds
 from silofl.config import Config
+from silofl.federation.federation import gathered_bytes
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.silo import Silo, place
 from silofl.tasks import registry as tasks
@@ -31,8 +33,9 @@ class Forecast:
     silos: list[SiloForecast]
     model: str
     parameters: int
+    protocol: str
     bytes_sent_per_round: int
-    """By each silo: its update to the owners of slices, then its slice of the new model to all."""
+    """By silo 0: its update to the owners of slices, then its slice of the new model to all."""
     memory_mib: float
     """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
 
@@ -52,13 +55,16 @@ def forecast(config: Config, silos: int) -> Forecast:
         device = str(silo.model.vector.device)
         rows.append(SiloForecast(number, device, silo.samples, silo.test_samples))
     assert first is not None
-    return _sizes(rows, first)
+    return _sizes(config, rows, first)
 
 
-def _sizes(rows: list[SiloForecast], silo: Silo) -> Forecast:
+def _sizes(config: Config, rows: list[SiloForecast], silo: Silo) -> Forecast:
     size, wire = silo.model.size, silo.model.wire_dtype.itemsize
     silos = len(rows)
-    largest = slice_bounds(size, silos)[1]
-    sent = wire * (size - largest) + wire * largest * (silos - 1)
+    bounds = slice_bounds(size, silos)
+    largest = bounds[1]
+    protocol = choose_protocol(config.secure, silos)
+    word = wire if protocol == "plain" else config.secure.bits / 8
+    sent = round(word * (size - largest)) + gathered_bytes(bounds, 0, wire)
     memory = size * (2 * wire + 2 * silo.model.vector.element_size()) + 2 * silos * min(PIECE, largest) * wire
-    return Forecast(rows, silo.model.describe(), size, sent, memory / MIB)
+    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB)

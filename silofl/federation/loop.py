@@ -89,6 +89,11 @@ class Run:
         self._display.begin(plan_of(self._federation, self._first, str(self._directory.path)))
         for notice in restored.notices if restored else []:
             self._display.notice(notice)
+        if self._config.secure.protocol == "auto" and self._federation.aggregator.in_the_clear:
+            self._display.notice(
+                f"updates are added up in the clear: among {self._comm.size} silos a sum hides nothing, "
+                "for it less one's own update is the other's; three or more are protected"
+            )
 
     def _restore(self) -> Restored | None:
         restored = self._store.latest()
@@ -126,7 +131,7 @@ class Run:
             [report["shown"] for report in every],
             [report["phases"] for report in every],
             seconds,
-            self._federation.aggregator.bytes_sent_per_round,
+            self._federation.bytes_sent_per_round,
         )
         if self._comm.rank == 0:
             self._directory.append(record)

@@ -2,50 +2,77 @@
 
 from __future__ import annotations
 
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 
 class EventFiles:
-    """Scalars of every round under `<run>/trace`."""
+    """Scalars of every round under `<run>/trace`.
+
+    Written at once and not by TensorBoard's own thread, whose failure would end the run. A disk that refuses
+    ends the event file; what must not be lost is in `metrics.jsonl`.
+    """
 
     def __init__(self, path: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer: Any = SummaryWriter(str(path / "trace"))
+        self._open = True
+        try:
+            (path / "trace").mkdir(parents=True, exist_ok=True)
+            file = (path / "trace" / f"events.out.tfevents.{time.time_ns()}").open("ab", buffering=0)
+            self._records: Any = RecordWriter(file)
+        except OSError:
+            self._open = False
+        self._write(file_version="brain.Event:2")
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Rounds that a resume will run again are hidden from here on."""
-        self._writer.purge_step = plan["first_round"]
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        if plan["first_round"] > 1:
+            self._write(step=plan["first_round"], session_log=SessionLog(status=SessionLog.START))
 
     def notice(self, text: str) -> None:
         """Events hold numbers only."""
 
     def round(self, record: dict[str, Any]) -> None:
         """Loss, accuracy, bytes and seconds of the round; every silo's own metrics where they are shared."""
-        number = record["round"]
-        for name in ("loss", "accuracy", "bytes_sent", "seconds"):
-            if name in record:
-                self._writer.add_scalar(name, record[name], number)
-        for name, value in record["seconds_by_phase"].items():
-            self._writer.add_scalar(f"seconds/{name}", value, number)
+        values: dict[str, float] = {
+            name: record[name] for name in ("loss", "accuracy", "bytes_sent", "seconds") if name in record
+        }
+        values |= {f"seconds/{name}": value for name, value in record["seconds_by_phase"].items()}
         for silo, metrics in enumerate(record["per_silo"]):
-            for name, value in metrics.items():
-                self._writer.add_scalar(f"silo-{silo}/{name}", value, number)
+            values |= {f"silo-{silo}/{name}": value for name, value in metrics.items()}
+        self._write_scalars(values, record["round"])
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Flush."""
+        """Close the file."""
         self.close()
 
     def close(self) -> None:
-        """Write what is buffered."""
-        self._writer.close()
+        """Close the file; harmless when done already."""
+        if self._open:
+            self._records.close()
+        self._open = False
+
+    def _write_scalars(self, values: dict[str, float], step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=Summary(value=points))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        if self._open:
+            try:
+                self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            except OSError:
+                self._open = False
 
 
 def available() -> bool:
     """Whether event files can be written here."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("tensorboard") is not None

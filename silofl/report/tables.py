@@ -18,7 +18,8 @@ def print_forecast(config: Config, forecast: Forecast) -> None:
     console.print(table)
     console.print(f"model       {forecast.model}")
     console.print(f"strategy    {config.strategy.name}, {config.run.rounds} rounds")
-    console.print(f"wire        {forecast.bytes_sent_per_round / MIB:.2f} MiB sent by each silo a round")
+    console.print(f"sum         {forecast.protocol}")
+    console.print(f"wire        {forecast.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
     console.print(f"memory      {forecast.memory_mib:.1f} MiB of silofl's own arrays in each silo")
     console.print(
         "epsilon     none: this configuration adds no noise, so nothing bounds what the model reveals"

@@ -49,12 +49,16 @@ def hospitals(tmp_path: Path) -> Path:
         ('train.lr="fast"', ["train.lr = 'fast'", "valid number"]),
         ("train.optimizer=Sgd", ["train.optimizer = 'Sgd'", "torch.optim"]),
         ("train.device=cuda:99", ["train.device", "cuda:99"]),
-        ("train.lr=3e38", ["silo ", "round 1", "diverged", "lower train.lr"]),
         ("task.factory=nowhere:Task", ["nowhere"]),
     ],
 )
 def test_configurations_that_cannot_run(start: Start, quick: Path, override: str, texts: list[str]) -> None:
     refused(start(2, "train", str(quick), "--set", override).wait(PATIENCE_S), *texts)
+
+
+def test_training_that_diverges_names_silo_and_round(start: Start, quick: Path, tmp_path: Path) -> None:
+    job = start(3, "train", str(quick), "--set", "train.lr=3e38").wait(PATIENCE_S)
+    refused(job, "silo ", "round 1", "diverged", "lower train.lr")
 
 
 def test_a_file_that_is_missing_on_one_rank(start: Start, hospitals: Path, tmp_path: Path) -> None:

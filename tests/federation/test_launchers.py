@@ -26,6 +26,7 @@ def check_digits(start: Start, tmp_path: Path, vendor: str, n: int, *more: str) 
     assert len(summary["accuracy_per_silo"]) == n
     assert summary["model_sha256"] in end.out
     assert ("plain" if n < 3 else "secagg") in end.out
+    assert ("note: updates are added up in the clear" in end.out) == (n < 3)
 
 
 @pytest.mark.parametrize(("vendor", "n"), USUAL)
