@@ -1,0 +1,37 @@
+"""The live table shows the newest rounds and leaves the closing lines behind."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from silofl.report.live import ROUNDS_SHOWN, LiveDisplay
+from tests.report.test_events import record
+
+
+def test_a_run_as_a_person_sees_it() -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
+    plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedAvg", "rounds": 20}
+    display.begin({**plan, "first_round": 1, "protocol": "plain", "device": "cpu", "path": "runs/demo"})
+    for number in range(1, 21):
+        display.round(record(number))
+    display.notice("a silo was late")
+    summary = {
+        "accuracy": 0.5,
+        "rounds": 20,
+        "seconds": 2.0,
+        "model_sha256": "ab",
+        "seconds_by_phase": {"train": 1.0},
+    }
+    display.finish(summary)
+    display.close()
+    text = out.getvalue()
+    assert "demo, 2 silos" in text
+    assert "note: a silo was late" in text
+    assert "0.250 to 0.750" in text
+    assert "20/20" in text
+    assert "runs/demo/model.safetensors  sha256 ab" in text
+    last_table = text[text.rindex("over silos") :]
+    assert last_table.count("0.250 to 0.750") == ROUNDS_SHOWN
