@@ -4,18 +4,20 @@ FIPS 197 section 5.2 (key expansion), NIST SP 800-38A section 6.5 (counter mode)
 is the cipher of 64 zero bits followed by c as a 64-bit big-endian integer.
 
 Side channels: `vaes512` and `aesni` are the processor's own instructions; the portable path and the key
-schedule are Boolean circuits. None of them looks up a table by a secret or branches on one. The key schedule
-runs on Python integers, whose arithmetic is not guaranteed to take the same time for every value.
+schedule are Boolean circuits. None of them looks up a table by a secret or branches on one.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from silofl_kernels.jit import Kernel, array, device, kernel
 from silofl_kernels.sbox import sbox
 
 SLOTS = 32
@@ -32,12 +34,10 @@ def aes_schedules(keys: Sequence[bytes], initial: bytes = bytes(16)) -> NDArray[
     out = np.zeros((len(keys), SLOTS), np.uint64)
     if not keys:
         return out
-    rounds = len(keys[0]) // 4 + 6
-    words = _expand([bytes(key) for key in keys], 4 * (rounds + 1))
-    size = 4 * len(keys)
-    expanded = np.frombuffer(b"".join(word.to_bytes(size, "little") for word in words), np.uint8)
-    by_key = expanded.reshape(len(words), len(keys), 4).transpose(1, 0, 2).reshape(len(keys), -1)
-    out[:, : 2 * (rounds + 1)] = np.ascontiguousarray(by_key).view("<u8")
+    size = len(keys[0])
+    rounds = size // 4 + 6
+    out[:, : size // 8] = np.frombuffer(b"".join(keys), "<u8").reshape(len(keys), -1)
+    _expander()(out.view("<u4"), size // 4, 4 * (rounds + 1))
     upper = int.from_bytes(initial[:8], "little")
     out[:, 0] ^= np.uint64(upper)  # the first step of the cipher adds this round key to the counter block
     out[:, ROUNDS_SLOT] = rounds
@@ -45,32 +45,47 @@ def aes_schedules(keys: Sequence[bytes], initial: bytes = bytes(16)) -> NDArray[
     return out
 
 
-def _expand(keys: list[bytes], count: int) -> list[int]:
-    """Key schedule words 0..count-1; each an integer holding that 4-byte word of every key side by side."""
-    period, many = len(keys[0]) // 4, len(keys)
-    words = [
-        int.from_bytes(b"".join(key[4 * i : 4 * i + 4] for key in keys), "little") for i in range(period)
-    ]
-    every_word = int.from_bytes(b"\1\0\0\0" * many, "little")
-    every_byte = every_word * 0x01010101
-    constant = 1
-    for i in range(period, count):
-        word = words[-1]
-        if i % period == 0:
-            turned = (word >> 8) & (every_word * 0x00FFFFFF) | (word & (every_word * 0xFF)) << 24
-            word = _substitute(turned, every_byte) ^ every_word * constant
-            constant = constant << 1 ^ (0x11B if constant & 0x80 else 0)
-        elif period > 6 and i % period == 4:
-            word = _substitute(word, every_byte)
-        words.append(words[-period] ^ word)
-    return words
+_FIRST_BITS = np.uint64(0x01010101)
+_circuit = device(sbox, "schedule")
 
 
-def _substitute(word: int, every_byte: int) -> int:
-    """S-box on each byte of a long integer."""
-    circuit: Any = sbox
-    planes = circuit(*((word >> bit) & every_byte for bit in range(8)), every_byte)
-    out = 0
-    for bit, plane in enumerate(planes):
-        out |= plane << bit
+def _substitute(word: Any) -> Any:
+    """S-box on each of the four bytes of a word, all at once: bit j of every byte makes plane j."""
+    planes = _circuit(
+        word & _FIRST_BITS,
+        (word >> np.uint64(1)) & _FIRST_BITS,
+        (word >> np.uint64(2)) & _FIRST_BITS,
+        (word >> np.uint64(3)) & _FIRST_BITS,
+        (word >> np.uint64(4)) & _FIRST_BITS,
+        (word >> np.uint64(5)) & _FIRST_BITS,
+        (word >> np.uint64(6)) & _FIRST_BITS,
+        (word >> np.uint64(7)) & _FIRST_BITS,
+        _FIRST_BITS,
+    )
+    out = np.uint64(0)
+    for bit in range(8):
+        out |= planes[bit] << np.uint64(bit)
     return out
+
+
+_substituted = device(_substitute, "schedule")
+
+
+@functools.cache
+def _expander() -> Kernel:
+    """Kernel (rows, period, count): words `period` to `count` - 1 of every row from those before them."""
+
+    def expand_keys(rows: Any, period: Any, count: Any) -> None:
+        for row in range(rows.shape[0]):
+            words, constant = rows[row], 1
+            for i in range(period, count):
+                word = np.uint64(words[i - 1])
+                if i % period == 0:
+                    turned = (word >> np.uint64(8)) | ((word & np.uint64(0xFF)) << np.uint64(24))
+                    word = _substituted(turned) ^ np.uint64(constant)
+                    constant = (constant << 1) ^ (0x11B if constant & 0x80 else 0)
+                elif period > 6 and i % period == 4:
+                    word = _substituted(word)
+                words[i] = np.uint32(np.uint64(words[i - period]) ^ word)
+
+    return kernel(expand_keys, "aes", array("uint32", 2), types.int64, types.int64)

@@ -74,18 +74,6 @@ class MaskSet:
         """Secret: prepared keys, uint64 (m, 32), and how many of them, from the first, are added."""
         return self._schedules, self._added
 
-    def without_first(self) -> MaskSet:
-        """The set without the first of the masks that are added; it shares the prepared keys of the others.
-
-        Raises:
-            ValueError: no mask is added.
-        """
-        if not self._added:
-            raise ValueError("no mask of the set is added")
-        other = object.__new__(MaskSet)
-        other.prg, other._schedules, other._added = self.prg, self._schedules[1:], self._added - 1
-        return other
-
     def negated(self) -> MaskSet:
         """The set that takes off what this one puts on; it holds a copy of the keys."""
         other = object.__new__(MaskSet)

@@ -16,10 +16,10 @@ from collections.abc import Collection, Mapping
 from silofl.crypto.masks import MaskKeys, mask_key, mask_keys
 from silofl.crypto.sealing import NONCE_BYTES, OVERHEAD, associated_data, seal, unseal
 from silofl.crypto.secagg.audience import Audience, gather_audience
-from silofl.crypto.secagg.messages import SeedDeal, post, receive
+from silofl.crypto.secagg.channels import Channels
+from silofl.crypto.secagg.messages import SeedDeal, receive
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Advertised, Party
-from silofl.crypto.secagg.step2_share import box_key
 from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError, ProtocolError, ThresholdError
 
@@ -30,11 +30,17 @@ class Dealt(Stage):
     """After `deal`: this silo's seeds are on their way."""
 
     def __init__(
-        self, party: Party, audience: Audience, committee: tuple[int, ...], seeds: Mapping[int, Secret]
+        self,
+        party: Party,
+        audience: Audience,
+        channels: Channels,
+        committee: tuple[int, ...],
+        seeds: Mapping[int, Secret],
     ) -> None:
         super().__init__(party.me, party.context.number)
         self.party = party
         self.audience = audience
+        self.channels = channels
         self.committee = committee
         self._seeds = seeds
 
@@ -111,18 +117,18 @@ def _deal(
     message = SeedDeal(
         party.context.session, party.context.number, party.me, audience.digest, frozenset(committee)
     )
-    public = post(message, party.identity)
+    public, channels = message.encode(), Channels(party, audience)
     packets = {
-        member: public + _box(party, audience, public, member, seed)
+        member: public + _box(party, channels, public, member, seed)
         for member, seed in seeds.items()
         if member != party.me
     }
-    return Dealt(party, audience, committee, seeds), packets
+    return Dealt(party, audience, channels, committee, seeds), packets
 
 
-def _box(party: Party, audience: Audience, public: bytes, member: int, seed: Secret) -> bytes:
+def _box(party: Party, channels: Channels, public: bytes, member: int, seed: Secret) -> bytes:
     bound = associated_data(party.context.session, party.context.number, party.me, member, public)
-    return seal(box_key(party, audience, party.me, member), seed, bound, party.entropy(NONCE_BYTES))
+    return seal(channels.box_key(party.me, member), seed, bound, party.entropy(NONCE_BYTES))
 
 
 def _open(stage: Dealt, silo: int, packet: bytes) -> Secret:
@@ -133,7 +139,7 @@ def _open(stage: Dealt, silo: int, packet: bytes) -> Secret:
     if message.adverts != audience.digest or message.committee != frozenset(stage.committee):
         raise ProtocolError(f"silo {silo} deals over other adverts or to another committee", sender=silo)
     bound = associated_data(party.context.session, party.context.number, silo, party.me, public)
-    return unseal(box_key(party, audience, silo, party.me), box, bound, sender=silo)
+    return unseal(stage.channels.box_key(silo, party.me), box, bound, sender=silo)
 
 
 def _key(party: Party, audience: Audience, dealer: int, member: int, seed: Secret) -> Secret:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from silofl.crypto.secret import Secret
@@ -20,14 +21,12 @@ def hkdf(secret: Secret, length: int, *, salt: bytes, info: bytes) -> Secret:
 
 def pack_fields(*fields: bytes) -> bytes:
     """Every field behind its length (4 bytes): two different tuples never give the same bytes."""
-    return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+    return b"".join([part for field in fields for part in (len(field).to_bytes(4), field)])
 
 
 def digest(purpose: str, *fields: bytes) -> bytes:
     """SHA-256 (32 bytes) of the protocol's name, the purpose and the fields, each behind its length."""
-    sha = Hash(SHA256())
-    sha.update(pack_fields(PROTOCOL, purpose.encode(), *fields))
-    return sha.finalize()
+    return hashlib.sha256(pack_fields(PROTOCOL, purpose.encode(), *fields)).digest()
 
 
 def key_info(purpose: str, session: bytes, number: int, *silos: int) -> bytes:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import lcm, prod
 
 from silofl.crypto.secret import Secret, Unpicklable
 from silofl.errors import ProtocolError, ThresholdError
@@ -91,15 +92,14 @@ def _interpolate(points: tuple[int, ...], values: Sequence[int], at: int) -> int
 @lru_cache(maxsize=1024)
 def _weights(points: tuple[int, ...], at: int) -> tuple[int, ...]:
     """Lagrange's weights of `points` at `at`: public, and the same for every secret of a round."""
-    weights = []
-    for x in points:
-        above = below = 1
-        for other in points:
-            if other != x:
-                above = above * (at - other) % PRIME
-                below = below * (x - other) % PRIME
-        weights.append(above * pow(below, -1, PRIME) % PRIME)
-    return tuple(weights)
+    whole = prod(at - x for x in points)  # exact integers: points are small, and only one inverse is taken
+    below = [prod(x - other for other in points if other != x) for x in points]
+    common = lcm(*below)
+    inverse = pow(common, -1, PRIME)
+    return tuple(
+        whole // (at - x) * (common // denominator) * inverse % PRIME
+        for x, denominator in zip(points, below, strict=True)
+    )
 
 
 def _check_points(points: Sequence[int]) -> None:

@@ -13,8 +13,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping, Sequence
-from typing import Self
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 from silofl.errors import ProtocolError
 
@@ -47,6 +47,10 @@ class Reader:
     def number(self, size: int) -> int:
         """The next `size` bytes as an unsigned integer."""
         return int.from_bytes(self.take(size))
+
+    def rows(self, layout: struct.Struct) -> Iterator[tuple[Any, ...]]:
+        """The rows behind a count of 2 bytes, each of this layout."""
+        return layout.iter_unpack(self.take(self.number(2) * layout.size))
 
     def silos(self) -> frozenset[int]:
         """A set of silos written by `pack_set`; only its one shortest form is accepted."""

@@ -92,7 +92,7 @@ class Network:
         return share(self.stages[k], self.deliver("advertise", self.sent["advertise"], k))
 
     def agree(self, k):
-        return agree(self.stages[k], self.survivors, self.deliver("mask", self.sent["mask"], k))
+        return agree(self.stages[k], self.survivors)
 
     def reveal(self, k):
         return reveal(self.stages[k], self.deliver("agree", self.sent["agree"], k))
@@ -113,9 +113,9 @@ class Network:
     def mask(self, k):
         packets, length = self.sent["share"], self.length
         inbox = {s: self.tamper("share", s, k, p[k]) for s, p in packets.items() if s != k}
-        stage, masks, pledge = mask(self.stages[k], inbox, frozenset(packets), length)
+        stage, masks = mask(self.stages[k], inbox, frozenset(packets), length)
         self.masked[k] = self.vectors[k] + mask_words(masks, self.context.rules.bits, length)
-        return stage, pledge
+        return stage, self.masked[k]
 
     def unmask(self, k, total):
         left = unmask(self.stages[k], self.deliver("reveal", self.sent["reveal"], k))

@@ -27,7 +27,7 @@ def masked(bits=16, prg="aes-128-ctr", **where):
     network = Network(make_round(3, bits=bits, prg=prg, **where), vectors, entropy=entropy)
     network.run("mask")
     packets = {s: sent[0] for s, sent in network.sent["share"].items() if s}
-    _, masks, _ = mask(network.stages[0], packets, range(3), LENGTH)
+    _, masks = mask(network.stages[0], packets, range(3), LENGTH)
     return vectors[0] + mask_words(masks, bits, LENGTH), vectors[0]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from silofl.crypto.masks import PRG_KEY_BYTES, MaskKeys, mask_key
 from silofl.crypto.sealing import associated_data, seal, sealing_key, unseal
-from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Advert, Deal, Pledge, Reveal, SeedDeal, Vote
+from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Advert, Deal, Reveal, SeedDeal, Vote
 from silofl.crypto.secret import Secret
 from silofl.errors import ProtocolError
 
@@ -15,9 +15,8 @@ MESSAGES = [
     Advert(*HEAD, *(bytes([k]) * 32 for k in range(5))),
     Deal(*HEAD, bytes(32), b"\1" * 32, ((0, b"a" * 16, b"b" * 16), (70000, b"c" * 16, b"d" * 16))),
     Deal(*HEAD, bytes(32), b"\1" * 32, ()),
-    Pledge(*HEAD, b"\2" * 32, 16, 2**40),
-    Vote(*HEAD, b"\3" * 32, frozenset({0, 2, 300})),
-    Vote(*HEAD, b"\3" * 32, frozenset()),
+    Vote(*HEAD, b"\3" * 32, 16, 2**40, frozenset({0, 2, 300})),
+    Vote(*HEAD, b"\3" * 32, 8, 0, frozenset()),
     Reveal(*HEAD, b"\4" * 32, ((0, SEED_SHARE, Secret(b"x" * 66)), (1, KEY_SHARE, Secret(b"y" * 66)))),
     SeedDeal(*HEAD, b"\5" * 32, frozenset({1, 2})),
 ]
@@ -48,12 +47,14 @@ def test_other_versions_and_kinds_are_refused(message):
 
 
 def test_the_documented_layout():
-    """Independent of the code: the pledge and the vote, byte by byte as docs/protocol.md has them."""
+    """Independent of the code: deal and vote, byte by byte as docs/protocol.md has them."""
     header = b"SFL" + struct.pack(">BB", 1, 3) + bytes(range(16)) + struct.pack(">QI", 7, 3)
-    assert MESSAGES[3].encode() == header + b"\2" * 32 + struct.pack(">BQ", 16, 2**40)
-    bitmap = bytes([0b101]) + bytes(36) + bytes([1 << (300 - 296)])
-    assert MESSAGES[4].encode() == header[:4] + b"\4" + header[5:] + b"\3" * 32 + b"\0\x26" + bitmap
     assert len(header) == 33
+    bitmap = bytes([0b101]) + bytes(36) + bytes([1 << (300 - 296)])
+    voted = b"\3" * 32 + struct.pack(">BQ", 16, 2**40) + b"\0\x26" + bitmap
+    assert MESSAGES[3].encode() == header + voted
+    rows = struct.pack(">HI", 2, 0) + b"a" * 16 + b"b" * 16 + struct.pack(">I", 70000) + b"c" * 16 + b"d" * 16
+    assert MESSAGES[1].encode() == header[:4] + b"\2" + header[5:] + bytes(32) + b"\1" * 32 + rows
 
 
 def test_every_mask_key_knows_its_context():

@@ -99,7 +99,7 @@ def _check_all(value, hidden, seen):
 def test_mask_keys_show_their_number_only():
     network = Network(make_round(4), random_vectors(4, 3, 16), entropy=repeatable)
     network.run("mask")
-    _, masks, _ = network_mask(network)
+    _, masks = network_mask(network)
     assert repr(masks) == "MaskKeys(4 of aes-128-ctr, 4 added)"
     assert not secrets_shown(repr(masks) + str(masks) + f"{masks}", set(masks.expose()))
     with pytest.raises(TypeError, match="never pickled"):

@@ -1,10 +1,11 @@
 """The protocol `secagg` as pure functions of one party: stage and messages in, next stage and messages out.
 
 `advertise` gives Advertised, `share` Shared, `mask` Masking, `agree` Agreed, `reveal` Revealed, `unmask`
-the keystreams that are left in the sum.
+the keystreams that are left in the sum. After `mask`, `small_keys` gives masks for sums of a few numbers.
 """
 
 from silofl.crypto.secagg.rules import Round, Rules
+from silofl.crypto.secagg.small_sums import small_keys
 from silofl.crypto.secagg.step1_advertise import Advertised, advertise
 from silofl.crypto.secagg.step2_share import Shared, share
 from silofl.crypto.secagg.step3_mask import Masking, mask
@@ -25,5 +26,6 @@ __all__ = [
     "mask",
     "reveal",
     "share",
+    "small_keys",
     "unmask",
 ]

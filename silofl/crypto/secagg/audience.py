@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from silofl.crypto.graph import choose_degree, neighbourhoods
 from silofl.crypto.kdf import digest, pack_silos
-from silofl.crypto.secagg.messages import Advert, receive
+from silofl.crypto.secagg.messages import Advert, receive_signed
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.step1_advertise import Advertised
 from silofl.errors import ProtocolError, ThresholdError
@@ -24,9 +25,10 @@ class Audience:
     threshold: int
     """How many shares open a secret."""
 
-    def holders(self, silo: int) -> tuple[int, ...]:
-        """Who holds shares of this silo's secrets: its neighbours and itself, ascending."""
-        return tuple(sorted(self.neighbours[silo] | {silo}))
+    @cached_property
+    def holders(self) -> Mapping[int, tuple[int, ...]]:
+        """Who holds shares of each silo's secrets, its neighbours and itself, ascending; it holds theirs."""
+        return {silo: tuple(sorted(peers | {silo})) for silo, peers in self.neighbours.items()}
 
 
 def gather_audience(stage: Advertised, adverts: Mapping[int, bytes]) -> Audience:
@@ -37,7 +39,10 @@ def gather_audience(stage: Advertised, adverts: Mapping[int, bytes]) -> Audience
         raise ProtocolError(f"silo {party.me}'s own advert came back altered", sender=party.me)
     everyone = dict(sorted({**adverts, party.me: stage.advert}.items()))
     refuse_too_few(context, len(everyone), "advertised")
-    opened = {silo: _check(silo, data, context) for silo, data in everyone.items()}
+    opened = {
+        silo: stage.message if silo == party.me else _check(silo, data, context)
+        for silo, data in everyone.items()
+    }
     _refuse_shared_keys(opened)
     whole = digest("adverts", pack_silos(tuple(everyone)), *everyone.values())
     degree = choose_degree(len(everyone), context.rules.bounds)
@@ -55,10 +60,21 @@ def refuse_too_few(context: Round, silos: int, what: str) -> None:
     raise ThresholdError(f"{why}; nothing was revealed")
 
 
+def refuse_thin_neighbourhoods(audience: Audience, silos: frozenset[int]) -> None:
+    """ThresholdError unless among `silos` enough hold shares of each of them, itself counted."""
+    for silo in sorted(silos):
+        left = len(silos.intersection(audience.holders[silo]))
+        if left < audience.threshold:
+            raise ThresholdError(
+                f"{left} silos hold shares of silo {silo} and {audience.threshold} are needed; "
+                "nothing was revealed"
+            )
+
+
 def _check(silo: int, data: bytes, context: Round) -> Advert:
     if silo not in context.members:
         raise ProtocolError(f"silo {silo} is no member of round {context.number}", sender=silo)
-    advert = receive(Advert, data, context, silo)
+    advert = receive_signed(Advert, data, context, silo)
     for what, theirs, ours in (
         ("roster", advert.roster, context.roster.digest),
         ("configuration", advert.config, context.config_digest),

@@ -1,7 +1,9 @@
 """The messages of a round. Each has a fixed layout behind `wire`'s header; `docs/protocol.md` shows them.
 
-`encode` gives the bytes that are signed; `decode` accepts exactly those, whole. `post` appends the sender's
-Ed25519 signature (64 bytes), `receive` checks it with everything else that a message must be.
+`encode` gives a message's bytes; `decode` accepts exactly those, whole. `receive` checks that it belongs to
+this round and states its true sender. Adverts and votes are signed: `sign` appends the sender's Ed25519
+signature (64 bytes), `receive_signed` checks it. A deal is authenticated by the box that it travels with, a
+share that is told by its dealer's commitment to it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from silofl.crypto.identity import SIGNATURE_BYTES, Identity
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secret import Secret
 from silofl.crypto.shamir import SHARE_BYTES
-from silofl.crypto.wire import HEADER, Reader, pack_header, pack_set
+from silofl.crypto.wire import Reader, pack_header, pack_set
 from silofl.errors import ProtocolError
 
 SEED_SHARE = 1
@@ -22,6 +24,8 @@ SEED_SHARE = 1
 KEY_SHARE = 2
 """A share of the X25519 secret key behind the pair masks: opened for the lost."""
 SHARE_DIGEST_BYTES = 16
+_COMMITTED = struct.Struct(f">I{SHARE_DIGEST_BYTES}s{SHARE_DIGEST_BYTES}s")
+_TOLD = struct.Struct(f">IB{SHARE_BYTES}s")
 _SIGNED = b"silofl/1 signed message\0"
 
 
@@ -58,7 +62,7 @@ class Advert:
 class Deal:
     """Step 2: commitments to this silo's seed and to every share of its two secrets, one row a holder.
 
-    The shares themselves follow the signed part, sealed to one receiver.
+    The shares themselves follow, sealed to one receiver; the box binds the deal as its associated data.
     """
 
     KIND: ClassVar[int] = 2
@@ -72,7 +76,7 @@ class Deal:
 
     def encode(self) -> bytes:
         """Header, two digests of 32 bytes, a count (2) and per holder its number (4) and two digests (16)."""
-        rows = b"".join(struct.pack(">I", holder) + seed + key for holder, seed, key in self.shares)
+        rows = b"".join([_COMMITTED.pack(*row) for row in self.shares])
         header = pack_header(self.KIND, self.session, self.number, self.sender)
         return header + self.adverts + self.seed_commitment + struct.pack(">H", len(self.shares)) + rows
 
@@ -80,31 +84,20 @@ class Deal:
         """By holder: the digests of its shares of the seed and of the key."""
         return {holder: (seed, key) for holder, seed, key in self.shares}
 
-    @staticmethod
-    def signed_bytes(packet: bytes) -> int:
-        """How many bytes of a packet are the deal and its signature, by the count that it states."""
-        fixed = HEADER.size + 64
-        rows = int.from_bytes(packet[fixed : fixed + 2])
-        return fixed + 2 + rows * (4 + 2 * SHARE_DIGEST_BYTES) + SIGNATURE_BYTES
-
     @classmethod
     def decode(cls, data: bytes, sender: int) -> Self:
         """The deal in `data`; ProtocolError, naming `sender`, for anything else."""
         reader = Reader(data, sender)
         session, number, silo = reader.header(cls.KIND)
         adverts, commitment = reader.take(32), reader.take(32)
-        rows = tuple(_share_row(reader) for _ in range(reader.number(2)))
+        rows = tuple((holder, seed, key) for holder, seed, key in reader.rows(_COMMITTED))
         reader.end()
         return cls(session, number, silo, adverts, commitment, rows)
 
 
-def _share_row(reader: Reader) -> tuple[int, bytes, bytes]:
-    return reader.number(4), reader.take(SHARE_DIGEST_BYTES), reader.take(SHARE_DIGEST_BYTES)
-
-
 @dataclass(frozen=True, slots=True)
-class Pledge:
-    """Step 3: this silo masks `length` words of `bits` bits by the keys of this transcript."""
+class Vote:
+    """Step 5: what this silo masked, and the one set of survivors over which it will help to open the sum."""
 
     KIND: ClassVar[int] = 3
     session: bytes
@@ -113,44 +106,21 @@ class Pledge:
     transcript: bytes
     bits: int
     length: int
-
-    def encode(self) -> bytes:
-        """Header, digest (32), bits (1) and length (8)."""
-        header = pack_header(self.KIND, self.session, self.number, self.sender)
-        return header + self.transcript + struct.pack(">BQ", self.bits, self.length)
-
-    @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The pledge in `data`; ProtocolError, naming `sender`, for anything else."""
-        reader = Reader(data, sender)
-        session, number, silo = reader.header(cls.KIND)
-        message = cls(session, number, silo, reader.take(32), reader.number(1), reader.number(8))
-        reader.end()
-        return message
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """Step 5: the one set of survivors over which this silo will help to open the sum."""
-
-    KIND: ClassVar[int] = 4
-    session: bytes
-    number: int
-    sender: int
-    transcript: bytes
     survivors: frozenset[int]
 
     def encode(self) -> bytes:
-        """Header, digest (32) and the set (length in 2 bytes, bitmap)."""
+        """Header, digest (32), bits (1), length (8) and the set (length in 2 bytes, bitmap)."""
         header = pack_header(self.KIND, self.session, self.number, self.sender)
-        return header + self.transcript + pack_set(self.survivors)
+        masked = self.transcript + struct.pack(">BQ", self.bits, self.length)
+        return header + masked + pack_set(self.survivors)
 
     @classmethod
     def decode(cls, data: bytes, sender: int) -> Self:
         """The vote in `data`; ProtocolError, naming `sender`, for anything else."""
         reader = Reader(data, sender)
         session, number, silo = reader.header(cls.KIND)
-        message = cls(session, number, silo, reader.take(32), reader.silos())
+        masked = reader.take(32), reader.number(1), reader.number(8)
+        message = cls(session, number, silo, *masked, reader.silos())
         reader.end()
         return message
 
@@ -159,7 +129,7 @@ class Vote:
 class Reveal:
     """Step 6: for every silo whose shares this one holds, the one that the survivors' set calls for."""
 
-    KIND: ClassVar[int] = 5
+    KIND: ClassVar[int] = 4
     session: bytes
     number: int
     sender: int
@@ -169,9 +139,7 @@ class Reveal:
 
     def encode(self) -> bytes:
         """Header, digest (32), a count (2) and per share its dealer (4), kind (1) and value (66)."""
-        rows = b"".join(
-            struct.pack(">IB", dealer, kind) + share.expose() for dealer, kind, share in self.shares
-        )
+        rows = b"".join([_TOLD.pack(dealer, kind, share.expose()) for dealer, kind, share in self.shares])
         header = pack_header(self.KIND, self.session, self.number, self.sender)
         return header + self.transcript + struct.pack(">H", len(self.shares)) + rows
 
@@ -181,20 +149,16 @@ class Reveal:
         reader = Reader(data, sender)
         session, number, silo = reader.header(cls.KIND)
         transcript = reader.take(32)
-        shares = tuple(_revealed(reader) for _ in range(reader.number(2)))
+        shares = tuple((dealer, kind, Secret(value)) for dealer, kind, value in reader.rows(_TOLD))
         reader.end()
         return cls(session, number, silo, transcript, shares)
 
 
-def _revealed(reader: Reader) -> tuple[int, int, Secret]:
-    return reader.number(4), reader.number(1), Secret(reader.take(SHARE_BYTES))
-
-
 @dataclass(frozen=True, slots=True)
 class SeedDeal:
-    """The protocol `additive`: what is signed beside the one seed sealed to a member of the committee."""
+    """The protocol `additive`: what the box with the seed for a member of the committee is bound to."""
 
-    KIND: ClassVar[int] = 6
+    KIND: ClassVar[int] = 5
     session: bytes
     number: int
     sender: int
@@ -232,7 +196,7 @@ class Message(Protocol):
         """The silo that it says it is from."""
 
     def encode(self) -> bytes:
-        """The bytes that are signed."""
+        """The message's bytes."""
 
     @classmethod
     def decode(cls, data: bytes, sender: int) -> Self:
@@ -242,28 +206,35 @@ class Message(Protocol):
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
-def post(message: Message, identity: Identity) -> bytes:
-    """The message as it travels: its bytes and the sender's signature of them."""
+def sign(message: Message, identity: Identity) -> bytes:
+    """The message as it travels when it is signed: its bytes and the sender's signature of them."""
     data = message.encode()
     return data + identity.sign(_SIGNED + data)
 
 
 def receive(kind: type[AnyMessage], data: bytes, context: Round, sender: int) -> AnyMessage:
-    """The message that silo `sender` delivered in this round.
+    """The message that silo `sender` delivered in this round, not yet authenticated.
 
-    ProtocolError, naming `sender`, when it is malformed, of another kind, session, round or silo, or not
-    signed by that silo.
+    ProtocolError, naming `sender`, when it is malformed, or of another kind, session, round or silo.
     """
-    signed, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    message = kind.decode(signed, sender)
+    message = kind.decode(data, sender)
     if message.sender != sender:
-        why = f"it says that it is from silo {message.sender}"
-    elif message.session != context.session:
-        why = "it belongs to another session"
-    elif message.number != context.number:
-        why = f"it belongs to round {message.number}, not {context.number}"
-    elif not context.roster.verify(sender, signature, _SIGNED + signed):
-        why = "its signature is not that of the silo in the roster"
-    else:
-        return message
-    raise ProtocolError(f"silo {sender}'s {kind.__name__.lower()} is refused: {why}", sender=sender)
+        raise _refusal(kind, sender, f"it says that it is from silo {message.sender}")
+    if message.session != context.session:
+        raise _refusal(kind, sender, "it belongs to another session")
+    if message.number != context.number:
+        raise _refusal(kind, sender, f"it belongs to round {message.number}, not {context.number}")
+    return message
+
+
+def receive_signed(kind: type[AnyMessage], data: bytes, context: Round, sender: int) -> AnyMessage:
+    """`receive` for a signed message; ProtocolError also when that silo of the roster did not sign it."""
+    content, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
+    message = receive(kind, content, context, sender)
+    if not context.roster.verify(sender, signature, _SIGNED + content):
+        raise _refusal(kind, sender, "its signature is not that of the silo in the roster")
+    return message
+
+
+def _refusal(kind: type[Message], sender: int, why: str) -> ProtocolError:
+    return ProtocolError(f"silo {sender}'s {kind.__name__.lower()} is refused: {why}", sender=sender)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from silofl.crypto.agreement import KEY_BYTES, KeyPair
 from silofl.crypto.identity import Identity
-from silofl.crypto.secagg.messages import Advert, post
+from silofl.crypto.secagg.messages import Advert, sign
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secret import Secret, Unpicklable
@@ -39,10 +39,12 @@ class Party(Unpicklable):
 class Advertised(Stage):
     """After step 1: the silo's public keys are on their way."""
 
-    def __init__(self, party: Party, advert: bytes) -> None:
+    def __init__(self, party: Party, message: Advert, advert: bytes) -> None:
         super().__init__(party.me, party.context.number)
         self.party = party
+        self.message = message
         self.advert = advert
+        """The message as it travels."""
 
 
 def advertise(
@@ -69,5 +71,5 @@ def advertise(
         mask_pair.public,
         seal_pair.public,
     )
-    advert = post(message, identity)
-    return Advertised(party, advert), advert
+    advert = sign(message, identity)
+    return Advertised(party, message, advert), advert

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from silofl.crypto import shamir
 from silofl.crypto.kdf import digest, pack_silos
-from silofl.crypto.sealing import NONCE_BYTES, associated_data, seal, sealing_key
+from silofl.crypto.sealing import NONCE_BYTES, associated_data, seal
 from silofl.crypto.secagg.audience import Audience, gather_audience
-from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, SHARE_DIGEST_BYTES, Deal, post
+from silofl.crypto.secagg.channels import Channels
+from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, SHARE_DIGEST_BYTES, Deal
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Advertised, Party
@@ -24,10 +25,13 @@ SharePair = tuple[Share, Share]
 class Shared(Stage):
     """After step 2: this silo's shares are on their way."""
 
-    def __init__(self, party: Party, audience: Audience, deal: Deal, own: SharePair) -> None:
+    def __init__(
+        self, party: Party, audience: Audience, channels: Channels, deal: Deal, own: SharePair
+    ) -> None:
         super().__init__(party.me, party.context.number)
         self.party = party
         self.audience = audience
+        self.channels = channels
         self.deal = deal
         self.own = own
 
@@ -43,7 +47,7 @@ def share(stage: Advertised, adverts: Mapping[int, bytes]) -> tuple[Shared, dict
 
 
 def _share(party: Party, audience: Audience) -> tuple[Shared, dict[int, bytes]]:
-    holders = audience.holders(party.me)
+    holders = audience.holders[party.me]
     points = [silo + 1 for silo in holders]
     seeds, keys = (
         shamir.split(secret, audience.threshold, points, entropy=party.entropy)
@@ -51,10 +55,10 @@ def _share(party: Party, audience: Audience) -> tuple[Shared, dict[int, bytes]]:
     )
     pairs = {silo: (seeds[silo + 1], keys[silo + 1]) for silo in holders}
     deal = _deal(party, audience, pairs)
-    public = post(deal, party.identity)
+    public, channels = deal.encode(), Channels(party, audience)
     others = [silo for silo in audience.adverts if silo != party.me]
-    packets = {silo: public + _box(party, audience, public, silo, pairs.get(silo)) for silo in others}
-    return Shared(party, audience, deal, pairs[party.me]), packets
+    packets = {silo: public + _box(party, channels, public, silo, pairs.get(silo)) for silo in others}
+    return Shared(party, audience, channels, deal, pairs[party.me]), packets
 
 
 def _deal(party: Party, audience: Audience, pairs: Mapping[int, SharePair]) -> Deal:
@@ -71,22 +75,14 @@ def _deal(party: Party, audience: Audience, pairs: Mapping[int, SharePair]) -> D
     return Deal(context.session, context.number, me, audience.digest, commitment, rows)
 
 
-def _box(party: Party, audience: Audience, public: bytes, receiver: int, pair: SharePair | None) -> bytes:
+def _box(party: Party, channels: Channels, public: bytes, receiver: int, pair: SharePair | None) -> bytes:
     if pair is None:
         return b""
-    key = box_key(party, audience, party.me, receiver)
+    key = channels.box_key(party.me, receiver)
     plain = Secret(pair[0].value.expose() + pair[1].value.expose())
     context = party.context
     bound = associated_data(context.session, context.number, party.me, receiver, public)
     return seal(key, plain, bound, party.entropy(NONCE_BYTES))
-
-
-def box_key(party: Party, audience: Audience, sender: int, receiver: int) -> Secret:
-    """The key of boxes from `sender` to `receiver`, one of whom is this party."""
-    peer = receiver if sender == party.me else sender
-    shared = party.seal_pair.agree(audience.adverts[peer].seal_public, sender=peer)
-    context = party.context
-    return sealing_key(shared, context.session, context.number, sender, receiver, salt=audience.digest)
 
 
 def share_digest(context: Round, dealer: int, kind: int, part: Share) -> bytes:

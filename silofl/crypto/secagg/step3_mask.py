@@ -10,15 +10,15 @@ from collections.abc import Collection, Mapping
 from silofl.crypto.kdf import digest
 from silofl.crypto.masks import MaskKeys, Sign, mask_key, mask_keys
 from silofl.crypto.sealing import OVERHEAD, associated_data, unseal
-from silofl.crypto.secagg.audience import Audience, refuse_too_few
-from silofl.crypto.secagg.messages import Deal, Pledge, post, receive
+from silofl.crypto.secagg.audience import Audience, refuse_thin_neighbourhoods, refuse_too_few
+from silofl.crypto.secagg.messages import Deal, receive
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Party
-from silofl.crypto.secagg.step2_share import Shared, SharePair, box_key, check_pair
+from silofl.crypto.secagg.step2_share import Shared, SharePair, check_pair
 from silofl.crypto.secret import Secret
 from silofl.crypto.shamir import SHARE_BYTES, Share
-from silofl.errors import ProtocolError, ThresholdError
+from silofl.errors import ProtocolError
 
 _BOX_BYTES = OVERHEAD + 2 * SHARE_BYTES
 
@@ -27,24 +27,27 @@ class Masking(Stage):
     """After step 3: this silo knows its masks and holds its neighbours' shares."""
 
     def __init__(
-        self, shared: Shared, deals: Mapping[int, Deal], held: Mapping[int, SharePair], pledge: Pledge
+        self, shared: Shared, deals: Mapping[int, Deal], held: Mapping[int, SharePair], length: int
     ) -> None:
         party = shared.party
         super().__init__(party.me, party.context.number)
         self.party = party
         self.audience = shared.audience
+        self.channels = shared.channels
         self.deals = deals
         """Of everybody who shared."""
         self.commitments = {dealer: deal.digests() for dealer, deal in deals.items()}
         self.held = held
         """The shares that this silo holds, by dealer."""
-        self.pledge = pledge
+        self.transcript = _transcript(shared.audience, deals)
+        self.length = length
+        """Ring words that are masked."""
 
 
 def mask(
     stage: Shared, packets: Mapping[int, bytes], shared: Collection[int], length: int
-) -> tuple[Masking, MaskKeys, bytes]:
-    """Take the packets of all who shared; give this silo's masks and its pledge (138 bytes) for everybody.
+) -> tuple[Masking, MaskKeys]:
+    """Take the packets of all who shared; give this silo's masks.
 
     `shared` is the set of silos whose packets reached all others, the same on every silo and with this one
     in it; packets of others are left out of the round. `length` is how many ring words will be masked. The
@@ -58,19 +61,14 @@ def mask(
 
 def _mask(
     stage: Shared, packets: Mapping[int, bytes], shared: frozenset[int], length: int
-) -> tuple[Masking, MaskKeys, bytes]:
-    party, audience = stage.party, stage.audience
+) -> tuple[Masking, MaskKeys]:
     _check_shared(stage, shared)
-    deals, held = {party.me: stage.deal}, {party.me: stage.own}
-    for silo in sorted(shared - {party.me}):
-        deals[silo], pair = _open_packet(party, audience, silo, packets.get(silo, b""))
+    deals, held = {stage.me: stage.deal}, {stage.me: stage.own}
+    for silo in sorted(shared - {stage.me}):
+        deals[silo], pair = _open_packet(stage, silo, packets.get(silo, b""))
         if pair is not None:
             held[silo] = pair
-    transcript = _transcript(audience, deals)
-    context = party.context
-    pledge = Pledge(context.session, context.number, party.me, transcript, context.rules.bits, length)
-    masks = _own_masks(party, audience, shared)
-    return Masking(stage, deals, held, pledge), masks, post(pledge, party.identity)
+    return Masking(stage, deals, held, length), _own_masks(stage.party, stage.audience, shared)
 
 
 def _check_shared(stage: Shared, shared: frozenset[int]) -> None:
@@ -81,33 +79,26 @@ def _check_shared(stage: Shared, shared: frozenset[int]) -> None:
     if strangers:
         raise ProtocolError(f"silo {min(strangers)} shared without an advert", sender=min(strangers))
     refuse_too_few(context, len(shared), "shared")
-    for silo in sorted(shared):
-        left = len(shared.intersection(audience.holders(silo)))
-        if left < audience.threshold:
-            raise ThresholdError(
-                f"{left} silos hold shares of silo {silo} and {audience.threshold} are needed; "
-                "nothing was revealed"
-            )
+    refuse_thin_neighbourhoods(audience, shared)
 
 
-def _open_packet(party: Party, audience: Audience, silo: int, packet: bytes) -> tuple[Deal, SharePair | None]:
-    holders = audience.holders(silo)
-    size = Deal.signed_bytes(packet)
-    public, box = packet[:size], packet[size:]
-    deal = receive(Deal, public, party.context, silo)
+def _open_packet(stage: Shared, silo: int, packet: bytes) -> tuple[Deal, SharePair | None]:
+    audience = stage.audience
+    holders = audience.holders[silo]
+    cut = max(0, len(packet) - _BOX_BYTES) if stage.me in holders else len(packet)
+    public, box = packet[:cut], packet[cut:]
+    deal = receive(Deal, public, stage.party.context, silo)
     if deal.adverts != audience.digest:
         raise ProtocolError(f"silo {silo} took other adverts than this silo", sender=silo)
     if tuple(holder for holder, *_ in deal.shares) != holders:
         raise ProtocolError(f"silo {silo} dealt shares to others than its neighbours", sender=silo)
-    if len(box) != (_BOX_BYTES if party.me in holders else 0):
-        raise ProtocolError(f"silo {silo}'s sealed shares have {len(box)} bytes", sender=silo)
-    return deal, _open_box(party, audience, deal, public, box) if box else None
+    return deal, _open_box(stage, deal, public, box) if box else None
 
 
-def _open_box(party: Party, audience: Audience, deal: Deal, public: bytes, box: bytes) -> SharePair:
-    context, silo, point = party.context, deal.sender, party.me + 1
-    bound = associated_data(context.session, context.number, silo, party.me, public)
-    plain = unseal(box_key(party, audience, silo, party.me), box, bound, sender=silo).expose()
+def _open_box(stage: Shared, deal: Deal, public: bytes, box: bytes) -> SharePair:
+    context, silo, point = stage.party.context, deal.sender, stage.me + 1
+    bound = associated_data(context.session, context.number, silo, stage.me, public)
+    plain = unseal(stage.channels.box_key(silo, stage.me), box, bound, sender=silo).expose()
     pair = Share(point, Secret(plain[:SHARE_BYTES])), Share(point, Secret(plain[SHARE_BYTES:]))
     check_pair(context, deal, pair)
     return pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal, Vote, post, receive
+from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal, Vote, receive_signed
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step5_agree import Agreed
 from silofl.errors import ProtocolError, ThresholdError
@@ -21,11 +21,11 @@ class Revealed(Stage):
 
 
 def reveal(stage: Agreed, votes: Mapping[int, bytes]) -> tuple[Revealed, bytes]:
-    """Take everybody's votes; give the shares (for everybody) that open the sum over the survivors.
+    """Take the votes that arrived; give the shares (for everybody) that open the sum over the survivors.
 
     Per dealer one share: of its seed if it survived, else of its key; never both. ProtocolError names a silo
-    that voted for other survivors or whose vote is bad; ThresholdError when fewer than the threshold voted:
-    then nothing is revealed.
+    that voted for other survivors, masked something else, or whose vote is bad; ThresholdError when fewer
+    than the threshold voted: then nothing is revealed. A survivor may have died since: its vote is missing.
     """
     voters = {stage.me}
     for silo, data in votes.items():
@@ -39,13 +39,13 @@ def reveal(stage: Agreed, votes: Mapping[int, bytes]) -> tuple[Revealed, bytes]:
             "nothing was revealed"
         )
     message = _reveal(stage)
-    return Revealed(stage, message), post(message, stage.masking.party.identity)
+    return Revealed(stage, message), message.encode()
 
 
 def _check_vote(stage: Agreed, silo: int, data: bytes) -> None:
     if silo not in stage.masking.deals:
         raise ProtocolError(f"silo {silo} votes without having shared", sender=silo)
-    vote = receive(Vote, data, stage.masking.party.context, silo)
+    vote = receive_signed(Vote, data, stage.masking.party.context, silo)
     if vote.survivors != stage.vote.survivors:
         theirs, ours = sorted(vote.survivors), sorted(stage.vote.survivors)
         raise ProtocolError(
@@ -54,7 +54,15 @@ def _check_vote(stage: Agreed, silo: int, data: bytes) -> None:
             sender=silo,
         )
     if vote.transcript != stage.vote.transcript:
-        raise ProtocolError(f"silo {silo} votes on another transcript of the round", sender=silo)
+        raise ProtocolError(
+            f"silo {silo} masked over other adverts, shares or silos than this silo saw", sender=silo
+        )
+    if (vote.bits, vote.length) != (stage.vote.bits, stage.vote.length):
+        raise ProtocolError(
+            f"silo {silo} masked {vote.length} words of {vote.bits} bits, "
+            f"this silo {stage.vote.length} of {stage.vote.bits}",
+            sender=silo,
+        )
 
 
 def _reveal(stage: Agreed) -> Reveal:

@@ -52,7 +52,7 @@ def _check_reveal(stage: Revealed, silo: int, data: bytes) -> Reveal:
     message = receive(Reveal, data, masking.party.context, silo)
     if message.transcript != stage.reveal.transcript:
         raise ProtocolError(f"silo {silo} reveals in another transcript of the round", sender=silo)
-    held = [dealer for dealer in sorted(masking.deals) if silo in masking.audience.holders(dealer)]
+    held = [dealer for dealer in masking.audience.holders[silo] if dealer in masking.deals]
     due = [(dealer, called_for(dealer, stage.survivors)) for dealer in held]
     if [(dealer, kind) for dealer, kind, _ in message.shares] != due:
         raise ProtocolError(f"silo {silo} reveals other shares than the survivors call for", sender=silo)

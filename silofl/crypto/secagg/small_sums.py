@@ -1,0 +1,39 @@
+"""Masks of small sums beside the round's vector: pairs alone, by keys that are never opened."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from silofl.crypto.masks import MaskKeys, mask_keys
+from silofl.crypto.secagg.audience import refuse_thin_neighbourhoods, refuse_too_few
+from silofl.crypto.secagg.step3_mask import Masking, pair_sign
+from silofl.errors import ProtocolError
+
+
+def small_keys(stage: Masking, among: Collection[int]) -> MaskKeys:
+    """This silo's masks with its neighbours in `among`; they cancel in a sum over exactly these silos.
+
+    Any number of sums may be hidden by them, each at positions of its own: words at a position used twice
+    would show their difference. Nothing opens these masks, so a sum in which a silo is missing is void; the
+    caller takes it again over those who are left, at new positions. The sum over fewer silos, next to one
+    that was complete, shows the lost silo's words.
+
+    ProtocolError when this silo is not in `among`, or names one that did not share; ThresholdError when
+    `among` are too few.
+    """
+    chosen, me = frozenset(among), stage.me
+    if me not in chosen:
+        raise ProtocolError(f"silo {me} is not among the silos of the small sum that it takes part in")
+    strangers = chosen - set(stage.deals)
+    if strangers:
+        silo = min(strangers)
+        raise ProtocolError(
+            f"silo {silo} is in a small sum of a round in which it shared nothing", sender=silo
+        )
+    refuse_too_few(stage.party.context, len(chosen), "are in a small sum")
+    refuse_thin_neighbourhoods(stage.audience, chosen)
+    peers = sorted(stage.audience.neighbours[me] & chosen)
+    return mask_keys(
+        stage.party.context.rules.prg,
+        [(stage.channels.small_key(peer), pair_sign(me, peer)) for peer in peers],
+    )
