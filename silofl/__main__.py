@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
 
-from silofl.comm.launcher import prepare_environment
+from silofl.comm import watchdog
+from silofl.comm.launcher import prepare_environment, survives_failures
 from silofl.errors import EXIT_BAD_INPUT, SiloflError
 
 PRINT_GRACE_S = 0.5
@@ -15,6 +17,8 @@ PRINT_GRACE_S = 0.5
 def main() -> None:
     """Run the command line; exit code 2 for bad input, with one sentence on one rank."""
     launch = prepare_environment()
+    if launch.rank is not None and sys.argv[1:2] == ["train"]:
+        watchdog.guard(launch.rank, survivors_go_on=survives_failures(os.environ))
     from silofl.cli import app
 
     leader = not launch.rank

@@ -9,6 +9,8 @@ import math
 import os
 from pathlib import Path
 
+from silofl.comm import watchdog
+
 _SONAMES = {
     "openmpi": ("libmpi.so.40",),
     "hydra": ("libmpi.so.12", "libmpich.so.12"),
@@ -34,7 +36,13 @@ def shared_cores() -> int:
 
     A launcher that binds ranks narrows each one's affinity; the launcher's own is what they share.
     """
-    return max(1, min(len(affinity() | affinity(os.getppid())), quota_cores()))
+    return max(1, min(len(affinity() | affinity(launcher_pid())), quota_cores()))
+
+
+def launcher_pid() -> int:
+    """Return the process that started this one: the parent, or a watchdog's parent."""
+    parent = os.getppid()
+    return (_parent_of(parent) or parent) if watchdog.guarded() else parent
 
 
 def quota_cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
@@ -49,15 +57,23 @@ def quota_cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/sel
 def ancestors(limit: int = 12) -> list[str]:
     """Return the executables of this process's ancestors, nearest first, as far as they can be read."""
     found: list[str] = []
-    pid = os.getppid()
-    while pid > 1 and len(found) < limit:
+    pid: int | None = launcher_pid()
+    while pid is not None and pid > 1 and len(found) < limit:
         try:
             found.append(os.readlink(f"/proc/{pid}/exe"))
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-            pid = int(stat.rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
+        except OSError:
             break
+        pid = _parent_of(pid)
     return found
+
+
+def _parent_of(pid: int) -> int | None:
+    """The parent of a process; None where it cannot be read."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def library_beside(executable: str | None, launcher: str) -> str | None:

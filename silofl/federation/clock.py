@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from silofl.comm import watchdog
+
 
 class Clock:
     """Adds up wall-clock seconds under the name of each phase."""
@@ -17,6 +19,7 @@ class Clock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time inside the block under `name`, less the phases inside it."""
+        watchdog.beat()
         outside, self._inner = self._inner, 0.0
         began = time.perf_counter()
         try:

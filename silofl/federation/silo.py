@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from silofl.comm import watchdog
 from silofl.comm.device import device_name
 from silofl.config import Config
 from silofl.errors import DataError
@@ -48,8 +49,9 @@ class Silo:
         self.samples = len(data.train)
         self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task
-        self._test = Batches(data.test, dtype, where) if data.test is not None else None
-        train = Batches(data.train, dtype, where)
+        beat = watchdog.beat  # every step of training and evaluation is progress
+        self._test = Batches(data.test, dtype, where, beat) if data.test is not None else None
+        train = Batches(data.train, dtype, where, beat)
         self.trainer = LocalTrainer(task, self.model, train, config.train, seed=seed, silo=number)
         self._wire = self._make_wire()
 
@@ -92,7 +94,7 @@ class Silo:
         return self.model.export(global_vector)
 
     def state(self) -> dict[str, Any]:
-        """All that only this silo has and a resume needs."""
+        """All that only this silo has and a resume needs; its arrays change with the next training."""
         return {"counters": self.model.counters(), "optimizer": _to_numpy(self.trainer.optimizer_state())}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -102,9 +104,9 @@ class Silo:
 
 
 def _to_numpy(node: Any) -> Any:
-    """Tensors become arrays, copied."""
+    """Tensors become arrays: views of live memory where they can be."""
     if isinstance(node, torch.Tensor):
-        return as_array(node).copy()
+        return as_array(node)
     if isinstance(node, dict):
         return {key: _to_numpy(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

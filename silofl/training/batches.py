@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,11 +16,17 @@ class Batches:
     """Batches of a dataset on a device, floating-point tensors cast to the model's dtype.
 
     A TensorDataset is moved to the device once and indexed there; any other dataset is read sample by
-    sample and collated as torch's DataLoader does.
+    sample and collated as torch's DataLoader does. `on_batch` is called before each batch is made.
     """
 
-    def __init__(self, dataset: SizedDataset, dtype: torch.dtype, device: torch.device) -> None:
-        self._dataset = dataset
+    def __init__(
+        self,
+        dataset: SizedDataset,
+        dtype: torch.dtype,
+        device: torch.device,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._dataset, self._on_batch = dataset, on_batch
         self._dtype, self._device = dtype, device
         self._tensors: tuple[Tensor, ...] | None = None
         if isinstance(dataset, TensorDataset):
@@ -32,6 +38,7 @@ class Batches:
     def all(self) -> Any:
         """Every sample as one batch, in the dataset's order."""
         if self._tensors is not None:
+            self._on_batch()
             return self._tensors
         return self._collate(torch.arange(len(self)))
 
@@ -48,6 +55,7 @@ class Batches:
             yield self._collate(order[start : start + batch_size])
 
     def _collate(self, index: Tensor) -> Any:
+        self._on_batch()
         if self._tensors is not None:
             return tuple(t[index.to(self._device)] for t in self._tensors)
         return self._place(default_collate([self._dataset[int(i)] for i in index]))
