@@ -13,6 +13,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from silofl.errors import ConfigError
+from silofl.faults import Fault
+from silofl.faults import parse as parse_fault
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -160,6 +162,38 @@ class CheckpointConfig(Section):
     """Rounds between checkpoints; 0 keeps none. The last round is always kept."""
     keep: Annotated[int, Field(ge=2)] = 3
     """How many rounds stay on disk; two at least, so that a damaged newest one has a predecessor."""
+    buddy: bool = False
+    """Each silo's file also lies, encrypted, with the next silo, for when a silo loses its run directory."""
+    key_file: str = ""
+    """`buddy`: where this silo's own key lies, made when missing; `{silo}` stands for its number. Unset, it
+    is `silofl/checkpoint-silo-{silo}.key` in `$XDG_STATE_HOME`, or in `~/.local/state`."""
+
+
+class FailureConfig(Section):
+    """[failure]: what happens when a silo's process dies, or says nothing any more."""
+
+    policy: Literal["shrink", "respawn", "abort"] = "respawn"
+    """`shrink` goes on without the lost silo, `respawn` starts it again, `abort` stops after the last commit
+    with exit code 75. Without ULFM in the MPI library it is always `abort`."""
+    min_silos: PositiveInt | None = None
+    """The fewest silos that a round may go on with; unset, the secure sum's own minimum, or one."""
+    silent_s: PositiveFloat = 300.0
+    """Seconds after which a silo that is stopped, or stuck in its own work, is ended as if it had died."""
+    rejoin_s: PositiveFloat = 60.0
+    """`respawn`: seconds in which a silo that was started again must be back; else they go on without it."""
+    inject: list[str] = []
+    """Faults to rehearse: `kill silo 2 round 5 at collect`; see `docs/failure.md`. A resumed run has none."""
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults that `inject` names."""
+        return [parse_fault(text) for text in self.inject]
+
+    @model_validator(mode="after")
+    def _faults_are_known(self) -> FailureConfig:
+        for text in self.inject:
+            parse_fault(text)
+        return self
 
 
 class Config(Section):
@@ -172,6 +206,7 @@ class Config(Section):
     strategy: StrategyConfig = StrategyConfig()
     secure: SecureConfig = SecureConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    failure: FailureConfig = FailureConfig()
 
 
 LOCAL_KEYS = {
@@ -182,6 +217,7 @@ LOCAL_KEYS = {
     ("secure", "identity"),
     ("secure", "passphrase_file"),
     ("secure", "roster"),
+    ("checkpoint", "key_file"),
 }
 """Keys that each institution sets for itself; all others are the same on every rank."""
 
@@ -192,6 +228,8 @@ RESUMABLE_KEYS = {
     ("run", "share_silo_metrics"),
     ("checkpoint", "every"),
     ("checkpoint", "keep"),
+    ("checkpoint", "buddy"),
+    *(("failure", key) for key in FailureConfig.model_fields),
 }
 """Keys that may change between a run and its resumption: none enters what a round computes."""
 

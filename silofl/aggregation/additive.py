@@ -12,10 +12,10 @@ from silofl.aggregation.dealt_round import DealtRound
 from silofl.aggregation.exchange import open_exchange
 from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
 from silofl.aggregation.keyed_vector import Layout
-from silofl.aggregation.masked_sum import PIECE_WORDS
 from silofl.aggregation.numbers import Numbers
+from silofl.aggregation.secagg import PIECE_WORDS
 from silofl.aggregation.session import SecureSession
-from silofl.aggregation.shards import slice_bounds
+from silofl.aggregation.shards import Shards
 from silofl.crypto.capacity import Limbs, count_limbs
 from silofl.errors import DataError
 from silofl_kernels import add_masks, dequantize, fold, largest_magnitude, quantize_and_mask, ring_dtype
@@ -25,36 +25,45 @@ Words = NDArray[np.unsignedinteger[Any]]
 
 
 class Additive:
-    """`Aggregator` over a committee of `members` ranks: any members - 1 of them together learn nothing.
+    """`Aggregator` over the committee of the first ranks: all but one of them together learn nothing.
 
     Each member owns a slice. A silo's words travel to the owner less the keystreams of the seeds that it
     dealt to the other members, and each of those sends the owner the sum of all silos' keystreams. Only
-    members own slices; the other ranks' are empty.
+    members own slices; the other ranks' are empty. A round in which a silo is lost is void: two sums that
+    differ by one silo would show what it brought.
     """
+
+    in_the_clear = False
+    recovers = False
 
     def __init__(
         self,
         session: SecureSession,
         size: int,
+        dtype: np.dtype[np.floating[Any]],
         *,
         weight: int,
-        members: int,
+        committee: int,
         value_range: float | None = None,
         piece: int = PIECE_WORDS,
     ) -> None:
-        self._session, self._comm, self._size, self._members = session, session.comm, size, members
-        self._bits, self._range = session.rules.bits, value_range
-        silos = session.comm.size
-        self.bounds = slice_bounds(size, members) + [size] * (silos - members)
-        self._width = max(min(piece // silos, self.bounds[1]), 1)
-        self._exchange = open_exchange(session.comm, self._width, ring_dtype(self._bits))
+        comm = session.crew.comm
+        self._session, self._comm, self._size, self._members = session, comm, size, committee
+        self._bits, self._range, self._dtype = session.rules.bits, value_range, dtype
+        silos = comm.size
+        self.shards = Shards(size, session.members, servers=committee)
+        self.participants = session.members
+        self._bounds = self.shards.bounds
+        self._width = max(min(piece // silos, self._bounds[1]), 1)
+        own = self._bounds[comm.rank + 1] - self._bounds[comm.rank]
+        self._exchange = open_exchange(comm, self._width, own, ring_dtype(self._bits))
         self._flag = Limbs(self._bits, silos, 1)
-        self._deal = DealtRound(session, members)
+        self._deal = DealtRound(session, committee)
         self._layout = Layout(0, 0)
         counts = count_limbs(self._bits, silos)
         self._share = weight / counts.decode(self._small_total(counts.encode(weight)))
+        self._step = 0.0
         self.clipped_silos = 0
-        self.in_the_clear = False
 
     @property
     def description(self) -> str:
@@ -64,24 +73,30 @@ class Additive:
     @property
     def bytes_sent_per_round(self) -> int:
         """Bytes of residuals, and of seed totals of a member, that this rank hands to other ranks."""
-        own = self.bounds[self._comm.rank + 1] - self.bounds[self._comm.rank]
+        own = self._bounds[self._comm.rank + 1] - self._bounds[self._comm.rank]
         rows = 2 if self._comm.rank < self._members else 1
         return rows * (self._size - own) * self._bits // 8
 
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
-    def mean_slice(self, update: Floats, round_number: int) -> Floats:
+    def add_up(self, update: Floats, round_number: int) -> None:
         """See `Aggregator`."""
         self._deal = DealtRound(self._session, self._members)
         self._layout = Layout(self._size, 0)
         silos = self._comm.size
         value_range = self._range or self._agree_on_range(update)
         numbers = fixed_point(self._bits, value_range, silos, self._share, stochastic=False)
-        total, clipped = self._collect(update, numbers)
+        clipped = self._collect(update, numbers)
+        self._step = numbers.step
         self.clipped_silos = self._flag.decode(self._small_total(self._flag.encode(int(clipped > 0))))
-        mean = np.empty(total.size, update.dtype)
-        dequantize(total, mean, step=numbers.step)
+
+    def mean(self, index: int) -> Floats:
+        """See `Aggregator`; a rank has its own slice alone."""
+        if index != self._comm.rank:
+            raise ValueError(f"rank {self._comm.rank} does not serve slice {index}")
+        mean: Floats = np.empty(self._exchange.kept.size, self._dtype)
+        dequantize(self._exchange.kept, mean, step=self._step)
         return mean
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,15 +108,15 @@ class Additive:
         """Release the buffers; collective."""
         self._exchange.close()
 
-    def _collect(self, update: Floats, numbers: FixedPoint) -> tuple[Words, int]:
-        """This rank's slice of the sum, and how many of this silo's values were clipped."""
+    def _collect(self, update: Floats, numbers: FixedPoint) -> int:
+        """Have this rank's slice of the sum in `kept`; how many of this silo's values were clipped."""
         rank, members = self._comm.rank, self._members
-        total: Words = np.empty(self.bounds[rank + 1] - self.bounds[rank], ring_dtype(self._bits))
+        total = self._exchange.kept
         clipped = 0
-        for start in range(0, self.bounds[1], self._width):
+        for start in range(0, self._bounds[1], self._width):
             places = [
                 (min(begin + start, end), min(begin + start + self._width, end))
-                for begin, end in pairwise(self.bounds[: members + 1])
+                for begin, end in pairwise(self._bounds[: members + 1])
             ]
             part = total[start : start + self._width]
             clipped += self._send_residuals(update, numbers, places)
@@ -111,7 +126,7 @@ class Additive:
             seeds = self._exchange.swap()
             if part.size:
                 fold([part, *(seeds[j][: part.size] for j in range(members) if j != rank)], part)
-        return total, clipped
+        return clipped
 
     def _send_residuals(self, update: Floats, numbers: FixedPoint, places: list[tuple[int, int]]) -> int:
         clipped = 0

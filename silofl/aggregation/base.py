@@ -1,4 +1,4 @@
-"""What an aggregation is: every silo's vector in, this rank's slice of their weighted mean out."""
+"""What an aggregation is: every silo's vector in, slices of their weighted mean out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.shards import Shards
 from silofl.types import Update
 
 
 class Aggregator(Protocol):
-    """Weighted mean of vectors of one length over the ranks of a communicator.
+    """Weighted mean of vectors of one length over the ranks of a crew.
 
-    Made collectively, from this silo's weight (its sample count, at least 1).
+    Made collectively, from this silo's weight (its sample count, at least 1), for the ranks that there are
+    then: a rank that is lost in a round is left out of it, or was in it; afterwards another one is made.
     """
 
     @property
-    def bounds(self) -> list[int]:
-        """Offsets (n + 1,) of the slices; this rank gets [bounds[rank], bounds[rank + 1])."""
+    def shards(self) -> Shards:
+        """Who serves which slice."""
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a round goes on when a rank is lost in it."""
 
     @property
     def description(self) -> str:
@@ -33,21 +39,28 @@ class Aggregator(Protocol):
         """How many silos had values beyond the configured range in the last round."""
 
     @property
+    def participants(self) -> tuple[int, ...]:
+        """Numbers of the silos whose vectors are in the last sum, ascending."""
+
+    @property
     def bytes_sent_per_round(self) -> int:
-        """Bytes of updates that this rank hands to other ranks in one `mean_slice`."""
+        """Bytes of updates that this rank hands to other ranks in one `add_up`."""
 
     def prepare(self) -> None:
-        """Begin in the background what the next `mean_slice` needs and no update changes, such as keys."""
+        """Begin in the background what the next `add_up` needs and no update changes, such as keys."""
 
-    def mean_slice(self, update: Update, round_number: int) -> NDArray[np.floating[Any]]:
-        """This rank's slice of sum_i weight_i update_i / sum_i weight_i; collective.
+    def add_up(self, update: Update, round_number: int) -> None:
+        """Have sum_i weight_i update_i / sum_i weight_i ready in slices; collective.
 
         Args:
             update: (d,) float32 or float64, the same type on every rank; not changed.
             round_number: the round, for protocols whose keys and rounding depend on it.
+        """
 
-        Returns:
-            A new array (bounds[rank + 1] - bounds[rank],) of the update's type.
+    def mean(self, index: int) -> NDArray[np.floating[Any]]:
+        """Slice `index` of the last mean, of the update's type, which this rank serves or keeps a copy of.
+
+        Not collective. StoppedError where it is lost with all who had it.
         """
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,9 +20,9 @@ class DealtRound:
     """Fresh seeds of every silo for every member of the committee, the ranks below `members`; collective."""
 
     def __init__(self, session: SecureSession, members: int) -> None:
-        self._comm, self._members = session.comm, members
-        comm = session.comm
-        context = session.next_round()
+        comm = session.crew.comm
+        self._comm, self._members = comm, members
+        context = session.round(session.take_number())
         advertised, advert = secagg.advertise(context, comm.rank, session.identity)
         adverts = Inbox.of(comm.allgather_bytes(advert))
         dealt, packets = additive.deal(advertised, adverts, range(members))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.rules import rules_for
 from silofl.aggregation.secagg import SecureVectorSum
 from silofl.aggregation.session import open_session
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 from silofl.comm.session import communicator_of
 from silofl.config import SecureConfig
@@ -48,7 +49,8 @@ class SecureAggregator:
     ) -> None:
         self._comm: Communicator = communicator_of(comm)
         settings = (config or SecureConfig()).model_copy(update={"bits": bits, "range": value_range})
-        self._session = open_session(self._comm, rules_for(self._comm, settings), bytes(32))
+        crew = Crew(self._comm, repeats=False)
+        self._session = open_session(crew, rules_for(self._comm, settings), bytes(32))
         self._range, self._round = value_range, 0
         self._sum = None if size is None else self._make(size)
 
@@ -68,7 +70,7 @@ class SecureAggregator:
         self._round += 1
         opened = self._sum.open(values, 1.0 / self._comm.size, 1.0, self._round)
         out = np.empty_like(values)
-        self._sum.words.spread_floats(opened.masked, opened.left, opened.step * self._comm.size, out)
+        opened.spread(self._comm.size, out)
         result: Array = _like(x, out)
         return result
 

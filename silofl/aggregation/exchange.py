@@ -1,7 +1,7 @@
 """How pieces of vectors change hands: rows out, rows in, by messages or through memory that ranks share.
 
 Ranks of one node exchange through a shared window, which saves both copies of a message. Elsewhere, or where
-shared memory is short, they send. Either way a caller fills `outgoing`, then calls `swap` or `spread`, and
+no memory can be shared, they send. Either way a caller fills `outgoing`, then calls `swap` or `spread`, and
 reads what those return until the next-but-one call.
 """
 
@@ -20,10 +20,12 @@ BUFFERS = 2
 
 
 class Exchange(Protocol):
-    """Rows between n ranks; `swap`, `spread` and `close` are collective."""
+    """Rows between n ranks, and one result of each; `swap` and `spread` are collective."""
 
     spread_width: int
     """Most values that one `spread` takes."""
+    kept: NDArray[Any]
+    """This rank's result, for the caller to fill."""
 
     def outgoing(self) -> NDArray[Any]:
         """(n, width) to fill: row j is for rank j, or the whole for `spread`. Another after every call."""
@@ -34,25 +36,33 @@ class Exchange(Protocol):
     def spread(self, count: int) -> list[Row]:
         """Give everybody the first `count` filled values; every rank's: n rows (count,), for reading."""
 
+    def kept_by(self, rank: int) -> NDArray[Any] | None:
+        """Another rank's result, even when it is lost; None where only that rank can read it."""
+
     def close(self) -> None:
         """Release the buffers."""
 
 
-def open_exchange(comm: Communicator, width: int, dtype: np.dtype[Any]) -> Exchange:
-    """The fastest exchange that these ranks have; collective."""
-    shared = comm.shared_buffer(BUFFERS * comm.size * width * dtype.itemsize)
+def open_exchange(comm: Communicator, width: int, kept: int, dtype: np.dtype[Any]) -> Exchange:
+    """The fastest exchange that these ranks have; collective.
+
+    `width` values a row; `kept` values of this rank's result, which may differ from rank to rank.
+    """
+    rows = BUFFERS * comm.size * width
+    shared = comm.shared_buffer((rows + kept) * dtype.itemsize)
     if shared is None:
-        return MessageExchange(comm, width, dtype)
+        return MessageExchange(comm, width, kept, dtype)
     return WindowExchange(comm, shared, width, dtype)
 
 
 class MessageExchange:
     """Rows as messages: an Alltoall for `swap`, an Allgather for `spread`."""
 
-    def __init__(self, comm: Communicator, width: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, comm: Communicator, width: int, kept: int, dtype: np.dtype[Any]) -> None:
         self._comm, self.spread_width = comm, width
         self._send = np.zeros((comm.size, width), dtype)
         self._receive = np.zeros((BUFFERS, comm.size, width), dtype)
+        self.kept = np.empty(kept, dtype)
         self._turn = 0
 
     def outgoing(self) -> NDArray[Any]:
@@ -71,6 +81,10 @@ class MessageExchange:
         self._comm.allgather(self._send.reshape(-1)[:count], receive, [count] * self._comm.size)
         return list(receive.reshape(self._comm.size, count))
 
+    def kept_by(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        return self.kept if rank == self._comm.rank else None
+
     def close(self) -> None:
         """See `Exchange`; messages leave nothing behind."""
 
@@ -87,7 +101,11 @@ class WindowExchange:
         self._shared, self._rank = shared, comm.rank
         self.spread_width = comm.size * width
         shape = (BUFFERS, comm.size, width)
-        self._buffers = [segment.view(dtype).reshape(shape) for segment in shared.segments]
+        rows = BUFFERS * comm.size * width
+        words = [segment.view(dtype) for segment in shared.segments]
+        self._buffers = [one[:rows].reshape(shape) for one in words]
+        self._results = [one[rows:] for one in words]
+        self.kept = self._results[comm.rank]
         self._turn = 0
 
     def outgoing(self) -> NDArray[Any]:
@@ -105,9 +123,13 @@ class WindowExchange:
         turn = self._fence()
         return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
 
+    def kept_by(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        return self._results[rank]
+
     def close(self) -> None:
         """See `Exchange`."""
-        self._buffers = []
+        self._buffers, self._results = [], []
         self._shared.free()
 
     def _fence(self) -> int:

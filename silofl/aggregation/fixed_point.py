@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from silofl.types import RingBits
 
 LOWEST, HIGHEST = -64, 96
 """Binary exponents that are told apart; smaller magnitudes count as the lowest."""
-EXPONENT_WORDS = HIGHEST - LOWEST + 2
-"""One ring word for each exponent, and one for what is larger or not finite."""
+LEVELS = HIGHEST - LOWEST + 2
+"""One for each exponent, and one for what is larger or not finite."""
+LEVEL_BITS = 64
+"""A level that silos reached is taken for empty with probability 2^-64."""
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -52,10 +55,15 @@ def fixed_point(
 
 
 def encode_exponent(magnitude: float, dtype: np.dtype[Any]) -> Words:
-    """One-hot ring words (EXPONENT_WORDS,): the smallest e with magnitude <= 2^e."""
-    words: Words = np.zeros(EXPONENT_WORDS, dtype)
-    words[_exponent(magnitude) - LOWEST] = 1
-    return words
+    """Ring words that show, in a sum over silos, the largest of their binary exponents and nothing else.
+
+    Up to the smallest e with magnitude <= 2^e every level holds random words, above it zeros: the sum is
+    uniform up to the largest e of all silos and zero beyond, whoever and however many reached it.
+    """
+    reached = _exponent(magnitude) - LOWEST + 1
+    words: Words = np.zeros((LEVELS, LEVEL_BITS // (8 * dtype.itemsize)), dtype)
+    words[:reached] = np.frombuffer(os.urandom(words[:reached].nbytes), dtype).reshape(reached, -1)
+    return words.reshape(-1)
 
 
 def _exponent(magnitude: float) -> int:
@@ -65,15 +73,15 @@ def _exponent(magnitude: float) -> int:
     return min(max(exponent - (mantissa == 0.5), LOWEST), HIGHEST + 1) if magnitude else LOWEST
 
 
-def decode_range(counts: Words) -> float:
-    """The smallest 2^e that holds all silos' magnitudes, from the sum of their one-hot words.
+def decode_range(sums: Words) -> float:
+    """The smallest 2^e that holds all silos' magnitudes, from the sum of their words.
 
     Raises DataError where a silo's values are not finite or beyond 2^96.
     """
-    if counts[-1]:
+    reached = int(np.flatnonzero(sums.reshape(LEVELS, -1).any(axis=1))[-1])
+    if reached == LEVELS - 1:
         raise DataError(
-            f"{int(counts[-1])} of the silos have values that are not finite, or beyond 2^{HIGHEST}; "
-            "nothing was added up",
-            rank=0,  # every rank sees the same count and raises the same
+            f"a silo has values that are not finite, or beyond 2^{HIGHEST}; nothing was added up",
+            rank=0,  # every rank sees the same and raises the same
         )
-    return 2.0 ** (LOWEST + int(np.flatnonzero(counts)[-1]))
+    return 2.0 ** (LOWEST + reached)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from silofl.aggregation.keyed_round import KeyedRound
 from silofl.aggregation.session import SecureSession
 from silofl.background import Background
+from silofl.comm.lost import RanksLost
 
 
 class KeySupply:
@@ -16,23 +19,43 @@ class KeySupply:
 
     def __init__(self, session: SecureSession, length: int) -> None:
         self._session, self._length = session, length
-        self._comm = session.comm.duplicate()
+        self._comm = session.crew.comm.duplicate()
         self._ahead: Background[KeyedRound] = Background()
+        self._number = 0
 
     def prepare(self) -> None:
         """Start to make the next round's keys, unless that was done; does not wait."""
-        if not self._ahead.busy:
-            context = self._session.next_round()
-            self._ahead.start(lambda: KeyedRound(self._comm, context, self._session.identity, self._length))
+        session = self._session
+        if not self._ahead.busy and self._comm.members == session.crew.members:
+            self._number = session.take_number()
+            context = session.round(self._number)
+            self._ahead.start(lambda: KeyedRound(self._comm, context, session.identity, self._length))
 
     def take(self) -> KeyedRound:
-        """The next round's keys; collective. Raises what making them raised."""
-        if self._ahead.busy:
+        """The next round's keys, of the ranks that are left; collective. Raises what making them raised."""
+        session = self._session
+        number = self._number if self._ahead.busy else session.take_number()
+
+        def make() -> KeyedRound:
+            keys = self._made_ahead()
+            if keys is not None and keys.members == session.crew.members:
+                return keys
+            return KeyedRound(session.crew.comm, session.round(number), session.identity, self._length)
+
+        return session.crew.step(make)
+
+    def _made_ahead(self) -> KeyedRound | None:
+        if not self._ahead.busy:
+            return None
+        try:
             return self._ahead.result()
-        return KeyedRound(self._comm, self._session.next_round(), self._session.identity, self._length)
+        except RanksLost:
+            if self._comm.members == self._session.crew.members:
+                raise  # the first to know of the loss: the others learn of it by the step
+            return None
 
     def close(self) -> None:
         """Wait for what is under way and release the communicator; collective."""
-        if self._ahead.busy:
-            self._ahead.result()
+        with suppress(RanksLost):
+            self._made_ahead()
         self._comm.free()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from silofl.comm.protocol import Communicator
 from silofl.crypto import secagg
 from silofl.crypto.identity import Identity
@@ -12,36 +14,54 @@ from silofl_kernels import MaskSet
 
 
 class KeyedRound:
-    """Fresh keys for one masked vector of `length` ring words, all ranks taking part; collective to make.
+    """Fresh keys for one masked vector of `length` ring words of each rank of `comm`; collective to make.
 
     Attributes:
+        members: the silos that have these keys.
         masks: what hides this silo's vector: its self mask and one mask for each neighbour.
-        pair_masks: the masks of pairs alone, which cancel in a sum over all silos by themselves. They hide
-            small sums of the same round at positions that nothing else uses, also after the self masks were
-            opened. Such a sum has no recovery: it is void when a silo is lost.
-        pledge: this silo's word on what it masks, which everybody needs before the sum is opened.
     """
 
     def __init__(self, comm: Communicator, context: Round, identity: Identity, length: int) -> None:
-        self._comm = comm
-        silos = range(comm.size)
+        silos = comm.members
 
         # Everybody's fresh public keys, then everybody's sealed shares.
-        advertised, advert = secagg.advertise(context, comm.rank, identity)
-        shared, packets = secagg.share(advertised, Inbox.of(comm.allgather_bytes(advert)))
-        received = Inbox.of(comm.alltoall_bytes(outbox(packets, silos)))
+        comm.mark("advertise")
+        advertised, advert = secagg.advertise(context, silos[comm.rank], identity)
+        shared, packets = secagg.share(advertised, Inbox.of(comm.allgather_bytes(advert), silos))
+        comm.mark("share")
+        received = Inbox.of(comm.alltoall_bytes(outbox(packets, silos)), silos)
 
         # What hides this silo's vector.
-        self._masking, keys, self.pledge = secagg.mask(shared, received, silos, length)
+        comm.mark("mask")
+        self.members = silos
+        self._masking, keys = secagg.mask(shared, received, silos, length)
         self.masks = mask_set(keys)
-        self.pair_masks = self.masks.without_first()
+        self._small: dict[frozenset[int], MaskSet] = {}
 
-    def open(self, pledges: list[bytes]) -> MaskSet:
-        """Once all masked vectors are in the sum: what to add to it to have the plain one; collective."""
-        comm = self._comm
-        agreed, vote = secagg.agree(self._masking, range(comm.size), Inbox.of(pledges))
-        revealed, reveal = secagg.reveal(agreed, Inbox.of(comm.allgather_bytes(vote)))
-        return mask_set(secagg.unmask(revealed, Inbox.of(comm.allgather_bytes(reveal))))
+    def small_masks(self, among: Collection[int]) -> MaskSet:
+        """Masks of pairs alone, which cancel in a small sum over exactly the silos `among`.
+
+        Each of their positions is used once. Nothing recovers such a sum: it is void when a silo is lost.
+        """
+        chosen = frozenset(among)
+        if chosen not in self._small:
+            self._small[chosen] = mask_set(secagg.small_keys(self._masking, chosen))
+        return self._small[chosen]
+
+    def open(self, comm: Communicator, survivors: Collection[int]) -> MaskSet:
+        """What to add to the sum of the survivors' masked vectors to have the plain one; collective.
+
+        Over the ranks that are left, of whom some survivors may be missing. It can be taken again with fewer
+        ranks, for the same survivors only.
+        """
+        comm.mark("agree")
+        agreed, vote = secagg.agree(self._masking, survivors)
+        votes = Inbox.of(comm.allgather_bytes(vote), comm.members)
+        comm.mark("reveal")
+        revealed, reveal = secagg.reveal(agreed, votes)
+        reveals = Inbox.of(comm.allgather_bytes(reveal), comm.members)
+        comm.mark("unmask")
+        return mask_set(secagg.unmask(revealed, reveals))
 
 
 def mask_set(keys: MaskKeys) -> MaskSet:

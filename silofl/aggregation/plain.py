@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchange import open_exchange
-from silofl.aggregation.shards import slice_bounds
-from silofl.comm.protocol import Communicator
+from silofl.aggregation.collecting import Collection
+from silofl.aggregation.shards import Shards
+from silofl.comm.crew import Crew
 from silofl.types import Update
 from silofl_kernels import fold_float, scale_into
 
@@ -27,48 +26,58 @@ class PlainAggregator:
 
     description = "plain (every rank sees a slice of every update)"
     in_the_clear = True
+    recovers = True
     clipped_silos = 0
 
     def __init__(
         self,
-        comm: Communicator,
+        crew: Crew,
         size: int,
         dtype: np.dtype[np.floating[Any]],
         *,
         weight: int,
+        copies: int = 0,
         piece: int = PIECE,
     ) -> None:
-        self._comm, self._rank = comm, comm.rank
-        self.bounds = slice_bounds(size, comm.size)
-        self._share = weight / int(comm.allreduce(np.array([weight], np.int64))[0])
-        self._width = min(piece, self.bounds[1])
-        self._exchange = open_exchange(comm, self._width, dtype)
-        own = self.bounds[comm.rank + 1] - self.bounds[comm.rank]
-        self.bytes_sent_per_round = dtype.itemsize * (size - own)
+        self._crew, self._dtype, self._weight = crew, dtype, weight
+        self.shards = Shards(size, crew.members, copies)
+        self._piece = piece * len(crew.members)
+        self.participants = crew.members
+        self._open()
+        start, stop = self.shards.span(crew.comm.rank)
+        self.bytes_sent_per_round = dtype.itemsize * (size - (stop - start))
+
+    def _open(self) -> None:
+        comm = self._crew.comm
+        self._share = self._weight / int(comm.allreduce(np.array([self._weight], np.int64))[0])
+        self._collection = Collection(comm, self.shards, self._dtype, piece=self._piece)
 
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
-    def mean_slice(self, update: Update, round_number: int) -> NDArray[np.floating[Any]]:
+    def add_up(self, update: Update, round_number: int) -> None:
         """See `Aggregator`; the round does not matter here."""
-        mine = np.empty(self.bounds[self._rank + 1] - self.bounds[self._rank], update.dtype)
-        for start in range(0, self.bounds[1], self._width):
-            self._fill(update, start)
-            rows = self._exchange.swap()
-            part = mine[start : start + self._width]
-            fold_float([row[: len(part)] for row in rows], part)
-        return mine
 
-    def _fill(self, update: Update, start: int) -> None:
-        """Row j: this silo's share of slice j from `start` on; the tail of a short row stays unused."""
-        for row, (begin, end) in zip(self._exchange.outgoing(), pairwise(self.bounds), strict=True):
-            first, last = min(begin + start, end), min(begin + start + self._width, end)
-            scale_into(update[first:last], self._share, row[: last - first])
+        def fill(first: int, last: int, row: NDArray[Any]) -> None:
+            scale_into(update[first:last], self._share, row)
+
+        def collect() -> tuple[int, ...]:
+            if self._collection.comm is not self._crew.comm:
+                self._open()
+            self._collection.run(fill, fold_float)
+            return self._crew.members
+
+        self.participants = self._crew.step(collect)
+
+    def mean(self, index: int) -> NDArray[np.floating[Any]]:
+        """See `Aggregator`."""
+        mean: NDArray[np.floating[Any]] = self._collection.of(index)
+        return mean
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
-        return self._comm.allreduce(values)
+        return self._crew.step(lambda: self._crew.comm.allreduce(values))
 
     def close(self) -> None:
-        """Release the buffers; collective."""
-        self._exchange.close()
+        """Release the buffers."""
+        self._collection.close()

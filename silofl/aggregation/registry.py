@@ -13,6 +13,7 @@ from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.rules import rules_for
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
 from silofl.aggregation.session import SecureSession, open_session
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import together
 from silofl.config import SecureConfig
@@ -30,6 +31,10 @@ class Sums:
     weight: int
     seed: int
     config_digest: bytes
+    silos: int
+    """How many silos the run has in all."""
+    copies: int = 0
+    """With how many other ranks the sum of each slice lies, for the case that its server is lost."""
 
 
 def choose_protocol(config: SecureConfig, silos: int) -> str:
@@ -45,28 +50,49 @@ def choose_protocol(config: SecureConfig, silos: int) -> str:
     return config.protocol
 
 
-def build(comm: Communicator, config: SecureConfig, sums: Sums) -> Aggregator:
-    """The aggregator that [secure] names; collective."""
-    with together(comm):
-        protocol = choose_protocol(config, comm.size)
+def build(crew: Crew, config: SecureConfig, sums: Sums) -> Aggregator:
+    """The aggregator that [secure] names, for the ranks that there are now; collective.
+
+    `auto` is settled by how many silos the run has in all: it does not change with losses.
+    """
+    protocol = crew.step(lambda: _checked_protocol(crew.comm, config, sums.silos))
     if protocol == "plain":
-        return PlainAggregator(comm, sums.size, sums.dtype, weight=sums.weight)
+        return crew.step(
+            lambda: PlainAggregator(crew, sums.size, sums.dtype, weight=sums.weight, copies=sums.copies)
+        )
+    session = crew.step(lambda: _session(crew, config, sums))
+    if protocol == "additive":
+        return crew.step(
+            lambda: Additive(
+                session,
+                sums.size,
+                sums.dtype,
+                weight=sums.weight,
+                committee=config.committee,
+                value_range=config.range,
+            )
+        )
+    seed = sums.seed if config.rounding == "stochastic" else None
+    vector_sum = crew.step(
+        lambda: SecureVectorSum(
+            session, sums.size, value_range=config.range, rounding_seed=seed, copies=sums.copies
+        )
+    )
+    return SecAgg(vector_sum, sums.dtype, weight=sums.weight)
+
+
+def _checked_protocol(comm: Communicator, config: SecureConfig, silos: int) -> str:
     with together(comm):
+        protocol = choose_protocol(config, silos)
         if protocol == "additive" and config.committee > comm.size:
             raise ConfigError(
                 f"secure.committee = {config.committee} is more than the {comm.size} silos there are"
             )
-    session = _session(comm, config, sums.config_digest)
-    if protocol == "additive":
-        return Additive(
-            session, sums.size, weight=sums.weight, members=config.committee, value_range=config.range
-        )
-    seed = sums.seed if config.rounding == "stochastic" else None
-    vector_sum = SecureVectorSum(session, sums.size, value_range=config.range, rounding_seed=seed)
-    return SecAgg(vector_sum, weight=sums.weight)
+    return protocol
 
 
-def _session(comm: Communicator, config: SecureConfig, config_digest: bytes) -> SecureSession:
+def _session(crew: Crew, config: SecureConfig, sums: Sums) -> SecureSession:
+    comm = crew.comm
     identity, roster = None, None
     with together(comm):
         if bool(config.identity) != bool(config.roster):
@@ -75,14 +101,15 @@ def _session(comm: Communicator, config: SecureConfig, config_digest: bytes) -> 
             passphrase = read_passphrase(Path(config.passphrase_file)) if config.passphrase_file else None
             identity = Identity.load(Path(config.identity), passphrase)
             roster = Roster.load(Path(config.roster))
-            if len(roster) != comm.size:
+            if len(roster) != sums.silos:
                 raise ConfigError(
-                    f"{config.roster} lists {len(roster)} institutions and {comm.size} ranks started"
+                    f"{config.roster} lists {len(roster)} institutions and {sums.silos} ranks started"
                 )
             number = roster.silo_of(identity.public)
-            if number != comm.rank:
+            if number != crew.number:
                 raise ConfigError(
-                    f"{config.identity} is the key of silo {number} and this is rank {comm.rank}: "
+                    f"{config.identity} is the key of silo {number} and this is rank {crew.number}: "
                     "start the ranks in the order of the roster"
                 )
-    return open_session(comm, rules_for(comm, config), config_digest, identity=identity, roster=roster)
+    rules = rules_for(comm, config)
+    return open_session(crew, rules, sums.config_digest, identity=identity, roster=roster)

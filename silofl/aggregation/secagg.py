@@ -5,63 +5,89 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.fixed_point import (
-    EXPONENT_WORDS,
-    FixedPoint,
-    decode_range,
-    encode_exponent,
-    fixed_point,
-)
+from silofl.aggregation.collecting import Collection, Fill
+from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
 from silofl.aggregation.key_supply import KeySupply
-from silofl.aggregation.keyed_round import KeyedRound
-from silofl.aggregation.keyed_vector import Layout
-from silofl.aggregation.masked_sum import PIECE_WORDS, Fill, MaskedSum, Words
 from silofl.aggregation.numbers import Numbers
 from silofl.aggregation.session import SecureSession
-from silofl.aggregation.small_sum import masked_total, masked_total_with_notes, secure_total
+from silofl.aggregation.shards import Shards
+from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.crypto.capacity import Limbs, count_limbs, decode_weight, encode_weight, weight_limbs
 from silofl.errors import DataError
-from silofl.types import MaskedSlice
 from silofl_kernels import (
     KEY_BYTES,
     MaskSet,
     Stream,
     add_masks,
+    dequantize,
+    fold,
+    fold_dequantize,
     largest_magnitude,
     quantize_and_mask,
     ring_dtype,
 )
 
 Floats = NDArray[np.floating[Any]]
+Words = NDArray[np.unsignedinteger[Any]]
+PIECE_WORDS = 1 << 19
+"""Words that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A masked sum with what opens it, on the rank that owns its slice."""
+    """A masked sum with what opens it. Not collective to read, but for `spread`."""
 
-    masked: MaskedSlice
+    shards: Shards
+    collection: Collection
     left: MaskSet
-    """What to add to the slice to have the plain sum."""
+    """What to add to the masked sum to have the plain one."""
     step: float
     """Value of one ring unit."""
     weights: float
     """Sum of the weights of the silos in the sum."""
     clipped_silos: int
+    silos: tuple[int, ...]
+    """Numbers of the silos in the sum."""
+
+    def masked(self, index: int) -> Words:
+        """The masked sum of a slice that this rank serves or keeps a copy of."""
+        return self.collection.of(index)
+
+    def slice(self, index: int, scale: float, out: Floats) -> None:
+        """`scale` times the sum of such a slice, written to `out`, of its length."""
+        begin = self.shards.bounds[index]
+        fold_dequantize([self.masked(index)], out, step=self.step * scale, masks=self.left, offset=begin)
+
+    def spread(self, scale: float, out: Floats) -> None:
+        """Write `scale` times the whole sum to `out` (size,) on every rank; collective."""
+        exchange, bounds, rank = self.collection.exchange, self.shards.bounds, self.collection.comm.rank
+        masked = self.masked(rank)
+        for start in range(0, bounds[1], exchange.spread_width):
+            count = min(exchange.spread_width, bounds[1] - start)
+            part = masked[start : start + exchange.spread_width]
+            flat = exchange.outgoing().reshape(-1)
+            if part.size:
+                fold([part], flat[: part.size], masks=self.left, offset=bounds[rank] + start)
+            for row, (begin, end) in zip(exchange.spread(count), pairwise(bounds), strict=True):
+                first, last = min(begin + start, end), min(begin + start + exchange.spread_width, end)
+                dequantize(row[: last - first], out[first:last], step=self.step * scale)
 
 
 class SecureVectorSum:
-    """Sums of p_i x_i over all ranks of a session, x_i of `size` values; collective to make.
+    """Sums of p_i x_i over all silos of a session, x_i of `size` values; collective to make.
 
     Args:
         session: the ranks, their identities and rules.
         size: d, values of a vector.
         value_range: where values are clipped; None: agreed in every round, so that none is.
         rounding_seed: makes stochastic rounding a function of (seed, silo, round, coordinate); None: nearest.
+        copies: with how many other ranks the sum of each slice lies, for the case that its server is lost.
     """
 
     def __init__(
@@ -71,72 +97,83 @@ class SecureVectorSum:
         *,
         value_range: float | None = None,
         rounding_seed: int | None = None,
+        copies: int = 0,
         piece: int = PIECE_WORDS,
     ) -> None:
-        bits, silos = session.rules.bits, session.comm.size
+        bits, silos = session.rules.bits, len(session.members)
         self.session, self.size = session, size
-        self._range, self._rounding_seed = value_range, rounding_seed
+        self.shards = Shards(size, session.members, copies)
+        self._range, self._rounding_seed, self._piece = value_range, rounding_seed, piece
         self._dtype = ring_dtype(bits)
-        self.words = MaskedSum(session.comm, size, self._dtype, piece=piece)
         self._weights, self._flags = weight_limbs(bits, silos), Limbs(bits, silos, 1)
-        tail = self._weights.words + 2 * self._flags.words
-        self._layout = Layout(size, tail)
-        self._keys: KeyedRound | None = None
-        self._supply = KeySupply(session, self._layout.length)
         self._fixed(value_range or 1.0, 1.0, 1.0)  # refuses now what would be refused in a round
+        self._collection = self._open_collection()
+        self._supply = KeySupply(session, size + self._weights.words + 2 * self._flags.words)
+        self._small: SmallSums | None = None
+
+    def _open_collection(self) -> Collection:
+        return Collection(self.session.crew.comm, self.shards, self._dtype, piece=self._piece)
 
     def open(self, x: Floats, weight: float, total_weight: float, round_number: int) -> Opened:
         """Add up `weight` * x; collective. `total_weight` is the sum of all weights, known beforehand."""
-        comm = self.session.comm
-        self._layout = Layout(self._layout.vector, self._layout.tail)
-        keys = self._keys = self._supply.take()
-        numbers = self._fixed(self._range or self._agree_on_range(x), weight, total_weight)
-
-        # Masked words to the owners of slices, folded; then to all: this silo's weight, and what it met.
+        crew = self.session.crew
+        keys = self._supply.take()
+        self._small = SmallSums(self.session, keys)
+        numbers = self._fixed(self._range or self._agree_on_range(self._small, x), weight, total_weight)
         met = {"clipped": 0, "nonfinite": 0}
-        masked = self.words.collect(self._filler(x, keys.masks, numbers, round_number, met))
-        own = self._tail(weight, met)
-        tail, pledges = masked_total_with_notes(comm, own, keys.masks, self.size, keys.pledge)
+        fill = self._filler(x, keys.masks, numbers, round_number, met)
 
-        # Only when everybody's words are in the sum do the masks come off it.
-        left = keys.open(pledges)
+        # Masked words to those who serve slices, folded; then to all: this silo's weight, and what it met.
+        # The same words again if a silo is lost meanwhile, over the others.
+        def collect() -> tuple[tuple[int, ...], Words]:
+            if self._collection.comm is not crew.comm:
+                self._collection = self._open_collection()
+            self._collection.run(fill, fold)
+            own = self._tail(weight, met)
+            return crew.members, masked_total(crew.comm, own, keys.masks, self.size)
+
+        survivors, tail = crew.step(collect)
+
+        # Only when everybody has everybody's words are the survivors settled, and the masks come off.
+        left = crew.step(lambda: keys.open(crew.comm, survivors))
         add_masks(tail, left, offset=self.size)
         weights, clipped = self._read_tail(tail)
-        return Opened(masked, left, numbers.step, weights, clipped)
+        return Opened(self.shards, self._collection, left, numbers.step, weights, clipped, survivors)
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Exact sums of a few numbers, by the pair masks of the last round at positions of their own."""
-        code = Numbers(self.session.rules.bits, self.session.comm.size, len(values))
-        words = code.encode(values)
-        total = self._small_total(words)
-        return code.decode(secure_total(self.session, words) if total is None else total)
+        """Exact sums of a few numbers; NaN where a silo was lost after somebody saw them."""
+
+        def encode(silos: int) -> Words:
+            return Numbers(self.session.rules.bits, silos, len(values)).encode(values)
+
+        if self._small is None:
+            total: tuple[Words, int] | None = secure_total(self.session, encode)
+        else:
+            total = self._small.total(encode, repeatable=False)
+        if total is None:
+            return np.full(len(values), np.nan)
+        words, silos = total
+        return Numbers(self.session.rules.bits, silos, len(values)).decode(words)
 
     def close(self) -> None:
         """Release the buffers; collective."""
         self._supply.close()
-        self.words.close()
+        self._collection.close()
 
     def prepare(self) -> None:
         """Make the next sum's keys in the background; every rank calls it, or none."""
         self._supply.prepare()
 
-    def _small_total(self, words: Words) -> Words | None:
-        if self._keys is None:
-            return None
-        start = self._layout.take(len(words))
-        if start is None:
-            return None
-        return masked_total(self.session.comm, words, self._keys.pair_masks, start)
-
     def _fixed(self, value_range: float, weight: float, total_weight: float) -> FixedPoint:
-        bits, silos = self.session.rules.bits, self.session.comm.size
+        bits, silos = self.session.rules.bits, len(self.session.members)
         stochastic = self._rounding_seed is not None
         return fixed_point(bits, value_range, silos, weight, stochastic=stochastic, total_weight=total_weight)
 
-    def _agree_on_range(self, x: Floats) -> float:
-        counts = self._small_total(encode_exponent(largest_magnitude(x), self._dtype))
-        assert counts is not None, f"{EXPONENT_WORDS} positions are free in a new round"
-        return decode_range(counts)
+    def _agree_on_range(self, small: SmallSums, x: Floats) -> float:
+        magnitude = largest_magnitude(x)
+        total = small.total(lambda silos: encode_exponent(magnitude, self._dtype), repeatable=True)
+        assert total is not None, "a repeatable sum is repeated"
+        return decode_range(total[0])
 
     def _filler(
         self, x: Floats, masks: MaskSet, numbers: FixedPoint, round_number: int, met: dict[str, int]
@@ -161,7 +198,7 @@ class SecureVectorSum:
     def _rounding(self, masks: MaskSet, round_number: int) -> Stream | None:
         if self._rounding_seed is None:
             return None
-        place = struct.pack(">QQQ", self._rounding_seed, self.session.comm.rank, round_number)
+        place = struct.pack(">QQQ", self._rounding_seed, self.session.crew.number, round_number)
         return Stream(masks.prg, hashlib.sha256(b"silofl rounding" + place).digest()[: KEY_BYTES[masks.prg]])
 
     def _tail(self, weight: float, met: dict[str, int]) -> Words:
@@ -182,14 +219,19 @@ class SecureVectorSum:
 class SecAgg:
     """`Aggregator` by Bonawitz et al. 2017; of weights, which are sample counts, only the sum is known."""
 
-    def __init__(self, vector_sum: SecureVectorSum, *, weight: int) -> None:
+    in_the_clear = False
+    recovers = True
+
+    def __init__(self, vector_sum: SecureVectorSum, dtype: np.dtype[Any], *, weight: int) -> None:
         session = vector_sum.session
-        self._sum, self._rank = vector_sum, session.comm.rank
-        self.bounds = vector_sum.words.bounds
-        counts = count_limbs(session.rules.bits, session.comm.size)
-        self._share = weight / counts.decode(secure_total(session, counts.encode(weight)))
+        self._sum, self._dtype = vector_sum, dtype
+        self.shards = vector_sum.shards
+        counts = count_limbs(session.rules.bits, len(session.members))
+        total, _ = secure_total(session, lambda silos: counts.encode(weight))
+        self._share = weight / counts.decode(total)
+        self._opened: Opened | None = None
+        self.participants = session.members
         self.clipped_silos = 0
-        self.in_the_clear = False
 
     @property
     def description(self) -> str:
@@ -200,19 +242,25 @@ class SecAgg:
     @property
     def bytes_sent_per_round(self) -> int:
         """Bytes of masked words that this rank hands to other ranks."""
-        own = self.bounds[self._rank + 1] - self.bounds[self._rank]
-        return (self._sum.size - own) * self._sum.session.rules.bits // 8
+        start, stop = self.shards.span(self.shards.members.index(self._sum.session.crew.number))
+        return (self._sum.size - (stop - start)) * self._sum.session.rules.bits // 8
 
     def prepare(self) -> None:
         """See `Aggregator`."""
         self._sum.prepare()
 
-    def mean_slice(self, update: Floats, round_number: int) -> Floats:
+    def add_up(self, update: Floats, round_number: int) -> None:
         """See `Aggregator`."""
-        opened = self._sum.open(update, self._share, 1.0, round_number)
-        self.clipped_silos = opened.clipped_silos
-        mean = np.empty(opened.masked.size, update.dtype)
-        self._sum.words.to_floats(opened.masked, opened.left, opened.step / opened.weights, mean)
+        opened = self._opened = self._sum.open(update, self._share, 1.0, round_number)
+        self.clipped_silos, self.participants = opened.clipped_silos, opened.silos
+
+    def mean(self, index: int) -> Floats:
+        """See `Aggregator`."""
+        if self._opened is None:
+            raise RuntimeError("nothing was added up")
+        start, stop = self.shards.span(index)
+        mean: Floats = np.empty(stop - start, self._dtype)
+        self._opened.slice(index, 1.0 / self._opened.weights, mean)
         return mean
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from silofl.comm.protocol import Communicator
+from silofl.comm.crew import Crew
 from silofl.crypto.identity import Identity
+from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules
 from silofl.crypto.session import session_id, session_nonce
-from silofl.crypto.wire import Inbox
+from silofl.crypto.wire import MOST_SILOS, Inbox
 
 
 @dataclass
 class SecureSession:
-    """One rank's part of a session. Rounds are numbered once each; no number is used twice."""
+    """One rank's part of a session, from its opening until who takes part changes.
 
-    comm: Communicator
+    Rounds are numbered once each; no number is used twice, however often ranks are lost.
+    """
+
+    crew: Crew
     identity: Identity
     roster: Roster
     identifier: bytes
     config_digest: bytes
     rules: Rules
-    _number: int = field(default=0, repr=False)
+    members: tuple[int, ...]
+    _taken: int = field(default=0, repr=False)
 
-    def next_round(self) -> Round:
-        """The next round of all ranks; the same on every rank if all call it equally often."""
-        self._number += 1
-        members = tuple(range(self.comm.size))
-        return Round(self.identifier, self._number, self.roster, self.config_digest, members, self.rules)
+    def take_number(self) -> int:
+        """A number for a round; the same on every rank if all take equally many."""
+        self._taken += 1
+        return self._taken
+
+    def round(self, number: int) -> Round:
+        """The round of this number among the ranks that are left; with fewer it is another round."""
+        left = self.crew.members
+        attempt = number * MOST_SILOS + len(self.members) - len(left)
+        return Round(self.identifier, attempt, self.roster, self.config_digest, left, self.rules)
 
 
 def open_session(
-    comm: Communicator,
+    crew: Crew,
     rules: Rules,
     config_digest: bytes,
     *,
@@ -41,10 +51,22 @@ def open_session(
 ) -> SecureSession:
     """Meet, with a nonce of everybody's; collective.
 
-    Without an identity every rank makes one for this run only: that protects the sum from curious ranks and
-    from readers of the wire, not from somebody who can change what is on it: `docs/threat-model.md`.
+    Without an identity every rank makes one for this session only: that protects the sum from curious ranks
+    and from readers of the wire, not from somebody who can change what is on it: `docs/threat-model.md`.
     """
+    comm = crew.comm
     own = identity or Identity.generate()
-    known = roster or Roster.ephemeral(comm.allgather_bytes(own.public))
-    nonces = Inbox.of(comm.allgather_bytes(session_nonce()))
-    return SecureSession(comm, own, known, session_id(nonces), config_digest, rules)
+    known = roster or _ephemeral(crew, comm.allgather_bytes(own.public))
+    nonces = Inbox.of(comm.allgather_bytes(session_nonce()), crew.members)
+    return SecureSession(crew, own, known, session_id(nonces), config_digest, rules, crew.members)
+
+
+def _ephemeral(crew: Crew, keys: list[bytes]) -> Roster:
+    """The roster of these keys; in the place of silos that are not there are hashes, whose key nobody has."""
+    own = dict(zip(crew.members, keys, strict=True))
+    absent = {
+        number: digest("absent silo", pack_silos((number,)), *keys)
+        for number in range(crew.members[-1])
+        if number not in own
+    }
+    return Roster.ephemeral([(own | absent)[number] for number in range(crew.members[-1] + 1)])

@@ -1,11 +1,15 @@
-"""Who owns which part of a vector: rank k owns slice k."""
+"""Who serves which part of a vector, and who does when a server is lost."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 ALIGNMENT = 64
 """Slices start at multiples of this many values: whole cache lines, whole cipher blocks."""
+MOST_COPIES = 2
 
 
 def slice_bounds(size: int, ranks: int) -> list[int]:
@@ -18,6 +22,53 @@ def slice_bounds(size: int, ranks: int) -> list[int]:
     return [min(k * length, size) for k in range(ranks + 1)]
 
 
-def slice_counts(bounds: list[int]) -> list[int]:
+def slice_counts(bounds: Sequence[int]) -> list[int]:
     """Length of every slice."""
     return [end - start for start, end in pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A vector of `size` values in one slice for each of `members`, the numbers of ranks, ascending.
+
+    Slice k is served by members[k]. `copies` of what belongs to it lie with the nearest other members, the
+    first of whom takes it over when its server is lost; who serves several slices serves neighbours.
+    """
+
+    size: int
+    members: tuple[int, ...]
+    copies: int = 0
+    servers: int | None = None
+    """How many members serve, the first ones; the others' slices are empty. None: all."""
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """Offsets (n + 1,) of the slices."""
+        serving = len(self.members) if self.servers is None else self.servers
+        return slice_bounds(self.size, serving) + [self.size] * (len(self.members) - serving)
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Where a slice begins and ends."""
+        return self.bounds[index], self.bounds[index + 1]
+
+    def keepers(self, index: int) -> tuple[int, ...]:
+        """The members that keep copies of what belongs to a slice, nearest first."""
+        return tuple(self._nearest(index)[1 : 1 + self.copies])
+
+    def server(self, index: int, left: Collection[int]) -> int:
+        """The member of those left that serves a slice."""
+        return next(member for member in self._nearest(index) if member in left)
+
+    def served(self, member: int, left: Collection[int]) -> list[int]:
+        """The slices, ascending and adjacent, that a member serves when only `left` are left."""
+        return [index for index in range(len(self.members)) if self.server(index, left) == member]
+
+    def territories(self, left: Sequence[int]) -> list[int]:
+        """Offsets (len(left) + 1,) of what each of those left serves, in their order."""
+        ends = [self.bounds[max(self.served(member, left)) + 1] for member in left]
+        return [0, *ends]
+
+    def _nearest(self, index: int) -> list[int]:
+        """All members by their distance to a slice, the later one first of two equally far."""
+        places = sorted(range(len(self.members)), key=lambda place: (abs(place - index), index - place))
+        return [self.members[place] for place in places]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,63 @@ from silofl.comm.protocol import Communicator
 from silofl_kernels import MaskSet, add_masks
 
 Words = NDArray[np.unsignedinteger[Any]]
+Encode = Callable[[int], Words]
+"""encode(silos) gives this silo's words for a sum over so many silos; never more words for fewer silos."""
 
 
 def masked_total(comm: Communicator, words: Words, masks: MaskSet, offset: int) -> Words:
     """Sum over ranks of words plus masks, masks still on; collective. `offset` is where the masks begin."""
-    return masked_total_with_notes(comm, words, masks, offset, b"")[0]
-
-
-def masked_total_with_notes(
-    comm: Communicator, words: Words, masks: MaskSet, offset: int, note: bytes
-) -> tuple[Words, list[bytes]]:
-    """`masked_total`, and every rank's note, in one message."""
     masked = words.copy()
     add_masks(masked, masks, offset=offset)
-    messages = comm.allgather_bytes(masked.tobytes() + note)
-    rows = [np.frombuffer(message[: masked.nbytes], words.dtype) for message in messages]
+    rows = [np.frombuffer(message, words.dtype) for message in comm.allgather_bytes(masked.tobytes())]
     total: Words = np.add.reduce(rows, axis=0, dtype=words.dtype)
-    return total, [message[masked.nbytes :] for message in messages]
-
-
-def secure_total(session: SecureSession, words: Words) -> Words:
-    """Sum over ranks of a few words, by a keyed round of its own; collective."""
-    comm = session.comm
-    keys = KeyedRound(comm, session.next_round(), session.identity, len(words))
-    total, pledges = masked_total_with_notes(comm, words, keys.masks, 0, keys.pledge)
-    add_masks(total, keys.open(pledges))
     return total
+
+
+def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
+    """Sum over silos of a few words, and of how many silos, by a keyed round of its own; collective.
+
+    Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
+    """
+    crew, number = session.crew, session.take_number()
+
+    def collect() -> tuple[KeyedRound, Words]:
+        words = encode(len(crew.members))
+        keys = KeyedRound(crew.comm, session.round(number), session.identity, len(words))
+        return keys, masked_total(crew.comm, words, keys.masks, 0)
+
+    keys, total = crew.step(collect)
+    left = crew.step(lambda: keys.open(crew.comm, keys.members))
+    add_masks(total, left)
+    return total, len(keys.members)
+
+
+class SmallSums:
+    """Sums under the pair masks for small sums of one keyed round, at positions that are used once."""
+
+    def __init__(self, session: SecureSession, keys: KeyedRound) -> None:
+        self._session, self._keys, self._next = session, keys, 0
+
+    def total(self, encode: Encode, *, repeatable: bool) -> tuple[Words, int] | None:
+        """The sum over the silos that are left, and how many they are; collective.
+
+        Two sums that differ by one silo show what it brought. So when a silo is lost after somebody saw the
+        sum, it is None, unless it is `repeatable`: one of which nobody minds.
+        """
+        crew, keys = self._session.crew, self._keys
+        silos = len(keys.members)
+        width = len(encode(silos))
+        start, self._next = self._next, self._next + silos * width
+        seen: list[Words] = []
+
+        def add_up() -> tuple[Words, int] | None:
+            left, comm = crew.members, crew.comm
+            lost = silos - len(left)
+            if lost and not repeatable and any(comm.allgather_bytes(b"seen" if seen else b"")):
+                return None
+            at = start + lost * width
+            words = masked_total(comm, encode(len(left)), keys.small_masks(left), at)
+            seen.append(words)
+            return words, len(left)
+
+        return crew.step(add_up)

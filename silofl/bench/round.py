@@ -12,10 +12,12 @@ from torch.utils.data import TensorDataset
 from silofl import config as configuration
 from silofl.bench.measure import Call, Row, row
 from silofl.bench.ranks import interleaved_over_ranks
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 from silofl.comm.reference import NativeReductions
+from silofl.config import Config
 from silofl.federation.clock import Clock
-from silofl.federation.federation import establish
+from silofl.federation.federation import Federation, build_silo, establish
 from silofl.federation.round import run_round
 from silofl.tasks.base import SiloData
 
@@ -57,7 +59,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
         if protocol == "secagg" and comm.size < 3:
             continue
         settings = configuration.parse({"run": {"display": "none"}, "secure": {"protocol": protocol}})
-        federation = establish(comm, settings, Trivial(parameters))
+        federation = _federation(comm, settings, parameters)
         federations.append(federation)
         calls[f"round, {protocol}"] = _rounds(federation)
     vector = federations[0].global_vector.copy()
@@ -70,6 +72,12 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
         row(name, t, PLAIN, times[PLAIN], vector.nbytes / 1e9, "<= 2.5" if name != PLAIN else "")
         for name, t in times.items()
     ]
+
+
+def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
+    crew, task = Crew(comm), Trivial(parameters)
+    silo = build_silo(crew, settings, task, crew.number, comm.size, comm.local_rank)
+    return establish(crew, settings, silo, comm.size)
 
 
 def _rounds(federation: Any) -> Call:

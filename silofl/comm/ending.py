@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from silofl.errors import SiloflError
 
 PRINT_GRACE_S = 1.0
 LEAVE_TIMEOUT_S = 60.0
+FINALIZE_TIMEOUT_S = 2.0
 LEAVE_FAILED_TIMEOUT_S = 3.0
 
 
@@ -30,6 +32,26 @@ class Ending:
         self.trace_dir = trace_dir
         self._comm = comm.duplicate()
         self._left = False
+        comm.follow(self._follow)
+
+    def _follow(self, comm: MpiCommunicator) -> None:
+        self._comm = comm.duplicate()
+
+    def end(self, exit_code: int) -> None:
+        """Meet every rank a last time. Where ranks were lost or came back, end this process here.
+
+        MPI_Finalize may then wait for the lost ones, so it is given a moment only; without it, Open MPI takes
+        the end of a process that was started again for a failure.
+        """
+        self.leave(exit_code=exit_code)
+        if self._comm.changed:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            impatience = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
+            impatience.daemon = True
+            impatience.start()
+            self._comm.finalize()
+            os._exit(exit_code)
 
     def leave(self, timeout_s: float = LEAVE_TIMEOUT_S, *, exit_code: int = 1) -> None:
         """Meet every rank a last time; end those that have not come after `timeout_s` with `exit_code`.
@@ -76,7 +98,7 @@ def install_abort_hook(comm: MpiCommunicator, *, trace_dir: Path | None = None) 
     ending = Ending(comm, trace_dir)
     sys.excepthook = ending.on_exception
     threading.excepthook = ending.on_thread_exception
-    atexit.register(ending.leave)
+    atexit.register(ending.end, 0)
     return ending
 
 

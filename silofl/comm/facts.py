@@ -35,6 +35,11 @@ class MpiFacts:
     cuda_aware: bool | None
     cores: int
 
+    @property
+    def survives(self) -> bool:
+        """Whether the launcher can keep the other ranks when one dies: Open MPI's `--with-ft ulfm`."""
+        return self.vendor == "openmpi" and bool(self.ulfm)
+
 
 def mpi_facts() -> MpiFacts:
     """Load the MPI library and ask it. Not collective; raises MissingDependencyError without one."""

@@ -81,8 +81,6 @@ def plan_environment(
     wanted = dict.fromkeys(THREAD_VARIABLES, environ.get("OMP_NUM_THREADS", str(threads)))
     if 1 < local_size >= shared_cores:
         wanted["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    if launch.launcher == "openmpi":
-        wanted["OMPI_MCA_osc"] = "^ucx"  # it prints errors about devices; shared memory does without it
     library = machine.library_beside(launch.executable, launch.launcher)
     if library is not None and "MPI4PY_MPIABI" not in environ:
         wanted["MPI4PY_LIBMPI"] = library
@@ -99,6 +97,11 @@ def prepare_environment(environ: MutableMapping[str, str] | None = None) -> Laun
     cores = {"shared_cores": machine.shared_cores(), "own_cores": machine.allowed_cores()}
     environ.update(plan_environment(launch, environ, **cores))
     return launch
+
+
+def survives_failures(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher lets other ranks go on when one dies: Open MPI's `mpirun --with-ft ulfm`."""
+    return environ.get("OMPI_MCA_mpi_ft_enable") == "1"
 
 
 _VARIABLES: dict[LauncherName, tuple[str, str, str, str]] = {

@@ -10,15 +10,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm import binding, pieces, window
+from silofl.comm import binding, pieces, watchdog, window
 from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce, is_same_memory
-from silofl.comm.node import survey
+from silofl.comm.family import Family
+from silofl.comm.launcher import survives_failures
+from silofl.comm.lost import RanksLost
+from silofl.comm.node import Node, survey
 from silofl.comm.patience import wait_politely
 from silofl.types import ReduceOp
 
@@ -29,6 +33,15 @@ PIECE_BYTES = 1 << 30
 ABORT_GRACE_S = 5.0
 FORWARD_S = 0.3
 """Open MPI's launcher drops what a rank printed just before it aborts."""
+
+
+class _Settings(NamedTuple):
+    """What a communicator, its duplicates and its heirs have in common."""
+
+    mpi: Any
+    piece_bytes: int
+    node: Node
+    polite: bool
 
 
 class MpiCommunicator:
@@ -47,12 +60,31 @@ class MpiCommunicator:
     ) -> None:
         if not 1 <= piece_bytes <= PIECE_BYTES:
             raise ValueError(f"piece_bytes must lie in 1..{PIECE_BYTES}, not {piece_bytes}")
-        self._mpi = binding.load()
-        self._comm = (self._mpi.COMM_WORLD if comm is None else comm).Dup()
-        self._rank, self._size = int(self._comm.rank), int(self._comm.size)
-        self._piece = piece_bytes
-        self._node = survey(self._mpi, self._comm)
-        self._polite = self._node.crowded if polite is None else polite
+        mpi = binding.load()
+        own = (mpi.COMM_WORLD if comm is None else comm).Dup()
+        node = survey(mpi, own)
+        settings = _Settings(mpi, piece_bytes, node, node.crowded if polite is None else polite)
+        self._begin(settings, own, tuple(range(own.size)), Family())
+
+    def _begin(
+        self,
+        settings: _Settings,
+        comm: MPI.Intracomm,
+        members: tuple[int, ...],
+        family: Family[MpiCommunicator],
+    ) -> None:
+        self._settings, self._comm, self._members, self._family = settings, comm, members, family
+        self._mpi, self._piece, self._node, self._polite = settings
+        self._rank, self._size = int(comm.rank), int(comm.size)
+        family.alive.append(self)
+
+    def _like(
+        self, comm: MPI.Intracomm, members: tuple[int, ...], family: Family[MpiCommunicator]
+    ) -> MpiCommunicator:
+        """A communicator over `comm` itself, with this one's settings."""
+        other = object.__new__(MpiCommunicator)
+        other._begin(self._settings, comm, members, family)
+        return other
 
     @property
     def rank(self) -> int:
@@ -63,6 +95,11 @@ class MpiCommunicator:
     def size(self) -> int:
         """How many ranks there are."""
         return self._size
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """By rank, ascending: the number that each had when all met."""
+        return self._members
 
     @property
     def local_rank(self) -> int:
@@ -80,6 +117,7 @@ class MpiCommunicator:
 
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order."""
+        payload = self._family.outgoing(payload)
         lengths = np.empty(self._size, np.int64)
         self._call("Allgather", np.array([len(payload)], np.int64), lengths)
         counts: list[int] = lengths.tolist()
@@ -94,6 +132,7 @@ class MpiCommunicator:
         """Send payloads[j] to rank j; returns what each rank sent here, in rank order."""
         if len(payloads) != self._size:
             raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
+        payloads = [self._family.outgoing(payload) for payload in payloads]
         longest = max(map(len, payloads))
         mine = np.array([[len(payload), longest] for payload in payloads], np.int64)
         theirs = np.empty_like(mine)
@@ -141,8 +180,9 @@ class MpiCommunicator:
         """`alltoall` that returns at once."""
         check_alltoall(send, receive, self._size)
         parts = list(pieces.windows(self._mpi, send, receive, self._piece))
-        requests = [self._comm.Ialltoall(part.send, part.receive) for part in parts]
-        return MpiRequest(requests, parts, self._polite)
+        with self._together():
+            requests = [self._comm.Ialltoall(part.send, part.receive) for part in parts]
+        return MpiRequest(requests, parts, self._polite, self._together)
 
     def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
         """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
@@ -152,30 +192,106 @@ class MpiCommunicator:
     def iallgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> MpiRequest:
         """`allgather` that returns at once."""
         lengths = self._put_in_place(send, receive, counts)
-        if sum(lengths) <= self._piece:
-            requests = [self._comm.Iallgatherv(self._mpi.IN_PLACE, self._layout(receive, lengths))]
-        else:
-            requests = [
-                self._comm.Ibcast([piece, piece.size, self._mpi.BYTE], root)
-                for piece, root in pieces.segments(receive, lengths, self._piece)
-            ]
-        return MpiRequest(requests, [], self._polite)
+        with self._together():
+            if sum(lengths) <= self._piece:
+                requests = [self._comm.Iallgatherv(self._mpi.IN_PLACE, self._layout(receive, lengths))]
+            else:
+                requests = [
+                    self._comm.Ibcast([piece, piece.size, self._mpi.BYTE], root)
+                    for piece, root in pieces.segments(receive, lengths, self._piece)
+                ]
+        return MpiRequest(requests, [], self._polite, self._together)
 
-    def shared_buffer(self, nbytes: int) -> window.MpiSharedBuffer | None:
+    def shared_buffer(self, nbytes: int) -> window.MappedBuffer | None:
         """One segment of `nbytes` zeros for each rank; None on every rank where no memory is shared."""
-        lengths = np.frombuffer(b"".join(self.allgather_bytes(np.int64(nbytes).tobytes())), np.int64)
-        fits = self._node.whole and window.has_room(int(lengths.sum()))
-        if not self.allreduce(np.array([fits], np.int32), "min")[0]:
-            return None
-        return window.allocate(self._mpi, self._comm, lengths.tolist(), self.barrier)
+        offer = window.Offer(nbytes)
+        try:
+            segments = window.map_segments(self.allgather_bytes(offer.place())) if self._node.whole else None
+            if not self.allreduce(np.array([segments is not None], np.int32), "min")[0]:
+                return None
+        finally:
+            offer.close()
+        return window.MappedBuffer(segments or [], self.barrier)
 
     def duplicate(self) -> MpiCommunicator:
         """A communicator over the same ranks whose messages never meet this one's."""
-        return MpiCommunicator(self._comm, piece_bytes=self._piece, polite=self._polite)
+        with self._together():
+            return self._like(self._comm.Dup(), self._members, self._family)
 
     def free(self) -> None:
-        """Release it. Collective; nothing may be in flight."""
-        self._comm.Free()
+        """Release it. Collective; one that was given up is left to the end of the process."""
+        if self in self._family.alive:
+            self._family.alive.remove(self)
+            with suppress(RanksLost), self._together():
+                self._comm.Free()
+
+    @property
+    def resilient(self) -> bool:
+        """Whether this job was started with ULFM (`mpirun --with-ft ulfm`)."""
+        return survives_failures(os.environ)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a rank of this job was lost, or came back, before this communicator was made."""
+        return self._family.changed
+
+    def recover(self) -> MpiCommunicator:
+        """The ranks that are left; see `Communicator.recover`."""
+        self.give_up()
+        left: Any = self._comm
+        members = self._members
+        with watchdog.waiting():
+            while True:
+                wider, left = left, left.Shrink()
+                places = self._mpi.Group.Translate_ranks(left.group, range(left.size), wider.group)
+                members = tuple(members[place] for place in places)
+                try:
+                    left.Agree(1)
+                except self._mpi.Exception:
+                    continue  # one more was lost meanwhile, and all ranks know it
+                return self._like(left, members, Family(self._family))
+
+    def succeeded_by(self, comm: MPI.Intracomm, members: tuple[int, ...]) -> MpiCommunicator:
+        """The communicator over `comm` that takes this one's place, when ranks come back. Collective."""
+        heir = self._like(comm, members, Family(self._family))
+        node = survey(self._mpi, comm)
+        polite = np.array([node.crowded or self._polite], np.int32)
+        comm.Allreduce(self._mpi.IN_PLACE, polite, self._mpi.MAX)
+        heir._settings = _Settings(self._mpi, self._piece, node, bool(polite[0]))
+        heir._mpi, heir._piece, heir._node, heir._polite = heir._settings
+        return heir
+
+    @property
+    def handle(self) -> MPI.Intracomm:
+        """The MPI communicator itself, for `comm.recall`."""
+        return self._comm
+
+    def give_up(self) -> None:
+        """Let every collective of this communicator and its duplicates fail on all ranks. Not collective."""
+        for one in self._family.alive:
+            one._comm.Revoke()
+        self._family.alive = []
+
+    def follow(self, follower: Callable[[MpiCommunicator], None]) -> None:
+        """Let `follower` hear of each communicator that takes this one's place; see `announce`."""
+        self._family.followers.append(follower)
+
+    def announce(self) -> None:
+        """Tell all followers of this communicator. Collective, as followers may be."""
+        for follower in self._family.followers:
+            follower(self)
+
+    def mark(self, step: str) -> None:
+        """Tell that this rank reaches a named step; see `Communicator.mark`."""
+        self._family.mark(step)
+
+    def on_mark(self, note: Callable[[str], None]) -> None:
+        """See `Communicator.on_mark`."""
+        self._family.on_mark = note
+
+    def corrupt_next(self) -> None:
+        """See `Communicator.corrupt_next`."""
+        self._family.corrupting = True
 
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once with this exit code, even if MPI_Abort itself hangs."""
@@ -188,6 +304,10 @@ class MpiCommunicator:
         self._mpi.COMM_WORLD.Abort(exit_code)
         os._exit(exit_code)
 
+    def finalize(self) -> None:
+        """End MPI in this process; nothing of it can be used afterwards."""
+        self._mpi.Finalize()
+
     def leave(self, timeout_s: float) -> bool:
         """Wait until every rank calls `leave`; False if some have not after `timeout_s` seconds.
 
@@ -195,16 +315,29 @@ class MpiCommunicator:
         there is nobody left to wait for.
         """
         try:
-            return wait_politely([self._comm.Ibarrier()], timeout_s)
+            with watchdog.waiting():
+                return wait_politely([self._comm.Ibarrier()], timeout_s)
         except self._mpi.Exception:
             return True
 
     def _call(self, collective: str, *buffers: Any) -> None:
         """Run a blocking collective; on a crowded node its nonblocking twin, in which ranks can sleep."""
-        if self._polite:
-            wait_politely([getattr(self._comm, f"I{collective.lower()}")(*buffers)])
-        else:
-            getattr(self._comm, collective)(*buffers)
+        with self._together():
+            if self._polite:
+                wait_politely([getattr(self._comm, f"I{collective.lower()}")(*buffers)])
+            else:
+                getattr(self._comm, collective)(*buffers)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Wait for peers; where one may be lost, take any MPI error for that: its class differs by rank."""
+        try:
+            with watchdog.waiting():
+                yield
+        except self._mpi.Exception as error:
+            if not self.resilient:
+                raise
+            raise RanksLost(f"a collective of rank {self._rank} failed: {error}") from error
 
     def _put_in_place(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> list[int]:
         """Check an allgather, copy `send` to its place in `receive`; return the byte count of each rank."""
@@ -240,16 +373,23 @@ class MpiCommunicator:
 class MpiRequest:
     """A collective in flight, as one or more MPI requests."""
 
-    def __init__(self, requests: list[Any], parts: list[pieces.Window], polite: bool) -> None:
-        self._requests, self._parts, self._polite = requests, parts, polite
+    def __init__(
+        self,
+        requests: list[Any],
+        parts: list[pieces.Window],
+        polite: bool,
+        together: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._requests, self._parts, self._polite, self._together = requests, parts, polite, together
 
     def wait(self) -> None:
         """Block until the collective is complete on this rank. Later calls return at once."""
-        if self._polite:
-            wait_politely(self._requests)
-        else:
-            for request in self._requests:
-                request.Wait()
+        with self._together():
+            if self._polite:
+                wait_politely(self._requests)
+            else:
+                for request in self._requests:
+                    request.Wait()
         for part in self._parts:
             if part.datatype is not None:
                 part.datatype.Free()

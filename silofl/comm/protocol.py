@@ -3,11 +3,12 @@
 Two implementations keep it: `MpiCommunicator` (processes, over mpi4py) and `ThreadCommunicator`
 (threads of one process, for tests). All calls are collective unless they say otherwise: every rank makes
 the same calls in the same order. Arrays are C-contiguous NumPy arrays; a send buffer is never written.
+Where `resilient` is true a collective raises RanksLost when a rank has died; nothing else on it completes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -37,7 +38,7 @@ class SharedBuffer(Protocol):
         """Collective fence and barrier: what any rank wrote before, every rank reads after."""
 
     def free(self) -> None:
-        """Release it. Collective; no array over a segment may be used afterwards."""
+        """Release it; no array over a segment may be used afterwards. Not collective."""
 
 
 class Communicator(Protocol):
@@ -50,6 +51,10 @@ class Communicator(Protocol):
     @property
     def size(self) -> int:
         """How many ranks there are."""
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """By rank, ascending: the number that each had when all met. `range(size)` until one was lost."""
 
     @property
     def local_rank(self) -> int:
@@ -105,7 +110,33 @@ class Communicator(Protocol):
         """A communicator over the same ranks whose messages never meet this one's."""
 
     def free(self) -> None:
-        """Release it. Collective; nothing may be in flight."""
+        """Release it. Collective, but for ranks that are lost; nothing may be in flight."""
+
+    @property
+    def resilient(self) -> bool:
+        """Whether the ranks that are left can go on when one dies."""
+
+    def recover(self) -> Communicator:
+        """After RanksLost: the ranks that are left, in the order of their numbers.
+
+        Collective over those: peers that still wait in any collective of this communicator or its duplicates
+        get RanksLost there. Those all are of no more use.
+        """
+
+    def follow(self, follower: Callable[[Any], None]) -> None:
+        """Let `follower` hear of each communicator that takes this one's place. Not collective."""
+
+    def announce(self) -> None:
+        """Tell all followers that this communicator has taken an earlier one's place. Collective."""
+
+    def mark(self, step: str) -> None:
+        """Tell whoever asked by `on_mark` that this rank reaches a named step of a round. Not collective."""
+
+    def on_mark(self, note: Callable[[str], None]) -> None:
+        """Let `note` hear every `mark` of this communicator, its duplicates and those that follow it."""
+
+    def corrupt_next(self) -> None:
+        """Flip a bit of the next message that this rank sends as bytes: a rehearsal. Not collective."""
 
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once with this exit code. Not collective: the last resort."""

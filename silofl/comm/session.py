@@ -16,9 +16,12 @@ from silofl.comm.ending import (
     sentence_of,
 )
 from silofl.comm.launcher import detect
+from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
-from silofl.errors import SiloflError
+from silofl.errors import EXIT_RESUMABLE, SiloflError
+
+TURN_S, MOST_TURNS = 0.6, 5
 
 Main = Callable[[MpiCommunicator, Ending], None]
 
@@ -56,11 +59,17 @@ def run_on_ranks(main: Main) -> int:
         if error.rank == comm.rank:
             say(sentence_of(error, comm.rank) if comm.size > 1 else str(error))
         ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=error.exit_code)
+        ending.end(error.exit_code)
         return error.exit_code
+    except RanksLost:
+        time.sleep(min(comm.rank, MOST_TURNS) * TURN_S)  # the first that is left speaks and ends the others
+        say("a silo was lost before the first round or after the last: start the same command again")
+        comm.abort(EXIT_RESUMABLE)
     except SystemExit as stop:
         if stop.code:
             ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=stop.code if isinstance(stop.code, int) else 1)
         raise
+    ending.end(0)
     return 0
 
 

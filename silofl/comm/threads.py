@@ -1,6 +1,7 @@
 """Ranks as threads of one process: the `Communicator` for tests. It never hangs.
 
-A rank that raises, returns early or calls another collective than its peers ends the wait of all of them.
+A rank that raises, returns early or calls another collective than its peers ends the wait of all of them. A
+rank that raises `Died` is lost: the others may go on without it.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce
-from silofl.comm.rooms import Fate, Meeting, PeerFailed, Room
+from silofl.comm.family import Family
+from silofl.comm.lost import Died, RanksLost
+from silofl.comm.rooms import Fate, Group, Meeting, PeerFailed, Room
 from silofl.types import ReduceOp
 
 Result = TypeVar("Result")
@@ -27,18 +31,20 @@ _REDUCE = {"sum": np.add, "min": np.minimum, "max": np.maximum}
 def run_in_threads(
     n: int, function: Callable[[ThreadCommunicator], Result], *, timeout_s: float = 60.0
 ) -> list[Result]:
-    """Call `function(comm)` on n ranks, each a thread; return their results in rank order.
+    """Call `function(comm)` on n ranks, each a thread; return their results in rank order (lost: None).
 
     The first exception of any rank is raised here, itself and not a copy; peers that wait for that rank
     are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do.
     """
-    fate = Fate(n, deadline=time.monotonic() + timeout_s)
-    room = Room(fate)
+    fate = Fate(deadline=time.monotonic() + timeout_s)
+    room = Group(fate, tuple(range(n))).first
     results: list[Any] = [None] * n
 
     def run(rank: int) -> None:
         try:
             results[rank] = function(ThreadCommunicator(room, rank))
+        except Died:
+            fate.lose(rank)
         except BaseException as error:
             fate.fail(error)
         else:
@@ -56,9 +62,13 @@ def run_in_threads(
 class ThreadCommunicator:
     """One rank of `run_in_threads`; see `Communicator`. Receivers never alias a sender's arrays."""
 
-    def __init__(self, room: Room, rank: int) -> None:
+    resilient = True
+
+    def __init__(self, room: Room, rank: int, family: Family[ThreadCommunicator] | None = None) -> None:
         self._room: Room | None = room
-        self._rank, self._size = rank, room.fate.size
+        self._members = room.group.members
+        self._rank, self._size = rank, len(self._members)
+        self._family = family or Family()
 
     @property
     def rank(self) -> int:
@@ -71,9 +81,14 @@ class ThreadCommunicator:
         return self._size
 
     @property
+    def members(self) -> tuple[int, ...]:
+        """By rank, ascending: the number that each had when all met."""
+        return self._members
+
+    @property
     def local_rank(self) -> int:
-        """The rank: threads share one node."""
-        return self._rank
+        """The rank at the start: threads share one node."""
+        return self._members[self._rank]
 
     @property
     def local_size(self) -> int:
@@ -86,13 +101,15 @@ class ThreadCommunicator:
 
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order."""
-        return self._meet("allgather_bytes", payload=bytes(payload)).wait()
+        return self._meet("allgather_bytes", payload=self._family.outgoing(bytes(payload))).wait()
 
     def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Send payloads[j] to rank j; returns what each rank sent here."""
         if len(payloads) != self._size:
             raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
-        rows = self._meet("alltoall_bytes", payload=[bytes(item) for item in payloads]).wait()
+        rows = self._meet(
+            "alltoall_bytes", payload=[self._family.outgoing(bytes(item)) for item in payloads]
+        ).wait()
         return [row[self._rank] for row in rows]
 
     def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
@@ -149,12 +166,43 @@ class ThreadCommunicator:
         """Another room for the same ranks."""
         if self._room is None:
             raise RuntimeError("this communicator was freed")
-        rooms = self._meet("duplicate", payload=Room(self._room.fate)).wait()
-        return ThreadCommunicator(rooms[0], self._rank)
+        rooms = self._meet("duplicate", payload=Room(self._room.group)).wait()
+        return ThreadCommunicator(rooms[0], self._rank, self._family)
+
+    def mark(self, step: str) -> None:
+        """Tell that this rank reaches a named step; see `Communicator.mark`."""
+        self._family.mark(step)
+
+    def on_mark(self, note: Callable[[str], None]) -> None:
+        """See `Communicator.on_mark`."""
+        self._family.on_mark = note
+
+    def corrupt_next(self) -> None:
+        """See `Communicator.corrupt_next`."""
+        self._family.corrupting = True
+
+    def recover(self) -> ThreadCommunicator:
+        """See `Communicator.recover`."""
+        if self._room is None:
+            raise RuntimeError("this communicator was freed")
+        group, number = self._room.group, self._members[self._rank]
+        group.revoke()
+        successor = group.successor(number)
+        return ThreadCommunicator(successor.first, successor.members.index(number), Family(self._family))
+
+    def follow(self, follower: Callable[[ThreadCommunicator], None]) -> None:
+        """See `Communicator.follow`."""
+        self._family.followers.append(follower)
+
+    def announce(self) -> None:
+        """See `Communicator.announce`."""
+        for follower in self._family.followers:
+            follower(self)
 
     def free(self) -> None:
-        """Release it. Collective."""
-        self._meet("free").wait()
+        """Release it. Collective; a rank that is lost is not waited for."""
+        with suppress(RanksLost):
+            self._meet("free").wait()
         self._room = None
 
     def abort(self, exit_code: int) -> NoReturn:
@@ -197,8 +245,7 @@ class ThreadSharedBuffer:
         self._comm.barrier()
 
     def free(self) -> None:
-        """Release it. Collective."""
-        self._comm.barrier()
+        """Release it."""
         self._segments = []
 
 

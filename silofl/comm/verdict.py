@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from contextlib import ContextDecorator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from silofl import errors
 from silofl.comm.protocol import Communicator
 from silofl.errors import SiloflError
+
+Result = TypeVar("Result")
 
 
 def raise_together(comm: Communicator, error: SiloflError | None) -> None:
@@ -33,6 +36,32 @@ def exchange(comm: Communicator, note: Any, error: SiloflError | None) -> list[A
     if failing is None:
         return [one["note"] for one in every]
     raise _decode(every[failing]["error"], failing) from error
+
+
+class Attempt(Generic[Result]):
+    """What became of some work that this rank did alone: its result or its error."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._error: Exception | None = None
+        try:
+            self._result = work()
+        except Exception as error:
+            self._error = error
+
+    def problem(self, rank: int) -> SiloflError | None:
+        """The error, as one that explains itself, to be raised together; None without one."""
+        return None if self._error is None else explain(self._error, rank)
+
+    def result(self) -> Result:
+        """The result; raises the error where there is one."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def attempt(work: Callable[[], Result]) -> Attempt[Result]:
+    """Do some work now; ranks may then say how it went as often as they need to."""
+    return Attempt(work)
 
 
 class together(ContextDecorator):

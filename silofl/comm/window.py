@@ -1,26 +1,28 @@
-"""Memory that the ranks of one node share: `SharedBuffer` over an MPI window."""
+"""Memory that the ranks of one node share: `SharedBuffer` over anonymous files that they map from each other.
+
+The files have no name, so nothing is left behind however a rank ends, and their size is not limited by
+/dev/shm, which containers keep small. What a lost rank wrote stays readable for those that mapped it.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
-from typing import Any
+import struct
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-SHARED_FOLDER = "/dev/shm"
-SPARE_BYTES = 16 << 20
+_PLACE = struct.Struct(">QqqQQ")
+NONE = -1
 
 
-class MpiSharedBuffer:
-    """See `SharedBuffer`. `barrier` is the communicator's own."""
+class MappedBuffer:
+    """See `SharedBuffer`. `barrier` is the communicator's own: MPI's barriers order memory on a node."""
 
-    def __init__(self, window: Any, lengths: list[int], barrier: Any) -> None:
-        self._window, self._barrier = window, barrier
-        self._segments = [
-            np.frombuffer(window.Shared_query(rank)[0], np.uint8, length) if length else np.empty(0, np.uint8)
-            for rank, length in enumerate(lengths)
-        ]
+    def __init__(self, segments: list[NDArray[np.uint8]], barrier: Callable[[], None]) -> None:
+        self._segments, self._barrier = segments, barrier
 
     @property
     def segments(self) -> list[NDArray[np.uint8]]:
@@ -29,32 +31,57 @@ class MpiSharedBuffer:
 
     def sync(self) -> None:
         """Collective fence and barrier."""
-        self._window.Sync()
         self._barrier()
-        self._window.Sync()
 
     def free(self) -> None:
-        """Release it. Collective."""
-        self._barrier()
+        """Release it; the memory goes when the last array over it does."""
         self._segments = []
-        self._window.Unlock_all()
-        self._window.Free()
 
 
-def has_room(nbytes: int) -> bool:
-    """Tell whether shared memory has `nbytes` free and some to spare: beyond it a write ends the process."""
+class Offer:
+    """This rank's own segment of `nbytes` zeros, and where the other ranks of the node find it."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes, self._file = nbytes, NONE
+        try:
+            self._file = os.memfd_create("silofl", os.MFD_CLOEXEC)
+            os.ftruncate(self._file, nbytes)
+        except (AttributeError, OSError):
+            self.close()
+
+    def place(self) -> bytes:
+        """What the others need to open it: length, process, descriptor, and the file's identity."""
+        if self._file == NONE:
+            return _PLACE.pack(self._nbytes, os.getpid(), NONE, 0, 0)
+        status = os.fstat(self._file)
+        return _PLACE.pack(self._nbytes, os.getpid(), self._file, status.st_dev, status.st_ino)
+
+    def close(self) -> None:
+        """Close the descriptor, once every rank has mapped the memory."""
+        if self._file != NONE:
+            os.close(self._file)
+            self._file = NONE
+
+
+def map_segments(places: list[bytes]) -> list[NDArray[np.uint8]] | None:
+    """Map every rank's segment, uint8 (nbytes,) each; None where one cannot be reached from here."""
     try:
-        free = os.statvfs(SHARED_FOLDER)
+        return [_map(place) for place in places]
     except OSError:
-        return True
-    return free.f_bavail * free.f_frsize >= nbytes + SPARE_BYTES
+        return None  # no such kernel, another PID namespace, no permission: ranks send messages instead
 
 
-def allocate(mpi: Any, comm: Any, lengths: list[int], barrier: Any) -> MpiSharedBuffer:
-    """Make one zeroed segment of lengths[rank] bytes a rank. Collective over ranks of one node."""
-    window = mpi.Win.Allocate_shared(lengths[comm.rank], 1, comm=comm)
-    window.Lock_all(mpi.MODE_NOCHECK)
-    buffer = MpiSharedBuffer(window, lengths, barrier)
-    buffer.segments[comm.rank][:] = 0
-    buffer.sync()
-    return buffer
+def _map(place: bytes) -> NDArray[np.uint8]:
+    nbytes, process, descriptor, device, inode = _PLACE.unpack(place)
+    if nbytes == 0:
+        return np.empty(0, np.uint8)
+    if descriptor == NONE:
+        raise OSError("the other rank has no anonymous file")
+    file = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        status = os.fstat(file)
+        if (status.st_dev, status.st_ino) != (device, inode):
+            raise OSError("this process number means another process here")
+        return np.frombuffer(mmap.mmap(file, nbytes), np.uint8)
+    finally:
+        os.close(file)

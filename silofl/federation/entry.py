@@ -1,14 +1,20 @@
-"""`silofl.train`: a federation from a Python program that mpirun started."""
+"""`silofl.train`: a federation from a Python program that mpirun started, or that lost silos' peers did."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from silofl import config as configuration
+from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.protocol import Communicator
+from silofl.comm.recall import invitation
 from silofl.comm.session import communicator_of, world
 from silofl.config import Config
-from silofl.federation.loop import train as train_on
+from silofl.federation import loop
+from silofl.federation.rejoin import rejoin
+from silofl.federation.stop import StopRequest
 from silofl.tasks.base import Task
 
 
@@ -27,4 +33,24 @@ def train(
         SiloflError: any failure that has a sentence, the same on every rank.
     """
     settings = config if isinstance(config, Config) else configuration.load(config)
-    return train_on(settings, task, comm=world() if comm is None else communicator_of(comm), resume=resume)
+    return train_or_rejoin(
+        settings, task, comm=world() if comm is None else communicator_of(comm), resume=resume
+    )
+
+
+def train_or_rejoin(
+    config: Config,
+    task: Task | None = None,
+    *,
+    comm: Communicator,
+    resume: bool,
+    on_directory: Callable[[Path], None] = lambda path: None,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
+    """`loop.train`; in a process that was started again after its silo was lost, the way back."""
+    invited = invitation() if isinstance(comm, MpiCommunicator) and comm.resilient else None
+    if invited is None or not isinstance(comm, MpiCommunicator):
+        return loop.train(config, task, comm=comm, resume=resume, on_directory=on_directory, stop=stop)
+    return rejoin(
+        config, task, comm=comm, invited=invited, resumed=resume, on_directory=on_directory, stop=stop
+    )

@@ -1,4 +1,4 @@
-"""The parts of a run that a round works with, put together once."""
+"""The parts of a run that a round works with, put together at its start and whenever silos come or go."""
 
 from __future__ import annotations
 
@@ -12,65 +12,137 @@ from silofl import config as configuration
 from silofl.aggregation import registry as aggregators
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.registry import Sums
-from silofl.aggregation.shards import slice_counts
-from silofl.comm.protocol import Communicator
+from silofl.aggregation.shards import MOST_COPIES, Shards, slice_counts
+from silofl.comm.crew import Crew
 from silofl.comm.verdict import together
 from silofl.config import Config
 from silofl.federation.handshake import agree_on_model
+from silofl.federation.membership import copies
 from silofl.federation.metrics import FederationMeans
-from silofl.federation.server import ServerSlice
+from silofl.federation.server import Server, gather_parts
 from silofl.federation.silo import Silo, place
 from silofl.strategies import registry as strategies
-from silofl.strategies.base import Strategy
+from silofl.strategies.base import State, Strategy
 from silofl.tasks.base import Task
+from silofl.types import Update
+
+Vector = NDArray[np.floating[Any]]
 
 
 @dataclass
 class Federation:
     """One rank's view of the run: its silo, its slice of the server, and the global model."""
 
-    comm: Communicator
+    crew: Crew
     config: Config
+    silos: int
+    """How many the run has in all."""
     silo: Silo
     strategy: Strategy
     aggregator: Aggregator
-    server: ServerSlice
+    server: Server
     means: FederationMeans
-    global_vector: NDArray[np.floating[Any]]
-    """(d,) the committed or pending global model, the same bytes on every rank after `gather`."""
+    global_vector: Vector
+    """(d,) the committed or pending global model, the same bytes on every rank after `advance`."""
 
     @property
     def bytes_sent_per_round(self) -> int:
         """Bytes that this rank hands to others in a round: its update, then its slice of the new model."""
+        shards = self.aggregator.shards
+        place = shards.members.index(self.crew.number)
         return self.aggregator.bytes_sent_per_round + gathered_bytes(
-            self.aggregator.bounds, self.comm.rank, self.global_vector.itemsize
+            shards.bounds, place, self.global_vector.itemsize
         )
 
-    def gather(self) -> None:
-        """Exchange slices so that every rank holds the whole global model; collective."""
-        bounds, rank = self.aggregator.bounds, self.comm.rank
-        mine = self.global_vector[bounds[rank] : bounds[rank + 1]]
-        self.comm.allgather(mine, self.global_vector, slice_counts(bounds))
+    @property
+    def is_current(self) -> bool:
+        """Whether all parts are made for the silos that are there."""
+        return self.server.shards.members == self.crew.members
+
+    def advance(self, spare: Update) -> None:
+        """Step every slice with its mean and give every rank the whole new model; collective.
+
+        A slice whose server is lost is stepped by who keeps copies of what belongs to it. `spare` (d,) is
+        written over: where ranks may be lost the new model is gathered there, so that the old one is whole
+        until every rank has the new one.
+        """
+        crew, shards = self.crew, self.aggregator.shards
+        target = spare if crew.repeats else self.global_vector
+        stepped: dict[int, tuple[Vector, State]] = {}
+
+        def step() -> dict[int, State]:
+            comm = crew.comm
+            comm.mark("step")
+            served = shards.served(crew.number, crew.members)
+            with together(comm):
+                for index in set(served) - set(stepped):
+                    start, stop = shards.span(index)
+                    stepped[index] = self.server.step(
+                        index, self.global_vector[start:stop], self.aggregator.mean(index)
+                    )
+            comm.mark("allgather")
+            parts = [stepped[index][0] for index in served]
+            mine = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            comm.allgather(mine, target, slice_counts(shards.territories(crew.members)))
+            states = {index: stepped[index][1] for index in served}
+            return states | (self.server.copies(comm, states) if crew.repeats else {})
+
+        self.server.accept(crew.step(step))
+        if crew.repeats:
+            self.global_vector[:] = target
 
     def distribute(self) -> None:
-        """Give every rank rank 0's global model; collective."""
+        """Give every rank the first rank's global model; collective."""
         size = len(self.global_vector)
-        mine = self.global_vector if self.comm.rank == 0 else self.global_vector[:0]
-        self.comm.allgather(mine, self.global_vector, [size] + [0] * (self.comm.size - 1))
+
+        def spread() -> None:
+            comm = self.crew.comm
+            mine = self.global_vector if comm.rank == 0 else self.global_vector[:0]
+            comm.allgather(mine, self.global_vector, [size] + [0] * (comm.size - 1))
+
+        self.crew.step(spread)
 
     def state(self) -> dict[str, Any]:
         """What this rank commits: its slice of the server and its silo's own state."""
         return {"server": self.server.state(self.global_vector), "silo": self.silo.state()}
 
+    def restore(self, state: dict[str, Any] | None, members: tuple[int, ...], *, member: bool) -> None:
+        """Take up a committed state, of this rank where it has one, of the round that `members` committed.
+
+        Collective. `member`: whether this silo's state is of that round; else only its own part counts.
+        """
+        crew, size = self.crew, len(self.global_vector)
+        committed = self._server_for(Shards(size, members))
+        if state is not None:
+            self.silo.restore(state["silo"])
+        mine: list[Vector] = []
+        if state is not None and member:
+            committed.put(state["server"]["strategy"])
+            mine = [state["server"]["slice"]]
+        lengths = dict(zip(members, slice_counts(committed.shards.bounds), strict=True))
+        counts = [lengths.get(number, 0) for number in crew.members]
+        self.global_vector[:] = crew.step(
+            lambda: gather_parts(crew.comm, mine, counts, self.global_vector.dtype)
+        )
+        self.server.take(crew.step(lambda: committed.whole(crew.comm, members)))
+
+    def reform(self, newcomers: tuple[int, ...] = ()) -> None:
+        """Make all parts anew for the silos that are there now; collective.
+
+        Each of the `newcomers` has just come back: it calls `join` meanwhile.
+        """
+        self.aggregator.close()
+        self.aggregator, self.server = _renew(
+            self.crew, self.config, self.silo, self.silos, self.server, self.global_vector, newcomers
+        )
+
+    def _server_for(self, shards: Shards) -> Server:
+        trainable, dtype = self.silo.model.trainable, self.global_vector.dtype
+        return Server(self.strategy, shards, self.crew.number, trainable, dtype)
+
     def close(self) -> None:
         """Release what is held; collective."""
         self.aggregator.close()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a committed state; collective."""
-        self.silo.restore(state["silo"])
-        self.server.restore(state["server"], self.global_vector)
-        self.gather()
 
 
 def gathered_bytes(bounds: list[int], rank: int, itemsize: int) -> int:
@@ -78,23 +150,89 @@ def gathered_bytes(bounds: list[int], rank: int, itemsize: int) -> int:
     return (bounds[rank + 1] - bounds[rank]) * itemsize * (len(bounds) - 2)
 
 
-def establish(comm: Communicator, config: Config, task: Task) -> Federation:
+def _aggregator(crew: Crew, config: Config, silo: Silo, silos: int) -> Aggregator:
+    """The aggregator for the silos that are there."""
+    kept = copies(config, silos, MOST_COPIES) if crew.repeats else 0
+    size, dtype = silo.model.size, silo.model.wire_dtype
+    digest = configuration.digest(config)
+    return aggregators.build(
+        crew, config.secure, Sums(size, dtype, silo.samples, config.run.seed, digest, silos, kept)
+    )
+
+
+def _renew(
+    crew: Crew,
+    config: Config,
+    silo: Silo,
+    silos: int,
+    earlier: Server,
+    vector: Vector,
+    newcomers: tuple[int, ...],
+) -> tuple[Aggregator, Server]:
+    """The aggregator and the server for the silos that are there now; collective.
+
+    The newcomers get the global model, into `vector`, and their share of the server's state.
+    """
+
+    def holders() -> tuple[int, ...]:
+        return tuple(member for member in crew.members if member not in newcomers)
+
+    def give() -> Vector:
+        giver = holders()[0]
+        counts = [len(vector) if member == giver else 0 for member in crew.members]
+        return gather_parts(crew.comm, [vector] if crew.number == giver else [], counts, vector.dtype)
+
+    while True:
+        if newcomers:
+            vector[:] = crew.step(give)
+        whole = crew.step(lambda: earlier.whole(crew.comm, holders()))
+        aggregator = _aggregator(crew, config, silo, silos)
+        server = earlier.over(aggregator.shards)
+        server.take(whole)
+        if aggregator.shards.members == crew.members:
+            return aggregator, server
+        aggregator.close()
+
+
+def join(
+    crew: Crew, config: Config, silo: Silo, silos: int, earlier: Shards, newcomers: tuple[int, ...]
+) -> Federation:
+    """This rank, one of the `newcomers`, comes back to a run whose vector lay in `earlier`; collective.
+
+    The others call `Federation.reform` meanwhile.
+    """
+    strategy, vector = strategies.build(config.strategy), silo.initial()
+    server = Server(strategy, earlier, crew.number, silo.model.trainable, vector.dtype)
+    aggregator, server = _renew(crew, config, silo, silos, server, vector, newcomers)
+    return Federation(crew, config, silos, silo, strategy, aggregator, server, FederationMeans(), vector)
+
+
+def establish(crew: Crew, config: Config, silo: Silo, silos: int) -> Federation:
     """Build every rank's parts and make sure they fit together; collective.
 
-    Rank 0's untrained model is everyone's. Raises together what any rank finds wrong.
+    The first rank's untrained model is everyone's. Raises together what any rank finds wrong.
     """
-    with together(comm):
-        device = place(config.train.device, comm.local_rank)
-        silo = Silo(config, task, comm.rank, comm.size, device)
-        strategy = strategies.build(config.strategy)
-    agree_on_model(comm, silo.model)
-    size, dtype = silo.model.size, silo.model.wire_dtype
-    sums = Sums(size, dtype, silo.samples, config.run.seed, configuration.digest(config))
-    aggregator = aggregators.build(comm, config.secure, sums)
-    start, stop = aggregator.bounds[comm.rank : comm.rank + 2]
-    server = ServerSlice(strategy, start, stop, silo.model.trainable, dtype)
+    crew.step(lambda: agree_on_model(crew.comm, silo.model))
+    strategy = strategies.build(config.strategy)
+    aggregator = _aggregator(crew, config, silo, silos)
+    dtype = silo.model.wire_dtype
+    server = Server(strategy, aggregator.shards, crew.number, silo.model.trainable, dtype)
     federation = Federation(
-        comm, config, silo, strategy, aggregator, server, FederationMeans(comm, aggregator), silo.initial()
+        crew, config, silos, silo, strategy, aggregator, server, FederationMeans(), silo.initial()
     )
     federation.distribute()
     return federation
+
+
+def build_silo(crew: Crew, config: Config, task: Task, number: int, silos: int, local_rank: int) -> Silo:
+    """This rank's institution, silo `number`; raises together what is wrong with any rank's."""
+    made: list[Silo] = []
+
+    def build() -> Silo:
+        with together(crew.comm):
+            if not made:
+                device = place(config.train.device, local_rank)
+                made.append(Silo(config, task, number, silos, device))
+        return made[0]
+
+    return crew.step(build)

@@ -7,24 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.store import CheckpointStore, Restored
+from silofl.aggregation.shards import Shards
+from silofl.checkpoint.buddies import buddy_key
+from silofl.checkpoint.store import CheckpointStore
+from silofl.comm import watchdog
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import together
 from silofl.config import Config, resumption_tables
 from silofl.errors import SiloflError, StoppedError
 from silofl.federation import rundir
+from silofl.federation.chronicle import Chronicle
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, establish
+from silofl.federation.federation import Federation, build_silo, establish, join
 from silofl.federation.handshake import agree_on_version_and_config
+from silofl.federation.membership import name, refusal
 from silofl.federation.metrics import gather
+from silofl.federation.recalls import Recalls
 from silofl.federation.record import plan_of, record_of, summary_of
+from silofl.federation.rehearsal import Rehearsal
 from silofl.federation.round import RoundResult, run_round
+from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
-from silofl.report.display import Display, choose_display
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
 
 Record = dict[str, Any]
+RESUME = "start the same command with --resume"
 
 
 def train(
@@ -34,6 +43,7 @@ def train(
     comm: Communicator,
     resume: bool = False,
     on_directory: Callable[[Path], None] = lambda path: None,
+    stop: StopRequest | None = None,
 ) -> Record:
     """Run a federation to its last round; collective. Returns the summary that `summary.json` holds.
 
@@ -43,136 +53,312 @@ def train(
         comm: rank k is silo k.
         resume: go on from the last committed round of the run directory, if there is one.
         on_directory: told the run directory as soon as it exists.
+        stop: what hears the warning; from here on when None.
 
     Raises:
-        StoppedError: asked to stop by SIGTERM or SIGUSR1; the last round is committed.
+        StoppedError: asked to stop by SIGTERM or SIGUSR1, or too many silos are lost; --resume goes on.
         SiloflError: any other failure, the same on every rank.
     """
-    agree_on_version_and_config(comm, config)
-    path = rundir.choose(comm, config, resume=resume)
+    stop = StopRequest() if stop is None else stop
+    crew = Crew(comm, refuse=refusal(config, comm.size))
+    crew.step(lambda: agree_on_version_and_config(crew.comm, config))
+    path = crew.step(lambda: rundir.choose(crew.comm, config, resume=resume))
     on_directory(path)
-    if task is None:
-        with together(comm):
-            task = tasks.build(config)
-    run = Run(comm, config, establish(comm, config, task), path)
-    try:
-        run.begin(resume=resume)
-        run.rounds()
-        return run.finish()
-    except SiloflError as error:
-        run.keep_last_round(error)
-        raise
-    finally:
-        run.close()
+    built = build_task(crew, config, task)
+    silo = build_silo(crew, config, built, crew.number, comm.size, comm.local_rank)
+    recalls = crew.step(lambda: Recalls.of(crew, config.failure.rejoin_s))
+    run = Run(crew, config, silo, comm.size, path, stop, resumed=resume, recalls=recalls)
+    run.begin()
+    return run.complete()
+
+
+def build_task(crew: Crew, config: Config, task: Task | None) -> Task:
+    """The task given, or that of [task]; raises together what is wrong with it on any rank."""
+
+    def build() -> Task:
+        with together(crew.comm):
+            return tasks.build(config) if task is None else task
+
+    return crew.step(build)
 
 
 class Run:
-    """One rank's part of a run between set-up and summary. All calls are collective."""
+    """One rank's part of a run between set-up and summary. All calls are collective.
 
-    def __init__(self, comm: Communicator, config: Config, federation: Federation, path: Path) -> None:
-        self._comm, self._config, self._federation = comm, config, federation
-        identity = {"config": resumption_tables(config), "model": federation.silo.model.fingerprint()}
-        self._store = CheckpointStore(comm, path / "checkpoints", identity, config.checkpoint.keep)
-        self._directory = rundir.RunDirectory(path)
-        self._display: Display = choose_display(config.run.display, path, leader=comm.rank == 0)
-        self._stop = StopRequest()
+    It starts with `begin`, or with `rejoin` on a rank that comes back while the others are in `_call_back`.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        config: Config,
+        silo: Silo,
+        silos: int,
+        path: Path,
+        stop: StopRequest,
+        *,
+        resumed: bool,
+        recalls: Recalls,
+    ) -> None:
+        self._crew, self._config, self._silo, self._silos = crew, config, silo, silos
+        self._path, self._stop, self._resumed, self._recalls = path, stop, resumed, recalls
+        self._rehearsal = Rehearsal(crew.comm, [] if resumed else config.failure.faults, crew.number)
+        self._chronicle = Chronicle(config, path, leads=False)
         self._clock = Clock()
-        self._first = 1
+        self._first, self._told = 1, 0
+        self._returned: list[int] = []
+        self._federation: Federation
+        self._store: CheckpointStore
+        self._store_comm: Communicator
+        watchdog.start(silent_s=config.failure.silent_s, silo=crew.number, resume=RESUME)
 
-    def begin(self, *, resume: bool) -> None:
-        """Restore the last committed round if asked to; say what is about to run."""
-        restored = self._restore() if resume else None
-        with together(self._comm):
-            if self._comm.rank == 0:
-                rundir.refuse_second_run(self._directory.path, resume=resume)
-                self._directory.begin(self._config, last_round=self._first - 1)
-        self._display.begin(plan_of(self._federation, self._first, str(self._directory.path)))
-        for notice in restored.notices if restored else []:
-            self._display.notice(notice)
-        if self._config.secure.protocol == "auto" and self._federation.aggregator.in_the_clear:
-            self._display.notice(
-                f"updates are added up in the clear: among {self._comm.size} silos a sum hides nothing, "
+    def _open_store(self) -> CheckpointStore:
+        with together(self._crew.comm):
+            return self._open_store_alone()
+
+    def _open_store_alone(self) -> CheckpointStore:
+        config, number = self._config, self._crew.number
+        key = buddy_key(config.checkpoint.key_file, number) if config.checkpoint.buddy else None
+        return CheckpointStore(
+            self._crew.comm,
+            self._path / "checkpoints",
+            {"config": resumption_tables(config), "model": self._silo.model.fingerprint()},
+            silos=self._silos,
+            keep=config.checkpoint.keep,
+            buddy_key=key,
+        )
+
+    def begin(self) -> None:
+        """Put all parts together, restore the last committed round if asked to, say what is about to run."""
+        crew, config = self._crew, self._config
+        self._federation = establish(crew, config, self._silo, self._silos)
+        self._store, self._store_comm = crew.step(self._open_store), crew.comm
+        self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
+        notices = self._restore() if self._resumed else []
+
+        def say() -> None:
+            with together(crew.comm):
+                self._chronicle.begin(self._plan(), resume=self._resumed)
+
+        crew.step(say)
+        for notice in notices:
+            self._chronicle.notice(notice)
+        if config.secure.protocol == "auto" and self._federation.aggregator.in_the_clear:
+            self._chronicle.notice(
+                f"updates are added up in the clear: among {self._silos} silos a sum hides nothing, "
                 "for it less one's own update is the other's; three or more are protected"
             )
 
-    def _restore(self) -> Restored | None:
-        restored = self._store.latest()
-        if restored is not None:
-            self._federation.restore(restored.state)
-            self._first = restored.round + 1
-        return restored
+    def complete(self, committing: int | None = None) -> Record:
+        """Run every round that is left, after the commit of round `committing`; write the results."""
+        try:
+            if committing is not None:
+                self._commit(committing, forced=False)
+            self._rounds()
+            return self._finish()
+        except SiloflError as error:
+            self._keep_last_round(error)
+            raise
+        finally:
+            self._chronicle.close()
+            watchdog.stop()
 
-    def rounds(self) -> None:
+    def _plan(self) -> Record:
+        return plan_of(self._federation, self._first, str(self._path))
+
+    def _restore(self) -> list[str]:
+        restored = self._crew.step(self._store.latest)
+        if restored is None:
+            return []
+        own = self._crew.number in restored.members
+        self._federation.restore(restored.state, restored.members, member=own)
+        self._first = restored.round + 1
+        return restored.notices
+
+    def _rounds(self) -> None:
         """Run and commit every round that is left."""
         self._clock.take()
         began = time.perf_counter()
         for number in range(self._first, self._config.run.rounds + 1):
+            self._rehearsal.round = number
+            watchdog.at(number, self._certainly_committed(number))
             last = number == self._config.run.rounds
             evaluate = last or number % self._config.run.evaluate_every == 0
             result = run_round(self._federation, number, self._clock, evaluate=evaluate)
-            stopping = self._record(result, time.perf_counter() - began) and not last
+            stopping = self._conclude(result, began) and not last
             began = time.perf_counter()
+            if not (last or stopping):
+                self._call_back(number)
             self._commit(number, forced=last or stopping)
             if stopping:
                 raise StoppedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
+            self._crew.comm.mark("between rounds")
 
-    def _record(self, result: RoundResult, seconds: float) -> bool:
+    def _certainly_committed(self, number: int) -> int:
+        """The newest round that is on disk for good when round `number` begins, or 0.
+
+        A round's files are known to be written one meeting later, and its manifest two.
+        """
+        every = self._config.checkpoint.every
+        return max(self._first - 1, (number - 3) // every * every if every else 0)
+
+    def _conclude(self, result: RoundResult, began: float) -> bool:
         """Write and show the round's line; whether any rank was asked to stop.
 
         The line comes before the commit of its round: one too many is dropped by a resume, one too few would
         be lost. The round before is settled in the same exchange.
         """
+        crew = self._crew
         shown = result.own if self._config.run.share_silo_metrics else {}
-        mine = {"shown": shown, "phases": self._clock.take(), "stop": self._stop.asked}
+        mine = {"silo": crew.number, "shown": shown, "phases": self._clock.take(), "stop": self._stop.asked}
         with self._clock.phase("checkpoint"):
-            every = self._store.settle(mine, problem=self._directory.problem)
+            every = crew.step(lambda: self._settle(mine))
+            self._follow_changes()
+        losses, self._told = crew.losses[self._told :], len(crew.losses)
         record = record_of(
             result,
-            [report["shown"] for report in every],
-            [report["phases"] for report in every],
-            seconds,
+            every,
+            self._silos,
+            losses,
+            self._returned,
+            time.perf_counter() - began,
             self._federation.bytes_sent_per_round,
         )
-        if self._comm.rank == 0:
-            self._directory.append(record)
-        self._display.round(record)
+        self._returned = []
+        self._recalls.note(losses, result.round)
+        self._chronicle.round(record)
+        for loss in losses:
+            self._chronicle.notice(
+                f"{name(loss.lost)} lost in round {result.round}; the others met after {loss.seconds:.2f} s"
+            )
         if result.clipped_silos:
-            self._display.notice(
+            self._chronicle.notice(
                 f"{result.clipped_silos} silos had values beyond secure.range = {self._config.secure.range}, "
                 "which were clipped; raise it, or leave it out"
             )
         return any(report["stop"] for report in every)
 
-    def _commit(self, number: int, *, forced: bool) -> None:
-        every = self._config.checkpoint.every
-        if every and (forced or number % every == 0):
-            with self._clock.phase("checkpoint"):
-                self._store.begin(number, self._federation.state())
-                if forced:
-                    self._store.drain()
+    def _settle(self, note: Record) -> list[Record]:
+        """Settle the round before, and every rank's note.
 
-    def finish(self) -> Record:
+        Of a round whose files were on their way when a silo was lost, the store drops what is not complete:
+        the round after it holds all of it.
+        """
+        self._reform_store()
+        self._crew.comm.mark("checkpoint agree")
+        return self._store.settle(note, problem=self._chronicle.problem)
+
+    def _reform_store(self) -> None:
+        if self._store_comm is not self._crew.comm:
+            self._store_comm = self._crew.comm
+            self._store.reform(self._crew.comm)
+
+    def _follow_changes(self) -> None:
+        """Make everything anew for the silos that are there, where some were lost."""
+        if not self._federation.is_current:
+            self._federation.reform()
+            if self._crew.comm.rank == 0:
+                self._chronicle.lead(self._plan())
+
+    def _call_back(self, number: int) -> None:
+        """Start lost silos again, and take in those that come: they are in `rejoin` then."""
+        crew = self._crew
+        silos = self._recalls.due(crew, number) if self._config.failure.policy == "respawn" else ()
+        if not silos or not crew.repeats:
+            return
+        self._chronicle.notice(f"{name(silos)} lost: starting again")
+        shards = self._federation.server.shards
+        handover = {
+            "silos": silos,
+            "round": number,
+            "path": str(self._path),
+            "records": self._chronicle.records,
+            "metrics": self._federation.means.names,
+            "shards": [list(shards.members), shards.copies],
+        }
+        began = time.perf_counter()
+        if not self._recalls.call(crew, silos, number, handover):
+            self._chronicle.notice(f"{name(silos)} not back in time; the others go on")
+            return
+        crew.step(lambda: self._own_state(silos))
+        self._federation.reform(silos)
+        self._returned = list(silos)
+        self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
+        if crew.comm.rank != 0:
+            self._chronicle.follow()
+
+    def _own_state(self, silos: tuple[int, ...]) -> tuple[int, dict[str, Any]] | None:
+        """What silos that come back had committed of their own, on those."""
+        self._reform_store()
+        return self._store.own_state(set(silos))
+
+    def rejoin(self, handover: Record) -> None:
+        """Come back to the others after the round that they have just completed."""
+        crew, silos = self._crew, tuple(handover["silos"])
+        members, copies = handover["shards"]
+        self._store, self._store_comm = self._open_store_alone(), crew.comm
+        own = crew.step(lambda: self._own_state(silos))
+        shards = Shards(self._silo.model.size, tuple(members), copies)
+        self._federation = join(crew, self._config, self._silo, self._silos, shards, silos)
+        self._federation.means.agree(handover["metrics"])
+        if own is not None:
+            self._silo.restore(own[1]["silo"])
+        self._first, self._returned = handover["round"] + 1, list(silos)
+        self._chronicle.records = handover["records"]
+        if crew.comm.rank == 0:
+            self._chronicle.lead(self._plan())
+
+    def _commit(self, number: int, *, forced: bool) -> None:
+        """Begin to commit a round; complete it at once where it is `forced`."""
+        crew, every = self._crew, self._config.checkpoint.every
+        fresh = self._store_comm is crew.comm
+        if not every or (fresh and not forced and number % every):
+            return
+        with self._clock.phase("checkpoint"):
+            while True:
+                members = crew.members
+                self._follow_changes()
+                self._reform_store()
+                self._store.begin(number, self._federation.state())
+                if not forced:
+                    return
+                crew.step(self._drain)
+                if crew.members == members:
+                    return
+
+    def _drain(self) -> None:
+        if self._store_comm is self._crew.comm:
+            self._store.drain()
+
+    def _finish(self) -> Record:
         """Write the model and the summary; the summary on every rank."""
-        summary: Record = {}
-        with together(self._comm):
-            if self._directory.problem is not None:
-                raise self._directory.problem
-            if self._comm.rank == 0:
-                model = self._federation.silo.export(self._federation.global_vector)
-                digest = self._directory.write_model(model)
-                summary = summary_of(self._federation, self._directory.records(), digest)
-                self._directory.finish(summary)
-        summary = gather(self._comm, summary)[0]
-        self._display.finish(summary)
-        self._federation.close()
+        crew, chronicle, federation = self._crew, self._chronicle, self._federation
+
+        def write() -> Record:
+            summary: Record = {}
+            with together(crew.comm):
+                if chronicle.problem is not None:
+                    raise chronicle.problem
+                if crew.comm.rank == 0:
+                    chronicle.lead(self._plan())
+                    model = federation.silo.export(federation.global_vector)
+                    digest = chronicle.write_model(model)
+                    summary = summary_of(federation, chronicle.written_records(), digest)
+                    chronicle.write_summary(summary)
+            first: Record = gather(crew.comm, summary)[0]
+            return first
+
+        summary = crew.step(write)
+        chronicle.finish(summary)
+        federation.close()
         return summary
 
-    def keep_last_round(self, error: SiloflError) -> None:
+    def _keep_last_round(self, error: SiloflError) -> None:
         """Commit the round whose files are on their way, if all ranks raised the error together."""
-        if error.rank is not None:
+        if error.rank is None:
+            return
+        if self._store_comm is self._crew.comm:
             self._store.drain()
             self._federation.close()
-
-    def close(self) -> None:
-        """Give the terminal back. Not collective."""
-        self._display.close()
+        else:
+            self._store.reform(self._crew.comm)

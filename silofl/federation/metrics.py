@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 
 from silofl.aggregation.base import Aggregator
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 
 Metrics = dict[str, float]
@@ -16,24 +18,35 @@ Metrics = dict[str, float]
 class FederationMeans:
     """Sums metrics over silos. Which metrics there are is agreed in the first call and stays."""
 
-    def __init__(self, comm: Communicator, aggregator: Aggregator) -> None:
-        self._comm, self._aggregator = comm, aggregator
-        self._names: list[str] | None = None
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._agreed = False
 
-    def __call__(self, metrics: Metrics, count: int) -> Metrics:
-        """Means over all silos' held-out samples; collective.
+    def __call__(self, crew: Crew, aggregator: Aggregator, metrics: Metrics, count: int) -> Metrics:
+        """Means over the held-out samples of all silos that are there; collective.
 
         A silo without samples (count 0) brings nothing; a metric that only some silos report is averaged
-        over those.
+        over those. Nothing where a silo was lost while they were added up.
         """
-        if self._names is None:
-            every = gather(self._comm, sorted(metrics))
+        if not self._agreed:
+            every = crew.step(lambda: gather(crew.comm, sorted(metrics)))
             self._names = sorted({name for names in every for name in names})
+            self._agreed = True
         if not self._names:
             return {}
         own = [(metrics[name] * count, count) if name in metrics else (0.0, 0) for name in self._names]
-        totals = self._aggregator.sum_numbers(np.array(own, np.float64).reshape(-1)).reshape(-1, 2)
-        return {name: float(s / c) for name, (s, c) in zip(self._names, totals, strict=True) if c}
+        totals = aggregator.sum_numbers(np.array(own, np.float64).reshape(-1)).reshape(-1, 2)
+        means = {name: float(s / c) for name, (s, c) in zip(self._names, totals, strict=True) if c}
+        return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics that were agreed on."""
+        return self._names
+
+    def agree(self, names: list[str]) -> None:
+        """Take the names that the others agreed on, on a rank that has come back."""
+        self._names, self._agreed = names, True
 
 
 def gather(comm: Communicator, mine: Any) -> list[Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import silofl
+from silofl.comm.crew import Loss
 from silofl.federation.federation import Federation
-from silofl.federation.metrics import Metrics
 from silofl.federation.round import RoundResult
 
 Record = dict[str, Any]
@@ -17,7 +17,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Record:
     return {
         "version": silofl.__version__,
         "name": federation.config.run.name,
-        "silos": federation.comm.size,
+        "silos": federation.silos,
         "parameters": federation.silo.model.size,
         "strategy": type(federation.strategy).__name__,
         "protocol": federation.aggregator.description,
@@ -29,20 +29,31 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Record:
 
 
 def record_of(
-    result: RoundResult, per_silo: list[Metrics], phases: list[Metrics], seconds: float, sent: int
+    result: RoundResult,
+    reports: list[Record],
+    silos: int,
+    losses: list[Loss],
+    returned: list[int],
+    seconds: float,
+    sent: int,
 ) -> Record:
-    """A round as JSON. `seconds_by_phase` are means over silos.
+    """A round as JSON. `seconds_by_phase` are means over silos; `per_silo` is in the order of their numbers.
 
-    `seconds` and the phase `checkpoint` count the commit of the round before, for this line is written
-    before its own round is committed.
+    `survivors` are the silos whose updates are in the model. `seconds` and the phase `checkpoint` count the
+    commit of the round before, for this line is written before its own round is committed.
     """
+    phases = [report["phases"] for report in reports]
     names = sorted({name for phase in phases for name in phase})
     means = {name: sum(p.get(name, 0.0) for p in phases) / len(phases) for name in names}
+    shown = {report["silo"]: report["shown"] for report in reports}
     return {
         "round": result.round,
         **result.means,
-        "per_silo": per_silo,
-        "survivors": result.survivors,
+        "per_silo": [shown.get(silo, {}) for silo in range(silos)],
+        "survivors": list(result.participants),
+        "lost": [silo for loss in losses for silo in loss.lost],
+        "returned": returned,
+        "recovery_seconds": round(sum(loss.seconds for loss in losses), 6),
         "clipped_silos": result.clipped_silos,
         "bytes_sent": sent,
         "seconds": round(seconds, 6),
@@ -58,7 +69,7 @@ def summary_of(federation: Federation, records: list[Record], model_sha256: str)
         "silofl": silofl.__version__,
         "name": federation.config.run.name,
         "rounds": last["round"],
-        "silos": federation.comm.size,
+        "silos": federation.silos,
         "parameters": federation.silo.model.size,
         "loss": last.get("loss"),
         "accuracy": last.get("accuracy"),

@@ -93,6 +93,15 @@ class RunDirectory:
     def _lines(self) -> list[bytes]:
         return self._metrics.read_bytes().splitlines() if self._metrics.exists() else []
 
+    def take_over(self, config: Config, records: list[dict[str, Any]]) -> None:
+        """Go on with the results of another rank that led until now, whether or not they are in this folder.
+
+        What it wrote of a round that is not among `records` is dropped.
+        """
+        self.begin(config, last_round=records[0]["round"] - 1 if records else 0)
+        for record in records:
+            self.append(record)
+
     def append(self, record: dict[str, Any]) -> None:
         """One line for one round."""
         try:

@@ -19,5 +19,10 @@ class StopRequest:
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, self._note)
 
+    def too_late(self) -> None:
+        """Let later warnings pass: Python drops its handlers as it exits, and SIGUSR1 would kill."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

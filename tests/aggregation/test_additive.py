@@ -12,6 +12,7 @@ from silofl.aggregation.additive import Additive
 from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.fixed_point import fixed_point
 from silofl.aggregation.session import open_session
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.crypto.secagg import Rules
@@ -45,11 +46,18 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
     value_range = float(max(np.abs(v).max() for v in values))
 
     def rank(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any], int]:
-        session = open_session(comm, Rules(bits=bits), bytes(32))
+        session = open_session(Crew(comm), Rules(bits=bits), bytes(32))
         aggregator = Additive(
-            session, size, weight=weights[comm.rank], members=members, value_range=value_range, piece=piece
+            session,
+            size,
+            np.dtype(np.float64),
+            weight=weights[comm.rank],
+            committee=members,
+            value_range=value_range,
+            piece=piece,
         )
-        mean = aggregator.mean_slice(values[comm.rank], 1)
+        aggregator.add_up(values[comm.rank], 1)
+        mean = aggregator.mean(comm.rank)
         numbers = aggregator.sum_numbers(np.array([0.5, -float(comm.rank)]))
         return mean, numbers, aggregator.clipped_silos
 
@@ -66,9 +74,10 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
 def test_values_that_are_not_finite_are_not_sent() -> None:
     def rank(comm: Communicator) -> None:
         x = np.full(10, np.inf if comm.rank == 2 else 1.0)
-        aggregator = Additive(open_session(comm, Rules(), bytes(32)), 10, weight=1, members=3)
-        with pytest.raises(DataError, match="1 of the silos"):
-            aggregator.mean_slice(x, 1)
+        session = open_session(Crew(comm), Rules(), bytes(32))
+        aggregator = Additive(session, 10, np.dtype(np.float64), weight=1, committee=3)
+        with pytest.raises(DataError, match="a silo has values that are not finite"):
+            aggregator.add_up(x, 1)
 
     run_in_threads(3, rank)
 
@@ -78,9 +87,8 @@ def test_what_an_owner_receives_of_a_silo_is_not_its_words() -> None:
     seen: list[NDArray[Any]] = []
 
     def rank(comm: Communicator) -> None:
-        aggregator = Additive(
-            open_session(comm, Rules(), bytes(32)), 256, weight=1, members=2, value_range=1.0
-        )
+        session = open_session(Crew(comm), Rules(), bytes(32))
+        aggregator = Additive(session, 256, np.dtype(np.float64), weight=1, committee=2, value_range=1.0)
         for number in (1, 2):
             original = aggregator._exchange.swap
 
@@ -91,7 +99,7 @@ def test_what_an_owner_receives_of_a_silo_is_not_its_words() -> None:
                 return rows
 
             aggregator._exchange.swap = swap  # type: ignore[method-assign]
-            aggregator.mean_slice(np.zeros(256), number)
+            aggregator.add_up(np.zeros(256), number)
             aggregator._exchange.swap = original  # type: ignore[method-assign]
 
     run_in_threads(3, rank)

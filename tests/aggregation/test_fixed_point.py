@@ -37,7 +37,7 @@ def test_tiny_magnitudes_count_as_the_lowest(magnitude: float) -> None:
 
 @pytest.mark.parametrize("magnitude", [math.inf, math.nan, 2.0 ** (HIGHEST + 1)])
 def test_what_cannot_be_added_up_is_refused(magnitude: float) -> None:
-    with pytest.raises(DataError, match="1 of the silos"):
+    with pytest.raises(DataError, match="a silo has values that are not finite"):
         decode_range(encode_exponent(magnitude, U16))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.shards import ALIGNMENT, slice_bounds, slice_counts
+from silofl.comm.crew import Crew
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 
@@ -25,14 +26,17 @@ def test_the_mean_is_the_sum_in_rank_order_in_float64(
     dtype: type, silos: int, piece: int, messages: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if messages:
-        monkeypatch.setattr("silofl.aggregation.plain.open_exchange", MessageExchange)
+        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
     size, weights = 333, [3, 1, 400, 7, 10_000_000][:silos]
     values = [np.random.default_rng(k).standard_normal(size).astype(dtype) for k in range(silos)]
 
     def rank(comm: Communicator) -> NDArray[Any]:
-        aggregator = PlainAggregator(comm, size, np.dtype(dtype), weight=weights[comm.rank], piece=piece)
+        aggregator = PlainAggregator(
+            Crew(comm), size, np.dtype(dtype), weight=weights[comm.rank], piece=piece
+        )
         before = values[comm.rank].copy()
-        mean = aggregator.mean_slice(values[comm.rank], 1)
+        aggregator.add_up(values[comm.rank], 1)
+        mean = aggregator.mean(comm.rank).copy()
         np.testing.assert_array_equal(values[comm.rank], before)
         aggregator.close()
         return mean

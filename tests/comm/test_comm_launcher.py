@@ -78,7 +78,6 @@ def test_what_the_user_set_stays():
         "OMP_NUM_THREADS": "3",
         "MPI4PY_LIBMPI": "mine",
         "OMPI_MCA_mpi_yield_when_idle": "0",
-        "OMPI_MCA_osc": "sm",
     }
     plan = plan_environment(Launch("openmpi", 0, 8, 0, 8), environ, shared_cores=2, own_cores=2)
     assert not set(plan) & set(environ)

@@ -1,0 +1,168 @@
+"""Bringing lost ranks back: those that are left start new processes, which become members when ready.
+
+By MPI_Comm_spawn and MPI_Intercomm_merge (MPI 4.1, sections 11.8 and 7.6). Neither side waits for ever for
+the other: whoever is late, or dies, is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from silofl.comm import binding, watchdog
+from silofl.comm.ending import say
+from silofl.comm.launcher import THREAD_VARIABLES
+from silofl.comm.lost import RanksLost
+from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.patience import wait_politely
+from silofl.errors import EXIT_RESUMABLE
+
+SPAWN_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank ran, and where it is started again."""
+
+    host: str
+    local_rank: int
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a process that was started again is told first."""
+
+    number: int
+    """Its number among the members."""
+    members: tuple[int, ...]
+    """All members once it has joined."""
+    leader: int
+    """Number of the member that hands over to it."""
+    local_rank: int
+    """Its place among the ranks of its node."""
+    silos: int
+    """How many there were when all met."""
+
+
+def recall(
+    comm: MpiCommunicator, numbers: Sequence[int], places: Sequence[Place], *, timeout_s: float
+) -> MpiCommunicator | None:
+    """Start `numbers` again by this program's own command line, and wait until they join; collective.
+
+    `places` are those of all ranks, by their number. Returns the communicator of all, in the order of their
+    numbers, or None where they could not be started or were not ready after `timeout_s` seconds. They call
+    `invitation`, then `join`.
+    """
+    mpi, own = binding.load(), comm.handle
+    between = None
+    try:
+        with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S + timeout_s):
+            between = own.Spawn_multiple(
+                ["env"] * len(numbers),
+                [_arguments()] * len(numbers),
+                [1] * len(numbers),
+                [_info(mpi, places[number]) for number in numbers],
+                root=0,
+            )
+        members = tuple(sorted((*comm.members, *numbers)))
+        greeting = {
+            "numbers": list(numbers),
+            "members": list(members),
+            "leader": comm.members[0],
+            "local_ranks": [places[number].local_rank for number in numbers],
+            "silos": len(places),
+        }
+        text = json.dumps(greeting).encode()
+        root = mpi.ROOT if comm.rank == 0 else mpi.PROC_NULL
+        between.Bcast(np.array([len(text)], np.int64), root)
+        between.Bcast(np.frombuffer(text, np.uint8).copy(), root)
+        with watchdog.waiting():
+            if wait_politely([between.Ibarrier()], timeout_s):
+                return _merge(comm, between, False, comm.members[comm.rank], members)
+    except (mpi.Exception, RanksLost):
+        pass  # one of either side died; those that are left find out who by their own communicator
+    if between is not None:
+        between.Revoke()
+    return None
+
+
+def invitation() -> Invitation | None:
+    """What this process was started again for; None in one that the launcher started. Collective."""
+    mpi = binding.load()
+    between = mpi.Comm.Get_parent()
+    if between == mpi.COMM_NULL:
+        return None
+    length = np.empty(1, np.int64)
+    between.Bcast(length, 0)
+    text = np.empty(int(length[0]), np.uint8)
+    between.Bcast(text, 0)
+    greeting = json.loads(text.tobytes())
+    place = mpi.COMM_WORLD.rank
+    return Invitation(
+        greeting["numbers"][place],
+        tuple(greeting["members"]),
+        greeting["leader"],
+        greeting["local_ranks"][place],
+        greeting["silos"],
+    )
+
+
+def join(comm: MpiCommunicator, invited: Invitation) -> MpiCommunicator:
+    """The communicator of all, once this process is ready; collective with `recall`.
+
+    Raises RanksLost where the others do not wait any more.
+    """
+    mpi = binding.load()
+    between = mpi.Comm.Get_parent()
+    try:
+        with watchdog.waiting():
+            wait_politely([between.Ibarrier()])
+        return _merge(comm, between, True, invited.number, invited.members)
+    except mpi.Exception as error:
+        raise RanksLost("the run went on without this silo") from error
+
+
+def _merge(
+    comm: MpiCommunicator, between: Any, high: bool, number: int, members: tuple[int, ...]
+) -> MpiCommunicator:
+    merged = between.Merge(high)
+    ordered = merged.Split(0, number)
+    return comm.succeeded_by(ordered, members)
+
+
+def _arguments() -> list[str]:
+    """This program's own command line, with as many threads as this rank has."""
+    threads = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
+    return [*threads, sys.executable, *sys.orig_argv[1:]]
+
+
+def _info(mpi: Any, place: Place) -> Any:
+    info = mpi.Info.Create()
+    info.Set("wdir", os.getcwd())
+    info.Set("host", place.host)
+    return info
+
+
+class _bounded:
+    """End this rank if a call that has no time limit of its own does not return: better dead than stuck."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timer = threading.Timer(timeout_s, self._give_up, (timeout_s,))
+        self._timer.daemon = True
+
+    def _give_up(self, timeout_s: float) -> None:
+        say(f"the launcher did not start a lost silo again within {timeout_s:g} s: this rank ends")
+        os._exit(EXIT_RESUMABLE)
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()

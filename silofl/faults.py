@@ -1,0 +1,76 @@
+"""Faults to rehearse, as [failure] inject names them: `kill silo 2 round 5 at collect`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+ACTIONS = {
+    "kill": "SIGKILL to its process",
+    "stop": "SIGSTOP to its process",
+    "hang": "it does nothing more",
+    "slow": "the step takes xN times as long",
+    "corrupt": "a bit of what it sends next is flipped",
+}
+STEPS = (
+    "train",
+    "advertise",
+    "share",
+    "mask",
+    "collect first",
+    "collect middle",
+    "collect last",
+    "agree",
+    "reveal",
+    "unmask",
+    "step",
+    "allgather",
+    "evaluate",
+    "checkpoint write",
+    "checkpoint agree",
+    "checkpoint rename",
+    "between rounds",
+)
+"""In the order of a round; `collect` alone is its first piece."""
+SENDING = ("advertise", "share", "agree", "reveal")
+"""Steps that send messages of a protocol, which alone can be corrupted and found out."""
+
+_PATTERN = re.compile(r"(\w+) silo (\d+) round (\d+) at ([a-z]+(?: [a-z]+)?)(?: x(\d+(?:\.\d+)?))?")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one silo, once, when it reaches a step of a round."""
+
+    action: str
+    silo: int
+    round: int
+    step: str
+    factor: float = 1.0
+    """`slow`: how many times as long the step takes."""
+
+
+def parse(text: str) -> Fault:
+    """The fault that a line names; ValueError, in one sentence, for anything else."""
+    match = _PATTERN.fullmatch(" ".join(text.split()))
+    if match is None:
+        raise ValueError(
+            f'failure.inject has {text!r}; write it like "kill silo 2 round 5 at collect" or '
+            '"slow silo 2 round 5 at train x5"'
+        )
+    action, silo, number, step, factor = match.groups()
+    step = "collect first" if step == "collect" else step
+    for what, word, known in (("action", action, tuple(ACTIONS)), ("step", step, STEPS)):
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+            raise ValueError(
+                f"failure.inject has {text!r}: unknown {what} {word!r}, did you mean {near[0]!r}?"
+            )
+    if (action == "slow") != (factor is not None):
+        raise ValueError(
+            f"failure.inject has {text!r}: `slow`, and nothing else, ends with a factor such as x5"
+        )
+    if action == "corrupt" and step not in SENDING:
+        raise ValueError(f"failure.inject has {text!r}: `corrupt` is for the steps {', '.join(SENDING)}")
+    return Fault(action, int(silo), int(number), step, float(factor or 1.0))

@@ -1,0 +1,54 @@
+"""Who takes part: when a run goes on without silos that were lost, and what it says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from silofl.aggregation.registry import choose_protocol
+from silofl.comm.crew import Loss
+from silofl.config import Config
+from silofl.errors import SiloflError, StoppedError
+
+Refuse = Callable[[Loss, tuple[int, ...]], SiloflError | None]
+
+
+def minimum(config: Config, silos: int) -> int:
+    """The fewest silos that a round of a run of `silos` may be over."""
+    if choose_protocol(config.secure, silos) == "plain":
+        return config.failure.min_silos or min(2, silos)
+    threshold = config.secure.threshold or silos // 2 + 1
+    secure = max(threshold, 2 if config.secure.allow_two else 3)
+    return max(secure, config.failure.min_silos or 0)
+
+
+def copies(config: Config, silos: int, most: int) -> int:
+    """With how many others each slice's sums lie: enough for as many silos as may be lost at once."""
+    if config.failure.policy == "abort":
+        return 0
+    return min(most, max(0, silos - minimum(config, silos)))
+
+
+def refusal(config: Config, silos: int) -> Refuse:
+    """Says of a loss why the run of `silos` cannot go on; None where it can."""
+    fewest, protocol = minimum(config, silos), choose_protocol(config.secure, silos)
+
+    def refuse(loss: Loss, left: tuple[int, ...]) -> SiloflError | None:
+        lost = name(loss.lost)
+        if config.failure.policy == "abort":
+            why = 'failure.policy = "abort"'
+        elif protocol == "additive":
+            why = 'secure.protocol = "additive" has no recovery'
+        elif len(left) < fewest:
+            why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+        else:
+            return None
+        return StoppedError(f"{lost} lost, and {why}: --resume goes on from the last committed round")
+
+    return refuse
+
+
+def name(silos: tuple[int, ...]) -> str:
+    """`silo 2 was` or `silos 1 and 2 were`."""
+    if len(silos) == 1:
+        return f"silo {silos[0]} was"
+    return f"silos {', '.join(map(str, silos[:-1]))} and {silos[-1]} were"

@@ -1,0 +1,48 @@
+"""The way back of a lost silo: it restores itself while the others wait, and joins them between rounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from silofl.comm.crew import Crew
+from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.recall import Invitation, join
+from silofl.config import Config
+from silofl.federation import federation as parts
+from silofl.federation.loop import Record, Run, build_task
+from silofl.federation.membership import refusal
+from silofl.federation.recalls import Recalls
+from silofl.federation.stop import StopRequest
+from silofl.tasks.base import Task
+
+
+def rejoin(
+    config: Config,
+    task: Task | None,
+    *,
+    comm: MpiCommunicator,
+    invited: Invitation,
+    resumed: bool,
+    on_directory: Callable[[Path], None] = lambda path: None,
+    stop: StopRequest | None = None,
+) -> Record:
+    """`train` on a rank that was started again; collective with `Recalls.call` of the others.
+
+    `comm` is what this process began with, alone. Raises RanksLost where the others went on without it.
+    """
+    stop = StopRequest() if stop is None else stop
+    alone = Crew(comm, repeats=False)
+    built = build_task(alone, config, task)
+    silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
+    heir = join(comm, invited)
+    handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))
+    crew = Crew(heir, refuse=refusal(config, invited.silos))
+    crew.replace(heir, handover["completed"])
+    path = Path(config.run.dir or handover["path"])
+    on_directory(path)
+    recalls = Recalls.taken_up(handover["recalls"], config.failure.rejoin_s)
+    run = Run(crew, config, silo, invited.silos, path, stop, resumed=resumed, recalls=recalls)
+    run.rejoin(handover)
+    return run.complete(handover["round"])

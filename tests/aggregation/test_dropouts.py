@@ -1,0 +1,136 @@
+"""Silos that die at every step of a sum: those that are left have the exact sum of those that took part."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from silofl.aggregation.exchange import MessageExchange
+from silofl.aggregation.plain import PlainAggregator
+from silofl.aggregation.secagg import SecAgg, SecureVectorSum
+from silofl.aggregation.session import open_session
+from silofl.aggregation.shards import Shards
+from silofl.comm import Communicator, run_in_threads
+from silofl.comm.crew import Crew
+from silofl.comm.lost import Died
+from silofl.crypto.secagg import Rules
+
+SIZE, PIECE = 700, 256
+BEFORE = ("advertise", "share", "mask", "collect first", "collect middle", "collect last")
+AFTER = ("reveal", "unmask", "use")
+COUNTED = {"agree"}
+"""Whoever dies as it reaches this has handed out all its words, but nobody may know yet that all have."""
+
+
+class Fault:
+    """Ends a rank's life when it reaches a step, once it is armed."""
+
+    def __init__(self, comm: Communicator, step: str | None) -> None:
+        self._step, self.armed = step, False
+        comm.on_mark(self.reach)
+
+    def reach(self, step: str) -> None:
+        if self.armed and step == self._step:
+            raise Died
+
+
+def values_of(silo: int) -> NDArray[np.float64]:
+    return np.random.default_rng(silo).uniform(-1, 1, SIZE)
+
+
+def run(silos: int, deaths: dict[int, str], make: Any) -> list[Any]:
+    """What every rank has in the end: (participants, (index, mean) pairs, sums of numbers); None if dead."""
+
+    def rank(comm: Communicator) -> Any:
+        fault = Fault(comm, deaths.get(comm.rank))
+        crew = Crew(comm)
+        aggregator = make(crew)
+        fault.armed = True
+        aggregator.add_up(values_of(crew.number), 1)
+        fault.reach("use")
+        crew.step(lambda: None)
+        parts = [
+            (index, aggregator.mean(index).copy())
+            for index in aggregator.shards.served(crew.number, crew.members)
+        ]
+        numbers = aggregator.sum_numbers(np.array([1.0, float(crew.number)]))
+        return aggregator.participants, parts, numbers.tolist()
+
+    return run_in_threads(silos, rank, timeout_s=30)
+
+
+def secagg(crew: Crew) -> SecAgg:
+    session = open_session(crew, Rules(bits=32), bytes(32))
+    copies = len(crew.members) - 3
+    vectors = SecureVectorSum(session, SIZE, value_range=1.0, piece=PIECE, copies=min(copies, 2))
+    return SecAgg(vectors, np.dtype(np.float64), weight=crew.number + 1)
+
+
+def plain(crew: Crew) -> PlainAggregator:
+    return PlainAggregator(
+        crew, SIZE, np.dtype(np.float64), weight=crew.number + 1, copies=2, piece=PIECE // len(crew.members)
+    )
+
+
+def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
+    left = [silo for silo in range(len(results)) if silo not in deaths]
+    assert [silo for silo, result in enumerate(results) if result is not None] == left
+    participants = {results[silo][0] for silo in left}
+    assert len(participants) == 1
+    (summed,) = participants
+    for silo, step in deaths.items():
+        assert step in COUNTED or (silo in summed) == (step in AFTER)
+    assert set(left) <= set(summed)
+    weights = [silo + 1 for silo in summed]
+    expected = np.average([values_of(silo) for silo in summed], axis=0, weights=weights)
+    parts = dict(part for silo in left for part in results[silo][1])
+    mean = np.concatenate([parts[index] for index in range(len(results))])
+    np.testing.assert_allclose(mean, expected, atol=tolerance)
+    assert all(results[silo][2] == [len(left), sum(left)] for silo in left)
+
+
+@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+@pytest.mark.parametrize("step", [*BEFORE, "agree", *AFTER])
+@pytest.mark.parametrize("silos", [4, 5])
+def test_a_silo_dies(silos: int, step: str, messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if messages:
+        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+    for silo in range(silos):
+        check(run(silos, {silo: step}, secagg), {silo: step}, 1e-7)
+
+
+@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if messages:
+        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+    pairs = [("collect last", "collect last"), ("mask", "reveal"), ("reveal", "unmask"), ("use", "use")]
+    for first, second in combinations(range(5), 2):
+        for steps in pairs:
+            deaths = dict(zip((first, second), steps, strict=True))
+            check(run(5, deaths, secagg), deaths, 1e-7)
+
+
+@pytest.mark.parametrize("step", ["collect first", "collect last", "use"])
+def test_a_silo_dies_in_a_plain_sum(step: str) -> None:
+    for silo in range(4):
+        check(run(4, {silo: step}, plain), {silo: step}, 1e-12)
+
+
+def test_territories_are_adjacent_and_kept_by_who_takes_over() -> None:
+    for silos in range(1, 8):
+        shards = Shards(1000, tuple(range(silos)), copies=2)
+        for gone in [set(), *({a, b} for a in range(silos) for b in range(silos))]:
+            left = [silo for silo in range(silos) if silo not in gone]
+            if not left:
+                continue
+            served = [shards.served(member, left) for member in left]
+            assert [index for indices in served for index in indices] == list(range(silos))
+            offsets = shards.territories(left)
+            assert offsets[-1] == 1000
+            for member, indices in zip(left, served, strict=True):
+                taken = [index for index in indices if index != member]
+                assert all(member in shards.keepers(index) for index in taken)
