@@ -29,6 +29,7 @@ FLOORS = {
         "silofl.errors",
         "silofl.types",
         "silofl.config",
+        "silofl.crypto",
         "silofl.comm",
     },
 }

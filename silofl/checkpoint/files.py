@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save_file
 
-from silofl.checkpoint.tree import pack, unpack
+from silofl.checkpoint.tree import Arrays, unpack
 from silofl.errors import CheckpointError, StorageError
 
 
@@ -33,9 +33,12 @@ def storage(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}{hint}") from None
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when all of it is on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_bytes(path: Path, data: bytes, writer: int = 0) -> None:
+    """Write a file that appears under its name only when all of it is on disk.
+
+    Of several processes that write the same bytes under one name, each is another `writer`.
+    """
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     with storage(path):
         try:
             with temporary.open("wb") as file:
@@ -54,11 +57,9 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def write_tree(path: Path, tree: dict[str, Any]) -> tuple[str, int]:
-    """Write a state tree as a safetensors file; returns its SHA-256 (hex) and its size in bytes."""
-    skeleton, arrays = pack(tree)
-    metadata = {"state": json.dumps(skeleton)}
-    return write_arrays(path, arrays, metadata)
+def write_packed(path: Path, skeleton: Any, arrays: Arrays) -> tuple[str, int]:
+    """Write a packed state tree as a safetensors file; returns its SHA-256 (hex) and its size in bytes."""
+    return write_arrays(path, arrays, {"state": json.dumps(skeleton)})
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> tuple[str, int]:
@@ -79,8 +80,43 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str
     return digest, size
 
 
+class PieceWriter:
+    """A file written piece by piece, which appears under its name at `finish`. Raises StorageError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        with storage(path):
+            self._file = self._temporary.open("wb")
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece."""
+        with storage(self._path):
+            self._file.write(piece)
+
+    def finish(self) -> None:
+        """Make it durable and give it its name; leave nothing behind where that fails."""
+        try:
+            with storage(self._path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._temporary.rename(self._path)
+                sync_directory(self._path.parent)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+
 def read_tree(path: Path, digest: str) -> dict[str, Any]:
-    """The tree that `write_tree` wrote. Raises CheckpointError where a byte is not as it was."""
+    """The tree that `write_packed` wrote. Raises CheckpointError where a byte is not as it was."""
     try:
         data = path.read_bytes()
     except OSError as error:

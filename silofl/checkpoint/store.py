@@ -1,28 +1,35 @@
-"""Rounds on disk: `round-000012/silo-0003.safetensors` from every rank, then `manifest.json` from rank 0.
+"""Rounds on disk: `round-000012/silo-0003.safetensors` from every silo, then `manifest.json`.
 
 A round exists once its manifest does. Every rank writes its file and renames it into place; the ranks
-exchange digests; rank 0 renames the manifest. A kill at any instruction leaves the newest round with a
-manifest as the truth. Files are written by a background thread while the next round trains, so the newest
-manifest is at most one round behind. Ranks may write to one shared file system or each to its own.
+exchange digests; then the manifest is renamed into every folder that a rank has: one, if they share it. A
+kill at any instruction leaves the newest round with a manifest as the truth. Any rank's copy of a manifest is
+as good as another's, so that no single rank is needed to find it. Files are written by a background thread
+while the next round trains, so the newest manifest is at most one round behind.
+
+Silos may be lost and come back: `reform` gives the store the ranks that are there now. A manifest names the
+silos that took part, and for one that did not, the newest round in which it did stays on disk.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from silofl.background import Background
-from silofl.checkpoint.files import read_tree, storage, write_json, write_tree
+from silofl.checkpoint.buddies import Buddies
+from silofl.checkpoint.catalogue import gather_manifests
+from silofl.checkpoint.files import read_tree
+from silofl.checkpoint.manifest import FileEntry, Manifest
+from silofl.checkpoint.shelf import Shelf, kept_rounds
+from silofl.checkpoint.snapshot import Snapshot
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import exchange, together
-from silofl.errors import CheckpointError, MismatchError, SiloflError
+from silofl.crypto.secret import Secret
+from silofl.errors import CheckpointError, SiloflError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,176 +37,233 @@ class Restored:
     """A committed round as one rank finds it again."""
 
     round: int
-    state: dict[str, Any]
-    """This silo's tree, as it was committed."""
+    """The newest that all its members could read; the same on every rank."""
+    state: Tree | None
+    """This silo's tree of `own_round`; None where it has none."""
+    own_round: int
+    """`round` for its members; for others the newest before it in which they took part, 0 without one."""
+    members: tuple[int, ...]
+    """The silos that took part in `round`, ascending: their trees together are the whole of it."""
     notices: list[str]
-    """One line for each newer round that could not be used."""
+    """One line for each thing that was not as it should be."""
+
+
+@dataclass
+class _Own:
+    """What a silo finds of its own."""
+
+    state: Tree | None = None
+    round: int = 0
+    lines: dict[str, list[str]] = field(default_factory=lambda: {"bad": [], "restored": []})
 
 
 class CheckpointStore:
-    """One run's checkpoints, seen from one rank. All but `begin` is collective.
+    """One run's checkpoints, seen from one rank.
 
     Args:
-        comm: the run's ranks; the rank is the silo's number.
-        directory: this rank's `checkpoints` folder; made when missing.
+        comm: the ranks that are there now; `comm.members` are their silos.
+        directory: this rank's `checkpoints` folder; made when first needed. May be shared.
         identity: what must be equal for a resume, such as configuration and model; JSON.
+        silos: how many silos the run has in all.
         keep: how many committed rounds stay.
+        buddy_key: 32 bytes that only this silo holds: the next silo then keeps a sealed copy of its files.
+            None on all ranks or on none.
     """
 
-    def __init__(self, comm: Communicator, directory: Path, identity: dict[str, Any], keep: int) -> None:
-        self._comm, self._directory, self._identity, self._keep = comm, directory, identity, keep
-        self._name = f"silo-{comm.rank:04d}.safetensors"
-        self._writer: Background[tuple[str, int]] = Background()
-        self._publisher: Background[list[int]] = Background()
-        self._written = 0
-        with together(comm), storage(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            for stale in directory.glob(f"round-*/.{self._name}.tmp"):
-                stale.unlink(missing_ok=True)
+    def __init__(
+        self,
+        comm: Communicator,
+        directory: Path,
+        identity: dict[str, Any],
+        *,
+        silos: int,
+        keep: int,
+        buddy_key: Secret | None = None,
+    ) -> None:
+        self._comm, self._identity, self._silos, self._keep = comm, identity, silos, keep
+        self._shelf = Shelf(directory, comm.members[comm.rank])
+        self._buddies = Buddies(comm, self._shelf, buddy_key) if buddy_key is not None else None
+        self._writer: Background[FileEntry] = Background()
+        self._publisher: Background[None] = Background()
+        self._snapshot = Snapshot()
+        self._begun, self._attempt = 0, 0
+        self._published: Manifest | None = None
+        self._history: dict[int, tuple[int, ...]] | None = None
 
-    def begin(self, round_number: int, state: dict[str, Any]) -> None:
+    def begin(self, round_number: int, state: Tree) -> None:
         """Start to commit a round, the one before being settled: files are written while the caller goes on.
 
-        The arrays of `state` belong to the store from here on. Not collective; raises nothing.
+        The arrays of `state` are copied and may change at once. After `reform` the same round may be begun
+        again. Not collective.
         """
-        self._written = round_number
-        self._writer.start(lambda: self._write(round_number, state))
+        self._attempt = self._attempt + 1 if round_number == self._begun else 0
+        self._begun, attempt = round_number, self._attempt
+        skeleton, arrays = self._snapshot.take(state)
+
+        def write() -> FileEntry:
+            self._comm.mark("checkpoint write")
+            return self._shelf.write_state(round_number, attempt, skeleton, arrays)
+
+        self._writer.start(write)
 
     def settle(self, note: Any = None, *, problem: SiloflError | None = None) -> list[Any]:
-        """Once every rank's file is written, let rank 0 write the manifest, in the background.
+        """Once every rank's file is written, write the manifest in the background; collective.
 
         Returns every rank's `note`, which rides along. Raises on every rank what any rank's disk refused, or
-        any caller's `problem`; rounds committed before stay as they are. Collective.
+        any caller's `problem`; rounds committed before stay as they are.
         """
-        entry: Any = None
-        old: list[int] = []
+        mine: dict[str, Any] = {"note": note}
         try:
-            entry = self._writer.result() if self._writer.busy else None
-            old = self._publisher.result() if self._publisher.busy else []
+            if self._writer.busy:
+                mine["entry"] = vars(self._writer.result())
+            if self._publisher.busy:
+                self._publisher.result()
+            if self._buddies is not None:
+                self._buddies.result()
+            if self._published is not None and self._comm.rank == 0:
+                mine["kept"] = self._kept(self._published)
         except SiloflError as error:
             problem = problem or error
-        notes = exchange(self._comm, {"entry": entry, "old": old, "note": note}, problem)
-        self._forget(notes[0]["old"])
-        if self._comm.rank == 0 and entry is not None:
-            round_number, entries = self._written, [one["entry"] for one in notes]
-            self._publisher.start(lambda: self._publish(round_number, entries))
-        return [one["note"] for one in notes]
+        every = exchange(self._comm, mine, problem)
+        confirmed, self._published = self._published, None
+        if "entry" in mine:
+            files = {
+                silo: FileEntry(**one["entry"]) for silo, one in zip(self._comm.members, every, strict=True)
+            }
+            self._published = Manifest(self._begun, self._silos, self._identity, files)
+        published, kept = self._published, every[0].get("kept")
+        if published or (confirmed and kept):
+            self._publisher.start(lambda: self._publish(published, confirmed, kept))
+        if self._buddies is not None and published is not None:
+            self._buddies.give(published.round, list(published.files.values()))
+        return [one["note"] for one in every]
 
     def drain(self) -> None:
-        """Return when the newest round is committed for good."""
+        """Return when the newest round is committed for good; collective."""
         self.settle()
         self.settle()
+        if self._publisher.busy:
+            self._publisher.result()
 
-    def _write(self, round_number: int, state: dict[str, Any]) -> tuple[str, int]:
-        folder = self._folder(round_number)
-        with storage(folder):
-            folder.mkdir(exist_ok=True)
-        return write_tree(folder / self._name, state)
+    def reform(self, comm: Communicator) -> None:
+        """Go on with other ranks. What is under way is waited for, then dropped: begin its round again.
 
-    def _publish(self, round_number: int, entries: list[list[Any]]) -> list[int]:
-        """Rank 0: the manifest that makes the round exist; then forget the oldest. Returns those rounds.
-
-        Manifests go before files, so that no round is ever half there.
+        A round whose files were all in place is committed still, whoever was to do it. Not collective; raises
+        nothing.
         """
-        write_json(self._folder(round_number) / MANIFEST, self._manifest(round_number, entries))
-        old = self._committed()[self._keep :]
-        for found in old:
-            (self._folder(found) / MANIFEST).unlink(missing_ok=True)
-        return old
-
-    def _forget(self, rounds: list[int]) -> None:
-        """Remove this rank's files of rounds whose manifests rank 0 has removed."""
-        for found in rounds:
-            folder = self._folder(found)
-            (folder / self._name).unlink(missing_ok=True)
-            try:
-                folder.rmdir()
-            except OSError:
-                continue  # another rank's file is still there; the last one to go removes the folder
-
-    def _manifest(self, round_number: int, entries: list[list[Any]]) -> dict[str, Any]:
-        files = {f"silo-{k:04d}.safetensors": {"sha256": e[0], "bytes": e[1]} for k, e in enumerate(entries)}
-        return {"format": FORMAT, "round": round_number, "identity": self._identity, "files": files}
+        for work in (self._writer, self._publisher):
+            if work.busy:
+                with suppress(SiloflError):  # begun again, it fails again and is reported then
+                    work.result()
+        if self._published is not None:
+            with suppress(SiloflError):
+                self._shelf.publish(self._published)
+        if self._buddies is not None:
+            self._buddies.reform(comm)
+        self._comm, self._published, self._history = comm, None, None
 
     def latest(self) -> Restored | None:
-        """The newest round that every rank can read back, or None where nothing was committed.
+        """The newest round whose members can all read it back, or None where nothing was committed.
+
+        For all silos of the run; collective.
 
         Raises:
-            MismatchError: the run was of another configuration, model or number of ranks.
+            MismatchError: the run was of another configuration, model or number of silos.
             CheckpointError: rounds were committed and none can be read.
         """
-        notices: list[str] = []
-        for found, manifest in self._candidates(notices):
-            state, problem = self._read(found, manifest)
-            problems = [p.decode() for p in self._comm.allgather_bytes(problem.encode()) if p]
-            if not problems:
-                return Restored(found, state, notices)
-            notices.append(f"the checkpoint of round {found} cannot be used ({problems[0]})")
+        manifests, notices = gather_manifests(self._comm, self._shelf)
+        for place, manifest in enumerate(manifests):
+            manifest.check(self._identity, self._silos, str(self._shelf.directory))
+            mine = [m for m in manifests[place:] if self._shelf.silo in m.files]
+            if self._shelf.silo in manifest.files:
+                mine = mine[:1]
+            own = self._own(mine)
+            every = dict(zip(self._comm.members, exchange(self._comm, own.lines, None), strict=True))
+            reasons = [reason for silo in manifest.members for reason in every[silo]["bad"]]
+            if not reasons:
+                self._level(manifests[place:])
+                notices += [line for lines in every.values() for line in lines["restored"]]
+                notices += [
+                    f"{line}; an older one is used" for lines in every.values() for line in lines["bad"]
+                ]
+                return Restored(manifest.round, own.state, own.round, manifest.members, notices)
+            notices.append(f"the checkpoint of round {manifest.round} cannot be used ({reasons[0]})")
         if notices:
             raise CheckpointError(
-                f"no checkpoint in {self._directory} can be read: {'; '.join(notices)}", rank=0
+                f"no checkpoint in {self._shelf.directory} can be read: {'; '.join(notices)}", rank=0
             )
         return None
 
-    def _candidates(self, notices: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Rounds with a manifest, newest first, as rank 0 sees them; the same on every rank."""
-        rounds = self._committed() if self._comm.rank == 0 else []
-        for found in json.loads(self._comm.broadcast_bytes(json.dumps(rounds).encode())):
-            text = self._comm.broadcast_bytes(self._manifest_bytes(found))
-            try:
-                manifest = json.loads(text)
-                files = manifest["files"]
-            except (ValueError, KeyError, TypeError):
-                notices.append(f"the manifest of round {found} is damaged")
-                continue
-            self._check_identity(manifest["identity"], len(files))
-            yield found, manifest
+    def own_state(self, silos: set[int]) -> tuple[int, Tree] | None:
+        """For `silos`, which have just come back: their newest committed round and their tree of it.
 
-    def _manifest_bytes(self, round_number: int) -> bytes:
-        if self._comm.rank != 0:
-            return b""
+        None for the others, and for a silo that has no round that can be read. Collective, after `reform` to
+        the ranks that are there now.
+        """
+        manifests, _ = gather_manifests(self._comm, self._shelf)
+        silo = self._shelf.silo
+        mine = [m for m in manifests if silo in m.files] if silo in silos else []
+        own = self._own(mine)
+        self._level(manifests)
+        return None if own.state is None else (own.round, own.state)
+
+    def _own(self, choices: list[Manifest]) -> _Own:
+        """This silo's tree of the first of these rounds of which it can be had; collective."""
+        own, left = _Own(), list(choices)
+        while True:
+            wanted = left.pop(0) if own.state is None and left else None
+            problem = self._read(wanted, own) if wanted is not None else ""
+            if self._buddies is not None:
+                keeper, reason = self._buddies.ask(wanted if problem else None)
+                if keeper is not None and wanted is not None:
+                    own.lines["restored"].append(
+                        f"{problem}: silo {self._shelf.silo} got its file of round {wanted.round} back from "
+                        f"silo {keeper}"
+                    )
+                    problem = self._read(wanted, own)
+                elif problem:
+                    problem = f"{problem}; {reason}"
+            if problem:
+                own.lines["bad"].append(problem)
+            if not any(exchange(self._comm, own.state is None and bool(left), None)):
+                return own
+
+    def _read(self, manifest: Manifest, own: _Own) -> str:
+        """Read this silo's file of a round into `own`; why that failed, or an empty string."""
+        entry = manifest.files[self._shelf.silo]
         try:
-            return (self._folder(round_number) / MANIFEST).read_bytes()
-        except OSError:
-            return b""
+            own.state = read_tree(self._shelf.folder(manifest.round) / entry.name, entry.sha256)
+        except CheckpointError as error:
+            return str(error)
+        own.round = manifest.round
+        return ""
 
-    def _check_identity(self, identity: dict[str, Any], silos: int) -> None:
-        if silos != self._comm.size:
-            raise MismatchError(
-                f"{self._directory} holds a run of {silos} silos and this one has {self._comm.size}: "
-                f"start {silos} ranks, or another run with --run",
-                rank=0,
-            )
-        for key, value in self._identity.items():
-            if identity.get(key) != value:
-                what = _difference(key, value, identity.get(key))
-                raise MismatchError(
-                    f"cannot resume {self._directory}: {what}; set it back or use another --run", rank=0
-                )
+    def _level(self, manifests: list[Manifest]) -> None:
+        """Give every folder the manifests that it lacks, so that any rank may lead from here; collective."""
+        first: dict[int, Manifest] = {}
+        for manifest in manifests:
+            first.setdefault(manifest.round, manifest)
+        with together(self._comm):
+            for manifest in first.values():
+                self._shelf.publish(manifest)
+        self._history = {found: manifest.members for found, manifest in first.items()}
 
-    def _read(self, round_number: int, manifest: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        try:
-            digest = manifest["files"][self._name]["sha256"]
-            return read_tree(self._folder(round_number) / self._name, digest), ""
-        except (CheckpointError, KeyError, TypeError) as error:
-            return {}, str(error)
+    def _kept(self, newest: Manifest) -> list[int]:
+        """Rank 0: the rounds that stay now that `newest` is committed everywhere."""
+        if self._history is None:
+            self._history = {
+                found: manifest.members for found, manifest in self._shelf.manifests()[0].items()
+            }
+        self._history[newest.round] = newest.members
+        before = {found: members for found, members in self._history.items() if found <= newest.round}
+        kept = kept_rounds(before, self._silos, self._keep)
+        self._history = {found: before[found] for found in kept}
+        return kept
 
-    def _committed(self) -> list[int]:
-        """Rounds with a manifest here, newest first."""
-        names = (path.parent.name for path in self._directory.glob(f"round-*/{MANIFEST}"))
-        matches = (re.fullmatch(r"round-(\d{6,})", name) for name in names)
-        return sorted((int(m[1]) for m in matches if m), reverse=True)
-
-    def _folder(self, round_number: int) -> Path:
-        return self._directory / f"round-{round_number:06d}"
-
-
-def _difference(key: str, mine: Any, there: Any) -> str:
-    """`train.lr is 0.1 now and was 0.05`, or for other values that the key differs."""
-    if isinstance(mine, dict) and isinstance(there, dict):
-        for name, value in mine.items():
-            if there.get(name) != value:
-                return _difference(f"{key}.{name}" if key != "config" else name, value, there.get(name))
-    if isinstance(mine, (str, int, float, bool, type(None), list)) and key != "model":
-        return f"{key} is {json.dumps(mine)} now and was {json.dumps(there)}"
-    return f"the {key} is not the one it was"
+    def _publish(self, manifest: Manifest | None, confirmed: Manifest | None, kept: list[int] | None) -> None:
+        """Make a round exist; then forget what is older than the last one that exists in every folder."""
+        self._comm.mark("checkpoint rename")
+        if manifest is not None and self._shelf.leads(manifest):
+            self._shelf.publish(manifest)
+        if confirmed is not None and kept:
+            self._shelf.prune(kept, confirmed.round)

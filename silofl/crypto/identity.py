@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from silofl.crypto.key_file import refuse_open_permissions
 from silofl.crypto.secret import Unpicklable
 from silofl.errors import ConfigError, StorageError
 
@@ -43,7 +44,7 @@ class Identity(Unpicklable):
         ConfigError when it is missing, readable by others than its owner, no Ed25519 key, or its passphrase
         is missing or wrong.
         """
-        _refuse_open_permissions(path)
+        refuse_open_permissions(path)
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -98,12 +99,3 @@ def read_passphrase(path: Path) -> bytes:
         return path.read_bytes().splitlines()[0]
     except (OSError, IndexError):
         raise ConfigError(f"{path} has no passphrase in its first line") from None
-
-
-def _refuse_open_permissions(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise ConfigError(f"the private key {path} cannot be read: {error.strerror}") from None
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"{path} may be read by others (mode {mode & 0o777:04o}); run `chmod 600 {path}`")

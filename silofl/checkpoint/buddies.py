@@ -1,0 +1,245 @@
+"""Buddies: each silo's file also lies with the next silo, sealed, and comes back when its own disk is lost.
+
+Files cross in pieces beside the next round, on a communicator of their own, when their round's commit is
+under way: a rank that is lost in the middle, or a buddy's full disk, takes nothing from the round. A sealed
+copy shows the file's length and nothing else. Where silos share a folder, it protects from nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from silofl.background import Background
+from silofl.checkpoint.files import PieceWriter
+from silofl.checkpoint.manifest import FileEntry, Manifest
+from silofl.checkpoint.shelf import Shelf
+from silofl.comm.lost import RanksLost
+from silofl.comm.protocol import Communicator
+from silofl.comm.verdict import exchange
+from silofl.crypto.key_file import load_or_make
+from silofl.crypto.secret import Secret
+from silofl.crypto.vault import (
+    KEY_BYTES,
+    PIECE_BYTES,
+    SALT_BYTES,
+    TAG_BYTES,
+    Opener,
+    Sealer,
+    piece_count,
+    sealed_bytes,
+)
+from silofl.errors import CheckpointError, StorageError
+
+BOX_BYTES = PIECE_BYTES + TAG_BYTES
+
+
+class Buddies:
+    """One rank's part in keeping each other's files.
+
+    Args:
+        comm: the ranks that are there now.
+        shelf: this rank's folder.
+        key: 32 bytes that only this silo holds.
+    """
+
+    def __init__(self, comm: Communicator, shelf: Shelf, key: Secret) -> None:
+        self._comm, self._shelf, self._key = comm, shelf, key
+        self._keeper: Background[None] = Background()
+        self._problem: StorageError | None = None
+        self._channel: Communicator | None = None
+
+    def reform(self, comm: Communicator) -> None:
+        """Go on with other ranks; a copy that is under way is finished or given up. Not collective."""
+        if self._keeper.busy:
+            with suppress(StorageError, RanksLost):  # a disk that refuses again is reported then
+                self._keeper.result()
+        self._comm, self._problem, self._channel = comm, None, None
+
+    def result(self) -> None:
+        """Wait until the last copies are durable.
+
+        Raises StorageError where this rank's part failed, RanksLost where a rank was lost meanwhile.
+        """
+        if self._keeper.busy:
+            self._keeper.result()
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            raise problem
+
+    def give(self, round_number: int, files: list[FileEntry]) -> None:
+        """Start to hand this silo's file to the next rank and to keep that of the rank before; collective.
+
+        `files` are those of all ranks, in rank order. What fails is raised by `result`.
+        """
+        if self._comm.size == 1:
+            return
+        if self._channel is None:
+            self._channel = self._comm.duplicate()
+        channel = self._channel
+        self._keeper.start(lambda: self._swap(channel, round_number, files))
+
+    def _swap(self, channel: Communicator, round_number: int, files: list[FileEntry]) -> None:
+        rank, size = channel.rank, channel.size
+        after, before = (rank + 1) % size, (rank - 1) % size
+        counts = [piece_count(entry.bytes) for entry in files]
+        boxes = self._boxes(round_number, files[rank])
+        copy = self._copy(round_number, channel.members[before])
+        try:
+            for number in range(max(counts)):
+                box = next(boxes, b"")
+                every = channel.alltoall_bytes([box if k == after else b"" for k in range(size)])
+                if number < counts[before] and copy is not None:
+                    copy = self._add(copy, every[before])
+        except BaseException:  # a rank was lost
+            if copy is not None:
+                copy.discard()
+            raise
+        if copy is not None:
+            copy.finish()
+
+    def _boxes(self, round_number: int, entry: FileEntry) -> Iterator[bytes]:
+        """This silo's file, sealed; nothing more once it could not be read."""
+        path = self._shelf.folder(round_number) / entry.name
+        sealer, last = Sealer(self._key, self._shelf.silo, round_number), piece_count(entry.bytes) - 1
+        try:
+            with path.open("rb") as file:
+                for number in range(last + 1):
+                    yield sealer.seal(file.read(PIECE_BYTES), last=number == last)
+        except OSError as error:
+            self._problem = StorageError(f"cannot read {path}: {error.strerror}")
+
+    def _copy(self, round_number: int, silo: int) -> PieceWriter | None:
+        try:
+            return PieceWriter(self._shelf.make_folder(round_number) / sealed_name(silo))
+        except StorageError as error:
+            self._problem = error
+            return None
+
+    def _add(self, copy: PieceWriter, box: bytes) -> PieceWriter | None:
+        """Write a box; None where that failed, or where its owner had none to give and says why itself."""
+        try:
+            copy.write(box)
+        except StorageError as error:
+            self._problem = error
+            box = b""
+        if box:
+            return copy
+        copy.discard()
+        return None
+
+    def ask(self, wanted: Manifest | None) -> tuple[int | None, str]:
+        """Get this silo's file of a round back from whoever has its sealed copy; collective.
+
+        `wanted` is None where nothing is missing. Returns the silo that had the copy, the file being in its
+        place then, or None and why it is not.
+        """
+        mine = None
+        if wanted is not None:
+            mine = [self._shelf.silo, wanted.round, sealed_bytes(wanted.files[self._shelf.silo].bytes)]
+        needs = [need for need in exchange(self._comm, mine, None) if need is not None]
+        every = exchange(self._comm, [self._holds(*need) for need in needs], None)
+        answer: tuple[int | None, str] = (None, "no other silo has a copy")
+        for place, (silo, found, size) in enumerate(needs):
+            for keeper in (rank for rank, holds in enumerate(every) if holds[place]):
+                problem = self._return(silo, found, keeper, size, wanted)
+                if silo == self._shelf.silo:
+                    answer = (None, problem) if problem else (self._comm.members[keeper], "")
+                if not any(exchange(self._comm, problem, None)):
+                    break
+        return answer
+
+    def _return(self, silo: int, found: int, keeper: int, size: int, wanted: Manifest | None) -> str:
+        """Move one sealed copy from the rank `keeper` to `silo`, which opens it; collective.
+
+        Returns what went wrong, an empty string on other ranks.
+        """
+        owner = self._comm.members.index(silo)
+        count = 1 + (size - SALT_BYTES - 1) // BOX_BYTES
+        boxes = self._kept_boxes(self._sealed(silo, found)) if self._comm.rank == keeper else iter(())
+        restoring = None
+        if wanted is not None and silo == self._shelf.silo:
+            restoring = _Restoring(self._shelf, self._key, wanted)
+        for number in range(count):
+            box = next(boxes, b"")
+            every = self._comm.alltoall_bytes([box if k == owner else b"" for k in range(self._comm.size)])
+            if restoring is not None:
+                restoring.add(every[keeper], last=number == count - 1)
+        return restoring.finish() if restoring is not None else ""
+
+    def _kept_boxes(self, path: Path) -> Iterator[bytes]:
+        """A sealed copy in the pieces in which it came; it ends early where it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                box = file.read(SALT_BYTES + BOX_BYTES)
+                while box:
+                    yield box
+                    box = file.read(BOX_BYTES)
+        except OSError:
+            return
+
+    def _holds(self, silo: int, found: int, size: int) -> bool:
+        try:
+            return self._sealed(silo, found).stat().st_size == size
+        except OSError:
+            return False
+
+    def _sealed(self, silo: int, found: int) -> Path:
+        return self._shelf.folder(found) / sealed_name(silo)
+
+
+class _Restoring:
+    """A file that comes back piece by piece; its first problem ends it."""
+
+    def __init__(self, shelf: Shelf, key: Secret, manifest: Manifest) -> None:
+        self._entry = manifest.files[shelf.silo]
+        self._opener = Opener(key, shelf.silo, manifest.round)
+        self._sha = hashlib.sha256()
+        self._file: PieceWriter | None = None
+        self._problem = ""
+        try:
+            self._file = PieceWriter(shelf.make_folder(manifest.round) / self._entry.name)
+        except StorageError as error:
+            self._problem = str(error)
+
+    def add(self, box: bytes, *, last: bool) -> None:
+        """Open and write the next box."""
+        if self._file is None:
+            return
+        try:
+            piece = self._opener.open(box, last=last)
+            self._sha.update(piece)
+            self._file.write(piece)
+            if last and self._sha.hexdigest() != self._entry.sha256:
+                raise CheckpointError("the sealed copy is of another attempt at the round")
+        except (CheckpointError, StorageError) as error:
+            self._file.discard()
+            self._file, self._problem = None, str(error)
+
+    def finish(self) -> str:
+        """Give the file its name; what went wrong, or an empty string."""
+        try:
+            if self._file is not None:
+                self._file.finish()
+        except StorageError as error:
+            return str(error)
+        return self._problem
+
+
+def sealed_name(silo: int) -> str:
+    """The file in which a buddy keeps a silo's."""
+    return f"silo-{silo:04d}.sealed"
+
+
+def buddy_key(key_file: str, silo: int) -> Secret:
+    """The key of `checkpoint.key_file`, made when missing; in the user's state directory when empty.
+
+    That is outside of the run directory: who loses that must not lose the key with it. Raises ConfigError or
+    StorageError as `load_or_make` does.
+    """
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    path = Path(key_file) if key_file else state / "silofl" / "checkpoint-silo-{silo}.key"
+    return load_or_make(Path(str(path).replace("{silo}", str(silo))).expanduser(), KEY_BYTES)

@@ -1,0 +1,54 @@
+"""Which rounds were committed, as all ranks together know it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from silofl.checkpoint.manifest import Manifest, parse
+from silofl.checkpoint.shelf import Shelf
+from silofl.comm.protocol import Communicator
+from silofl.comm.verdict import exchange
+from silofl.errors import MismatchError, SiloflError
+
+
+def gather_manifests(comm: Communicator, shelf: Shelf) -> tuple[list[Manifest], list[str]]:
+    """Every manifest that any rank sees, newest round first, and a line for each damaged one; collective.
+
+    A rank's folder may lack rounds that others have: its disk is new, or it was away. Copies of one round may
+    differ too, where a round was committed again after a silo was lost: then the lowest rank's comes first.
+
+    Raises MismatchError, on every rank, where another version of silofl wrote one.
+    """
+    intact: dict[int, Manifest] = {}
+    damaged: list[int] = []
+    problem: SiloflError | None = None
+    try:
+        intact, damaged = shelf.manifests()
+    except MismatchError as error:
+        problem = error
+    texts = {(found, _digest(data)): data for found, data in ((k, m.encode()) for k, m in intact.items())}
+    mine = {"silo": shelf.silo, "intact": list(texts), "damaged": damaged}
+    every = exchange(comm, mine, problem)
+    owners: dict[tuple[int, str], int] = {}
+    for rank, one in enumerate(every):
+        for found, digest in one["intact"]:
+            owners.setdefault((found, digest), rank)
+    order = sorted(owners, key=lambda key: (-key[0], owners[key]))
+    manifests = [parse(comm.broadcast_bytes(texts.get(key, b""), owners[key])) for key in order]
+    return manifests, _damage(every, {found for found, _ in owners})
+
+
+def _damage(every: list[dict[str, list[int]]], replaced: set[int]) -> list[str]:
+    """One line for each round of which somebody's manifest is damaged, newest first."""
+    lines = []
+    for found in sorted({found for one in every for found in one["damaged"]}, reverse=True):
+        silos = [str(one["silo"]) for one in every if found in one["damaged"]]
+        line = f"the manifest of round {found} is damaged"
+        if found in replaced:
+            line += f" at silo {', '.join(silos)}; another silo's copy is used"
+        lines.append(line)
+    return lines
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
