@@ -47,6 +47,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")] = False,
 ) -> None:
     """Train; every rank of an mpirun calls this, and each is one silo."""
+    from silofl.federation.stop import StopRequest
+
+    stop = StopRequest()  # first: a queue may warn ranks that are still loading their libraries
     from silofl.comm import run_on_ranks
     from silofl.comm.ending import Ending
     from silofl.comm.protocol import Communicator
@@ -55,14 +58,16 @@ def train(
     def body(comm: Communicator, ending: Ending) -> None:
         with together(comm):
             settings = _load(config, overrides, run)
-        from silofl.federation.loop import train as run_federation
+        from silofl.federation.entry import train_or_rejoin
 
         def keep_traces(path: Path) -> None:
             ending.trace_dir = path
 
-        run_federation(settings, comm=comm, resume=resume, on_directory=keep_traces)
+        train_or_rejoin(settings, comm=comm, resume=resume, on_directory=keep_traces, stop=stop)
 
-    raise typer.Exit(run_on_ranks(body))
+    code = run_on_ranks(body)
+    stop.too_late()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -97,11 +102,51 @@ def launch(
     configuration.load(config)
     facts = mpi_facts()
     argv = [sys.executable, "-m", "silofl", "train", str(config), *context.args]
-    line = launch_command(facts, n, cores=facts.cores, root=os.geteuid() == 0, argv=argv)
+    root, ulfm = os.geteuid() == 0, facts.survives
+    line = launch_command(facts, n, cores=facts.cores, root=root, argv=argv, ulfm=ulfm)
     typer.echo(shlex.join(line))
     sys.stdout.flush()
     if not dry_run:
         os.execv(line[0], line)
+
+
+@app.command()
+def submit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    silos: Annotated[int, typer.Option(help="How many silos, in all.")] = 4,
+    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 1,
+    cores: Annotated[int, typer.Option(help="Processor cores for each silo.")] = 1,
+    time: Annotated[str, typer.Option(help="Time limit, as sbatch takes it.")] = "4:00:00",
+    partition: Annotated[str, typer.Option(help="Partition; the site's default when not given.")] = "",
+    account: Annotated[str, typer.Option(help="Account; your default when not given.")] = "",
+    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each silo.")] = False,
+    mpi: Annotated[str, typer.Option(help="Start ranks by srun --mpi=..., not by mpirun.")] = "",
+    run: Annotated[str, typer.Option(help="Run directory; runs/<config>-<job id> when not given.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job.")] = False,
+) -> None:
+    """Print and submit the Slurm job that trains CONFIG, and that goes on by itself at its time limit."""
+    from silofl.comm import slurm
+
+    _load(config, overrides, run)
+    job = slurm.Job(
+        config=str(config),
+        silos=silos,
+        nodes=nodes,
+        cores=cores,
+        time=time,
+        partition=partition,
+        account=account,
+        gpus=gpus,
+        mpi=mpi,
+        run=run,
+        more=[f"--set={override}" for override in overrides or []],
+        program=[sys.executable, "-m", "silofl"],  # the job need not find silofl on its PATH
+    )
+    text = slurm.job_text(job)
+    typer.echo(text, nl=False)
+    if not dry_run:
+        typer.echo(f"job {slurm.submit(text)}")
 
 
 @app.command()

@@ -1,0 +1,62 @@
+"""Real jobs: one that runs through, one that its time limit interrupts, one that is cancelled; one model."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.slurm.conftest import JOB_TIMEOUT_S, Queue
+
+pytestmark = pytest.mark.timeout(3 * JOB_TIMEOUT_S)
+
+TRAIN = "slurm/train.sbatch"
+THREE = "--ntasks=3"
+SHORT = ["--time=1", "--signal=B:USR1@10"]  # Slurm looks twice a minute: the warning comes after 20 to 50 s
+TOO_SLOW = "10"  # seconds a round: twelve rounds do not fit in one minute
+
+
+@pytest.fixture(scope="module")
+def jobs(queue: Queue) -> dict[str, str]:
+    """All jobs of the quick tests, submitted together: most of their time they wait."""
+    return {
+        "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole"),
+        "limited": queue.sbatch(THREE, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
+        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2"),
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(queue: Queue, jobs: dict[str, str]) -> str:
+    """The digest of the uninterrupted run."""
+    end = queue.ended(jobs["whole"])
+    assert end["JobState"] == "COMPLETED", queue.output(jobs["whole"])
+    return queue.digest("whole")
+
+
+def test_a_cancelled_job_leaves_a_run_that_another_job_finishes(
+    queue: Queue, jobs: dict[str, str], reference: str
+) -> None:
+    queue.commits(jobs["cancelled"], "cancelled")
+    queue.cluster.ask("scancel", jobs["cancelled"])
+    end = queue.ended(jobs["cancelled"])
+    assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
+    newest = queue.committed("cancelled")[-1]
+    assert newest < 12
+    second = queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled")
+    assert queue.ended(second)["JobState"] == "COMPLETED", queue.output(second)
+    assert f"from round {newest + 1}" in queue.output(second)
+    assert queue.digest("cancelled") == reference
+
+
+def test_a_time_limit_shorter_than_the_work_changes_nothing(
+    queue: Queue, jobs: dict[str, str], reference: str
+) -> None:
+    end = queue.ended(jobs["limited"])
+    printed = queue.output(jobs["limited"])
+    assert end["JobState"] == "COMPLETED", printed
+    assert int(end["Restarts"]) >= 1
+    stopped = re.search(r"stopped as asked after round (\d+)", printed)
+    assert stopped is not None
+    assert f"from round {int(stopped[1]) + 1}" in printed
+    assert queue.digest("limited") == reference
