@@ -42,6 +42,7 @@ class Job:
             command,
             cwd=cwd,
             env=env,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,14 +77,14 @@ def descendants(pid: int) -> list[int]:
     return [p for child in map(int, children) for p in (child, *descendants(child))]
 
 
-def launcher(vendor: str, n: int) -> tuple[list[str], dict[str, str]]:
-    """The mpirun line and environment of one of the two libraries."""
+def launcher(vendor: str, n: int, *, ulfm: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The mpirun line and environment of one of the two libraries; `ulfm`: ranks outlive each other."""
     env = {**os.environ, "SILOFL_TEST": "1"}
     if vendor == "mpich":
         return [str(MPICH / "bin" / "mpiexec"), "-n", str(n)], env
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     mpirun = [str(Path(sys.prefix) / "bin" / "mpirun"), *root, "--oversubscribe", "--bind-to", "none"]
-    return [*mpirun, "-n", str(n)], env
+    return [*mpirun, *(["--with-ft", "ulfm"] if ulfm else []), "-n", str(n)], env
 
 
 Start = Callable[..., Job]
@@ -93,7 +94,7 @@ Start = Callable[..., Job]
 def start(tmp_path: Path) -> Iterator[Start]:
     """`start(n, *silofl_arguments)` starts `silofl` on n ranks in tmp_path.
 
-    `ranks=[[...], [...]]` gives every rank a command of its own.
+    `ranks=[[...], [...]]` gives every rank a command of its own; `ulfm=True` lets ranks outlive each other.
     """
     jobs: list[Job] = []
 
@@ -103,8 +104,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         vendor: str = "openmpi",
         ranks: list[list[str]] | None = None,
         env: dict[str, str] | None = None,
+        ulfm: bool = False,
     ) -> Job:
-        line, base = launcher(vendor, 1 if ranks else n)
+        line, base = launcher(vendor, 1 if ranks else n, ulfm=ulfm)
         silofl = [sys.executable, "-m", "silofl"]
         command = [*line, *silofl, *arguments]
         if ranks:

@@ -82,6 +82,9 @@ class Additive:
 
     def add_up(self, update: Floats, round_number: int) -> None:
         """See `Aggregator`."""
+        self._session.crew.step(lambda: self._add_up(update))
+
+    def _add_up(self, update: Floats) -> None:
         self._deal = DealtRound(self._session, self._members)
         self._layout = Layout(self._size, 0)
         silos = self._comm.size
@@ -102,7 +105,8 @@ class Additive:
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
         code = Numbers(self._bits, self._comm.size, len(values))
-        return code.decode(self._small_total(code.encode(values)))
+        words = code.encode(values)
+        return code.decode(self._session.crew.step(lambda: self._small_total(words)))
 
     def close(self) -> None:
         """Release the buffers; collective."""
@@ -140,9 +144,7 @@ class Additive:
                 offset=first,
             )
             if counts.nonfinite:
-                raise DataError(
-                    "this silo's values are not finite; nothing of them was sent", rank=self._comm.rank
-                )
+                raise DataError("this silo's values are not finite; nothing of them was sent")
             clipped += counts.clipped
         return clipped
 

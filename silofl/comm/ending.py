@@ -34,6 +34,11 @@ class Ending:
         self._left = False
         comm.follow(self._follow)
 
+    @property
+    def comm(self) -> MpiCommunicator:
+        """A communicator of the ranks that there are now."""
+        return self._comm
+
     def _follow(self, comm: MpiCommunicator) -> None:
         self._comm = comm.duplicate()
 

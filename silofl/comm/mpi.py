@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm import binding, pieces, watchdog, window
+from silofl.comm import binding, letters, pieces, watchdog, window
 from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce, is_same_memory
 from silofl.comm.family import Family
 from silofl.comm.launcher import survives_failures
@@ -118,9 +118,11 @@ class MpiCommunicator:
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order."""
         payload = self._family.outgoing(payload)
-        lengths = np.empty(self._size, np.int64)
-        self._call("Allgather", np.array([len(payload)], np.int64), lengths)
-        counts: list[int] = lengths.tolist()
+        slots = letters.empty(self._size)
+        self._call("Allgather", letters.slot(payload, len(payload)), slots)
+        counts, short = letters.lengths(slots), letters.contents(slots)
+        if short is not None:
+            return short
         receive = np.empty(sum(counts), np.uint8)
         start = pieces.starts(counts)
         if receive.size:
@@ -134,15 +136,16 @@ class MpiCommunicator:
             raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
         payloads = [self._family.outgoing(payload) for payload in payloads]
         longest = max(map(len, payloads))
-        mine = np.array([[len(payload), longest] for payload in payloads], np.int64)
-        theirs = np.empty_like(mine)
-        self._call("Alltoall", mine, theirs)
+        slots = letters.empty(self._size)
+        self._call("Alltoall", np.stack([letters.slot(payload, longest) for payload in payloads]), slots)
+        short = letters.contents(slots)
+        if short is not None:
+            return short
+        counts = np.array(letters.lengths(slots), np.int64)
         step = max(1, self._piece // self._size)
         rounds = [
-            self._exchange(
-                [payload[at : at + step] for payload in payloads], (theirs[:, 0] - at).clip(0, step)
-            )
-            for at in range(0, int(theirs[:, 1].max()), step)
+            self._exchange([payload[at : at + step] for payload in payloads], (counts - at).clip(0, step))
+            for at in range(0, letters.longest(slots), step)
         ]
         return [b"".join(parts) for parts in zip(*rounds, strict=True)] if rounds else [b""] * self._size
 

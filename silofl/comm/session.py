@@ -56,8 +56,9 @@ def run_on_ranks(main: Main) -> int:
     except SiloflError as error:
         if error.rank is None:
             raise  # this rank alone knows of it: the hook ends the others
-        if error.rank == comm.rank:
-            say(sentence_of(error, comm.rank) if comm.size > 1 else str(error))
+        left = ending.comm  # fewer than all where ranks were lost
+        if error.rank == left.rank:
+            say(sentence_of(error, left.members[left.rank]) if left.size > 1 else str(error))
         ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=error.exit_code)
         ending.end(error.exit_code)
         return error.exit_code

@@ -63,8 +63,8 @@ def start(*, silent_s: float, silo: int, resume: str) -> None:
     """End this rank from now on if it says nothing for `silent_s` seconds, until `stop`.
 
     It says nothing while no thread of it runs, and while its main thread neither beats nor waits for peers.
-    The latter counts from the first `at` on: nobody knows how long the loading of data may take. `silo`
-    and `resume`, words such as "start the same command with --resume", go into the sentence.
+    Both count from the first `at` on, or where a signal has stopped it: nobody knows how long the loading of
+    libraries and data may take. `silo` and `resume`, words such as "start the same command with --resume", go into the sentence.
     """
     watching.write_text(_cells, resume)
     _cells[SILO] = silo

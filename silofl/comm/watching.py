@@ -128,7 +128,8 @@ class Watch:
         cells, limit_ms = self._cells, self._cells[LIMIT_MS]
         busy = limit_ms and cells[ROUND] and cells[WAITS] <= 0
         self._beats = _moved(self._beats, cells[BEATS], counts=bool(busy))
-        self._alive = _moved(self._alive, cells[ALIVE], counts=limit_ms > 0)
+        # While libraries are loaded and data is read, no thread may run for long: only a stop counts then.
+        self._alive = _moved(self._alive, cells[ALIVE], counts=bool(cells[ROUND]) or self._stopped)
         silent_ms = max(self._beats[1], self._alive[1]) * TICK_S * 1000
         if silent_ms >= limit_ms > 0:
             self._end(f"said nothing for {limit_ms / 1000:g} s {self._where()} ({self._why(limit_ms)})")

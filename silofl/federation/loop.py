@@ -266,6 +266,7 @@ class Run:
         silos = self._recalls.due(crew, number) if self._config.failure.policy == "respawn" else ()
         if not silos or not crew.repeats:
             return
+        self._commit(number, forced=True)  # first: whatever comes of those that are started again
         self._chronicle.notice(f"{name(silos)} lost: starting again")
         shards = self._federation.server.shards
         handover = {

@@ -49,10 +49,14 @@ def test_body(check, variant):
     check(comm)
 
 
-def test_no_shared_memory_left_is_none_everywhere(monkeypatch):
+def test_memory_that_one_rank_cannot_offer_is_none_everywhere(monkeypatch):
     comm = communicator("world")
     if comm.rank == comm.size - 1:
-        monkeypatch.setattr("silofl.comm.window.SPARE_BYTES", 1 << 60)
+
+        def refuse(*arguments):
+            raise OSError("no anonymous files here")
+
+        monkeypatch.setattr("silofl.comm.window.os.memfd_create", refuse)
     collective_assert(comm, comm.shared_buffer(10) is None, "a window beyond the memory there is")
     monkeypatch.undo()
     check_shared_buffer(comm)
