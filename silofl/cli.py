@@ -98,6 +98,7 @@ def launch(
     """Print and run the mpirun line that fits this machine; more options go to `silofl train`."""
     from silofl.comm.command import launch_command
     from silofl.comm.facts import mpi_facts
+    from silofl.comm.supervisor import supervise
 
     configuration.load(config)
     facts = mpi_facts()
@@ -107,7 +108,7 @@ def launch(
     typer.echo(shlex.join(line))
     sys.stdout.flush()
     if not dry_run:
-        os.execv(line[0], line)
+        raise typer.Exit(supervise(line))
 
 
 @app.command()

@@ -6,6 +6,7 @@ become n jobs of one rank each; `load` finds that out and says so before any of 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from types import ModuleType
@@ -68,6 +69,11 @@ def library_path() -> str | None:
     except (OSError, IndexError):
         return None
     return next((path for path in paths if os.path.basename(path).startswith(("libmpi.", "libmpich."))), None)
+
+
+def finalize() -> None:
+    """End MPI in this process, without holding the interpreter's lock: other threads may give up on it."""
+    ctypes.CDLL(library_path()).MPI_Finalize()
 
 
 def refuse_other_vendor(launch: launcher.Launch, vendor: str, path: str | None) -> None:

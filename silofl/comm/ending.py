@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.supervisor import leave_note
 from silofl.comm.verdict import describe
 from silofl.errors import SiloflError
 
@@ -52,6 +53,8 @@ class Ending:
         if self._comm.changed:
             sys.stdout.flush()
             sys.stderr.flush()
+            if self._comm.rank == 0:
+                leave_note(exit_code)
             impatience = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
             impatience.daemon = True
             impatience.start()

@@ -309,7 +309,7 @@ class MpiCommunicator:
 
     def finalize(self) -> None:
         """End MPI in this process; nothing of it can be used afterwards."""
-        self._mpi.Finalize()
+        binding.finalize()
 
     def leave(self, timeout_s: float) -> bool:
         """Wait until every rank calls `leave`; False if some have not after `timeout_s` seconds.

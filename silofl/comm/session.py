@@ -55,7 +55,7 @@ def run_on_ranks(main: Main) -> int:
         main(comm, ending)
     except SiloflError as error:
         if error.rank is None:
-            raise  # this rank alone knows of it: the hook ends the others
+            ending.on_exception(type(error), error, error.__traceback__)  # the others may not know of it
         left = ending.comm  # fewer than all where ranks were lost
         if error.rank == left.rank:
             say(sentence_of(error, left.members[left.rank]) if left.size > 1 else str(error))

@@ -64,7 +64,8 @@ def start(*, silent_s: float, silo: int, resume: str) -> None:
 
     It says nothing while no thread of it runs, and while its main thread neither beats nor waits for peers.
     Both count from the first `at` on, or where a signal has stopped it: nobody knows how long the loading of
-    libraries and data may take. `silo` and `resume`, words such as "start the same command with --resume", go into the sentence.
+    libraries and data may take. `silo` and `resume`, words such as "start the same command with --resume",
+    go into the sentence.
     """
     watching.write_text(_cells, resume)
     _cells[SILO] = silo
