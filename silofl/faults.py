@@ -35,6 +35,8 @@ STEPS = (
 """In the order of a round; `collect` alone is its first piece."""
 SENDING = ("advertise", "share", "agree", "reveal")
 """Steps that send messages of a protocol, which alone can be corrupted and found out."""
+OPEN_ENDED = ("mask", "checkpoint write", "checkpoint rename", "between rounds")
+"""The last step of its thread's work, or an instant: none that could be made to take longer."""
 
 _PATTERN = re.compile(r"(\w+) silo (\d+) round (\d+) at ([a-z]+(?: [a-z]+)?)(?: x(\d+(?:\.\d+)?))?")
 
@@ -61,7 +63,7 @@ def parse(text: str) -> Fault:
         )
     action, silo, number, step, factor = match.groups()
     step = "collect first" if step == "collect" else step
-    for what, word, known in (("action", action, tuple(ACTIONS)), ("step", step, STEPS)):
+    for what, word, known in (("action", action, tuple(ACTIONS)), ("step", step, (*STEPS, "collect"))):
         if word not in known:
             near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
             raise ValueError(
@@ -71,6 +73,9 @@ def parse(text: str) -> Fault:
         raise ValueError(
             f"failure.inject has {text!r}: `slow`, and nothing else, ends with a factor such as x5"
         )
+    if action == "slow" and step in OPEN_ENDED:
+        lasting = ", ".join(one for one in STEPS if one not in OPEN_ENDED)
+        raise ValueError(f"failure.inject has {text!r}: `slow` is for the steps {lasting}")
     if action == "corrupt" and step not in SENDING:
         raise ValueError(f"failure.inject has {text!r}: `corrupt` is for the steps {', '.join(SENDING)}")
     return Fault(action, int(silo), int(number), step, float(factor or 1.0))

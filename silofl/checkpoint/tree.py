@@ -33,7 +33,7 @@ def unpack(skeleton: Any, arrays: Arrays) -> Any:
 
 def _pack(node: Any, name: str, arrays: Arrays) -> Any:
     if isinstance(node, np.ndarray):
-        arrays[name] = np.ascontiguousarray(node)
+        arrays[name] = np.asarray(node, order="C")  # `ascontiguousarray` would make a number a vector
         return {MARK: name}
     if isinstance(node, dict):
         if not all(type(key) in (str, int) for key in node):

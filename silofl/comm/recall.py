@@ -63,7 +63,10 @@ def recall(
     mpi, own = binding.load(), comm.handle
     between = None
     try:
-        with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S + timeout_s):
+        with (
+            watchdog.waiting(),
+            _bounded(SPAWN_TIMEOUT_S + timeout_s, "the launcher did not start a lost silo again"),
+        ):
             between = own.Spawn_multiple(
                 ["env"] * len(numbers),
                 [_arguments()] * len(numbers),
@@ -81,10 +84,9 @@ def recall(
         }
         text = json.dumps(greeting).encode()
         root = mpi.ROOT if comm.rank == 0 else mpi.PROC_NULL
-        between.Bcast(np.array([len(text)], np.int64), root)
-        between.Bcast(np.frombuffer(text, np.uint8).copy(), root)
-        with watchdog.waiting():
-            if wait_politely([between.Ibarrier()], timeout_s):
+        told = [np.array([len(text)], np.int64), np.frombuffer(text, np.uint8).copy()]
+        with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S + timeout_s, "a silo that came back was not met"):
+            if wait_politely([*(between.Ibcast(one, root) for one in told), between.Ibarrier()], timeout_s):
                 return _merge(comm, between, False, comm.members[comm.rank], members)
     except (mpi.Exception, RanksLost):
         pass  # one of either side died; those that are left find out who by their own communicator
@@ -100,9 +102,11 @@ def invitation() -> Invitation | None:
     if between == mpi.COMM_NULL:
         return None
     length = np.empty(1, np.int64)
-    between.Bcast(length, 0)
-    text = np.empty(int(length[0]), np.uint8)
-    between.Bcast(text, 0)
+    # Where the other side died, Open MPI may look for its address for ever, in the middle of any call.
+    with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S, "this silo was started again but not told what for"):
+        wait_politely([between.Ibcast(length, 0)])
+        text = np.empty(int(length[0]), np.uint8)
+        wait_politely([between.Ibcast(text, 0)])
     greeting = json.loads(text.tobytes())
     place = mpi.COMM_WORLD.rank
     return Invitation(
@@ -122,9 +126,9 @@ def join(comm: MpiCommunicator, invited: Invitation) -> MpiCommunicator:
     mpi = binding.load()
     between = mpi.Comm.Get_parent()
     try:
-        with watchdog.waiting():
+        with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S, "the others did not meet this silo"):
             wait_politely([between.Ibarrier()])
-        return _merge(comm, between, True, invited.number, invited.members)
+            return _merge(comm, between, True, invited.number, invited.members)
     except mpi.Exception as error:
         raise RanksLost("the run went on without this silo") from error
 
@@ -153,12 +157,13 @@ def _info(mpi: Any, place: Place) -> Any:
 class _bounded:
     """End this rank if a call that has no time limit of its own does not return: better dead than stuck."""
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timer = threading.Timer(timeout_s, self._give_up, (timeout_s,))
+    def __init__(self, timeout_s: float, what: str) -> None:
+        self._sentence = f"{what} within {timeout_s:g} s: this rank ends"
+        self._timer = threading.Timer(timeout_s, self._give_up)
         self._timer.daemon = True
 
-    def _give_up(self, timeout_s: float) -> None:
-        say(f"the launcher did not start a lost silo again within {timeout_s:g} s: this rank ends")
+    def _give_up(self) -> None:
+        say(self._sentence)
         os._exit(EXIT_RESUMABLE)
 
     def __enter__(self) -> None:

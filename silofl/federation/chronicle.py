@@ -39,7 +39,7 @@ class Chronicle:
         """Take over from a leader that is lost, unless this rank leads already."""
         if not self._leads:
             self._leads = True
-            self._directory.take_over(self._config, self.records)
+            self._directory.take_over(self._config, self.records, next_round=plan["first_round"])
             self._display = choose_display(self._config.run.display, self._directory.path, leader=True)
             self._display.begin(plan)
 

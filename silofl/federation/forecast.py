@@ -10,6 +10,7 @@ from silofl.aggregation.shards import slice_bounds
 from silofl.config import Config
 from silofl.federation.federation import gathered_bytes
 from silofl.federation.handshake import model_mismatch
+from silofl.federation.membership import outlook
 from silofl.federation.silo import Silo, place
 from silofl.tasks import registry as tasks
 
@@ -38,6 +39,8 @@ class Forecast:
     """By silo 0: its update to the owners of slices, then its slice of the new model to all."""
     memory_mib: float
     """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
+    failure: str
+    """What happens when a silo dies."""
 
 
 def forecast(config: Config, silos: int) -> Forecast:
@@ -67,4 +70,5 @@ def _sizes(config: Config, rows: list[SiloForecast], silo: Silo) -> Forecast:
     word = wire if protocol == "plain" else config.secure.bits / 8
     sent = round(word * (size - largest)) + gathered_bytes(bounds, 0, wire)
     memory = size * (2 * wire + 2 * silo.model.vector.element_size()) + 2 * silos * min(PIECE, largest) * wire
-    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB)
+    failure = outlook(config, silos)
+    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB, failure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,10 @@ class Run:
             )
 
     def complete(self, committing: int | None = None) -> Record:
-        """Run every round that is left, after the commit of round `committing`; write the results."""
+        """Run every round that is left, after others come back and round `committing` is committed; end."""
         try:
             if committing is not None:
+                self._call_back(committing)
                 self._commit(committing, forced=False)
             self._rounds()
             return self._finish()
@@ -261,12 +263,19 @@ class Run:
                 self._chronicle.lead(self._plan())
 
     def _call_back(self, number: int) -> None:
-        """Start lost silos again, and take in those that come: they are in `rejoin` then."""
+        """Start lost silos again, one after the other; collective with `rejoin` of each.
+
+        Not in one go: they would be one job, of which Open MPI's launcher ends all when one dies again.
+        """
+        while self._config.failure.policy == "respawn" and self._crew.repeats:
+            due = self._recalls.due(self._crew, number)
+            if not due:
+                break
+            self._call_one(due[:1], number)
+
+    def _call_one(self, silos: tuple[int, ...], number: int) -> None:
         crew = self._crew
-        silos = self._recalls.due(crew, number) if self._config.failure.policy == "respawn" else ()
-        if not silos or not crew.repeats:
-            return
-        self._commit(number, forced=True)  # first: whatever comes of those that are started again
+        self._commit(number, forced=True)  # first: whatever comes of one that is started again
         self._chronicle.notice(f"{name(silos)} lost: starting again")
         shards = self._federation.server.shards
         handover = {
@@ -274,6 +283,7 @@ class Run:
             "round": number,
             "path": str(self._path),
             "records": self._chronicle.records,
+            "returned": self._returned,
             "metrics": self._federation.means.names,
             "shards": [list(shards.members), shards.copies],
         }
@@ -283,7 +293,7 @@ class Run:
             return
         crew.step(lambda: self._own_state(silos))
         self._federation.reform(silos)
-        self._returned = list(silos)
+        self._returned += silos
         self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
         if crew.comm.rank != 0:
             self._chronicle.follow()
@@ -304,7 +314,8 @@ class Run:
         self._federation.means.agree(handover["metrics"])
         if own is not None:
             self._silo.restore(own[1]["silo"])
-        self._first, self._returned = handover["round"] + 1, list(silos)
+        self._first, self._returned = handover["round"] + 1, [*handover["returned"], *silos]
+        self._rehearsal.skip(handover["round"])
         self._chronicle.records = handover["records"]
         if crew.comm.rank == 0:
             self._chronicle.lead(self._plan())
@@ -359,7 +370,8 @@ class Run:
         if error.rank is None:
             return
         if self._store_comm is self._crew.comm:
-            self._store.drain()
+            with suppress(SiloflError):  # one more was lost: what was committed stays so
+                self._crew.step(self._drain)
             self._federation.close()
         else:
             self._store.reform(self._crew.comm)

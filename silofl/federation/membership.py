@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from silofl.aggregation.registry import choose_protocol
+from silofl.aggregation.shards import MOST_COPIES
 from silofl.comm.crew import Loss
 from silofl.config import Config
 from silofl.errors import SiloflError, StoppedError
@@ -45,6 +46,24 @@ def refusal(config: Config, silos: int) -> Refuse:
         return StoppedError(f"{lost} lost, and {why}: --resume goes on from the last committed round")
 
     return refuse
+
+
+def outlook(config: Config, silos: int) -> str:
+    """What a run of `silos` does when one of them dies, in one line."""
+    policy, fewest = config.failure.policy, minimum(config, silos)
+    end = "a silo's death ends the job with exit code 75, --resume goes on"
+    if policy == "abort":
+        return f"abort: {end}"
+    if choose_protocol(config.secure, silos) == "additive":
+        return f'{end}: secure.protocol = "additive" has no recovery'
+    if fewest >= silos:
+        return f"{end}: a round needs {fewest} of {silos} silos"
+    again = "is started again" if policy == "respawn" else "stays away"
+    at_once = copies(config, silos, MOST_COPIES)
+    return (
+        f"{policy}: rounds go on with {fewest} of {silos} silos or more, {at_once} lost at a time, "
+        f"and who was lost {again}; needs ULFM"
+    )
 
 
 def name(silos: tuple[int, ...]) -> str:

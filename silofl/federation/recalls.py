@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from silofl.comm.crew import Crew, Loss
+from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
 from silofl.comm.recall import Place, recall
@@ -55,18 +57,20 @@ class Recalls:
 
     def note(self, losses: list[Loss], number: int) -> None:
         """Silos were lost in round `number`."""
-        for silo in (silo for loss in losses for silo in loss.lost):
+        for silo in sorted({silo for loss in losses for silo in loss.lost}):
             trouble = self._troubles.setdefault(silo, _Trouble())
             soon = number - trouble.returned <= SOON_ROUNDS
             trouble.streak = trouble.streak + 1 if soon else 1
             trouble.not_before = number + 2 ** (trouble.streak - 1) - 1
 
     def due(self, crew: Crew, number: int) -> tuple[int, ...]:
-        """The silos to start again after round `number`, ascending."""
+        """The silos to start again after round `number`, ascending: each at most once a round."""
         return tuple(
             silo
             for silo, trouble in sorted(self._troubles.items())
-            if silo not in crew.members and trouble.streak <= MOST_IN_A_ROW and trouble.not_before <= number
+            if silo not in crew.members
+            and trouble.streak <= MOST_IN_A_ROW
+            and max(trouble.not_before, trouble.returned + 1) <= number
         )
 
     def call(self, crew: Crew, silos: tuple[int, ...], number: int, handover: Handover) -> bool:
@@ -117,7 +121,8 @@ class _Attempt:
             return None
         assert self._heir is not None
         leader = self._heir.members.index(comm.members[0])
-        self._heir.broadcast_bytes(json.dumps(handover).encode(), leader)
+        with suppress(RanksLost):  # whoever is missing there, all find out as they go on with it
+            self._heir.broadcast_bytes(json.dumps(handover).encode(), leader)
         return self._heir
 
     def abandon(self) -> None:

@@ -51,7 +51,7 @@ def record_of(
         **result.means,
         "per_silo": [shown.get(silo, {}) for silo in range(silos)],
         "survivors": list(result.participants),
-        "lost": [silo for loss in losses for silo in loss.lost],
+        "lost": sorted({silo for loss in losses for silo in loss.lost}),
         "returned": returned,
         "recovery_seconds": round(sum(loss.seconds for loss in losses), 6),
         "clipped_silos": result.clipped_silos,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -30,13 +31,17 @@ class Rehearsal:
     ) -> None:
         self._comm, self._die = comm, die
         self._left = [fault for fault in faults if fault.silo == silo]
-        self._slowed: tuple[float, float] | None = None
+        self._slowed: dict[int, tuple[float, float]] = {}
         self.round = 0
         """The round under way; 0 before the first."""
         comm.on_mark(self.reach)
 
+    def skip(self, number: int) -> None:
+        """Leave out the faults of rounds up to `number`: this rank has come back from one of them."""
+        self._left = [fault for fault in self._left if fault.round > number]
+
     def reach(self, step: str) -> None:
-        """This rank reaches a step: that is progress, and may be its last."""
+        """This rank reaches a step: that is progress, and may be its last. Any thread may call."""
         watchdog.beat()
         self._stretch()
         # A round's files are published while the next one trains.
@@ -54,15 +59,15 @@ class Rehearsal:
         elif fault.action == "hang":
             time.sleep(LONGEST_HANG_S)
         elif fault.action == "slow":
-            self._slowed = (time.perf_counter(), fault.factor)
+            self._slowed[threading.get_ident()] = (time.perf_counter(), fault.factor)
         else:
             self._comm.corrupt_next()
 
     def _stretch(self) -> None:
-        """Make the step before, where it is to be slow, as long as it should be."""
-        if self._slowed is not None:
-            began, factor = self._slowed
-            self._slowed = None
+        """Make this thread's step before, where it is to be slow, as long as it should be."""
+        slowed = self._slowed.pop(threading.get_ident(), None)
+        if slowed is not None:
+            began, factor = slowed
             until = time.perf_counter() + (factor - 1.0) * (time.perf_counter() - began)
             while time.perf_counter() < until:
                 watchdog.beat()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from silofl.comm.crew import Crew
+from silofl.comm.ending import say
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.recall import Invitation, join
+from silofl.comm.verdict import describe
 from silofl.config import Config
 from silofl.federation import federation as parts
 from silofl.federation.loop import Record, Run, build_task
@@ -30,14 +36,17 @@ def rejoin(
 ) -> Record:
     """`train` on a rank that was started again; collective with `Recalls.call` of the others.
 
-    `comm` is what this process began with, alone. Raises RanksLost where the others went on without it.
+    `comm` is what this process began with, alone. Where it cannot come back, or too late, it ends by itself.
     """
     stop = StopRequest() if stop is None else stop
-    alone = Crew(comm, repeats=False)
-    built = build_task(alone, config, task)
-    silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
-    heir = join(comm, invited)
-    handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))
+    try:
+        alone = Crew(comm, repeats=False)
+        built = build_task(alone, config, task)
+        silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
+        heir = join(comm, invited)
+        handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))
+    except Exception as error:
+        _stay_away(invited.number, error)
     crew = Crew(heir, refuse=refusal(config, invited.silos))
     crew.replace(heir, handover["completed"])
     path = Path(config.run.dir or handover["path"])
@@ -46,3 +55,11 @@ def rejoin(
     run = Run(crew, config, silo, invited.silos, path, stop, resumed=resumed, recalls=recalls)
     run.rejoin(handover)
     return run.complete(handover["round"])
+
+
+def _stay_away(number: int, error: Exception) -> NoReturn:
+    """End this process and no other: the others go on without it, as after its first death."""
+    say(f"silo {number} cannot come back: {describe(error)}")
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable: this process is dead")

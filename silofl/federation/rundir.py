@@ -93,12 +93,13 @@ class RunDirectory:
     def _lines(self) -> list[bytes]:
         return self._metrics.read_bytes().splitlines() if self._metrics.exists() else []
 
-    def take_over(self, config: Config, records: list[dict[str, Any]]) -> None:
+    def take_over(self, config: Config, records: list[dict[str, Any]], *, next_round: int) -> None:
         """Go on with the results of another rank that led until now, whether or not they are in this folder.
 
-        What it wrote of a round that is not among `records` is dropped.
+        What it wrote of the first of `records`, or of `next_round` without any, and of later rounds is
+        dropped for them.
         """
-        self.begin(config, last_round=records[0]["round"] - 1 if records else 0)
+        self.begin(config, last_round=(records[0]["round"] if records else next_round) - 1)
         for record in records:
             self.append(record)
 

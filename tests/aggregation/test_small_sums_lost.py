@@ -1,0 +1,80 @@
+"""Small sums that are taken again without a lost silo: under masks that were never used, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silofl.aggregation import small_sum
+from silofl.aggregation.keyed_round import KeyedRound
+from silofl.aggregation.session import open_session
+from silofl.aggregation.small_sum import SmallSums
+from silofl.comm import Communicator, run_in_threads
+from silofl.comm.crew import Crew
+from silofl.comm.lost import Died
+from silofl.crypto.secagg import Rules
+
+SILOS, WIDTHS = 5, (3, 50, 2)
+
+
+def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silos 3 and 4 are lost one after the other within one sum, which goes before and after another one."""
+    used: dict[int, list[tuple[int, int]]] = {}
+    add_masks = small_sum.add_masks
+
+    def spy(words: Any, masks: Any, *, offset: int) -> None:
+        used.setdefault(threading.get_ident(), []).append((offset, offset + len(words)))
+        add_masks(words, masks, offset=offset)
+
+    monkeypatch.setattr(small_sum, "add_masks", spy)
+
+    def rank(comm: Communicator) -> Any:
+        crew = Crew(comm)
+        session = open_session(crew, Rules(bits=16), bytes(32))
+        sums = SmallSums(session, KeyedRound(comm, session.round(session.take_number()), session.identity, 1))
+
+        def encode(number: int, silos: int) -> Any:
+            dying = (silos == 5 and crew.number == 4) or (silos == 4 and crew.number == 3)
+            if dying and number == 1:
+                raise Died
+            return np.full(WIDTHS[number], 10**crew.number, np.uint16)
+
+        totals = []
+        for number in range(3):
+            words, silos = sums.total(partial(encode, number), repeatable=False) or (None, 0)
+            totals.append((None if words is None else words.tolist(), silos))
+        return totals
+
+    expected = [([11111] * 3, 5), ([111] * 50, 3), ([111] * 2, 3)]
+    assert run_in_threads(SILOS, rank, timeout_s=20) == [*[expected] * 3, None, None]
+    for places in used.values():
+        assert all(end <= start for (_, end), (start, _) in pairwise(sorted(places)))
+    assert max(map(len, used.values())) >= 4
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_a_sum_that_somebody_saw_is_void(repeatable: bool) -> None:
+    """Silo 0 has the sum, and dies; the others have it, too, but not all know that of each other."""
+
+    def rank(comm: Communicator) -> Any:
+        crew = Crew(comm)
+        session = open_session(crew, Rules(bits=16), bytes(32))
+        sums = SmallSums(session, KeyedRound(comm, session.round(session.take_number()), session.identity, 1))
+        barrier = comm.barrier
+
+        def dying() -> None:
+            if comm.rank == 0:
+                raise Died
+            barrier()
+
+        comm.barrier = dying  # type: ignore[method-assign]
+        total = sums.total(lambda silos: np.full(1, 10**crew.number, np.uint16), repeatable=repeatable)
+        return None if total is None else (total[0].tolist(), total[1])
+
+    again = ([1110], 3) if repeatable else None
+    assert run_in_threads(4, rank, timeout_s=20) == [None, again, again, again]

@@ -1,0 +1,250 @@
+"""Who may go on without whom, when a lost silo is called again, and who writes the results then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from silofl import config as configuration
+from silofl.comm.crew import Crew, Loss
+from silofl.comm.lost import Died
+from silofl.comm.recall import Place
+from silofl.comm.rooms import Group
+from silofl.comm.threads import ThreadCommunicator, run_in_threads
+from silofl.config import Config
+from silofl.errors import StoppedError
+from silofl.federation import recalls
+from silofl.federation.chronicle import Chronicle
+from silofl.federation.membership import copies, minimum, name, refusal
+from silofl.federation.recalls import Recalls
+from silofl.federation.rundir import RunDirectory
+from silofl.report.display import Display, choose_display
+
+
+def config(**failure: Any) -> Config:
+    secure = {key: failure.pop(key) for key in ("protocol", "threshold", "allow_two") if key in failure}
+    return configuration.parse({"run": {"display": "none"}, "failure": failure, "secure": secure})
+
+
+@pytest.mark.parametrize(
+    ("keys", "fewest"),
+    [
+        # of 1, 2, 3, 4, 5, 8 silos
+        ({"protocol": "plain"}, [1, 2, 2, 2, 2, 2]),
+        ({"protocol": "plain", "min_silos": 1}, [1, 1, 1, 1, 1, 1]),
+        ({"protocol": "plain", "min_silos": 4}, [4, 4, 4, 4, 4, 4]),
+        ({}, [1, 2, 3, 3, 3, 5]),
+        ({"allow_two": True}, [1, 2, 2, 3, 3, 5]),
+        ({"min_silos": 2}, [2, 2, 3, 3, 3, 5]),
+        ({"min_silos": 4}, [4, 4, 4, 4, 4, 5]),
+        ({"threshold": 4}, [1, 2, 4, 4, 4, 4]),
+    ],
+    ids=str,
+)
+def test_the_fewest_silos_of_a_round(keys: dict[str, Any], fewest: list[int]) -> None:
+    assert [minimum(config(**keys), silos) for silos in (1, 2, 3, 4, 5, 8)] == fewest
+
+
+def test_as_many_copies_as_silos_may_be_lost_at_once() -> None:
+    assert [copies(config(), silos, 2) for silos in (1, 2, 3, 4, 5, 8)] == [0, 0, 0, 1, 2, 2]
+    assert [copies(config(protocol="plain"), silos, 2) for silos in (1, 2, 3, 4)] == [0, 0, 1, 2]
+    assert copies(config(policy="abort"), 8, 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "lost", "left", "sentence"),
+    [
+        ({}, (4,), (0, 1, 2, 3), None),
+        ({"policy": "shrink"}, (4,), (0, 1, 2), None),
+        ({}, (0, 1, 4), (2, 3), "silos 0, 1 and 4 were lost, and 2 of 5 silos are left and a round needs 3"),
+        ({"policy": "abort"}, (1, 4), (0, 2, 3), 'silos 1 and 4 were lost, and failure.policy = "abort"'),
+        (
+            {"protocol": "additive"},
+            (3,),
+            (0, 1, 2, 4),
+            'silo 3 was lost, and secure.protocol = "additive" has no recovery',
+        ),
+        ({"protocol": "plain"}, (1, 2, 3), (0, 4), None),
+        (
+            {"min_silos": 5},
+            (3,),
+            (0, 1, 2, 4),
+            "silo 3 was lost, and 4 of 5 silos are left and a round needs 5",
+        ),
+    ],
+)
+def test_why_a_run_does_not_go_on(
+    keys: dict[str, Any], lost: tuple[int, ...], left: tuple[int, ...], sentence: str | None
+) -> None:
+    error = refusal(config(**keys), 5)(Loss(lost, 0.1), left)
+    if sentence is None:
+        assert error is None
+    else:
+        assert isinstance(error, StoppedError)
+        assert str(error) == sentence + ": --resume goes on from the last committed round"
+
+
+def test_names() -> None:
+    assert [name((2,)), name((0, 1)), name((1, 2, 7))] == [
+        "silo 2 was",
+        "silos 0 and 1 were",
+        "silos 1, 2 and 7 were",
+    ]
+
+
+PLACES = [Place("here", silo) for silo in range(4)]
+
+
+def due(made: Recalls, left: tuple[int, ...], rounds: range) -> dict[int, tuple[int, ...]]:
+    """In which rounds silos are called, and whom, if nobody comes or goes meanwhile."""
+    crew: Any = SimpleNamespace(members=left)
+    return {number: made.due(crew, number) for number in rounds if made.due(crew, number)}
+
+
+def lost(*silos: int) -> list[Loss]:
+    return [Loss(silos, 0.0)]
+
+
+def test_a_silo_is_called_in_the_round_in_which_it_was_lost() -> None:
+    made = Recalls(PLACES, 1.0)
+    assert due(made, (0, 1, 2), range(9)) == {}
+    made.note(lost(3), 4)
+    made.note(lost(1), 6)
+    assert due(made, (0, 2), range(4, 8)) == {4: (3,), 5: (3,), 6: (1, 3), 7: (1, 3)}
+    assert due(made, (0, 1, 2, 3), range(9)) == {}
+
+
+def returns(made: Recalls, silo: int, number: int) -> None:
+    made._troubles[silo].returned = number
+
+
+def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() -> None:
+    made, left = Recalls(PLACES, 1.0), (0, 1, 2)
+    for at, called_in in ((10, 10), (12, 13), (16, 19), (22, None)):
+        made.note(lost(3), at)
+        assert next(iter(due(made, left, range(at, 60))), None) == called_in
+        if called_in is not None:
+            returns(made, 3, called_in)
+
+
+def test_who_held_out_for_more_than_three_rounds_begins_anew() -> None:
+    made = Recalls(PLACES, 1.0)
+    made.note(lost(3), 10)
+    returns(made, 3, 10)
+    made.note(lost(3), 13)
+    assert next(iter(due(made, (0, 1, 2), range(13, 60)))) == 14
+    returns(made, 3, 14)
+    made.note(lost(3), 18)
+    assert next(iter(due(made, (0, 1, 2), range(18, 60)))) == 18
+
+
+def test_who_comes_back_knows_what_the_others_know() -> None:
+    made = Recalls(PLACES, 1.0)
+    made.note(lost(3), 2)
+    returns(made, 3, 2)
+    made.note(lost(1, 3), 4)
+    told = Recalls.taken_up(json.loads(json.dumps(made._state())), 1.0)
+    assert (
+        due(told, (0, 2), range(9))
+        == due(made, (0, 2), range(9))
+        == {4: (1,), **dict.fromkeys(range(5, 9), (1, 3))}
+    )
+    assert told._places == PLACES
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["comes", "dies on its way"])
+def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
+    monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Three silos call the fourth, a thread that stands for a new process."""
+    heirs: dict[int, ThreadCommunicator] = {}
+    monkeypatch.setattr(recalls, "MpiCommunicator", ThreadCommunicator)
+    monkeypatch.setattr(recalls, "recall", lambda comm, numbers, places, timeout_s: heirs[comm.rank])
+
+    def rank(comm: ThreadCommunicator) -> Any:
+        heirs[comm.rank] = comm
+        fate = comm._room.group.fate  # type: ignore[union-attr]
+        three = comm._meet("three", payload=Group(fate, (0, 1, 2))).wait()[0]
+        if comm.rank == 3:
+            if dies:
+                raise Died
+            handover = json.loads(comm.broadcast_bytes(b""))
+            crew = Crew(comm)
+            crew.replace(comm, handover["completed"])
+            crew.step(crew.comm.barrier)
+            return crew.members, handover["round"]
+        crew = Crew(ThreadCommunicator(three.first, comm.rank))
+        made = Recalls(PLACES, 1.0)
+        made.note(lost(3), 5)
+        came = made.call(crew, (3,), 5, {"round": 5})
+        crew.step(crew.comm.barrier)
+        return crew.members, came, [loss.lost for loss in crew.losses]
+
+    results = run_in_threads(4, rank, timeout_s=20)
+    if dies:
+        assert results == [((0, 1, 2), True, [(3,)])] * 3 + [None]
+    else:
+        assert results == [((0, 1, 2, 3), True, [])] * 3 + [((0, 1, 2, 3), 5)]
+
+
+def line(number: int, text: str = "") -> dict[str, Any]:
+    return {"round": number, "text": text, "seconds_by_phase": {}, "per_silo": []}
+
+
+def test_a_new_leader_writes_what_the_old_one_wrote(tmp_path: Path) -> None:
+    """In a folder that both have: the old leader's last line is dropped where no other rank knows of it."""
+    old, new = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    old.begin(config(), last_round=0)
+    for number in (1, 2, 3, 4):
+        old.append(line(number, "old"))
+    new.take_over(config(), [line(number, "new") for number in (2, 3)], next_round=4)
+    new.append(line(4, "new"))
+    texts = [(one["round"], one["text"]) for one in new.records()]
+    assert texts == [(1, "old"), (2, "new"), (3, "new"), (4, "new")]
+
+
+def test_a_new_leader_of_a_resumed_run_keeps_the_rounds_before(tmp_path: Path) -> None:
+    old, new = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    old.begin(config(), last_round=0)
+    for number in (1, 2, 3):
+        old.append(line(number))
+    new.take_over(config(), [], next_round=3)
+    assert new.records() == [line(1), line(2)]
+
+
+def test_the_lead_goes_over_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 is lost after round 2 and back after round 3; every rank has a folder of its own."""
+    shown = []
+
+    def choose(kind: str, path: Path, *, leader: bool) -> Display:
+        shown.append((path.name, leader))
+        return choose_display("none", path, leader=leader)
+
+    monkeypatch.setattr("silofl.federation.chronicle.choose_display", choose)
+    first, second = (Chronicle(config(), tmp_path / str(k), leads=k == 0) for k in (0, 1))
+    for k, one in enumerate((first, second)):
+        (tmp_path / str(k)).mkdir(exist_ok=True)
+        one.begin({"first_round": 1}, resume=False)
+    for number in (1, 2):
+        for one in (first, second):
+            one.round(line(number))
+    second.lead({"first_round": 1})
+    second.round(line(3))
+    back = Chronicle(config(), tmp_path / "0", leads=False)
+    back.records = list(second.records)
+    back.lead({"first_round": 4})
+    second.follow()
+    second.follow()
+    for one in (back, second):
+        one.round(line(4))
+    second.lead({"first_round": 1})
+    second.lead({"first_round": 1})
+    second.round(line(5))
+    assert [one["round"] for one in back.written_records()] == [1, 2, 3, 4]
+    assert [one["round"] for one in second.written_records()] == [1, 2, 3, 4, 5]
+    begun, over, came_back = [("0", True), ("1", False)], [("1", True)], [("0", False), ("0", True)]
+    assert shown == [*begun, *over, *came_back, ("1", False), ("1", True)]
