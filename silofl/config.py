@@ -176,7 +176,7 @@ class FailureConfig(Section):
     """`shrink` goes on without the lost silo, `respawn` starts it again, `abort` stops after the last commit
     with exit code 75. Without ULFM in the MPI library it is always `abort`."""
     min_silos: PositiveInt | None = None
-    """The fewest silos that a round may go on with; unset, the secure sum's own minimum, or one."""
+    """The fewest silos that a round may go on with; unset, the secure sum's own minimum; two in the clear."""
     silent_s: PositiveFloat = 300.0
     """Seconds after which a silo that is stopped, or stuck in its own work, is ended as if it had died."""
     rejoin_s: PositiveFloat = 60.0

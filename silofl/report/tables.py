@@ -21,6 +21,7 @@ def print_forecast(config: Config, forecast: Forecast) -> None:
     console.print(f"sum         {forecast.protocol}")
     console.print(f"wire        {forecast.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
     console.print(f"memory      {forecast.memory_mib:.1f} MiB of silofl's own arrays in each silo")
+    console.print(f"failure     {forecast.failure}", soft_wrap=True)
     console.print(
         "epsilon     none: this configuration adds no noise, so nothing bounds what the model reveals"
     )

@@ -1,0 +1,29 @@
+"""`silofl doctor` says what a dead silo means here, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from silofl.comm.facts import MpiFacts
+from silofl.report import doctor
+
+
+@pytest.mark.parametrize(
+    ("vendor", "ulfm", "mark", "words"),
+    [
+        ("openmpi", True, "ok", "--with-ft ulfm"),
+        ("openmpi", False, "gap", "Open MPI 5"),
+        ("mpich", True, "gap", "Open MPI 5"),  # its functions are there, and its launcher ends the job
+    ],
+)
+def test_what_happens_when_a_silo_dies(
+    vendor: Any, ulfm: bool, mark: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = MpiFacts(vendor, vendor, "1.0", None, ("/usr/bin/mpirun",), ulfm, None, 2)
+    monkeypatch.setattr(doctor, "mpi_facts", lambda: facts)
+    monkeypatch.setattr(doctor, "_torch", lambda: doctor.Finding("GPU", "ok", ""))
+    found = next(one for one in doctor.examine() if one.what == "ULFM")
+    assert found.mark == mark
+    assert words in f"{found.detail}; {found.advice}"
