@@ -84,9 +84,10 @@ def recall(
         }
         text = json.dumps(greeting).encode()
         root = mpi.ROOT if comm.rank == 0 else mpi.PROC_NULL
-        told = [np.array([len(text)], np.int64), np.frombuffer(text, np.uint8).copy()]
         with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S + timeout_s, "a silo that came back was not met"):
-            if wait_politely([*(between.Ibcast(one, root) for one in told), between.Ibarrier()], timeout_s):
+            between.Bcast(np.array([len(text)], np.int64), root)
+            between.Bcast(np.frombuffer(text, np.uint8).copy(), root)
+            if wait_politely([between.Ibarrier()], timeout_s):
                 return _merge(comm, between, False, comm.members[comm.rank], members)
     except (mpi.Exception, RanksLost):
         pass  # one of either side died; those that are left find out who by their own communicator
@@ -104,9 +105,9 @@ def invitation() -> Invitation | None:
     length = np.empty(1, np.int64)
     # Where the other side died, Open MPI may look for its address for ever, in the middle of any call.
     with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S, "this silo was started again but not told what for"):
-        wait_politely([between.Ibcast(length, 0)])
+        between.Bcast(length, 0)
         text = np.empty(int(length[0]), np.uint8)
-        wait_politely([between.Ibcast(text, 0)])
+        between.Bcast(text, 0)
     greeting = json.loads(text.tobytes())
     place = mpi.COMM_WORLD.rank
     return Invitation(

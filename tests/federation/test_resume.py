@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -58,12 +59,15 @@ def test_the_same_configuration_twice_gives_the_same_model(
     assert summary(tmp_path / "again")["model_sha256"] == reference
 
 
-def test_killed_at_ten_instants_and_resumed_bit_for_bit(start: Start, quick: Path, tmp_path: Path) -> None:
-    """Two runs of five kills each: between rounds, in a round, and while checkpoint files are written."""
+@pytest.mark.parametrize("runs", [2, pytest.param(10, marks=pytest.mark.long)])
+def test_killed_at_random_instants_and_resumed_bit_for_bit(
+    start: Start, quick: Path, tmp_path: Path, runs: int
+) -> None:
+    """Five kills a run: between rounds, in a round, and while checkpoint files are written."""
     assert start(2, "train", str(quick), "--run", "whole").wait().code == 0
     reference = summary(tmp_path / "whole")["model_sha256"]
-    inside_write = 0
-    for attempt in range(2):
+    inside_write, rng = 0, random.Random(runs)
+    for attempt in range(runs):
         run = tmp_path / f"killed-{attempt}"
         for kill in range(5):
             job = start(2, "train", str(quick), "--run", run.name, "--resume")
@@ -74,6 +78,8 @@ def test_killed_at_ten_instants_and_resumed_bit_for_bit(start: Start, quick: Pat
                     inside_write += 1
                     break  # a file is being written at this instant
                 time.sleep(0.0002)
+            else:
+                time.sleep(rng.uniform(0.0, 0.02))
             job.kill()
             job.wait()
             if committed(run) and committed(run)[-1] == 6:
