@@ -57,7 +57,7 @@ class Crew:
 
     @property
     def members(self) -> tuple[int, ...]:
-        """Numbers of the ranks that are left, ascending."""
+        """Numbers of the ranks that are left, ascending, as this rank knows them: see `agreed_members`."""
         return self.comm.members
 
     @property
@@ -98,6 +98,13 @@ class Crew:
             if error is not None:
                 raise error
             return result  # type: ignore[return-value]
+
+    def agreed_members(self) -> tuple[int, ...]:
+        """The members, the same on every rank: what they may branch on between two steps.
+
+        `members` may differ from rank to rank there, for one may know of a loss that another has yet to meet.
+        """
+        return self.step(lambda: self.comm.members)
 
     def replace(self, comm: Communicator, completed: int | None = None) -> None:
         """Go on with other ranks, such as some that came back; `completed` steps on a rank that is new."""

@@ -55,9 +55,9 @@ class Federation:
         )
 
     @property
-    def is_current(self) -> bool:
-        """Whether all parts are made for the silos that are there."""
-        return self.server.shards.members == self.crew.members
+    def members(self) -> tuple[int, ...]:
+        """The silos that all parts are made for."""
+        return self.server.shards.members
 
     def advance(self, spare: Update) -> None:
         """Step every slice with its mean and give every rank the whole new model; collective.
@@ -120,10 +120,12 @@ class Federation:
             committed.put(state["server"]["strategy"])
             mine = [state["server"]["slice"]]
         lengths = dict(zip(members, slice_counts(committed.shards.bounds), strict=True))
-        counts = [lengths.get(number, 0) for number in crew.members]
-        self.global_vector[:] = crew.step(
-            lambda: gather_parts(crew.comm, mine, counts, self.global_vector.dtype)
-        )
+
+        def gather() -> Vector:
+            counts = [lengths.get(number, 0) for number in crew.members]
+            return gather_parts(crew.comm, mine, counts, self.global_vector.dtype)
+
+        self.global_vector[:] = crew.step(gather)
         self.server.take(crew.step(lambda: committed.whole(crew.comm, members)))
 
     def reform(self, newcomers: tuple[int, ...] = ()) -> None:
@@ -189,7 +191,7 @@ def _renew(
         aggregator = _aggregator(crew, config, silo, silos)
         server = earlier.over(aggregator.shards)
         server.take(whole)
-        if aggregator.shards.members == crew.members:
+        if aggregator.shards.members == crew.agreed_members():
             return aggregator, server
         aggregator.close()
 

@@ -12,7 +12,7 @@ from silofl.aggregation.shards import Shards
 from silofl.checkpoint.buddies import buddy_key
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm import watchdog
-from silofl.comm.crew import Crew
+from silofl.comm.crew import Crew, Loss
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import together
 from silofl.config import Config, resumption_tables
@@ -108,14 +108,17 @@ class Run:
         self._clock = Clock()
         self._first, self._told = 1, 0
         self._returned: list[int] = []
+        self._expected: tuple[int, ...] = ()
+        """Who is there as far as the last line said, and who has come back since."""
+        self._changed = False
         self._federation: Federation
         self._store: CheckpointStore
         self._store_comm: Communicator
         watchdog.start(silent_s=config.failure.silent_s, silo=crew.number, resume=RESUME)
 
-    def _open_store(self) -> CheckpointStore:
+    def _open_store(self) -> tuple[CheckpointStore, Communicator]:
         with together(self._crew.comm):
-            return self._open_store_alone()
+            return self._open_store_alone(), self._crew.comm
 
     def _open_store_alone(self) -> CheckpointStore:
         config, number = self._config, self._crew.number
@@ -133,7 +136,8 @@ class Run:
         """Put all parts together, restore the last committed round if asked to, say what is about to run."""
         crew, config = self._crew, self._config
         self._federation = establish(crew, config, self._silo, self._silos)
-        self._store, self._store_comm = crew.step(self._open_store), crew.comm
+        self._expected = self._federation.members
+        self._store, self._store_comm = crew.step(self._open_store)
         self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
         notices = self._restore() if self._resumed else []
 
@@ -215,23 +219,25 @@ class Run:
         mine = {"silo": crew.number, "shown": shown, "phases": self._clock.take(), "stop": self._stop.asked}
         with self._clock.phase("checkpoint"):
             every = crew.step(lambda: self._settle(mine))
-            self._follow_changes()
+            left = self._follow_changes()
+        lost = tuple(silo for silo in self._expected if silo not in left)
         losses, self._told = crew.losses[self._told :], len(crew.losses)
         record = record_of(
             result,
             every,
             self._silos,
-            losses,
+            Loss(lost, sum(loss.seconds for loss in losses)),
             self._returned,
             time.perf_counter() - began,
             self._federation.bytes_sent_per_round,
         )
-        self._returned = []
-        self._recalls.note(losses, result.round)
+        self._returned, self._expected = [], left
+        self._recalls.note(lost, result.round)
         self._chronicle.round(record)
-        for loss in losses:
+        if lost:
             self._chronicle.notice(
-                f"{name(loss.lost)} lost in round {result.round}; the others met after {loss.seconds:.2f} s"
+                f"{name(lost)} lost in round {result.round}; "
+                f"the others met after {record['recovery_seconds']:.2f} s"
             )
         if result.clipped_silos:
             self._chronicle.notice(
@@ -250,17 +256,21 @@ class Run:
         self._crew.comm.mark("checkpoint agree")
         return self._store.settle(note, problem=self._chronicle.problem)
 
-    def _reform_store(self) -> None:
+    def _reform_store(self) -> tuple[int, ...]:
+        """Let the store be that of the ranks of this step; who they are. Only within a step: see `Crew`."""
         if self._store_comm is not self._crew.comm:
             self._store_comm = self._crew.comm
             self._store.reform(self._crew.comm)
+        return self._crew.members
 
-    def _follow_changes(self) -> None:
-        """Make everything anew for the silos that are there, where some were lost."""
-        if not self._federation.is_current:
+    def _follow_changes(self) -> tuple[int, ...]:
+        """Make everything anew for the silos that are there, where some were lost; who is there."""
+        while self._federation.members != (members := self._crew.agreed_members()):
+            self._changed = True
             self._federation.reform()
-            if self._crew.comm.rank == 0:
-                self._chronicle.lead(self._plan())
+        if self._crew.comm.rank == 0:
+            self._chronicle.lead(self._plan())
+        return members
 
     def _call_back(self, number: int) -> None:
         """Start lost silos again, one after the other; collective with `rejoin` of each.
@@ -268,7 +278,7 @@ class Run:
         Not in one go: they would be one job, of which Open MPI's launcher ends all when one dies again.
         """
         while self._config.failure.policy == "respawn" and self._crew.repeats:
-            due = self._recalls.due(self._crew, number)
+            due = self._recalls.due(self._crew.agreed_members(), number)
             if not due:
                 break
             self._call_one(due[:1], number)
@@ -284,6 +294,7 @@ class Run:
             "path": str(self._path),
             "records": self._chronicle.records,
             "returned": self._returned,
+            "expected": self._expected,
             "metrics": self._federation.means.names,
             "shards": [list(shards.members), shards.copies],
         }
@@ -294,6 +305,7 @@ class Run:
         crew.step(lambda: self._own_state(silos))
         self._federation.reform(silos)
         self._returned += silos
+        self._expected = tuple(sorted({*self._expected, *silos}))
         self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
         if crew.comm.rank != 0:
             self._chronicle.follow()
@@ -312,6 +324,7 @@ class Run:
         shards = Shards(self._silo.model.size, tuple(members), copies)
         self._federation = join(crew, self._config, self._silo, self._silos, shards, silos)
         self._federation.means.agree(handover["metrics"])
+        self._expected = tuple(sorted({*handover["expected"], *silos}))
         if own is not None:
             self._silo.restore(own[1]["silo"])
         self._first, self._returned = handover["round"] + 1, [*handover["returned"], *silos]
@@ -321,26 +334,30 @@ class Run:
             self._chronicle.lead(self._plan())
 
     def _commit(self, number: int, *, forced: bool) -> None:
-        """Begin to commit a round; complete it at once where it is `forced`."""
+        """Begin to commit a round; complete it at once where it is `forced`.
+
+        A round in which silos were lost is committed whatever `checkpoint.every` says: the one before may
+        have been dropped for it.
+        """
         crew, every = self._crew, self._config.checkpoint.every
-        fresh = self._store_comm is crew.comm
-        if not every or (fresh and not forced and number % every):
+        if not every or not (forced or self._changed or number % every == 0):
             return
         with self._clock.phase("checkpoint"):
             while True:
-                members = crew.members
                 self._follow_changes()
-                self._reform_store()
+                if crew.step(self._reform_store) != self._federation.members:
+                    continue
+                self._changed = False
                 self._store.begin(number, self._federation.state())
-                if not forced:
-                    return
-                crew.step(self._drain)
-                if crew.members == members:
+                if not forced or crew.step(self._drain):
                     return
 
-    def _drain(self) -> None:
-        if self._store_comm is self._crew.comm:
-            self._store.drain()
+    def _drain(self) -> bool:
+        """Commit what was begun, unless a silo was lost since: then it must be begun again."""
+        if self._store_comm is not self._crew.comm:
+            return False
+        self._store.drain()
+        return True
 
     def _finish(self) -> Record:
         """Write the model and the summary; the summary on every rank."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from silofl.comm.crew import Crew, Loss
+from silofl.comm.crew import Crew
 from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
@@ -55,20 +55,20 @@ class Recalls:
         recalls._troubles = {silo: _Trouble(*values) for silo, *values in state["troubles"]}
         return recalls
 
-    def note(self, losses: list[Loss], number: int) -> None:
+    def note(self, lost: tuple[int, ...], number: int) -> None:
         """Silos were lost in round `number`."""
-        for silo in sorted({silo for loss in losses for silo in loss.lost}):
+        for silo in lost:
             trouble = self._troubles.setdefault(silo, _Trouble())
             soon = number - trouble.returned <= SOON_ROUNDS
             trouble.streak = trouble.streak + 1 if soon else 1
             trouble.not_before = number + 2 ** (trouble.streak - 1) - 1
 
-    def due(self, crew: Crew, number: int) -> tuple[int, ...]:
-        """The silos to start again after round `number`, ascending: each at most once a round."""
+    def due(self, members: tuple[int, ...], number: int) -> tuple[int, ...]:
+        """The silos that are none of `members`, to start again after round `number`: each once a round."""
         return tuple(
             silo
             for silo, trouble in sorted(self._troubles.items())
-            if silo not in crew.members
+            if silo not in members
             and trouble.streak <= MOST_IN_A_ROW
             and max(trouble.not_before, trouble.returned + 1) <= number
         )
@@ -85,7 +85,7 @@ class Recalls:
         heir = crew.step(lambda: attempt.run(told))
         if heir is None:
             attempt.abandon()
-            self.note([Loss(silos, 0.0)], number)
+            self.note(silos, number)
             return False
         crew.replace(heir)
         return True

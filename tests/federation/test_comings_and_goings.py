@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,19 +100,14 @@ PLACES = [Place("here", silo) for silo in range(4)]
 
 def due(made: Recalls, left: tuple[int, ...], rounds: range) -> dict[int, tuple[int, ...]]:
     """In which rounds silos are called, and whom, if nobody comes or goes meanwhile."""
-    crew: Any = SimpleNamespace(members=left)
-    return {number: made.due(crew, number) for number in rounds if made.due(crew, number)}
-
-
-def lost(*silos: int) -> list[Loss]:
-    return [Loss(silos, 0.0)]
+    return {number: made.due(left, number) for number in rounds if made.due(left, number)}
 
 
 def test_a_silo_is_called_in_the_round_in_which_it_was_lost() -> None:
     made = Recalls(PLACES, 1.0)
     assert due(made, (0, 1, 2), range(9)) == {}
-    made.note(lost(3), 4)
-    made.note(lost(1), 6)
+    made.note((3,), 4)
+    made.note((1,), 6)
     assert due(made, (0, 2), range(4, 8)) == {4: (3,), 5: (3,), 6: (1, 3), 7: (1, 3)}
     assert due(made, (0, 1, 2, 3), range(9)) == {}
 
@@ -125,7 +119,7 @@ def returns(made: Recalls, silo: int, number: int) -> None:
 def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() -> None:
     made, left = Recalls(PLACES, 1.0), (0, 1, 2)
     for at, called_in in ((10, 10), (12, 13), (16, 19), (22, None)):
-        made.note(lost(3), at)
+        made.note((3,), at)
         assert next(iter(due(made, left, range(at, 60))), None) == called_in
         if called_in is not None:
             returns(made, 3, called_in)
@@ -133,20 +127,20 @@ def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() ->
 
 def test_who_held_out_for_more_than_three_rounds_begins_anew() -> None:
     made = Recalls(PLACES, 1.0)
-    made.note(lost(3), 10)
+    made.note((3,), 10)
     returns(made, 3, 10)
-    made.note(lost(3), 13)
+    made.note((3,), 13)
     assert next(iter(due(made, (0, 1, 2), range(13, 60)))) == 14
     returns(made, 3, 14)
-    made.note(lost(3), 18)
+    made.note((3,), 18)
     assert next(iter(due(made, (0, 1, 2), range(18, 60)))) == 18
 
 
 def test_who_comes_back_knows_what_the_others_know() -> None:
     made = Recalls(PLACES, 1.0)
-    made.note(lost(3), 2)
+    made.note((3,), 2)
     returns(made, 3, 2)
-    made.note(lost(1, 3), 4)
+    made.note((1, 3), 4)
     told = Recalls.taken_up(json.loads(json.dumps(made._state())), 1.0)
     assert (
         due(told, (0, 2), range(9))
@@ -179,7 +173,7 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
             return crew.members, handover["round"]
         crew = Crew(ThreadCommunicator(three.first, comm.rank))
         made = Recalls(PLACES, 1.0)
-        made.note(lost(3), 5)
+        made.note((3,), 5)
         came = made.call(crew, (3,), 5, {"round": 5})
         crew.step(crew.comm.barrier)
         return crew.members, came, [loss.lost for loss in crew.losses]
