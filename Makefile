@@ -15,7 +15,9 @@ run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
 
 test: lint
-	$(BIN)/python -m pytest -m "not long" tests
+	$(BIN)/python -m pytest -m "not long" tests/slurm > $(VENV)/slurm.log 2>&1 & slurm=$$!; \
+	$(BIN)/python -m pytest -m "not long" --ignore tests/slurm tests; code=$$?; \
+	wait $$slurm || code=$$?; cat $(VENV)/slurm.log; exit $$code
 	set -e; for n in $(OPENMPI_RANKS); do \
 	  echo "Open MPI, $$n ranks"; timeout 300 $(OPENMPI) -n $$n $(PYTEST_RANK) -m "not long"; \
 	done

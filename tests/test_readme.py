@@ -46,7 +46,7 @@ def test_the_commands_are_those_that_are_tried_here() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(c, marks=[pytest.mark.long] if "inject" in c else [])
+        pytest.param(c, marks=[pytest.mark.long] if "inject" in c or "--run" in c else [])
         for c in COMMANDS
         if c.startswith(("silofl ", "mpirun "))
     ],

@@ -124,7 +124,7 @@ def does_not_come(comm, ending):
     """What is started again never calls `join`: the others go on."""
     invited = invitation()
     if invited is not None:
-        time.sleep(4)
+        time.sleep(2)
         return
     crew = Crew(comm)
     crew.step(lambda: die(crew, 2))

@@ -47,9 +47,14 @@ def hospitals(tmp_path: Path) -> Path:
         ("train.lrr=0.1", ["unknown key train.lrr", "did you mean train.lr?"]),
         ("trian.lr=0.1", ["unknown section trian", "did you mean train?"]),
         ('train.lr="fast"', ["train.lr = 'fast'", "valid number"]),
-        ("train.optimizer=Sgd", ["train.optimizer = 'Sgd'", "torch.optim"]),
-        ("train.device=cuda:99", ["train.device", "cuda:99"]),
-        ("task.factory=nowhere:Task", ["nowhere"]),
+        *(
+            pytest.param(override, texts, marks=pytest.mark.long)
+            for override, texts in (
+                ("train.optimizer=Sgd", ["train.optimizer = 'Sgd'", "torch.optim"]),
+                ("train.device=cuda:99", ["train.device", "cuda:99"]),
+                ("task.factory=nowhere:Task", ["nowhere"]),
+            )
+        ),
     ],
 )
 def test_configurations_that_cannot_run(start: Start, quick: Path, override: str, texts: list[str]) -> None:
