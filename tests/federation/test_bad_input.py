@@ -71,6 +71,7 @@ def test_a_file_that_is_missing_on_one_rank(start: Start, hospitals: Path, tmp_p
     refused(start(3, "train", str(hospitals)).wait(PATIENCE_S), "silo-1.npz", "silo 1")
 
 
+@pytest.mark.long
 def test_silos_with_different_features(start: Start, hospitals: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "silo-2.npz", x=np.ones((9, 4), np.float32), y=np.arange(9) % 2)
     refused(
@@ -78,6 +79,7 @@ def test_silos_with_different_features(start: Start, hospitals: Path, tmp_path: 
     )
 
 
+@pytest.mark.long
 def test_an_empty_silo(start: Start, hospitals: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "silo-1.npz", x=np.ones((0, 5), np.float32), y=np.ones(0, np.int64))
     refused(start(3, "train", str(hospitals)).wait(PATIENCE_S), "silo 1")

@@ -60,6 +60,8 @@ name = "digits"
 steps = 4
 [strategy]
 momentum = 0.5
+[secure]
+range = 2.0  # fixed: else that of a lost silo counts in the round in which it is lost
 """
 
 LEFT_OUT = STEPS[: STEPS.index("agree")]
