@@ -14,10 +14,7 @@ def run(mode, n, folder):
     """What every rank told, sorted; the job ends well."""
     line, _ = launcher("openmpi", n, ulfm=True)
     command = [*line, sys.executable, PROGRAM, mode]
-    for _ in range(2):
-        job = Job([sys.executable, "-c", SUPERVISE, *command], folder, dict(os.environ)).wait(60)
-        if "PMIx server's listener thread failed to start" not in job.err:  # mpirun itself, now and then
-            break
+    job = Job([sys.executable, "-c", SUPERVISE, *command], folder, dict(os.environ)).wait(60)
     assert job.code == 0, job.err[-2000:]
     assert "silofl: " not in job.err
     assert "NBC_Progress" not in job.err
