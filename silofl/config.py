@@ -137,7 +137,7 @@ class SecureConfig(Section):
     """Bits of a ring word on the wire, for every parameter."""
     range: PositiveFloat | None = None
     """Largest magnitude of an update's values; beyond it they are clipped. Unset, the silos find the smallest
-    power of two that holds everybody's, from a masked count of binary exponents that shows not whose."""
+    power of two that holds everybody's, from a masked sum that shows this and nothing else."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
     prg: Literal["auto", "aes-128-ctr", "aes-256-ctr", "chacha20"] = "auto"
     """Generator of the masks; `auto` is AES-128 where every rank's processor has AES units, else ChaCha20."""

@@ -22,7 +22,7 @@ from silofl.federation.chronicle import Chronicle
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, build_silo, establish, join
 from silofl.federation.handshake import agree_on_version_and_config
-from silofl.federation.membership import name, refusal
+from silofl.federation.membership import name, refusal, refuse_faults_of_nobody
 from silofl.federation.metrics import gather
 from silofl.federation.recalls import Recalls
 from silofl.federation.record import plan_of, record_of, summary_of
@@ -63,6 +63,7 @@ def train(
     stop = StopRequest() if stop is None else stop
     crew = Crew(comm, refuse=refusal(config, comm.size))
     crew.step(lambda: agree_on_version_and_config(crew.comm, config))
+    refuse_faults_of_nobody(config, comm.size)
     path = crew.step(lambda: rundir.choose(crew.comm, config, resume=resume))
     on_directory(path)
     built = build_task(crew, config, task)

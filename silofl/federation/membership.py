@@ -8,7 +8,7 @@ from silofl.aggregation.registry import choose_protocol
 from silofl.aggregation.shards import MOST_COPIES
 from silofl.comm.crew import Loss
 from silofl.config import Config
-from silofl.errors import SiloflError, StoppedError
+from silofl.errors import ConfigError, SiloflError, StoppedError
 
 Refuse = Callable[[Loss, tuple[int, ...]], SiloflError | None]
 
@@ -20,6 +20,15 @@ def minimum(config: Config, silos: int) -> int:
     threshold = config.secure.threshold or silos // 2 + 1
     secure = max(threshold, 2 if config.secure.allow_two else 3)
     return max(secure, config.failure.min_silos or 0)
+
+
+def refuse_faults_of_nobody(config: Config, silos: int) -> None:
+    """Raise ConfigError, the same on every rank, where a fault to rehearse names a silo that there is not."""
+    for text, fault in zip(config.failure.inject, config.failure.faults, strict=True):
+        if fault.silo >= silos:
+            raise ConfigError(
+                f"failure.inject has {text!r} and the silos are 0 to {silos - 1}: name one of them", rank=0
+            )
 
 
 def copies(config: Config, silos: int, most: int) -> int:

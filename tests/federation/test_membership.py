@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from silofl import config as configuration
 from silofl.config import Config
-from silofl.federation.membership import outlook
+from silofl.errors import ConfigError
+from silofl.federation.membership import outlook, refuse_faults_of_nobody
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,11 @@ def test_the_outlook_names_policy_minimum_and_losses(
     line = outlook(Config.model_validate({"failure": failure, "secure": secure}), silos)
     assert all(word in line for word in words), line
     assert "\n" not in line
+
+
+def test_a_fault_of_a_silo_that_is_not_there_is_refused() -> None:
+    settings = configuration.parse({"failure": {"inject": ["kill silo 4 round 2 at train"]}})
+    with pytest.raises(ConfigError, match=r"kill silo 4 .* the silos are 0 to 3") as refused:
+        refuse_faults_of_nobody(settings, 4)
+    assert refused.value.rank == 0
+    refuse_faults_of_nobody(settings, 5)
