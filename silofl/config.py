@@ -155,6 +155,44 @@ class SecureConfig(Section):
     """The institutions' public keys, from `silofl roster`; exchanged at the start when empty."""
 
 
+class PrivacyConfig(Section):
+    """[privacy]: how little the trained model may tell of its data, as (epsilon, delta)."""
+
+    unit: Literal["none", "example", "silo"] = "none"
+    """What is protected: one record of a silo's training data (`example`), or all its data (`silo`)."""
+    place: Literal["local", "distributed", "central"] = "distributed"
+    """Where noise enters: each silo adds all of it alone (`local`); each adds a share inside the secure sum,
+    so that only the noisy sum ever exists (`distributed`); those who serve the sum, who are trusted, add it
+    (`central`)."""
+    mechanism: Literal["discrete-gaussian", "skellam"] = "discrete-gaussian"
+    clip_norm: PositiveFloat = 1.0
+    """Largest L2 norm of an example's gradient, or of a silo's update."""
+    clip_quantile: Fraction | None = None
+    """`silo`: the clipping norm follows this quantile of the silos' norms (Andrew et al. 2021), from
+    `clip_norm` on."""
+    noise_multiplier: PositiveFloat | None = None
+    """Standard deviation of the noise over the sensitivity of the sum. Set this or `target_epsilon`."""
+    target_epsilon: PositiveFloat | None = None
+    """The least noise with which the whole run ends at or below this epsilon."""
+    max_epsilon: PositiveFloat | None = None
+    """The run ends before a round that would exceed it."""
+    delta: Fraction = 1e-5
+    """Probability with which epsilon may fail to hold; below one over the number of records, or of silos."""
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """`example`: with this probability each record takes part in a step (Poisson sampling)."""
+    clipping: Literal["ghost", "hooks", "functorch"] = "ghost"
+    """`example`: how Opacus clips: by norms alone, or by every example's gradient in memory."""
+    accountant: Literal["pld", "rdp"] = "pld"
+    """Privacy loss distributions, or Renyi orders where those do not apply (always for Skellam)."""
+    colluding: Annotated[int, Field(ge=0)] = 1
+    """`distributed`: how many silos' noise an observer may know. Each silo knows its own, so 1 protects from
+    each other silo."""
+    dropouts: Annotated[int, Field(ge=0)] = 0
+    """`distributed`: how many silos may be lost in a round with the noise still enough."""
+    rotate: bool | None = None
+    """Spread each vector over all coordinates by a random rotation; unset, for rings below 32 bits."""
+
+
 class CheckpointConfig(Section):
     """[checkpoint]: what is kept for a resume."""
 
@@ -205,6 +243,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     strategy: StrategyConfig = StrategyConfig()
     secure: SecureConfig = SecureConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
 

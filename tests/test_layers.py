@@ -16,13 +16,17 @@ FLOORS = {
     "silofl.config": {"silofl.errors"},
     "silofl.background": set(),
     "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.privacy": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config"},
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.background", "silofl.crypto", "silofl.comm"),
     },
     "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
-    "silofl.training": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config", "silofl.tasks"},
+    "silofl.training": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        *("silofl.privacy", "silofl.tasks"),
+    },
     "silofl.strategies": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.checkpoint": {
         "silofl.background",
@@ -41,6 +45,8 @@ HOMES = {
     "cryptography": ["silofl/crypto/", "silofl/bench/"],
     "numba": ["kernels/", "silofl/bench/"],
     "llvmlite": ["kernels/"],
+    "dp_accounting": ["silofl/privacy/"],
+    "opacus": ["silofl/training/", "silofl/bench/"],
     "typer": ["silofl/cli", "silofl/bench/cli"],
 }
 """Where a library may be imported."""
