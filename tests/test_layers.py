@@ -20,7 +20,7 @@ FLOORS = {
     "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config"},
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
-        *("silofl.background", "silofl.crypto", "silofl.comm"),
+        *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.comm"),
     },
     "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.training": {

@@ -1,4 +1,4 @@
-"""Numba kernels on plain arrays: keystreams, fixed-point rings, masks and sums.
+"""Numba kernels on plain arrays: keystreams, fixed-point rings, masks, sums, noise and rotations.
 
 Arrays in, arrays out: nothing here knows a rank, a tensor library or a protocol. Every function writes into
 an array that the caller owns, holds no lock of the interpreter while it works, and uses one core.
@@ -7,18 +7,36 @@ an array that the caller owns, holds no lock of the interpreter while it works, 
 from silofl_kernels.fold import fold, fold_dequantize, fold_float, scale_into
 from silofl_kernels.magnitude import largest_magnitude
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
+from silofl_kernels.noise import SAMPLE_BYTES, add_noise, draw_noise
+from silofl_kernels.noise_table import (
+    LEAST_VARIANCE,
+    MOST_VARIANCE,
+    NOISE_DISTANCE,
+    NoiseTable,
+    discrete_gaussian,
+    skellam,
+)
 from silofl_kernels.quantize import Counts, dequantize, quantize
 from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit, signed_view
+from silofl_kernels.rotate import rotate, unrotate
 from silofl_kernels.streams import KEY_BYTES, Prg, Stream, keystream
 
 __all__ = [
     "KEY_BYTES",
+    "LEAST_VARIANCE",
+    "MOST_VARIANCE",
+    "NOISE_DISTANCE",
+    "SAMPLE_BYTES",
     "Counts",
     "MaskSet",
+    "NoiseTable",
     "Prg",
     "Stream",
     "add_masks",
+    "add_noise",
     "dequantize",
+    "discrete_gaussian",
+    "draw_noise",
     "fold",
     "fold_dequantize",
     "fold_float",
@@ -29,6 +47,9 @@ __all__ = [
     "ring_bits",
     "ring_dtype",
     "ring_limit",
+    "rotate",
     "scale_into",
     "signed_view",
+    "skellam",
+    "unrotate",
 ]

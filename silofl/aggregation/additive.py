@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.base import Permit, ask
 from silofl.aggregation.dealt_round import DealtRound
 from silofl.aggregation.exchange import open_exchange
 from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
@@ -18,10 +20,21 @@ from silofl.aggregation.session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.crypto.capacity import Limbs, count_limbs
 from silofl.errors import DataError
-from silofl_kernels import add_masks, dequantize, fold, largest_magnitude, quantize_and_mask, ring_dtype
+from silofl.types import TotalSlice
+from silofl_kernels import (
+    MaskSet,
+    add_masks,
+    dequantize,
+    fold,
+    largest_magnitude,
+    quantize_and_mask,
+    ring_dtype,
+)
 
 Floats = NDArray[np.floating[Any]]
 Words = NDArray[np.unsignedinteger[Any]]
+MaskedFill = Callable[[int, int, Words, MaskSet], int]
+"""fill(first, last, row, masks) writes coordinates [first, last) and masks; how many values it clipped."""
 
 
 class Additive:
@@ -56,12 +69,14 @@ class Additive:
         self._bounds = self.shards.bounds
         self._width = max(min(piece // silos, self._bounds[1]), 1)
         own = self._bounds[comm.rank + 1] - self._bounds[comm.rank]
-        self._exchange = open_exchange(comm, self._width, own, ring_dtype(self._bits))
+        self.ring = ring_dtype(self._bits)
+        self._exchange = open_exchange(comm, self._width, own, self.ring)
         self._flag = Limbs(self._bits, silos, 1)
         self._deal = DealtRound(session, committee)
         self._layout = Layout(0, 0)
         counts = count_limbs(self._bits, silos)
-        self._share = weight / counts.decode(self._small_total(counts.encode(weight)))
+        self.summed_weight = float(counts.decode(self._small_total(counts.encode(weight))))
+        self._share = weight / self.summed_weight
         self._step = 0.0
         self.clipped_silos = 0
 
@@ -84,23 +99,49 @@ class Additive:
         """See `Aggregator`."""
         self._session.crew.step(lambda: self._add_up(update))
 
-    def _add_up(self, update: Floats) -> None:
+    def add_words(self, words: Words, permit: Permit) -> None:
+        """See `WordAggregator`."""
+
+        def fill(first: int, last: int, row: Words, masks: MaskSet) -> int:
+            row[:] = words[first:last]
+            add_masks(row, masks, offset=first)
+            return 0
+
+        def add_up() -> None:
+            self._deal_anew()
+            self._collect(fill)
+
+        ask(self._session.crew, permit, self.participants)
+        self._session.crew.step(add_up)
+
+    def _deal_anew(self) -> None:
         self._deal = DealtRound(self._session, self._members)
         self._layout = Layout(self._size, 0)
-        silos = self._comm.size
+
+    def _add_up(self, update: Floats) -> None:
+        self._deal_anew()
         value_range = self._range or self._agree_on_range(update)
-        numbers = fixed_point(self._bits, value_range, silos, self._share, stochastic=False)
-        clipped = self._collect(update, numbers)
+        numbers = fixed_point(self._bits, value_range, self._comm.size, self._share, stochastic=False)
+
+        def fill(first: int, last: int, row: Words, masks: MaskSet) -> int:
+            return _quantize(update[first:last], row, numbers, masks, first)
+
+        clipped = self._collect(fill)
         self._step = numbers.step
         self.clipped_silos = self._flag.decode(self._small_total(self._flag.encode(int(clipped > 0))))
 
     def mean(self, index: int) -> Floats:
         """See `Aggregator`; a rank has its own slice alone."""
+        words = self.words(index)
+        mean: Floats = np.empty(words.size, self._dtype)
+        dequantize(words, mean, step=self._step)
+        return mean
+
+    def words(self, index: int) -> TotalSlice:
+        """See `WordAggregator`; a rank has its own slice alone."""
         if index != self._comm.rank:
             raise ValueError(f"rank {self._comm.rank} does not serve slice {index}")
-        mean: Floats = np.empty(self._exchange.kept.size, self._dtype)
-        dequantize(self._exchange.kept, mean, step=self._step)
-        return mean
+        return TotalSlice(self._exchange.kept)
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
@@ -112,8 +153,8 @@ class Additive:
         """Release the buffers; collective."""
         self._exchange.close()
 
-    def _collect(self, update: Floats, numbers: FixedPoint) -> int:
-        """Have this rank's slice of the sum in `kept`; how many of this silo's values were clipped."""
+    def _collect(self, fill: MaskedFill) -> int:
+        """Have this rank's slice of the sum in `kept`; the sum of what `fill` returned."""
         rank, members = self._comm.rank, self._members
         total = self._exchange.kept
         clipped = 0
@@ -123,7 +164,7 @@ class Additive:
                 for begin, end in pairwise(self._bounds[: members + 1])
             ]
             part = total[start : start + self._width]
-            clipped += self._send_residuals(update, numbers, places)
+            clipped += self._send_residuals(fill, places)
             residuals = self._exchange.swap()
             fold([row[: part.size] for row in residuals], part) if part.size else None
             self._send_seeds(places)
@@ -132,20 +173,11 @@ class Additive:
                 fold([part, *(seeds[j][: part.size] for j in range(members) if j != rank)], part)
         return clipped
 
-    def _send_residuals(self, update: Floats, numbers: FixedPoint, places: list[tuple[int, int]]) -> int:
+    def _send_residuals(self, fill: MaskedFill, places: list[tuple[int, int]]) -> int:
         clipped = 0
         for owner, (first, last) in enumerate(places):
-            counts = quantize_and_mask(
-                update[first:last],
-                self._exchange.outgoing()[owner, : last - first],
-                scale=numbers.scale,
-                limit=numbers.limit,
-                masks=self._deal.residual[owner],
-                offset=first,
-            )
-            if counts.nonfinite:
-                raise DataError("this silo's values are not finite; nothing of them was sent")
-            clipped += counts.clipped
+            row = self._exchange.outgoing()[owner, : last - first]
+            clipped += fill(first, last, row, self._deal.residual[owner])
         return clipped
 
     def _send_seeds(self, places: list[tuple[int, int]]) -> None:
@@ -168,3 +200,13 @@ class Additive:
             start = self._layout.take(len(words))
         assert start is not None, "a new round has room for every small sum"
         return self._deal.small_total(words, start)
+
+
+def _quantize(values: Floats, row: Words, numbers: FixedPoint, masks: MaskSet, offset: int) -> int:
+    """Write masked words of `values`; how many of them were clipped."""
+    counts = quantize_and_mask(
+        values, row, scale=numbers.scale, limit=numbers.limit, masks=masks, offset=offset
+    )
+    if counts.nonfinite:
+        raise DataError("this silo's values are not finite; nothing of them was sent")
+    return counts.clipped

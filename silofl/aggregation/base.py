@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.shards import Shards
-from silofl.types import Update
+from silofl.comm.crew import Crew
+from silofl.comm.verdict import together
+from silofl.types import RingVector, TotalSlice, Update
+
+Permit = Callable[[tuple[int, ...]], None]
+"""permit(silos) is called on every rank when it is settled of which silos a sum is, before it can be read;
+what it raises on any rank, all raise, and the sum stays unread."""
 
 
 class Aggregator(Protocol):
@@ -71,3 +78,38 @@ class Aggregator(Protocol):
 
     def close(self) -> None:
         """Release what is held; collective."""
+
+
+class WordAggregator(Aggregator, Protocol):
+    """An aggregator that also adds up integers in a ring, as they are."""
+
+    @property
+    def ring(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """Type of the words that `add_words` takes."""
+
+    @property
+    def summed_weight(self) -> float:
+        """Sum of the weights of the silos in the last sum; before it, of all that are there."""
+
+    def add_words(self, words: RingVector, permit: Permit) -> None:
+        """Have the sum of all silos' words, in their ring, ready in slices; collective.
+
+        Args:
+            words: (d,) of the type `ring`; not changed.
+            permit: asked before the sum can be read.
+        """
+
+    def words(self, index: int) -> TotalSlice:
+        """Slice `index` of the last sum of words; as `mean`."""
+
+
+def ask(crew: Crew, permit: Permit | None, silos: tuple[int, ...]) -> None:
+    """Raise on every rank what `permit` raises on any; collective."""
+    if permit is None:
+        return
+
+    def all_permit() -> None:
+        with together(crew.comm):
+            permit(silos)
+
+    crew.step(all_permit)

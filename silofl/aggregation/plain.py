@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.collecting import Collection
+from silofl.aggregation.base import Permit, ask
+from silofl.aggregation.collecting import Collection, Fill, Fold
 from silofl.aggregation.shards import Shards
 from silofl.comm.crew import Crew
-from silofl.types import Update
-from silofl_kernels import fold_float, scale_into
+from silofl.types import RingVector, TotalSlice, Update
+from silofl_kernels import fold, fold_float, scale_into
 
 PIECE = 1 << 16
 """Values of each slice that move at a time: buffers stay in cache and extra memory stays small."""
@@ -19,6 +20,8 @@ PIECE = 1 << 16
 
 class PlainAggregator:
     """Weighted mean by an all-to-all of slices and a sum in rank order.
+
+    One aggregator adds up floats, or words, never both.
 
     The order of additions is fixed and accumulates in float64, so the bits depend neither on the MPI
     library nor on how many ranks share a node.
@@ -28,6 +31,7 @@ class PlainAggregator:
     in_the_clear = True
     recovers = True
     clipped_silos = 0
+    ring = np.dtype(np.uint32)
 
     def __init__(
         self,
@@ -43,14 +47,27 @@ class PlainAggregator:
         self.shards = Shards(size, crew.members, copies)
         self._piece = piece * len(crew.members)
         self.participants = crew.members
-        self._open()
+        self._collection: Collection | None = None
+        self._weigh()
         start, stop = self.shards.span(crew.comm.rank)
         self.bytes_sent_per_round = dtype.itemsize * (size - (stop - start))
 
-    def _open(self) -> None:
+    def _weigh(self) -> None:
         comm = self._crew.comm
-        self._share = self._weight / int(comm.allreduce(np.array([self._weight], np.int64))[0])
-        self._collection = Collection(comm, self.shards, self._dtype, piece=self._piece)
+        self.summed_weight = float(comm.allreduce(np.array([self._weight], np.int64))[0])
+
+    def add_words(self, words: RingVector, permit: Permit) -> None:
+        """See `WordAggregator`."""
+
+        def fill(first: int, last: int, row: NDArray[Any]) -> None:
+            row[:] = words[first:last]
+
+        self._collect(fill, fold, self.ring)
+        ask(self._crew, permit, self.participants)
+
+    def words(self, index: int) -> TotalSlice:
+        """See `WordAggregator`."""
+        return TotalSlice(self._result.of(index))
 
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
@@ -59,19 +76,30 @@ class PlainAggregator:
         """See `Aggregator`; the round does not matter here."""
 
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
-            scale_into(update[first:last], self._share, row)
+            scale_into(update[first:last], self._weight / self.summed_weight, row)
 
+        self._collect(fill, fold_float, self._dtype)
+
+    def _collect(self, fill: Fill, fold: Fold, dtype: np.dtype[Any]) -> None:
         def collect() -> tuple[int, ...]:
-            if self._collection.comm is not self._crew.comm:
-                self._open()
-            self._collection.run(fill, fold_float)
+            comm = self._crew.comm
+            if self._collection is None or self._collection.comm is not comm:
+                self._weigh()
+                self._collection = Collection(comm, self.shards, dtype, piece=self._piece)
+            self._collection.run(fill, fold)
             return self._crew.members
 
         self.participants = self._crew.step(collect)
 
+    @property
+    def _result(self) -> Collection:
+        if self._collection is None:
+            raise RuntimeError("nothing was added up")
+        return self._collection
+
     def mean(self, index: int) -> NDArray[np.floating[Any]]:
         """See `Aggregator`."""
-        mean: NDArray[np.floating[Any]] = self._collection.of(index)
+        mean: NDArray[np.floating[Any]] = self._result.of(index)
         return mean
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,4 +108,5 @@ class PlainAggregator:
 
     def close(self) -> None:
         """Release the buffers."""
-        self._collection.close()
+        if self._collection is not None:
+            self._collection.close()

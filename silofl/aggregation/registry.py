@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from silofl.aggregation.additive import Additive
-from silofl.aggregation.base import Aggregator
+from silofl.aggregation.base import WordAggregator
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.rules import rules_for
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
@@ -50,7 +50,7 @@ def choose_protocol(config: SecureConfig, silos: int) -> str:
     return config.protocol
 
 
-def build(crew: Crew, config: SecureConfig, sums: Sums) -> Aggregator:
+def build(crew: Crew, config: SecureConfig, sums: Sums) -> WordAggregator:
     """The aggregator that [secure] names, for the ranks that there are now; collective.
 
     `auto` is settled by how many silos the run has in all: it does not change with losses.

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.base import Permit, ask
 from silofl.aggregation.collecting import Collection, Fill
 from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
 from silofl.aggregation.key_supply import KeySupply
+from silofl.aggregation.keyed_round import KeyedRound
 from silofl.aggregation.numbers import Numbers
 from silofl.aggregation.session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.crypto.capacity import Limbs, count_limbs, decode_weight, encode_weight, weight_limbs
 from silofl.errors import DataError
+from silofl.types import TotalSlice
 from silofl_kernels import (
     KEY_BYTES,
     MaskSet,
@@ -58,6 +61,10 @@ class Opened:
     def masked(self, index: int) -> Words:
         """The masked sum of a slice that this rank serves or keeps a copy of."""
         return self.collection.of(index)
+
+    def words(self, index: int, out: Words) -> None:
+        """The sum of such a slice in the ring, written to `out`, of its length."""
+        fold([self.masked(index)], out, masks=self.left, offset=self.shards.bounds[index])
 
     def slice(self, index: int, scale: float, out: Floats) -> None:
         """`scale` times the sum of such a slice, written to `out`, of its length."""
@@ -116,12 +123,37 @@ class SecureVectorSum:
 
     def open(self, x: Floats, weight: float, total_weight: float, round_number: int) -> Opened:
         """Add up `weight` * x; collective. `total_weight` is the sum of all weights, known beforehand."""
-        crew = self.session.crew
-        keys = self._supply.take()
-        self._small = SmallSums(self.session, keys)
-        numbers = self._fixed(self._range or self._agree_on_range(self._small, x), weight, total_weight)
+        keys, small = self._take_keys()
+        numbers = self._fixed(self._range or self._agree_on_range(small, x), weight, total_weight)
         met = {"clipped": 0, "nonfinite": 0}
         fill = self._filler(x, keys.masks, numbers, round_number, met)
+        return self._open(keys, fill, weight, met, numbers.step, None)
+
+    def open_words(self, words: Words, weight: float, permit: Permit) -> Opened:
+        """Add up ring words (size,) as they are; collective. `weight` is added up beside them."""
+        keys, _ = self._take_keys()
+
+        def fill(first: int, last: int, out: Words) -> None:
+            out[:] = words[first:last]
+            add_masks(out, keys.masks, offset=first)
+
+        return self._open(keys, fill, weight, {"clipped": 0, "nonfinite": 0}, 1.0, permit)
+
+    def _take_keys(self) -> tuple[KeyedRound, SmallSums]:
+        keys = self._supply.take()
+        self._small = SmallSums(self.session, keys)
+        return keys, self._small
+
+    def _open(
+        self,
+        keys: KeyedRound,
+        fill: Fill,
+        weight: float,
+        met: dict[str, int],
+        step: float,
+        permit: Permit | None,
+    ) -> Opened:
+        crew = self.session.crew
 
         # Masked words to those who serve slices, folded; then to all: this silo's weight, and what it met.
         # The same words again if a silo is lost meanwhile, over the others.
@@ -133,12 +165,13 @@ class SecureVectorSum:
             return crew.members, masked_total(crew.comm, own, keys.masks, self.size)
 
         survivors, tail = crew.step(collect)
+        ask(crew, permit, survivors)
 
         # Only when everybody has everybody's words are the survivors settled, and the masks come off.
         left = crew.step(lambda: keys.open(crew.comm, survivors))
         add_masks(tail, left, offset=self.size)
         weights, clipped = self._read_tail(tail)
-        return Opened(self.shards, self._collection, left, numbers.step, weights, clipped, survivors)
+        return Opened(self.shards, self._collection, left, step, weights, clipped, survivors)
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Exact sums of a few numbers; NaN where a silo was lost after somebody saw them."""
@@ -228,10 +261,21 @@ class SecAgg:
         self.shards = vector_sum.shards
         counts = count_limbs(session.rules.bits, len(session.members))
         total, _ = secure_total(session, lambda silos: counts.encode(weight))
-        self._share = weight / counts.decode(total)
+        self._total = counts.decode(total)
+        self._share = weight / self._total
         self._opened: Opened | None = None
         self.participants = session.members
         self.clipped_silos = 0
+
+    @property
+    def ring(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """See `WordAggregator`."""
+        return ring_dtype(self._sum.session.rules.bits)
+
+    @property
+    def summed_weight(self) -> float:
+        """See `WordAggregator`."""
+        return self._total if self._opened is None else self._total * self._opened.weights
 
     @property
     def description(self) -> str:
@@ -254,14 +298,30 @@ class SecAgg:
         opened = self._opened = self._sum.open(update, self._share, 1.0, round_number)
         self.clipped_silos, self.participants = opened.clipped_silos, opened.silos
 
-    def mean(self, index: int) -> Floats:
-        """See `Aggregator`."""
+    def add_words(self, words: Words, permit: Permit) -> None:
+        """See `WordAggregator`."""
+        opened = self._opened = self._sum.open_words(words, self._share, permit)
+        self.clipped_silos, self.participants = opened.clipped_silos, opened.silos
+
+    @property
+    def _result(self) -> Opened:
         if self._opened is None:
             raise RuntimeError("nothing was added up")
+        return self._opened
+
+    def mean(self, index: int) -> Floats:
+        """See `Aggregator`."""
         start, stop = self.shards.span(index)
         mean: Floats = np.empty(stop - start, self._dtype)
-        self._opened.slice(index, 1.0 / self._opened.weights, mean)
+        self._result.slice(index, 1.0 / self._result.weights, mean)
         return mean
+
+    def words(self, index: int) -> TotalSlice:
+        """See `WordAggregator`."""
+        start, stop = self.shards.span(index)
+        total: Words = np.empty(stop - start, self.ring)
+        self._result.words(index, total)
+        return TotalSlice(total)
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""

@@ -1,4 +1,5 @@
-"""`silofl bench kernels`: keystreams beside OpenSSL, passes over a vector beside a copy of it."""
+"""`silofl bench kernels`: keystreams beside OpenSSL, passes over a vector beside a copy of it, noise
+and rotations beside NumPy."""
 
 from __future__ import annotations
 
@@ -22,6 +23,12 @@ CACHE_TIMES = 1000
 MASK_GOALS = {1: "<= 1.0", 4: "<= 1.4", 8: "<= 2.2"}
 """Most that quantizing with so many masks may cost, in copies of the float32 input."""
 
+NOISE_GOAL = "<= 0.5"
+"""Most that a sample of discrete noise may cost, in samples of NumPy's float64 normal, up to a standard
+deviation of 1000."""
+ROTATED = 1 << 20
+"""Longest vector that is rotated: NumPy is slow at it."""
+
 
 def run(*, parameters: int = 1 << 24, repeats: int = 15) -> list[Row]:
     """Measure every kernel.
@@ -32,7 +39,8 @@ def run(*, parameters: int = 1 << 24, repeats: int = 15) -> list[Row]:
     """
     rows = [*keystreams(repeats), *masks("aes-128-ctr", parameters, repeats, MASK_GOALS)]
     rows += masks("chacha20", parameters, repeats, {})
-    return rows + sums(parameters, repeats)
+    rows += sums(parameters, repeats) + noise(parameters, repeats)
+    return rows + rotations(min(parameters, ROTATED), repeats)
 
 
 def keystreams(repeats: int) -> list[Row]:
@@ -131,3 +139,55 @@ def sums(parameters: int, repeats: int) -> list[Row]:
     return rows + compare(
         over_floats, reference="copy of floats", rounds=repeats, gigabytes=floats.nbytes / 1e9
     )
+
+
+def noise(samples: int, repeats: int) -> list[Row]:
+    """Discrete noise added to 32-bit words, beside NumPy's normal in float64 for as many samples.
+
+    Gigabytes are of keystream, 16 bytes a sample: 50 million samples a second are 0.8 GB/s.
+    """
+    generator, floats, words = np.random.default_rng(0), np.empty(samples), np.zeros(samples, np.uint32)
+    calls: dict[str, Callable[[], object]] = {"NumPy normal": lambda: generator.standard_normal(out=floats)}
+    goals: dict[str, str] = {}
+    stream = sk.Stream("aes-128-ctr", secrets.token_bytes(16))
+    for deviation in (4, 100, 1000, 10_000):
+        name = f"discrete Gaussian, std {deviation}"
+        calls[name] = _noisy(words, sk.discrete_gaussian(float(deviation**2)), stream)
+        goals[name] = NOISE_GOAL if deviation <= 1000 else ""
+    calls["Skellam, std 100"], goals["Skellam, std 100"] = _noisy(words, sk.skellam(1e4), stream), NOISE_GOAL
+    other = sk.Stream("chacha20", secrets.token_bytes(32))
+    calls["discrete Gaussian, std 100, chacha20"] = _noisy(words, sk.discrete_gaussian(1e4), other)
+    return compare(
+        calls, reference="NumPy normal", rounds=repeats, goals=goals,
+        gigabytes=sk.SAMPLE_BYTES * samples / 1e9,
+    )  # fmt: skip
+
+
+def _noisy(words: NDArray[np.uint32], table: sk.NoiseTable, stream: sk.Stream) -> Callable[[], object]:
+    return lambda: sk.add_noise(words, table, stream)
+
+
+def rotations(parameters: int, repeats: int) -> list[Row]:
+    """A random rotation there and back, beside the same transform in NumPy (the signs left out)."""
+    power = 1 << (parameters.bit_length() - 1)
+    x = np.random.default_rng(0).standard_normal(power).astype(np.float32)
+    stream = sk.Stream("aes-128-ctr", secrets.token_bytes(16))
+    calls: dict[str, Callable[[], object]] = {
+        "Hadamard transform, NumPy": lambda: _hadamard(x),
+        "rotate": lambda: sk.rotate(x, stream),
+        "unrotate": lambda: sk.unrotate(x, stream),
+    }
+    return compare(
+        calls, reference="Hadamard transform, NumPy", rounds=repeats, gigabytes=x.nbytes / 1e9,
+        goals={"rotate": "<= 0.2", "unrotate": "<= 0.2"},
+    )  # fmt: skip
+
+
+def _hadamard(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The orthonormal transform by whole-array sums and differences."""
+    out, half = x, x.size // 2
+    while half:
+        pairs = out.reshape(-1, 2, half)
+        out = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
+        half //= 2
+    return out.reshape(-1) * np.float32(x.size**-0.5)

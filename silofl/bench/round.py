@@ -17,7 +17,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.reference import NativeReductions
 from silofl.config import Config
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, build_silo, establish
+from silofl.federation.federation import Federation, Parts, build_silo, establish
 from silofl.federation.round import run_round
 from silofl.tasks.base import SiloData
 
@@ -77,7 +77,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
 def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
     crew, task = Crew(comm), Trivial(parameters)
     silo = build_silo(crew, settings, task, crew.number, comm.size, comm.local_rank)
-    return establish(crew, settings, silo, comm.size)
+    return establish(crew, Parts(settings, silo, comm.size, None))
 
 
 def _rounds(federation: Any) -> Call:

@@ -8,7 +8,6 @@ copy shows the file's length and nothing else. Where silos share a folder, it pr
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +19,8 @@ from silofl.checkpoint.shelf import Shelf
 from silofl.comm.lost import RanksLost
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import exchange
-from silofl.crypto.key_file import load_or_make
 from silofl.crypto.secret import Secret
 from silofl.crypto.vault import (
-    KEY_BYTES,
     PIECE_BYTES,
     SALT_BYTES,
     TAG_BYTES,
@@ -232,14 +229,3 @@ class _Restoring:
 def sealed_name(silo: int) -> str:
     """The file in which a buddy keeps a silo's."""
     return f"silo-{silo:04d}.sealed"
-
-
-def buddy_key(key_file: str, silo: int) -> Secret:
-    """The key of `checkpoint.key_file`, made when missing; in the user's state directory when empty.
-
-    That is outside of the run directory: who loses that must not lose the key with it. Raises ConfigError or
-    StorageError as `load_or_make` does.
-    """
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
-    path = Path(key_file) if key_file else state / "silofl" / "checkpoint-silo-{silo}.key"
-    return load_or_make(Path(str(path).replace("{silo}", str(silo))).expanduser(), KEY_BYTES)

@@ -9,6 +9,8 @@ from pathlib import Path
 from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError, StorageError
 
+SILO_KEY_BYTES = 32
+
 
 def refuse_open_permissions(path: Path) -> None:
     """Raise ConfigError where a private key cannot be read, or may be by others than its owner."""
@@ -54,3 +56,14 @@ def _make(path: Path, content: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"the key file {path} cannot be made: {error.strerror}") from None
+
+
+def silo_key(key_file: str, silo: int) -> Secret:
+    """The 32 bytes of `checkpoint.key_file`, made when missing; in the user's state directory when empty.
+
+    That is outside of the run directory: who loses that must not lose the key with it. Raises ConfigError or
+    StorageError as `load_or_make` does.
+    """
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    path = Path(key_file) if key_file else state / "silofl" / "checkpoint-silo-{silo}.key"
+    return load_or_make(Path(str(path).replace("{silo}", str(silo))).expanduser(), SILO_KEY_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from silofl.config import Config
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.membership import copies
 from silofl.federation.metrics import FederationMeans
+from silofl.federation.protection import Protection
 from silofl.federation.server import Server, gather_parts
 from silofl.federation.silo import Silo, place
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import State, Strategy
+from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
+from silofl.training.trainer import FitResult
 from silofl.types import Update
 
 Vector = NDArray[np.floating[Any]]
@@ -42,6 +46,8 @@ class Federation:
     aggregator: Aggregator
     server: Server
     means: FederationMeans
+    protection: Protection | None
+    """What makes the run differentially private; None where nothing does."""
     global_vector: Vector
     """(d,) the committed or pending global model, the same bytes on every rank after `advance`."""
 
@@ -104,7 +110,42 @@ class Federation:
 
     def state(self) -> dict[str, Any]:
         """What this rank commits: its slice of the server and its silo's own state."""
-        return {"server": self.server.state(self.global_vector), "silo": self.silo.state()}
+        state = {"server": self.server.state(self.global_vector), "silo": self.silo.state()}
+        return state | ({"privacy": self.protection.state()} if self.protection is not None else {})
+
+    def protect_after(self, committed: int) -> list[str]:
+        """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
+        return [] if self.protection is None else self.protection.begin(committed)
+
+    def learn(self, number: int) -> tuple[Update, FitResult]:
+        """Train from the global model; what to send."""
+        if self.protection is not None:
+            return self.protection.learn(self.global_vector, number, self.strategy.local)
+        return self.silo.learn(self.global_vector, number, self.strategy.local)
+
+    def account(self, number: int) -> None:
+        """Count what the round's sum has told."""
+        if self.protection is not None:
+            self.protection.spending.record(number, self.aggregator.participants)
+
+    def epsilon(self) -> float | None:
+        """What was spent so far; None without privacy."""
+        return None if self.protection is None else self.protection.spending.epsilon()
+
+    def epsilon_per_silo(self) -> list[float] | None:
+        """The same of each silo's data, in the order of their numbers."""
+        if self.protection is None:
+            return None
+        spent = self.protection.spending.epsilon_per_silo()
+        return [spent.get(number, 0.0) for number in range(self.silos)]
+
+    def handover(self) -> dict[str, Any]:
+        """What a silo that comes back needs to go on being private; JSON."""
+        return {} if self.protection is None else self.protection.handover()
+
+    def affordable(self) -> int:
+        """How many more rounds stay within the privacy that the run may spend, up to 2."""
+        return 2 if self.protection is None else self.protection.affordable()
 
     def restore(self, state: dict[str, Any] | None, members: tuple[int, ...], *, member: bool) -> None:
         """Take up a committed state, of this rank where it has one, of the round that `members` committed.
@@ -115,6 +156,8 @@ class Federation:
         committed = self._server_for(Shards(size, members))
         if state is not None:
             self.silo.restore(state["silo"])
+            if self.protection is not None:
+                self.protection.restore(state["privacy"])
         mine: list[Vector] = []
         if state is not None and member:
             committed.put(state["server"]["strategy"])
@@ -135,7 +178,11 @@ class Federation:
         """
         self.aggregator.close()
         self.aggregator, self.server = _renew(
-            self.crew, self.config, self.silo, self.silos, self.server, self.global_vector, newcomers
+            self.crew,
+            Parts(self.config, self.silo, self.silos, self.protection),
+            self.server,
+            self.global_vector,
+            newcomers,
         )
 
     def _server_for(self, shards: Shards) -> Server:
@@ -152,24 +199,47 @@ def gathered_bytes(bounds: list[int], rank: int, itemsize: int) -> int:
     return (bounds[rank + 1] - bounds[rank]) * itemsize * (len(bounds) - 2)
 
 
-def _aggregator(crew: Crew, config: Config, silo: Silo, silos: int) -> Aggregator:
-    """The aggregator for the silos that are there."""
-    kept = copies(config, silos, MOST_COPIES) if crew.repeats else 0
-    size, dtype = silo.model.size, silo.model.wire_dtype
-    digest = configuration.digest(config)
-    return aggregators.build(
-        crew, config.secure, Sums(size, dtype, silo.samples, config.run.seed, digest, silos, kept)
-    )
+@dataclass(frozen=True)
+class Parts:
+    """What an aggregator is made for, whoever is there."""
+
+    config: Config
+    silo: Silo
+    silos: int
+    protection: Protection | None
+
+    @classmethod
+    def of(cls, crew: Crew, config: Config, silo: Silo, silos: int, path: Path) -> Parts:
+        """This rank's; raises together what is wrong with any rank's. `path` is the run directory."""
+        protection = None
+        if config.privacy.unit != "none":
+            with together(crew.comm):
+                protection = Protection(crew, config, silo, path)
+        return cls(config, silo, silos, protection)
+
+    def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
+        """Take up what this silo had committed of its own, and what the others tell of their privacy."""
+        if own is not None:
+            self.silo.restore(own["silo"])
+        if self.protection is not None:
+            self.protection.come_back(None if own is None else own["privacy"], handover)
+
+    def aggregator(self, crew: Crew) -> Aggregator:
+        """The aggregator for the silos that are there; collective."""
+        kept = copies(self.config, self.silos, MOST_COPIES) if crew.repeats else 0
+        size, dtype = self.silo.model.size, self.silo.model.wire_dtype
+        digest = configuration.digest(self.config)
+        sums = Sums(size, dtype, self.silo.samples, self.config.run.seed, digest, self.silos, kept)
+        inner = aggregators.build(crew, self.config.secure, sums)
+        return inner if self.protection is None else self.protection.fit_to(inner, self.silos)
+
+    def server(self, strategy: Strategy, shards: Shards, number: int) -> Server:
+        """This rank's part of the server, with fresh state."""
+        return Server(strategy, shards, number, self.silo.model.trainable, self.silo.model.wire_dtype)
 
 
 def _renew(
-    crew: Crew,
-    config: Config,
-    silo: Silo,
-    silos: int,
-    earlier: Server,
-    vector: Vector,
-    newcomers: tuple[int, ...],
+    crew: Crew, parts: Parts, earlier: Server, vector: Vector, newcomers: tuple[int, ...]
 ) -> tuple[Aggregator, Server]:
     """The aggregator and the server for the silos that are there now; collective.
 
@@ -188,7 +258,7 @@ def _renew(
         if newcomers:
             vector[:] = crew.step(give)
         whole = crew.step(lambda: earlier.whole(crew.comm, holders()))
-        aggregator = _aggregator(crew, config, silo, silos)
+        aggregator = parts.aggregator(crew)
         server = earlier.over(aggregator.shards)
         server.take(whole)
         if aggregator.shards.members == crew.agreed_members():
@@ -196,34 +266,56 @@ def _renew(
         aggregator.close()
 
 
-def join(
-    crew: Crew, config: Config, silo: Silo, silos: int, earlier: Shards, newcomers: tuple[int, ...]
-) -> Federation:
+def join(crew: Crew, parts: Parts, earlier: Shards, newcomers: tuple[int, ...]) -> Federation:
     """This rank, one of the `newcomers`, comes back to a run whose vector lay in `earlier`; collective.
 
     The others call `Federation.reform` meanwhile.
     """
-    strategy, vector = strategies.build(config.strategy), silo.initial()
-    server = Server(strategy, earlier, crew.number, silo.model.trainable, vector.dtype)
-    aggregator, server = _renew(crew, config, silo, silos, server, vector, newcomers)
-    return Federation(crew, config, silos, silo, strategy, aggregator, server, FederationMeans(), vector)
+    strategy, vector = strategies.build(parts.config.strategy), parts.silo.initial()
+    server = parts.server(strategy, earlier, crew.number)
+    aggregator, server = _renew(crew, parts, server, vector, newcomers)
+    return _together(crew, parts, strategy, aggregator, server, vector)
 
 
-def establish(crew: Crew, config: Config, silo: Silo, silos: int) -> Federation:
+def establish(crew: Crew, parts: Parts) -> Federation:
     """Build every rank's parts and make sure they fit together; collective.
 
     The first rank's untrained model is everyone's. Raises together what any rank finds wrong.
     """
-    crew.step(lambda: agree_on_model(crew.comm, silo.model))
-    strategy = strategies.build(config.strategy)
-    aggregator = _aggregator(crew, config, silo, silos)
-    dtype = silo.model.wire_dtype
-    server = Server(strategy, aggregator.shards, crew.number, silo.model.trainable, dtype)
-    federation = Federation(
-        crew, config, silos, silo, strategy, aggregator, server, FederationMeans(), silo.initial()
-    )
+    crew.step(lambda: agree_on_model(crew.comm, parts.silo.model))
+    strategy = strategies.build(parts.config.strategy)
+    aggregator = parts.aggregator(crew)
+    server = parts.server(strategy, aggregator.shards, crew.number)
+    federation = _together(crew, parts, strategy, aggregator, server, parts.silo.initial())
     federation.distribute()
     return federation
+
+
+def _together(
+    crew: Crew, parts: Parts, strategy: Strategy, aggregator: Aggregator, server: Server, vector: Vector
+) -> Federation:
+    return Federation(
+        crew,
+        parts.config,
+        parts.silos,
+        parts.silo,
+        strategy,
+        aggregator,
+        server,
+        FederationMeans(),
+        parts.protection,
+        vector,
+    )
+
+
+def build_task(crew: Crew, config: Config, task: Task | None) -> Task:
+    """The task given, or that of [task]; raises together what is wrong with it on any rank."""
+
+    def build() -> Task:
+        with together(crew.comm):
+            return tasks.build(config) if task is None else task
+
+    return crew.step(build)
 
 
 def build_silo(crew: Crew, config: Config, task: Task, number: int, silos: int, local_rank: int) -> Silo:

@@ -11,6 +11,7 @@ from silofl.config import Config
 from silofl.federation.federation import gathered_bytes
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.membership import outlook
+from silofl.federation.protection import describe, plan_for
 from silofl.federation.silo import Silo, place
 from silofl.tasks import registry as tasks
 
@@ -41,6 +42,8 @@ class Forecast:
     """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
     failure: str
     """What happens when a silo dies."""
+    privacy: str
+    """What is promised at the end; empty where nothing is."""
 
 
 def forecast(config: Config, silos: int) -> Forecast:
@@ -71,4 +74,15 @@ def _sizes(config: Config, rows: list[SiloForecast], silo: Silo) -> Forecast:
     sent = round(word * (size - largest)) + gathered_bytes(bounds, 0, wire)
     memory = size * (2 * wire + 2 * silo.model.vector.element_size()) + 2 * silos * min(PIECE, largest) * wire
     failure = outlook(config, silos)
-    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB, failure)
+    privacy = _privacy(config, rows, silo)
+    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB, failure, privacy)
+
+
+def _privacy(config: Config, rows: list[SiloForecast], silo: Silo) -> str:
+    """The epsilon that the run will end with if nobody is lost; raises what the run would refuse."""
+    if config.privacy.unit == "none":
+        return ""
+    silo.refuse_unprotectable(config.privacy)
+    records = sum(row.train_samples for row in rows)
+    plan = plan_for(config, silo.model.size, records, len(rows), len(rows))
+    return describe(plan, plan.noise_multiplier())

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from silofl.aggregation.shards import Shards
-from silofl.checkpoint.buddies import buddy_key
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm import watchdog
 from silofl.comm.crew import Crew, Loss
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import together
 from silofl.config import Config, resumption_tables
+from silofl.crypto.key_file import silo_key
 from silofl.errors import SiloflError, StoppedError
 from silofl.federation import rundir
 from silofl.federation.chronicle import Chronicle
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, build_silo, establish, join
+from silofl.federation.federation import Federation, Parts, build_silo, build_task, establish, join
 from silofl.federation.handshake import agree_on_version_and_config
 from silofl.federation.membership import name, refusal, refuse_faults_of_nobody
 from silofl.federation.metrics import gather
@@ -30,7 +30,6 @@ from silofl.federation.rehearsal import Rehearsal
 from silofl.federation.round import RoundResult, run_round
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
-from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
 
 Record = dict[str, Any]
@@ -74,16 +73,6 @@ def train(
     return run.complete()
 
 
-def build_task(crew: Crew, config: Config, task: Task | None) -> Task:
-    """The task given, or that of [task]; raises together what is wrong with it on any rank."""
-
-    def build() -> Task:
-        with together(crew.comm):
-            return tasks.build(config) if task is None else task
-
-    return crew.step(build)
-
-
 class Run:
     """One rank's part of a run between set-up and summary. All calls are collective.
 
@@ -112,6 +101,8 @@ class Run:
         self._expected: tuple[int, ...] = ()
         """Who is there as far as the last line said, and who has come back since."""
         self._changed = False
+        self._affordable = 2
+        """How many more rounds the run may spend privacy on, up to 2."""
         self._federation: Federation
         self._store: CheckpointStore
         self._store_comm: Communicator
@@ -123,7 +114,7 @@ class Run:
 
     def _open_store_alone(self) -> CheckpointStore:
         config, number = self._config, self._crew.number
-        key = buddy_key(config.checkpoint.key_file, number) if config.checkpoint.buddy else None
+        key = silo_key(config.checkpoint.key_file, number) if config.checkpoint.buddy else None
         return CheckpointStore(
             self._crew.comm,
             self._path / "checkpoints",
@@ -136,11 +127,13 @@ class Run:
     def begin(self) -> None:
         """Put all parts together, restore the last committed round if asked to, say what is about to run."""
         crew, config = self._crew, self._config
-        self._federation = establish(crew, config, self._silo, self._silos)
+        self._federation = establish(crew, Parts.of(crew, config, self._silo, self._silos, self._path))
         self._expected = self._federation.members
         self._store, self._store_comm = crew.step(self._open_store)
         self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
         notices = self._restore() if self._resumed else []
+        notices += self._federation.protect_after(self._first - 1)
+        self._affordable = crew.step(lambda: gather(crew.comm, self._federation.affordable()))[0]
 
         def say() -> None:
             with together(crew.comm):
@@ -189,7 +182,10 @@ class Run:
         for number in range(self._first, self._config.run.rounds + 1):
             self._rehearsal.round = number
             watchdog.at(number, self._certainly_committed(number))
-            last = number == self._config.run.rounds
+            if not self._affordable:
+                self._chronicle.notice(f"round {number} would exceed privacy.max_epsilon: the run is over")
+                break
+            last = number == self._config.run.rounds or self._affordable == 1
             evaluate = last or number % self._config.run.evaluate_every == 0
             result = run_round(self._federation, number, self._clock, evaluate=evaluate)
             stopping = self._conclude(result, began) and not last
@@ -216,11 +212,18 @@ class Run:
         be lost. The round before is settled in the same exchange.
         """
         crew = self._crew
-        shown = result.own if self._config.run.share_silo_metrics else {}
-        mine = {"silo": crew.number, "shown": shown, "phases": self._clock.take(), "stop": self._stop.asked}
+        mine = {
+            "silo": crew.number,
+            "shown": result.shown(self._config),
+            "phases": self._clock.take(),
+            "stop": self._stop.asked,
+            "affordable": self._federation.affordable(),
+            "epsilon": self._federation.epsilon() if crew.comm.rank == 0 and result.means else None,
+        }
         with self._clock.phase("checkpoint"):
             every = crew.step(lambda: self._settle(mine))
             left = self._follow_changes()
+        self._affordable = every[0]["affordable"]
         lost = tuple(silo for silo in self._expected if silo not in left)
         losses, self._told = crew.losses[self._told :], len(crew.losses)
         record = record_of(
@@ -298,6 +301,7 @@ class Run:
             "expected": self._expected,
             "metrics": self._federation.means.names,
             "shards": [list(shards.members), shards.copies],
+            "privacy": self._federation.handover(),
         }
         began = time.perf_counter()
         if not self._recalls.call(crew, silos, number, handover):
@@ -323,11 +327,11 @@ class Run:
         self._store, self._store_comm = self._open_store_alone(), crew.comm
         own = crew.step(lambda: self._own_state(silos))
         shards = Shards(self._silo.model.size, tuple(members), copies)
-        self._federation = join(crew, self._config, self._silo, self._silos, shards, silos)
+        parts = Parts.of(crew, self._config, self._silo, self._silos, self._path)
+        parts.come_back(None if own is None else own[1], handover["privacy"])
+        self._federation = join(crew, parts, shards, silos)
         self._federation.means.agree(handover["metrics"])
         self._expected = tuple(sorted({*handover["expected"], *silos}))
-        if own is not None:
-            self._silo.restore(own[1]["silo"])
         self._first, self._returned = handover["round"] + 1, [*handover["returned"], *silos]
         self._rehearsal.skip(handover["round"])
         self._chronicle.records = handover["records"]

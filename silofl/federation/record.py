@@ -21,6 +21,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Record:
         "parameters": federation.silo.model.size,
         "strategy": type(federation.strategy).__name__,
         "protocol": federation.aggregator.description,
+        "privacy": "" if federation.protection is None else federation.protection.description,
         "device": str(federation.silo.model.vector.device),
         "rounds": federation.config.run.rounds,
         "first_round": first_round,
@@ -45,10 +46,12 @@ def record_of(
     phases = [report["phases"] for report in reports]
     names = sorted({name for phase in phases for name in phase})
     means = {name: sum(p.get(name, 0.0) for p in phases) / len(phases) for name in names}
+    epsilon = next((report["epsilon"] for report in reports if report["epsilon"] is not None), None)
     shown = {report["silo"]: report["shown"] for report in reports}
     return {
         "round": result.round,
         **result.means,
+        **({"epsilon": epsilon} if epsilon is not None else {}),
         "per_silo": [shown.get(silo, {}) for silo in range(silos)],
         "survivors": list(result.participants),
         "lost": list(loss.lost),
@@ -74,8 +77,9 @@ def summary_of(federation: Federation, records: list[Record], model_sha256: str)
         "loss": last.get("loss"),
         "accuracy": last.get("accuracy"),
         "accuracy_per_silo": [silo.get("accuracy") for silo in last["per_silo"]],
-        "epsilon": None,
-        "delta": None,
+        "epsilon": federation.epsilon(),
+        "epsilon_per_silo": federation.epsilon_per_silo(),
+        "delta": federation.config.privacy.delta if federation.protection is not None else None,
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "seconds_by_phase": {
             name: round(sum(record["seconds_by_phase"].get(name, 0.0) for record in records), 3)

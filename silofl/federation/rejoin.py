@@ -17,7 +17,7 @@ from silofl.comm.recall import Invitation, join
 from silofl.comm.verdict import describe
 from silofl.config import Config
 from silofl.federation import federation as parts
-from silofl.federation.loop import Record, Run, build_task
+from silofl.federation.loop import Record, Run
 from silofl.federation.membership import refusal
 from silofl.federation.recalls import Recalls
 from silofl.federation.stop import StopRequest
@@ -41,7 +41,7 @@ def rejoin(
     stop = StopRequest() if stop is None else stop
     try:
         alone = Crew(comm, repeats=False)
-        built = build_task(alone, config, task)
+        built = parts.build_task(alone, config, task)
         silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
         heir = join(comm, invited)
         handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))

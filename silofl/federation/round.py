@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from silofl.aggregation.noisy import TakeAgain
 from silofl.comm.verdict import attempt, raise_together
+from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
 from silofl.federation.metrics import Metrics
+from silofl.types import Update
 
 
 @dataclass
@@ -24,30 +28,32 @@ class RoundResult:
     clipped_silos: int = 0
     """How many silos had values beyond `secure.range`; always 0 where the range is agreed."""
 
+    def shown(self, config: Config) -> Metrics:
+        """What of its own a silo shows: nothing without noise that its training data decided."""
+        if not config.run.share_silo_metrics:
+            return {}
+        hidden = {"train_loss"} if config.privacy.unit != "none" else set()
+        return {name: value for name, value in self.own.items() if name not in hidden}
+
 
 def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bool) -> RoundResult:
     """Advance the global model by one round; collective. Nothing is committed yet.
 
     A silo that is lost meanwhile is left out of the sum, or was in it; the others complete the round.
     """
-    crew, silo, aggregator = federation.crew, federation.silo, federation.aggregator
+    crew, aggregator = federation.crew, federation.aggregator
     crew.comm.mark("train")
 
-    # Every silo trains from the global model, while the sum's keys are made beside it; a silo that failed
-    # says so before anything is shared.
-    with clock.phase("aggregate"):
-        aggregator.prepare()
-    with clock.phase("train"):
-        learnt = attempt(lambda: silo.learn(federation.global_vector, number, federation.strategy.local))
-    with clock.phase("wait"):
-        crew.step(lambda: raise_together(crew.comm, learnt.problem(crew.comm.rank)))
-    update, fit = learnt.result()
-    result = RoundResult(number, own={"train_loss": fit.loss})
+    while True:
+        update, train_loss = _learn(federation, number, clock)
 
-    # Many vectors in, slices of their weighted mean out.
-    with clock.phase("aggregate"):
-        aggregator.add_up(update, number)
-        result.clipped_silos, result.participants = aggregator.clipped_silos, aggregator.participants
+        # Many vectors in, slices of their weighted mean out.
+        with clock.phase("aggregate"), suppress(TakeAgain):
+            aggregator.add_up(update, number)
+            break
+    federation.account(number)
+    result = RoundResult(number, own={"train_loss": train_loss})
+    result.clipped_silos, result.participants = aggregator.clipped_silos, aggregator.participants
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
@@ -56,7 +62,23 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     if evaluate:
         with clock.phase("evaluate"):
             crew.comm.mark("evaluate")
-            means, count = silo.evaluate(federation.global_vector)
+            means, count = federation.silo.evaluate(federation.global_vector)
             result.own |= means
             result.means = federation.means(crew, aggregator, means, count)
     return result
+
+
+def _learn(federation: Federation, number: int, clock: Clock) -> tuple[Update, float]:
+    """Every silo trains from the global model, while the sum's keys are made beside it; collective.
+
+    A silo that failed says so before anything is shared.
+    """
+    crew = federation.crew
+    with clock.phase("aggregate"):
+        federation.aggregator.prepare()
+    with clock.phase("train"):
+        learnt = attempt(lambda: federation.learn(number))
+    with clock.phase("wait"):
+        crew.step(lambda: raise_together(crew.comm, learnt.problem(crew.comm.rank)))
+    update, fit = learnt.result()
+    return update, fit.loss

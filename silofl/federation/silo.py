@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from silofl.comm import watchdog
 from silofl.comm.device import device_name
-from silofl.config import Config
+from silofl.config import Config, PrivacyConfig
 from silofl.errors import DataError
 from silofl.tasks.base import SiloData, Task
 from silofl.training.batches import Batches
+from silofl.training.clipped import ClippedGradients
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, FlatModel, as_array
+from silofl.training.private import PrivateSteps, StepNoise, Streams
 from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.types import Update
@@ -38,7 +40,7 @@ class Silo:
 
     def __init__(self, config: Config, task: Task, number: int, silos: int, device: str) -> None:
         where, dtype = torch.device(device), DTYPES[config.train.dtype]
-        seed = config.run.seed
+        seed = self._seed = config.run.seed
         data = SiloData(*task.data(number, silos))
         if len(data.train) == 0:
             raise DataError(
@@ -51,8 +53,10 @@ class Silo:
         self._task = task
         beat = watchdog.beat  # every step of training and evaluation is progress
         self._test = Batches(data.test, dtype, where, beat) if data.test is not None else None
-        train = Batches(data.train, dtype, where, beat)
-        self.trainer = LocalTrainer(task, self.model, train, config.train, seed=seed, silo=number)
+        self._train = Batches(data.train, dtype, where, beat)
+        self.trainer = LocalTrainer(task, self.model, self._train, config.train, seed=seed, silo=number)
+        self._number, self._precision = number, config.train.precision
+        self._private: PrivateSteps | None = None
         self._wire = self._make_wire()
 
     def _make_wire(self) -> Vector:
@@ -80,9 +84,60 @@ class Silo:
         else:
             result = self.trainer.fit(round_number)
             np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
+        return self._finite(round_number), result
+
+    def _finite(self, round_number: int) -> Update:
         if not math.isfinite(largest_magnitude(self._wire)):
             raise self.trainer.diverged(round_number, "its update has values that are not finite")
-        return Update(self._wire), result
+        return Update(self._wire)
+
+    def protect(self, config: PrivacyConfig, streams: Streams) -> None:
+        """Take single examples from now on as [privacy] says. Raises ConfigError where the model cannot."""
+        if config.unit != "example":
+            return
+        if self._private is not None:
+            self._private.close()
+        gradients = self._clipped_gradients(config)
+        self._private = PrivateSteps(gradients, self.model, self.samples, config.sample_rate, streams)
+
+    def refuse_unprotectable(self, config: PrivacyConfig) -> None:
+        """Raise the ConfigError that `protect` would."""
+        if config.unit == "example":
+            self._clipped_gradients(config).close()
+
+    def _clipped_gradients(self, config: PrivacyConfig) -> ClippedGradients:
+        return ClippedGradients(
+            self._task,
+            self.model,
+            self._train,
+            clip_norm=config.clip_norm,
+            clipping=config.clipping,
+            silo=self._number,
+            precision=self._precision,
+        )
+
+    @property
+    def _steps(self) -> PrivateSteps:
+        if self._private is None:
+            raise RuntimeError("examples are not protected")
+        return self._private
+
+    def clipped_sum(self, global_vector: Vector, round_number: int, attempt: int) -> tuple[Update, FitResult]:
+        """The clipped gradients of a sample of records, added up, without noise; else as `learn`."""
+        self.model.load(global_vector)
+        seed_everything(derive(self._seed, self._number, round_number))
+        total, stats = self._steps.sum(round_number, attempt)
+        self._wire[:] = as_array(total)
+        return self._finite(round_number), FitResult(stats.loss, 1)
+
+    def learn_privately(
+        self, global_vector: Vector, steps: int, noise: StepNoise, round_number: int, attempt: int
+    ) -> tuple[Update, FitResult]:
+        """Train by noisy steps from the global model; else as `learn`."""
+        self.model.load(global_vector)
+        result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt)
+        np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
+        return self._finite(round_number), result
 
     def evaluate(self, global_vector: Vector) -> tuple[dict[str, float], int]:
         """The global model's means over this silo's held-out samples, and how many there are."""

@@ -38,9 +38,11 @@ class EventFiles:
         """Events hold numbers only."""
 
     def round(self, record: dict[str, Any]) -> None:
-        """Loss, accuracy, bytes and seconds of the round; every silo's own metrics where they are shared."""
+        """Loss, accuracy, epsilon, bytes and seconds of the round; a silo's own metrics if it shows them."""
         values: dict[str, float] = {
-            name: record[name] for name in ("loss", "accuracy", "bytes_sent", "seconds") if name in record
+            name: record[name]
+            for name in ("loss", "accuracy", "epsilon", "bytes_sent", "seconds")
+            if name in record
         }
         values |= {f"seconds/{name}": value for name, value in record["seconds_by_phase"].items()}
         for silo, metrics in enumerate(record["per_silo"]):

@@ -14,6 +14,7 @@ def opening(plan: Record) -> list[str]:
         f"silofl {plan['version']}: {plan['name']}, {plan['silos']} silos, {plan['parameters']} parameters, "
         f"{plan['strategy']}, {plan['rounds']} rounds{start}",
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
+        *([f"  privacy: {plan['privacy']}"] if plan["privacy"] else []),
     ]
 
 
@@ -21,7 +22,7 @@ def round_line(record: Record, rounds: int, eta_seconds: float) -> str:
     """One round on one line."""
     width = len(str(rounds))
     parts = [f"round {record['round']:>{width}}/{rounds}"]
-    parts += [f"{name} {record[name]:.4f}" for name in ("loss", "accuracy") if name in record]
+    parts += [f"{name} {record[name]:.4f}" for name in ("loss", "accuracy", "epsilon") if name in record]
     parts += [text for text in (spread(record["per_silo"]),) if text]
     parts.append(f"{record['seconds']:.2f} s ({phases(record['seconds_by_phase'])})")
     parts.append(f"eta {duration(eta_seconds)}")
@@ -48,8 +49,12 @@ def closing(summary: Record, path: str) -> list[str]:
     waited = seconds.get("wait", 0.0)
     train = seconds.get("train", 0.0)
     outside = total - train - waited
+    spent = ""
+    if summary["epsilon"] is not None:
+        spent = f"epsilon {summary['epsilon']:.4g} at delta {summary['delta']:g}, "
     return [
-        f"done: {score} on held-out data after {summary['rounds']} rounds in {duration(summary['seconds'])}; "
+        f"done: {spent}{score} on held-out data after {summary['rounds']} rounds "
+        f"in {duration(summary['seconds'])}; "
         f"{train / total:.0%} training, {waited / total:.0%} waiting for the slowest silo, "
         f"{outside / total:.0%} all else",
         f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",

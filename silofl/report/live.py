@@ -14,6 +14,7 @@ from rich.text import Text
 from silofl.report.lines import Eta, closing, duration, opening, phases, spread
 
 ROUNDS_SHOWN = 12
+NUMBERS = ("loss", "accuracy", "epsilon")
 
 
 class LiveDisplay:
@@ -55,8 +56,8 @@ class LiveDisplay:
 
     def _draw(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("round", "loss", "accuracy", "over silos", "seconds", "of which"):
-            table.add_column(heading, justify="right" if heading in ("round", "loss", "accuracy") else "left")
+        for heading in ("round", *self._numbers, "over silos", "seconds", "of which"):
+            table.add_column(heading, justify="right" if heading in ("round", *NUMBERS) else "left")
         for record in self._records:
             table.add_row(*self._cells(record))
         done, rounds = self._records[-1]["round"], self._plan["rounds"]
@@ -64,8 +65,13 @@ class LiveDisplay:
         bar.add_row(ProgressBar(rounds, done, width=40), Text(f"{done}/{rounds}  eta {duration(self._left)}"))
         return Group(table, bar)
 
+    @property
+    def _numbers(self) -> list[str]:
+        """The numbers that have a column: epsilon where there is privacy to spend."""
+        return [name for name in NUMBERS if name != "epsilon" or self._plan["privacy"]]
+
     def _cells(self, record: dict[str, Any]) -> list[str]:
-        numbers = [f"{record[name]:.4f}" if name in record else "" for name in ("loss", "accuracy")]
+        numbers = [f"{record[name]:.4f}" if name in record else "" for name in self._numbers]
         where = spread(record["per_silo"]).removeprefix("silos ")
         return [
             str(record["round"]),

@@ -22,6 +22,5 @@ def print_forecast(config: Config, forecast: Forecast) -> None:
     console.print(f"wire        {forecast.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
     console.print(f"memory      {forecast.memory_mib:.1f} MiB of silofl's own arrays in each silo")
     console.print(f"failure     {forecast.failure}", soft_wrap=True)
-    console.print(
-        "epsilon     none: this configuration adds no noise, so nothing bounds what the model reveals"
-    )
+    nothing = "none: this configuration adds no noise, so nothing bounds what the model reveals"
+    console.print(f"privacy     {forecast.privacy or nothing}", soft_wrap=True)

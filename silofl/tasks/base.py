@@ -53,3 +53,11 @@ class OnePassTask(Protocol):
 
     def evaluate(self, model: nn.Module, batch: Any) -> Mapping[str, Mean]:
         """What `metrics` gives and the loss under the name "loss"."""
+
+
+@runtime_checkable
+class PerExampleTask(Protocol):
+    """A task may have this method, too: with it gradients of single examples are clipped by norms alone."""
+
+    def losses(self, model: nn.Module, batch: Any) -> Tensor:
+        """The loss of every example, (batch,), of which `loss` is the mean. No example may see another."""

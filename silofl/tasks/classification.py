@@ -30,6 +30,11 @@ class Classification(ABC):
         return _cross_entropy(_logits(model, batch), batch[1])
 
     @final
+    def losses(self, model: nn.Module, batch: Any) -> Tensor:
+        """Cross entropy of every example, (batch,), of which `loss` is the mean."""
+        return _cross_entropy(_logits(model, batch), batch[1], reduction="none")
+
+    @final
     def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor | float]:
         """`accuracy`: the part of the batch whose largest logit is the label's, a float32 scalar."""
         return {"accuracy": _accuracy(_logits(model, batch), batch[1])}
@@ -47,8 +52,9 @@ def _logits(model: nn.Module, batch: Any) -> Tensor:
     return logits
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+def _cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(precise, labels, reduction=reduction)
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -40,21 +40,22 @@ class Batches:
         if self._tensors is not None:
             self._on_batch()
             return self._tensors
-        return self._collate(torch.arange(len(self)))
+        return self.take(torch.arange(len(self)))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Any, int]]:
         """Every sample once, in the dataset's order: (batch, its number of samples)."""
         for start in range(0, len(self), batch_size):
             index = torch.arange(start, min(start + batch_size, len(self)))
-            yield self._collate(index), len(index)
+            yield self.take(index), len(index)
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Any]:
         """One epoch in a random order; the last batch may be smaller."""
         order = torch.randperm(len(self), generator=generator)
         for start in range(0, len(self), batch_size):
-            yield self._collate(order[start : start + batch_size])
+            yield self.take(order[start : start + batch_size])
 
-    def _collate(self, index: Tensor) -> Any:
+    def take(self, index: Tensor) -> Any:
+        """The samples `index`, int64 (batch,), as one batch."""
         self._on_batch()
         if self._tensors is not None:
             return tuple(t[index.to(self._device)] for t in self._tensors)

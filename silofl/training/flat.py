@@ -88,11 +88,15 @@ class FlatModel:
     def gradient_vector(self) -> Tensor:
         """A zeroed vector (d,) whose parts become the parameters' gradients; the buffers' part stays zero."""
         gradient = torch.zeros_like(self.vector)
+        self.gradients_from(gradient)
+        return gradient
+
+    def gradients_from(self, vector: Tensor) -> None:
+        """Let the parameters' gradients be views of `vector` (d,)."""
         offset = 0
         for parameter in self._parameters:
-            parameter.grad = gradient[offset : offset + parameter.numel()].view(parameter.shape)
+            parameter.grad = vector[offset : offset + parameter.numel()].view(parameter.shape)
             offset += parameter.numel()
-        return gradient
 
     def counters(self) -> dict[str, NDArray[np.generic]]:
         """This silo's integer buffers by name (copies)."""

@@ -16,6 +16,7 @@ from silofl.errors import ConfigError, TrainingError
 from silofl.tasks.base import Task
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
+from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.randomness import derive, seed_everything
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -72,6 +73,16 @@ class LocalTrainer:
             total += self._step(batch).to(torch.float64).cpu()
             steps += 1
         return self._result(total / steps, steps, round_number)
+
+    def fit_privately(
+        self, private: PrivateSteps, steps: int, noise: StepNoise, round_number: int, attempt: int
+    ) -> FitResult:
+        """Train by noisy steps on clipped gradients from the values in the model's vector."""
+        seed_everything(derive(self._seed, self._silo, round_number))
+        if not self._config.keep_optimizer:
+            self._optimizer = self._new_optimizer()
+        self._model.module.train()
+        return FitResult(private.descend(self._optimizer, steps, noise, round_number, attempt), steps)
 
     def gradient(self, round_number: int) -> tuple[Tensor, FitResult]:
         """Mean gradient (d,) at the model's values: over all samples if `full_batch`, else over one batch.

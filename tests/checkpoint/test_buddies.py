@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from silofl.checkpoint import buddies as buddies_module
-from silofl.checkpoint.buddies import buddy_key
 from silofl.checkpoint.files import PieceWriter
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm.lost import RanksLost
+from silofl.crypto.key_file import silo_key
 from silofl.crypto.secret import Secret
 from silofl.crypto.vault import PIECE_BYTES
 from silofl.errors import CheckpointError, StorageError
@@ -185,13 +185,13 @@ def test_a_buddys_full_disk_is_one_sentence_and_the_round_is_committed(
 
 def test_where_a_silos_key_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    key = buddy_key("", 3)
-    assert key == buddy_key(str(tmp_path / "state/silofl/checkpoint-silo-{silo}.key"), 3)
-    assert key != buddy_key("", 4)
+    key = silo_key("", 3)
+    assert key == silo_key(str(tmp_path / "state/silofl/checkpoint-silo-{silo}.key"), 3)
+    assert key != silo_key("", 4)
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    buddy_key("", 3)
+    silo_key("", 3)
     assert (tmp_path / "home/.local/state/silofl/checkpoint-silo-3.key").exists()
-    buddy_key("~/own-{silo}.key", 5)
+    silo_key("~/own-{silo}.key", 5)
     assert (tmp_path / "home/own-5.key").exists()
     assert buddies_module.sealed_name(5) == "silo-0005.sealed"

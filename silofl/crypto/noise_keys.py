@@ -1,0 +1,51 @@
+"""Where a silo's noise comes from: keys that no other silo knows, and that a resumed run finds again."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from typing import Any
+
+from numpy.typing import NDArray
+
+from silofl.crypto.kdf import hkdf, key_info
+from silofl.crypto.secret import Secret, Unpicklable
+from silofl_kernels import KEY_BYTES, Prg, Stream
+
+NONCE_BYTES = 16
+
+
+class NoiseKeys(Unpicklable):
+    """Streams for one silo's noise, coins and samples in one run.
+
+    The run's seed will not do: the others know it. A stream is a function of (key, nonce, purpose, round,
+    attempt), so that a round that is taken again from the same values shows the same sum and nothing more.
+
+    Args:
+        own: 32 bytes that only this silo holds.
+        nonce: 16 bytes, not secret, that no other run of this silo has.
+        silo: this silo's number.
+        prg: the generator.
+    """
+
+    __slots__ = ("_nonce", "_own", "_prg", "_silo")
+
+    def __init__(self, own: Secret, nonce: bytes, silo: int, prg: Prg = "aes-128-ctr") -> None:
+        if len(nonce) != NONCE_BYTES:
+            raise ValueError(f"a run's nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+        self._own, self._nonce, self._silo, self._prg = own, nonce, silo, prg
+
+    def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
+        """The stream of one purpose in one attempt at a round; each position of it is for one use."""
+        key = self._derive(purpose, round_number, attempt, KEY_BYTES[self._prg])
+        return Stream(self._prg, key.expose())
+
+    def tag(self, round_number: int, attempt: int, values: NDArray[Any]) -> str:
+        """HMAC-SHA256 (hex) of what this silo shows: tells it, and nobody else, whether it shows the same."""
+        key = self._derive("tag", round_number, attempt, 32)
+        return hmac.new(key.expose(), values.tobytes(), hashlib.sha256).hexdigest()
+
+    def _derive(self, purpose: str, round_number: int, attempt: int, length: int) -> Secret:
+        info = key_info(f"noise: {purpose}", struct.pack(">Q", attempt), round_number, self._silo)
+        return hkdf(self._own, length, salt=self._nonce, info=info)

@@ -1,0 +1,75 @@
+"""Sums that were about to be read, on disk before they could be: what a killed run may have shown."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from silofl.checkpoint.files import storage
+from silofl.privacy.releases import Release
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sum of one round, of which this silo was a part."""
+
+    round: int
+    attempt: int
+    tag: str
+    """Of what this silo brought; it tells this silo alone anything."""
+    silos: tuple[int, ...]
+    release: Release
+    count: int
+    """How many such releases the round was."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self) | {"release": self.release.to_json()}
+
+    @classmethod
+    def from_json(cls, table: dict[str, Any]) -> Entry:
+        """The entry again."""
+        release = Release.from_json(table["release"])
+        return cls(**table | {"silos": tuple(table["silos"]), "release": release})
+
+
+class Journal:
+    """One silo's file of entries; appended and flushed to disk one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, entry: Entry) -> None:
+        """Have it on disk. StorageError where that fails: then the sum must not be read."""
+        with storage(self._path), self._path.open("ab") as file:
+            file.write(json.dumps(entry.to_json()).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def after(self, round_number: int) -> list[Entry]:
+        """The entries of later rounds; a line that was torn by a kill let nothing be read, and is dropped."""
+        if not self._path.exists():
+            return []
+        entries = map(_entry_of, self._path.read_bytes().splitlines())
+        return [entry for entry in entries if entry is not None and entry.round > round_number]
+
+    def begin(self, keep: list[Entry]) -> None:
+        """Start anew with these entries."""
+        with storage(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                file.writelines(json.dumps(entry.to_json()).encode() + b"\n" for entry in keep)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+
+
+def _entry_of(line: bytes) -> Entry | None:
+    try:
+        return Entry.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,205 @@
+"""Differential privacy of one rank's part in a run: what its silo shows, and what that costs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from silofl.aggregation.base import Aggregator, WordAggregator
+from silofl.aggregation.noisy import Noise, NoisySum
+from silofl.aggregation.registry import choose_protocol
+from silofl.comm.crew import Crew
+from silofl.comm.verdict import together
+from silofl.config import Config
+from silofl.crypto.key_file import silo_key
+from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys
+from silofl.errors import ConfigError
+from silofl.federation.journal import Journal
+from silofl.federation.metrics import gather
+from silofl.federation.silo import Silo
+from silofl.federation.spending import Spending
+from silofl.privacy.accountant import epsilon
+from silofl.privacy.clipping import clip
+from silofl.privacy.plan import Plan, method_for
+from silofl.training.private import StepNoise, steps_in
+from silofl.training.trainer import FitResult
+from silofl.types import RingBits, Update
+from silofl_kernels import Stream, discrete_gaussian, skellam
+
+Vector = NDArray[np.floating[Any]]
+TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
+TURNS_KEY = b"silofl rotations"  # 16 bytes; a rotation is no secret
+
+
+@dataclass
+class Terms:
+    """What a run keeps of its privacy from start to end; JSON, and no secret."""
+
+    nonce: str
+    noise_multiplier: float
+
+
+class Protection:
+    """Clips, adds noise, and counts. Made once for a run; `fit_to` whenever silos come or go."""
+
+    def __init__(self, crew: Crew, config: Config, silo: Silo, path: Path) -> None:
+        self._crew, self._config, self._silo = crew, config, silo
+        self._own = silo_key(config.checkpoint.key_file, crew.number)
+        folder = path / f"silo-{crew.number:04d}"
+        journal = Journal(folder / "privacy.jsonl")
+        self.spending = Spending(crew, config.privacy, method_for(config.privacy), journal)
+        self._terms = Terms(os.urandom(NONCE_BYTES).hex(), 0.0)
+        self._plan: Plan
+        self._keys: NoiseKeys
+        self._noise: StepNoise
+        self._use_nonce()
+
+    def _use_nonce(self) -> None:
+        self._keys = NoiseKeys(self._own, bytes.fromhex(self._terms.nonce), self._crew.number)
+        self._silo.protect(self._config.privacy, self._keys)
+
+    def fit_to(self, inner: WordAggregator, silos: int) -> Aggregator:
+        """The aggregator whose sums are noisy enough among the silos that there are; collective."""
+        self._plan = plan_for(
+            self._config, self._silo.model.size, inner.summed_weight, len(self._crew.members), silos
+        )
+        if not self._terms.noise_multiplier:
+            self._terms.noise_multiplier = self._agreed_multiplier()
+        grid = self._plan.grid(self._terms.noise_multiplier)
+        self._noise = StepNoise(grid, TABLES[self._config.privacy.mechanism](grid.share))
+        plan, steps = self._plan, self._plan.steps
+        self.spending.price = lambda survivors: (plan.price_on(grid, survivors), steps)
+        if self._config.privacy.place == "local":
+            return inner
+        noise = Noise(grid, self._noise.table, self._config.privacy.place == "central", self._turns())
+        return NoisySum(inner, noise, self._keys, self.spending, self._divisor)
+
+    def _agreed_multiplier(self) -> float:
+        """The leading rank's: the last bits of a calibration may differ from processor to processor."""
+        plan, crew = self._plan, self._crew
+
+        def agree() -> float:
+            own = 0.0
+            with together(crew.comm):
+                if crew.comm.rank == 0:
+                    own = plan.noise_multiplier()
+            return float(gather(crew.comm, own)[0])
+
+        return crew.step(agree)
+
+    def _turns(self) -> Stream | None:
+        return Stream("aes-128-ctr", TURNS_KEY) if self._plan.rotates else None
+
+    def _divisor(self, inner: WordAggregator) -> float:
+        """What makes a mean of the sum: the samples that a step expects, or the silos."""
+        if self._config.privacy.unit == "example":
+            return self._config.privacy.sample_rate * inner.summed_weight
+        return float(len(inner.participants))
+
+    def learn(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
+        """As `Silo.learn`: clipped, and noisy where each silo protects itself alone."""
+        if self._config.privacy.place != "local":
+            return self._clipped(global_vector, round_number, local)
+        while True:
+            attempt = self.spending.attempt(round_number)
+            update, result = self._noisy(global_vector, round_number, attempt, local)
+            tag = self._keys.tag(round_number, attempt, update)
+            if self.spending.repeats_alone(round_number, attempt, tag):
+                self.spending.note(round_number, attempt, tag, self._crew.members)
+                return update, result
+            self.spending.retake(round_number)
+
+    def _clipped(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
+        if self._config.privacy.unit == "example":
+            return self._silo.clipped_sum(global_vector, round_number, self.spending.attempt(round_number))
+        update, result = self._silo.learn(global_vector, round_number, local)
+        clip(update, self._config.privacy.clip_norm)
+        return update, result
+
+    def _noisy(
+        self, global_vector: Vector, round_number: int, attempt: int, local: str
+    ) -> tuple[Update, FitResult]:
+        place = (round_number, attempt)
+        if self._config.privacy.unit == "example":
+            return self._silo.learn_privately(global_vector, self._plan.steps, self._noise, *place)
+        update, result = self._clipped(global_vector, round_number, local)
+        self._noise.add(torch.from_numpy(update), 1.0, self._keys, (*place, 0))
+        return update, result
+
+    def affordable(self) -> int:
+        """How many more rounds stay within `privacy.max_epsilon`, up to 2."""
+        return next((rounds for rounds in (2, 1) if self.spending.affords(rounds)), 0)
+
+    def begin(self, committed: int) -> list[str]:
+        """Take up what a killed run may have shown behind round `committed`; notices. Collective.
+
+        Raises ConfigError where not even one round can be afforded.
+        """
+        self.spending.begin(committed)
+        privacy, plan = self._config.privacy, self._plan
+        if committed == 0 and not self.affordable():
+            raise ConfigError(
+                f"privacy.max_epsilon = {privacy.max_epsilon} does not allow one round: noise multiplier "
+                f"{self._terms.noise_multiplier:.4g} spends it at once; add noise or allow more",
+                rank=0,
+            )
+        units = plan.records if privacy.unit == "example" else plan.silos
+        if privacy.delta * units < 1:
+            return []
+        return [
+            f"privacy.delta = {privacy.delta:g} is not below one over the {units:.0f} {privacy.unit}s: "
+            "with such a chance everything of one of them may be shown"
+        ]
+
+    @property
+    def description(self) -> str:
+        """What is promised, in a few words."""
+        return describe(self._plan, self._terms.noise_multiplier)
+
+    def state(self) -> dict[str, Any]:
+        """For this silo's checkpoint."""
+        return {"terms": asdict(self._terms), "ledger": self.spending.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a `state()`."""
+        self._terms = Terms(**state["terms"])
+        self._use_nonce()
+        self.spending.restore(state["ledger"])
+
+    def handover(self) -> dict[str, Any]:
+        """What a silo that comes back needs of the others; JSON."""
+        return {"noise_multiplier": self._terms.noise_multiplier, "ledger": self.spending.state()}
+
+    def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
+        """Go on with what this silo had committed, if anything, and the others' `handover()`."""
+        if own is not None:
+            self.restore(own)
+        self._terms = replace(self._terms, noise_multiplier=handover["noise_multiplier"])
+        self.spending.restore(handover["ledger"])
+
+
+def describe(plan: Plan, noise_multiplier: float) -> str:
+    """`every example, distributed discrete-gaussian noise of multiplier 1.1, epsilon 3 at ...`."""
+    privacy = plan.config
+    reached = epsilon(plan.whole(noise_multiplier), privacy.delta, plan.method)
+    return (
+        f"every {privacy.unit}, {privacy.place} {privacy.mechanism} noise of multiplier "
+        f"{noise_multiplier:.4g}, epsilon {reached:.4g} at delta {privacy.delta:g} after {plan.rounds} rounds"
+    )
+
+
+def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
+    """The plan of a run of `silos` of whom those `here` have `records` together."""
+    privacy = config.privacy
+    alone = privacy.place == "local" or choose_protocol(config.secure, silos) == "plain"
+    bits: RingBits = 32 if alone else config.secure.bits
+    steps = 1
+    if privacy.unit == "example" and privacy.place == "local":
+        steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
+    return Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)

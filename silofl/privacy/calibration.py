@@ -1,0 +1,91 @@
+"""How much noise a target needs, and how many releases a budget pays for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from silofl.errors import ConfigError
+from silofl.privacy.accountant import Method, epsilon
+from silofl.privacy.releases import Release, TooCoarseError
+
+LEAST_NOISE = 0.01
+MOST_NOISE = 1e6
+PRECISION = 1e-3
+"""The noise multiplier found is at most this part above the least one."""
+MOST_STEPS = 10_000_000
+
+
+def noise_multiplier_for(
+    target_epsilon: float,
+    delta: float,
+    make_releases: Callable[[float], Mapping[Release, int]],
+    method: Method,
+) -> float:
+    """The least noise multiplier, to 0.1% and never below, with which a run ends at or below the target.
+
+    `make_releases` gives what a run with that noise multiplier shows; one at which the accountant finds
+    discrete noise too coarse is taken for too little noise. ConfigError for a target that cannot be reached.
+    """
+    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
+        raise ConfigError(f"privacy.target_epsilon is {target_epsilon}; it must be a number above 0")
+
+    def enough(noise: float) -> bool:
+        try:
+            return epsilon(make_releases(noise), delta, method) <= target_epsilon
+        except TooCoarseError:
+            return False
+
+    if not enough(MOST_NOISE):
+        raise ConfigError(_unreachable(target_epsilon, delta, make_releases(MOST_NOISE), method))
+    if enough(LEAST_NOISE):
+        return LEAST_NOISE
+    too_little, sufficient = LEAST_NOISE, MOST_NOISE
+    while sufficient > too_little * (1 + PRECISION):
+        middle = math.sqrt(too_little * sufficient)
+        too_little, sufficient = (too_little, middle) if enough(middle) else (middle, sufficient)
+    return sufficient
+
+
+def most_steps(
+    release: Release,
+    max_epsilon: float,
+    delta: float,
+    method: Method,
+    *,
+    spent: Mapping[Release, int] | None = None,
+    limit: int = MOST_STEPS,
+) -> int:
+    """The largest number of times, up to `limit`, that `release` keeps the total at or below `max_epsilon`.
+
+    `spent` was spent before. 0 where not even one more fits.
+    """
+    before = dict(spent or {})
+    already = before.get(release, 0)
+
+    def fits(count: int) -> bool:
+        return epsilon({**before, release: already + count}, delta, method) <= max_epsilon
+
+    good, bad = 0, 1
+    while bad <= limit and fits(bad):
+        good, bad = bad, 2 * bad
+    bad = min(bad, limit + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def _unreachable(target: float, delta: float, releases: Mapping[Release, int], method: Method) -> str:
+    slack = math.fsum(release.slack * count for release, count in releases.items())
+    head = f"privacy.target_epsilon = {target:g} cannot be reached"
+    if slack >= delta:
+        return (
+            f"{head}: over the run, rounding and sampling fail with probability {slack:.3g}, and "
+            f"privacy.delta is only {delta:g}; raise delta, train fewer rounds or use a finer grid"
+        )
+    reached = epsilon(releases, delta, method)
+    return (
+        f"{head}: even noise multiplier {MOST_NOISE:g} gives epsilon {reached:.3g} at delta {delta:g}; "
+        "raise the target or delta, or train fewer rounds"
+    )

@@ -1,0 +1,129 @@
+"""What a run promises: how much noise, on which grid, and what a round of it releases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from silofl.config import PrivacyConfig
+from silofl.errors import ConfigError
+from silofl.privacy.accountant import Method
+from silofl.privacy.calibration import noise_multiplier_for
+from silofl.privacy.grid import BETA, Grid, Need, grid_for
+from silofl.privacy.releases import Release
+from silofl.types import RingBits
+from silofl_kernels import NOISE_DISTANCE
+
+
+def method_for(config: PrivacyConfig) -> Method:
+    """The accountant's: the loss distribution of Skellam noise on vectors is not known."""
+    return "rdp" if config.mechanism == "skellam" else config.accountant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of `rounds` with [privacy], as far as its noise goes. The same on every rank."""
+
+    config: PrivacyConfig
+    dimensions: int
+    """d, values of a vector."""
+    bits: RingBits
+    """Of the ring in which vectors are added up; 32 where noise is `local`."""
+    silos: int
+    """How many are there."""
+    records: float
+    """Training samples of all silos together."""
+    rounds: int
+    steps: int
+    """How often a silo releases a noisy vector in a round."""
+
+    def __post_init__(self) -> None:
+        if self.config.place == "distributed" and self._needed < 1:
+            raise ConfigError(
+                f"privacy.colluding = {self.config.colluding} and privacy.dropouts = {self.config.dropouts} "
+                f"leave no noise of {self.silos} silos: they must be fewer than the silos together"
+            )
+
+    @property
+    def rotates(self) -> bool:
+        """Whether vectors are rotated: in small rings, where no coordinate may stand out."""
+        chosen = self.config.rotate
+        return self.bits < 32 and self.config.place != "local" if chosen is None else chosen
+
+    @property
+    def method(self) -> Method:
+        """The accountant's."""
+        return method_for(self.config)
+
+    @property
+    def _needed(self) -> int:
+        """How many silos' shares must be as much noise as was promised."""
+        if self.config.place != "distributed":
+            return 1
+        return self.silos - self.config.colluding - self.config.dropouts
+
+    @property
+    def _sources(self) -> int:
+        return self.silos if self.config.place == "distributed" else 1
+
+    @property
+    def _summed(self) -> int:
+        return 1 if self.config.place == "local" else self.silos
+
+    def grid(self, noise_multiplier: float) -> Grid:
+        """The grid for so much noise. ConfigError where the ring is too small for it."""
+        return grid_for(
+            Need(
+                self.config.clip_norm,
+                noise_multiplier,
+                self.dimensions,
+                self.bits,
+                silos=self._summed,
+                shares=self._needed,
+                sources=self._sources,
+                bound=self._bound(),
+            )
+        )
+
+    def _bound(self) -> float:
+        """Largest magnitude that a coordinate of one silo's vector should have, where it is as usual."""
+        norm = self.config.clip_norm
+        if self.config.unit == "example":
+            norm *= max(1.0, 2 * self.config.sample_rate * self.records)
+        if not self.rotates:
+            return norm
+        block = max(1, self.dimensions // self.silos)
+        return min(norm, 6 * norm / math.sqrt(block))
+
+    def price(self, noise_multiplier: float, survivors: int) -> Release:
+        """What one noisy sum over so many silos releases to the observer whom the configuration names."""
+        return self.price_on(self.grid(noise_multiplier), survivors)
+
+    def price_on(self, grid: Grid, survivors: int) -> Release:
+        """`price` where the grid is known. ConfigError where no noise is left."""
+        config = self.config
+        shares = survivors - config.colluding if config.place == "distributed" else 1
+        if shares < 1:
+            raise ConfigError(f"of {survivors} silos' noise none is left beside privacy.colluding")
+        sampled = config.unit == "example" and config.sample_rate < 1
+        return Release(
+            config.mechanism,
+            grid.noise_multiplier(shares),
+            grid.variance(shares),
+            sample_rate=config.sample_rate if sampled else 1.0,
+            sampler="poisson" if sampled else "none",
+            slack=BETA + NOISE_DISTANCE * self.dimensions * self._sources,
+        )
+
+    def whole(self, noise_multiplier: float) -> Mapping[Release, int]:
+        """All that a run in which nobody is lost releases."""
+        return {self.price(noise_multiplier, self.silos): self.rounds * self.steps}
+
+    def noise_multiplier(self) -> float:
+        """The one configured, or the least that meets `target_epsilon`. ConfigError where none does."""
+        if self.config.noise_multiplier is not None:
+            return self.config.noise_multiplier
+        if self.config.target_epsilon is None:
+            raise ConfigError("[privacy] needs noise: set privacy.noise_multiplier or privacy.target_epsilon")
+        return noise_multiplier_for(self.config.target_epsilon, self.config.delta, self.whole, self.method)

@@ -1,0 +1,185 @@
+"""The sum of a batch's gradients of which none is longer than a bound: the sensitivity of DP-SGD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from silofl.errors import ConfigError
+from silofl.tasks.base import PerExampleTask, Task
+from silofl.training.batches import Batches
+from silofl.training.flat import FlatModel
+from silofl.training.per_example import Clipping, ExampleGradients, refuse_unsupported
+from silofl.training.proof import hold_to_autograd
+
+PHYSICAL: dict[Clipping, int] = {"ghost": 1024, "hooks": 128, "functorch": 128}
+"""Examples that are in memory at a time."""
+
+ROUNDING = 256
+"""Units in the last place by which a norm may be computed too small; clipping stays below the bound by as
+many."""
+
+
+@dataclass(frozen=True)
+class ClippedStats:
+    """What a silo may know of its own batch. Nothing here has noise: it is for the silo's own eyes."""
+
+    examples: int
+    """How many the batch has."""
+    loss: float
+    """Mean over those that were added, 0 where there are none."""
+    clipped: float
+    """Fraction of those that were added whose gradients were longer than the bound."""
+    refused: int
+    """Examples that were left out: the norm of the gradient is not finite."""
+
+
+@final
+class ClippedGradients:
+    """Sums of gradients of single examples, each scaled to an L2 norm of at most `clip_norm`.
+
+    Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 1, up to the noise. Leaving out,
+    adding or replacing the whole of one example moves a sum by at most `clip_norm` (twice that for
+    replacing), up to the rounding of the sum itself.
+
+    The first sum is held to autograd, one example at a time (`silofl.training.proof`): a layer that Opacus
+    follows wrongly would make every epsilon wrong.
+
+    Args:
+        task: has `losses` for "ghost" (see `PerExampleTask`); else `loss` is taken for a mean over examples.
+        model: in float32 or float64, on any device. Its gradients (`.grad`) are not kept.
+        train: the silo's samples.
+        clip_norm: the bound, above 0.
+        clipping: see `Clipping`.
+        silo: whose samples these are, for errors.
+        precision: train.precision; only "full" is supported, since norms of low precision bound nothing.
+
+    Raises:
+        ConfigError: a model, a task, a type or a precision that cannot be clipped example by example, or
+            Opacus is missing; says which layer, and what to do.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: FlatModel,
+        train: Batches,
+        *,
+        clip_norm: float,
+        clipping: Clipping,
+        silo: int,
+        precision: str = "full",
+    ) -> None:
+        self._task, self._model, self._train = task, model, train
+        self._clip_norm, self._clipping, self._silo = clip_norm, clipping, silo
+        self._refuse(precision)
+        self._parameters = [p for p in model.module.parameters() if p.requires_grad]
+        self._examples = ExampleGradients(model.module, clipping, silo)
+        self._slack = 1 + ROUNDING * torch.finfo(model.vector.dtype).eps
+        self._proven = False
+
+    def _refuse(self, precision: str) -> None:
+        refuse_unsupported(self._model.module, self._silo)
+        if precision != "full":
+            self._fail(f"train.precision = {precision!r} cannot bound a norm; set train.precision = 'full'")
+        if self._model.vector.dtype not in (torch.float32, torch.float64):
+            self._fail(f"a model of {self._model.vector.dtype} cannot bound a norm; use float32 or float64")
+        if self._clipping == "ghost" and not isinstance(self._task, PerExampleTask):
+            self._fail(
+                f"privacy.clipping = 'ghost' needs the loss of every example, and {type(self._task).__name__}"
+                " has no method losses(model, batch); add it or set privacy.clipping = 'hooks'"
+            )
+
+    def _fail(self, why: str) -> None:
+        raise ConfigError(f"silo {self._silo}: privacy.unit = 'example': {why}", rank=self._silo)
+
+    def sum(self, indices: NDArray[np.int64], out: Tensor | None = None) -> tuple[Tensor, ClippedStats]:
+        """The clipped sum over the examples `indices` at the model's current values, (trainable,).
+
+        An example whose gradient has a norm that is NaN or infinite adds nothing.
+
+        Args:
+            indices: int64 (any,), none included; an example that is named twice counts twice.
+            out: where to write it: contiguous, (model.trainable,) of the model's type, on its device.
+        """
+        if out is None:
+            out = torch.empty_like(self._model.vector)
+        out.zero_()
+        index = torch.from_numpy(indices)
+        if not self._model.module.training:
+            self._model.module.train()
+        if not self._proven and len(index):
+            self._proven = hold_to_autograd(
+                self._examples, self._loss, self._train, index, self._model, self._silo
+            )
+        pieces = self._pieces(out)
+        tallies = [
+            self._add(part, pieces) for part in torch.split(index, PHYSICAL[self._clipping]) if len(part)
+        ]
+        return out, _stats(len(index), tallies)
+
+    def _pieces(self, out: Tensor) -> list[Tensor]:
+        """`out` cut into tensors like the parameters, in their order."""
+        parts = torch.split(out, [p.numel() for p in self._parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def _loss(self, batch: Any, count: int) -> Tensor:
+        """Losses (count,), or their mean () where gradients are kept."""
+        if self._clipping != "ghost" or not isinstance(self._task, PerExampleTask):
+            return self._task.loss(self._model.module, batch)
+        losses = self._task.losses(self._model.module, batch)
+        if losses.shape != (count,):
+            self._fail(
+                f"losses(model, batch) gave {tuple(losses.shape)} for {count} examples, not ({count},)"
+            )
+        return losses
+
+    def _add(self, index: Tensor, out: list[Tensor]) -> _Tally:
+        """Add one physical batch; examples that are not finite go, and the others are begun again."""
+        with self._examples.watching():
+            loss = self._loss(self._train.take(index), len(index))
+            norms = self._examples.norms(loss).norm(dim=0)
+            finite = norms.isfinite()
+            if bool(finite.all()):
+                scale = (self._clip_norm / (norms * self._slack)).clamp(max=1.0)
+                self._add_scaled(loss, scale, out)
+                return _Tally(len(index), float(loss.detach().mean()), int((scale < 1).sum()))
+        rest = index[finite.cpu()]
+        return self._add(rest, out) if len(rest) else _Tally(0, 0.0, 0)
+
+    def _add_scaled(self, loss: Tensor, scale: Tensor, out: list[Tensor]) -> None:
+        if self._clipping != "ghost":
+            self._examples.add_scaled(scale, out)
+            return
+        for parameter, piece in zip(self._parameters, out, strict=True):
+            parameter.grad = piece  # backward adds to it in place
+        try:
+            torch.autograd.backward(loss, scale.to(loss.dtype), inputs=self._parameters)
+        finally:
+            for parameter in self._parameters:
+                parameter.grad = None
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self._examples.close()
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Of one physical batch."""
+
+    added: int
+    loss: float
+    clipped: int
+
+
+def _stats(examples: int, tallies: list[_Tally]) -> ClippedStats:
+    added = sum(tally.added for tally in tallies)
+    loss = sum(tally.added * tally.loss for tally in tallies) / max(added, 1)
+    clipped = sum(tally.clipped for tally in tallies) / max(added, 1)
+    return ClippedStats(examples, loss, clipped, examples - added)

@@ -1,0 +1,103 @@
+"""DP-SGD of one silo: sampled, clipped, and, where the silo protects its records alone, noisy steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from silofl.privacy.grid import Grid
+from silofl.training.clipped import ClippedGradients, ClippedStats
+from silofl.training.flat import FlatModel, as_array
+from silofl.training.sampling import PoissonSampler
+from silofl_kernels import NoiseTable, Stream, add_noise, dequantize, quantize
+
+
+class Streams(Protocol):
+    """This silo's secret streams."""
+
+    def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
+        """The stream of one purpose in one attempt at a round."""
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The noise of one silo's own steps."""
+
+    grid: Grid
+    table: NoiseTable
+
+    def add(self, total: Tensor, divisor: float, streams: Streams, place: tuple[int, int, int]) -> None:
+        """Put noise on a clipped sum (d,) and divide it; `place` is round, attempt and step.
+
+        In float64 up to the rounding; what leaves here is a whole number of grid units.
+        """
+        round_number, attempt, step = place
+        values: NDArray[np.float64] = as_array(total).astype(np.float64)
+        words, first = np.empty(values.size, np.uint32), step * values.size
+        coins = streams.stream("rounding", round_number, attempt)
+        scale = 1.0 / self.grid.step
+        quantize(values, words, scale=scale, limit=self.grid.limit, offset=first, rounding=coins)
+        add_noise(words, self.table, streams.stream("noise", round_number, attempt), position=first)
+        dequantize(words, values, step=self.grid.step / divisor)
+        total.copy_(torch.from_numpy(values))
+
+
+@final
+class PrivateSteps:
+    """Poisson-sampled steps on clipped gradients (Abadi et al. 2016, algorithm 1).
+
+    Args:
+        gradients: of this silo's samples.
+        model: the same that `gradients` has.
+        samples: how many records this silo has.
+        rate: with which each takes part in a step.
+        streams: this silo's secret streams.
+    """
+
+    def __init__(
+        self, gradients: ClippedGradients, model: FlatModel, samples: int, rate: float, streams: Streams
+    ) -> None:
+        self._gradients, self._model, self._streams = gradients, model, streams
+        self._samples, self._rate = samples, rate
+
+    def sum(self, round_number: int, attempt: int) -> tuple[Tensor, ClippedStats]:
+        """The clipped sum (d,) of one sample of records, without noise."""
+        return self._gradients.sum(self._sampler(round_number, attempt).draw(0))
+
+    def descend(
+        self,
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+        noise: StepNoise,
+        round_number: int,
+        attempt: int,
+    ) -> float:
+        """Take noisy steps from the model's values; the mean loss over all of their samples."""
+        sampler, expected = self._sampler(round_number, attempt), self._rate * self._samples
+        gradient = self._model.gradient_vector()
+        loss, examples = 0.0, 0
+        for step in range(steps):
+            total, stats = self._gradients.sum(sampler.draw(step), gradient)
+            noise.add(total, expected, self._streams, (round_number, attempt, step))
+            self._model.gradients_from(gradient)
+            optimizer.step()
+            loss, examples = loss + stats.loss * stats.examples, examples + stats.examples
+        return loss / max(examples, 1)
+
+    def _sampler(self, round_number: int, attempt: int) -> PoissonSampler:
+        stream = self._streams.stream("sampling", round_number, attempt)
+        return PoissonSampler(stream, self._samples, self._rate)
+
+    def close(self) -> None:
+        """Take everything off the model."""
+        self._gradients.close()
+
+
+def steps_in(epochs: int | None, steps: int | None, rate: float) -> int:
+    """How many steps [train] means: each sees `rate` of the records, so an epoch has 1 / rate of them."""
+    return steps if steps is not None else max(1, round((epochs or 1) / rate))

@@ -1,0 +1,172 @@
+"""Sums of words, and sums with noise: exact where there is none, noisy before anybody can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from silofl.aggregation.base import WordAggregator
+from silofl.aggregation.noisy import Noise, NoisySum, TakeAgain
+from silofl.aggregation.registry import Sums, build
+from silofl.comm.crew import Crew
+from silofl.comm.protocol import Communicator
+from silofl.comm.threads import run_in_threads
+from silofl.config import SecureConfig
+from silofl.crypto.noise_keys import NoiseKeys
+from silofl.crypto.secret import Secret
+from silofl.errors import StoppedError
+from silofl.privacy.grid import Grid
+from silofl.types import Update
+from silofl_kernels import Stream, discrete_gaussian
+
+SILOS = 4
+
+
+def aggregator(comm: Communicator, protocol: str, size: int, bits: int = 32) -> WordAggregator:
+    config = SecureConfig(protocol=protocol, bits=bits)  # type: ignore[arg-type]
+    sums = Sums(size, np.dtype(np.float32), 10 + comm.rank, 0, bytes(32), comm.size)
+    return build(Crew(comm), config, sums)
+
+
+def slices(one: WordAggregator, read: Callable[[int], NDArray[Any]], comm: Communicator) -> NDArray[Any]:
+    index = one.shards.members.index(comm.rank)
+    return read(index).copy()
+
+
+@pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
+@pytest.mark.parametrize("size", [1, 63, 300, 5000])
+def test_a_sum_of_words_is_the_sum_in_the_ring(protocol: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    words = rng.integers(0, 2**32, (SILOS, size), dtype=np.uint32)
+
+    def body(comm: Communicator) -> NDArray[Any]:
+        one, before = aggregator(comm, protocol, size), words[comm.rank].copy()
+        asked: list[tuple[int, ...]] = []
+        one.add_words(before, asked.append)
+        assert asked == [(0, 1, 2, 3)]
+        assert one.summed_weight == pytest.approx(10 + 11 + 12 + 13)
+        np.testing.assert_array_equal(before, words[comm.rank])
+        return slices(one, one.words, comm)
+
+    total = np.concatenate(run_in_threads(SILOS, body))
+    np.testing.assert_array_equal(total, np.add.reduce(words, axis=0, dtype=np.uint32))
+
+
+@pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
+def test_what_is_not_permitted_stays_unread_on_every_rank(protocol: str) -> None:
+    def body(comm: Communicator) -> str:
+        one = aggregator(comm, protocol, 200)
+
+        def refuse(silos: tuple[int, ...]) -> None:
+            if comm.rank == 2:
+                raise StoppedError("too dear")
+
+        with pytest.raises(StoppedError, match="too dear") as caught:
+            one.add_words(np.zeros(200, np.uint32), refuse)
+        return str(caught.value)
+
+    assert run_in_threads(SILOS, body) == ["too dear"] * SILOS
+
+
+class Open:
+    """A gate that lets everything pass, and can be told that a round was read before."""
+
+    def __init__(self, *, other: bool = False) -> None:
+        self.attempts, self._other = 0, other
+        self.permitted: list[tuple[int, ...]] = []
+
+    def attempt(self, round_number: int) -> int:
+        return self.attempts
+
+    def repeats(self, round_number: int, attempt: int, tag: str) -> bool:
+        self.attempts += self._other
+        return not self._other
+
+    def permit(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
+        self.permitted.append(silos)
+
+
+def noisy(
+    comm: Communicator,
+    size: int,
+    *,
+    protocol: str = "secagg",
+    central: bool = False,
+    variance: float = 64.0,
+    turns: bool = False,
+    gate: Open | None = None,
+) -> NoisySum:
+    grid = Grid(step=2.0**-12, limit=1 << 20, sensitivity=100.0, share=variance)
+    stream = Stream("aes-128-ctr", bytes(16)) if turns else None
+    keys = NoiseKeys(Secret(bytes([comm.rank + 1] * 32)), bytes(16), comm.rank)
+    noise = Noise(grid, discrete_gaussian(variance), central, stream)
+    return NoisySum(aggregator(comm, protocol, size), noise, keys, gate or Open(), lambda inner: 2.0)
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize(
+    ("central", "protocol", "sources"), [(False, "secagg", SILOS), (True, "secagg", 1), (True, "plain", 1)]
+)
+def test_a_mean_is_the_sum_with_the_noise_promised(
+    central: bool, protocol: str, sources: int, turns: bool
+) -> None:
+    size, variance = 20_000, 400.0
+    x = np.random.default_rng(0).uniform(-1, 1, (SILOS, size)).astype(np.float32)
+
+    def body(comm: Communicator) -> NDArray[Any]:
+        one = noisy(comm, size, protocol=protocol, central=central, variance=variance, turns=turns)
+        one.add_up(Update(x[comm.rank]), 3)
+        first, again = slices(one, one.mean, comm), slices(one, one.mean, comm)
+        np.testing.assert_array_equal(first, again)  # read twice it is the same, or noise would average out
+        return first
+
+    mean = np.concatenate(run_in_threads(SILOS, body))
+    error = (mean - x.sum(axis=0) / 2) * 2 / 2.0**-12  # in units of the grid
+    expected = variance * sources + SILOS / 4 * 2 / 3  # rounding by coins adds 1/6 a silo
+    assert error.var() == pytest.approx(expected, rel=0.05)
+    assert abs(error.mean()) < 4 * np.sqrt(expected / size)
+
+
+def test_noise_differs_from_round_to_round_and_from_silo_to_silo() -> None:
+    def body(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any]]:
+        one, zeros = noisy(comm, 4000), Update(np.zeros(4000, np.float32))
+        rounds = []
+        for number in (1, 2):
+            one.add_up(zeros, number)
+            rounds.append(slices(one, one.mean, comm))
+        return one._words(zeros, 1, 0).view(np.int32), np.stack(rounds)
+
+    results = run_in_threads(SILOS, body)
+    own = np.stack([words for words, _ in results])
+    assert np.abs(np.corrcoef(own) - np.eye(SILOS)).max() < 0.1
+    rounds = np.concatenate([pair for _, pair in results], axis=1)
+    assert abs(np.corrcoef(rounds)[0, 1]) < 0.1
+
+
+def test_the_same_round_from_the_same_values_shows_the_same() -> None:
+    def body(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any]]:
+        x = Update(np.full(300, 0.1 * comm.rank, np.float32))
+        both = []
+        for _ in range(2):
+            one = noisy(comm, 300)
+            one.add_up(x, 7)
+            both.append(slices(one, one.mean, comm))
+        return both[0], both[1]
+
+    for first, again in run_in_threads(SILOS, body):
+        np.testing.assert_array_equal(first, again)
+
+
+def test_other_values_than_a_killed_run_showed_are_not_shown_with_the_same_noise() -> None:
+    def body(comm: Communicator) -> None:
+        gate = Open(other=True)
+        one = noisy(comm, 300, gate=gate)
+        with pytest.raises(TakeAgain):
+            one.add_up(Update(np.zeros(300, np.float32)), 1)
+        assert gate.permitted == []
+
+    run_in_threads(SILOS, body)

@@ -1,0 +1,180 @@
+"""Which models and tasks can be clipped example by example, and what is said of the others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silofl.errors import ConfigError
+from silofl.tasks.base import PerExampleTask
+from silofl.training.per_example import Clipping
+from tests.training.test_clipped import BUILDS, MODES, Images, naive, sums
+
+
+class MeanOnly:
+    """The same problem by a task that has the mean loss alone."""
+
+    def __init__(self, task: Images) -> None:
+        self.model, self.data, self.metrics = task.model, task.data, task.metrics
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@contextmanager
+def refused(text: str) -> Iterator[None]:
+    """The block ends in a ConfigError of silo 2 that says so."""
+    with pytest.raises(ConfigError, match=text) as error:
+        yield
+    assert error.value.rank in (2, None)
+
+
+def test_without_losses_ghost_is_refused_and_the_others_work() -> None:
+    task = Images(BUILDS["mlp"])
+    mean = MeanOnly(task)
+    assert isinstance(task, PerExampleTask)
+    assert not isinstance(mean, PerExampleTask)
+    with refused(r"MeanOnly has no method losses.*privacy\.clipping = 'hooks'"), sums(mean, "ghost"):
+        pass
+    for mode in MODES[1:]:
+        with sums(mean, mode) as (one, model):
+            torch.testing.assert_close(one.sum(np.arange(9))[0], naive(task, model, range(9)))
+
+
+class Tied(nn.Module):
+    """A layer's weight once more, outside of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(64, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(x.flatten(1)).tanh()
+        out: Tensor = self.last(functional.linear(hidden, self.inner.weight.t()))
+        return out
+
+
+class Beside(nn.Module):
+    """A layer whose own forward is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(64, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(functional.linear(x.flatten(1), self.inner.weight, self.inner.bias))
+        return out
+
+
+class Centred(nn.Module):
+    """Examples meet in the mean of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        out: Tensor = self.inner(flat - 2 * flat.mean(0))
+        return out
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("build", [Tied, Centred, lambda: nn.Sequential(
+    nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(128, 5))])  # fmt: skip
+def test_gradients_that_are_not_autograds_are_refused(build: Callable[[], nn.Module], mode: Clipping) -> None:
+    task = Images(build)
+    task.x[:3] = 1 + torch.arange(3.0)[:, None, None, None] * torch.rand(8, 8)
+    if mode == "functorch" and build not in (Tied, Centred):
+        with sums(task, mode) as (one, model):  # functorch does know how to pad in a circle
+            torch.testing.assert_close(one.sum(np.arange(9))[0], naive(task, model, range(9)))
+        return
+    with sums(task, mode) as (one, _), refused(r"silo 2.*autograd"):
+        one.sum(np.arange(9))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_layers_that_nothing_follows_are_refused(mode: Clipping) -> None:
+    with sums(Images(Beside), mode) as (one, _), refused(r"parameter inner\.weight"):
+        one.sum(np.arange(9))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dropout_passes_and_draws_from_the_generator_as_it_was(mode: Clipping) -> None:
+    build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Dropout(0.5), nn.Linear(9, 5))  # noqa: E731
+    with sums(Images(build), mode) as (one, _):
+        torch.manual_seed(8)
+        first = one.sum(np.arange(9))[0].clone()
+        torch.manual_seed(8)
+        assert torch.equal(one.sum(np.arange(9))[0], first)
+
+
+class Normal(nn.Module):
+    """A float buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 5)
+        self.register_buffer("centre", torch.zeros(64))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), r"layer 1 \(BatchNorm2d\).*GroupNorm"),
+        (lambda: nn.Sequential(nn.Linear(64, 5), nn.BatchNorm1d(5, track_running_stats=False)), "GroupNorm"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, track_running_stats=True)), "buffer"),
+        (lambda: nn.Sequential(nn.LSTM(8, 4)), r"layer 0 \(LSTM\).*DPLSTM"),
+        (lambda: nn.Sequential(nn.MultiheadAttention(8, 2)), "DPMultiheadAttention"),
+        (lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(inplace=True)), "inplace=False"),
+        (Normal, r"\(the model\) \(Normal\).*buffer centre.*requires_grad=False"),
+    ],
+)
+def test_models_that_cannot_be_clipped_are_refused(
+    build: Callable[[], nn.Module], text: str, mode: Clipping
+) -> None:
+    with refused(rf"silo 2.*{text}"), sums(Images(build), mode):
+        pass
+
+
+def test_what_opacus_refuses_under_a_mode_is_said() -> None:
+    bag = Images(lambda: nn.Sequential(nn.EmbeddingBag(4, 5)))
+    with refused(r"'functorch'.*EmbeddingBag.*set privacy\.clipping"), sums(bag, "functorch"):
+        pass
+
+
+def test_low_precision_is_refused() -> None:
+    task = Images(BUILDS["mlp"])
+    with (
+        refused(r"train\.precision = 'bfloat16'"),
+        sums(task, "ghost", precision="bfloat16"),
+    ):
+        pass
+    with refused("float32 or float64"), sums(task, "ghost", torch.bfloat16):
+        pass
+
+
+def test_opacus_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    with refused(r"needs opacus: pip install 'silofl\[privacy\]'"), sums(Images(BUILDS["mlp"]), "ghost"):
+        pass
+
+
+def test_losses_of_another_shape_are_refused() -> None:
+    task = Images(BUILDS["mlp"])
+    mean = MeanOnly(task)
+    mean.losses = mean.loss  # type: ignore[attr-defined]
+    with (
+        refused(r"gave \(\) for 1 examples, not \(1,\)"),
+        sums(mean, "ghost") as (one, _),
+    ):
+        one.sum(np.arange(9))
