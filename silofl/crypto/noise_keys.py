@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import struct
 from typing import Any
 
@@ -14,6 +15,11 @@ from silofl.crypto.secret import Secret, Unpicklable
 from silofl_kernels import KEY_BYTES, Prg, Stream
 
 NONCE_BYTES = 16
+
+
+def new_nonce() -> bytes:
+    """A nonce that no other run has."""
+    return os.urandom(NONCE_BYTES)
 
 
 class NoiseKeys(Unpicklable):

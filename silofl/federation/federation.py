@@ -156,8 +156,9 @@ class Federation:
         committed = self._server_for(Shards(size, members))
         if state is not None:
             self.silo.restore(state["silo"])
-            if self.protection is not None:
-                self.protection.restore(state["privacy"])
+        if self.protection is not None:
+            own = None if state is None else state["privacy"]
+            self.aggregator = self.protection.restore(own, member=member)
         mine: list[Vector] = []
         if state is not None and member:
             committed.put(state["server"]["strategy"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from silofl.comm.crew import Crew
 from silofl.comm.verdict import together
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
-from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys
+from silofl.crypto.noise_keys import NoiseKeys, new_nonce
 from silofl.errors import ConfigError
 from silofl.federation.journal import Journal
 from silofl.federation.metrics import gather
@@ -54,8 +53,10 @@ class Protection:
         folder = path / f"silo-{crew.number:04d}"
         journal = Journal(folder / "privacy.jsonl")
         self.spending = Spending(crew, config.privacy, method_for(config.privacy), journal)
-        self._terms = Terms(os.urandom(NONCE_BYTES).hex(), 0.0)
+        self._terms = Terms(new_nonce().hex(), 0.0)
         self._plan: Plan
+        self._inner: WordAggregator
+        self._silos: int
         self._keys: NoiseKeys
         self._noise: StepNoise
         self._use_nonce()
@@ -66,6 +67,7 @@ class Protection:
 
     def fit_to(self, inner: WordAggregator, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
+        self._inner, self._silos = inner, silos
         self._plan = plan_for(
             self._config, self._silo.model.size, inner.summed_weight, len(self._crew.members), silos
         )
@@ -166,11 +168,26 @@ class Protection:
         """For this silo's checkpoint."""
         return {"terms": asdict(self._terms), "ledger": self.spending.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a `state()`."""
+    def restore(self, state: dict[str, Any] | None, *, member: bool) -> Aggregator:
+        """Take up a `state()` where this silo has one; the aggregator that goes with it. Collective.
+
+        What all share is taken from a silo that was a `member` of the round that was committed.
+        """
+        if state is not None:
+            self._own_terms(state)
+        mine = state if member else None
+        every = self._crew.step(lambda: gather(self._crew.comm, mine))
+        whole = next(state for state in every if state is not None)
+        self._share(whole["terms"]["noise_multiplier"], whole["ledger"])
+        return self.fit_to(self._inner, self._silos)
+
+    def _own_terms(self, state: dict[str, Any]) -> None:
         self._terms = Terms(**state["terms"])
         self._use_nonce()
-        self.spending.restore(state["ledger"])
+
+    def _share(self, noise_multiplier: float, ledger: str) -> None:
+        self._terms = replace(self._terms, noise_multiplier=noise_multiplier)
+        self.spending.restore(ledger)
 
     def handover(self) -> dict[str, Any]:
         """What a silo that comes back needs of the others; JSON."""
@@ -179,9 +196,8 @@ class Protection:
     def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
         """Go on with what this silo had committed, if anything, and the others' `handover()`."""
         if own is not None:
-            self.restore(own)
-        self._terms = replace(self._terms, noise_multiplier=handover["noise_multiplier"])
-        self.spending.restore(handover["ledger"])
+            self._own_terms(own)
+        self._share(handover["noise_multiplier"], handover["ledger"])
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:

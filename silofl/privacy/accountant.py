@@ -41,6 +41,7 @@ _STEP = 4e-4  # a grid's step, over the standard deviation of the whole loss
 _FINEST = 2.0**-34  # a grid's step, below which rounding of the losses themselves is felt
 _TAIL = 1e-16  # mass of the whole loss that may lie outside the transform
 _LOSS_ERROR = 1e-11  # of a cell's mean loss, by rounding: differences of distribution functions of 1/30000
+_DISTANCE_PARTS = (1e-3, 0.03, 0.5)  # of delta that are set aside for noise that is not quite as described
 _ORDERS = 2.0 ** np.arange(-13, 1.5, 0.5)  # of Chernoff's bound, per step of the grid
 
 _FRACTIONAL = [1 + step / 20 for step in range(1, 200) if step % 20]
@@ -67,8 +68,9 @@ class Accountant:
 def epsilon(spent: Mapping[Release, int], delta: float, method: Method) -> float:
     """Epsilon at `delta` of all releases in `spent`, each as often as it says, chosen adaptively or not.
 
-    0 for nothing; infinity when the releases' slack uses up delta. Where the descriptions hold except with
-    probability s in all, and give (eps, delta), the whole is (eps - log(1 - s), delta + s)-private.
+    0 for nothing; infinity when slack and distance use up delta. Where the descriptions hold except with
+    probability s in all, and give (eps, delta), the whole is (eps - log(1 - s), delta + s)-private; noise at
+    distance t in all from that described adds (1 + exp(eps)) t to delta, once for each of two neighbours.
 
     `pld` is at most 1% above the exact value up to 10 000 releases; further out it stays above and loses
     slowly. ConfigError for what cannot be supported: another sampler or mechanism, Skellam by `pld`, improper
@@ -84,7 +86,14 @@ def epsilon(spent: Mapping[Release, int], delta: float, method: Method) -> float
     left = delta - math.fsum(release.slack * count for release, count in counts.items())
     if left <= 1e-12 * delta:  # what is left is the sum's rounding
         return math.inf
-    certain = _pld_epsilon(counts, left) if method == "pld" else _rdp_epsilon(counts, left, library)
+    distance = math.fsum(release.distance * count for release, count in counts.items())
+    for part in _DISTANCE_PARTS if distance else (0.0,):
+        rest = left * (1 - part)
+        certain = _pld_epsilon(counts, rest) if method == "pld" else _rdp_epsilon(counts, rest, library)
+        if (1 + math.exp(min(certain, 700.0))) * distance <= part * left:
+            break
+    else:
+        return math.inf
     return certain - math.fsum(math.log1p(-release.slack) * count for release, count in counts.items())
 
 

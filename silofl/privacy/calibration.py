@@ -25,26 +25,44 @@ def noise_multiplier_for(
     """The least noise multiplier, to 0.1% and never below, with which a run ends at or below the target.
 
     `make_releases` gives what a run with that noise multiplier shows; one at which the accountant finds
-    discrete noise too coarse is taken for too little noise. ConfigError for a target that cannot be reached.
+    discrete noise too coarse is taken for too little noise, and one that it refuses for too much. ConfigError
+    for a target that cannot be reached.
     """
     if not (math.isfinite(target_epsilon) and target_epsilon > 0):
         raise ConfigError(f"privacy.target_epsilon is {target_epsilon}; it must be a number above 0")
 
-    def enough(noise: float) -> bool:
-        try:
-            return epsilon(make_releases(noise), delta, method) <= target_epsilon
-        except TooCoarseError:
-            return False
+    refused: dict[float, ConfigError] = {}
 
-    if not enough(MOST_NOISE):
-        raise ConfigError(_unreachable(target_epsilon, delta, make_releases(MOST_NOISE), method))
-    if enough(LEAST_NOISE):
-        return LEAST_NOISE
-    too_little, sufficient = LEAST_NOISE, MOST_NOISE
-    while sufficient > too_little * (1 + PRECISION):
-        middle = math.sqrt(too_little * sufficient)
-        too_little, sufficient = (too_little, middle) if enough(middle) else (middle, sufficient)
-    return sufficient
+    def too_little(noise: float) -> bool:
+        try:
+            return epsilon(_made(make_releases, noise, refused), delta, method) > target_epsilon
+        except TooCoarseError:
+            return True
+
+    low, high = LEAST_NOISE, LEAST_NOISE
+    while too_little(high):
+        if high == MOST_NOISE:
+            raise ConfigError(_unreachable(target_epsilon, delta, make_releases(MOST_NOISE), method))
+        low, high = high, min(4 * high, MOST_NOISE)
+    while high > low * (1 + PRECISION):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if too_little(middle) else (low, middle)
+    if high in refused:
+        raise ConfigError(f"privacy.target_epsilon = {target_epsilon:g} cannot be reached: {refused[high]}")
+    return high
+
+
+def _made(
+    make_releases: Callable[[float], Mapping[Release, int]], noise: float, refused: dict[float, ConfigError]
+) -> Mapping[Release, int]:
+    """What a run shows; nothing where it is refused, which is noted."""
+    try:
+        return make_releases(noise)
+    except TooCoarseError:
+        raise
+    except ConfigError as error:
+        refused[noise] = error
+        return {}
 
 
 def most_steps(

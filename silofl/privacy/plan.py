@@ -113,7 +113,8 @@ class Plan:
             grid.variance(shares),
             sample_rate=config.sample_rate if sampled else 1.0,
             sampler="poisson" if sampled else "none",
-            slack=BETA + NOISE_DISTANCE * self.dimensions * self._sources,
+            slack=BETA,
+            distance=NOISE_DISTANCE * self.dimensions * self._sources,
         )
 
     def whole(self, noise_multiplier: float) -> Mapping[Release, int]:

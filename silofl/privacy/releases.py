@@ -36,8 +36,9 @@ class Release:
     sampler: str = "poisson"
     """`poisson`, or `none` where every record takes part."""
     slack: float = 0.0
-    """Probability with which this description fails to hold, such as by rounding or the sampler's precision;
-    taken off delta for each such release."""
+    """Probability with which this description fails to hold, whatever the data, such as by rounding."""
+    distance: float = 0.0
+    """Total variation distance of the noise that is drawn from the noise described."""
 
     def to_json(self) -> str:
         """One line of JSON from which `from_json` makes an equal release, to the last bit."""
@@ -96,5 +97,6 @@ def _check_sampling(release: Release) -> None:
         raise ConfigError(f"a sample rate of {rate} is not a probability above 0 and up to 1")
     if sampler == "none" and rate != 1:
         raise ConfigError(f"without a sampler the sample rate is 1, not {rate}; use poisson")
-    if not 0 <= release.slack < 1:
-        raise ConfigError(f"a release's slack of {release.slack} is not a probability below 1")
+    for name in ("slack", "distance"):
+        if not 0 <= getattr(release, name) < 1:
+            raise ConfigError(f"a release's {name} of {getattr(release, name)} is not a probability below 1")

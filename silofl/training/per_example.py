@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from silofl.errors import ConfigError
+from silofl.training.ghost import linear_norms
 
 Clipping = Literal["ghost", "hooks", "functorch"]
 """By norms alone, or by every example's gradient in memory, made by Opacus' rules or by functorch."""
@@ -149,7 +150,9 @@ def _attach(module: nn.Module, clipping: Clipping) -> Any:
     """Opacus' own hooks. Ghost clipping takes losses one by one, the others their mean."""
     kinds = _opacus()
     if clipping == "ghost":
-        return kinds.GradSampleHooksFastGradientClipping(module, loss_reduction="sum")
+        ghost = kinds.GradSampleHooksFastGradientClipping
+        rules = {**ghost.NORM_SAMPLERS, nn.Linear: linear_norms}
+        return type("GhostHooks", (ghost,), {"NORM_SAMPLERS": rules})(module, loss_reduction="sum")
     return kinds.GradSampleHooks(module, loss_reduction="mean", force_functorch=clipping == "functorch")
 
 

@@ -355,6 +355,20 @@ def test_slack_is_taken_off_delta(method):
     assert epsilon({gaussian(3.0): 0}, 1e-5, method) == 0.0
 
 
+@pytest.mark.parametrize("method", ["pld", "rdp"])
+@pytest.mark.parametrize(("distance", "part"), [(1e-15, 1e-3), (5e-13, 0.03), (1e-11, 0.5)])
+def test_noise_that_is_not_quite_as_described_takes_its_share_of_delta(method, distance, part):
+    """What is private with one noise is so with another, at distance t, at delta + (1 + exp(epsilon)) t."""
+    certain = epsilon({gaussian(1.0, 0.1): 100}, 1e-5 * (1 - part), method)
+    assert epsilon({gaussian_off(distance): 100}, 1e-5, method) == certain
+    assert (1 + math.exp(certain)) * distance * 100 <= part * 1e-5
+    assert epsilon({gaussian_off(1e-7): 100}, 1e-5, method) == math.inf
+
+
+def gaussian_off(distance: float) -> Release:
+    return Release("gaussian", 1.0, sample_rate=0.1, distance=distance)
+
+
 def test_a_discrete_gaussian_gives_up_three_of_its_variance():
     assert gaussian_of(Release("discrete-gaussian", 2.0, 16.0, 0.5)) == (2.0 * math.sqrt(13 / 16), 0.5)
 
@@ -377,6 +391,7 @@ def test_a_discrete_gaussian_gives_up_three_of_its_variance():
         (Release("skellam", 1.0, math.nan), "variance of nan"),
         (Release("gaussian", 1.0, slack=1.0), "slack of 1.0"),
         (Release("gaussian", 1.0, slack=-0.1), "slack of -0.1"),
+        (Release("gaussian", 1.0, distance=-0.1), "distance of -0.1"),
         (
             Release("discrete-gaussian", 1.0, 15.9),
             "variance of 15.9 .* below the 16 needed; use a finer grid",

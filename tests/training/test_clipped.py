@@ -57,6 +57,18 @@ class Sequence(nn.Module):
         return out
 
 
+class Contrast(nn.Module):
+    """What neighbouring places have in common cancels in the gradient; places have two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places: Tensor = self.inner(x.reshape(len(x), 8, 4, 2))
+        return places[:, :, ::2].sum(dim=(1, 2)) - places[:, :, 1::2].sum(dim=(1, 2))
+
+
 class Shifted(nn.Module):
     """A parameter of the root, above layers."""
 
@@ -82,6 +94,7 @@ BUILDS: dict[str, Callable[[], nn.Module]] = {
     "cnn": lambda: models.cnn(8, 8, 5),
     "grouped": grouped,
     "sequence": Sequence,
+    "contrast": Contrast,
     "shifted": Shifted,
 }
 
@@ -220,6 +233,20 @@ def test_one_example_alone_is_within_the_bound(
             longest = max(longest, float(one.sum(np.array([i]))[0].double().norm()))
     assert longest <= clip_norm  # not a rounding error more
     assert longest > 0.999 * clip_norm or clip_norm == 50.0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("common", [1e2, 1e3, 1e4])
+def test_what_cancels_in_a_norm_does_not_loosen_the_bound(
+    common: float, dtype: torch.dtype, mode: Clipping
+) -> None:
+    task = Images(Contrast)
+    task.x += common
+    with sums(task, mode, dtype) as (one, _):
+        one.sum(np.arange(23)[::-1].copy())  # bright ones first: dark ones' norms are mostly allowance
+        norms = [float(one.sum(np.array([i]))[0].double().norm()) for i in range(23)]
+    assert max(norms) <= 1
 
 
 @pytest.mark.parametrize("mode", MODES)

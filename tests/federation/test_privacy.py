@@ -1,0 +1,253 @@
+"""Private federations: what is spent is what was shown, whoever dies and however often a run is resumed."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from silofl import config as configuration
+from silofl.comm.protocol import Communicator
+from silofl.comm.threads import run_in_threads
+from silofl.config import Config
+from silofl.crypto.noise_keys import NONCE_BYTES
+from silofl.errors import ConfigError, SiloflError, StoppedError
+from silofl.federation.loop import train
+from silofl.tasks.base import SiloData
+from tests.federation.threads import prepare
+
+SILOS, FEATURES = 4, 20
+
+
+class Plain:
+    """A linear classification, the same at every silo but for what was drawn."""
+
+    def model(self) -> nn.Module:
+        linear = nn.Linear(FEATURES, 3)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return linear
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        rng = np.random.default_rng(silo)
+        y = rng.integers(0, 3, 200)
+        x = rng.standard_normal((200, FEATURES)) + 2.0 * np.eye(3, FEATURES)[y]
+        data = TensorDataset(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y))
+        return SiloData(data, data)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return self.losses(model, batch).mean()
+
+    def losses(self, model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"accuracy": (model(batch[0]).argmax(1) == batch[1]).float().mean()}
+
+
+def settings(path: Path, **sections: dict[str, Any]) -> Config:
+    """Five rounds of one private step, with every silo's key beside the run."""
+    tables: dict[str, dict[str, Any]] = {
+        "run": {"name": "private", "dir": str(path / "run"), "display": "none", "rounds": 5},
+        "strategy": {"name": "fedsgd", "lr": 1.0, "momentum": 0.5},
+        "privacy": {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2},
+        "secure": {"bits": 32},
+        "checkpoint": {"key_file": str(path / "silo-{silo}.key")},
+        "failure": {"policy": "shrink"},
+    }
+    for name, keys in sections.items():
+        tables[name] = tables.get(name, {}) | keys
+    return configuration.parse(tables)
+
+
+def federate(config: Config, silos: int = SILOS, *, resume: bool = False) -> list[Any]:
+    def rank(comm: Communicator) -> Any:
+        torch.set_num_threads(1)
+        try:
+            return train(config, Plain(), comm=comm, resume=resume)
+        except SiloflError as error:
+            return error
+
+    return run_in_threads(silos, rank, timeout_s=100)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+LOCAL = {"strategy": {"name": "fedavg", "momentum": 0.0}, "train": {"steps": 3, "momentum": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("privacy", "sections"),
+    [
+        ({}, {}),
+        ({}, {"secure": {"bits": 16}}),
+        ({"place": "central"}, {}),
+        ({"place": "central"}, {"secure": {"protocol": "plain"}}),
+        ({"place": "local"}, LOCAL),
+        ({"mechanism": "skellam"}, {}),
+        ({"unit": "silo", "sample_rate": 0.1, "clip_norm": 0.5}, {"strategy": {"name": "fedavg"}}),
+        ({"unit": "silo", "sample_rate": 0.1, "place": "local"}, {"strategy": {"name": "fedavg"}}),
+        ({"clipping": "hooks"}, {}),
+        ({"accountant": "rdp"}, {"secure": {"protocol": "additive"}}),
+    ],
+    ids=[
+        *("distributed", "low bits", "central", "central in the clear", "local", "skellam"),
+        *("silos", "silos alone", "hooks", "additive and rdp"),
+    ],
+)
+def test_a_private_federation_learns_and_says_what_it_spent(
+    tmp_path: Path, privacy: dict[str, Any], sections: dict[str, Any]
+) -> None:
+    defaults = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
+    config = settings(tmp_path, **{"privacy": defaults | privacy} | sections)
+    results = federate(config)
+    assert len({result["model_sha256"] for result in results}) == 1
+    summary, rounds = results[0], lines(tmp_path)
+    assert summary["delta"] == 1e-5
+    spent = [line["epsilon"] for line in rounds]
+    assert all(0 < earlier < later for earlier, later in pairwise(spent))
+    assert summary["epsilon"] == spent[-1]
+    assert summary["epsilon_per_silo"] == [spent[-1]] * SILOS
+    assert all("train_loss" not in silo for line in rounds for silo in line["per_silo"])
+    if defaults | privacy == defaults:
+        assert summary["accuracy"] > 0.6
+
+
+KILLS = ("train", "collect first", "agree", "reveal", "step", "checkpoint write", "between rounds")
+
+
+@pytest.mark.parametrize("step", KILLS)
+@pytest.mark.parametrize("place", ["distributed", "local"])
+def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, place: str
+) -> None:
+    prepare(monkeypatch, messages=False)
+    sections: dict[str, Any] = LOCAL if place == "local" else {}
+    privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
+    faults = {"policy": "abort", "inject": [f"kill silo {silo} round 3 at {step}" for silo in range(SILOS)]}
+    keys = tmp_path / "keys"
+
+    def at(name: str, **more: dict[str, Any]) -> Config:
+        own = {"checkpoint": {"key_file": str(keys / "silo-{silo}.key")}, "privacy": privacy}
+        return settings(tmp_path / name, **(sections | own | more))
+
+    # one nonce for both runs: they have the same noise then
+    monkeypatch.setattr("silofl.federation.protection.new_nonce", lambda: bytes(NONCE_BYTES))
+    whole = federate(at("whole"))[0]
+    killed = federate(at("killed", failure=faults))
+    assert all(result is None or isinstance(result, StoppedError) for result in killed)
+    assert any(result is None for result in killed)
+    resumed = federate(at("killed"), resume=True)
+    assert {result["model_sha256"] for result in resumed} == {whole["model_sha256"]}
+    assert {result["epsilon"] for result in resumed} == {whole["epsilon"]}
+
+
+def test_what_a_killed_run_showed_otherwise_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal tells of a sum that is not repeated: another is shown, with other noise, and both count."""
+    prepare(monkeypatch, messages=False)
+    inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
+    federate(settings(tmp_path, failure={"policy": "abort", "inject": inject}))
+    for silo in range(SILOS):
+        journal = tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl"
+        entries = [json.loads(line) for line in journal.read_text().splitlines()]
+        assert entries[-1]["round"] == 3
+        if silo == 1:
+            entries[-1]["tag"] = "0" * 64
+            journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    resumed = federate(settings(tmp_path), resume=True)[0]
+    six = federate(settings(tmp_path / "six", run={"dir": str(tmp_path / "six"), "rounds": 6}))[0]
+    assert resumed["rounds"] == 5
+    assert resumed["epsilon"] == six["epsilon"]
+
+
+@pytest.mark.parametrize("dropouts", [0, 1])
+def test_a_lost_silo_takes_its_noise_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropouts: int
+) -> None:
+    """With `dropouts` the rest is enough, without it the round is dearer; the lost silo spends no more."""
+    prepare(monkeypatch, messages=False)
+    privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "dropouts": dropouts}
+    failure = {"policy": "shrink", "inject": ["kill silo 2 round 3 at collect first"]}
+    five = {"silos": 5, "config": settings(tmp_path, privacy=privacy, failure=failure)}
+    results = federate(five["config"], 5)  # type: ignore[arg-type]
+    promised = privacy | {"dropouts": 0}
+    whole = federate(settings(tmp_path / "whole", privacy=promised), 5)[0]
+    left = results[0]
+    assert left["survivors"] == [0, 1, 3, 4]
+    assert left["epsilon_per_silo"][2] < left["epsilon"]
+    if dropouts:
+        assert left["epsilon"] <= whole["epsilon"] * (1 + 1e-9)
+    else:
+        assert left["epsilon"] > whole["epsilon"]
+
+
+def test_a_run_ends_before_it_exceeds_what_it_may_spend(tmp_path: Path) -> None:
+    free = federate(settings(tmp_path / "free"))
+    spent = [line["epsilon"] for line in lines(tmp_path / "free")]
+    assert free[0]["rounds"] == 5
+    privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
+    config = settings(tmp_path, privacy=privacy | {"max_epsilon": (spent[2] + spent[3]) / 2})
+    for result in federate(config):
+        assert result["rounds"] == 3
+        assert result["epsilon"] == spent[2]
+        assert result["accuracy"] is not None
+    for result in federate(config, resume=True):  # nothing more may be spent
+        assert result["rounds"] == 3
+
+
+def test_a_target_is_met_and_hardly_missed(tmp_path: Path) -> None:
+    privacy = {"unit": "example", "noise_multiplier": None, "target_epsilon": 2.0, "sample_rate": 0.2}
+    summary = federate(settings(tmp_path, privacy=privacy))[0]
+    assert 1.98 < summary["epsilon"] <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"privacy": {"max_epsilon": 0.1}}, "does not allow one round"),
+        ({"privacy": {"noise_multiplier": None, "target_epsilon": 1e-9}}, "target_epsilon"),
+        ({"privacy": {"colluding": 3, "dropouts": 1}}, "privacy.colluding = 3"),
+        ({"secure": {"bits": 8}}, "too small a ring"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused(tmp_path: Path, sections: dict[str, Any], told: str) -> None:
+    privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
+    config = settings(tmp_path, **sections | {"privacy": privacy | sections.get("privacy", {})})
+    for error in federate(config):
+        assert isinstance(error, ConfigError)
+        assert told in str(error)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"privacy": {"target_epsilon": 1.0}}, "takes its noise from one key"),
+        ({"privacy": {"noise_multiplier": None}}, "takes its noise from one key"),
+        ({"secure": {"protocol": "plain"}}, 'privacy.place = "distributed" hides'),
+        ({"strategy": {"name": "fedavg"}}, 'set strategy.name = "fedsgd"'),
+        ({"privacy": {"place": "local"}}, 'set "fedavg"'),
+        ({"train": {"full_batch": True}}, "counts on Poisson sampling"),
+        ({"train": {"clip_norm": 1.0}}, "use privacy.clip_norm"),
+        ({"privacy": {"unit": "silo"}}, "samples examples"),
+        ({"privacy": {"delta": 1.0}}, "privacy.delta"),
+        ({"privacy": {"place": "centra"}}, "privacy.place"),
+    ],
+)
+def test_contradictions_are_refused_when_the_configuration_is_read(
+    tmp_path: Path, sections: dict[str, Any], told: str
+) -> None:
+    privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
+    with pytest.raises(ConfigError) as caught:
+        settings(tmp_path, **sections | {"privacy": privacy | sections.get("privacy", {})})
+    assert told in str(caught.value)
