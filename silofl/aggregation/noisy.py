@@ -94,7 +94,7 @@ class NoisySum:
 
     def _words(self, update: Update, round_number: int, attempt: int) -> RingVector:
         """What this silo brings: integers, with its noise where it adds any. In float64 until rounded."""
-        noise, values = self._noise, update.astype(np.float64)
+        noise, values = self._noise, self._unrounded(update)
         if noise.turns is not None:
             for index in range(len(self.shards.members)):
                 begin, end = self.shards.span(index)
@@ -105,6 +105,11 @@ class NoisySum:
         if not noise.central:
             add_noise(words, noise.table, self._keys.stream("noise", round_number, attempt))
         return words
+
+    def _unrounded(self, update: Update) -> Floats:
+        """In float64; the update itself, not to be changed, where `quantize` takes it to float64 anyway."""
+        as_it_is = self._noise.turns is None and self._inner.ring.itemsize == 4
+        return update if as_it_is else update.astype(np.float64)
 
     def mean(self, index: int) -> Floats:
         """See `Aggregator`."""

@@ -79,6 +79,33 @@ def round_(n: Ranks = 4, parameters: int = 10_000_000, repeats: Repeats = 9, jso
 
 
 @app.command()
+def privacy(
+    n: Annotated[int, typer.Option("-n", min=3, help="Ranks to start, outside mpirun.")] = 4,
+    parameters: Annotated[int, typer.Option(min=1, help="Size of the model.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, help="Records that a silo samples in a step.")] = 256,
+    repeats: Repeats = 15,
+    directory: Annotated[Path, typer.Option(help="On the disk that journals are flushed to.")] = Path(),
+    json: Json = None,
+) -> None:
+    """A step of distributed DP-SGD beside the same clipped step with MPI_Allreduce and no noise."""
+    from silofl.bench.launching import on_ranks
+
+    on_ranks(n, sys.argv[1:])
+    from silofl.bench.privacy import run
+    from silofl.comm import run_on_ranks
+    from silofl.comm.ending import Ending
+    from silofl.comm.protocol import Communicator
+
+    def body(comm: Communicator, ending: Ending) -> None:
+        result = run(comm, parameters=parameters, batch=batch, repeats=repeats, directory=directory)
+        if comm.rank == 0:
+            title = f"privacy, {comm.size} ranks, {parameters} parameters, {batch} records a step"
+            _show([(title, result.rows, result.notes)], json)
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+@app.command()
 def memory(
     n: Ranks = 4,
     parameters: Annotated[int | None, typer.Option(min=1, help="Vector length [default: 100000000].")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from silofl.config.sections import PrivacyConfig
+from silofl.config.sections import PrivacyConfig, TrainConfig
 
 if TYPE_CHECKING:
     from silofl.config import Config
@@ -38,6 +38,16 @@ def against_privacy(config: Config) -> list[tuple[bool, str]]:
             example and train.full_batch,
             "train.full_batch samples nothing and privacy counts on Poisson sampling: remove it and set "
             "privacy.sample_rate (1 for all records)",
+        ),
+        (
+            example and train.batch_size != TrainConfig().batch_size,
+            f"train.batch_size = {train.batch_size} takes batches of one size and privacy counts on Poisson "
+            "sampling: remove it and set privacy.sample_rate, the part of the records in a step",
+        ),
+        (
+            privacy.clip_quantile is not None and (example or alone),
+            "privacy.clip_quantile follows the norms of silos' updates, counted together: it goes with "
+            'privacy.unit = "silo" and a place other than "local"; remove it',
         ),
         (
             example and train.clip_norm is not None,

@@ -160,6 +160,10 @@ class PrivacyConfig(Section):
     mechanism: Literal["discrete-gaussian", "skellam"] = "discrete-gaussian"
     clip_norm: PositiveFloat = 1.0
     """Largest L2 norm of an example's gradient, or of a silo's update."""
+    clip_quantile: Fraction | None = None
+    """`silo`: the clipping norm follows this quantile of the updates' norms, from `clip_norm` on."""
+    quantile_noise_multiplier: PositiveFloat = 4.0
+    """Noise on the count of silos within the norm, over its sensitivity; it is accounted for, too."""
     noise_multiplier: PositiveFloat | None = None
     """Standard deviation of the noise over the sensitivity of the sum. Set this or `target_epsilon`."""
     target_epsilon: PositiveFloat | None = None

@@ -8,6 +8,8 @@ import os
 import struct
 from typing import Any
 
+import numpy as np
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 from numpy.typing import NDArray
 
 from silofl.crypto.kdf import hkdf, key_info
@@ -48,9 +50,17 @@ class NoiseKeys(Unpicklable):
         return Stream(self._prg, key.expose())
 
     def tag(self, round_number: int, attempt: int, values: NDArray[Any]) -> str:
-        """HMAC-SHA256 (hex) of what this silo shows: tells it, and nobody else, whether it shows the same."""
+        """A keyed digest (hex) of what this silo shows: tells it, and nobody else, whether it shows the same.
+
+        Values (k,) of any type, contiguous. HMAC-SHA256 of a Poly1305 hash (RFC 8439, section 2.5), together
+        a tenth of the work of SHA-256. Two vectors of b bytes that differ, chosen without the keys, have
+        equal hashes with a probability of b / 2^107 at most (Bernstein 2005, theorem 3.3).
+        """
+        # Nobody may see the hash itself: two under one key would tell the key, and then of the values.
+        once = self._derive("hash", round_number, attempt, 32)
+        short = Poly1305.generate_tag(once.expose(), values.view(np.uint8).data)
         key = self._derive("tag", round_number, attempt, 32)
-        return hmac.new(key.expose(), values.tobytes(), hashlib.sha256).hexdigest()
+        return hmac.new(key.expose(), short, hashlib.sha256).hexdigest()
 
     def _derive(self, purpose: str, round_number: int, attempt: int, length: int) -> Secret:
         info = key_info(f"noise: {purpose}", struct.pack(">Q", attempt), round_number, self._silo)

@@ -113,9 +113,15 @@ class Federation:
         state = {"server": self.server.state(self.global_vector), "silo": self.silo.state()}
         return state | ({"privacy": self.protection.state()} if self.protection is not None else {})
 
-    def protect_after(self, committed: int) -> list[str]:
+    def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
-        return [] if self.protection is None else self.protection.begin(committed)
+        notices = [] if self.protection is None else self.protection.begin(committed)
+        if self.config.secure.protocol == "auto" and self.aggregator.in_the_clear:
+            notices.append(
+                f"updates are added up in the clear: among {self.silos} silos a sum hides nothing, "
+                "for it less one's own update is the other's; three or more are protected"
+            )
+        return notices
 
     def learn(self, number: int) -> tuple[Update, FitResult]:
         """Train from the global model; what to send."""
@@ -127,6 +133,16 @@ class Federation:
         """Count what the round's sum has told."""
         if self.protection is not None:
             self.protection.spending.record(number, self.aggregator.participants)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """What updates are clipped to, where that changes from round to round."""
+        return None if self.protection is None else self.protection.clip_norm
+
+    def adapt(self, number: int) -> None:
+        """Let the clipping norm follow the silos' updates, where it does; collective."""
+        if self.protection is not None:
+            self.protection.adapt(self.aggregator, number)
 
     def epsilon(self) -> float | None:
         """What was spent so far; None without privacy."""
@@ -211,12 +227,9 @@ class Parts:
 
     @classmethod
     def of(cls, crew: Crew, config: Config, silo: Silo, silos: int, path: Path) -> Parts:
-        """This rank's; raises together what is wrong with any rank's. `path` is the run directory."""
-        protection = None
-        if config.privacy.unit != "none":
-            with together(crew.comm):
-                protection = Protection(crew, config, silo, path)
-        return cls(config, silo, silos, protection)
+        """This rank's; not collective. `path` is the run directory."""
+        private = config.privacy.unit != "none"
+        return cls(config, silo, silos, Protection(crew, config, silo, path) if private else None)
 
     def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
         """Take up what this silo had committed of its own, and what the others tell of their privacy."""

@@ -21,19 +21,18 @@ class Entry:
     tag: str
     """Of what this silo brought; it tells this silo alone anything."""
     silos: tuple[int, ...]
-    release: Release
-    count: int
-    """How many such releases the round was."""
+    releases: tuple[tuple[Release, int], ...]
+    """What the round was, each as often as it says."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        return asdict(self) | {"release": self.release.to_json()}
+        return asdict(self) | {"releases": [[kind.to_json(), count] for kind, count in self.releases]}
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Entry:
         """The entry again."""
-        release = Release.from_json(table["release"])
-        return cls(**table | {"silos": tuple(table["silos"]), "release": release})
+        releases = tuple((Release.from_json(kind), int(count)) for kind, count in table["releases"])
+        return cls(**table | {"silos": tuple(table["silos"]), "releases": releases})
 
 
 class Journal:

@@ -27,6 +27,7 @@ from silofl.federation.metrics import gather
 from silofl.federation.recalls import Recalls
 from silofl.federation.record import plan_of, record_of, summary_of
 from silofl.federation.rehearsal import Rehearsal
+from silofl.federation.roll import Roll
 from silofl.federation.round import RoundResult, run_round
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
@@ -97,9 +98,7 @@ class Run:
         self._chronicle = Chronicle(config, path, leads=False)
         self._clock = Clock()
         self._first, self._told = 1, 0
-        self._returned: list[int] = []
-        self._expected: tuple[int, ...] = ()
-        """Who is there as far as the last line said, and who has come back since."""
+        self._roll = Roll(())
         self._changed = False
         self._affordable = 2
         """How many more rounds the run may spend privacy on, up to 2."""
@@ -127,12 +126,14 @@ class Run:
     def begin(self) -> None:
         """Put all parts together, restore the last committed round if asked to, say what is about to run."""
         crew, config = self._crew, self._config
-        self._federation = establish(crew, Parts.of(crew, config, self._silo, self._silos, self._path))
-        self._expected = self._federation.members
+        with together(crew.comm):
+            parts = Parts.of(crew, config, self._silo, self._silos, self._path)
+        self._federation = establish(crew, parts)
+        self._roll = Roll(self._federation.members)
         self._store, self._store_comm = crew.step(self._open_store)
         self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
         notices = self._restore() if self._resumed else []
-        notices += self._federation.protect_after(self._first - 1)
+        notices += self._federation.begin(self._first - 1)
         self._affordable = crew.step(lambda: gather(crew.comm, self._federation.affordable()))[0]
 
         def say() -> None:
@@ -142,11 +143,6 @@ class Run:
         crew.step(say)
         for notice in notices:
             self._chronicle.notice(notice)
-        if config.secure.protocol == "auto" and self._federation.aggregator.in_the_clear:
-            self._chronicle.notice(
-                f"updates are added up in the clear: among {self._silos} silos a sum hides nothing, "
-                "for it less one's own update is the other's; three or more are protected"
-            )
 
     def complete(self, committing: int | None = None) -> Record:
         """Run every round that is left, after others come back and round `committing` is committed; end."""
@@ -219,24 +215,24 @@ class Run:
             "stop": self._stop.asked,
             "affordable": self._federation.affordable(),
             "epsilon": self._federation.epsilon() if crew.comm.rank == 0 and result.means else None,
+            "clip_norm": self._federation.clip_norm,
         }
         with self._clock.phase("checkpoint"):
             every = crew.step(lambda: self._settle(mine))
             left = self._follow_changes()
         self._affordable = every[0]["affordable"]
-        lost = tuple(silo for silo in self._expected if silo not in left)
+        self._recalls.note(self._roll.strike(left), result.round)
+        lost, returned = self._roll.since()
         losses, self._told = crew.losses[self._told :], len(crew.losses)
         record = record_of(
             result,
             every,
             self._silos,
             Loss(lost, sum(loss.seconds for loss in losses)),
-            self._returned,
+            returned,
             time.perf_counter() - began,
             self._federation.bytes_sent_per_round,
         )
-        self._returned, self._expected = [], left
-        self._recalls.note(lost, result.round)
         self._chronicle.round(record)
         if lost:
             self._chronicle.notice(
@@ -282,7 +278,9 @@ class Run:
         Not in one go: they would be one job, of which Open MPI's launcher ends all when one dies again.
         """
         while self._config.failure.policy == "respawn" and self._crew.repeats:
-            due = self._recalls.due(self._crew.agreed_members(), number)
+            members = self._crew.agreed_members()
+            self._recalls.note(self._roll.strike(members), number)
+            due = self._recalls.due(members, number)
             if not due:
                 break
             self._call_one(due[:1], number)
@@ -297,8 +295,7 @@ class Run:
             "round": number,
             "path": str(self._path),
             "records": self._chronicle.records,
-            "returned": self._returned,
-            "expected": self._expected,
+            "roll": self._roll.state(),
             "metrics": self._federation.means.names,
             "shards": [list(shards.members), shards.copies],
             "privacy": self._federation.handover(),
@@ -309,8 +306,7 @@ class Run:
             return
         crew.step(lambda: self._own_state(silos))
         self._federation.reform(silos)
-        self._returned += silos
-        self._expected = tuple(sorted({*self._expected, *silos}))
+        self._roll.enter(silos)
         self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
         if crew.comm.rank != 0:
             self._chronicle.follow()
@@ -331,8 +327,9 @@ class Run:
         parts.come_back(None if own is None else own[1], handover["privacy"])
         self._federation = join(crew, parts, shards, silos)
         self._federation.means.agree(handover["metrics"])
-        self._expected = tuple(sorted({*handover["expected"], *silos}))
-        self._first, self._returned = handover["round"] + 1, [*handover["returned"], *silos]
+        self._roll = Roll.taken_up(handover["roll"])
+        self._roll.enter(silos)
+        self._first = handover["round"] + 1
         self._rehearsal.skip(handover["round"])
         self._chronicle.records = handover["records"]
         if crew.comm.rank == 0:

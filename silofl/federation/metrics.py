@@ -40,13 +40,14 @@ class FederationMeans:
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
     @property
-    def names(self) -> list[str]:
-        """The metrics that were agreed on."""
-        return self._names
+    def names(self) -> list[str] | None:
+        """The metrics that were agreed on; None before the first evaluation."""
+        return self._names if self._agreed else None
 
-    def agree(self, names: list[str]) -> None:
-        """Take the names that the others agreed on, on a rank that has come back."""
-        self._names, self._agreed = names, True
+    def agree(self, names: list[str] | None) -> None:
+        """Take the names that the others agreed on, if they did, on a rank that has come back."""
+        if names is not None:
+            self._names, self._agreed = names, True
 
 
 def gather(comm: Communicator, mine: Any) -> list[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from silofl.federation.silo import Silo
 from silofl.federation.spending import Spending
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.clipping import clip
-from silofl.privacy.plan import Plan, method_for
+from silofl.privacy.plan import COUNT_SENSITIVITY, COUNT_UNIT, Plan, method_for
 from silofl.training.private import StepNoise, steps_in
 from silofl.training.trainer import FitResult
 from silofl.types import RingBits, Update
-from silofl_kernels import Stream, discrete_gaussian, skellam
+from silofl_kernels import Stream, discrete_gaussian, draw_noise, skellam
 
 Vector = NDArray[np.floating[Any]]
 TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
@@ -42,6 +43,7 @@ class Terms:
 
     nonce: str
     noise_multiplier: float
+    clip_norm: float
 
 
 class Protection:
@@ -53,12 +55,14 @@ class Protection:
         folder = path / f"silo-{crew.number:04d}"
         journal = Journal(folder / "privacy.jsonl")
         self.spending = Spending(crew, config.privacy, method_for(config.privacy), journal)
-        self._terms = Terms(new_nonce().hex(), 0.0)
+        self._terms = Terms(new_nonce().hex(), 0.0, config.privacy.clip_norm)
         self._plan: Plan
         self._inner: WordAggregator
         self._silos: int
         self._keys: NoiseKeys
         self._noise: StepNoise
+        self._within = True
+        """Whether this silo's last update was within the clipping norm."""
         self._use_nonce()
 
     def _use_nonce(self) -> None:
@@ -75,8 +79,8 @@ class Protection:
             self._terms.noise_multiplier = self._agreed_multiplier()
         grid = self._plan.grid(self._terms.noise_multiplier)
         self._noise = StepNoise(grid, TABLES[self._config.privacy.mechanism](grid.share))
-        plan, steps = self._plan, self._plan.steps
-        self.spending.price = lambda survivors: (plan.price_on(grid, survivors), steps)
+        plan = self._plan
+        self.spending.price = lambda survivors: plan.of_round(grid, survivors)
         if self._config.privacy.place == "local":
             return inner
         noise = Noise(grid, self._noise.table, self._config.privacy.place == "central", self._turns())
@@ -102,7 +106,12 @@ class Protection:
         """What makes a mean of the sum: the samples that a step expects, or the silos."""
         if self._config.privacy.unit == "example":
             return self._config.privacy.sample_rate * inner.summed_weight
-        return float(len(inner.participants))
+        return len(inner.participants) / self._stretch
+
+    @property
+    def _stretch(self) -> float:
+        """The clipping norm over the one that the grid is made for, to which updates are scaled."""
+        return self._terms.clip_norm / self._config.privacy.clip_norm
 
     def learn(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
         """As `Silo.learn`: clipped, and noisy where each silo protects itself alone."""
@@ -121,8 +130,31 @@ class Protection:
         if self._config.privacy.unit == "example":
             return self._silo.clipped_sum(global_vector, round_number, self.spending.attempt(round_number))
         update, result = self._silo.learn(global_vector, round_number, local)
-        clip(update, self._config.privacy.clip_norm)
+        self._within = clip(update, self._terms.clip_norm) <= self._terms.clip_norm
+        update /= self._stretch
         return update, result
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The clipping norm of the next round, where it changes from round to round."""
+        return None if self._config.privacy.clip_quantile is None else self._terms.clip_norm
+
+    def adapt(self, aggregator: Aggregator, round_number: int) -> None:
+        """Move the clipping norm towards its quantile by a noisy count; collective, after the round's step.
+
+        Andrew et al. 2021, algorithm 1, with learning rate 0.2; a count that lost a silo moves nothing.
+        """
+        quantile = self._config.privacy.clip_quantile
+        if quantile is None:
+            return
+        stream = self._keys.stream("count", round_number, self.spending.attempt(round_number))
+        noise = np.zeros(1, np.int32)
+        draw_noise(noise, TABLES[self._config.privacy.mechanism](self._plan.count_share), stream)
+        own = (COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY) + float(noise[0])
+        total, silos = aggregator.sum_numbers(np.array([own, 1.0]))
+        if not np.isnan(total):
+            within = total / silos / COUNT_UNIT + 0.5
+            self._terms.clip_norm *= math.exp(-0.2 * (min(max(within, 0.0), 1.0) - quantile))
 
     def _noisy(
         self, global_vector: Vector, round_number: int, attempt: int, local: str
@@ -178,26 +210,27 @@ class Protection:
         mine = state if member else None
         every = self._crew.step(lambda: gather(self._crew.comm, mine))
         whole = next(state for state in every if state is not None)
-        self._share(whole["terms"]["noise_multiplier"], whole["ledger"])
+        self._share(whole)
         return self.fit_to(self._inner, self._silos)
 
     def _own_terms(self, state: dict[str, Any]) -> None:
         self._terms = Terms(**state["terms"])
         self._use_nonce()
 
-    def _share(self, noise_multiplier: float, ledger: str) -> None:
-        self._terms = replace(self._terms, noise_multiplier=noise_multiplier)
-        self.spending.restore(ledger)
+    def _share(self, state: dict[str, Any]) -> None:
+        """Take up all of another silo's `state()` but what is that silo's own."""
+        self._terms = Terms(**state["terms"] | {"nonce": self._terms.nonce})
+        self.spending.restore(state["ledger"])
 
     def handover(self) -> dict[str, Any]:
         """What a silo that comes back needs of the others; JSON."""
-        return {"noise_multiplier": self._terms.noise_multiplier, "ledger": self.spending.state()}
+        return self.state()
 
     def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
         """Go on with what this silo had committed, if anything, and the others' `handover()`."""
         if own is not None:
             self._own_terms(own)
-        self._share(handover["noise_multiplier"], handover["ledger"])
+        self._share(handover)
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:

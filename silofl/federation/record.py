@@ -34,7 +34,7 @@ def record_of(
     reports: list[Record],
     silos: int,
     loss: Loss,
-    returned: list[int],
+    returned: tuple[int, ...],
     seconds: float,
     sent: int,
 ) -> Record:
@@ -46,16 +46,16 @@ def record_of(
     phases = [report["phases"] for report in reports]
     names = sorted({name for phase in phases for name in phase})
     means = {name: sum(p.get(name, 0.0) for p in phases) / len(phases) for name in names}
-    epsilon = next((report["epsilon"] for report in reports if report["epsilon"] is not None), None)
+    spent = {name: reports[0][name] for name in ("epsilon", "clip_norm")}
     shown = {report["silo"]: report["shown"] for report in reports}
     return {
         "round": result.round,
         **result.means,
-        **({"epsilon": epsilon} if epsilon is not None else {}),
+        **{name: value for name, value in spent.items() if value is not None},
         "per_silo": [shown.get(silo, {}) for silo in range(silos)],
         "survivors": list(result.participants),
         "lost": list(loss.lost),
-        "returned": returned,
+        "returned": list(returned),
         "recovery_seconds": round(loss.seconds, 6),
         "clipped_silos": result.clipped_silos,
         "bytes_sent": sent,

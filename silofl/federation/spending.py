@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from silofl.comm.crew import Crew
 from silofl.config import PrivacyConfig
@@ -13,7 +13,7 @@ from silofl.privacy.accountant import Method
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.releases import Release
 
-Price = Callable[[int], tuple[Release, int]]
+Price = Callable[[int], Mapping[Release, int]]
 """price(silos) is what a round over so many silos releases, and how often."""
 
 
@@ -58,8 +58,8 @@ class Spending:
         if most is None:
             return True
         ledger = self.ledger.copy()
-        release, count = self.price(len(members))
-        ledger.record(release, members, count * rounds)
+        for release, count in self.price(len(members)).items():
+            ledger.record(release, members, count * rounds)
         return ledger.epsilon(self._config.delta, self._method) <= most
 
     def attempt(self, round_number: int) -> int:
@@ -100,17 +100,18 @@ class Spending:
 
     def note(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
         """`permit` where a sum over fewer silos would show nothing more, for each adds all its noise."""
-        release, count = self.price(len(silos))
-        self._refuse_too_dear(round_number, silos, release, count)
-        self._journal.append(Entry(round_number, attempt, tag, silos, release, count))
+        releases = self.price(len(silos))
+        self._refuse_too_dear(round_number, silos, releases)
+        self._journal.append(Entry(round_number, attempt, tag, silos, tuple(releases.items())))
 
     def _refuse_too_dear(
-        self, round_number: int, silos: tuple[int, ...], release: Release, count: int
+        self, round_number: int, silos: tuple[int, ...], releases: Mapping[Release, int]
     ) -> None:
         if self._config.max_epsilon is None:
             return
         ledger = self.ledger.copy()
-        ledger.record(release, silos, count)
+        for release, count in releases.items():
+            ledger.record(release, silos, count)
         epsilon = ledger.epsilon(self._config.delta, self._method)
         if epsilon > self._config.max_epsilon:
             raise StoppedError(
@@ -121,11 +122,12 @@ class Spending:
 
     def record(self, round_number: int, silos: tuple[int, ...]) -> None:
         """The sum over these silos was read; every rank calls it."""
-        attempt, (release, count) = self.attempt(round_number), self.price(len(silos))
-        self.ledger.record(release, silos, count)
-        for entry in self._opened(round_number):
-            if entry.attempt != attempt:
-                self.ledger.record(entry.release, entry.silos, entry.count)
+        attempt = self.attempt(round_number)
+        others = (entry for entry in self._opened(round_number) if entry.attempt != attempt)
+        shown = [(silos, tuple(self.price(len(silos)).items()))]
+        for whose, releases in [*shown, *((entry.silos, entry.releases) for entry in others)]:
+            for release, count in releases:
+                self.ledger.record(release, whose, count)
 
     def _opened(self, round_number: int) -> list[Entry]:
         return [entry for entry in self._open if entry.round == round_number]

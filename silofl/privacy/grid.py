@@ -17,8 +17,8 @@ TAIL = 9.0
 """Standard deviations of noise that the ring holds beside the sum; more wraps, which costs accuracy alone."""
 MOST_VARIANCE = 1e8
 """Of a sampler's table, in squared units."""
-FINE = 16.0
-"""Units of the norm for each square root of a dimension; rounding then adds less than 0.1 % of noise."""
+FINE = 8.0
+"""Units of the norm for each square root of a dimension; rounding then adds less than 0.3 % of noise."""
 MOST_LOSS = 1.5
 """Factor of noise for rounding at which the grid is too coarse to be of use."""
 

@@ -15,6 +15,10 @@ from silofl.privacy.releases import Release
 from silofl.types import RingBits
 from silofl_kernels import NOISE_DISTANCE
 
+COUNT_UNIT = 128
+"""Units of one silo in the count of those within the clipping norm: half of it is added, or taken off."""
+COUNT_SENSITIVITY = COUNT_UNIT / 2
+
 
 def method_for(config: PrivacyConfig) -> Method:
     """The accountant's: the loss distribution of Skellam noise on vectors is not known."""
@@ -90,18 +94,22 @@ class Plan:
         """Largest magnitude that a coordinate of one silo's vector should have, where it is as usual."""
         norm = self.config.clip_norm
         if self.config.unit == "example":
-            norm *= max(1.0, 2 * self.config.sample_rate * self.records)
+            norm *= max(1.0, 2 * self.config.sample_rate * self.records / self._summed)
         if not self.rotates:
             return norm
         block = max(1, self.dimensions // self.silos)
         return min(norm, 6 * norm / math.sqrt(block))
 
-    def price(self, noise_multiplier: float, survivors: int) -> Release:
-        """What one noisy sum over so many silos releases to the observer whom the configuration names."""
-        return self.price_on(self.grid(noise_multiplier), survivors)
+    def of_round(self, grid: Grid, survivors: int) -> dict[Release, int]:
+        """What one round over so many silos releases, and how often; raises as `of_sum`."""
+        counted = {} if self.config.clip_quantile is None else {self._of_count(survivors): 1}
+        return {self.of_sum(grid, survivors): self.steps, **counted}
 
-    def price_on(self, grid: Grid, survivors: int) -> Release:
-        """`price` where the grid is known. ConfigError where no noise is left."""
+    def of_sum(self, grid: Grid, survivors: int) -> Release:
+        """What one noisy sum releases to the observer whom the configuration names.
+
+        ConfigError where no noise is left.
+        """
         config = self.config
         shares = survivors - config.colluding if config.place == "distributed" else 1
         if shares < 1:
@@ -117,9 +125,23 @@ class Plan:
             distance=NOISE_DISTANCE * self.dimensions * self._sources,
         )
 
+    def _of_count(self, survivors: int) -> Release:
+        """What the count of silos within the clipping norm releases."""
+        variance = self.count_share * max(1, survivors - self.config.colluding)
+        multiplier = math.sqrt(variance) / COUNT_SENSITIVITY
+        distance = NOISE_DISTANCE * self.silos
+        return Release(self.config.mechanism, multiplier, variance, sampler="none", distance=distance)
+
+    @property
+    def count_share(self) -> float:
+        """Variance of the noise that each silo adds to the count, in squared units."""
+        needed = max(1, self.silos - self.config.colluding - self.config.dropouts)
+        return (self.config.quantile_noise_multiplier * COUNT_SENSITIVITY) ** 2 / needed
+
     def whole(self, noise_multiplier: float) -> Mapping[Release, int]:
         """All that a run in which nobody is lost releases."""
-        return {self.price(noise_multiplier, self.silos): self.rounds * self.steps}
+        one = self.of_round(self.grid(noise_multiplier), self.silos)
+        return {release: self.rounds * count for release, count in one.items()}
 
     def noise_multiplier(self) -> float:
         """The one configured, or the least that meets `target_epsilon`. ConfigError where none does."""

@@ -21,5 +21,7 @@ def seed_everything(seed: int) -> torch.Generator:
     """Seed Python's, NumPy's and torch's global generators; returns one more, for the order of the data."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed prepares for CUDA where there is none
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
     return torch.Generator().manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from silofl.crypto.noise_keys import NONCE_BYTES
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.loop import train
 from silofl.tasks.base import SiloData
+from tests.conftest import Start
 from tests.federation.threads import prepare
 
+ROOT = Path(__file__).resolve().parents[2]
 SILOS, FEATURES = 4, 20
 
 
@@ -192,6 +195,35 @@ def test_a_lost_silo_takes_its_noise_with_it(
         assert left["epsilon"] > whole["epsilon"]
 
 
+@pytest.mark.parametrize(("quantile", "first"), [(0.9, 1e-3), (0.1, 1e3)])
+def test_the_clipping_norm_follows_the_updates_and_is_paid_for(
+    tmp_path: Path, quantile: float, first: float
+) -> None:
+    """From far too small or too large it moves towards the updates' norms; a resume goes on from there."""
+    privacy: dict[str, Any] = {"unit": "silo", "noise_multiplier": 2.0, "sample_rate": 0.1}
+    privacy["clip_norm"] = first
+    fixed = settings(tmp_path / "fixed", privacy=privacy, strategy={"name": "fedavg"})
+    adaptive = privacy | {"clip_quantile": quantile, "quantile_noise_multiplier": 3.0}
+
+    def at(name: str, **run: Any) -> Config:
+        own = {"dir": str(tmp_path / name), "rounds": 12} | run
+        return settings(tmp_path, privacy=adaptive, strategy={"name": "fedavg"}, run=own)
+
+    whole = federate(at("whole"))[0]
+    assert whole["epsilon"] > federate(fixed)[0]["epsilon"]
+    norms = [json.loads(line)["clip_norm"] for line in (tmp_path / "whole/metrics.jsonl").open()]
+    moved = [math.log(later / earlier) for earlier, later in pairwise([first, *norms])]
+    assert all(abs(step) <= 0.2 for step in moved)
+    assert sum(moved) > 0.5 if first < 1 else sum(moved) < -0.5
+
+    federate(at("halves", rounds=6))
+    halves = federate(at("halves"), resume=True)[0]
+    assert halves["rounds"] == 12
+    assert halves["epsilon"] == whole["epsilon"]
+    again = [json.loads(line)["clip_norm"] for line in (tmp_path / "halves/metrics.jsonl").open()]
+    assert abs(math.log(again[6] / again[5])) <= 0.2
+
+
 def test_a_run_ends_before_it_exceeds_what_it_may_spend(tmp_path: Path) -> None:
     free = federate(settings(tmp_path / "free"))
     spent = [line["epsilon"] for line in lines(tmp_path / "free")]
@@ -238,6 +270,7 @@ def test_what_cannot_be_promised_is_refused(tmp_path: Path, sections: dict[str, 
         ({"strategy": {"name": "fedavg"}}, 'set strategy.name = "fedsgd"'),
         ({"privacy": {"place": "local"}}, 'set "fedavg"'),
         ({"train": {"full_batch": True}}, "counts on Poisson sampling"),
+        ({"train": {"batch_size": 64}}, "takes batches of one size"),
         ({"train": {"clip_norm": 1.0}}, "use privacy.clip_norm"),
         ({"privacy": {"unit": "silo"}}, "samples examples"),
         ({"privacy": {"delta": 1.0}}, "privacy.delta"),
@@ -251,3 +284,25 @@ def test_contradictions_are_refused_when_the_configuration_is_read(
     with pytest.raises(ConfigError) as caught:
         settings(tmp_path, **sections | {"privacy": privacy | sections.get("privacy", {})})
     assert told in str(caught.value)
+
+
+def test_a_silo_that_is_started_again_goes_on_with_its_own_noise_and_the_others_ledger(
+    start: Start, tmp_path: Path
+) -> None:
+    """Real ranks: one is killed before its words are in the sum, a later one after they are."""
+    faults = '["kill silo 2 round 3 at collect", "kill silo 0 round 6 at reveal"]'
+    command = ["train", str(ROOT / "launch/private.toml"), "--run", "run", "--set", "run.rounds=8"]
+    more = ["--set", f"failure.inject={faults}", "--set", f"checkpoint.key_file={tmp_path}/key-{{silo}}"]
+    end = start(4, *command, *more, ulfm=True).wait()
+    assert end.code == 0, end.out + end.err
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    rounds = [json.loads(line) for line in text.splitlines()]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    missed = sum(2 not in line["survivors"] for line in rounds)
+    assert [line["round"] for line in rounds] == list(range(1, 9))
+    assert sorted(silo for line in rounds for silo in line["lost"]) == [0, 2]
+    assert sorted(silo for line in rounds for silo in line["returned"]) == [0, 2]
+    assert missed >= 1
+    spent = summary["epsilon_per_silo"]
+    assert spent[0] == spent[1] == spent[3] == summary["epsilon"] > 3.0  # one round had less noise
+    assert spent[2] < spent[0]
