@@ -44,6 +44,7 @@ bench: $(VENV)/.run
 	$(BIN)/silofl bench round
 	$(BIN)/silofl bench memory
 	$(BIN)/silofl bench recovery
+	$(BIN)/silofl bench privacy
 
 # What the sums are compared with wants an environment of its own.
 bench-peers:

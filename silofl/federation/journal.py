@@ -48,6 +48,11 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
+    @property
+    def exists(self) -> bool:
+        """Whether this silo has a journal already."""
+        return self._path.exists()
+
     def after(self, round_number: int) -> list[Entry]:
         """The entries of later rounds; a line that was torn by a kill let nothing be read, and is dropped."""
         if not self._path.exists():

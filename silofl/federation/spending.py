@@ -33,6 +33,7 @@ class Spending:
         """What any silo's journal has of rounds that are not committed; the same on every rank."""
         self._own: dict[tuple[int, int], str] = {}
         """This silo's tags among them."""
+        self._lost_journal = False
         self._more: dict[int, int] = {}
         """Attempts at a round beyond those."""
 
@@ -48,6 +49,7 @@ class Spending:
         """Take up what is in the journals behind round `committed`; collective."""
         mine = self._journal.after(committed)
         every = self._crew.step(lambda: gather(self._crew.comm, [entry.to_json() for entry in mine]))
+        self._lost_journal = not self._journal.exists
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
         self._open = _union([Entry.from_json(table) for tables in every for table in tables])
         self._journal.begin(mine)
@@ -72,7 +74,7 @@ class Spending:
         before = [entry for entry in self._opened(round_number) if entry.attempt == attempt]
         if not before:
             return True
-        mine = self.repeats_alone(round_number, attempt, tag)
+        mine = self._own.get((round_number, attempt)) == tag
         mine = mine and all(entry.silos == self._crew.members for entry in before)
         if not all(self._crew.step(lambda: gather(self._crew.comm, mine))):
             self.retake(round_number)
@@ -80,7 +82,12 @@ class Spending:
         return True
 
     def repeats_alone(self, round_number: int, attempt: int, tag: str) -> bool:
-        """Whether this silo shows what it may have shown in this attempt before, if it did."""
+        """Whether this silo shows what it may have shown in this attempt before, if it did.
+
+        It did where its own journal says so; where that is lost, where another's names it.
+        """
+        if self._lost_journal:
+            return not any(entry.attempt == attempt for entry in self._opened(round_number))
         return self._own.get((round_number, attempt), tag) == tag
 
     def retake(self, round_number: int) -> None:
@@ -121,13 +128,23 @@ class Spending:
             )
 
     def record(self, round_number: int, silos: tuple[int, ...]) -> None:
-        """The sum over these silos was read; every rank calls it."""
-        attempt = self.attempt(round_number)
-        others = (entry for entry in self._opened(round_number) if entry.attempt != attempt)
-        shown = [(silos, tuple(self.price(len(silos)).items()))]
-        for whose, releases in [*shown, *((entry.silos, entry.releases) for entry in others)]:
-            for release, count in releases:
-                self.ledger.record(release, whose, count)
+        """The sum over these silos was read; collective.
+
+        What a killed run may have shown of the round counts, too, of every silo that does not show the same.
+        """
+        self._count(tuple(self.price(len(silos)).items()), silos)
+        opened = self._opened(round_number)
+        if not opened:
+            return
+        crew, attempt = self._crew, self.attempt(round_number)
+        shown = crew.step(lambda: dict(gather(crew.comm, [crew.number, attempt])))
+        for entry in opened:
+            others = tuple(silo for silo in entry.silos if shown.get(silo) != entry.attempt)
+            self._count(entry.releases, others)
+
+    def _count(self, releases: tuple[tuple[Release, int], ...], silos: tuple[int, ...]) -> None:
+        for release, count in releases:
+            self.ledger.record(release, silos, count)
 
     def _opened(self, round_number: int) -> list[Entry]:
         return [entry for entry in self._open if entry.round == round_number]

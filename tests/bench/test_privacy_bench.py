@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from silofl.bench import privacy
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
-from silofl.crypto.noise_keys import NoiseKeys
-from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError, SiloflError
 
 PARAMETERS, BATCH = 2000, 16
@@ -95,18 +89,3 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         run_in_threads(
             2, lambda comm: privacy.run(comm, parameters=9, batch=1, repeats=1, directory=tmp_path)
         )
-
-
-@pytest.mark.parametrize("values", [np.arange(5000, dtype=np.uint32), np.ones(7, np.float32), np.empty(0)])
-def test_a_tag_is_an_hmac_of_a_hash_under_keys_of_its_own(values: Any) -> None:
-    keys = NoiseKeys(Secret(bytes(32)), bytes(16), 3)
-    once, key = (keys._derive(purpose, 5, 1, 32).expose() for purpose in ("hash", "tag"))
-    short = Poly1305.generate_tag(once, values.tobytes())
-    assert keys.tag(5, 1, values) == hmac.new(key, short, hashlib.sha256).hexdigest()
-    others = {keys.tag(5, 1, values), keys.tag(5, 2, values), keys.tag(6, 1, values)}
-    others |= {NoiseKeys(Secret(bytes(32)), bytes(16), 4).tag(5, 1, values)}
-    assert len(others) == 4
-    if values.size:
-        values = values.copy()
-        values[-1] += 1
-        assert keys.tag(5, 1, values) not in others

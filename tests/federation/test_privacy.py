@@ -156,24 +156,33 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     assert {result["epsilon"] for result in resumed} == {whole["epsilon"]}
 
 
+@pytest.mark.parametrize("place", ["distributed", "local"])
+@pytest.mark.parametrize("spoilt", ["other values", "no journal"])
 def test_what_a_killed_run_showed_otherwise_counts_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, spoilt: str
 ) -> None:
-    """The journal tells of a sum that is not repeated: another is shown, with other noise, and both count."""
+    """A sum that is not, or may not be, the same again: another is shown, with other noise; both count."""
     prepare(monkeypatch, messages=False)
+    more: dict[str, Any] = LOCAL if place == "local" else {}
+    more["privacy"] = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
-    federate(settings(tmp_path, failure={"policy": "abort", "inject": inject}))
-    for silo in range(SILOS):
-        journal = tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl"
-        entries = [json.loads(line) for line in journal.read_text().splitlines()]
-        assert entries[-1]["round"] == 3
-        if silo == 1:
-            entries[-1]["tag"] = "0" * 64
-            journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    resumed = federate(settings(tmp_path), resume=True)[0]
-    six = federate(settings(tmp_path / "six", run={"dir": str(tmp_path / "six"), "rounds": 6}))[0]
+    federate(settings(tmp_path, **more, failure={"policy": "abort", "inject": inject}))
+    journals = [tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl" for silo in range(SILOS)]
+    entries = [json.loads(line) for line in journals[1].read_text().splitlines()]
+    assert [entry["round"] for entry in entries] == [1, 2, 3]
+    committed = len(list((tmp_path / "run/checkpoints").glob("*/manifest.json")))
+    assert committed in (0, 1, 2)
+    if spoilt == "no journal":
+        journals[1].unlink()
+    else:
+        entries[-1]["tag"] = "0" * 64
+        journals[1].write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    resumed = federate(settings(tmp_path, **more), resume=True)[0]
     assert resumed["rounds"] == 5
-    assert resumed["epsilon"] == six["epsilon"]
+    lost = spoilt == "no journal" or not committed  # without a checkpoint the noise is another, too
+    twice = 3 - committed if lost else 1
+    run = {"dir": str(tmp_path / "longer"), "rounds": 5 + twice}
+    assert resumed["epsilon"] == federate(settings(tmp_path, **more, run=run))[0]["epsilon"]
 
 
 @pytest.mark.parametrize("dropouts", [0, 1])
