@@ -17,6 +17,7 @@ from silofl.aggregation.shards import MOST_COPIES, Shards, slice_counts
 from silofl.comm.crew import Crew
 from silofl.comm.verdict import together
 from silofl.config import Config
+from silofl.errors import ConfigError
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.membership import copies
 from silofl.federation.metrics import FederationMeans
@@ -132,17 +133,17 @@ class Federation:
     def account(self, number: int) -> None:
         """Count what the round's sum has told."""
         if self.protection is not None:
-            self.protection.spending.record(number, self.aggregator.participants)
+            self.protection.account(self.aggregator, number)
 
     @property
     def clip_norm(self) -> float | None:
         """What updates are clipped to, where that changes from round to round."""
         return None if self.protection is None else self.protection.clip_norm
 
-    def adapt(self, number: int) -> None:
-        """Let the clipping norm follow the silos' updates, where it does; collective."""
+    def complete(self, number: int) -> None:
+        """What privacy has to do after the round's step; collective."""
         if self.protection is not None:
-            self.protection.adapt(self.aggregator, number)
+            self.protection.complete(self.aggregator, number)
 
     def epsilon(self) -> float | None:
         """What was spent so far; None without privacy."""
@@ -154,6 +155,14 @@ class Federation:
             return None
         spent = self.protection.spending.epsilon_per_silo()
         return [spent.get(number, 0.0) for number in range(self.silos)]
+
+    def too_dear(self) -> ConfigError:
+        """The error of a run that cannot afford one round; the same on every rank."""
+        return ConfigError(
+            f"privacy.max_epsilon = {self.config.privacy.max_epsilon} does not allow one round: it would "
+            "spend more at once; set more noise or a larger privacy.max_epsilon",
+            rank=0,
+        )
 
     def handover(self) -> dict[str, Any]:
         """What a silo that comes back needs to go on being private; JSON."""
@@ -236,7 +245,7 @@ class Parts:
         if own is not None:
             self.silo.restore(own["silo"])
         if self.protection is not None:
-            self.protection.come_back(None if own is None else own["privacy"], handover)
+            self.protection.come_back(handover)
 
     def aggregator(self, crew: Crew) -> Aggregator:
         """The aggregator for the silos that are there; collective."""

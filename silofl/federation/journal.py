@@ -60,8 +60,9 @@ class Journal:
         entries = map(_entry_of, self._path.read_bytes().splitlines())
         return [entry for entry in entries if entry is not None and entry.round > round_number]
 
-    def begin(self, keep: list[Entry]) -> None:
-        """Start anew with these entries."""
+    def repair(self) -> None:
+        """Write it anew without torn lines; made when missing."""
+        keep = self.after(0)
         with storage(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")

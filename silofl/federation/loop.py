@@ -135,6 +135,8 @@ class Run:
         notices = self._restore() if self._resumed else []
         notices += self._federation.begin(self._first - 1)
         self._affordable = crew.step(lambda: gather(crew.comm, self._federation.affordable()))[0]
+        if self._first == 1 and not self._affordable:
+            raise self._federation.too_dear()
 
         def say() -> None:
             with together(crew.comm):
@@ -299,6 +301,7 @@ class Run:
             "metrics": self._federation.means.names,
             "shards": [list(shards.members), shards.copies],
             "privacy": self._federation.handover(),
+            "affordable": self._affordable,
         }
         began = time.perf_counter()
         if not self._recalls.call(crew, silos, number, handover):
@@ -327,7 +330,7 @@ class Run:
         parts.come_back(None if own is None else own[1], handover["privacy"])
         self._federation = join(crew, parts, shards, silos)
         self._federation.means.agree(handover["metrics"])
-        self._roll = Roll.taken_up(handover["roll"])
+        self._roll, self._affordable = Roll.taken_up(handover["roll"]), handover["affordable"]
         self._roll.enter(silos)
         self._first = handover["round"] + 1
         self._rehearsal.skip(handover["round"])

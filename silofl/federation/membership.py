@@ -7,7 +7,7 @@ from collections.abc import Callable
 from silofl.aggregation.registry import choose_protocol
 from silofl.aggregation.shards import MOST_COPIES
 from silofl.comm.crew import Loss
-from silofl.config import Config
+from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
 
 Refuse = Callable[[Loss, tuple[int, ...]], SiloflError | None]
@@ -19,7 +19,13 @@ def minimum(config: Config, silos: int) -> int:
         return config.failure.min_silos or min(2, silos)
     threshold = config.secure.threshold or silos // 2 + 1
     secure = max(threshold, 2 if config.secure.allow_two else 3)
-    return max(secure, config.failure.min_silos or 0)
+    return max(secure, config.failure.min_silos or 0, _noisy(config.privacy))
+
+
+def _noisy(privacy: PrivacyConfig) -> int:
+    """The fewest silos of whose noise some is left."""
+    shared = privacy.unit != "none" and privacy.place == "distributed"
+    return privacy.colluding + privacy.dropouts + 1 if shared else 0
 
 
 def refuse_faults_of_nobody(config: Config, silos: int) -> None:

@@ -34,6 +34,8 @@ from silofl_kernels import Stream, discrete_gaussian, draw_noise, skellam
 
 Vector = NDArray[np.floating[Any]]
 TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
+MOST_STRETCH = 1e6
+"""How far the clipping norm may move from where it began, as a factor."""
 TURNS_KEY = b"silofl rotations"  # 16 bytes; a rotation is no secret
 
 
@@ -63,6 +65,8 @@ class Protection:
         self._noise: StepNoise
         self._within = True
         """Whether this silo's last update was within the clipping norm."""
+        self._shown: tuple[int, ...] = ()
+        self._losses = 0
         self._use_nonce()
 
     def _use_nonce(self) -> None:
@@ -73,7 +77,7 @@ class Protection:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._silos = inner, silos
         self._plan = plan_for(
-            self._config, self._silo.model.size, inner.summed_weight, len(self._crew.members), silos
+            self._config, self._silo.model.size, inner.summed_weight, len(inner.shards.members), silos
         )
         if not self._terms.noise_multiplier:
             self._terms.noise_multiplier = self._agreed_multiplier()
@@ -122,7 +126,7 @@ class Protection:
             update, result = self._noisy(global_vector, round_number, attempt, local)
             tag = self._keys.tag(round_number, attempt, update)
             if self.spending.repeats_alone(round_number, attempt, tag):
-                self.spending.note(round_number, attempt, tag, self._crew.members)
+                self.spending.note(round_number, attempt, tag, self._inner.shards.members)
                 return update, result
             self.spending.retake(round_number)
 
@@ -139,22 +143,44 @@ class Protection:
         """The clipping norm of the next round, where it changes from round to round."""
         return None if self._config.privacy.clip_quantile is None else self._terms.clip_norm
 
-    def adapt(self, aggregator: Aggregator, round_number: int) -> None:
-        """Move the clipping norm towards its quantile by a noisy count; collective, after the round's step.
+    def account(self, aggregator: Aggregator, round_number: int) -> None:
+        """Count what the round's sum has told; collective.
 
-        Andrew et al. 2021, algorithm 1, with learning rate 0.2; a count that lost a silo moves nothing.
+        Where each silo protects itself alone, of all silos that were there: the others may have seen a part.
         """
-        quantile = self._config.privacy.clip_quantile
-        if quantile is None:
-            return
+        alone = self._config.privacy.place == "local"
+        self._shown = self._inner.shards.members if alone else aggregator.participants
+        self._losses = len(self._crew.losses)
+        self.spending.record(round_number, self._shown)
+
+    def complete(self, aggregator: Aggregator, round_number: int) -> None:
+        """After the round's step; collective. Those who served the sum have added their noise by then.
+
+        When one of them was lost meanwhile, another added noise of its own to the same slice.
+        """
+        if self._config.privacy.place == "central" and len(self._crew.losses) > self._losses:
+            self.spending.add(self.spending.price(len(self._shown)), self._shown)
+        if self._config.privacy.clip_quantile is not None:
+            self._adapt(self._config.privacy.clip_quantile, aggregator, round_number)
+
+    def _adapt(self, quantile: float, aggregator: Aggregator, round_number: int) -> None:
+        """Move the clipping norm towards its quantile by a noisy count; collective.
+
+        Andrew et al. 2021, algorithm 1, with learning rate 0.2. A count over fewer silos has less noise: it
+        is counted beside the one that was planned.
+        """
         stream = self._keys.stream("count", round_number, self.spending.attempt(round_number))
         noise = np.zeros(1, np.int32)
         draw_noise(noise, TABLES[self._config.privacy.mechanism](self._plan.count_share), stream)
         own = (COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY) + float(noise[0])
         total, silos = aggregator.sum_numbers(np.array([own, 1.0]))
         if not np.isnan(total):
-            within = total / silos / COUNT_UNIT + 0.5
-            self._terms.clip_norm *= math.exp(-0.2 * (min(max(within, 0.0), 1.0) - quantile))
+            if round(silos) < len(self._shown):
+                self.spending.add({self._plan.of_count(round(silos)): 1}, self._shown)
+            within = min(max(total / silos / COUNT_UNIT + 0.5, 0.0), 1.0)
+            first = self._config.privacy.clip_norm
+            norm = self._terms.clip_norm * math.exp(-0.2 * (within - quantile))
+            self._terms.clip_norm = min(max(norm, first / MOST_STRETCH), first * MOST_STRETCH)
 
     def _noisy(
         self, global_vector: Vector, round_number: int, attempt: int, local: str
@@ -171,18 +197,9 @@ class Protection:
         return next((rounds for rounds in (2, 1) if self.spending.affords(rounds)), 0)
 
     def begin(self, committed: int) -> list[str]:
-        """Take up what a killed run may have shown behind round `committed`; notices. Collective.
-
-        Raises ConfigError where not even one round can be afforded.
-        """
+        """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         self.spending.begin(committed)
         privacy, plan = self._config.privacy, self._plan
-        if committed == 0 and not self.affordable():
-            raise ConfigError(
-                f"privacy.max_epsilon = {privacy.max_epsilon} does not allow one round: noise multiplier "
-                f"{self._terms.noise_multiplier:.4g} spends it at once; add noise or allow more",
-                rank=0,
-            )
         units = plan.records if privacy.unit == "example" else plan.silos
         if privacy.delta * units < 1:
             return []
@@ -224,13 +241,12 @@ class Protection:
 
     def handover(self) -> dict[str, Any]:
         """What a silo that comes back needs of the others; JSON."""
-        return self.state()
+        return self.state() | {"spending": self.spending.handover()}
 
-    def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
-        """Go on with what this silo had committed, if anything, and the others' `handover()`."""
-        if own is not None:
-            self._own_terms(own)
+    def come_back(self, handover: dict[str, Any]) -> None:
+        """Go on with the others' `handover()`, and with noise that this silo never had before."""
         self._share(handover)
+        self.spending.come_back(handover["spending"])
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:
@@ -246,8 +262,13 @@ def describe(plan: Plan, noise_multiplier: float) -> str:
 def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
     """The plan of a run of `silos` of whom those `here` have `records` together."""
     privacy = config.privacy
-    alone = privacy.place == "local" or choose_protocol(config.secure, silos) == "plain"
-    bits: RingBits = 32 if alone else config.secure.bits
+    clear = choose_protocol(config.secure, silos) == "plain"
+    if clear and privacy.place == "distributed":
+        raise ConfigError(
+            f'privacy.place = "distributed" hides each silo\'s part in a secure sum, and over {silos} silos '
+            'there is none: start three or more, or set privacy.place = "local"'
+        )
+    bits: RingBits = 32 if clear or privacy.place == "local" else config.secure.bits
     steps = 1
     if privacy.unit == "example" and privacy.place == "local":
         steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)

@@ -58,7 +58,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
         federation.advance(update)
-        federation.adapt(number)
+        federation.complete(number)
 
     if evaluate:
         with clock.phase("evaluate"):

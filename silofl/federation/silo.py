@@ -40,7 +40,7 @@ class Silo:
 
     def __init__(self, config: Config, task: Task, number: int, silos: int, device: str) -> None:
         where, dtype = torch.device(device), DTYPES[config.train.dtype]
-        seed = self._seed = config.run.seed
+        seed = config.run.seed
         data = SiloData(*task.data(number, silos))
         if len(data.train) == 0:
             raise DataError(
@@ -125,7 +125,6 @@ class Silo:
     def clipped_sum(self, global_vector: Vector, round_number: int, attempt: int) -> tuple[Update, FitResult]:
         """The clipped gradients of a sample of records, added up, without noise; else as `learn`."""
         self.model.load(global_vector)
-        seed_everything(derive(self._seed, self._number, round_number))
         total, stats = self._steps.sum(round_number, attempt)
         self._wire[:] = as_array(total)
         return self._finite(round_number), FitResult(stats.loss, 1)

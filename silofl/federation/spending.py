@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from silofl.comm.crew import Crew
 from silofl.config import PrivacyConfig
@@ -27,6 +28,7 @@ class Spending:
 
     def __init__(self, crew: Crew, config: PrivacyConfig, method: Method, journal: Journal) -> None:
         self._crew, self._config, self._method, self._journal = crew, config, method, journal
+        self._repeatable = config.place != "central"  # the noise of who served a slice would be another's
         self.price: Price
         self.ledger = Ledger()
         self._open: list[Entry] = []
@@ -36,32 +38,44 @@ class Spending:
         self._lost_journal = False
         self._more: dict[int, int] = {}
         """Attempts at a round beyond those."""
+        self._done = 0
+        """The newest round that the ledger has."""
 
     def epsilon(self) -> float:
         """Of the federation so far, at the configured delta."""
-        return self.ledger.epsilon(self._config.delta, self._method)
+        return self._whole().epsilon(self._config.delta, self._method)
 
     def epsilon_per_silo(self) -> dict[int, float]:
         """Of each silo's data so far."""
-        return self.ledger.epsilon_per_silo(self._config.delta, self._method)
+        return self._whole().epsilon_per_silo(self._config.delta, self._method)
+
+    def _whole(self) -> Ledger:
+        """The ledger, and what a killed run may have shown of rounds that it does not have."""
+        ledger = self.ledger.copy()
+        for entry in self._open:
+            if entry.round > self._done:
+                _count(ledger, entry.releases, entry.silos)
+        return ledger
 
     def begin(self, committed: int) -> None:
         """Take up what is in the journals behind round `committed`; collective."""
-        mine = self._journal.after(committed)
+        mine, self._done = self._journal.after(committed), committed
         every = self._crew.step(lambda: gather(self._crew.comm, [entry.to_json() for entry in mine]))
         self._lost_journal = not self._journal.exists
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
         self._open = _union([Entry.from_json(table) for tables in every for table in tables])
-        self._journal.begin(mine)
+        self._journal.repair()
 
     def affords(self, rounds: int) -> bool:
         """Whether so many more rounds over all silos that are there stay within `privacy.max_epsilon`."""
         most, members = self._config.max_epsilon, self._crew.members
         if most is None:
             return True
-        ledger = self.ledger.copy()
-        for release, count in self.price(len(members)).items():
-            ledger.record(release, members, count * rounds)
+        ledger, coming = self._whole(), range(self._done + 1, self._done + 1 + rounds)
+        price = tuple(self.price(len(members)).items())
+        for number in coming:
+            if not self._opened(number):  # else it is counted, and shows the same
+                _count(ledger, price, members)
         return ledger.epsilon(self._config.delta, self._method) <= most
 
     def attempt(self, round_number: int) -> int:
@@ -74,7 +88,7 @@ class Spending:
         before = [entry for entry in self._opened(round_number) if entry.attempt == attempt]
         if not before:
             return True
-        mine = self._own.get((round_number, attempt)) == tag
+        mine = self._repeatable and self._own.get((round_number, attempt)) == tag
         mine = mine and all(entry.silos == self._crew.members for entry in before)
         if not all(self._crew.step(lambda: gather(self._crew.comm, mine))):
             self.retake(round_number)
@@ -107,22 +121,20 @@ class Spending:
 
     def note(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
         """`permit` where a sum over fewer silos would show nothing more, for each adds all its noise."""
-        releases = self.price(len(silos))
-        self._refuse_too_dear(round_number, silos, releases)
-        self._journal.append(Entry(round_number, attempt, tag, silos, tuple(releases.items())))
+        entry = Entry(round_number, attempt, tag, silos, tuple(self.price(len(silos)).items()))
+        self._refuse_too_dear(entry)
+        self._journal.append(entry)
 
-    def _refuse_too_dear(
-        self, round_number: int, silos: tuple[int, ...], releases: Mapping[Release, int]
-    ) -> None:
+    def _refuse_too_dear(self, entry: Entry) -> None:
         if self._config.max_epsilon is None:
             return
-        ledger = self.ledger.copy()
-        for release, count in releases.items():
-            ledger.record(release, silos, count)
+        ledger = self._whole()
+        if all(one.attempt != entry.attempt for one in self._opened(entry.round)):
+            _count(ledger, entry.releases, entry.silos)
         epsilon = ledger.epsilon(self._config.delta, self._method)
         if epsilon > self._config.max_epsilon:
             raise StoppedError(
-                f"round {round_number} over {len(silos)} silos would spend epsilon {epsilon:.4g}, more than "
+                f"round {entry.round} over {len(entry.silos)} silos would spend epsilon {epsilon:.4g}, above "
                 f"privacy.max_epsilon = {self._config.max_epsilon:g}: it stays unread",
                 rank=0,
             )
@@ -132,7 +144,8 @@ class Spending:
 
         What a killed run may have shown of the round counts, too, of every silo that does not show the same.
         """
-        self._count(tuple(self.price(len(silos)).items()), silos)
+        self.add(self.price(len(silos)), silos)
+        self._done = round_number
         opened = self._opened(round_number)
         if not opened:
             return
@@ -140,22 +153,39 @@ class Spending:
         shown = crew.step(lambda: dict(gather(crew.comm, [crew.number, attempt])))
         for entry in opened:
             others = tuple(silo for silo in entry.silos if shown.get(silo) != entry.attempt)
-            self._count(entry.releases, others)
+            _count(self.ledger, entry.releases, others)
 
-    def _count(self, releases: tuple[tuple[Release, int], ...], silos: tuple[int, ...]) -> None:
-        for release, count in releases:
-            self.ledger.record(release, silos, count)
+    def add(self, releases: Mapping[Release, int], silos: tuple[int, ...]) -> None:
+        """Count what was shown of these silos; the same on every rank."""
+        _count(self.ledger, tuple(releases.items()), silos)
 
     def _opened(self, round_number: int) -> list[Entry]:
         return [entry for entry in self._open if entry.round == round_number]
 
     def state(self) -> str:
-        """For checkpoints, and for silos that come back."""
+        """For checkpoints."""
         return self.ledger.to_json()
+
+    def handover(self) -> dict[str, Any]:
+        """What a silo that comes back needs of the others; JSON."""
+        opened = [entry.to_json() for entry in self._open]
+        return {"open": opened, "more": list(self._more.items()), "done": self._done}
+
+    def come_back(self, handover: dict[str, Any]) -> None:
+        """Take up the others' `handover()`: this silo shows nothing as it did before."""
+        self._open = [Entry.from_json(table) for table in handover["open"]]
+        self._more, self._done = dict(map(tuple, handover["more"])), handover["done"]
+        self._lost_journal = True
+        self._journal.repair()
 
     def restore(self, state: str) -> None:
         """Take up a `state()`."""
         self.ledger = Ledger.from_json(state)
+
+
+def _count(ledger: Ledger, releases: tuple[tuple[Release, int], ...], silos: tuple[int, ...]) -> None:
+    for release, count in releases:
+        ledger.record(release, silos, count)
 
 
 def _union(entries: list[Entry]) -> list[Entry]:

@@ -17,6 +17,8 @@ TAIL = 9.0
 """Standard deviations of noise that the ring holds beside the sum; more wraps, which costs accuracy alone."""
 MOST_VARIANCE = 1e8
 """Of a sampler's table, in squared units."""
+LEAST_SHARE = 16.0
+"""Of each source: sums of discrete Gaussians of less are not so nearly one (`accountant.gaussian_of`)."""
 FINE = 8.0
 """Units of the norm for each square root of a dimension; rounding then adds less than 0.3 % of noise."""
 MOST_LOSS = 1.5
@@ -92,7 +94,7 @@ def _grid(need: Need, norm: float) -> Grid:
     norm = max(norm, 1e-3)
     step = need.clip_norm * (1 + FLOAT_MARGIN) / norm
     moved = sensitivity(norm, need.dimensions)
-    share = (need.noise_multiplier * moved) ** 2 / need.shares
+    share = max((need.noise_multiplier * moved) ** 2 / need.shares, LEAST_SHARE)
     room = _room(need.bits) - TAIL * math.sqrt(share * need.sources)
     return Grid(step, max(1, math.floor(room / need.silos)), moved, share)
 

@@ -10,7 +10,7 @@ from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import Method
 from silofl.privacy.calibration import noise_multiplier_for
-from silofl.privacy.grid import BETA, Grid, Need, grid_for
+from silofl.privacy.grid import BETA, LEAST_SHARE, Grid, Need, grid_for
 from silofl.privacy.releases import Release
 from silofl.types import RingBits
 from silofl_kernels import NOISE_DISTANCE
@@ -102,7 +102,7 @@ class Plan:
 
     def of_round(self, grid: Grid, survivors: int) -> dict[Release, int]:
         """What one round over so many silos releases, and how often; raises as `of_sum`."""
-        counted = {} if self.config.clip_quantile is None else {self._of_count(survivors): 1}
+        counted = {} if self.config.clip_quantile is None else {self.of_count(survivors): 1}
         return {self.of_sum(grid, survivors): self.steps, **counted}
 
     def of_sum(self, grid: Grid, survivors: int) -> Release:
@@ -125,7 +125,7 @@ class Plan:
             distance=NOISE_DISTANCE * self.dimensions * self._sources,
         )
 
-    def _of_count(self, survivors: int) -> Release:
+    def of_count(self, survivors: int) -> Release:
         """What the count of silos within the clipping norm releases."""
         variance = self.count_share * max(1, survivors - self.config.colluding)
         multiplier = math.sqrt(variance) / COUNT_SENSITIVITY
@@ -136,7 +136,8 @@ class Plan:
     def count_share(self) -> float:
         """Variance of the noise that each silo adds to the count, in squared units."""
         needed = max(1, self.silos - self.config.colluding - self.config.dropouts)
-        return (self.config.quantile_noise_multiplier * COUNT_SENSITIVITY) ** 2 / needed
+        variance = (self.config.quantile_noise_multiplier * COUNT_SENSITIVITY) ** 2
+        return max(variance / needed, LEAST_SHARE)
 
     def whole(self, noise_multiplier: float) -> Mapping[Release, int]:
         """All that a run in which nobody is lost releases."""

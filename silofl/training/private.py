@@ -13,8 +13,9 @@ from torch import Tensor
 from silofl.privacy.grid import Grid
 from silofl.training.clipped import ClippedGradients, ClippedStats
 from silofl.training.flat import FlatModel, as_array
+from silofl.training.randomness import seed_everything
 from silofl.training.sampling import PoissonSampler
-from silofl_kernels import NoiseTable, Stream, add_noise, dequantize, quantize
+from silofl_kernels import NoiseTable, Stream, add_noise, dequantize, keystream, quantize
 
 
 class Streams(Protocol):
@@ -67,6 +68,7 @@ class PrivateSteps:
 
     def sum(self, round_number: int, attempt: int) -> tuple[Tensor, ClippedStats]:
         """The clipped sum (d,) of one sample of records, without noise."""
+        self.seed(round_number, attempt)
         return self._gradients.sum(self._sampler(round_number, attempt).draw(0))
 
     def descend(
@@ -78,6 +80,7 @@ class PrivateSteps:
         attempt: int,
     ) -> float:
         """Take noisy steps from the model's values; the mean loss over all of their samples."""
+        self.seed(round_number, attempt)
         sampler, expected = self._sampler(round_number, attempt), self._rate * self._samples
         gradient = self._model.gradient_vector()
         loss, examples = 0.0, 0
@@ -88,6 +91,12 @@ class PrivateSteps:
             optimizer.step()
             loss, examples = loss + stats.loss * stats.examples, examples + stats.examples
         return loss / max(examples, 1)
+
+    def seed(self, round_number: int, attempt: int) -> None:
+        """Seed what the model draws, such as dropout: a mask that others knew would tell of who is there."""
+        words = np.empty(8, np.uint8)
+        keystream(self._streams.stream("training", round_number, attempt), words)
+        seed_everything(int(words.view(np.int64)[0]) >> 1 & (1 << 62) - 1)
 
     def _sampler(self, round_number: int, attempt: int) -> PoissonSampler:
         stream = self._streams.stream("sampling", round_number, attempt)

@@ -78,7 +78,6 @@ class LocalTrainer:
         self, private: PrivateSteps, steps: int, noise: StepNoise, round_number: int, attempt: int
     ) -> FitResult:
         """Train by noisy steps on clipped gradients from the values in the model's vector."""
-        seed_everything(derive(self._seed, self._silo, round_number))
         if not self._config.keep_optimizer:
             self._optimizer = self._new_optimizer()
         self._model.module.train()
