@@ -6,29 +6,35 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OPENMPI_RANKS := 2 5
 MPICH_RANKS := 1 3
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider -m "not long"
-# Tests that start no ranks: one core is enough for them, beside those that do.
+GROUPS := slurm federation others one-process
 ONE_PROCESS := $(addprefix tests/,kernels crypto privacy training tasks report)
 PYTEST_RANK := $(BIN)/python -m pytest --only-mpi -p no:cacheprovider tests/comm tests/aggregation
 OPENMPI := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
 MPICH := $(VENV)/mpich/bin/mpiexec
 
-.PHONY: run test test-long lint bench bench-peers clean
+.PHONY: run test $(addprefix test-,$(GROUPS)) test-long lint bench bench-peers clean
 
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
 
 test: lint
-	$(PYTEST) tests/slurm > $(VENV)/slurm.log 2>&1 & slurm=$$!; \
-	$(PYTEST) $(ONE_PROCESS) > $(VENV)/one-process.log 2>&1 & one=$$!; \
-	$(PYTEST) tests $(addprefix --ignore ,tests/slurm $(ONE_PROCESS)); code=$$?; \
-	for job in $$slurm $$one; do wait $$job || code=$$?; done; \
-	cat $(VENV)/slurm.log $(VENV)/one-process.log; exit $$code
+	$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target $(addprefix test-,$(GROUPS))
 	set -e; for n in $(OPENMPI_RANKS); do \
 	  echo "Open MPI, $$n ranks"; timeout 300 $(OPENMPI) -n $$n $(PYTEST_RANK) -m "not long"; \
 	done
 	set -e; for n in $(MPICH_RANKS); do \
 	  echo "MPICH, $$n ranks"; timeout 300 $(MPICH) -n $$n $(PYTEST_RANK) -m "not long"; \
 	done
+
+# Beside each other: most of the time a test waits for ranks, or uses one core.
+test-slurm:
+	$(PYTEST) tests/slurm
+test-federation:
+	$(PYTEST) tests/federation
+test-others:
+	$(PYTEST) tests $(addprefix --ignore ,tests/slurm tests/federation $(ONE_PROCESS))
+test-one-process:
+	$(PYTEST) $(ONE_PROCESS)
 
 test-long: $(VENV)/.test
 	$(BIN)/python -m pytest -m long --timeout 3600 tests

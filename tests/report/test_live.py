@@ -14,7 +14,9 @@ def test_a_run_as_a_person_sees_it() -> None:
     out = io.StringIO()
     display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
     plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedAvg", "rounds": 20}
-    display.begin({**plan, "first_round": 1, "protocol": "plain", "device": "cpu", "path": "runs/demo"})
+    display.begin(
+        {**plan, "first_round": 1, "protocol": "plain", "device": "cpu", "privacy": "", "path": "runs/demo"}
+    )
     for number in range(1, 21):
         display.round(record(number))
     display.notice("a silo was late")
@@ -24,14 +26,35 @@ def test_a_run_as_a_person_sees_it() -> None:
         "seconds": 2.0,
         "model_sha256": "ab",
         "seconds_by_phase": {"train": 1.0},
+        "epsilon": None,
+        "delta": None,
     }
     display.finish(summary)
     display.close()
     text = out.getvalue()
     assert "demo, 2 silos" in text
+    assert "epsilon" not in text
     assert "note: a silo was late" in text
     assert "0.250 to 0.750" in text
     assert "20/20" in text
     assert "runs/demo/model.safetensors  sha256 ab" in text
     last_table = text[text.rindex("over silos") :]
     assert last_table.count("0.250 to 0.750") == ROUNDS_SHOWN
+
+
+def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
+    plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedSGD", "rounds": 2}
+    promise = "every example, epsilon 3 at delta 1e-05"
+    more = {"first_round": 1, "protocol": "secagg", "device": "cpu", "privacy": promise, "path": "runs/demo"}
+    display.begin({**plan, **more})
+    display.round({**record(1), "epsilon": 1.2345})
+    display.round(record(2))
+    spent = {"accuracy": 0.5, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
+    display.finish({**spent, "seconds": 2.0, "model_sha256": "ab", "seconds_by_phase": {"train": 1.0}})
+    display.close()
+    text = out.getvalue()
+    assert f"privacy: {promise}" in text
+    assert "1.2345" in text
+    assert "done: epsilon 2.5 at delta 1e-05, accuracy 0.5000" in text
