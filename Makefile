@@ -6,7 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OPENMPI_RANKS := 2 5
 MPICH_RANKS := 1 3
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider -m "not long"
-GROUPS := slurm federation others one-process
+GROUPS := slurm ranks others one-process
+RANKS := $(addsuffix .py,$(addprefix tests/federation/test_,bad_input failure_matrix launchers resume))
 ONE_PROCESS := $(addprefix tests/,kernels crypto privacy training tasks report)
 PYTEST_RANK := $(BIN)/python -m pytest --only-mpi -p no:cacheprovider tests/comm tests/aggregation
 OPENMPI := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
@@ -29,12 +30,12 @@ test: lint
 # Beside each other: most of the time a test waits for ranks, or uses one core.
 test-slurm:
 	$(PYTEST) tests/slurm
-test-federation:
-	$(PYTEST) tests/federation
+test-ranks:
+	$(PYTEST) $(RANKS)
 test-others:
 	$(PYTEST) tests $(addprefix --ignore ,tests/slurm tests/federation $(ONE_PROCESS))
 test-one-process:
-	$(PYTEST) $(ONE_PROCESS)
+	$(PYTEST) $(ONE_PROCESS) tests/federation $(addprefix --ignore ,$(RANKS))
 
 test-long: $(VENV)/.test
 	$(BIN)/python -m pytest -m long --timeout 3600 tests

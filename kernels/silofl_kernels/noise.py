@@ -78,17 +78,22 @@ def _noise_kernel(dtype: str, kind: cpu.Family, path: str, *, added: bool) -> Ke
     """Kernel (out, cells, prepared, first): samples from number `first` on, over `out` or added to it."""
     steps = streams.steps(kind, 64)
     label, fill = f"{dtype}_{steps.name}_{'added' if added else 'drawn'}", steps.fill
-    look_up = device(_look_up, label)
+    choose = device(_choose, label)
 
     def noise_vector(out: Any, cells: Any, prepared: Any, first: Any) -> None:
         draws, work = np.empty(2 * _TILE, np.uint64), np.empty(WORK_WORDS, np.uint64)
+        limits, others = np.empty(_TILE, np.uint64), np.empty(_TILE, np.uint64)
         start = 0
         while start < out.size:
             here = first + start
             tile = borrow(out, start, min(out.size, start + _TILE - here % _TILE))
             fill(borrow(draws, 0, 2 * tile.size), 2 * here, prepared, work)
+            for i in range(tile.size):  # look-ups apart from arithmetic: more of them are under way at once
+                entry = (draws[2 * i] << _ONE) & np.uint64(cells.size - 2)
+                limits[i], others[i] = cells[entry], cells[entry + _ONE]
             for i in range(tile.size):
-                sample = look_up(cells, draws[2 * i], draws[2 * i + 1])
+                own = ((draws[2 * i] << _ONE) & np.uint64(cells.size - 2)) >> _ONE
+                sample = choose(draws[2 * i], draws[2 * i + 1], own, limits[i], others[i])
                 if added:
                     sample += np.int64(tile[i])
                 tile[i] = sample
@@ -99,10 +104,8 @@ def _noise_kernel(dtype: str, kind: cpu.Family, path: str, *, added: bool) -> Ke
     return kernel(noise_vector, label, array(dtype), cells, prepared, types.int64)
 
 
-def _look_up(cells: Any, pick: Any, chance: Any) -> Any:
-    """The sample that two words of a stream stand for, int64."""
-    entry = (pick << _ONE) & np.uint64(cells.size - 2)
-    own, other = entry >> _ONE, cells[entry + _ONE]
-    magnitude = np.int64(own if chance < cells[entry] else other)
+def _choose(pick: Any, chance: Any, own: Any, limit: Any, other: Any) -> Any:
+    """The sample, int64, of a cell and the two words of a stream that picked it."""
+    magnitude = np.int64(own if chance < limit else other)
     sign = np.int64(pick >> _SIGN_BIT)
     return (magnitude ^ -sign) + sign

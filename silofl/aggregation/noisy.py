@@ -80,6 +80,7 @@ class NoisySum:
         self._divisor = divisor
         self._dtype = np.dtype(np.float32)
         self._round, self._attempt = 0, 0
+        self._buffer = np.empty(inner.shards.size, inner.ring)
         self.clipped_silos = 0
 
     def add_up(self, update: Update, round_number: int) -> None:
@@ -99,7 +100,7 @@ class NoisySum:
             for index in range(len(self.shards.members)):
                 begin, end = self.shards.span(index)
                 rotate(values[begin:end], noise.turns)
-        words = np.empty(values.size, self._inner.ring)
+        words = self._buffer[: values.size]
         coins = self._keys.stream("rounding", round_number, attempt)
         quantize(values, words, scale=1.0 / noise.grid.step, limit=noise.grid.limit, rounding=coins)
         if not noise.central:

@@ -84,12 +84,12 @@ class Silo:
         else:
             result = self.trainer.fit(round_number)
             np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
-        return self._finite(round_number), result
+        return self._finite(self._wire, round_number), result
 
-    def _finite(self, round_number: int) -> Update:
-        if not math.isfinite(largest_magnitude(self._wire)):
+    def _finite(self, values: Vector, round_number: int) -> Update:
+        if not math.isfinite(largest_magnitude(values)):
             raise self.trainer.diverged(round_number, "its update has values that are not finite")
-        return Update(self._wire)
+        return Update(values)
 
     def protect(self, config: PrivacyConfig, streams: Streams) -> None:
         """Take single examples from now on as [privacy] says. Raises ConfigError where the model cannot."""
@@ -126,8 +126,7 @@ class Silo:
         """The clipped gradients of a sample of records, added up, without noise; else as `learn`."""
         self.model.load(global_vector)
         total, stats = self._steps.sum(round_number, attempt)
-        self._wire[:] = as_array(total)
-        return self._finite(round_number), FitResult(stats.loss, 1)
+        return self._finite(as_array(total), round_number), FitResult(stats.loss, 1)
 
     def learn_privately(
         self, global_vector: Vector, steps: int, noise: StepNoise, round_number: int, attempt: int
@@ -136,7 +135,7 @@ class Silo:
         self.model.load(global_vector)
         result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt)
         np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
-        return self._finite(round_number), result
+        return self._finite(self._wire, round_number), result
 
     def evaluate(self, global_vector: Vector) -> tuple[dict[str, float], int]:
         """The global model's means over this silo's held-out samples, and how many there are."""

@@ -65,11 +65,12 @@ class PrivateSteps:
     ) -> None:
         self._gradients, self._model, self._streams = gradients, model, streams
         self._samples, self._rate = samples, rate
+        self._total = torch.empty_like(model.vector)
 
     def sum(self, round_number: int, attempt: int) -> tuple[Tensor, ClippedStats]:
-        """The clipped sum (d,) of one sample of records, without noise."""
+        """The clipped sum (d,) of one sample of records, without noise; valid until the next call."""
         self.seed(round_number, attempt)
-        return self._gradients.sum(self._sampler(round_number, attempt).draw(0))
+        return self._gradients.sum(self._sampler(round_number, attempt).draw(0), self._total)
 
     def descend(
         self,
