@@ -41,12 +41,13 @@ def guard(rank: int, *, survivors_go_on: bool) -> None:
     """
     if sys.platform != "linux":
         return
+    launcher = os.getppid()  # before the rank runs: it may be gone when the watchdog looks
     page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, watching.HEARD)  # none is lost between fork and watch
     watchdog = os.getpid()
     child = os.fork()
     if child:
-        watching.watch(child, page, rank, survivors_go_on=survivors_go_on)
+        watching.watch(child, page, rank, launcher, survivors_go_on=survivors_go_on)
     _die_with(watchdog)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     global _cells, _main_thread

@@ -49,11 +49,14 @@ def read_text(cells: Cells) -> str:
     return bytes(cells.cast("B")[TEXT * 8 :][: cells[TEXT_LENGTH]]).decode(errors="ignore")
 
 
-def watch(child: int, page: memoryview, rank: int, *, survivors_go_on: bool) -> NoReturn:
-    """Watch the process `child` to its end, and end as it did; `silofl.comm.watchdog.guard` says how."""
+def watch(child: int, page: memoryview, rank: int, launcher: int, *, survivors_go_on: bool) -> NoReturn:
+    """Watch the process `child` to its end, and end as it did; `silofl.comm.watchdog.guard` says how.
+
+    `launcher` is the process that started this one.
+    """
     try:
         _become_small()
-        Watch(child, page.cast("q"), rank, survivors_go_on=survivors_go_on).run()
+        Watch(child, page.cast("q"), rank, launcher, survivors_go_on=survivors_go_on).run()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -62,9 +65,9 @@ def watch(child: int, page: memoryview, rank: int, *, survivors_go_on: bool) -> 
 class Watch:
     """One rank, as its watchdog sees it."""
 
-    def __init__(self, child: int, cells: Cells, rank: int, *, survivors_go_on: bool) -> None:
+    def __init__(self, child: int, cells: Cells, rank: int, launcher: int, *, survivors_go_on: bool) -> None:
         self._child, self._cells, self._rank = child, cells, rank
-        self._survivors_go_on, self._launcher = survivors_go_on, os.getppid()
+        self._survivors_go_on, self._launcher = survivors_go_on, launcher
         self._heard: set[int] = set()
         self._stopped = False
         self._ended_ticks: int | None = None
