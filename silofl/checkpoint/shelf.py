@@ -29,9 +29,10 @@ class Shelf:
 
     def __init__(self, directory: Path, silo: int) -> None:
         self.directory, self.silo = directory, silo
-        for stale in directory.glob(f"round-*/.{_stem(silo)}.*tmp"):
-            with suppress(OSError):
-                stale.unlink()
+        for folder in directory.glob("round-*"):
+            with suppress(OSError):  # another silo may be removing the folder
+                for stale in folder.glob(f".{_stem(silo)}.*tmp"):
+                    stale.unlink()
 
     def folder(self, round_number: int) -> Path:
         """Where a round lies."""

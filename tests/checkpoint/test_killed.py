@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from silofl.checkpoint import files
+from silofl.checkpoint.shelf import Shelf
 from silofl.checkpoint.store import CheckpointStore
 from tests.checkpoint.run_of_silos import Silos, same, state_of
 
@@ -111,3 +112,23 @@ def test_killed_at_any_operation_the_newest_committed_round_is_readable(
             break
     assert kills > 150 / step
     assert len(found_rounds) > ROUNDS / 2
+
+
+def test_a_folder_that_another_silo_removes_meanwhile_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silos that share a disk come back at once: one looks through rounds that another drops."""
+    for number in (1, 2):
+        folder = tmp_path / f"round-{number:06d}"
+        folder.mkdir()
+        (folder / ".silo-0000.x.tmp").touch()
+    vanishing, scandir = tmp_path / "round-000001", os.scandir
+
+    def gone(path: Any = ".") -> Any:
+        if Path(path) == vanishing:
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    Shelf(tmp_path, 0)
+    assert not (tmp_path / "round-000002" / ".silo-0000.x.tmp").exists()
