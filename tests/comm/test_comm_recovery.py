@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Job, launcher
 
 SUPERVISE = "import sys; from silofl.comm.supervisor import supervise; sys.exit(supervise(sys.argv[1:]))"
