@@ -71,6 +71,12 @@ def library_path() -> str | None:
     return next((path for path in paths if os.path.basename(path).startswith(("libmpi.", "libmpich."))), None)
 
 
+def started_again() -> bool:
+    """Whether other ranks started this process in a lost one's place, and not the launcher."""
+    mpi = load()
+    return bool(mpi.Comm.Get_parent() != mpi.COMM_NULL)
+
+
 def finalize() -> None:
     """End MPI in this process, without holding the interpreter's lock: other threads may give up on it."""
     ctypes.CDLL(library_path()).MPI_Finalize()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
+from silofl.comm import binding
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.supervisor import leave_note
 from silofl.comm.verdict import describe
@@ -47,13 +48,14 @@ class Ending:
         """Meet every rank a last time. Where ranks were lost or came back, end this process here.
 
         MPI_Finalize may then wait for the lost ones, so it is given a moment only; without it, Open MPI takes
-        the end of a process that was started again for a failure.
+        the end of a process that was started again for a failure. One that was started again and never joined
+        has the same lost ones to wait for, but no say in how the job ends.
         """
         self.leave(exit_code=exit_code)
-        if self._comm.changed:
+        if self._comm.changed or binding.started_again():
             sys.stdout.flush()
             sys.stderr.flush()
-            if self._comm.rank == 0:
+            if self._comm.changed and self._comm.rank == 0:
                 leave_note(exit_code)
             impatience = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
             impatience.daemon = True
