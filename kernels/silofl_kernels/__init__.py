@@ -7,7 +7,7 @@ an array that the caller owns, holds no lock of the interpreter while it works, 
 from silofl_kernels.fold import fold, fold_dequantize, fold_float, scale_into
 from silofl_kernels.magnitude import largest_magnitude
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
-from silofl_kernels.noise import SAMPLE_BYTES, add_noise, draw_noise
+from silofl_kernels.noise import add_noise, draw_noise
 from silofl_kernels.noise_table import (
     LEAST_VARIANCE,
     MOST_VARIANCE,
@@ -26,7 +26,6 @@ __all__ = [
     "LEAST_VARIANCE",
     "MOST_VARIANCE",
     "NOISE_DISTANCE",
-    "SAMPLE_BYTES",
     "Counts",
     "MaskSet",
     "NoiseTable",

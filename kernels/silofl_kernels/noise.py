@@ -1,9 +1,11 @@
 """Discrete noise from secret streams: sample i is a function of the key and i, and of nothing else.
 
-Sample i takes bytes 16 i to 16 i + 15 of its stream, two little-endian words. The low bits of the first pick
-a cell of the table, its top bit the sign; the second, below the cell's threshold or not, picks one of the
-cell's two values. Which cells are touched depends on the draws: the time it takes is that of a table look-up,
-and not hidden from who can watch the caches of this very processor.
+A tile of 512 samples takes 1024 little-endian words of its stream: the first 512 pick, the others settle. The
+low bits of sample i's first word pick a cell of the table, its top bit the sign, the 15 bits below are the
+head of a number of 64 bits: below the cell's threshold or not, it picks one of the cell's two values. One time
+in 2^15 the head does not tell, and the top of the other word is its tail. Which cells are touched depends on
+the draws: the time it takes is that of a table look-up, and not hidden from who can watch the caches of this
+very processor.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ from numpy.typing import NDArray
 
 from silofl_kernels import cpu, streams
 from silofl_kernels.jit import Kernel, array, device, kernel
-from silofl_kernels.noise_table import NoiseTable
+from silofl_kernels.noise_table import HEAD_BITS, OTHER_BITS, TAIL_BITS, NoiseTable
 from silofl_kernels.quantize import check_vector
 from silofl_kernels.ring import Words, ring_bits
 from silofl_kernels.rows import borrow
 from silofl_kernels.streams import WORK_WORDS, Stream
 
 SAMPLE_BYTES = 16
-"""Bytes of a stream that a sample takes."""
+"""Bytes of a stream for each sample; half of them are made only where they settle a sample of their tile."""
 
-_TILE = 512  # samples whose stream, 8 KiB, stays in the first-level cache; a multiple of every cipher's step
-_ONE = np.uint64(1)
-_SIGN_BIT = np.uint64(63)
+TILE = 512
+"""Samples that share a stretch of a stream, which stays in the first-level cache; a multiple of every cipher's
+step."""
+_SIGN_BIT, _HEAD_BIT = np.uint64(63), np.uint64(63 - HEAD_BITS)
+_HEAD = np.uint64((1 << HEAD_BITS) - 1)
+_OTHER_BITS, _OTHER = np.uint64(OTHER_BITS), np.uint64((1 << OTHER_BITS) - 1)
+_TAIL, _TAIL_SHIFT = np.uint64((1 << TAIL_BITS) - 1), np.uint64(64 - TAIL_BITS)
 
 
 def add_noise(words: Words, table: NoiseTable, stream: Stream, *, position: int = 0) -> None:
@@ -70,42 +76,57 @@ def _run(out: NDArray[Any], table: NoiseTable, stream: Stream, position: int, *,
     streams.check_span(stream.prg, SAMPLE_BYTES * position, SAMPLE_BYTES * out.size)
     kind = streams.family(stream.prg)
     code = _noise_kernel(out.dtype.name, kind, cpu.path(kind), added=added)
-    code(out, table.cells, stream.prepared, position)
+    code(out, table.cells, table.limits, stream.prepared, position)
 
 
 @functools.cache
 def _noise_kernel(dtype: str, kind: cpu.Family, path: str, *, added: bool) -> Kernel:
-    """Kernel (out, cells, prepared, first): samples from number `first` on, over `out` or added to it."""
+    """Kernel (out, cells, limits, prepared, first): samples from number `first`, over `out` or added to it."""
     steps = streams.steps(kind, 64)
     label, fill = f"{dtype}_{steps.name}_{'added' if added else 'drawn'}", steps.fill
-    choose = device(_choose, label)
+    settle, choose = device(_settle, label), device(_choose, label)
 
-    def noise_vector(out: Any, cells: Any, prepared: Any, first: Any) -> None:
-        draws, work = np.empty(2 * _TILE, np.uint64), np.empty(WORK_WORDS, np.uint64)
-        limits, others = np.empty(_TILE, np.uint64), np.empty(_TILE, np.uint64)
+    def noise_vector(out: Any, cells: Any, limits: Any, prepared: Any, first: Any) -> None:
+        draws, work = np.empty(TILE, np.uint64), np.empty(WORK_WORDS, np.uint64)
+        tails, picked = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
+        last = np.uint64(cells.size - 1)
         start = 0
         while start < out.size:
             here = first + start
-            tile = borrow(out, start, min(out.size, start + _TILE - here % _TILE))
-            fill(borrow(draws, 0, 2 * tile.size), 2 * here, prepared, work)
+            tile = borrow(out, start, min(out.size, start + TILE - here % TILE))
+            word = here // TILE * 2 * TILE + here % TILE
+            fill(borrow(draws, 0, tile.size), word, prepared, work)
+            open_ones = 0
             for i in range(tile.size):  # look-ups apart from arithmetic: more of them are under way at once
-                entry = (draws[2 * i] << _ONE) & np.uint64(cells.size - 2)
-                limits[i], others[i] = cells[entry], cells[entry + _ONE]
+                picked[i] = np.uint64(cells[draws[i] & last])
             for i in range(tile.size):
-                own = ((draws[2 * i] << _ONE) & np.uint64(cells.size - 2)) >> _ONE
-                sample = choose(draws[2 * i], draws[2 * i + 1], own, limits[i], others[i])
+                open_ones += ((draws[i] >> _HEAD_BIT) & _HEAD) == picked[i] >> _OTHER_BITS
+            if open_ones:
+                fill(borrow(tails, 0, tile.size), word + TILE, prepared, work)
+                settle(borrow(picked, 0, tile.size), draws, tails, limits)
+            for i in range(tile.size):
+                sample = choose(draws[i], draws[i] & last, picked[i])
                 if added:
                     sample += np.int64(tile[i])
                 tile[i] = sample
             start += tile.size
 
-    prepared = array("uint64", 2, readonly=True)
-    cells = array("uint64", readonly=True)
-    return kernel(noise_vector, label, array(dtype), cells, prepared, types.int64)
+    prepared, cells = array("uint64", 2, readonly=True), array("uint32", readonly=True)
+    limits = array("uint64", readonly=True)
+    return kernel(noise_vector, label, array(dtype), cells, limits, prepared, types.int64)
 
 
-def _choose(pick: Any, chance: Any, own: Any, limit: Any, other: Any) -> Any:
-    """The sample, int64, of a cell and the two words of a stream that picked it."""
-    magnitude = np.int64(own if chance < limit else other)
-    sign = np.int64(pick >> _SIGN_BIT)
+def _settle(picked: Any, draws: Any, tails: Any, limits: Any) -> None:
+    """Where the head is the threshold's, put the value that the tail picks in the place of the cell."""
+    for i in range(picked.size):
+        if (draws[i] >> _HEAD_BIT) & _HEAD == picked[i] >> _OTHER_BITS:
+            own = draws[i] & np.uint64(limits.size - 1)
+            below = tails[i] >> _TAIL_SHIFT < limits[own] & _TAIL
+            picked[i] = own if below else picked[i] & _OTHER
+
+
+def _choose(draw: Any, own: Any, picked: Any) -> Any:
+    """The sample, int64, of a cell and the word of a stream that picked it."""
+    kept = (draw >> _HEAD_BIT) & _HEAD < picked >> _OTHER_BITS
+    magnitude, sign = np.int64(own if kept else picked & _OTHER), np.int64(draw >> _SIGN_BIT)
     return (magnitude ^ -sign) + sign

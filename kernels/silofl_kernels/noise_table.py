@@ -27,9 +27,15 @@ Cutting the tail costs at most 2^-70. Rounding moves each of at most K weights b
 and half their sum is at most 2^-65; the fixed point of 256 bits adds less than 2^-150.
 """
 
+OTHER_BITS = 17
+"""Bits of a cell's other value: the largest tables have 2^17 cells."""
+HEAD_BITS = 15
+"""Leading bits of a threshold that a cell holds; nearly every draw is settled by them."""
+TAIL_BITS = 64 - HEAD_BITS
+
 _BITS = 256
 _ONE = 1 << _BITS
-_TAIL_BITS = 70
+_CUT_BITS = 70
 _CELL = 1 << 64
 
 Mechanism = Literal["discrete-gaussian", "skellam"]
@@ -47,9 +53,16 @@ class NoiseTable:
     """The distribution's parameter; of the discrete Gaussian see `discrete_gaussian`."""
     largest: int
     """No sample is larger in magnitude."""
-    cells: NDArray[np.uint64] = field(repr=False)
-    """uint64 (2 K,), read-only: of cell c, at 2 c the 64-bit threshold below which a draw keeps c itself, at
-    2 c + 1 the value it takes otherwise; 16 bytes, within one cache line. K is a power of two."""
+    cells: NDArray[np.uint32] = field(repr=False)
+    """uint32 (K,), read-only: of each cell the first `HEAD_BITS` of its limit, then its other value. K is a
+    power of two. Four bytes a cell, so that most tables fit the second-level cache."""
+    limits: NDArray[np.uint64] = field(repr=False)
+    """uint64 (K,), read-only: below it a draw of 64 bits keeps the cell's own number, else takes the other."""
+
+    @property
+    def others(self) -> NDArray[np.uint32]:
+        """uint32 (K,): the other value of each cell."""
+        return self.cells & np.uint32((1 << OTHER_BITS) - 1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -94,10 +107,12 @@ def _check(variance: float) -> None:
 def _table(name: Mechanism, variance: float, ratios: Iterable[int]) -> NoiseTable:
     weights = _weights(ratios)
     largest = len(weights) - 1
-    entries = _alias(_rounded(weights))
-    cells = np.array([part for entry in entries for part in entry], np.uint64)
-    cells.flags.writeable = False
-    return NoiseTable(name, float(variance), largest, cells)
+    entries = list(_alias(_rounded(weights)))
+    limits = np.array([limit for limit, _ in entries], np.uint64)
+    others = np.array([other for _, other in entries], np.uint32)
+    cells = (limits >> np.uint64(TAIL_BITS)).astype(np.uint32) << np.uint32(OTHER_BITS) | others
+    cells.flags.writeable = limits.flags.writeable = False
+    return NoiseTable(name, float(variance), largest, cells, limits)
 
 
 def _gaussian_ratios(variance: Fraction) -> Iterator[int]:
@@ -143,7 +158,7 @@ def _weights(ratios: Iterable[int]) -> list[int]:
     weights, total, weight = [_ONE], _ONE, 2 * _ONE
     for ratio in ratios:
         weight = weight * ratio >> _BITS
-        if weight << (_TAIL_BITS + _BITS) < total * (_ONE - ratio):
+        if weight << (_CUT_BITS + _BITS) < total * (_ONE - ratio):
             break
         weights.append(weight)
         total += weight

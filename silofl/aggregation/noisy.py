@@ -115,11 +115,11 @@ class NoisySum:
     def mean(self, index: int) -> Floats:
         """See `Aggregator`."""
         noise, words = self._noise, self._noisy_words(index)
-        out: Floats = np.empty(words.size, np.float64)
+        out: Floats = np.empty(words.size, self._dtype if noise.turns is None else np.float64)
         dequantize(words, out, step=noise.grid.step / self._divisor(self._inner))
         if noise.turns is not None:
             unrotate(out, noise.turns)
-        return out.astype(self._dtype)
+        return out.astype(self._dtype, copy=False)
 
     def _noisy_words(self, index: int) -> TotalSlice:
         words = self._inner.words(index)

@@ -51,24 +51,27 @@ def samples(table: NoiseTable, name: str, count: int = SAMPLES) -> np.ndarray:
 
 def naive_samples(table: NoiseTable, stream: Stream, position: int, count: int) -> list[int]:
     """Sample by sample from the bytes of the stream, in Python's integers."""
-    raw, cells = np.zeros(16 * count, np.uint8), [int(part) for part in table.cells]
-    keystream(stream, raw, position=16 * position)
+    tiles = range(position // 512, (position + count) // 512 + 1)
+    raw = np.zeros(8192 * len(tiles), np.uint8)
+    keystream(stream, raw, position=8192 * tiles[0])
+    words = [int(word) for word in raw.view("<u8")]
+    limits, others = [int(limit) for limit in table.limits], table.others.tolist()
     out = []
-    for i in range(count):
-        pick, chance = (int.from_bytes(raw[16 * i + 8 * w :][:8].tobytes(), "little") for w in (0, 1))
-        cell = pick % (len(cells) // 2)
-        magnitude = cell if chance < cells[2 * cell] else cells[2 * cell + 1]
+    for i in range(position, position + count):
+        place = (i // 512 - tiles[0]) * 1024 + i % 512
+        pick, chance = words[place], (words[place] >> 48) % 2**15 << 49 | words[place + 512] >> 15
+        cell = pick % len(limits)
+        magnitude = cell if chance < limits[cell] else others[cell]
         out.append(-magnitude if pick >> 63 else magnitude)
     return out
 
 
 def implied(table: NoiseTable) -> list[int]:
     """What |x| = 0, 1, ... weigh by the table, in parts of K 2^64."""
-    weights = [0] * (len(table.cells) // 2)
-    for cell in range(len(weights)):
-        threshold, other = int(table.cells[2 * cell]), int(table.cells[2 * cell + 1])
-        weights[cell] += threshold
-        weights[other] += FULL - threshold
+    weights = [0] * len(table.limits)
+    for cell, (limit, other) in enumerate(zip(table.limits.tolist(), table.others.tolist(), strict=True)):
+        weights[cell] += limit
+        weights[other] += FULL - limit
     return weights
 
 
@@ -164,6 +167,23 @@ def test_naive_samples_are_the_same(make: Make, prg: str) -> None:
         draw_noise(out[1:-1], table, stream, position=position)
         assert out[1:-1].tolist() == naive_samples(table, stream, position, count)
         assert out[0] == out[-1] == 77
+
+
+@each_maker
+def test_draws_that_the_head_of_a_threshold_does_not_settle(make: Make) -> None:
+    table, stream, tiles = make(1e6), stream_of("settle"), 1000
+    raw, out = np.zeros(8192 * tiles, np.uint8), np.zeros(512 * tiles, np.int32)
+    keystream(stream, raw)
+    draw_noise(out, table, stream)
+    words = raw.view("<u8").reshape(tiles, 2, 512)
+    pick, tail = words[:, 0].ravel(), words[:, 1].ravel()
+    cell = (pick % np.uint64(table.limits.size)).astype(int)
+    head = pick >> np.uint64(48) & np.uint64(2**15 - 1)
+    limit = table.limits[cell]
+    assert 3 < (head == limit >> np.uint64(49)).sum() < 50
+    kept = (head << np.uint64(49) | tail >> np.uint64(15)) < limit
+    magnitude = np.where(kept, cell, table.others[cell])
+    assert (out == np.where(pick >> np.uint64(63), -magnitude, magnitude)).all()
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
