@@ -2,10 +2,10 @@
 
 A tile of 512 samples takes 1024 little-endian words of its stream: the first 512 pick, the others settle. The
 low bits of sample i's first word pick a cell of the table, its top bit the sign, the 15 bits below are the
-head of a number of 64 bits: below the cell's threshold or not, it picks one of the cell's two values. One time
-in 2^15 the head does not tell, and the top of the other word is its tail. Which cells are touched depends on
-the draws: the time it takes is that of a table look-up, and not hidden from who can watch the caches of this
-very processor.
+head of a number of 64 bits, which is below the cell's limit or not and so picks one of the cell's two values.
+One time in 2^15 the head does not tell, and the top of the other word is its tail. Which cells are touched
+depends on the draws: the time it takes is that of a table look-up, and not hidden from who can watch the
+caches of this very processor.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SAMPLE_BYTES = 16
 """Bytes of a stream for each sample; half of them are made only where they settle a sample of their tile."""
 
 TILE = 512
-"""Samples that share a stretch of a stream, which stays in the first-level cache; a multiple of every cipher's
-step."""
+"""Samples that share a stretch of a stream, which stays in the first-level cache; every cipher's step divides
+it."""
 _SIGN_BIT, _HEAD_BIT = np.uint64(63), np.uint64(63 - HEAD_BITS)
 _HEAD = np.uint64((1 << HEAD_BITS) - 1)
 _OTHER_BITS, _OTHER = np.uint64(OTHER_BITS), np.uint64((1 << OTHER_BITS) - 1)
@@ -81,7 +81,7 @@ def _run(out: NDArray[Any], table: NoiseTable, stream: Stream, position: int, *,
 
 @functools.cache
 def _noise_kernel(dtype: str, kind: cpu.Family, path: str, *, added: bool) -> Kernel:
-    """Kernel (out, cells, limits, prepared, first): samples from number `first`, over `out` or added to it."""
+    """Kernel (out, cells, limits, prepared, first): samples `first`, ... over `out` or added to it."""
     steps = streams.steps(kind, 64)
     label, fill = f"{dtype}_{steps.name}_{'added' if added else 'drawn'}", steps.fill
     settle, choose = device(_settle, label), device(_choose, label)

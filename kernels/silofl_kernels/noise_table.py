@@ -57,7 +57,7 @@ class NoiseTable:
     """uint32 (K,), read-only: of each cell the first `HEAD_BITS` of its limit, then its other value. K is a
     power of two. Four bytes a cell, so that most tables fit the second-level cache."""
     limits: NDArray[np.uint64] = field(repr=False)
-    """uint64 (K,), read-only: below it a draw of 64 bits keeps the cell's own number, else takes the other."""
+    """uint64 (K,), read-only: a draw of 64 bits below it keeps the cell's number, another takes the other."""
 
     @property
     def others(self) -> NDArray[np.uint32]:
