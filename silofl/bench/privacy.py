@@ -2,8 +2,8 @@
 
 Both take the same Poisson sample of the same records, clip its gradients in the same way and add them up. The
 reference sums over silos by `MPI_Allreduce` and steps. The private step is a whole round of a run: keys made
-beside training, rounding, noise, masks, the sum, its entry in the journal on disk, the server's step and the
-new model on every rank.
+beside training, rounding, noise, masks, the sum, its entry in the journal on disk, the server's step, the
+new model on every rank, and the epsilon that one of them tells.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ class Private:
         """One round, without evaluation; collective."""
         self._number += 1
         run_round(self.federation, self._number, self._clock, evaluate=False)
+        if self.federation.crew.comm.rank == 0:
+            self.federation.epsilon()  # for the round's line
         taken = self._clock.take()
         self._phases.append([taken[phase] for phase in PHASES])
 

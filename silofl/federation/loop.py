@@ -216,7 +216,7 @@ class Run:
             "phases": self._clock.take(),
             "stop": self._stop.asked,
             "affordable": self._federation.affordable(),
-            "epsilon": self._federation.epsilon() if crew.comm.rank == 0 and result.means else None,
+            "epsilon": self._federation.epsilon() if crew.comm.rank == 0 else None,
             "clip_norm": self._federation.clip_norm,
         }
         with self._clock.phase("checkpoint"):

@@ -119,6 +119,8 @@ class Protection:
 
     def learn(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
         """As `Silo.learn`: clipped, and noisy where each silo protects itself alone."""
+        if self._crew.comm.rank == 0:  # who tells
+            self.spending.foresee(round_number)
         if self._config.privacy.place != "local":
             return self._clipped(global_vector, round_number, local)
         while True:

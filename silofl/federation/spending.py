@@ -10,6 +10,7 @@ from silofl.config import PrivacyConfig
 from silofl.errors import StoppedError
 from silofl.federation.journal import Entry, Journal
 from silofl.federation.metrics import gather
+from silofl.federation.reckoning import Reckoning
 from silofl.privacy.accountant import Method
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.releases import Release
@@ -38,12 +39,20 @@ class Spending:
         self._lost_journal = False
         self._more: dict[int, int] = {}
         """Attempts at a round beyond those."""
+        self._reckoning = Reckoning(config.delta, method)
         self._done = 0
         """The newest round that the ledger has."""
 
     def epsilon(self) -> float:
         """Of the federation so far, at the configured delta."""
-        return self._whole().epsilon(self._config.delta, self._method)
+        return self._reckoning.epsilon(self._whole())
+
+    def foresee(self, round_number: int) -> None:
+        """Begin to work out what `epsilon` will be after a round over all silos that are there."""
+        ledger, members = self._whole(), self._crew.members
+        if not self._opened(round_number):
+            _count(ledger, tuple(self.price(len(members)).items()), members)
+        self._reckoning.foresee(ledger)
 
     def epsilon_per_silo(self) -> dict[int, float]:
         """Of each silo's data so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from silofl.aggregation.base import WordAggregator
 from silofl.aggregation.noisy import Noise, NoisySum, TakeAgain
 from silofl.aggregation.registry import Sums, build
 from silofl.comm.crew import Crew
+from silofl.comm.lost import Died
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
@@ -26,10 +28,10 @@ from silofl_kernels import Stream, discrete_gaussian
 SILOS = 4
 
 
-def aggregator(comm: Communicator, protocol: str, size: int, bits: int = 32) -> WordAggregator:
-    config = SecureConfig(protocol=protocol, bits=bits)  # type: ignore[arg-type]
-    sums = Sums(size, np.dtype(np.float32), 10 + comm.rank, 0, bytes(32), comm.size)
-    return build(Crew(comm), config, sums)
+def aggregator(crew: Crew, protocol: str, size: int, bits: int = 32, copies: int = 0) -> WordAggregator:
+    config, silos = SecureConfig(protocol=protocol, bits=bits), len(crew.members)  # type: ignore[arg-type]
+    sums = Sums(size, np.dtype(np.float32), 10 + crew.number, 0, bytes(32), silos, copies)
+    return build(crew, config, sums)
 
 
 def slices(one: WordAggregator, read: Callable[[int], NDArray[Any]], comm: Communicator) -> NDArray[Any]:
@@ -44,7 +46,7 @@ def test_a_sum_of_words_is_the_sum_in_the_ring(protocol: str, size: int) -> None
     words = rng.integers(0, 2**32, (SILOS, size), dtype=np.uint32)
 
     def body(comm: Communicator) -> NDArray[Any]:
-        one, before = aggregator(comm, protocol, size), words[comm.rank].copy()
+        one, before = aggregator(Crew(comm), protocol, size), words[comm.rank].copy()
         asked: list[tuple[int, ...]] = []
         one.add_words(before, asked.append)
         assert asked == [(0, 1, 2, 3)]
@@ -59,7 +61,7 @@ def test_a_sum_of_words_is_the_sum_in_the_ring(protocol: str, size: int) -> None
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 def test_what_is_not_permitted_stays_unread_on_every_rank(protocol: str) -> None:
     def body(comm: Communicator) -> str:
-        one = aggregator(comm, protocol, 200)
+        one = aggregator(Crew(comm), protocol, 200)
 
         def refuse(silos: tuple[int, ...]) -> None:
             if comm.rank == 2:
@@ -91,7 +93,7 @@ class Open:
 
 
 def noisy(
-    comm: Communicator,
+    crew: Crew,
     size: int,
     *,
     protocol: str = "secagg",
@@ -99,12 +101,14 @@ def noisy(
     variance: float = 64.0,
     turns: bool = False,
     gate: Open | None = None,
+    copies: int = 0,
 ) -> NoisySum:
     grid = Grid(step=2.0**-12, limit=1 << 20, sensitivity=100.0, share=variance)
     stream = Stream("aes-128-ctr", bytes(16)) if turns else None
-    keys = NoiseKeys(Secret(bytes([comm.rank + 1] * 32)), bytes(16), comm.rank)
+    keys = NoiseKeys(Secret(bytes([crew.number + 1] * 32)), bytes(16), crew.number)
     noise = Noise(grid, discrete_gaussian(variance), central, stream)
-    return NoisySum(aggregator(comm, protocol, size), noise, keys, gate or Open(), lambda inner: 2.0)
+    inner = aggregator(crew, protocol, size, copies=copies)
+    return NoisySum(inner, noise, keys, gate or Open(), lambda inner: 2.0)
 
 
 @pytest.mark.parametrize("turns", [False, True])
@@ -118,7 +122,7 @@ def test_a_mean_is_the_sum_with_the_noise_promised(
     x = np.random.default_rng(0).uniform(-1, 1, (SILOS, size)).astype(np.float32)
 
     def body(comm: Communicator) -> NDArray[Any]:
-        one = noisy(comm, size, protocol=protocol, central=central, variance=variance, turns=turns)
+        one = noisy(Crew(comm), size, protocol=protocol, central=central, variance=variance, turns=turns)
         one.add_up(Update(x[comm.rank]), 3)
         first, again = slices(one, one.mean, comm), slices(one, one.mean, comm)
         np.testing.assert_array_equal(first, again)  # read twice it is the same, or noise would average out
@@ -131,9 +135,50 @@ def test_a_mean_is_the_sum_with_the_noise_promised(
     assert abs(error.mean()) < 4 * np.sqrt(expected / size)
 
 
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize(
+    ("deaths", "summed"),
+    [
+        ({1: "collect last"}, (0, 2, 3, 4)),
+        ({0: "mask", 4: "collect first"}, (1, 2, 3)),
+        ({3: "reveal"}, (0, 1, 2, 3, 4)),
+        ({2: "collect first", 3: "unmask"}, (0, 1, 3, 4)),
+    ],
+)
+def test_a_sum_with_silos_missing_has_the_noise_of_those_in_it(
+    deaths: dict[int, str], summed: tuple[int, ...], turns: bool
+) -> None:
+    """Under secagg, over the silos whose words it has, whether they lived to see it opened or not."""
+    silos, size, variance = 5, 20_000, 400.0
+    x = np.random.default_rng(0).uniform(-1, 1, (silos, size)).astype(np.float32)
+
+    def body(comm: Communicator) -> dict[int, NDArray[Any]]:
+        crew, gate, armed = Crew(comm), Open(), threading.Event()
+
+        def reach(step: str) -> None:
+            if armed.is_set() and step == deaths.get(comm.rank):
+                raise Died
+
+        comm.on_mark(reach)
+        one = noisy(crew, size, variance=variance, turns=turns, gate=gate, copies=2)
+        armed.set()
+        one.add_up(Update(x[crew.number]), 3)
+        assert one.participants == gate.permitted[-1] == summed
+        return {index: one.mean(index) for index in one.shards.served(crew.number, crew.members)}
+
+    results = run_in_threads(silos, body)
+    assert [silo for silo, found in enumerate(results) if found is None] == sorted(deaths)
+    slices = {index: mean for found in results if found is not None for index, mean in found.items()}
+    mean = np.concatenate([slices[index] for index in range(silos)])
+    error = (mean - x[list(summed)].sum(axis=0) / 2) * 2 / 2.0**-12
+    expected = len(summed) * (variance + 1 / 6)
+    assert error.var() == pytest.approx(expected, rel=0.05)
+    assert abs(error.mean()) < 4 * np.sqrt(expected / size)
+
+
 def test_noise_differs_from_round_to_round_and_from_silo_to_silo() -> None:
     def body(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any]]:
-        one, zeros = noisy(comm, 4000), Update(np.zeros(4000, np.float32))
+        one, zeros = noisy(Crew(comm), 4000), Update(np.zeros(4000, np.float32))
         rounds = []
         for number in (1, 2):
             one.add_up(zeros, number)
@@ -152,7 +197,7 @@ def test_the_same_round_from_the_same_values_shows_the_same() -> None:
         x = Update(np.full(300, 0.1 * comm.rank, np.float32))
         both = []
         for _ in range(2):
-            one = noisy(comm, 300)
+            one = noisy(Crew(comm), 300)
             one.add_up(x, 7)
             both.append(slices(one, one.mean, comm))
         return both[0], both[1]
@@ -164,7 +209,7 @@ def test_the_same_round_from_the_same_values_shows_the_same() -> None:
 def test_other_values_than_a_killed_run_showed_are_not_shown_with_the_same_noise() -> None:
     def body(comm: Communicator) -> None:
         gate = Open(other=True)
-        one = noisy(comm, 300, gate=gate)
+        one = noisy(Crew(comm), 300, gate=gate)
         with pytest.raises(TakeAgain):
             one.add_up(Update(np.zeros(300, np.float32)), 1)
         assert gate.permitted == []

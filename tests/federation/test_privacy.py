@@ -127,6 +127,25 @@ def test_a_private_federation_learns_and_says_what_it_spent(
         assert summary["accuracy"] > 0.6
 
 
+def test_every_line_tells_what_is_spent_whether_it_was_foreseen_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silo dies in round 3, which costs more than was foreseen; only the last round is evaluated."""
+    prepare(monkeypatch, messages=False)
+    fault = {"policy": "shrink", "inject": ["kill silo 3 round 3 at collect"]}
+    privacy = {"dropouts": 0, "unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
+    run = {"run": {"rounds": 4, "evaluate_every": 4}, "privacy": privacy}
+    whole = federate(settings(tmp_path / "whole", **run | {"run": run["run"] | {"dir": f"{tmp_path}/a/run"}}))
+    lost = federate(settings(tmp_path, **run, failure=fault))
+    foreseen = [line["epsilon"] for line in lines(tmp_path / "a")]
+    dearer = [line["epsilon"] for line in lines(tmp_path)]
+    assert [len(line["survivors"]) for line in lines(tmp_path)] == [4, 4, 3, 3]
+    assert all(0 < earlier < later for earlier, later in pairwise(foreseen))
+    assert dearer[:2] == foreseen[:2]
+    assert all(more > less * 1.001 for more, less in zip(dearer[2:], foreseen[2:], strict=True))
+    assert (whole[0]["epsilon"], lost[0]["epsilon"]) == (foreseen[-1], dearer[-1])
+
+
 KILLS = ("train", "collect first", "agree", "reveal", "step", "checkpoint write", "between rounds")
 
 
