@@ -29,6 +29,8 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key.")
 ]
+Run = Annotated[str, typer.Option(help="Run directory; runs/<config name> when not given.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")]
 Ranks = Annotated[int, typer.Option("-n", min=1, help="How many silos.")]
 
 
@@ -43,8 +45,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    run: Annotated[str, typer.Option(help="Run directory; runs/<config name> when not given.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")] = False,
+    run: Run = "",
+    resume: Resume = False,
 ) -> None:
     """Train; every rank of an mpirun calls this, and each is one silo."""
     from silofl.federation.stop import StopRequest
@@ -88,27 +90,40 @@ def doctor() -> None:
     raise typer.Exit(print_findings(examine()))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command()
 def launch(
-    context: typer.Context,
     config: ConfigPath,
     n: Ranks = 4,
+    overrides: Overrides = None,
+    run: Run = "",
+    resume: Resume = False,
+    restarts: Annotated[
+        int,
+        typer.Option(min=0, help="How often to start the job again when it lost too many silos to go on."),
+    ] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the line.")] = False,
 ) -> None:
-    """Print and run the mpirun line that fits this machine; more options go to `silofl train`."""
+    """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.command import launch_command
     from silofl.comm.facts import mpi_facts
-    from silofl.comm.supervisor import supervise
+    from silofl.comm.restarts import supervise_restarts
+    from silofl.federation.rundir import pick
 
-    configuration.load(config)
-    facts = mpi_facts()
-    argv = [sys.executable, "-m", "silofl", "train", str(config), *context.args]
-    root, ulfm = os.geteuid() == 0, facts.survives
-    line = launch_command(facts, n, cores=facts.cores, root=root, argv=argv, ulfm=ulfm)
-    typer.echo(shlex.join(line))
+    settings = _load(config, overrides, run)
+    facts, root = mpi_facts(), os.geteuid() == 0
+    train = [sys.executable, "-m", "silofl", "train", str(config)]
+    train += [f"--set={override}" for override in overrides or []]
+    # Named here, for a job that is started again has to find what it began.
+    train += ["--run", pick(settings, resume=resume)]
+    first, again = (
+        launch_command(facts, n, cores=facts.cores, root=root, argv=argv, ulfm=facts.survives)
+        for argv in ([*train, *(["--resume"] if resume else [])], [*train, "--resume"])
+    )
+    typer.echo(shlex.join(first))
     sys.stdout.flush()
     if not dry_run:
-        raise typer.Exit(supervise(line))
+        comes_back = settings.failure.policy == "respawn"
+        raise typer.Exit(supervise_restarts(first, again, restarts if comes_back else 0))
 
 
 @app.command()

@@ -63,9 +63,13 @@ class StorageError(SiloflError):
 
 
 class StoppedError(SiloflError):
-    """The run was asked to stop and committed its last round; `--resume` goes on."""
+    """The run cannot go on as it is; `--resume` goes on from its last committed round."""
 
     exit_code = EXIT_RESUMABLE
+
+
+class AskedError(StoppedError):
+    """The run was asked to stop, and committed its last round first."""
 
 
 class ProtocolError(SiloflError):

@@ -44,19 +44,19 @@ class Ending:
     def _follow(self, comm: MpiCommunicator) -> None:
         self._comm = comm.duplicate()
 
-    def end(self, exit_code: int) -> None:
+    def end(self, exit_code: int, *, asked: bool = False) -> None:
         """Meet every rank a last time. Where ranks were lost or came back, end this process here.
 
         MPI_Finalize may then wait for the lost ones, so it is given a moment only; without it, Open MPI takes
         the end of a process that was started again for a failure. One that was started again and never joined
-        has the same lost ones to wait for, but no say in how the job ends.
+        has the same lost ones to wait for, but no say in how the job ends. `asked`: somebody wanted it.
         """
         self.leave(exit_code=exit_code)
+        if self._comm.rank == 0 and (asked or self._comm.changed):
+            leave_note(exit_code, asked=asked)
         if self._comm.changed or binding.started_again():
             sys.stdout.flush()
             sys.stderr.flush()
-            if self._comm.changed and self._comm.rank == 0:
-                leave_note(exit_code)
             impatience = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
             impatience.daemon = True
             impatience.start()

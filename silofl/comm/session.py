@@ -19,7 +19,7 @@ from silofl.comm.launcher import detect
 from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
-from silofl.errors import EXIT_RESUMABLE, SiloflError
+from silofl.errors import EXIT_RESUMABLE, AskedError, SiloflError
 
 TURN_S, MOST_TURNS = 0.6, 5
 
@@ -60,7 +60,7 @@ def run_on_ranks(main: Main) -> int:
         if error.rank == left.rank:
             say(sentence_of(error, left.members[left.rank]) if left.size > 1 else str(error))
         ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=error.exit_code)
-        ending.end(error.exit_code)
+        ending.end(error.exit_code, asked=isinstance(error, AskedError))
         return error.exit_code
     except RanksLost:
         time.sleep(min(comm.rank, MOST_TURNS) * TURN_S)  # the first that is left speaks and ends the others

@@ -15,17 +15,27 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NamedTuple
 
 OUTCOME = "SILOFL_OUTCOME"
 """Names the file for the note."""
+ASKED = "asked"
 NOISE = b"NBC_Progress: an error"
 RELAY_S = 5.0
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def supervise(command: Sequence[str]) -> int:
-    """Run a launcher's command to its end, pass on signals, return the job's exit code."""
+class Ended(NamedTuple):
+    """How a job ended."""
+
+    code: int
+    asked: bool
+    """Whether somebody asked it to, by a signal to the launcher or to a rank."""
+
+
+def supervise(command: Sequence[str]) -> Ended:
+    """Run a launcher's command to its end; pass on signals."""
+    asked = False
     with tempfile.TemporaryDirectory(prefix="silofl-") as folder:
         note = Path(folder) / "outcome"
         job = subprocess.Popen(command, env={**os.environ, OUTCOME: str(note)}, stderr=subprocess.PIPE)
@@ -34,6 +44,8 @@ def supervise(command: Sequence[str]) -> int:
         relay.start()
 
         def pass_on(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            asked = True
             if number != signal.SIGINT:  # a terminal has sent that to the whole group
                 job.send_signal(number)
 
@@ -45,8 +57,9 @@ def supervise(command: Sequence[str]) -> int:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if note.exists():
-            return int(note.read_text())
-        return code if code >= 0 else 128 - code
+            told, _, whether = note.read_text().partition(" ")
+            return Ended(int(told), asked or whether == ASKED)
+        return Ended(code if code >= 0 else 128 - code, asked)
 
 
 def _relay(lines: IO[bytes]) -> None:
@@ -60,11 +73,11 @@ def _relay(lines: IO[bytes]) -> None:
             sys.stderr.buffer.flush()
 
 
-def leave_note(exit_code: int) -> None:
+def leave_note(exit_code: int, *, asked: bool) -> None:
     """Note, as the leader of the ranks that met a last time, how the job ends."""
     path = os.environ.get(OUTCOME)
     if path:
         try:
-            Path(path).write_text(str(exit_code))
+            Path(path).write_text(f"{exit_code} {ASKED}" if asked else str(exit_code))
         except OSError:
             return  # the launcher runs on another node: its own code has to do

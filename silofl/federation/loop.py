@@ -16,7 +16,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import together
 from silofl.config import Config, resumption_tables
 from silofl.crypto.key_file import silo_key
-from silofl.errors import SiloflError, StoppedError
+from silofl.errors import AskedError, SiloflError
 from silofl.federation import rundir
 from silofl.federation.chronicle import Chronicle
 from silofl.federation.clock import Clock
@@ -192,7 +192,7 @@ class Run:
                 self._call_back(number)
             self._commit(number, forced=last or stopping)
             if stopping:
-                raise StoppedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
+                raise AskedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
             self._crew.comm.mark("between rounds")
 
     def _certainly_committed(self, number: int) -> int:

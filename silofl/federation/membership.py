@@ -67,6 +67,8 @@ def outlook(config: Config, silos: int) -> str:
     """What a run of `silos` does when one of them dies, in one line."""
     policy, fewest = config.failure.policy, minimum(config, silos)
     end = "a silo's death ends the job with exit code 75, --resume goes on"
+    if policy == "respawn":
+        end += " (silofl launch by itself)"
     if policy == "abort":
         return f"abort: {end}"
     if choose_protocol(config.secure, silos) == "additive":

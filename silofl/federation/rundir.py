@@ -27,12 +27,12 @@ def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
     A configured directory is taken as it is. Otherwise rank 0 picks `runs/<name>`, or `runs/<name>-2` and so
     on where that is taken; a resumed run takes the newest that exists. Nothing is ever written over.
     """
-    name = ""
+    leading = ""
     with together(comm):
-        if comm.rank == 0 and not config.run.dir:
-            name = _free_name(config.run.name or "run", resume)
-    name = comm.broadcast_bytes(name.encode()).decode()
-    path = Path(config.run.dir or name)
+        if comm.rank == 0:
+            leading = pick(config, resume=resume)
+    leading = comm.broadcast_bytes(leading.encode()).decode()
+    path = Path(config.run.dir or leading)
     with together(comm):
         _refuse_unwritable(path, comm.rank)
     return path
@@ -51,8 +51,14 @@ def _refuse_unwritable(path: Path, rank: int) -> None:
         ) from None
 
 
-def _free_name(name: str, resume: bool) -> str:
-    """`runs/<name>` or the first free `runs/<name>-<k>`; with `resume` the last taken one."""
+def pick(config: Config, *, resume: bool) -> str:
+    """The configured directory; else `runs/<name>`, or the first `runs/<name>-<k>` that is free.
+
+    With `resume` the last that is taken.
+    """
+    if config.run.dir:
+        return config.run.dir
+    name = config.run.name or "run"
     paths = (Path("runs") / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
     last = None
     for path in paths:

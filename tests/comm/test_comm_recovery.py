@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.conftest import Job, launcher
 
-SUPERVISE = "import sys; from silofl.comm.supervisor import supervise; sys.exit(supervise(sys.argv[1:]))"
+SUPERVISE = "import sys; from silofl.comm.supervisor import supervise; sys.exit(supervise(sys.argv[1:]).code)"
 PROGRAM = str(Path(__file__).with_name("recovery_program.py"))
 
 
