@@ -35,7 +35,8 @@ from silofl.crypto.noise_keys import NoiseKeys
 from silofl.errors import ConfigError, SiloflError
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, Parts, build_silo, establish
-from silofl.federation.protection import Protection, plan_for
+from silofl.federation.promise import plan_for
+from silofl.federation.protection import Protection
 from silofl.federation.round import run_round
 from silofl.privacy.grid import Grid
 from silofl.tasks.base import SiloData

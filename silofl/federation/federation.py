@@ -21,6 +21,7 @@ from silofl.errors import ConfigError
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.membership import copies
 from silofl.federation.metrics import FederationMeans
+from silofl.federation.promise import too_dear
 from silofl.federation.protection import Protection
 from silofl.federation.server import Server, gather_parts
 from silofl.federation.silo import Silo, place
@@ -158,11 +159,7 @@ class Federation:
 
     def too_dear(self) -> ConfigError:
         """The error of a run that cannot afford one round; the same on every rank."""
-        return ConfigError(
-            f"privacy.max_epsilon = {self.config.privacy.max_epsilon} does not allow one round: it would "
-            "spend more at once; set more noise or a larger privacy.max_epsilon",
-            rank=0,
-        )
+        return too_dear(self.config.privacy.max_epsilon)
 
     def handover(self) -> dict[str, Any]:
         """What a silo that comes back needs to go on being private; JSON."""

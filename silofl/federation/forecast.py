@@ -11,7 +11,7 @@ from silofl.config import Config
 from silofl.federation.federation import gathered_bytes
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.membership import outlook
-from silofl.federation.protection import describe, plan_for
+from silofl.federation.promise import describe, notes, plan_for, refuse_too_dear
 from silofl.federation.silo import Silo, place
 from silofl.tasks import registry as tasks
 
@@ -44,6 +44,8 @@ class Forecast:
     """What happens when a silo dies."""
     privacy: str
     """What is promised at the end; empty where nothing is."""
+    notes: list[str]
+    """What makes that promise weaker than it looks."""
 
 
 def forecast(config: Config, silos: int) -> Forecast:
@@ -74,15 +76,17 @@ def _sizes(config: Config, rows: list[SiloForecast], silo: Silo) -> Forecast:
     sent = round(word * (size - largest)) + gathered_bytes(bounds, 0, wire)
     memory = size * (2 * wire + 2 * silo.model.vector.element_size()) + 2 * silos * min(PIECE, largest) * wire
     failure = outlook(config, silos)
-    privacy = _privacy(config, rows, silo)
-    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB, failure, privacy)
+    privacy, weak = _privacy(config, rows, silo)
+    return Forecast(rows, silo.model.describe(), size, protocol, sent, memory / MIB, failure, privacy, weak)
 
 
-def _privacy(config: Config, rows: list[SiloForecast], silo: Silo) -> str:
+def _privacy(config: Config, rows: list[SiloForecast], silo: Silo) -> tuple[str, list[str]]:
     """The epsilon that the run will end with if nobody is lost; raises what the run would refuse."""
     if config.privacy.unit == "none":
-        return ""
+        return "", []
     silo.refuse_unprotectable(config.privacy)
     records = sum(row.train_samples for row in rows)
     plan = plan_for(config, silo.model.size, records, len(rows), len(rows))
-    return describe(plan, plan.noise_multiplier())
+    noise = plan.noise_multiplier()
+    refuse_too_dear(plan, noise)
+    return describe(plan, noise), notes(plan, noise)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.files import storage
+from silofl.checkpoint.files import storage, sync_directory
 from silofl.privacy.releases import Release
 
 
@@ -60,9 +61,9 @@ class Journal:
         entries = map(_entry_of, self._path.read_bytes().splitlines())
         return [entry for entry in entries if entry is not None and entry.round > round_number]
 
-    def repair(self) -> None:
-        """Write it anew without torn lines; made when missing."""
-        keep = self.after(0)
+    def repair(self, more: Iterable[Entry] = ()) -> None:
+        """Write it anew without torn lines, and with `more` entries; made when missing."""
+        keep = [*self.after(0), *more]
         with storage(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")
@@ -71,6 +72,8 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)
+            sync_directory(self._path.parent)
+            sync_directory(self._path.parent.parent)
 
 
 def _entry_of(line: bytes) -> Entry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,21 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, WordAggregator
 from silofl.aggregation.noisy import Noise, NoisySum
-from silofl.aggregation.registry import choose_protocol
 from silofl.comm.crew import Crew
 from silofl.comm.verdict import together
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
-from silofl.errors import ConfigError
+from silofl.federation import promise
 from silofl.federation.journal import Journal
 from silofl.federation.metrics import gather
 from silofl.federation.silo import Silo
 from silofl.federation.spending import Spending
-from silofl.privacy.accountant import epsilon
 from silofl.privacy.clipping import clip
 from silofl.privacy.plan import COUNT_SENSITIVITY, COUNT_UNIT, Plan, method_for
-from silofl.training.private import StepNoise, steps_in
+from silofl.training.private import StepNoise
 from silofl.training.trainer import FitResult
-from silofl.types import RingBits, Update
+from silofl.types import Update
 from silofl_kernels import Stream, discrete_gaussian, draw_noise, skellam
 
 Vector = NDArray[np.floating[Any]]
@@ -67,6 +66,8 @@ class Protection:
         """Whether this silo's last update was within the clipping norm."""
         self._shown: tuple[int, ...] = ()
         self._losses = 0
+        self._before: tuple[int, dict[str, Any]] | None = None
+        """A round that may be taken twice, and what the silo had before it."""
         self._use_nonce()
 
     def _use_nonce(self) -> None:
@@ -76,7 +77,7 @@ class Protection:
     def fit_to(self, inner: WordAggregator, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._silos = inner, silos
-        self._plan = plan_for(
+        self._plan = promise.plan_for(
             self._config, self._silo.model.size, inner.summed_weight, len(inner.shards.members), silos
         )
         if not self._terms.noise_multiplier:
@@ -122,8 +123,10 @@ class Protection:
         if self._crew.comm.rank == 0:  # who tells
             self.spending.foresee(round_number)
         if self._config.privacy.place != "local":
+            self._begin_afresh(round_number)
             return self._clipped(global_vector, round_number, local)
         while True:
+            self._begin_afresh(round_number)
             attempt = self.spending.attempt(round_number)
             update, result = self._noisy(global_vector, round_number, attempt, local)
             tag = self._keys.tag(round_number, attempt, update)
@@ -131,6 +134,16 @@ class Protection:
                 self.spending.note(round_number, attempt, tag, self._inner.shards.members)
                 return update, result
             self.spending.retake(round_number)
+
+    def _begin_afresh(self, round_number: int) -> None:
+        """Give the silo back what it had before a round that it takes again.
+
+        What an optimizer keeps of steps that are not shown has noise that was shown with other steps.
+        """
+        if self._before is not None and self._before[0] == round_number:
+            self._silo.restore(deepcopy(self._before[1]))
+        elif self.spending.was_begun(round_number):
+            self._before = round_number, deepcopy(self._silo.state())
 
     def _clipped(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
         if self._config.privacy.unit == "example":
@@ -160,8 +173,11 @@ class Protection:
 
         When one of them was lost meanwhile, another added noise of its own to the same slice.
         """
-        if self._config.privacy.place == "central" and len(self._crew.losses) > self._losses:
-            self.spending.add(self.spending.price(len(self._shown)), self._shown)
+        if self._config.privacy.place == "central":
+            crew = self._crew
+            again = max(crew.step(lambda: gather(crew.comm, len(crew.losses) - self._losses)))
+            for _ in range(again):
+                self.spending.add(self.spending.price(len(self._shown)), self._shown)
         if self._config.privacy.clip_quantile is not None:
             self._adapt(self._config.privacy.clip_quantile, aggregator, round_number)
 
@@ -176,7 +192,9 @@ class Protection:
         draw_noise(noise, TABLES[self._config.privacy.mechanism](self._plan.count_share), stream)
         own = (COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY) + float(noise[0])
         total, silos = aggregator.sum_numbers(np.array([own, 1.0]))
-        if not np.isnan(total):
+        if np.isnan(total):  # somebody saw it, over all who are left at least
+            self.spending.add({self._plan.of_count(len(self._crew.agreed_members())): 1}, self._shown)
+        else:
             if round(silos) < len(self._shown):
                 self.spending.add({self._plan.of_count(round(silos)): 1}, self._shown)
             within = min(max(total / silos / COUNT_UNIT + 0.5, 0.0), 1.0)
@@ -201,19 +219,12 @@ class Protection:
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         self.spending.begin(committed)
-        privacy, plan = self._config.privacy, self._plan
-        units = plan.records if privacy.unit == "example" else plan.silos
-        if privacy.delta * units < 1:
-            return []
-        return [
-            f"privacy.delta = {privacy.delta:g} is not below one over the {units:.0f} {privacy.unit}s: "
-            "with such a chance everything of one of them may be shown"
-        ]
+        return promise.notes(self._plan, self._terms.noise_multiplier)
 
     @property
     def description(self) -> str:
         """What is promised, in a few words."""
-        return describe(self._plan, self._terms.noise_multiplier)
+        return promise.describe(self._plan, self._terms.noise_multiplier)
 
     def state(self) -> dict[str, Any]:
         """For this silo's checkpoint."""
@@ -230,7 +241,9 @@ class Protection:
         every = self._crew.step(lambda: gather(self._crew.comm, mine))
         whole = next(state for state in every if state is not None)
         self._share(whole)
-        return self.fit_to(self._inner, self._silos)
+        fitted = self.fit_to(self._inner, self._silos)
+        promise.refuse_longer(self._plan, self._terms.noise_multiplier)
+        return fitted
 
     def _own_terms(self, state: dict[str, Any]) -> None:
         self._terms = Terms(**state["terms"])
@@ -249,29 +262,3 @@ class Protection:
         """Go on with the others' `handover()`, and with noise that this silo never had before."""
         self._share(handover)
         self.spending.come_back(handover["spending"])
-
-
-def describe(plan: Plan, noise_multiplier: float) -> str:
-    """`every example, distributed discrete-gaussian noise of multiplier 1.1, epsilon 3 at ...`."""
-    privacy = plan.config
-    reached = epsilon(plan.whole(noise_multiplier), privacy.delta, plan.method)
-    return (
-        f"every {privacy.unit}, {privacy.place} {privacy.mechanism} noise of multiplier "
-        f"{noise_multiplier:.4g}, epsilon {reached:.4g} at delta {privacy.delta:g} after {plan.rounds} rounds"
-    )
-
-
-def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
-    """The plan of a run of `silos` of whom those `here` have `records` together."""
-    privacy = config.privacy
-    clear = choose_protocol(config.secure, silos) == "plain"
-    if clear and privacy.place == "distributed":
-        raise ConfigError(
-            f'privacy.place = "distributed" hides each silo\'s part in a secure sum, and over {silos} silos '
-            'there is none: start three or more, or set privacy.place = "local"'
-        )
-    bits: RingBits = 32 if clear or privacy.place == "local" else config.secure.bits
-    steps = 1
-    if privacy.unit == "example" and privacy.place == "local":
-        steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
-    return Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)

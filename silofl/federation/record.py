@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import silofl
@@ -51,7 +52,7 @@ def record_of(
     return {
         "round": result.round,
         **result.means,
-        **{name: value for name, value in spent.items() if value is not None},
+        **{name: value for name, value in spent.items() if value is not None and math.isfinite(value)},
         "per_silo": [shown.get(silo, {}) for silo in range(silos)],
         "survivors": list(result.participants),
         "lost": list(loss.lost),
@@ -66,7 +67,7 @@ def record_of(
 
 def summary_of(federation: Federation, records: list[Record], model_sha256: str) -> Record:
     """The whole run as JSON: the stable keys of `summary.json`."""
-    last = records[-1]
+    last, spent = records[-1], federation.epsilon_per_silo()
     phases = sorted({name for record in records for name in record["seconds_by_phase"]})
     return {
         "silofl": silofl.__version__,
@@ -77,8 +78,8 @@ def summary_of(federation: Federation, records: list[Record], model_sha256: str)
         "loss": last.get("loss"),
         "accuracy": last.get("accuracy"),
         "accuracy_per_silo": [silo.get("accuracy") for silo in last["per_silo"]],
-        "epsilon": federation.epsilon(),
-        "epsilon_per_silo": federation.epsilon_per_silo(),
+        "epsilon": _finite(federation.epsilon()),
+        "epsilon_per_silo": spent and [_finite(epsilon) for epsilon in spent],
         "delta": federation.config.privacy.delta if federation.protection is not None else None,
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "seconds_by_phase": {
@@ -89,3 +90,8 @@ def summary_of(federation: Federation, records: list[Record], model_sha256: str)
         "survivors": last["survivors"],
         "model_sha256": model_sha256,
     }
+
+
+def _finite(epsilon: float | None) -> float | None:
+    """None where nothing is bounded: JSON has no infinity."""
+    return epsilon if epsilon is not None and math.isfinite(epsilon) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from silofl.comm.crew import Crew
@@ -14,6 +15,9 @@ from silofl.federation.reckoning import Reckoning
 from silofl.privacy.accountant import Method
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.releases import Release
+
+UNKNOWN = "unknown"
+"""In place of a tag."""
 
 Price = Callable[[int], Mapping[Release, int]]
 """price(silos) is what a round over so many silos releases, and how often."""
@@ -35,8 +39,7 @@ class Spending:
         self._open: list[Entry] = []
         """What any silo's journal has of rounds that are not committed; the same on every rank."""
         self._own: dict[tuple[int, int], str] = {}
-        """This silo's tags among them."""
-        self._lost_journal = False
+        """This silo's tags among them, `UNKNOWN` where it cannot tell any more what it showed."""
         self._more: dict[int, int] = {}
         """Attempts at a round beyond those."""
         self._reckoning = Reckoning(config.delta, method)
@@ -70,10 +73,18 @@ class Spending:
         """Take up what is in the journals behind round `committed`; collective."""
         mine, self._done = self._journal.after(committed), committed
         every = self._crew.step(lambda: gather(self._crew.comm, [entry.to_json() for entry in mine]))
-        self._lost_journal = not self._journal.exists
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
         self._open = _union([Entry.from_json(table) for tables in every for table in tables])
-        self._journal.repair()
+        if self._journal.exists:
+            self._journal.repair()
+        else:
+            self._disown()
+
+    def _disown(self) -> None:
+        """Know no more, on disk either, what this silo showed where it was a part: not even that it did."""
+        unknown = [replace(one, tag=UNKNOWN) for one in self._open if self._crew.number in one.silos]
+        self._own |= {(entry.round, entry.attempt): UNKNOWN for entry in unknown}
+        self._journal.repair(unknown)
 
     def affords(self, rounds: int) -> bool:
         """Whether so many more rounds over all silos that are there stay within `privacy.max_epsilon`."""
@@ -105,13 +116,12 @@ class Spending:
         return True
 
     def repeats_alone(self, round_number: int, attempt: int, tag: str) -> bool:
-        """Whether this silo shows what it may have shown in this attempt before, if it did.
-
-        It did where its own journal says so; where that is lost, where another's names it.
-        """
-        if self._lost_journal:
-            return not any(entry.attempt == attempt for entry in self._opened(round_number))
+        """Whether this silo shows what it may have shown in this attempt before, if it did."""
         return self._own.get((round_number, attempt), tag) == tag
+
+    def was_begun(self, round_number: int) -> bool:
+        """Whether a killed run may have shown something of a round, so that it may be taken twice now."""
+        return bool(self._opened(round_number))
 
     def retake(self, round_number: int) -> None:
         """Let the next attempt at a round be under way."""
@@ -184,8 +194,7 @@ class Spending:
         """Take up the others' `handover()`: this silo shows nothing as it did before."""
         self._open = [Entry.from_json(table) for table in handover["open"]]
         self._more, self._done = dict(map(tuple, handover["more"])), handover["done"]
-        self._lost_journal = True
-        self._journal.repair()
+        self._disown()
 
     def restore(self, state: str) -> None:
         """Take up a `state()`."""

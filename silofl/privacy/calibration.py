@@ -42,13 +42,16 @@ def noise_multiplier_for(
     low, high = LEAST_NOISE, LEAST_NOISE
     while too_little(high):
         if high == MOST_NOISE:
-            raise ConfigError(_unreachable(target_epsilon, delta, make_releases(MOST_NOISE), method))
+            releases = make_releases(MOST_NOISE)
+            raise ConfigError(_unreachable(target_epsilon, delta, MOST_NOISE, releases, method))
         low, high = high, min(4 * high, MOST_NOISE)
     while high > low * (1 + PRECISION):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if too_little(middle) else (low, middle)
-    if high in refused:
-        raise ConfigError(f"privacy.target_epsilon = {target_epsilon:g} cannot be reached: {refused[high]}")
+    if high in refused:  # more noise than fits, and `low` is the most that does
+        if low in refused:
+            raise refused[low]
+        raise ConfigError(_unreachable(target_epsilon, delta, low, make_releases(low), method))
     return high
 
 
@@ -94,7 +97,9 @@ def most_steps(
     return good
 
 
-def _unreachable(target: float, delta: float, releases: Mapping[Release, int], method: Method) -> str:
+def _unreachable(
+    target: float, delta: float, noise: float, releases: Mapping[Release, int], method: Method
+) -> str:
     slack = math.fsum(release.slack * count for release, count in releases.items())
     head = f"privacy.target_epsilon = {target:g} cannot be reached"
     if slack >= delta:
@@ -104,6 +109,6 @@ def _unreachable(target: float, delta: float, releases: Mapping[Release, int], m
         )
     reached = epsilon(releases, delta, method)
     return (
-        f"{head}: even noise multiplier {MOST_NOISE:g} gives epsilon {reached:.3g} at delta {delta:g}; "
-        "raise the target or delta, or train fewer rounds"
+        f"{head}: the most noise there can be, of multiplier {noise:.3g}, gives epsilon {reached:.3g} at "
+        f"delta {delta:g}; raise the target or delta, train fewer rounds, or sample fewer examples"
     )

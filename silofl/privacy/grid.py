@@ -9,8 +9,8 @@ from silofl.errors import ConfigError
 from silofl.types import RingBits
 
 FLOAT_MARGIN = 2.0**-8
-"""Relative: how far clipping and summing in float arithmetic may let an example exceed its norm. An
-assumption of `docs/privacy.md`: a float32 sum of b clipped gradients errs by about b^1.5 2^-24 of it."""
+"""Relative: how far clipping and summing in float arithmetic may let an example exceed its norm; measured to
+hold for batches of 200 000 in float32, an assumption of `docs/privacy.md`."""
 BETA = 1e-15
 """Probability with which rounding moves one example's part by more than `sensitivity` counts on."""
 TAIL = 9.0
@@ -123,5 +123,5 @@ def _too_small(need: Need, norm: float) -> str:
         f"{need.silos} silos with coordinates up to {need.bound:g} and noise of multiplier "
         f"{need.noise_multiplier:g} leave {norm:.3g} to the clipping norm {need.clip_norm:g}, and "
         f"{need.dimensions} roundings need {math.sqrt(need.dimensions) / 2:.3g}; "
-        + ("use secure.bits = 32" if need.bits < 32 else "use a larger clipping norm, or less noise")
+        + ("use secure.bits = 32" if need.bits < 32 else "use less noise, or a smaller model")
     )

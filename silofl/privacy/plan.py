@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError
-from silofl.privacy.accountant import Method
+from silofl.privacy.accountant import Method, epsilon
 from silofl.privacy.calibration import noise_multiplier_for
 from silofl.privacy.grid import BETA, LEAST_SHARE, Grid, Need, grid_for
 from silofl.privacy.releases import Release
@@ -43,7 +43,7 @@ class Plan:
     """How often a silo releases a noisy vector in a round."""
 
     def __post_init__(self) -> None:
-        if self.config.place == "distributed" and self._needed < 1:
+        if self.config.place == "distributed" and self.needed < 1:
             raise ConfigError(
                 f"privacy.colluding = {self.config.colluding} and privacy.dropouts = {self.config.dropouts} "
                 f"leave no noise of {self.silos} silos: they must be fewer than the silos together"
@@ -61,7 +61,7 @@ class Plan:
         return method_for(self.config)
 
     @property
-    def _needed(self) -> int:
+    def needed(self) -> int:
         """How many silos' shares must be as much noise as was promised."""
         if self.config.place != "distributed":
             return 1
@@ -84,7 +84,7 @@ class Plan:
                 self.dimensions,
                 self.bits,
                 silos=self._summed,
-                shares=self._needed,
+                shares=self.needed,
                 sources=self._sources,
                 bound=self._bound(),
             )
@@ -141,8 +141,23 @@ class Plan:
 
     def whole(self, noise_multiplier: float) -> Mapping[Release, int]:
         """All that a run in which nobody is lost releases."""
+        return self.of_rounds(noise_multiplier, self.rounds)
+
+    def of_rounds(self, noise_multiplier: float, rounds: int) -> Mapping[Release, int]:
+        """`whole` of the first `rounds`."""
         one = self.of_round(self.grid(noise_multiplier), self.silos)
-        return {release: self.rounds * count for release, count in one.items()}
+        return {release: rounds * count for release, count in one.items()}
+
+    def _refuse_dear_counts(self, target: float) -> None:
+        if self.config.clip_quantile is None:
+            return
+        alone = epsilon({self.of_count(self.silos): self.rounds}, self.config.delta, self.method)
+        if alone >= target:
+            raise ConfigError(
+                f"privacy.target_epsilon = {target:g} cannot be reached: the counts for "
+                f"privacy.clip_quantile alone spend epsilon {alone:.3g} in {self.rounds} rounds; raise "
+                f"privacy.quantile_noise_multiplier, now {self.config.quantile_noise_multiplier:g}"
+            )
 
     def noise_multiplier(self) -> float:
         """The one configured, or the least that meets `target_epsilon`. ConfigError where none does."""
@@ -150,4 +165,5 @@ class Plan:
             return self.config.noise_multiplier
         if self.config.target_epsilon is None:
             raise ConfigError("[privacy] needs noise: set privacy.noise_multiplier or privacy.target_epsilon")
+        self._refuse_dear_counts(self.config.target_epsilon)
         return noise_multiplier_for(self.config.target_epsilon, self.config.delta, self.whole, self.method)

@@ -24,3 +24,5 @@ def print_forecast(config: Config, forecast: Forecast) -> None:
     console.print(f"failure     {forecast.failure}", soft_wrap=True)
     nothing = "none: this configuration adds no noise, so nothing bounds what the model reveals"
     console.print(f"privacy     {forecast.privacy or nothing}", soft_wrap=True)
+    for note in forecast.notes:
+        console.print(f"  note      {note}", soft_wrap=True)

@@ -84,7 +84,7 @@ class ClippedGradients:
         self._proven = False
 
     def _refuse(self, precision: str) -> None:
-        refuse_unsupported(self._model.module, self._silo)
+        refuse_unsupported(self._model.module, self._clipping, self._silo)
         if precision != "full":
             self._fail(f"train.precision = {precision!r} cannot bound a norm; set train.precision = 'full'")
         if self._model.vector.dtype not in (torch.float32, torch.float64):
@@ -142,8 +142,10 @@ class ClippedGradients:
     def _add(self, index: Tensor, out: list[Tensor]) -> _Tally:
         """Add one physical batch; examples that are not finite go, and the others are begun again."""
         with self._examples.watching():
+            versions = self._versions()
             loss = self._loss(self._train.take(index), len(index))
             norms = self._examples.norms(loss).norm(dim=0)
+            self._refuse_rewritten(versions)
             finite = norms.isfinite()
             if bool(finite.all()):
                 scale = (self._clip_norm / (norms * self._slack)).clamp(max=1.0)
@@ -151,6 +153,20 @@ class ClippedGradients:
                 return _Tally(len(index), float(loss.detach().mean()), int((scale < 1).sum()))
         rest = index[finite.cpu()]
         return self._add(rest, out) if len(rest) else _Tally(0, 0.0, 0)
+
+    def _versions(self) -> list[int]:
+        """How often each of the model's parameters was written to."""
+        return [parameter._version for parameter in self._model.module.parameters()]
+
+    def _refuse_rewritten(self, before: list[int]) -> None:
+        """What a forward pass does to parameters is neither clipped nor noisy."""
+        names = [name for name, _ in self._model.module.named_parameters()]
+        for name, earlier, later in zip(names, before, self._versions(), strict=True):
+            if earlier != later:
+                self._fail(
+                    f"the model writes to its parameter {name} in forward(), which would be shared without "
+                    "noise; change parameters by gradients alone"
+                )
 
     def _add_scaled(self, loss: Tensor, scale: Tensor, out: list[Tensor]) -> None:
         if self._clipping != "ghost":

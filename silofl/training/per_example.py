@@ -75,12 +75,16 @@ class ExampleGradients:
         try:
             yield
         except NotImplementedError as error:
-            raise ConfigError(
-                f"silo {self._silo}: Opacus cannot follow the task's model under "
-                f"privacy.clipping = {self._clipping!r} ({error}); set privacy.clipping to another of "
-                "'ghost', 'hooks' and 'functorch', or change the layer",
-                rank=self._silo,
-            ) from error
+            raise self.not_followed(error) from error
+
+    def not_followed(self, error: Exception) -> ConfigError:
+        """The error of a model that Opacus fails on."""
+        return ConfigError(
+            f"silo {self._silo}: Opacus cannot follow the task's model under "
+            f"privacy.clipping = {self._clipping!r} ({type(error).__name__}: {error}); set privacy.clipping "
+            "to another of 'ghost', 'hooks' and 'functorch', or change the layer",
+            rank=self._silo,
+        )
 
     def norms(self, losses: Tensor) -> Tensor:
         """L2 norms of the examples' gradients, parameter by parameter, (parameters, batch).
@@ -170,8 +174,8 @@ def _opacus() -> Any:
     return grad_sample
 
 
-def refuse_unsupported(module: nn.Module, silo: int) -> None:
-    """Refuse models in which examples meet, or whose layers Opacus cannot follow.
+def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int) -> None:
+    """Refuse models in which examples meet, that rewrite themselves, or that Opacus cannot follow.
 
     Raises:
         ConfigError: the layer, the silo and the remedy.
@@ -180,6 +184,15 @@ def refuse_unsupported(module: nn.Module, silo: int) -> None:
         for kind, why in _UNSUPPORTED.items():
             if isinstance(layer, kind):
                 raise _refusal(name, layer, why, silo)
+        if getattr(layer, "max_norm", None) is not None:
+            why = "its max_norm rewrites, without noise, what a batch looks up: leave max_norm out"
+            raise _refusal(name, layer, why, silo)
+        if clipping != "functorch" and getattr(layer, "padding_mode", "zeros") != "zeros":
+            why = (
+                f"with padding_mode = {layer.padding_mode!r} Opacus finds norms that are too small: set "
+                "privacy.clipping = 'functorch', or pad in a layer before it, such as torch.nn.CircularPad2d"
+            )
+            raise _refusal(name, layer, why, silo)
         if getattr(layer, "inplace", False):
             raise _refusal(name, layer, "it changes its input in place: set inplace=False", silo)
         floating = [key for key, b in layer.named_buffers(recurse=False) if b.is_floating_point()]

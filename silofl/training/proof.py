@@ -84,8 +84,11 @@ def _by_autograd(loss: Loss, train: Batches, one: Tensor, model: FlatModel) -> T
 
 def _by_hooks(examples: ExampleGradients, loss: Loss, train: Batches, part: Tensor) -> Tensor:
     torch.manual_seed(0)
-    with examples.watching():
-        return examples.norms(loss(train.take(part), len(part)))
+    try:
+        with examples.watching():
+            return examples.norms(loss(train.take(part), len(part)))
+    except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise examples.not_followed(error) from error  # without the hooks it went well
 
 
 def _is_random(loss: Loss, train: Batches, few: Tensor) -> bool:

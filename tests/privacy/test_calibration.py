@@ -67,7 +67,7 @@ def test_impossible_targets_are_refused_with_the_numbers():
     with pytest.raises(ConfigError, match=r"fail with probability 0\.001, and privacy\.delta is only 1e-05"):
         noise_multiplier_for(1.0, 1e-5, training(0.1, 1000, slack=1e-6), "pld")
     with pytest.raises(
-        ConfigError, match=r"target_epsilon = 1e-09 cannot .* multiplier 1e\+06 gives epsilon"
+        ConfigError, match=r"target_epsilon = 1e-09 cannot .* multiplier 1e\+06, gives epsilon"
     ):
         noise_multiplier_for(1e-9, 1e-7, training(1.0, 10_000), "pld")
     for target in (0.0, -1.0, math.nan, math.inf):

@@ -72,7 +72,7 @@ def test_enough_noise_is_left_when_silos_are_lost() -> None:
     [
         ({"bits": 8, "dimensions": 10**6}, "use secure.bits = 32"),
         ({"bits": 16, "noise_multiplier": 1e4}, "noise of multiplier 10000"),
-        ({"noise_multiplier": 1e8}, "use a larger clipping norm, or less noise"),
+        ({"noise_multiplier": 1e8}, "use less noise, or a smaller model"),
         ({"bits": 16, "bound": 1e6}, "coordinates up to 1e+06"),
     ],
 )
