@@ -63,8 +63,8 @@ class MpiCommunicator:
         mpi = binding.load()
         own = (mpi.COMM_WORLD if comm is None else comm).Dup()
         node = survey(mpi, own)
-        settings = _Settings(mpi, piece_bytes, node, node.crowded if polite is None else polite)
-        self._begin(settings, own, tuple(range(own.size)), Family())
+        polite = node.crowded if polite is None else polite
+        self._begin(_Settings(mpi, piece_bytes, node, polite), own, tuple(range(own.size)), Family())
 
     def _begin(
         self,
@@ -219,7 +219,9 @@ class MpiCommunicator:
     def duplicate(self) -> MpiCommunicator:
         """A communicator over the same ranks whose messages never meet this one's."""
         with self._together():
-            return self._like(self._comm.Dup(), self._members, self._family)
+            other = self._comm.Dup()
+        self.barrier()  # Open MPI crashes in a rank whose Dup is not over when others revoke what it makes
+        return self._like(other, self._members, self._family)
 
     def free(self) -> None:
         """Release it. Collective; one that was given up is left to the end of the process."""
@@ -256,8 +258,7 @@ class MpiCommunicator:
 
     def succeeded_by(self, comm: MPI.Intracomm, members: tuple[int, ...]) -> MpiCommunicator:
         """The communicator over `comm` that takes this one's place, when ranks come back. Collective."""
-        heir = self._like(comm, members, Family(self._family))
-        node = survey(self._mpi, comm)
+        heir, node = self._like(comm, members, Family(self._family)), survey(self._mpi, comm)
         polite = np.array([node.crowded or self._polite], np.int32)
         comm.Allreduce(self._mpi.IN_PLACE, polite, self._mpi.MAX)
         heir._settings = _Settings(self._mpi, self._piece, node, bool(polite[0]))
