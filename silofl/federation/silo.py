@@ -19,6 +19,7 @@ from silofl.training.clipped import ClippedGradients
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, FlatModel, as_array
 from silofl.training.private import PrivateSteps, StepNoise, Streams
+from silofl.training.proof import EXAMPLES
 from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.types import Update
@@ -101,9 +102,11 @@ class Silo:
         self._private = PrivateSteps(gradients, self.model, self.samples, config.sample_rate, streams)
 
     def refuse_unprotectable(self, config: PrivacyConfig) -> None:
-        """Raise the ConfigError that `protect` would."""
+        """Raise the ConfigError that `protect` would, or the first step after it."""
         if config.unit == "example":
-            self._clipped_gradients(config).close()
+            gradients = self._clipped_gradients(config)
+            gradients.sum(np.arange(min(EXAMPLES, self.samples)))
+            gradients.close()
 
     def _clipped_gradients(self, config: PrivacyConfig) -> ClippedGradients:
         return ClippedGradients(

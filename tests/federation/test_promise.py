@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from silofl import config as configuration
 from silofl.errors import ConfigError
 from silofl.federation.promise import describe, notes, plan_for, refuse_too_dear
+from silofl.federation.silo import Silo
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.plan import Plan
-from tests.federation.test_privacy import federate, lines, settings
+from tests.federation.test_privacy import Plain, federate, lines, settings
 
 
 def plan(silos: int = 4, *, secure: dict[str, Any] | None = None, **privacy: Any) -> Plan:
@@ -63,6 +65,20 @@ def test_counts_that_alone_are_too_dear_are_named() -> None:
     dear = plan_for(configuration.parse(tables), 2000, 1500, 4, 4)
     with pytest.raises(ConfigError, match=r"counts for privacy\.clip_quantile alone spend epsilon 9\.6"):
         dear.noise_multiplier()
+
+
+class Summed(Plain):
+    """Its loss is no mean over examples."""
+
+    def losses(self, model: nn.Module, batch: Any) -> Tensor:
+        return super().losses(model, batch) * len(batch[1])
+
+
+def test_a_loss_that_is_no_mean_is_found_before_a_run(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    Silo(config, Plain(), 0, 4, "cpu").refuse_unprotectable(config.privacy)
+    with pytest.raises(ConfigError, match="not what autograd finds for one example alone"):
+        Silo(config, Summed(), 0, 4, "cpu").refuse_unprotectable(config.privacy)
 
 
 def test_no_bound_is_no_number(tmp_path: Path) -> None:
