@@ -50,7 +50,7 @@ class SecureAggregator:
         self._comm: Communicator = communicator_of(comm)
         settings = (config or SecureConfig()).model_copy(update={"bits": bits, "range": value_range})
         crew = Crew(self._comm, repeats=False)
-        self._session = open_session(crew, rules_for(self._comm, settings), bytes(32))
+        self._session = open_session(crew, rules_for(self._comm, settings, self._comm.size), bytes(32))
         self._range, self._round = value_range, 0
         self._sum = None if size is None else self._make(size)
 

@@ -111,5 +111,5 @@ def _session(crew: Crew, config: SecureConfig, sums: Sums) -> SecureSession:
                     f"{config.identity} is the key of silo {number} and this is rank {crew.number}: "
                     "start the ranks in the order of the roster"
                 )
-    rules = rules_for(comm, config)
+    rules = rules_for(comm, config, sums.silos)
     return open_session(crew, rules, sums.config_digest, identity=identity, roster=roster)

@@ -11,10 +11,13 @@ from silofl.crypto.secagg import Rules
 from silofl_kernels import cpu
 
 
-def rules_for(comm: Communicator, config: SecureConfig) -> Rules:
-    """The rules that [secure] names; `prg = "auto"` is settled between the ranks. Collective."""
+def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
+    """The rules that [secure] names; `prg = "auto"` is settled between the ranks. Collective.
+
+    The threshold is that of the run's `silos`, and falls with none that are lost: as few could open a secret.
+    """
     prg = common_prg(comm) if config.prg == "auto" else config.prg
-    return Rules(prg, config.bits, config.threshold, config.allow_two)
+    return Rules(prg, config.bits, config.threshold or silos // 2 + 1, config.allow_two)
 
 
 def common_prg(comm: Communicator) -> Prg:

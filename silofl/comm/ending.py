@@ -52,7 +52,7 @@ class Ending:
         has the same lost ones to wait for, but no say in how the job ends. `asked`: somebody wanted it.
         """
         self.leave(exit_code=exit_code)
-        if self._comm.rank == 0 and (asked or self._comm.changed):
+        if self._comm.rank == 0 and self._comm.changed:
             leave_note(exit_code, asked=asked)
         if self._comm.changed or binding.started_again():
             sys.stdout.flush()

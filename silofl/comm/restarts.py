@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import signal
+import threading
 from collections.abc import Sequence
 
 from silofl.comm.ending import say
-from silofl.comm.supervisor import supervise
+from silofl.comm.supervisor import PASSED_ON, supervise
 from silofl.errors import EXIT_RESUMABLE
 
 PAUSES_S = (0.0, 10.0, 60.0)
@@ -23,6 +24,18 @@ def supervise_restarts(first: Sequence[str], again: Sequence[str], restarts: int
         if ended.code != EXIT_RESUMABLE or ended.asked:
             break
         say(f"starting the job again from the last committed round ({count} of {restarts} times)")
-        time.sleep(PAUSES_S[min(count, len(PAUSES_S)) - 1])
+        if _asked_within(PAUSES_S[min(count, len(PAUSES_S)) - 1]):
+            break
         ended = supervise(again)
     return ended.code
+
+
+def _asked_within(seconds: float) -> bool:
+    """Wait; whether somebody asked for the end meanwhile."""
+    asked = threading.Event()
+    before = {number: signal.signal(number, lambda *told: asked.set()) for number in PASSED_ON}
+    try:
+        return asked.wait(seconds)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

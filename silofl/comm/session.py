@@ -19,6 +19,7 @@ from silofl.comm.launcher import detect
 from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
+from silofl.comm.supervisor import leave_note
 from silofl.errors import EXIT_RESUMABLE, AskedError, SiloflError
 
 TURN_S, MOST_TURNS = 0.6, 5
@@ -59,8 +60,11 @@ def run_on_ranks(main: Main) -> int:
         left = ending.comm  # fewer than all where ranks were lost
         if error.rank == left.rank:
             say(sentence_of(error, left.members[left.rank]) if left.size > 1 else str(error))
+        asked = isinstance(error, AskedError)
+        if asked and left.rank == 0:
+            leave_note(error.exit_code, asked=True)  # first: who is late ends everybody
         ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=error.exit_code)
-        ending.end(error.exit_code, asked=isinstance(error, AskedError))
+        ending.end(error.exit_code, asked=asked)
         return error.exit_code
     except RanksLost:
         time.sleep(min(comm.rank, MOST_TURNS) * TURN_S)  # the first that is left speaks and ends the others

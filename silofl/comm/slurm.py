@@ -119,7 +119,8 @@ def _start(job: Job) -> str:
     if job.mpi:
         # srun does not take the cores of a task over from sbatch, since Slurm 22.05
         return f'srun --mpi={job.mpi} --cpus-per-task="$SLURM_CPUS_PER_TASK" {program} train'
-    return f'{program} launch -n "$SLURM_NTASKS"'
+    # It is the queue that starts a job again, on nodes that are well.
+    return f'{program} launch --restarts 0 -n "$SLURM_NTASKS"'
 
 
 _TEMPLATE = """\

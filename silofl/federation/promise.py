@@ -6,6 +6,7 @@ import math
 
 from silofl.aggregation.registry import choose_protocol
 from silofl.config import Config, SecureConfig
+from silofl.crypto.graph import Bounds, choose_degree
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.plan import Plan
@@ -20,28 +21,40 @@ def plan_for(config: Config, dimensions: int, records: float, here: int, silos: 
     if clear and privacy.place == "distributed":
         raise ConfigError(
             f'privacy.place = "distributed" hides each silo\'s part in a secure sum, and over {silos} silos '
-            'there is none: start three or more, or set privacy.place = "local"'
+            'there is none: start three or more, or set privacy.place = "local"',
+            rank=0,
         )
     bits: RingBits = 32 if clear or privacy.place == "local" else config.secure.bits
     steps = 1
     if privacy.unit == "example" and privacy.place == "local":
         steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
-    plan = Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)
-    openers, key = _openers(config.secure, silos)
-    if privacy.place == "distributed" and plan.needed > 1 and privacy.colluding >= openers:
+    if privacy.place == "distributed":
+        _refuse_openers(config, silos)
+    return Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)
+
+
+def _refuse_openers(config: Config, silos: int) -> None:
+    """Raise ConfigError where colluding silos see through the secure sum: to parts of one share of noise."""
+    privacy, (openers, why) = config.privacy, _openers(config.secure, silos)
+    alone = silos - 1 - privacy.dropouts
+    if openers <= privacy.colluding < alone:
         raise ConfigError(
             f"privacy.colluding = {privacy.colluding}: as many of {silos} silos can open every other's part "
-            f"({key} is {openers}), which has its own share of noise alone; set privacy.colluding to "
-            f"{openers - 1} or less, or to {here - 1}, with which each share is enough"
+            f"({why}), which has its own share of noise alone; set privacy.colluding to {openers - 1} or "
+            f"less, or to {alone}, with which each share is enough",
+            rank=0,
         )
-    return plan
 
 
 def _openers(secure: SecureConfig, silos: int) -> tuple[int, str]:
-    """How many silos, colluding, see through the secure sum, and the key that says so."""
+    """How many silos, colluding, see through the secure sum, and why."""
     if choose_protocol(secure, silos) == "additive":
-        return secure.committee, "secure.committee"
-    return secure.threshold or silos // 2 + 1, "secure.threshold"
+        return secure.committee, f"secure.committee is {secure.committee}"
+    bounds = Bounds()
+    if choose_degree(silos, bounds) is not None:
+        return math.floor(silos * bounds.colluding) + 1, "each silo shares its keys among some others only"
+    threshold = secure.threshold or silos // 2 + 1
+    return threshold, f"secure.threshold is {threshold}"
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:

@@ -41,8 +41,9 @@ def record_of(
 ) -> Record:
     """A round as JSON. `seconds_by_phase` are means over silos; `per_silo` is in the order of their numbers.
 
-    `survivors` are the silos whose updates are in the model. `seconds` and the phase `checkpoint` count the
-    commit of the round before, for this line is written before its own round is committed.
+    `began` are the silos that the round was begun with, `survivors` those whose updates are in the model.
+    `seconds` and the phase `checkpoint` count the commit of the round before, for this line is written before
+    its own round is committed.
     """
     phases = [report["phases"] for report in reports]
     names = sorted({name for phase in phases for name in phase})
@@ -54,6 +55,7 @@ def record_of(
         **result.means,
         **{name: value for name, value in spent.items() if value is not None and math.isfinite(value)},
         "per_silo": [shown.get(silo, {}) for silo in range(silos)],
+        "began": list(result.began),
         "survivors": list(result.participants),
         "lost": list(loss.lost),
         "returned": list(returned),

@@ -23,6 +23,8 @@ class RoundResult:
     """The federation's means over held-out samples, the same on every rank; empty without evaluation."""
     own: Metrics = field(default_factory=dict)
     """This silo's training loss and its own means."""
+    began: tuple[int, ...] = ()
+    """Numbers of the silos that the round's sum was made for."""
     participants: tuple[int, ...] = ()
     """Numbers of the silos whose updates are in the round's sum."""
     clipped_silos: int = 0
@@ -52,7 +54,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
             aggregator.add_up(update, number)
             break
     federation.account(number)
-    result = RoundResult(number, own={"train_loss": train_loss})
+    result = RoundResult(number, own={"train_loss": train_loss}, began=federation.members)
     result.clipped_silos, result.participants = aggregator.clipped_silos, aggregator.participants
 
     # This rank is the server of its slice; all slices together are the pending global model.

@@ -24,6 +24,12 @@ ROUNDING = 256
 """Units in the last place by which a norm may be computed too small; clipping stays below the bound by as
 many."""
 
+WRITES = (
+    "changes what it is made of in forward(), which would be shared without noise; change parameters by "
+    "gradients alone"
+)
+"""What is wrong with a model that does."""
+
 
 @dataclass(frozen=True)
 class ClippedStats:
@@ -114,14 +120,20 @@ class ClippedGradients:
         if not self._model.module.training:
             self._model.module.train()
         if not self._proven and len(index):
-            self._proven = hold_to_autograd(
-                self._examples, self._loss, self._train, index, self._model, self._silo
-            )
+            self._proven = self._prove(index)
         pieces = self._pieces(out)
         tallies = [
             self._add(part, pieces) for part in torch.split(index, PHYSICAL[self._clipping]) if len(part)
         ]
         return out, _stats(len(index), tallies)
+
+    def _prove(self, index: Tensor) -> bool:
+        """Whether there was a gradient to hold to autograd's; ConfigError where something is wrong."""
+        before = self._model.vector.clone()
+        proven = hold_to_autograd(self._examples, self._loss, self._train, index, self._model, self._silo)
+        if not torch.equal(before, self._model.vector):
+            self._fail(f"the model {WRITES}")
+        return proven
 
     def _pieces(self, out: Tensor) -> list[Tensor]:
         """`out` cut into tensors like the parameters, in their order."""
@@ -163,10 +175,7 @@ class ClippedGradients:
         names = [name for name, _ in self._model.module.named_parameters()]
         for name, earlier, later in zip(names, before, self._versions(), strict=True):
             if earlier != later:
-                self._fail(
-                    f"the model writes to its parameter {name} in forward(), which would be shared without "
-                    "noise; change parameters by gradients alone"
-                )
+                self._fail(f"the model, by its parameter {name}, {WRITES}")
 
     def _add_scaled(self, loss: Tensor, scale: Tensor, out: list[Tensor]) -> None:
         if self._clipping != "ghost":

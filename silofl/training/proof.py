@@ -87,6 +87,8 @@ def _by_hooks(examples: ExampleGradients, loss: Loss, train: Batches, part: Tens
     try:
         with examples.watching():
             return examples.norms(loss(train.take(part), len(part)))
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, IndexError, RuntimeError, ValueError) as error:
         raise examples.not_followed(error) from error  # without the hooks it went well
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,18 +57,26 @@ print("up", flush=True)
 signal.sigwait([signal.SIGUSR1])
 sys.exit(75)
 """
+AT_ONCE = "import sys; print('up', flush=True); sys.exit(75)"
 PARENT = """
 import sys
-from silofl.comm.restarts import supervise_restarts
+from silofl.comm import restarts
+restarts.PAUSES_S = (20.0,)
 job = [sys.executable, "-c", sys.argv[1]]
-sys.exit(supervise_restarts(job, job, 3))
+sys.exit(restarts.supervise_restarts(job, job, 3))
 """
 
 
-def test_a_job_that_was_asked_to_stop_stays_down() -> None:
-    job = subprocess.Popen([sys.executable, "-c", PARENT, WAITING], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("body", [WAITING, AT_ONCE], ids=["while it runs", "before the next"])
+def test_a_job_that_was_asked_to_stop_stays_down(body: str) -> None:
+    command = [sys.executable, "-c", PARENT, body]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout is not None
+    assert job.stderr is not None
     assert job.stdout.readline() == "up\n"
+    if body == AT_ONCE:
+        assert "starting the job again" in job.stderr.readline()
+        time.sleep(0.5)  # into the pause
     os.kill(job.pid, signal.SIGUSR1)
     out, _ = job.communicate(timeout=30)
     assert (job.returncode, out) == (75, "")

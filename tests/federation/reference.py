@@ -1,7 +1,7 @@
 """A naive federation in one process: no keys, no messages, no slices. What the real one is held against.
 
     config = configuration.load("run.toml")
-    rounds = attendance(records of metrics.jsonl, silos)
+    rounds = attendance(records of metrics.jsonl)
     federation = Reference(config, silos)
     vectors = [federation.round(number, one).tobytes() for number, one in enumerate(rounds, 1)]
     federation.model_sha256()  # what summary.json says
@@ -50,22 +50,19 @@ class Attendance:
     """Silos that came back before this round, with the round whose own state they took up; 0: none."""
 
 
-def attendance(records: Iterable[dict[str, Any]], silos: int) -> list[Attendance]:
+def attendance(records: Iterable[dict[str, Any]]) -> list[Attendance]:
     """That of every round, from the lines of metrics.jsonl of a run that was not resumed.
 
     A silo that was lost in round r comes back with what it had committed for certain, of round r - 2. The
     range of a round counts all that were present: where it is agreed, see `Attendance.ranged`.
     """
-    present, lost_in = set(range(silos)), dict[int, int]()
+    lost_in = dict[int, int]()
     rounds = []
     for record in records:
-        returned = record["returned"]
-        present |= set(returned)
-        restored = {silo: max(lost_in[silo] - 2, 0) for silo in returned}
+        restored = {silo: max(lost_in[silo] - 2, 0) for silo in record["returned"]}
         rounds.append(
-            Attendance(tuple(sorted(present)), tuple(record["survivors"]), ranged=None, restored=restored)
+            Attendance(tuple(record["began"]), tuple(record["survivors"]), ranged=None, restored=restored)
         )
-        present -= set(record["lost"])
         lost_in |= dict.fromkeys(record["lost"], record["round"])
     return rounds
 

@@ -37,7 +37,7 @@ def check(path: Path, config: Any, silos: int, deaths: dict[int, str], results: 
     assert sorted(silo for line in lines for silo in line["lost"]) == sorted(deaths)
     assert all((line["recovery_seconds"] > 0) == bool(line["lost"]) for line in lines)
     assert lines[-1]["survivors"] == left
-    rounds = attendance(lines, silos)
+    rounds = attendance(lines)
     for silo, step in deaths.items():
         lost = next(line["round"] for line in lines if silo in line["lost"])
         assert lost == ROUND if step not in LATER else lost in (ROUND, ROUND + 1)

@@ -43,6 +43,14 @@ def test_silos_that_open_the_sum_are_not_promised_to_learn_nothing(
     assert plan(silos, colluding=silos - 1, secure=secure).needed == 1
 
 
+def test_dropouts_count_among_those_who_bring_no_noise() -> None:
+    with pytest.raises(ConfigError, match=r"secure\.threshold is 4\), .*to 3 or less, or to 5,"):
+        plan(7, colluding=4, dropouts=1)
+    assert plan(7, colluding=5, dropouts=1).needed == 1
+    with pytest.raises(ConfigError, match=r"some others only\), .*to 33 or less, or to 99,"):
+        plan(100, colluding=40)
+
+
 def test_what_a_run_may_spend_decides_where_it_is_said_to_end() -> None:
     free, fourth = plan(), epsilon(plan().of_rounds(2.0, 4), 1e-5, "pld")
     assert "after 60 rounds" in describe(free, 2.0)

@@ -148,7 +148,7 @@ def test_words_reach_silofl_as_they_were_given(folder: Path) -> None:
     )
     assert run(folder, job_text(job), CODE="0") == 0
     assert lines(folder / "arguments") == [
-        *("launch", "-n", "4", "my $HOME's }.toml", "--run", "it's `here`", "--resume"),
+        *("launch", "--restarts", "0", "-n", "4", "my $HOME's }.toml", "--run", "it's `here`", "--resume"),
         "--set=run.name='a b'",
     ]
 
@@ -156,7 +156,7 @@ def test_words_reach_silofl_as_they_were_given(folder: Path) -> None:
 def test_the_file_takes_a_configuration_a_run_and_options(folder: Path) -> None:
     env = {"CODE": "0", "SLURM_CPUS_PER_TASK": "3", "SLURM_TMPDIR": "/local"}
     assert run(folder, job_text(Job()), "a/b.toml", "", "--set", "run.rounds=3", **env) == 0
-    assert lines(folder / "arguments")[3:] == [
+    assert lines(folder / "arguments")[5:] == [
         *("a/b.toml", "--run", "runs/b-5", "--resume", "--set", "run.rounds=3")
     ]
     assert (folder / "environment").read_text() == "3 /local\n"
@@ -199,7 +199,7 @@ def test_an_element_of_a_sweep_is_a_line_of_its_file(folder: Path) -> None:
     env = {"CODE": "0", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "2"}
     array = (ROOT / "slurm/array.sbatch").read_text()
     assert run(folder, array, "two.txt", "c.toml", **env) == 0
-    assert lines(folder / "arguments")[3:] == [
+    assert lines(folder / "arguments")[5:] == [
         *("c.toml", "--run", "runs/two-9/2", "--resume", "--set=train.lr=0.2", "--set=run.name=b")
     ]
     end = finish(begin(folder, array, "two.txt", **{**env, "SLURM_ARRAY_TASK_ID": "3"}))
