@@ -313,15 +313,15 @@ def _spectrum(noise: float, rate: float, step: float, side: int, length: int) ->
 
 
 def _power(base: NDArray[np.complex128], exponent: int) -> NDArray[np.complex128]:
-    """base ** exponent by squaring: many times as fast as numpy's complex power, and as exact."""
-    result = np.ones_like(base)
-    while exponent:
+    """base ** exponent, from 1 on, by squaring: many times as fast as numpy's complex power, and as exact."""
+    square, result = base.copy(), None
+    while True:
         if exponent & 1:
-            result = result * base
+            result = square.copy() if result is None else np.multiply(result, square, out=result)
         exponent >>= 1
-        if exponent:
-            base = base * base
-    return result
+        if not exponent:
+            return square if result is None else result
+        np.multiply(square, square, out=square)
 
 
 # Renyi differential privacy
