@@ -57,6 +57,8 @@ class Study(NamedTuple):
     """Learning rates that are tried."""
     local_rounds: tuple[int, ...] = (6, 60)
     """Over how many rounds `local` spreads the steps; each is tried."""
+    colluding: int = 1
+    """Silos against whom `distributed` protects; 0: who sees the model alone, as `central` does."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def tables(study: Study, trial: Trial) -> Tables:
         return found | {"train": {"full_batch": True}}
     found["privacy"] = {"unit": "example", "place": cell.place, "target_epsilon": cell.epsilon}
     found["privacy"] |= {"delta": DELTA, "sample_rate": study.sample_rate, "clip_norm": study.clip_norm}
+    found["privacy"]["colluding"] = study.colluding
     if cell.place == "local":
         found |= {"strategy": {}, "train": {"steps": study.steps // trial.rounds, "lr": trial.lr}}
     return found
@@ -356,6 +359,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--partition", choices=("iid", "dirichlet", "shards"), default="iid")
     parser.add_argument("--model", choices=("linear", "mlp"), default=Study().model)
     parser.add_argument("--steps", type=int, default=Study().steps, help="of every run (60)")
+    parser.add_argument("--colluding", type=int, default=Study().colluding, help="of distributed (1)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of every seed, with other noise (1)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     parser.add_argument("--trials", type=Path, help="keep every run here, and go on from what it has")
@@ -372,7 +376,7 @@ def main() -> None:
     """Tune, train and show."""
     given, console = arguments(), Console(width=140)
     rounds = tuple(sorted({max(1, given.steps // 10), given.steps}))
-    study = Study(steps=given.steps, model=given.model, local_rounds=rounds)
+    study = Study(steps=given.steps, model=given.model, local_rounds=rounds, colluding=given.colluding)
     cells = cells_of(given.tasks, given.silos, given.epsilon, given.partition)
     try:
         trials = Trials(study, given.trials, given.jobs, console.print)

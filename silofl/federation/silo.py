@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from silofl.types import Update
 from silofl_kernels import largest_magnitude
 
 Vector = NDArray[np.floating[Any]]
+_DRAWING = threading.Lock()
+"""Torch has one generator for all threads, and silos that are threads draw one model."""
 
 
 def place(requested: str, local_rank: int) -> str:
@@ -47,8 +50,10 @@ class Silo:
             raise DataError(
                 f"silo {number} has no training samples: give it data or start without it", rank=number
             )
-        seed_everything(derive(seed, INITIAL_MODEL, 0))
-        self.model = FlatModel(task.model(), dtype, where)
+        with _DRAWING:
+            seed_everything(derive(seed, INITIAL_MODEL, 0))
+            untrained = task.model()
+        self.model = FlatModel(untrained, dtype, where)
         self.samples = len(data.train)
         self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task

@@ -9,8 +9,8 @@
 Silos train with the code under test; how their updates become the next global model is written anew here:
 fixed point, an integer sum, weights, FedAvg with momentum, all over the whole vector. Nearest rounding only.
 
-Silos that are threads race for torch's one generator as they draw the untrained model: compare with
-processes, or give a task whose model is not random.
+Silos that are threads share torch's one generator while they train: compare models that draw nothing then, or
+processes.
 """
 
 from __future__ import annotations

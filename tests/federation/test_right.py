@@ -17,6 +17,7 @@ from silofl import config as configuration
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.federation.loop import train
+from silofl.federation.silo import Silo
 from silofl.tasks.base import SiloData
 
 SIZES = (5, 17, 40)
@@ -47,6 +48,23 @@ class LeastSquares:
 
     def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         return {}
+
+
+class Drawn(LeastSquares):
+    """From a model that is drawn, slowly enough for another thread to come between."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(*(nn.Linear(40, 40) for _ in range(20)))
+
+
+def test_silos_that_are_threads_draw_one_model() -> None:
+    settings = configuration.parse({"run": {"seed": 3}})
+
+    def draw(comm: Communicator) -> bytes:
+        comm.barrier()
+        return Silo(settings, Drawn(), comm.rank % len(SIZES), len(SIZES), "cpu").initial().tobytes()
+
+    assert len(set(run_in_threads(8, draw) + run_in_threads(1, draw))) == 1
 
 
 def run(path: Path, n: int, **sections: dict[str, Any]) -> NDArray[np.float64]:
