@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from silofl import startup
 from silofl.comm import watchdog
 from silofl.comm.launcher import prepare_environment, survives_failures
 from silofl.errors import EXIT_BAD_INPUT, SiloflError
@@ -17,8 +18,10 @@ PRINT_GRACE_S = 0.5
 def main() -> None:
     """Run the command line; exit code 2 for bad input, with one sentence on one rank."""
     launch = prepare_environment()
-    if launch.rank is not None and sys.argv[1:2] == ["train"]:
-        watchdog.guard(launch.rank, survivors_go_on=survives_failures(os.environ))
+    if sys.argv[1:2] == ["train"]:
+        startup.begin()
+        if launch.rank is not None:
+            watchdog.guard(launch.rank, survivors_go_on=survives_failures(os.environ))
     from silofl.cli import app
 
     leader = not launch.rank

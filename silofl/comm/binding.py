@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from silofl.comm import launcher
+from silofl.comm.transports import leave_out_one_sided
 from silofl.errors import MismatchError, MissingDependencyError
 
 _lock = threading.Lock()
@@ -32,8 +33,10 @@ def load() -> Any:
         if not _loaded:
             mpi = find()
             launch = launcher.detect(os.environ, launcher.launcher_executable())
-            refuse_other_vendor(launch, mpi.get_vendor()[0], library_path())
+            library = library_path()
+            refuse_other_vendor(launch, mpi.get_vendor()[0], library)
             if not mpi.Is_initialized():
+                leave_out_one_sided(os.environ, library)
                 mpi.Init_thread(mpi.THREAD_MULTIPLE)
             refuse_singletons(launch, mpi.COMM_WORLD.size, mpi.get_vendor()[0])
             _loaded.append(mpi)

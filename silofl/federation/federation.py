@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl import config as configuration
+from silofl import startup
 from silofl.aggregation import registry as aggregators
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.registry import Sums
@@ -349,4 +350,6 @@ def build_silo(crew: Crew, config: Config, task: Task, number: int, silos: int, 
                 made.append(Silo(config, task, number, silos, device))
         return made[0]
 
-    return crew.step(build)
+    silo = crew.step(build)
+    startup.over()  # the optimizer and the data have loaded the last large libraries
+    return silo

@@ -7,8 +7,8 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch.nn import functional
 
 from silofl.config import parse
-from silofl.errors import ConfigError
-from silofl.tasks import SiloData, build
+from silofl.errors import ConfigError, MissingDependencyError
+from silofl.tasks import SiloData, build, packaged
 from silofl.tasks.models import cnn, linear, mlp
 
 
@@ -142,3 +142,11 @@ def test_models_have_the_sizes_that_were_asked_for():
     assert cnn(28, 20, 7)(torch.zeros(3, 1, 28, 20)).shape == (3, 7)
     assert configured(hidden=[5]).model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert isinstance(configured().data(0, 2), SiloData)
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+def test_a_data_set_that_is_not_there_is_named(name, monkeypatch, tmp_path):
+    task = configured(name)
+    monkeypatch.setattr(packaged, "find_spec", lambda package: None)
+    with pytest.raises(MissingDependencyError, match=f"data set {name}.csv.* is not there: install"):
+        task.data(0, 2)
