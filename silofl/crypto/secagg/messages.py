@@ -9,8 +9,9 @@ share that is told by its dealer's commitment to it.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from silofl.crypto.identity import SIGNATURE_BYTES, Identity
 from silofl.crypto.secagg.rules import Round
@@ -30,177 +31,132 @@ _SIGNED = b"silofl/1 signed message\0"
 
 
 @dataclass(frozen=True, slots=True)
-class Advert:
-    """Step 1: fresh public keys, and digests of all that the silos must have in common."""
+class Message(ABC):
+    """What all messages have in common: the run, the round and the silo that they say they are from."""
 
-    KIND: ClassVar[int] = 1
+    KIND: ClassVar[int]
     session: bytes
     number: int
     sender: int
+
+    def encode(self) -> bytes:
+        """`wire`'s header, then the message's own fields."""
+        return pack_header(self.KIND, self.session, self.number, self.sender) + self._pack()
+
+    @classmethod
+    def decode(cls, data: bytes, sender: int) -> Self:
+        """The message in `data`; ProtocolError, naming `sender`, for anything else."""
+        reader = Reader(data, sender)
+        message = cls(*reader.header(cls.KIND), *cls._read(reader))
+        reader.end()
+        return message
+
+    @abstractmethod
+    def _pack(self) -> bytes:
+        """Its own fields' bytes."""
+
+    @classmethod
+    @abstractmethod
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        """Its own fields, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advert(Message):
+    """Step 1: fresh public keys, and digests of all that the silos must have in common: 32 bytes each."""
+
+    KIND: ClassVar[int] = 1
     roster: bytes
     config: bytes
     terms: bytes
     mask_public: bytes
     seal_public: bytes
 
-    def encode(self) -> bytes:
-        """Header and five fields of 32 bytes."""
-        header = pack_header(self.KIND, self.session, self.number, self.sender)
-        return header + self.roster + self.config + self.terms + self.mask_public + self.seal_public
+    def _pack(self) -> bytes:
+        return self.roster + self.config + self.terms + self.mask_public + self.seal_public
 
     @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The advert in `data`; ProtocolError, naming `sender`, for anything else."""
-        reader = Reader(data, sender)
-        session, number, silo = reader.header(cls.KIND)
-        message = cls(session, number, silo, *(reader.take(32) for _ in range(5)))
-        reader.end()
-        return message
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        return tuple(reader.take(32) for _ in range(5))
 
 
 @dataclass(frozen=True, slots=True)
-class Deal:
+class Deal(Message):
     """Step 2: commitments to this silo's seed and to every share of its two secrets, one row a holder.
 
     The shares themselves follow, sealed to one receiver; the box binds the deal as its associated data.
     """
 
     KIND: ClassVar[int] = 2
-    session: bytes
-    number: int
-    sender: int
     adverts: bytes
     seed_commitment: bytes
     shares: tuple[tuple[int, bytes, bytes], ...]
     """(holder, digest of its share of the seed, digest of its share of the key), holders ascending."""
 
-    def encode(self) -> bytes:
-        """Header, two digests of 32 bytes, a count (2) and per holder its number (4) and two digests (16)."""
-        rows = b"".join([_COMMITTED.pack(*row) for row in self.shares])
-        header = pack_header(self.KIND, self.session, self.number, self.sender)
-        return header + self.adverts + self.seed_commitment + struct.pack(">H", len(self.shares)) + rows
-
     def digests(self) -> dict[int, tuple[bytes, bytes]]:
         """By holder: the digests of its shares of the seed and of the key."""
         return {holder: (seed, key) for holder, seed, key in self.shares}
 
+    def _pack(self) -> bytes:
+        rows = b"".join([_COMMITTED.pack(*row) for row in self.shares])
+        return self.adverts + self.seed_commitment + struct.pack(">H", len(self.shares)) + rows
+
     @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The deal in `data`; ProtocolError, naming `sender`, for anything else."""
-        reader = Reader(data, sender)
-        session, number, silo = reader.header(cls.KIND)
-        adverts, commitment = reader.take(32), reader.take(32)
-        rows = tuple((holder, seed, key) for holder, seed, key in reader.rows(_COMMITTED))
-        reader.end()
-        return cls(session, number, silo, adverts, commitment, rows)
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        return reader.take(32), reader.take(32), tuple(reader.rows(_COMMITTED))
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(Message):
     """Step 5: what this silo masked, and the one set of survivors over which it will help to open the sum."""
 
     KIND: ClassVar[int] = 3
-    session: bytes
-    number: int
-    sender: int
     transcript: bytes
     bits: int
     length: int
     survivors: frozenset[int]
 
-    def encode(self) -> bytes:
-        """Header, digest (32), bits (1), length (8) and the set (length in 2 bytes, bitmap)."""
-        header = pack_header(self.KIND, self.session, self.number, self.sender)
-        masked = self.transcript + struct.pack(">BQ", self.bits, self.length)
-        return header + masked + pack_set(self.survivors)
+    def _pack(self) -> bytes:
+        return self.transcript + struct.pack(">BQ", self.bits, self.length) + pack_set(self.survivors)
 
     @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The vote in `data`; ProtocolError, naming `sender`, for anything else."""
-        reader = Reader(data, sender)
-        session, number, silo = reader.header(cls.KIND)
-        masked = reader.take(32), reader.number(1), reader.number(8)
-        message = cls(session, number, silo, *masked, reader.silos())
-        reader.end()
-        return message
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        return reader.take(32), reader.number(1), reader.number(8), reader.silos()
 
 
 @dataclass(frozen=True, slots=True)
-class Reveal:
+class Reveal(Message):
     """Step 6: for every silo whose shares this one holds, the one that the survivors' set calls for."""
 
     KIND: ClassVar[int] = 4
-    session: bytes
-    number: int
-    sender: int
     transcript: bytes
     shares: tuple[tuple[int, int, Secret], ...]
     """(dealer, SEED_SHARE or KEY_SHARE, the share), dealers ascending."""
 
-    def encode(self) -> bytes:
-        """Header, digest (32), a count (2) and per share its dealer (4), kind (1) and value (66)."""
+    def _pack(self) -> bytes:
         rows = b"".join([_TOLD.pack(dealer, kind, share.expose()) for dealer, kind, share in self.shares])
-        header = pack_header(self.KIND, self.session, self.number, self.sender)
-        return header + self.transcript + struct.pack(">H", len(self.shares)) + rows
+        return self.transcript + struct.pack(">H", len(self.shares)) + rows
 
     @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The reveal in `data`; ProtocolError, naming `sender`, for anything else."""
-        reader = Reader(data, sender)
-        session, number, silo = reader.header(cls.KIND)
-        transcript = reader.take(32)
-        shares = tuple((dealer, kind, Secret(value)) for dealer, kind, value in reader.rows(_TOLD))
-        reader.end()
-        return cls(session, number, silo, transcript, shares)
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        transcript, rows = reader.take(32), reader.rows(_TOLD)
+        return transcript, tuple((dealer, kind, Secret(value)) for dealer, kind, value in rows)
 
 
 @dataclass(frozen=True, slots=True)
-class SeedDeal:
+class SeedDeal(Message):
     """The protocol `additive`: what the box with the seed for a member of the committee is bound to."""
 
     KIND: ClassVar[int] = 5
-    session: bytes
-    number: int
-    sender: int
     adverts: bytes
     committee: frozenset[int]
 
-    def encode(self) -> bytes:
-        """Header, digest of the adverts (32) and the committee (length in 2 bytes, bitmap)."""
-        header = pack_header(self.KIND, self.session, self.number, self.sender)
-        return header + self.adverts + pack_set(self.committee)
+    def _pack(self) -> bytes:
+        return self.adverts + pack_set(self.committee)
 
     @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The deal in `data`; ProtocolError, naming `sender`, for anything else."""
-        reader = Reader(data, sender)
-        session, number, silo = reader.header(cls.KIND)
-        message = cls(session, number, silo, reader.take(32), reader.silos())
-        reader.end()
-        return message
-
-
-class Message(Protocol):
-    """What they all have in common."""
-
-    @property
-    def session(self) -> bytes:
-        """The run that it belongs to."""
-
-    @property
-    def number(self) -> int:
-        """The round that it belongs to."""
-
-    @property
-    def sender(self) -> int:
-        """The silo that it says it is from."""
-
-    def encode(self) -> bytes:
-        """The message's bytes."""
-
-    @classmethod
-    def decode(cls, data: bytes, sender: int) -> Self:
-        """The message in these bytes."""
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        return reader.take(32), reader.silos()
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
