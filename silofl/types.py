@@ -11,26 +11,16 @@ from typing import Any, Literal, NewType
 import numpy as np
 from numpy.typing import NDArray
 
-FloatVector = NDArray[np.floating[Any]]
 RingVector = NDArray[np.unsignedinteger[Any]]
 
 Update = NewType("Update", NDArray[np.floating[Any]])
 """float32 or float64 (d,): what one silo learnt in a round, in the clear, never leaves its rank."""
 
-Encoded = NewType("Encoded", NDArray[np.unsignedinteger[Any]])
-"""uintB (k,): integers in the ring Z_2^B, still in the clear."""
-
 Masked = NewType("Masked", NDArray[np.unsignedinteger[Any]])
 """uintB (k,): uniform to everyone but its silo."""
 
-MaskedSlice = NewType("MaskedSlice", NDArray[np.unsignedinteger[Any]])
-"""uintB (k/n,): the masked sum over silos of the slice that this rank owns."""
-
 TotalSlice = NewType("TotalSlice", NDArray[np.unsignedinteger[Any]])
 """uintB (k/n,): the exact sum over the agreed survivors of the slice that this rank owns."""
-
-ParamSlice = NewType("ParamSlice", NDArray[np.floating[Any]])
-"""float (d/n,): the part of the global model whose server state lives on this rank."""
 
 ReduceOp = Literal["sum", "min", "max"]
 RingBits = Literal[8, 16, 32]

@@ -81,10 +81,6 @@ class MaskSet:
         other._schedules = np.concatenate([self._schedules[self._added :], self._schedules[: self._added]])
         return other
 
-    def wipe(self) -> None:
-        """Overwrite the prepared keys; masks made with this set afterwards are wrong."""
-        self._schedules[:] = 0
-
 
 def quantize_and_mask(
     x: Floats,

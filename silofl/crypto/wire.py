@@ -60,10 +60,6 @@ class Reader:
         value = int.from_bytes(bitmap, "little")
         return frozenset(place for place in range(8 * len(bitmap)) if value >> place & 1)
 
-    def rest(self) -> bytes:
-        """All that is left."""
-        return self.take(len(self._data) - self._place)
-
     def end(self) -> None:
         """Refuse a message that has more bytes."""
         if self._place != len(self._data):

@@ -48,23 +48,6 @@ _FRACTIONAL = [1 + step / 20 for step in range(1, 200) if step % 20]
 _INTEGER = sorted({*range(2, 129), *(int(128 * 1.05**power) for power in range(1, 100))})
 
 
-class Accountant:
-    """Counts releases and says what they cost together; cheap to ask after every round."""
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self._spent: Counter[Release] = Counter()
-
-    def spend(self, release: Release, count: int = 1) -> None:
-        """Add `count` releases; ConfigError, and nothing added, for what cannot be accounted for."""
-        check({release: count}, self.method)
-        self._spent[release] += count
-
-    def epsilon(self, delta: float) -> float:
-        """Epsilon of all that was spent; see the function `epsilon`."""
-        return epsilon(self._spent, delta, self.method)
-
-
 def epsilon(spent: Mapping[Release, int], delta: float, method: Method) -> float:
     """Epsilon at `delta` of all releases in `spent`, each as often as it says, chosen adaptively or not.
 

@@ -1,4 +1,4 @@
-"""How much noise a target needs, and how many releases a budget pays for."""
+"""How much noise a target needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ LEAST_NOISE = 0.01
 MOST_NOISE = 1e6
 PRECISION = 1e-3
 """The noise multiplier found is at most this part above the least one."""
-MOST_STEPS = 10_000_000
 
 
 def noise_multiplier_for(
@@ -66,35 +65,6 @@ def _made(
     except ConfigError as error:
         refused[noise] = error
         return {}
-
-
-def most_steps(
-    release: Release,
-    max_epsilon: float,
-    delta: float,
-    method: Method,
-    *,
-    spent: Mapping[Release, int] | None = None,
-    limit: int = MOST_STEPS,
-) -> int:
-    """The largest number of times, up to `limit`, that `release` keeps the total at or below `max_epsilon`.
-
-    `spent` was spent before. 0 where not even one more fits.
-    """
-    before = dict(spent or {})
-    already = before.get(release, 0)
-
-    def fits(count: int) -> bool:
-        return epsilon({**before, release: already + count}, delta, method) <= max_epsilon
-
-    good, bad = 0, 1
-    while bad <= limit and fits(bad):
-        good, bad = bad, 2 * bad
-    bad = min(bad, limit + 1)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return good
 
 
 def _unreachable(

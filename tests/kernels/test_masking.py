@@ -106,8 +106,6 @@ def test_secrets_never_show() -> None:
     with pytest.raises(ValueError, match="16 bytes") as caught:
         MaskSet("aes-128-ctr", [b"very secret key"], [1])
     assert "secret" not in str(caught.value)
-    masks.wipe()
-    assert not masks.prepared[0].any()
 
 
 def test_bad_arguments() -> None:

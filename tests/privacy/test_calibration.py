@@ -1,4 +1,4 @@
-"""Calibration: the least noise and the most steps, seen from both sides; impossible targets with numbers."""
+"""Calibration: the least noise, seen from both sides; impossible targets with numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon
-from silofl.privacy.calibration import LEAST_NOISE, most_steps, noise_multiplier_for
+from silofl.privacy.calibration import LEAST_NOISE, noise_multiplier_for
 from silofl.privacy.releases import Release
 
 
@@ -77,25 +77,3 @@ def test_impossible_targets_are_refused_with_the_numbers():
         noise_multiplier_for(
             1.0, 1e-5, lambda noise: {Release("gaussian", noise, sampler="shuffle"): 1}, "pld"
         )
-
-
-@pytest.mark.parametrize("method", ["pld", "rdp"])
-@pytest.mark.parametrize("spent", [{}, {Release("gaussian", 2.0, sample_rate=0.1): 7}])
-@pytest.mark.parametrize(("noise", "rate"), [(2.0, 0.1), (10.0, 1.0)])
-def test_the_most_steps_seen_from_both_sides(method, spent, noise, rate):
-    release = Release("gaussian", noise, sample_rate=rate)
-    most = most_steps(release, 3.0, 1e-5, method, spent=spent)
-    assert most > 1
-
-    def after(count: int) -> float:
-        return epsilon({**spent, release: spent.get(release, 0) + count}, 1e-5, method)
-
-    assert after(most) <= 3.0 < after(most + 1)
-
-
-def test_no_step_and_as_many_as_the_limit():
-    release = Release("gaussian", 1.0)
-    assert most_steps(release, 0.1, 1e-5, "pld") == 0
-    assert most_steps(release, 1e6, 1e-5, "pld", limit=37) == 37
-    assert most_steps(release, 1e6, 1e-5, "pld", limit=0) == 0
-    assert most_steps(Release("gaussian", 50.0, slack=1e-6), 8.0, 1e-5, "pld") == 9
