@@ -23,6 +23,8 @@ class Loss:
     """Their numbers, ascending."""
     seconds: float
     """From the first error on this rank until those that are left had met again."""
+    early: bool = False
+    """Whether nobody had `started` yet."""
 
 
 class Crew:
@@ -52,6 +54,7 @@ class Crew:
         self.comm = comm
         self.losses: list[Loss] = []
         self._repeats, self._refuse = repeats and comm.resilient, refuse
+        self._started = False
         self._completed = 0
         self._latest = 0
 
@@ -69,6 +72,10 @@ class Crew:
     def number(self) -> int:
         """This rank's own number."""
         return self.comm.members[self.comm.rank]
+
+    def started(self) -> None:
+        """Set-up is over, for all ranks as soon as one says so: losses from here on are not `early`."""
+        self._started = True
 
     def step(self, work: Callable[[], Result]) -> Result:
         """Take a step: `work`, again and again until those that are left have all completed it.
@@ -127,7 +134,9 @@ class Crew:
         while True:
             self.comm = self.comm.recover()
             try:
-                self._latest = max(exchange(self.comm, self._completed, None))
+                every = exchange(self.comm, [self._completed, self._started], None)
+                self._latest = max(completed for completed, _ in every)
+                self._started = any(started for _, started in every)
                 self.comm.announce()
                 break
             except RanksLost:
@@ -135,7 +144,7 @@ class Crew:
         lost = tuple(member for member in before if member not in self.comm.members)
         if not lost:
             raise RuntimeError("a collective failed although no rank is lost; the MPI library says no more")
-        self.losses.append(Loss(lost, time.perf_counter() - began))
+        self.losses.append(Loss(lost, time.perf_counter() - began, not self._started))
         error = self._refuse(self.losses[-1], self.comm.members)
         if error is not None:
             error.rank = 0

@@ -6,23 +6,35 @@ of that death (open-mpi/ompi #13325). So the leader of the ranks that end leaves
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import IO, NamedTuple
+
+from silofl.errors import EXIT_RESUMABLE
 
 OUTCOME = "SILOFL_OUTCOME"
 """Names the file for the note."""
 ASKED = "asked"
 NOISE = b"NBC_Progress: an error"
 RELAY_S = 5.0
+TICK_S = 0.5
+LAUNCHER_ENDS_S = 10.0
+"""A launcher that is still there so long after its last rank, or after it was told to end, never ends."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_HEARD = {*PASSED_ON, signal.SIGTSTP, signal.SIGCHLD}
+"""Taken from a queue, not caught: none is lost before the launcher runs, or interrupts anything."""
+_PR_SET_PDEATHSIG = 1
 
 
 class Ended(NamedTuple):
@@ -34,32 +46,104 @@ class Ended(NamedTuple):
 
 
 def supervise(command: Sequence[str]) -> Ended:
-    """Run a launcher's command to its end; pass on signals."""
-    asked = False
+    """Run a launcher's command to its end, of which this process is to be the main thread.
+
+    SIGINT, SIGTERM or SIGUSR1 asks the ranks to stop after their round, by the SIGUSR1 that every launcher
+    passes on; SIGINT or SIGTERM once more ends them at once. The launcher ends with this process.
+    """
     with tempfile.TemporaryDirectory(prefix="silofl-") as folder:
         note = Path(folder) / "outcome"
-        job = subprocess.Popen(command, env={**os.environ, OUTCOME: str(note)}, stderr=subprocess.PIPE)
-        assert job.stderr is not None
-        relay = threading.Thread(target=_relay, args=(job.stderr,), daemon=True)
-        relay.start()
-
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            asked = True
-            if number != signal.SIGINT:  # a terminal has sent that to the whole group
-                job.send_signal(number)
-
-        before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         try:
-            code = job.wait()
+            job = subprocess.Popen(
+                command,
+                env={**os.environ, OUTCOME: str(note)},
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                process_group=0,  # or a terminal's Ctrl-C would have mpirun kill the ranks
+                preexec_fn=partial(_begin, mask, os.getpid()),  # noqa: PLW1509, before any thread
+            )
+            assert job.stderr is not None
+            relay = threading.Thread(target=_relay, args=(job.stderr,), daemon=True)
+            relay.start()
+            waited = _Waited(job)
+            waited.to_the_end()
             relay.join(RELAY_S)
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if note.exists():
             told, _, whether = note.read_text().partition(" ")
-            return Ended(int(told), asked or whether == ASKED)
-        return Ended(code if code >= 0 else 128 - code, asked)
+            return Ended(int(told), waited.asked or whether == ASKED)
+        return Ended(job.returncode if job.returncode >= 0 else 128 - job.returncode, waited.asked)
+
+
+def _begin(mask: set[int], parent: int) -> None:
+    """In the launcher's process before it is the launcher: hear signals, and end when the parent does."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(EXIT_RESUMABLE)
+
+
+class _Waited:
+    """A launcher that is waited for, with what it is told meanwhile."""
+
+    def __init__(self, job: subprocess.Popen[bytes]) -> None:
+        self.asked = False
+        self._job = job
+        self._had_ranks, self._alone_since = False, math.inf
+        self._ended_at: float | None = None
+
+    def to_the_end(self) -> None:
+        """Return when it has ended, which it does."""
+        while self._job.poll() is None:
+            info = signal.sigtimedwait(_HEARD, TICK_S)
+            if info is not None and info.si_signo != signal.SIGCHLD:
+                self._take(info.si_signo)
+            self._look()
+
+    def _take(self, number: int) -> None:
+        if number == signal.SIGTSTP:
+            self._job.send_signal(number)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._job.send_signal(signal.SIGCONT)
+        elif number == signal.SIGUSR2:
+            self._job.send_signal(number)
+        elif not self.asked:
+            self.asked = True
+            self._job.send_signal(signal.SIGUSR1)
+            if number != signal.SIGUSR1:
+                print(
+                    "silofl: stopping after this round; once more stops it now", file=sys.stderr, flush=True
+                )
+        elif number != signal.SIGUSR1:
+            self._end()
+
+    def _look(self) -> None:
+        """See that it ends with its ranks: PRRTE's has been seen to wait for itself when several abort."""
+        now = time.monotonic()
+        ranks = _children(self._job.pid)
+        self._had_ranks |= bool(ranks)
+        self._alone_since = min(self._alone_since, now) if self._had_ranks and not ranks else math.inf
+        if now - self._alone_since >= LAUNCHER_ENDS_S:
+            self._end()
+        if self._ended_at is not None and now - self._ended_at >= LAUNCHER_ENDS_S:
+            self._job.kill()  # what it had started ends with it: see `silofl.comm.watchdog`
+
+    def _end(self) -> None:
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+            self._job.terminate()
+
+
+def _children(process: int) -> list[str]:
+    """Numbers of a process's children, as far as the system tells."""
+    found: list[str] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            found += path.read_text().split()
+    return found
 
 
 def _relay(lines: IO[bytes]) -> None:

@@ -71,6 +71,7 @@ def train(
     recalls = crew.step(lambda: Recalls.of(crew, config.failure.rejoin_s))
     run = Run(crew, config, silo, comm.size, path, stop, resumed=resume, recalls=recalls)
     run.begin()
+    crew.started()
     return run.complete()
 
 

@@ -50,6 +50,8 @@ def refusal(config: Config, silos: int) -> Refuse:
 
     def refuse(loss: Loss, left: tuple[int, ...]) -> SiloflError | None:
         lost = name(loss.lost)
+        if loss.early:
+            return StoppedError(f"{lost} lost before the run began: start the same command again")
         if config.failure.policy == "abort":
             why = 'failure.policy = "abort"'
         elif protocol == "additive":

@@ -48,6 +48,7 @@ def rejoin(
     except Exception as error:
         _stay_away(invited.number, error)
     crew = Crew(heir, refuse=refusal(config, invited.silos))
+    crew.started()
     crew.replace(heir, handover["completed"])
     path = Path(config.run.dir or handover["path"])
     on_directory(path)

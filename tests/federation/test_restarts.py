@@ -1,12 +1,15 @@
-"""Three silos, of whom one dies: too few for a secure sum, and the run ends as if nobody had died."""
+"""What `silofl launch` does when its job loses too many silos, when it is asked to stop, and when it dies."""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,3 +34,21 @@ def test_a_job_that_lost_too_many_silos_is_started_again(tmp_path: Path) -> None
     assert summary["model_sha256"] == whole["model_sha256"]
     rounds = [json.loads(line) for line in (tmp_path / "runs/lost/metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in rounds] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)]
+)
+def test_a_launch_is_asked_to_stop_or_dies(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Its ranks end their round, or die with it; either way no process is left and the run goes on."""
+    command = [sys.executable, "-m", "silofl", "launch", "-n", "3", str(ROOT / "launch/digits.toml")]
+    command += ["--run", "run", "--set", "run.rounds=500", "--set", "run.display=plain"]
+    job = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    while not job.stdout.readline().startswith("round   2/"):
+        assert job.poll() is None
+    job.send_signal(number)
+    _, told = job.communicate(timeout=30)  # which waits for all who might print
+    assert job.returncode == code
+    assert ("--resume goes on" in told) == (code == 75)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 400

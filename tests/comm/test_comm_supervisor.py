@@ -1,0 +1,104 @@
+"""A launcher that is asked to stop, that does not end, and whose own parent dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PARENT = """
+import sys
+from silofl.comm import supervisor
+supervisor.LAUNCHER_ENDS_S = 1.0
+sys.exit(supervisor.supervise([sys.executable, "-c", sys.argv[1]]).code)
+"""
+STUBBORN = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+Path("launcher").write_text(str(os.getpid()))
+rank = subprocess.Popen(["sleep", "{rank_s}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("up", flush=True)
+rank.wait()
+time.sleep(60)
+"""
+HEARS = """
+import signal, sys
+numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+print("up", flush=True)
+for _ in range({count}):
+    print(signal.Signals(signal.sigwait(numbers)).name, flush=True)
+sys.exit(7)
+"""
+
+
+def start(folder: Path, launcher: str) -> subprocess.Popen[str]:
+    """A supervisor whose launcher is up."""
+    job = subprocess.Popen(
+        [sys.executable, "-c", PARENT, launcher],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "up\n"
+    return job
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [
+        ([signal.SIGINT], ["SIGUSR1"]),
+        ([signal.SIGTERM], ["SIGUSR1"]),
+        ([signal.SIGUSR1, signal.SIGUSR2], ["SIGUSR1", "SIGUSR2"]),
+        ([signal.SIGTERM, signal.SIGTERM], ["SIGUSR1", "SIGTERM"]),
+        ([signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT], ["SIGUSR1", "SIGTERM"]),
+    ],
+)
+def test_the_first_signal_asks_and_the_second_ends(
+    tmp_path: Path, sent: list[signal.Signals], heard: list[str]
+) -> None:
+    job = start(tmp_path, HEARS.format(count=len(heard)))
+    for number in sent:
+        job.send_signal(number)
+        time.sleep(0.2)
+    out, told = job.communicate(timeout=30)
+    assert out.split() == heard
+    assert job.returncode == 7
+    assert ("once more stops it now" in told) == (signal.SIGUSR1 not in sent)
+
+
+@pytest.mark.parametrize("rank_s", [0.5, 25])
+def test_a_launcher_that_does_not_end_is_ended(tmp_path: Path, rank_s: float) -> None:
+    """Its ranks are gone, or it was told to end."""
+    job = start(tmp_path, STUBBORN.replace("{rank_s}", str(rank_s)))
+    if rank_s > 20:
+        job.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=15)
+    assert job.returncode == 128 + signal.SIGKILL
+
+
+def test_a_launcher_does_not_outlive_the_command(tmp_path: Path) -> None:
+    job = start(tmp_path, STUBBORN.replace("SIG_IGN", "SIG_DFL").replace("{rank_s}", "25"))
+    launcher = int((tmp_path / "launcher").read_text())
+    job.kill()
+    job.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(launcher, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
