@@ -30,7 +30,30 @@ class Family(Generic[Member]):
             return payload[:-1] + bytes([payload[-1] ^ 1])
         return payload
 
+
+class Relative(Generic[Member]):
+    """What a communicator does by its family alone; see `Communicator`."""
+
+    _family: Family[Member]
+
+    def follow(self, follower: Callable[[Member], None]) -> None:
+        """Let `follower` hear of each communicator that takes this one's place; see `announce`."""
+        self._family.followers.append(follower)
+
+    def announce(self) -> None:
+        """Tell all followers of this communicator. Collective, as followers may be."""
+        for follower in self._family.followers:
+            follower(self)  # type: ignore[arg-type]
+
     def mark(self, step: str) -> None:
-        """Tell that this rank reaches a step."""
-        if self.on_mark is not None:
-            self.on_mark(step)
+        """Tell that this rank reaches a named step; see `Communicator.mark`."""
+        if self._family.on_mark is not None:
+            self._family.on_mark(step)
+
+    def on_mark(self, note: Callable[[str], None]) -> None:
+        """See `Communicator.on_mark`."""
+        self._family.on_mark = note
+
+    def corrupt_next(self) -> None:
+        """See `Communicator.corrupt_next`."""
+        self._family.corrupting = True

@@ -7,9 +7,6 @@ On a crowded node ranks wait in nonblocking collectives, because blocking ones s
 from __future__ import annotations
 
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 
 from silofl.comm import binding, letters, pieces, watchdog, window
 from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce, is_same_memory
-from silofl.comm.family import Family
+from silofl.comm.family import Family, Relative
 from silofl.comm.launcher import survives_failures
 from silofl.comm.lost import RanksLost
 from silofl.comm.node import Node, survey
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 PIECE_BYTES = 1 << 30
-ABORT_GRACE_S = 5.0
-FORWARD_S = 0.3
-"""Open MPI's launcher drops what a rank printed just before it aborts."""
 
 
 class _Settings(NamedTuple):
@@ -44,7 +38,7 @@ class _Settings(NamedTuple):
     polite: bool
 
 
-class MpiCommunicator:
+class MpiCommunicator(Relative["MpiCommunicator"]):
     """See `Communicator`. Collective to make: it duplicates `comm` (COMM_WORLD if None).
 
     `piece_bytes` (at most 2^30) is the longest stretch that one MPI call moves between two ranks. `polite`
@@ -61,8 +55,13 @@ class MpiCommunicator:
         if not 1 <= piece_bytes <= PIECE_BYTES:
             raise ValueError(f"piece_bytes must lie in 1..{PIECE_BYTES}, not {piece_bytes}")
         mpi = binding.load()
-        own = (mpi.COMM_WORLD if comm is None else comm).Dup()
-        node = survey(mpi, own)
+        try:
+            own = (mpi.COMM_WORLD if comm is None else comm).Dup()
+            node = survey(mpi, own)
+        except mpi.Exception as error:
+            if not self.resilient:
+                raise
+            raise RanksLost(f"a rank was lost before all had met: {error}") from error
         polite = node.crowded if polite is None else polite
         self._begin(_Settings(mpi, piece_bytes, node, polite), own, tuple(range(own.size)), Family())
 
@@ -276,37 +275,9 @@ class MpiCommunicator:
             one._comm.Revoke()
         self._family.alive = []
 
-    def follow(self, follower: Callable[[MpiCommunicator], None]) -> None:
-        """Let `follower` hear of each communicator that takes this one's place; see `announce`."""
-        self._family.followers.append(follower)
-
-    def announce(self) -> None:
-        """Tell all followers of this communicator. Collective, as followers may be."""
-        for follower in self._family.followers:
-            follower(self)
-
-    def mark(self, step: str) -> None:
-        """Tell that this rank reaches a named step; see `Communicator.mark`."""
-        self._family.mark(step)
-
-    def on_mark(self, note: Callable[[str], None]) -> None:
-        """See `Communicator.on_mark`."""
-        self._family.on_mark = note
-
-    def corrupt_next(self) -> None:
-        """See `Communicator.corrupt_next`."""
-        self._family.corrupting = True
-
     def abort(self, exit_code: int) -> NoReturn:
-        """End every rank at once with this exit code, even if MPI_Abort itself hangs."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        time.sleep(FORWARD_S)
-        last_resort = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
-        last_resort.daemon = True
-        last_resort.start()
-        self._mpi.COMM_WORLD.Abort(exit_code)
-        os._exit(exit_code)
+        """End every rank at once with this exit code."""
+        binding.abort(exit_code)
 
     def finalize(self) -> None:
         """End MPI in this process; nothing of it can be used afterwards."""

@@ -25,6 +25,7 @@ from silofl.comm.patience import wait_politely
 from silofl.errors import EXIT_RESUMABLE
 
 SPAWN_TIMEOUT_S = 60.0
+"""What the launcher and MPI may take to start a process; MPI_Comm_spawn has no limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def recall(
     try:
         with (
             watchdog.waiting(),
-            _bounded(SPAWN_TIMEOUT_S + timeout_s, "the launcher did not start a lost silo again"),
+            _bounded(SPAWN_TIMEOUT_S, "the launcher did not start a lost silo again"),
         ):
             between = own.Spawn_multiple(
                 ["env"] * len(numbers),
@@ -145,7 +146,7 @@ def _merge(
 def _arguments() -> list[str]:
     """This program's own command line, with as many threads as this rank has."""
     threads = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
-    return [*threads, sys.executable, *sys.orig_argv[1:]]
+    return [*threads, f"{watchdog.STARTED_AGAIN}=1", sys.executable, *sys.orig_argv[1:]]
 
 
 def _info(mpi: Any, place: Place) -> Any:

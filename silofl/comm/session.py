@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
+from silofl.comm import binding, watchdog
 from silofl.comm.ending import (
     LEAVE_FAILED_TIMEOUT_S,
     PRINT_GRACE_S,
@@ -49,9 +50,12 @@ def run_on_ranks(main: Main) -> int:
     """
     try:
         comm = world()
+        ending = install_abort_hook(comm)
     except SiloflError as error:
         return _report_without_ranks(error)
-    ending = install_abort_hook(comm)
+    except RanksLost:
+        _end_without_the_lost(binding.load().COMM_WORLD.rank, binding.abort)
+    watchdog.met()
     try:
         main(comm, ending)
     except SiloflError as error:
@@ -67,15 +71,20 @@ def run_on_ranks(main: Main) -> int:
         ending.end(error.exit_code, asked=asked)
         return error.exit_code
     except RanksLost:
-        time.sleep(min(comm.rank, MOST_TURNS) * TURN_S)  # the first that is left speaks and ends the others
-        say("a silo was lost before the first round or after the last: start the same command again")
-        comm.abort(EXIT_RESUMABLE)
+        _end_without_the_lost(comm.rank, comm.abort)
     except SystemExit as stop:
         if stop.code:
             ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=stop.code if isinstance(stop.code, int) else 1)
         raise
     ending.end(0)
     return 0
+
+
+def _end_without_the_lost(rank: int, abort: Callable[[int], NoReturn]) -> NoReturn:
+    """End those who are left, where there is no round that they could complete."""
+    time.sleep(min(rank, MOST_TURNS) * TURN_S)  # the first that is left speaks and ends the others
+    say("a silo was lost before the first round or after the last: start the same command again")
+    abort(EXIT_RESUMABLE)
 
 
 def _report_without_ranks(error: SiloflError) -> int:

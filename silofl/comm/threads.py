@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce
-from silofl.comm.family import Family
+from silofl.comm.family import Family, Relative
 from silofl.comm.lost import Died, RanksLost
 from silofl.comm.rooms import Fate, Group, Meeting, PeerFailed, Room
 from silofl.types import ReduceOp
@@ -59,7 +59,7 @@ def run_in_threads(
     return results
 
 
-class ThreadCommunicator:
+class ThreadCommunicator(Relative["ThreadCommunicator"]):
     """One rank of `run_in_threads`; see `Communicator`. Receivers never alias a sender's arrays."""
 
     resilient = True
@@ -169,18 +169,6 @@ class ThreadCommunicator:
         rooms = self._meet("duplicate", payload=Room(self._room.group)).wait()
         return ThreadCommunicator(rooms[0], self._rank, self._family)
 
-    def mark(self, step: str) -> None:
-        """Tell that this rank reaches a named step; see `Communicator.mark`."""
-        self._family.mark(step)
-
-    def on_mark(self, note: Callable[[str], None]) -> None:
-        """See `Communicator.on_mark`."""
-        self._family.on_mark = note
-
-    def corrupt_next(self) -> None:
-        """See `Communicator.corrupt_next`."""
-        self._family.corrupting = True
-
     def recover(self) -> ThreadCommunicator:
         """See `Communicator.recover`."""
         if self._room is None:
@@ -189,15 +177,6 @@ class ThreadCommunicator:
         group.revoke()
         successor = group.successor(number)
         return ThreadCommunicator(successor.first, successor.members.index(number), Family(self._family))
-
-    def follow(self, follower: Callable[[ThreadCommunicator], None]) -> None:
-        """See `Communicator.follow`."""
-        self._family.followers.append(follower)
-
-    def announce(self) -> None:
-        """See `Communicator.announce`."""
-        for follower in self._family.followers:
-            follower(self)
 
     def free(self) -> None:
         """Release it. Collective; a rank that is lost is not waited for."""

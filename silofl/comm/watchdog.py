@@ -18,12 +18,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from silofl.comm import watching
-from silofl.comm.watching import ALIVE, BEATS, COMMITTED, LIMIT_MS, ROUND, SILO, WAITS, Cells
+from silofl.comm.watching import ALIVE, BEATS, COMMITTED, LIMIT_MS, MET, READY_MS, ROUND, SILO, WAITS, Cells
 
 ALIVE_S = 0.2
+MET_S = 600.0
+"""Within so long all ranks have met in MPI_Init; they go there before anything heavy is loaded."""
+STARTED_AGAIN = "SILOFL_STARTED_AGAIN"
+"""Tells a process that is started in a lost rank's place: the others wait for it with a time limit."""
 _PR_SET_PDEATHSIG = 1
 
 _cells: Cells = memoryview(bytearray(mmap.PAGESIZE)).cast("q")  # a page that nobody reads, until `guard`
@@ -43,6 +49,8 @@ def guard(rank: int, *, survivors_go_on: bool) -> None:
         return
     launcher = os.getppid()  # before the rank runs: it may be gone when the watchdog looks
     page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+    page.cast("q")[READY_MS] = round(MET_S * 1000)
+    page.cast("q")[MET] = STARTED_AGAIN in os.environ
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, watching.HEARD)  # none is lost between fork and watch
     watchdog = os.getpid()
     child = os.fork()
@@ -75,6 +83,21 @@ def start(*, silent_s: float, silo: int, resume: str) -> None:
         _state["ticking"] = True
         period = min(ALIVE_S, silent_s / 8)
         threading.Thread(target=_tick, args=(period,), name="silofl-alive", daemon=True).start()
+
+
+def met() -> None:
+    """All ranks have met: a death from here on is not waited for by ranks that cannot know of it."""
+    _cells[MET], _cells[READY_MS] = 1, 0
+
+
+@contextmanager
+def ready_within(limit_s: float) -> Iterator[None]:
+    """Within: end this rank where it takes longer, whatever it does."""
+    _cells[READY_MS] = round(limit_s * 1000)
+    try:
+        yield
+    finally:
+        _cells[READY_MS] = 0
 
 
 def stop() -> None:

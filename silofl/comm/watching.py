@@ -16,10 +16,11 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from silofl.comm.supervisor import leave_note
 from silofl.errors import EXIT_RESUMABLE
 
 Cells = memoryview  # of int64, one page; the rank writes and the watchdog reads
-BEATS, WAITS, ALIVE, LIMIT_MS, SILO, ROUND, COMMITTED, TEXT_LENGTH, TEXT = range(9)
+BEATS, WAITS, ALIVE, LIMIT_MS, READY_MS, MET, SILO, ROUND, COMMITTED, TEXT_LENGTH, TEXT = range(11)
 
 PASSED_ON = frozenset(
     {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
@@ -71,7 +72,7 @@ class Watch:
         self._heard: set[int] = set()
         self._stopped = False
         self._ended_ticks: int | None = None
-        self._beats, self._alive = (-1, -1), (-1, -1)
+        self._beats, self._alive, self._unready = (-1, -1), (-1, -1), (-1, -1)
         """A counter's last value and for how many ticks it has not moved."""
 
     def run(self) -> NoReturn:
@@ -113,11 +114,16 @@ class Watch:
 
     def _follow(self, number: int) -> NoReturn:
         """End as befits a rank that died of a signal."""
-        if self._survivors_go_on or number in self._heard | signal.sigpending():
+        told_to = number in self._heard | signal.sigpending()
+        alone = self._survivors_go_on and not self._cells[MET] and not told_to
+        if (self._survivors_go_on or told_to) and not alone:
             _die_of(number)
         if self._ended_ticks is None:
             name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
             self._say(f"was killed by {name} {self._where()}{self._what_now()}")
+        if alone:  # the others wait for it in MPI_Init, and ULFM's launcher lets them
+            leave_note(EXIT_RESUMABLE, asked=False)
+            os.kill(self._launcher, signal.SIGTERM)
         _end_hydras_job()
         os._exit(EXIT_RESUMABLE)
 
@@ -133,9 +139,13 @@ class Watch:
         self._beats = _moved(self._beats, cells[BEATS], counts=bool(busy))
         # While libraries are loaded and data is read, no thread may run for long: only a stop counts then.
         self._alive = _moved(self._alive, cells[ALIVE], counts=bool(cells[ROUND]) or self._stopped)
+        ready_ms = cells[READY_MS]
+        self._unready = _moved(self._unready, ready_ms, counts=ready_ms > 0)
         silent_ms = max(self._beats[1], self._alive[1]) * TICK_S * 1000
         if silent_ms >= limit_ms > 0:
             self._end(f"said nothing for {limit_ms / 1000:g} s {self._where()} ({self._why(limit_ms)})")
+        elif self._unready[1] * TICK_S * 1000 >= ready_ms > 0:
+            self._end(f"was not ready after {ready_ms / 1000:g} s {self._where()}")
         elif os.getppid() != self._launcher:
             self._end(f"lost its launcher {self._where()}")
 

@@ -10,18 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from silofl.comm import watchdog
 from silofl.comm.crew import Crew
 from silofl.comm.ending import say
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.recall import Invitation, join
 from silofl.comm.verdict import describe
 from silofl.config import Config
+from silofl.crypto.key_file import silo_key
 from silofl.federation import federation as parts
 from silofl.federation.loop import Record, Run
 from silofl.federation.membership import refusal
 from silofl.federation.recalls import Recalls
 from silofl.federation.stop import StopRequest
 from silofl.tasks.base import Task
+
+LATE_S = 10.0
+"""So long after the others gave it up a silo that is not ready ends."""
 
 
 def rejoin(
@@ -40,11 +45,15 @@ def rejoin(
     """
     stop = StopRequest() if stop is None else stop
     try:
-        alone = Crew(comm, repeats=False)
-        built = parts.build_task(alone, config, task)
-        silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
-        heir = join(comm, invited)
-        handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))
+        # The others go on without a silo that is late, but the launcher would wait for it to the end.
+        with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
+            alone = Crew(comm, repeats=False)
+            built = parts.build_task(alone, config, task)
+            silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
+            if config.checkpoint.buddy:
+                silo_key(config.checkpoint.key_file, invited.number)  # a fault of this silo's alone, so far
+            heir = join(comm, invited)
+            handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))
     except Exception as error:
         _stay_away(invited.number, error)
     crew = Crew(heir, refuse=refusal(config, invited.silos))

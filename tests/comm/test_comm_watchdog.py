@@ -28,6 +28,7 @@ def note(name, text):
 
 {before}
 watchdog.guard(2, survivors_go_on={survivors_go_on})
+watchdog.met()
 note("rank", os.getpid())
 {body}
 """
