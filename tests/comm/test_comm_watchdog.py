@@ -17,6 +17,14 @@ from silofl.comm import machine, watchdog
 from silofl.errors import EXIT_RESUMABLE
 from tests.conftest import MPICH, Job, Start, descendants
 
+LAUNCHER = """
+import signal, subprocess, sys
+from pathlib import Path
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
+code = subprocess.run(sys.argv[1:]).returncode
+Path("told").write_text("".join(told) or str(code))
+"""
 PROGRAM = """
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -28,8 +36,8 @@ def note(name, text):
 
 {before}
 watchdog.guard(2, survivors_go_on={survivors_go_on})
-watchdog.met()
 note("rank", os.getpid())
+watchdog.met()
 {body}
 """
 
@@ -187,6 +195,37 @@ def test_a_rank_that_is_stopped_before_its_first_round_is_ended(tmp_path: Path) 
     code, err = Guarded(tmp_path, body).end()
     assert code == EXIT_RESUMABLE
     assert "before its first round (stopped by a signal): ended: add --resume" in err
+
+
+@pytest.mark.parametrize("survivors_go_on", [False, True])
+@pytest.mark.parametrize("how", ["time.sleep(60)", "os.kill(os.getpid(), signal.SIGSTOP)"])
+def test_a_rank_that_is_not_ready_in_time_is_ended(tmp_path: Path, how: str, survivors_go_on: bool) -> None:
+    body = f"with watchdog.ready_within(0.5):\n    {how}"
+    code, err = Guarded(tmp_path, body, survivors_go_on=survivors_go_on).end()
+    assert code == (-signal.SIGKILL if survivors_go_on else EXIT_RESUMABLE)
+    assert err.startswith("silofl: rank 2 was not ready after 0.5 s before its first round: ended")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_death_before_all_have_met_ends_the_job(tmp_path: Path, again: bool) -> None:
+    """ULFM's launcher would let the others wait in MPI_Init; for one started again they do not wait."""
+    before = "watchdog.met = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+    before += "os.environ['SILOFL_OUTCOME'] = 'outcome'\n"
+    before += "os.environ[watchdog.STARTED_AGAIN] = '1'\n" * again
+    launcher = (sys.executable, "-c", LAUNCHER)
+    job = Guarded(tmp_path, "", survivors_go_on=True, before=before, launcher=launcher)
+    _, err = job.end()
+    told = (tmp_path / "told").read_text()
+    if again:
+        assert (told, err) == ("-9", "")
+        assert not (tmp_path / "outcome").exists()
+    else:
+        assert (
+            err
+            == "silofl: rank 2 was killed by SIGKILL before its first round: start the same command again\n"
+        )
+        assert told == "SIGTERM"
+        assert (tmp_path / "outcome").read_text() == "75"
 
 
 BUSY = {
