@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 from silofl.checkpoint.manifest import Manifest, parse
 from silofl.checkpoint.shelf import Shelf
@@ -14,27 +15,31 @@ from silofl.errors import MismatchError, SiloflError
 def gather_manifests(comm: Communicator, shelf: Shelf) -> tuple[list[Manifest], list[str]]:
     """Every manifest that any rank sees, newest round first, and a line for each damaged one; collective.
 
-    A rank's folder may lack rounds that others have: its disk is new, or it was away. Copies of one round may
-    differ too, where a round was committed again after a silo was lost: then the lowest rank's comes first.
+    A rank's folder may lack rounds that others have: its disk is new, or it was away. A round has several
+    manifests where it was committed again after a silo was lost: one that is the last in somebody's folder
+    comes first, the lowest rank's of those.
 
     Raises MismatchError, on every rank, where another version of silofl wrote one.
     """
-    intact: dict[int, Manifest] = {}
+    intact: list[Manifest] = []
     damaged: list[int] = []
     problem: SiloflError | None = None
     try:
         intact, damaged = shelf.manifests()
     except MismatchError as error:
         problem = error
-    texts = {(found, _digest(data)): data for found, data in ((k, m.encode()) for k, m in intact.items())}
+    texts = {(one.round, _digest(data)): data for one, data in ((m, m.encode()) for m in intact)}
     mine = {"silo": shelf.silo, "intact": list(texts), "damaged": damaged}
     every = exchange(comm, mine, problem)
-    owners: dict[tuple[int, str], int] = {}
+    owners: dict[tuple[int, str], tuple[int, int]] = {}
     for rank, one in enumerate(every):
+        places: Counter[int] = Counter()
         for found, digest in one["intact"]:
-            owners.setdefault((found, digest), rank)
+            place = (places[found], rank)
+            owners[found, digest] = min(owners.get((found, digest), place), place)
+            places[found] += 1
     order = sorted(owners, key=lambda key: (-key[0], owners[key]))
-    manifests = [parse(comm.broadcast_bytes(texts.get(key, b""), owners[key])) for key in order]
+    manifests = [parse(comm.broadcast_bytes(texts.get(key, b""), owners[key][1])) for key in order]
     return manifests, _damage(every, {found for found, _ in owners})
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,12 @@ class Shelf:
     def write_state(self, round_number: int, attempt: int, skeleton: Any, arrays: Arrays) -> FileEntry:
         """Write this silo's packed tree, durable on return.
 
-        A round that is begun again (`attempt` > 0) gets another name: a manifest of the first attempt, on
-        whoever's disk, stays true. Raises StorageError.
+        A round that is begun again (`attempt` > 0) gets another name, and so does one whose name a manifest
+        here has: a manifest of an earlier attempt, on whoever's disk, stays true. Raises StorageError.
         """
-        name = f"{_stem(self.silo)}{f'.{attempt}' if attempt else ''}.safetensors"
+        taken = {entry.name for one in self._manifests_of(round_number) for entry in one.files.values()}
+        names = (f"{_stem(self.silo)}{f'.{k}' if k else ''}.safetensors" for k in count(attempt))
+        name = next(name for name in names if name not in taken)
         digest, size = write_packed(self.make_folder(round_number) / name, skeleton, arrays)
         return FileEntry(name, digest, size)
 
@@ -56,10 +59,18 @@ class Shelf:
         return folder
 
     def publish(self, manifest: Manifest) -> None:
-        """Write a manifest unless these very bytes are there. Raises StorageError."""
-        data, path = manifest.encode(), self.folder(manifest.round) / MANIFEST
-        if _bytes_of(path) != data:
-            write_bytes(self.make_folder(manifest.round) / MANIFEST, data, self.silo)
+        """Write a manifest unless these very bytes are there. Raises StorageError.
+
+        One of an earlier attempt at the round is put aside, not lost: it may name a silo that is away now.
+        """
+        data, folder = manifest.encode(), self.make_folder(manifest.round)
+        if data in map(_bytes_of, _manifest_paths(folder)):
+            return
+        earlier = _bytes_of(folder / MANIFEST)
+        if earlier is not None and _intact(earlier) is not None:
+            aside = next(path for k in count(1) if not (path := folder / f"manifest.{k}.json").exists())
+            write_bytes(aside, earlier, self.silo)
+        write_bytes(folder / MANIFEST, data, self.silo)
 
     def leads(self, manifest: Manifest) -> bool:
         """Whether, of the silos whose files of this round lie in this folder, this one has the lowest number.
@@ -76,25 +87,25 @@ class Shelf:
         matches = (re.fullmatch(r"round-(\d{6,})", path.name) for path in self.directory.glob("round-*"))
         return sorted((int(m[1]) for m in matches if m), reverse=True)
 
-    def manifests(self) -> tuple[dict[int, Manifest], list[int]]:
-        """Committed rounds as seen here, and those whose manifest is damaged; both newest first.
+    def manifests(self) -> tuple[list[Manifest], list[int]]:
+        """Committed rounds as seen here, and those with a damaged manifest; both newest first.
 
-        Raises MismatchError where another version of silofl wrote them.
+        A round that was committed again has several manifests, the last one first. Raises MismatchError where
+        another version of silofl wrote them.
         """
-        intact: dict[int, Manifest] = {}
+        intact: list[Manifest] = []
         damaged: list[int] = []
         for found in self.rounds():
-            data = _bytes_of(self.folder(found) / MANIFEST)
-            if data is None:
-                continue
-            try:
-                manifest = parse(data)
-                if manifest.round != found:
-                    raise CheckpointError("it is another round's")
-                intact[found] = manifest
-            except CheckpointError:
-                damaged.append(found)
+            paths = _manifest_paths(self.folder(found))
+            of_round = self._manifests_of(found)
+            intact += of_round
+            damaged += [found] if len(of_round) < len(paths) else []
         return intact, damaged
+
+    def _manifests_of(self, round_number: int) -> list[Manifest]:
+        """The intact ones, the last one first."""
+        read = (_intact(_bytes_of(path)) for path in _manifest_paths(self.folder(round_number)))
+        return [manifest for manifest in read if manifest is not None and manifest.round == round_number]
 
     def prune(self, kept: Iterable[int], newest: int) -> None:
         """Remove rounds before `newest` that are not `kept`: manifests first, so that none is half there.
@@ -104,7 +115,8 @@ class Shelf:
         old = [found for found in self.rounds() if found < newest and found not in set(kept)]
         for found in old:
             with suppress(OSError):
-                (self.folder(found) / MANIFEST).unlink(missing_ok=True)
+                for path in _manifest_paths(self.folder(found)):
+                    path.unlink(missing_ok=True)
                 shutil.rmtree(self.folder(found), ignore_errors=True)
 
 
@@ -122,6 +134,23 @@ def kept_rounds(history: dict[int, tuple[int, ...]], silos: int, keep: int) -> l
         own = next((found for found in newest_first if silo in history[found]), None)
         kept |= {own} if own is not None else set()
     return sorted(kept, reverse=True)
+
+
+def _manifest_paths(folder: Path) -> list[Path]:
+    """The round's manifest, then those of its earlier attempts, latest first; only what is there."""
+    numbers = (
+        (re.fullmatch(r"manifest\.(\d+)\.json", path.name), path) for path in folder.glob("manifest.*")
+    )
+    aside = sorted(((int(match[1]), path) for match, path in numbers if match), reverse=True)
+    newest = folder / MANIFEST
+    return [*([newest] if newest.exists() else []), *(path for _, path in aside)]
+
+
+def _intact(data: bytes | None) -> Manifest | None:
+    try:
+        return parse(data) if data is not None else None
+    except CheckpointError:
+        return None
 
 
 def _stem(silo: int) -> str:

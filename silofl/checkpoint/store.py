@@ -246,15 +246,14 @@ class CheckpointStore:
         with together(self._comm):
             for manifest in first.values():
                 self._shelf.publish(manifest)
-        self._history = {found: manifest.members for found, manifest in first.items()}
+        self._history = _history(manifests)
 
     def _kept(self, newest: Manifest) -> list[int]:
         """Rank 0: the rounds that stay now that `newest` is committed everywhere."""
         if self._history is None:
-            self._history = {
-                found: manifest.members for found, manifest in self._shelf.manifests()[0].items()
-            }
-        self._history[newest.round] = newest.members
+            self._history = _history(self._shelf.manifests()[0])
+        earlier = self._history.get(newest.round, ())
+        self._history[newest.round] = tuple(sorted({*earlier, *newest.members}))
         before = {found: members for found, members in self._history.items() if found <= newest.round}
         kept = kept_rounds(before, self._silos, self._keep)
         self._history = {found: before[found] for found in kept}
@@ -267,3 +266,11 @@ class CheckpointStore:
             self._shelf.publish(manifest)
         if confirmed is not None and kept:
             self._shelf.prune(kept, confirmed.round)
+
+
+def _history(manifests: list[Manifest]) -> dict[int, tuple[int, ...]]:
+    """Who took part in which committed round, in any of its attempts."""
+    members: dict[int, set[int]] = {}
+    for manifest in manifests:
+        members.setdefault(manifest.round, set()).update(manifest.members)
+    return {found: tuple(sorted(silos)) for found, silos in members.items()}

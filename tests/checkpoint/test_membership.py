@@ -136,7 +136,51 @@ def test_the_second_attempt_is_the_truth_once_it_is_committed(tmp_path: Path, sh
         if silo != 1:
             assert same(found.state, state_of(silo, 2, tag=2))
         else:
-            assert same(found.state, state_of(silo, found.own_round, tag=1))
+            assert found.own_round == 2, "what it had committed is lost"
+            assert same(found.state, state_of(silo, 2, tag=1))
+
+
+@LAYOUTS
+def test_what_it_had_committed_outlives_the_rounds_after_it(tmp_path: Path, shared: bool) -> None:
+    silos = Silos(tmp_path, 3, shared=shared, keep=1)
+    silos.commit(silos.everybody, 1, 2, tag=1)
+    silos.commit([0, 2], 2, 3, 4, 5, tag=2)
+    found = silos.latest()[1]
+    assert found is not None
+    assert (found.round, found.own_round) == (5, 2)
+    assert same(found.state, state_of(1, 2, tag=1))
+
+
+@LAYOUTS
+def test_what_a_silo_had_committed_outlives_its_rounds_second_attempt(tmp_path: Path, shared: bool) -> None:
+    """It comes back and takes part in a third; then it is lost for good, and the others go on."""
+    silos = Silos(tmp_path, 3, shared=shared, keep=1)
+    silos.commit(silos.everybody, 1, 2, tag=1)
+    silos.commit([0, 2], 2, tag=2)
+    silos.start_again({1})
+    own = silos.together(silos.everybody, lambda store, silo: store.own_state({1}))[1]
+    assert own is not None
+    assert own[0] == 2
+    assert same(own[1], state_of(1, 2, tag=1))
+
+    def third(store: CheckpointStore, silo: int) -> None:
+        store.begin(2, state_of(silo, 2, tag=3))
+        store.reform(store._comm)  # its files are there, and no manifest says so
+
+    silos.together(silos.everybody, third)
+    silos.start_again({1})
+    own = silos.together(silos.everybody, lambda store, silo: store.own_state({1}))[1]
+    assert own is not None
+    assert same(own[1], state_of(1, 2, tag=1)), "a file that a manifest names was written over"
+    silos.commit([0, 2], 3, 4, 5, tag=4)
+    assert silos.committed(0) == [2, 5]
+    found = silos.latest()[1]
+    assert found is not None
+    assert (found.round, found.own_round) == (5, 2)
+    silos.start_again({1})
+    silos.together(silos.everybody, lambda store, silo: store.own_state({1}))
+    silos.commit(silos.everybody, 6, 7)
+    assert silos.committed(0) == [7]
 
 
 def test_a_damaged_manifest_gives_way_to_another_silos_copy(tmp_path: Path) -> None:

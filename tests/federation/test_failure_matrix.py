@@ -155,12 +155,13 @@ class Trial:
         manifests, damaged = shelf.manifests()
         assert not damaged
         models = {}
-        for number, manifest in manifests.items():
+        for manifest in manifests:
             trees = [
-                read_tree(shelf.folder(number) / entry.name, entry.sha256)
+                read_tree(shelf.folder(manifest.round) / entry.name, entry.sha256)
                 for entry in manifest.files.values()
             ]
-            models[number] = np.concatenate([tree["server"]["slice"] for tree in trees]).tobytes()
+            model = np.concatenate([tree["server"]["slice"] for tree in trees]).tobytes()
+            assert models.setdefault(manifest.round, model) == model
         return models
 
     def check(self) -> None:
