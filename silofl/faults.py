@@ -73,6 +73,10 @@ def parse(text: str) -> Fault:
         raise ValueError(
             f"failure.inject has {text!r}: `slow`, and nothing else, ends with a factor such as x5"
         )
+    if int(number) < 1:
+        raise ValueError(f"failure.inject has {text!r}: rounds are counted from 1")
+    if factor is not None and float(factor) < 1:
+        raise ValueError(f"failure.inject has {text!r}: a step cannot be made faster; give x1 or more")
     if action == "slow" and step in OPEN_ENDED:
         lasting = ", ".join(one for one in STEPS if one not in OPEN_ENDED)
         raise ValueError(f"failure.inject has {text!r}: `slow` is for the steps {lasting}")

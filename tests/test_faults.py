@@ -53,6 +53,9 @@ def test_lines_are_read(text: str, fault: Fault) -> None:
         ("kill silo 2 round 5 at colect", "unknown step 'colect', did you mean 'collect'?"),
         ("kill silo 2 round 5 at checkpoint", "unknown step 'checkpoint', did you mean 'checkpoint "),
         ("kill silo 2 round 5 at evaluation", "unknown step 'evaluation', did you mean 'evaluate'?"),
+        ("kill silo 2 round 0 at train", "rounds are counted from 1"),
+        ("slow silo 2 round 5 at train x0", "a step cannot be made faster; give x1 or more"),
+        ("slow silo 2 round 5 at train x0.9", "a step cannot be made faster; give x1 or more"),
         ("slow silo 2 round 5 at train", "`slow`, and nothing else, ends with a factor such as x5"),
         ("kill silo 2 round 5 at train x5", "`slow`, and nothing else, ends with a factor such as x5"),
         ("corrupt silo 2 round 5 at collect", "`corrupt` is for the steps advertise, share, agree, reveal"),
@@ -76,3 +79,10 @@ def test_what_cannot_be_meant_is_one_sentence(text: str, sentence: str) -> None:
 def test_a_configuration_has_its_faults() -> None:
     config = configuration.parse({"failure": {"inject": ["kill silo 0 round 1 at train"]}})
     assert config.failure.faults == [Fault("kill", 0, 1, "train")]
+
+
+def test_a_fault_after_the_last_round_is_refused() -> None:
+    text = "kill silo 0 round 4 at train"
+    assert configuration.parse({"run": {"rounds": 4}, "failure": {"inject": [text]}}).failure.inject == [text]
+    with pytest.raises(ConfigError, match=f"{text}' and run.rounds = 3: it would not happen"):
+        configuration.parse({"run": {"rounds": 3}, "failure": {"inject": [text]}})

@@ -17,6 +17,7 @@ WARNING_S = 120
 SBATCH_TIMEOUT_S = 120.0
 
 _WORD = re.compile(r"[^\s#]+")
+_LIMIT = re.compile(r"(\d+-)?\d+(:\d{1,2}){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,14 @@ def _refuse_impossible(job: Job) -> None:
         value = getattr(job, option)
         if value and not _WORD.fullmatch(value):
             raise ConfigError(f"--{option} {value!r}: give one word, as sbatch takes it")
+    if job.time and not _LIMIT.fullmatch(job.time):
+        raise ConfigError(
+            f'--time {job.time!r}: give minutes, "4:00:00" or days as in "2-0", as sbatch takes it'
+        )
+    if job.time.isdecimal() and int(job.time) * 60 <= WARNING_S:
+        raise ConfigError(
+            f"--time {job.time} is {job.time} min, and Slurm warns {WARNING_S} s before the end: give more"
+        )
 
 
 def _directives(job: Job) -> list[str]:

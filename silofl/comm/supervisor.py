@@ -74,7 +74,13 @@ def supervise(command: Sequence[str]) -> Ended:
         if note.exists():
             told, _, whether = note.read_text().partition(" ")
             return Ended(int(told), waited.asked or whether == ASKED)
-        return Ended(job.returncode if job.returncode >= 0 else 128 - job.returncode, waited.asked)
+        if job.returncode >= 0:
+            return Ended(job.returncode, waited.asked)
+        if waited.ended:
+            return Ended(128 - job.returncode, waited.asked)
+        name = signal.Signals(-job.returncode).name
+        print(f"silofl: the launcher was ended by {name}, and the job with it", file=sys.stderr, flush=True)
+        return Ended(EXIT_RESUMABLE, waited.asked)
 
 
 def _begin(mask: set[int], parent: int) -> None:
@@ -94,6 +100,11 @@ class _Waited:
         self._job = job
         self._had_ranks, self._alone_since = False, math.inf
         self._ended_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was made to end."""
+        return self._ended_at is not None
 
     def to_the_end(self) -> None:
         """Return when it has ended, which it does."""
@@ -132,7 +143,7 @@ class _Waited:
             self._job.kill()  # what it had started ends with it: see `silofl.comm.watchdog`
 
     def _end(self) -> None:
-        if self._ended_at is None:
+        if not self.ended:
             self._ended_at = time.monotonic()
             self._job.terminate()
 

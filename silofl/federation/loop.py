@@ -25,7 +25,7 @@ from silofl.federation.handshake import agree_on_version_and_config
 from silofl.federation.membership import name, refusal, refuse_faults_of_nobody
 from silofl.federation.metrics import gather
 from silofl.federation.recalls import Recalls
-from silofl.federation.record import plan_of, record_of, summary_of
+from silofl.federation.record import notices_of, plan_of, record_of, summary_of
 from silofl.federation.rehearsal import Rehearsal
 from silofl.federation.roll import Roll
 from silofl.federation.round import RoundResult, run_round
@@ -171,8 +171,14 @@ class Run:
             return []
         own = self._crew.number in restored.members
         self._federation.restore(restored.state, restored.members, member=own)
+        away = tuple(silo for silo in self._federation.members if silo not in restored.members)
+        self._roll = Roll(restored.members)
+        self._roll.enter(away)
         self._first = restored.round + 1
-        return restored.notices
+        return [
+            *restored.notices,
+            *([f"{name(away)} away in round {restored.round} and back"] if away else []),
+        ]
 
     def _rounds(self) -> None:
         """Run and commit every round that is left."""
@@ -237,16 +243,8 @@ class Run:
             self._federation.bytes_sent_per_round,
         )
         self._chronicle.round(record)
-        if lost:
-            self._chronicle.notice(
-                f"{name(lost)} lost in round {result.round}; "
-                f"the others met after {record['recovery_seconds']:.2f} s"
-            )
-        if result.clipped_silos:
-            self._chronicle.notice(
-                f"{result.clipped_silos} silos had values beyond secure.range = {self._config.secure.range}, "
-                "which were clipped; raise it, or leave it out"
-            )
+        for notice in notices_of(record, self._config.secure.range):
+            self._chronicle.notice(notice)
         return any(report["stop"] for report in every)
 
     def _settle(self, note: Record) -> list[Record]:
@@ -286,7 +284,8 @@ class Run:
             due = self._recalls.due(members, number)
             if not due:
                 break
-            self._call_one(due[:1], number)
+            with self._clock.phase("return"):
+                self._call_one(due[:1], number)
 
     def _call_one(self, silos: tuple[int, ...], number: int) -> None:
         crew = self._crew

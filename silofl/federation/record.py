@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Any
 
 import silofl
 from silofl.comm.crew import Loss
 from silofl.federation.federation import Federation
+from silofl.federation.membership import name
 from silofl.federation.round import RoundResult
 
 Record = dict[str, Any]
@@ -39,16 +41,17 @@ def record_of(
     seconds: float,
     sent: int,
 ) -> Record:
-    """A round as JSON. `seconds_by_phase` are means over silos; `per_silo` is in the order of their numbers.
+    """A round as JSON. `seconds_by_phase` are means over the silos that were in a phase; `per_silo` is in the
+    order of their numbers.
 
     `began` are the silos that the round was begun with, `survivors` those whose updates are in the model.
     `seconds` and the phase `checkpoint` count the commit of the round before, for this line is written before
     its own round is committed.
     """
     phases = [report["phases"] for report in reports]
-    names = sorted({name for phase in phases for name in phase})
-    means = {name: sum(p.get(name, 0.0) for p in phases) / len(phases) for name in names}
-    spent = {name: reports[0][name] for name in ("epsilon", "clip_norm")}
+    kinds = sorted({kind for phase in phases for kind in phase})
+    means = {kind: fmean(phase[kind] for phase in phases if kind in phase) for kind in kinds}
+    spent = {kind: reports[0][kind] for kind in ("epsilon", "clip_norm")}
     shown = {report["silo"]: report["shown"] for report in reports}
     return {
         "round": result.round,
@@ -65,6 +68,22 @@ def record_of(
         "seconds": round(seconds, 6),
         "seconds_by_phase": {name: round(value, 6) for name, value in means.items()},
     }
+
+
+def notices_of(record: Record, bound: float | None) -> list[str]:
+    """What people should read beside a round's line; `bound` is `secure.range`."""
+    notices = []
+    if record["lost"]:
+        notices.append(
+            f"{name(tuple(record['lost']))} lost in round {record['round']}; "
+            f"the others met after {record['recovery_seconds']:.2f} s"
+        )
+    if record["clipped_silos"]:
+        notices.append(
+            f"{record['clipped_silos']} silos had values beyond secure.range = {bound}, "
+            "which were clipped; raise it, or leave it out"
+        )
+    return notices
 
 
 def summary_of(federation: Federation, records: list[Record], model_sha256: str) -> Record:
@@ -90,6 +109,8 @@ def summary_of(federation: Federation, records: list[Record], model_sha256: str)
         },
         "bytes_sent_per_round": last["bytes_sent"],
         "survivors": last["survivors"],
+        "lost": [[record["round"], silo] for record in records for silo in record["lost"]],
+        "returned": [[record["round"], silo] for record in records for silo in record["returned"]],
         "model_sha256": model_sha256,
     }
 

@@ -81,6 +81,7 @@ def _learn(federation: Federation, number: int, clock: Clock) -> tuple[Update, f
         federation.aggregator.prepare()
     with clock.phase("train"):
         learnt = attempt(lambda: federation.learn(number))
+        crew.comm.mark("trained")  # where a rehearsed `slow ... at train` is over
     with clock.phase("wait"):
         crew.step(lambda: raise_together(crew.comm, learnt.problem(crew.comm.rank)))
     update, fit = learnt.result()

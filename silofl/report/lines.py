@@ -36,19 +36,19 @@ def spread(per_silo: list[dict[str, float]], name: str = "accuracy") -> str:
 
 
 def phases(seconds: dict[str, float]) -> str:
-    """`train 0.15, wait 0.02, other 0.03`."""
-    other = sum(seconds.values()) - seconds.get("train", 0.0) - seconds.get("wait", 0.0)
-    return f"train {seconds.get('train', 0.0):.2f}, wait {seconds.get('wait', 0.0):.2f}, other {other:.2f}"
+    """`train 0.15, wait 0.02, other 0.03`, with `return 2.50` where the silo waited for lost ones."""
+    named = {"train": 0.0, "wait": 0.0} | {k: seconds[k] for k in ("train", "wait", "return") if k in seconds}
+    named["other"] = sum(seconds.values()) - sum(named.values())
+    return ", ".join(f"{name} {value:.2f}" for name, value in named.items())
 
 
 def closing(summary: Record, path: str) -> list[str]:
     """What happened and where to look."""
     score = f"accuracy {summary['accuracy']:.4f}" if summary["accuracy"] is not None else "trained"
     seconds = summary["seconds_by_phase"]
-    total = sum(seconds.values()) or 1.0
-    waited = seconds.get("wait", 0.0)
-    train = seconds.get("train", 0.0)
-    outside = total - train - waited
+    total = max(sum(seconds.values()), summary["seconds"]) or 1.0
+    train, waited, back = (seconds.get(phase, 0.0) for phase in ("train", "wait", "return"))
+    outside = total - train - waited - back
     spent = ""
     if summary["epsilon"] is not None:
         spent = f"epsilon {summary['epsilon']:.4g} at delta {summary['delta']:g}, "
@@ -56,6 +56,7 @@ def closing(summary: Record, path: str) -> list[str]:
         f"done: {spent}{score} on held-out data after {summary['rounds']} rounds "
         f"in {duration(summary['seconds'])}; "
         f"{train / total:.0%} training, {waited / total:.0%} waiting for the slowest silo, "
+        f"{f'{back / total:.0%} for lost ones, ' if back else ''}"
         f"{outside / total:.0%} all else",
         f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
         f"  summary  {path}/summary.json",

@@ -89,6 +89,12 @@ def test_a_launcher_that_does_not_end_is_ended(tmp_path: Path, rank_s: float) ->
     assert job.returncode == 128 + signal.SIGKILL
 
 
+def test_a_launcher_that_is_killed_leaves_a_job_that_goes_on(tmp_path: Path) -> None:
+    job = start(tmp_path, "import os; print('up', flush=True); os.kill(os.getpid(), 9)")
+    _, told = job.communicate(timeout=15)
+    assert (job.returncode, told) == (75, "silofl: the launcher was ended by SIGKILL, and the job with it\n")
+
+
 def test_a_launcher_does_not_outlive_the_command(tmp_path: Path) -> None:
     job = start(tmp_path, STUBBORN.replace("SIG_IGN", "SIG_DFL").replace("{rank_s}", "25"))
     launcher = int((tmp_path / "launcher").read_text())

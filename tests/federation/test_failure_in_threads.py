@@ -159,6 +159,18 @@ def test_a_run_that_must_stop_resumes_to_the_same_model(
     assert {result["model_sha256"] for result in resumed} == {whole.model_sha256()}
 
 
+def test_a_resumed_run_says_who_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(monkeypatch, messages=False)
+    faults = ["kill silo 2 round 2 at collect last", "kill silo 0 round 4 at step"]
+    config = settings(tmp_path, failure={"inject": faults})
+    assert [type(result) for result in federate(config, 4)[1::2]] == [StoppedError] * 2
+    summary = federate(config, 4, resume=True)[0]
+    first = next(line for line in records(tmp_path) if line["round"] > 2 and line["began"] == [0, 1, 2, 3])
+    assert first["returned"] == [2]
+    assert summary["lost"] == [[2, 2]]
+    assert summary["returned"] == [[first["round"], 2]]
+
+
 def test_an_additive_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch, messages=False)
     failure = {"inject": ["kill silo 3 round 2 at evaluate"]}

@@ -130,6 +130,9 @@ def test_what_is_not_chosen_is_the_site_s_own() -> None:
         (Job(partition="a\n#SBATCH --exclusive"), "--partition"),
         (Job(account="a b"), "--account"),
         (Job(time="1 h"), "--time"),
+        (Job(time="banana"), "--time 'banana'"),
+        (Job(time="4:00:00:00"), "--time"),
+        (Job(time="2"), "--time 2 is 2 min, and Slurm warns 120 s before the end"),
         (Job(mpi="pmix; true"), "--mpi"),
     ],
 )
