@@ -116,7 +116,7 @@ def launch(
     # Named here, for a job that is started again has to find what it began.
     train += ["--run", pick(settings, resume=resume)]
     first, again = (
-        launch_command(facts, n, cores=facts.cores, root=root, argv=argv, ulfm=facts.survives)
+        launch_command(facts, n, root=root, argv=argv, ulfm=facts.survives)
         for argv in ([*train, *(["--resume"] if resume else [])], [*train, "--resume"])
     )
     typer.echo(shlex.join(first))

@@ -33,7 +33,7 @@ class DataError(SiloflError):
 
 
 class MismatchError(SiloflError):
-    """Ranks that must agree (version, configuration, model) do not."""
+    """What must agree does not: ranks, a run and its resume, or the MPI library and its launcher."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -45,7 +45,7 @@ class TrainingError(SiloflError):
 
 
 class CheckpointError(SiloflError):
-    """A checkpoint that cannot be resumed from: other configuration, other ranks, none valid."""
+    """Rounds were committed and none of them can be read."""
 
     exit_code = EXIT_BAD_INPUT
 

@@ -18,6 +18,6 @@ def on_ranks(ranks: int, arguments: Sequence[str]) -> None:
         return
     facts = mpi_facts()
     argv = [sys.executable, "-m", "silofl", *arguments]
-    line = launch_command(facts, ranks, cores=facts.cores, root=os.geteuid() == 0, argv=argv)
+    line = launch_command(facts, ranks, root=os.geteuid() == 0, argv=argv)
     sys.stdout.flush()
     os.execv(Path(line[0]), line)

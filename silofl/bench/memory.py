@@ -21,7 +21,7 @@ from silofl.aggregation.drop_in import SecureAggregator
 from silofl.aggregation.fixed_point import fixed_point
 from silofl.bench.measure import machine
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import together
+from silofl.comm.verdict import exchange, together
 from silofl.config import SecureConfig
 from silofl.errors import ConfigError
 from silofl.types import RingBits
@@ -88,7 +88,7 @@ def run(comm: Communicator, *, parameters: int) -> list[Figures]:
 
     _check_sum(comm, x, result)
     own = Figures(comm.rank, x.nbytes, added, added / x.nbytes, seconds, was_reset)
-    return [Figures(**json.loads(text)) for text in comm.allgather_bytes(json.dumps(asdict(own)).encode())]
+    return [Figures(**figures) for figures in exchange(comm, asdict(own))]
 
 
 def table(figures: list[Figures]) -> Table:

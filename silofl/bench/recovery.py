@@ -29,7 +29,7 @@ from rich.table import Table
 from silofl.bench.measure import machine
 from silofl.checkpoint.manifest import MANIFEST
 from silofl.comm.command import launch_command
-from silofl.comm.facts import mpi_facts
+from silofl.comm.facts import MpiFacts, mpi_facts
 from silofl.comm.launcher import detect
 from silofl.errors import ConfigError, SiloflError
 
@@ -137,12 +137,12 @@ def run(silos: int, *, repeats: int, told: Callable[[str], None] = lambda line: 
         times = []
         for repeat in range(repeats):
             told(f"{policy}, federation {repeat + 1} of {repeats}")
-            times.append(_federation(policy, silos, killed=repeat % silos))
+            times.append(_federation(facts, policy, silos, killed=repeat % silos))
         results.append(summarize(policy, times))
     return results
 
 
-def _federation(policy: str, silos: int, *, killed: int) -> Times:
+def _federation(facts: MpiFacts, policy: str, silos: int, *, killed: int) -> Times:
     """Run one federation and take its times; leaves no process and no file behind."""
     folder = Path(tempfile.mkdtemp(prefix="silofl-recovery-"))
     try:
@@ -151,8 +151,7 @@ def _federation(policy: str, silos: int, *, killed: int) -> Times:
         config, directory = folder / "recovery.toml", folder / "run"
         config.write_text(CONFIG.format(rounds=ROUNDS, policy=policy, faults=json.dumps(faults)))
         program = [sys.executable, "-m", "silofl", "train", str(config), "--run", str(directory)]
-        facts, root = mpi_facts(), os.geteuid() == 0
-        line = launch_command(facts, silos, cores=facts.cores, root=root, argv=program, ulfm=True)
+        line = launch_command(facts, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
         watch = Watch(directory, silos)
         words = _watched(line, watch)
         if not (directory / "summary.json").exists():

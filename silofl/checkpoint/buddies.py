@@ -137,15 +137,15 @@ class Buddies:
         mine = None
         if wanted is not None:
             mine = [self._shelf.silo, wanted.round, sealed_bytes(wanted.files[self._shelf.silo].bytes)]
-        needs = [need for need in exchange(self._comm, mine, None) if need is not None]
-        every = exchange(self._comm, [self._holds(*need) for need in needs], None)
+        needs = [need for need in exchange(self._comm, mine) if need is not None]
+        every = exchange(self._comm, [self._holds(*need) for need in needs])
         answer: tuple[int | None, str] = (None, "no other silo has a copy")
         for place, (silo, found, size) in enumerate(needs):
             for keeper in (rank for rank, holds in enumerate(every) if holds[place]):
                 problem = self._return(silo, found, keeper, size, wanted)
                 if silo == self._shelf.silo:
                     answer = (None, problem) if problem else (self._comm.members[keeper], "")
-                if not any(exchange(self._comm, problem, None)):
+                if not any(exchange(self._comm, problem)):
                     break
         return answer
 

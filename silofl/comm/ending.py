@@ -30,8 +30,8 @@ class Ending:
     `trace_dir` is where a failing rank writes its traceback; None: to standard error.
     """
 
-    def __init__(self, comm: MpiCommunicator, trace_dir: Path | None = None) -> None:
-        self.trace_dir = trace_dir
+    def __init__(self, comm: MpiCommunicator) -> None:
+        self.trace_dir: Path | None = None
         self._comm = comm.duplicate()
         self._left = False
         comm.follow(self._follow)
@@ -99,13 +99,13 @@ class Ending:
             self.on_exception(arguments.exc_type, error, arguments.exc_traceback)
 
 
-def install_abort_hook(comm: MpiCommunicator, *, trace_dir: Path | None = None) -> Ending:
+def install_abort_hook(comm: MpiCommunicator) -> Ending:
     """End all ranks when an exception escapes on one, in any thread; leave together otherwise. Collective.
 
-    The failing rank says what happened on one line and writes the traceback to `trace_dir`, which may be
-    set later on the `Ending` that is returned.
+    The failing rank says what happened on one line and writes the traceback where the `trace_dir` of what is
+    returned says.
     """
-    ending = Ending(comm, trace_dir)
+    ending = Ending(comm)
     sys.excepthook = ending.on_exception
     threading.excepthook = ending.on_thread_exception
     atexit.register(ending.end, 0)

@@ -62,7 +62,7 @@ class Communicator(Protocol):
 
     @property
     def local_size(self) -> int:
-        """How many ranks share this node: divides its cores."""
+        """How many ranks share this node, and its memory."""
 
     def barrier(self) -> None:
         """Return when every rank has called."""

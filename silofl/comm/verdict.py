@@ -26,7 +26,7 @@ def raise_together(comm: Communicator, error: SiloflError | None) -> None:
     exchange(comm, None, error)
 
 
-def exchange(comm: Communicator, note: Any, error: SiloflError | None) -> list[Any]:
+def exchange(comm: Communicator, note: Any, error: SiloflError | None = None) -> list[Any]:
     """`raise_together`, else every rank's note in rank order, in one message. Collective; notes are JSON."""
     mine = {"note": note} if error is None else {"error": _encode(error)}
     silent = note is None and error is None  # the usual case then costs one message of one number

@@ -18,11 +18,9 @@ from silofl.aggregation.shards import MOST_COPIES, Shards, slice_counts
 from silofl.comm.crew import Crew
 from silofl.comm.verdict import together
 from silofl.config import Config
-from silofl.errors import ConfigError
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.membership import copies
 from silofl.federation.metrics import FederationMeans
-from silofl.federation.promise import too_dear
 from silofl.federation.protection import Protection
 from silofl.federation.server import Server, gather_parts
 from silofl.federation.silo import Silo, place
@@ -158,10 +156,6 @@ class Federation:
         spent = self.protection.spending.epsilon_per_silo()
         return [spent.get(number, 0.0) for number in range(self.silos)]
 
-    def too_dear(self) -> ConfigError:
-        """The error of a run that cannot afford one round; the same on every rank."""
-        return too_dear(self.config.privacy.max_epsilon)
-
     def handover(self) -> dict[str, Any]:
         """What a silo that comes back needs to go on being private; JSON."""
         return {} if self.protection is None else self.protection.handover()
@@ -176,7 +170,7 @@ class Federation:
         Collective. `member`: whether this silo's state is of that round; else only its own part counts.
         """
         crew, size = self.crew, len(self.global_vector)
-        committed = self._server_for(Shards(size, members))
+        committed = self.server.over(Shards(size, members))
         if state is not None:
             self.silo.restore(state["silo"])
         if self.protection is not None:
@@ -208,10 +202,6 @@ class Federation:
             self.global_vector,
             newcomers,
         )
-
-    def _server_for(self, shards: Shards) -> Server:
-        trainable, dtype = self.silo.model.trainable, self.global_vector.dtype
-        return Server(self.strategy, shards, self.crew.number, trainable, dtype)
 
     def close(self) -> None:
         """Release what is held; collective."""
@@ -295,7 +285,7 @@ def join(crew: Crew, parts: Parts, earlier: Shards, newcomers: tuple[int, ...]) 
     strategy, vector = strategies.build(parts.config.strategy), parts.silo.initial()
     server = parts.server(strategy, earlier, crew.number)
     aggregator, server = _renew(crew, parts, server, vector, newcomers)
-    return _together(crew, parts, strategy, aggregator, server, vector)
+    return _federation_of(crew, parts, strategy, aggregator, server, vector)
 
 
 def establish(crew: Crew, parts: Parts) -> Federation:
@@ -307,25 +297,25 @@ def establish(crew: Crew, parts: Parts) -> Federation:
     strategy = strategies.build(parts.config.strategy)
     aggregator = parts.aggregator(crew)
     server = parts.server(strategy, aggregator.shards, crew.number)
-    federation = _together(crew, parts, strategy, aggregator, server, parts.silo.initial())
+    federation = _federation_of(crew, parts, strategy, aggregator, server, parts.silo.initial())
     federation.distribute()
     return federation
 
 
-def _together(
+def _federation_of(
     crew: Crew, parts: Parts, strategy: Strategy, aggregator: Aggregator, server: Server, vector: Vector
 ) -> Federation:
     return Federation(
-        crew,
-        parts.config,
-        parts.silos,
-        parts.silo,
-        strategy,
-        aggregator,
-        server,
-        FederationMeans(),
-        parts.protection,
-        vector,
+        crew=crew,
+        config=parts.config,
+        silos=parts.silos,
+        silo=parts.silo,
+        strategy=strategy,
+        aggregator=aggregator,
+        server=server,
+        means=FederationMeans(),
+        protection=parts.protection,
+        global_vector=vector,
     )
 
 

@@ -13,7 +13,7 @@ from silofl.checkpoint.store import CheckpointStore
 from silofl.comm import watchdog
 from silofl.comm.crew import Crew, Loss
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import together
+from silofl.comm.verdict import exchange, together
 from silofl.config import Config, resumption_tables
 from silofl.crypto.key_file import silo_key
 from silofl.errors import AskedError, SiloflError
@@ -23,7 +23,7 @@ from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, Parts, build_silo, build_task, establish, join
 from silofl.federation.handshake import agree_on_version_and_config
 from silofl.federation.membership import name, refusal, refuse_faults_of_nobody
-from silofl.federation.metrics import gather
+from silofl.federation.promise import too_dear
 from silofl.federation.recalls import Recalls
 from silofl.federation.record import notices_of, plan_of, record_of, summary_of
 from silofl.federation.rehearsal import Rehearsal
@@ -135,9 +135,9 @@ class Run:
         self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
         notices = self._restore() if self._resumed else []
         notices += self._federation.begin(self._first - 1)
-        self._affordable = crew.step(lambda: gather(crew.comm, self._federation.affordable()))[0]
+        self._affordable = crew.step(lambda: exchange(crew.comm, self._federation.affordable()))[0]
         if self._first == 1 and not self._affordable:
-            raise self._federation.too_dear()
+            raise too_dear(config.privacy.max_epsilon)
 
         def say() -> None:
             with together(crew.comm):
@@ -379,7 +379,7 @@ class Run:
                     digest = chronicle.write_model(model)
                     summary = summary_of(federation, chronicle.written_records(), digest)
                     chronicle.write_summary(summary)
-            first: Record = gather(crew.comm, summary)[0]
+            first: Record = exchange(crew.comm, summary)[0]
             return first
 
         summary = crew.step(write)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
 import numpy as np
 
 from silofl.aggregation.base import Aggregator
 from silofl.comm.crew import Crew
-from silofl.comm.protocol import Communicator
+from silofl.comm.verdict import exchange
 
 Metrics = dict[str, float]
 
@@ -29,7 +27,7 @@ class FederationMeans:
         over those. Nothing where a silo was lost while they were added up.
         """
         if not self._agreed:
-            every = crew.step(lambda: gather(crew.comm, sorted(metrics)))
+            every = crew.step(lambda: exchange(crew.comm, sorted(metrics)))
             self._names = sorted({name for names in every for name in names})
             self._agreed = True
         if not self._names:
@@ -48,8 +46,3 @@ class FederationMeans:
         """Take the names that the others agreed on, if they did, on a rank that has come back."""
         if names is not None:
             self._names, self._agreed = names, True
-
-
-def gather(comm: Communicator, mine: Any) -> list[Any]:
-    """Every silo's small report, in rank order; collective. JSON: numbers, words, lists and dicts only."""
-    return [json.loads(text) for text in comm.allgather_bytes(json.dumps(mine).encode())]

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from silofl.aggregation.base import Aggregator, WordAggregator
 from silofl.aggregation.noisy import Noise, NoisySum
 from silofl.comm.crew import Crew
-from silofl.comm.verdict import together
+from silofl.comm.verdict import exchange, together
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
 from silofl.federation import promise
 from silofl.federation.journal import Journal
-from silofl.federation.metrics import gather
 from silofl.federation.silo import Silo
 from silofl.federation.spending import Spending
 from silofl.privacy.clipping import clip
@@ -100,7 +99,7 @@ class Protection:
             with together(crew.comm):
                 if crew.comm.rank == 0:
                     own = plan.noise_multiplier()
-            return float(gather(crew.comm, own)[0])
+            return float(exchange(crew.comm, own)[0])
 
         return crew.step(agree)
 
@@ -175,7 +174,7 @@ class Protection:
         """
         if self._config.privacy.place == "central":
             crew = self._crew
-            again = max(crew.step(lambda: gather(crew.comm, len(crew.losses) - self._losses)))
+            again = max(crew.step(lambda: exchange(crew.comm, len(crew.losses) - self._losses)))
             for _ in range(again):
                 self.spending.add(self.spending.price(len(self._shown)), self._shown)
         if self._config.privacy.clip_quantile is not None:
@@ -238,7 +237,7 @@ class Protection:
         if state is not None:
             self._own_terms(state)
         mine = state if member else None
-        every = self._crew.step(lambda: gather(self._crew.comm, mine))
+        every = self._crew.step(lambda: exchange(self._crew.comm, mine))
         whole = next(state for state in every if state is not None)
         self._share(whole)
         fitted = self.fit_to(self._inner, self._silos)

@@ -46,7 +46,7 @@ class Recalls:
     def of(cls, crew: Crew, timeout_s: float) -> Recalls:
         """Note where every rank runs; collective, while all are there."""
         own = [socket.gethostname(), crew.comm.local_rank]
-        return cls([Place(*one) for one in exchange(crew.comm, own, None)], timeout_s)
+        return cls([Place(*one) for one in exchange(crew.comm, own)], timeout_s)
 
     @classmethod
     def taken_up(cls, state: dict[str, Any], timeout_s: float) -> Recalls:
@@ -112,7 +112,7 @@ class _Attempt:
         may end without being missed.
         """
         comm = self._crew.comm
-        if any(exchange(comm, self._tried, None)):
+        if any(exchange(comm, self._tried)):
             return self._heir if self._everybody(comm) else None
         self._tried = True
         assert isinstance(comm, MpiCommunicator), "only processes come back"
@@ -131,4 +131,4 @@ class _Attempt:
             self._heir.give_up()
 
     def _everybody(self, comm: Communicator) -> bool:
-        return all(exchange(comm, self._heir is not None, None))
+        return all(exchange(comm, self._heir is not None))

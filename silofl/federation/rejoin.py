@@ -18,7 +18,7 @@ from silofl.comm.recall import Invitation, join
 from silofl.comm.verdict import describe
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
-from silofl.federation import federation as parts
+from silofl.federation.federation import build_silo, build_task
 from silofl.federation.loop import Record, Run
 from silofl.federation.membership import refusal
 from silofl.federation.recalls import Recalls
@@ -48,8 +48,8 @@ def rejoin(
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             alone = Crew(comm, repeats=False)
-            built = parts.build_task(alone, config, task)
-            silo = parts.build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
+            built = build_task(alone, config, task)
+            silo = build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
             if config.checkpoint.buddy:
                 silo_key(config.checkpoint.key_file, invited.number)  # a fault of this silo's alone, so far
             heir = join(comm, invited)

@@ -37,7 +37,7 @@ def place(requested: str, local_rank: int) -> str:
 
 
 class Silo:
-    """One institution. `number` is its rank; its samples stay here.
+    """One institution, silo `number` of the run. Its samples stay here.
 
     Raises DataError where it has no training samples.
     """

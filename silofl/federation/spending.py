@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from silofl.comm.crew import Crew
+from silofl.comm.verdict import exchange
 from silofl.config import PrivacyConfig
 from silofl.errors import StoppedError
 from silofl.federation.journal import Entry, Journal
-from silofl.federation.metrics import gather
 from silofl.federation.reckoning import Reckoning
 from silofl.privacy.accountant import Method
 from silofl.privacy.ledger import Ledger
@@ -72,7 +72,7 @@ class Spending:
     def begin(self, committed: int) -> None:
         """Take up what is in the journals behind round `committed`; collective."""
         mine, self._done = self._journal.after(committed), committed
-        every = self._crew.step(lambda: gather(self._crew.comm, [entry.to_json() for entry in mine]))
+        every = self._crew.step(lambda: exchange(self._crew.comm, [entry.to_json() for entry in mine]))
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
         self._open = _union([Entry.from_json(table) for tables in every for table in tables])
         if self._journal.exists:
@@ -110,7 +110,7 @@ class Spending:
             return True
         mine = self._repeatable and self._own.get((round_number, attempt)) == tag
         mine = mine and all(entry.silos == self._crew.members for entry in before)
-        if not all(self._crew.step(lambda: gather(self._crew.comm, mine))):
+        if not all(self._crew.step(lambda: exchange(self._crew.comm, mine))):
             self.retake(round_number)
             return False
         return True
@@ -169,7 +169,7 @@ class Spending:
         if not opened:
             return
         crew, attempt = self._crew, self.attempt(round_number)
-        shown = crew.step(lambda: dict(gather(crew.comm, [crew.number, attempt])))
+        shown = crew.step(lambda: dict(exchange(crew.comm, [crew.number, attempt])))
         for entry in opened:
             others = tuple(silo for silo in entry.silos if shown.get(silo) != entry.attempt)
             _count(self.ledger, entry.releases, others)

@@ -90,7 +90,7 @@ def _slurm() -> Finding:
     return Finding("Slurm", "ok", path) if path else Finding("Slurm", "gap", "no sbatch here", "use mpirun")
 
 
-EXTRAS = {"tensorboard": "report", "pyarrow": "files", "tenseal": "he", "numba_cuda": "cuda"}
+EXTRAS = {"opacus": "privacy", "dp_accounting": "privacy", "tensorboard": "report", "pyarrow": "files"}
 
 
 def _extras() -> list[Finding]:

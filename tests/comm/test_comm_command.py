@@ -20,14 +20,14 @@ ARGV = ["python", "-m", "silofl", "train", "a b.toml"]
     ("facts", "given", "line"),
     [
         (OPENMPI, {"ranks": 2}, "/p/bin/mpirun --bind-to none -n 2"),
-        (OPENMPI, {"ranks": 4, "cores": 2}, "/p/bin/mpirun --oversubscribe --bind-to none -n 4"),
+        (OPENMPI, {"ranks": 4}, "/p/bin/mpirun --oversubscribe --bind-to none -n 4"),
         (
             OPENMPI,
-            {"ranks": 1, "cores": 2, "root": True},
+            {"ranks": 1, "root": True},
             "/p/bin/mpirun --allow-run-as-root --bind-to none -n 1",
         ),
         (OPENMPI, {"ranks": 2, "ulfm": True}, "/p/bin/mpirun --with-ft ulfm --bind-to none -n 2"),
-        (MPICH, {"ranks": 8, "cores": 2, "root": True}, "/q/bin/mpiexec -bind-to none -n 8"),
+        (MPICH, {"ranks": 8, "root": True}, "/q/bin/mpiexec -bind-to none -n 8"),
         (
             MPICH,
             {"ranks": 2, "ulfm": True},
@@ -37,7 +37,7 @@ ARGV = ["python", "-m", "silofl", "train", "a b.toml"]
     ],
 )
 def test_the_line_fits_the_machine(facts, given, line):
-    assert launch_command(facts, **{"root": False, "cores": 2, **given}, argv=ARGV) == [*line.split(), *ARGV]
+    assert launch_command(facts, **{"root": False, **given}, argv=ARGV) == [*line.split(), *ARGV]
 
 
 def test_lines_that_cannot_be_are_refused():
@@ -47,7 +47,7 @@ def test_lines_that_cannot_be_are_refused():
         (replace(OPENMPI, launchers=()), 2, False, MissingDependencyError),
     ):
         with pytest.raises(kind):
-            launch_command(facts, ranks, cores=2, root=False, argv=ARGV, ulfm=ulfm)
+            launch_command(facts, ranks, root=False, argv=ARGV, ulfm=ulfm)
 
 
 def test_facts_of_this_machine():
