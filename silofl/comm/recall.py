@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -76,14 +76,11 @@ def recall(
                 root=0,
             )
         members = tuple(sorted((*comm.members, *numbers)))
-        greeting = {
-            "numbers": list(numbers),
-            "members": list(members),
-            "leader": comm.members[0],
-            "local_ranks": [places[number].local_rank for number in numbers],
-            "silos": len(places),
-        }
-        text = json.dumps(greeting).encode()
+        invitations = [
+            Invitation(number, members, comm.members[0], places[number].local_rank, len(places))
+            for number in numbers
+        ]
+        text = json.dumps([asdict(one) for one in invitations]).encode()
         root = mpi.ROOT if comm.rank == 0 else mpi.PROC_NULL
         with watchdog.waiting(), _bounded(SPAWN_TIMEOUT_S + timeout_s, "a silo that came back was not met"):
             between.Bcast(np.array([len(text)], np.int64), root)
@@ -109,15 +106,8 @@ def invitation() -> Invitation | None:
         between.Bcast(length, 0)
         text = np.empty(int(length[0]), np.uint8)
         between.Bcast(text, 0)
-    greeting = json.loads(text.tobytes())
-    place = mpi.COMM_WORLD.rank
-    return Invitation(
-        greeting["numbers"][place],
-        tuple(greeting["members"]),
-        greeting["leader"],
-        greeting["local_ranks"][place],
-        greeting["silos"],
-    )
+    own = json.loads(text.tobytes())[mpi.COMM_WORLD.rank]
+    return Invitation(**own | {"members": tuple(own["members"])})
 
 
 def join(comm: MpiCommunicator, invited: Invitation) -> MpiCommunicator:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.files import storage, sync_directory
+from silofl.checkpoint.files import storage, sync_directory, write_bytes
 from silofl.privacy.releases import Release
 
 
@@ -45,7 +45,7 @@ class Journal:
     def append(self, entry: Entry) -> None:
         """Have it on disk. StorageError where that fails: then the sum must not be read."""
         with storage(self._path), self._path.open("ab") as file:
-            file.write(json.dumps(entry.to_json()).encode() + b"\n")
+            file.write(_line_of(entry))
             file.flush()
             os.fsync(file.fileno())
 
@@ -66,14 +66,12 @@ class Journal:
         keep = [*self.after(0), *more]
         with storage(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(".tmp")
-            with temporary.open("wb") as file:
-                file.writelines(json.dumps(entry.to_json()).encode() + b"\n" for entry in keep)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            sync_directory(self._path.parent)
             sync_directory(self._path.parent.parent)
+        write_bytes(self._path, b"".join(map(_line_of, keep)))
+
+
+def _line_of(entry: Entry) -> bytes:
+    return json.dumps(entry.to_json()).encode() + b"\n"
 
 
 def _entry_of(line: bytes) -> Entry | None:
