@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from silofl.aggregation.shards import Shards
-from silofl.checkpoint.store import CheckpointStore
 from silofl.comm import watchdog
 from silofl.comm.crew import Crew, Loss
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import exchange, together
-from silofl.config import Config, resumption_tables
-from silofl.crypto.key_file import silo_key
+from silofl.config import Config
 from silofl.errors import AskedError, SiloflError
 from silofl.federation import rundir
 from silofl.federation.chronicle import Chronicle
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, Parts, build_silo, build_task, establish, join
 from silofl.federation.handshake import agree_on_version_and_config
+from silofl.federation.keeping import Keeper
 from silofl.federation.membership import name, refusal, refuse_faults_of_nobody
 from silofl.federation.promise import too_dear
 from silofl.federation.recalls import Recalls
@@ -104,25 +102,15 @@ class Run:
         self._affordable = 2
         """How many more rounds the run may spend privacy on, up to 2."""
         self._federation: Federation
-        self._store: CheckpointStore
-        self._store_comm: Communicator
+        self._keeper: Keeper
         watchdog.start(silent_s=config.failure.silent_s, silo=crew.number, resume=RESUME)
 
-    def _open_store(self) -> tuple[CheckpointStore, Communicator]:
+    def _open(self) -> Keeper:
         with together(self._crew.comm):
-            return self._open_store_alone(), self._crew.comm
+            return self._keeper_alone()
 
-    def _open_store_alone(self) -> CheckpointStore:
-        config, number = self._config, self._crew.number
-        key = silo_key(config.checkpoint.key_file, number) if config.checkpoint.buddy else None
-        return CheckpointStore(
-            self._crew.comm,
-            self._path / "checkpoints",
-            {"config": resumption_tables(config), "model": self._silo.model.fingerprint()},
-            silos=self._silos,
-            keep=config.checkpoint.keep,
-            buddy_key=key,
-        )
+    def _keeper_alone(self) -> Keeper:
+        return Keeper(self._crew, self._config, self._path, self._silo.model.fingerprint(), self._silos)
 
     def begin(self) -> None:
         """Put all parts together, restore the last committed round if asked to, say what is about to run."""
@@ -131,7 +119,7 @@ class Run:
             parts = Parts.of(crew, config, self._silo, self._silos, self._path)
         self._federation = establish(crew, parts)
         self._roll = Roll(self._federation.members)
-        self._store, self._store_comm = crew.step(self._open_store)
+        self._keeper = crew.step(self._open)
         self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
         notices = self._restore() if self._resumed else []
         notices += self._federation.begin(self._first - 1)
@@ -166,7 +154,7 @@ class Run:
         return plan_of(self._federation, self._first, str(self._path))
 
     def _restore(self) -> list[str]:
-        restored = self._crew.step(self._store.latest)
+        restored = self._keeper.latest()
         if restored is None:
             return []
         own = self._crew.number in restored.members
@@ -227,7 +215,7 @@ class Run:
             "clip_norm": self._federation.clip_norm,
         }
         with self._clock.phase("checkpoint"):
-            every = crew.step(lambda: self._settle(mine))
+            every = crew.step(lambda: self._keeper.settle(mine, self._chronicle.problem))
             left = self._follow_changes()
         self._affordable = every[0]["affordable"]
         self._recalls.note(self._roll.strike(left), result.round)
@@ -246,23 +234,6 @@ class Run:
         for notice in notices_of(record, self._config.secure.range):
             self._chronicle.notice(notice)
         return any(report["stop"] for report in every)
-
-    def _settle(self, note: Record) -> list[Record]:
-        """Settle the round before, and every rank's note.
-
-        Of a round whose files were on their way when a silo was lost, the store drops what is not complete:
-        the round after it holds all of it.
-        """
-        self._reform_store()
-        self._crew.comm.mark("checkpoint agree")
-        return self._store.settle(note, problem=self._chronicle.problem)
-
-    def _reform_store(self) -> tuple[int, ...]:
-        """Let the store be that of the ranks of this step; who they are. Only within a step: see `Crew`."""
-        if self._store_comm is not self._crew.comm:
-            self._store_comm = self._crew.comm
-            self._store.reform(self._crew.comm)
-        return self._crew.members
 
     def _follow_changes(self) -> tuple[int, ...]:
         """Make everything anew for the silos that are there, where some were lost; who is there."""
@@ -307,24 +278,19 @@ class Run:
         if not self._recalls.call(crew, silos, number, handover):
             self._chronicle.notice(f"{name(silos)} not back in time; the others go on")
             return
-        crew.step(lambda: self._own_state(silos))
+        self._keeper.own_state(silos)
         self._federation.reform(silos)
         self._roll.enter(silos)
         self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
         if crew.comm.rank != 0:
             self._chronicle.follow()
 
-    def _own_state(self, silos: tuple[int, ...]) -> tuple[int, dict[str, Any]] | None:
-        """What silos that come back had committed of their own, on those."""
-        self._reform_store()
-        return self._store.own_state(set(silos))
-
     def rejoin(self, handover: Record) -> None:
         """Come back to the others after the round that they have just completed."""
         crew, silos = self._crew, tuple(handover["silos"])
         members, copies = handover["shards"]
-        self._store, self._store_comm = self._open_store_alone(), crew.comm
-        own = crew.step(lambda: self._own_state(silos))
+        self._keeper = self._keeper_alone()
+        own = self._keeper.own_state(silos)
         shards = Shards(self._silo.model.size, tuple(members), copies)
         parts = Parts.of(crew, self._config, self._silo, self._silos, self._path)
         parts.come_back(None if own is None else own[1], handover["privacy"])
@@ -344,25 +310,18 @@ class Run:
         A round in which silos were lost is committed whatever `checkpoint.every` says: the one before may
         have been dropped for it.
         """
-        crew, every = self._crew, self._config.checkpoint.every
+        every = self._config.checkpoint.every
         if not every or not (forced or self._changed or number % every == 0):
             return
         with self._clock.phase("checkpoint"):
             while True:
                 self._follow_changes()
-                if crew.step(self._reform_store) != self._federation.members:
+                if self._keeper.members() != self._federation.members:
                     continue
                 self._changed = False
-                self._store.begin(number, self._federation.state())
-                if not forced or crew.step(self._drain):
+                self._keeper.begin(number, self._federation.state())
+                if not forced or self._keeper.drain():
                     return
-
-    def _drain(self) -> bool:
-        """Commit what was begun, unless a silo was lost since: then it must be begun again."""
-        if self._store_comm is not self._crew.comm:
-            return False
-        self._store.drain()
-        return True
 
     def _finish(self) -> Record:
         """Write the model and the summary; the summary on every rank."""
@@ -389,11 +348,5 @@ class Run:
 
     def _keep_last_round(self, error: SiloflError) -> None:
         """Commit the round whose files are on their way, if all ranks raised the error together."""
-        if error.rank is None:
-            return
-        if self._store_comm is self._crew.comm:
-            with suppress(SiloflError):  # one more was lost: what was committed stays so
-                self._crew.step(self._drain)
+        if error.rank is not None and self._keeper.close():
             self._federation.close()
-        else:
-            self._store.reform(self._crew.comm)

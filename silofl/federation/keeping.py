@@ -1,0 +1,101 @@
+"""A run's checkpoints, in step with the silos that are there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from silofl.checkpoint.store import CheckpointStore, Restored
+from silofl.comm.crew import Crew
+from silofl.config import Config, resumption_tables
+from silofl.crypto.key_file import silo_key
+from silofl.errors import SiloflError
+
+State = dict[str, Any]
+
+
+class Keeper:
+    """One rank's `CheckpointStore`, which follows the crew's changes: within a step, where all know the same.
+
+    Args:
+        crew: the ranks of the run, of which the store is for those that are there now.
+        path: this rank's run directory.
+        fingerprint: the model's.
+        silos: how many the run has in all.
+
+    Not collective to make; raises ConfigError where `checkpoint.buddy` has no key.
+    """
+
+    def __init__(self, crew: Crew, config: Config, path: Path, fingerprint: str, silos: int) -> None:
+        key = silo_key(config.checkpoint.key_file, crew.number) if config.checkpoint.buddy else None
+        self._crew, self._comm = crew, crew.comm
+        self._store = CheckpointStore(
+            crew.comm,
+            path / "checkpoints",
+            {"config": resumption_tables(config), "model": fingerprint},
+            silos=silos,
+            keep=config.checkpoint.keep,
+            buddy_key=key,
+        )
+
+    def latest(self) -> Restored | None:
+        """The newest committed round; collective. See `CheckpointStore.latest`."""
+        return self._crew.step(self._store.latest)
+
+    def own_state(self, silos: tuple[int, ...]) -> tuple[int, State] | None:
+        """What silos that come back had committed of their own, on those; collective."""
+
+        def find() -> tuple[int, State] | None:
+            self._follow()
+            return self._store.own_state(set(silos))
+
+        return self._crew.step(find)
+
+    def settle(self, note: State, problem: SiloflError | None) -> list[State]:
+        """Settle the round before, and every rank's note; within a step.
+
+        Of a round whose files were on their way when a silo was lost, the store drops what is not complete:
+        the round after it holds all of it.
+        """
+        self._follow()
+        self._crew.comm.mark("checkpoint agree")
+        return self._store.settle(note, problem=problem)
+
+    def members(self) -> tuple[int, ...]:
+        """Those whose store it is from here on; collective."""
+        return self._crew.step(self._follow)
+
+    def begin(self, number: int, state: State) -> None:
+        """Begin to commit a round; not collective."""
+        self._store.begin(number, state)
+
+    def drain(self) -> bool:
+        """Commit what was begun, unless a silo was lost since: then it must be begun again. Collective."""
+
+        def work() -> bool:
+            if self._comm is not self._crew.comm:
+                return False
+            self._store.drain()
+            return True
+
+        return self._crew.step(work)
+
+    def close(self) -> bool:
+        """Commit the round whose files are on their way; whether nobody was lost since it was begun.
+
+        Collective, for ranks that raised an error together.
+        """
+        if self._comm is not self._crew.comm:
+            self._store.reform(self._crew.comm)
+            return False
+        with suppress(SiloflError):  # one more was lost: what was committed stays so
+            self.drain()
+        return True
+
+    def _follow(self) -> tuple[int, ...]:
+        """Let the store be that of the ranks of this step; who they are."""
+        if self._comm is not self._crew.comm:
+            self._comm = self._crew.comm
+            self._store.reform(self._comm)
+        return self._crew.members
