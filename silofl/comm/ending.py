@@ -19,6 +19,7 @@ from silofl.comm.verdict import describe
 from silofl.errors import SiloflError
 
 PRINT_GRACE_S = 1.0
+TURN_S, MOST_TURNS = 1.0, 5
 LEAVE_TIMEOUT_S = 60.0
 FINALIZE_TIMEOUT_S = 2.0
 LEAVE_FAILED_TIMEOUT_S = 3.0
@@ -82,6 +83,8 @@ class Ending:
         """Say on one line what happened and end every rank: `sys.excepthook`."""
         rank = self._comm.rank
         if isinstance(error, SiloflError):
+            if error.rank is None:
+                take_turn(rank)  # all may have found the same
             if error.rank in {None, rank}:
                 say(sentence_of(error, rank))
             else:
@@ -129,6 +132,11 @@ def write_trace(text: str, rank: int, folder: Path | None) -> str:
 def sentence_of(error: SiloflError, rank: int) -> str:
     """Return an error's message, naming the rank unless the message itself begins with it."""
     return str(error) if str(error).startswith(f"rank {rank} ") else f"rank {rank}: {error}"
+
+
+def take_turn(rank: int) -> None:
+    """Wait for the ranks before this one, of whom the first to speak ends all."""
+    time.sleep(min(rank, MOST_TURNS) * TURN_S)
 
 
 def say(sentence: str) -> None:

@@ -15,6 +15,7 @@ from silofl.comm.ending import (
     install_abort_hook,
     say,
     sentence_of,
+    take_turn,
 )
 from silofl.comm.launcher import detect
 from silofl.comm.lost import RanksLost
@@ -22,8 +23,6 @@ from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
 from silofl.comm.supervisor import leave_note
 from silofl.errors import EXIT_RESUMABLE, AskedError, SiloflError
-
-TURN_S, MOST_TURNS = 0.6, 5
 
 Main = Callable[[MpiCommunicator, Ending], None]
 
@@ -82,7 +81,7 @@ def run_on_ranks(main: Main) -> int:
 
 def _end_without_the_lost(rank: int, abort: Callable[[int], NoReturn]) -> NoReturn:
     """End those who are left, where there is no round that they could complete."""
-    time.sleep(min(rank, MOST_TURNS) * TURN_S)  # the first that is left speaks and ends the others
+    take_turn(rank)
     say("a silo was lost before the first round or after the last: start the same command again")
     abort(EXIT_RESUMABLE)
 
