@@ -107,6 +107,7 @@ class Run:
 
     def _open(self) -> Keeper:
         with together(self._crew.comm):
+            self._held = rundir.hold(self._path, self._crew.number)
             return self._keeper_alone()
 
     def _keeper_alone(self) -> Keeper:

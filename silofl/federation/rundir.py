@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import socket
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +24,8 @@ from silofl.errors import ConfigError, StorageError
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
+ENDS_WITHIN_S = 5.0
+"""A job that was killed has ended within so long."""
 
 
 def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
@@ -66,6 +73,36 @@ def pick(config: Config, *, resume: bool) -> str:
             return str(last if resume and last else path)
         last = path
     raise AssertionError("unreachable: a million runs of one name")
+
+
+def hold(path: Path, silo: int) -> IO[bytes]:
+    """Keep other jobs from being this silo in this directory, for as long as the returned file is open.
+
+    Raises ConfigError where one is already, and still is a few seconds later. A file system without locks
+    keeps nobody out.
+    """
+    file = (path / f".silo-{silo:04d}.lock").open("a+b")
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while True:
+        try:
+            fcntl.lockf(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # of the process: it goes with it, however it ends
+            break
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EAGAIN}:
+                return file
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise ConfigError(
+                    f"{path} is in use by another job ({file.read().decode()}): wait for its end, "
+                    "or name another with --run"
+                ) from None
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    file.flush()
+    return file
 
 
 def holds_run(path: Path) -> bool:
