@@ -85,9 +85,7 @@ def hold(path: Path, silo: int) -> IO[bytes]:
     deadline = time.monotonic() + ENDS_WITHIN_S
     while True:
         try:
-            fcntl.lockf(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # of the process: it goes with it, however it ends
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's: it goes with it
             break
         except OSError as error:
             if error.errno not in {errno.EACCES, errno.EAGAIN}:
