@@ -79,10 +79,3 @@ def test_what_cannot_be_meant_is_one_sentence(text: str, sentence: str) -> None:
 def test_a_configuration_has_its_faults() -> None:
     config = configuration.parse({"failure": {"inject": ["kill silo 0 round 1 at train"]}})
     assert config.failure.faults == [Fault("kill", 0, 1, "train")]
-
-
-def test_a_fault_after_the_last_round_is_refused() -> None:
-    text = "kill silo 0 round 4 at train"
-    assert configuration.parse({"run": {"rounds": 4}, "failure": {"inject": [text]}}).failure.inject == [text]
-    with pytest.raises(ConfigError, match=f"{text}' and run.rounds = 3: it would not happen"):
-        configuration.parse({"run": {"rounds": 3}, "failure": {"inject": [text]}})

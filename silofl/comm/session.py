@@ -21,7 +21,7 @@ from silofl.comm.launcher import detect
 from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
-from silofl.comm.supervisor import leave_note
+from silofl.comm.supervisor import leave_note, leave_word_of_meeting
 from silofl.errors import EXIT_RESUMABLE, AskedError, SiloflError
 
 Main = Callable[[MpiCommunicator, Ending], None]
@@ -55,6 +55,8 @@ def run_on_ranks(main: Main) -> int:
     except RanksLost:
         _end_without_the_lost(binding.load().COMM_WORLD.rank, binding.abort)
     watchdog.met()
+    if comm.rank == 0:
+        leave_word_of_meeting()
     try:
         main(comm, ending)
     except SiloflError as error:
@@ -75,6 +77,8 @@ def run_on_ranks(main: Main) -> int:
         if stop.code:
             ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=stop.code if isinstance(stop.code, int) else 1)
         raise
+    if ending.comm.rank == 0:
+        leave_note(0, asked=False)
     ending.end(0)
     return 0
 

@@ -102,7 +102,7 @@ def _refuse_impossible(job: Job) -> None:
         raise ConfigError(
             f'--time {job.time!r}: give minutes, "4:00:00" or days as in "2-0", as sbatch takes it'
         )
-    if job.time.isdecimal() and int(job.time) * 60 <= WARNING_S:
+    if job.time.isdecimal() and 0 < int(job.time) * 60 <= WARNING_S:
         raise ConfigError(
             f"--time {job.time} is {job.time} min, and Slurm warns {WARNING_S} s before the end: give more"
         )

@@ -27,10 +27,13 @@ OUTCOME = "SILOFL_OUTCOME"
 """Names the file for the note."""
 ASKED = "asked"
 NOISE = b"NBC_Progress: an error"
+ABORT = b"MPI_ABORT was invoked"
 RELAY_S = 5.0
 TICK_S = 0.5
 LAUNCHER_ENDS_S = 10.0
-"""A launcher that is still there so long after its last rank, or after it was told to end, never ends."""
+"""A launcher that is still there so long after its aborted ranks, or after it was told to end, never ends."""
+RANKS_HEAR_S = 5.0
+"""After so long ranks are taken to hear signals, where the leader's word cannot be seen from its node."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _HEARD = {*PASSED_ON, signal.SIGTSTP, signal.SIGCHLD}
 """Taken from a queue, not caught: none is lost before the launcher runs, or interrupts anything."""
@@ -64,18 +67,22 @@ def supervise(command: Sequence[str]) -> Ended:
                 preexec_fn=partial(_begin, mask, os.getpid()),  # noqa: PLW1509, before any thread
             )
             assert job.stderr is not None
-            relay = threading.Thread(target=_relay, args=(job.stderr,), daemon=True)
+            waited = _Waited(job, note)
+            relay = threading.Thread(target=_relay, args=(job.stderr, waited.aborts), daemon=True)
             relay.start()
-            waited = _Waited(job)
             waited.to_the_end()
             relay.join(RELAY_S)
+            while signal.sigtimedwait(PASSED_ON, 0):
+                waited.asked = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if note.exists():
             told, _, whether = note.read_text().partition(" ")
             return Ended(int(told), waited.asked or whether == ASKED)
-        if job.returncode >= 0:
+        if job.returncode > 0 or (job.returncode == 0 and not waited.asked):
             return Ended(job.returncode, waited.asked)
+        if job.returncode == 0:  # and nobody left a note: ranks died of it before they could hear
+            return Ended(EXIT_RESUMABLE, waited.asked)
         if waited.ended:
             return Ended(128 - job.returncode, waited.asked)
         name = signal.Signals(-job.returncode).name
@@ -95,10 +102,13 @@ def _begin(mask: set[int], parent: int) -> None:
 class _Waited:
     """A launcher that is waited for, with what it is told meanwhile."""
 
-    def __init__(self, job: subprocess.Popen[bytes]) -> None:
+    def __init__(self, job: subprocess.Popen[bytes], note: Path) -> None:
         self.asked = False
-        self._job = job
-        self._had_ranks, self._alone_since = False, math.inf
+        self.aborts = threading.Event()
+        """Set where ranks called MPI_Abort."""
+        self._job, self._up = job, _up(note)
+        self._began, self._passed_on = time.monotonic(), False
+        self._alone_since = math.inf
         self._ended_at: float | None = None
 
     @property
@@ -122,8 +132,7 @@ class _Waited:
         elif number == signal.SIGUSR2:
             self._job.send_signal(number)
         elif not self.asked:
-            self.asked = True
-            self._job.send_signal(signal.SIGUSR1)
+            self.asked = True  # `_look` passes it on
             if number != signal.SIGUSR1:
                 print(
                     "silofl: stopping after this round; once more stops it now", file=sys.stderr, flush=True
@@ -132,11 +141,17 @@ class _Waited:
             self._end()
 
     def _look(self) -> None:
-        """See that it ends with its ranks: PRRTE's has been seen to wait for itself when several abort."""
+        """See that it ends with its ranks: PRRTE's has been seen to wait for itself when several abort.
+
+        Ranks that do not hear yet would die of what is passed on.
+        """
         now = time.monotonic()
-        ranks = _children(self._job.pid)
-        self._had_ranks |= bool(ranks)
-        self._alone_since = min(self._alone_since, now) if self._had_ranks and not ranks else math.inf
+        heard = self._up.exists() or now - self._began >= RANKS_HEAR_S
+        if self.asked and heard and not self._passed_on:
+            self._passed_on = True
+            self._job.send_signal(signal.SIGUSR1)
+        alone = self.aborts.is_set() and not _children(self._job.pid)
+        self._alone_since = min(self._alone_since, now) if alone else math.inf
         if now - self._alone_since >= LAUNCHER_ENDS_S:
             self._end()
         if self._ended_at is not None and now - self._ended_at >= LAUNCHER_ENDS_S:
@@ -157,10 +172,25 @@ def _children(process: int) -> list[str]:
     return found
 
 
-def _relay(lines: IO[bytes]) -> None:
+def _up(note: Path) -> Path:
+    """The file that says that all ranks have met."""
+    return note.with_suffix(".up")
+
+
+def leave_word_of_meeting() -> None:
+    """Note, as the leader, that all ranks have met and hear signals."""
+    path = os.environ.get(OUTCOME)
+    if path:
+        with suppress(OSError):
+            _up(Path(path)).touch()
+
+
+def _relay(lines: IO[bytes], aborts: threading.Event) -> None:
     """Pass on what the job says, but for Open MPI's own note of each collective that a death ends."""
     dropped = False
     for line in lines:
+        if line.startswith(ABORT):
+            aborts.set()
         blank_after = dropped and line == b"\n"
         dropped = line.startswith(NOISE)
         if not (dropped or blank_after):

@@ -25,6 +25,8 @@ BEATS, WAITS, ALIVE, LIMIT_MS, READY_MS, MET, SILO, ROUND, COMMITTED, TEXT_LENGT
 PASSED_ON = frozenset(
     {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 )
+ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
+"""With these a launcher ends its ranks itself."""
 HEARD = PASSED_ON | {signal.SIGINT, signal.SIGTSTP, signal.SIGCHLD}
 """Signals that the watchdog takes from its queue; blocked, so that none interrupts it."""
 
@@ -114,16 +116,19 @@ class Watch:
 
     def _follow(self, number: int) -> NoReturn:
         """End as befits a rank that died of a signal."""
-        told_to = number in self._heard | signal.sigpending()
-        alone = self._survivors_go_on and not self._cells[MET] and not told_to
+        heard = self._heard | signal.sigpending()
+        told_to, asked = number in heard, number == signal.SIGUSR1
+        alone = self._survivors_go_on and not self._cells[MET] and (asked or not heard & ENDING)
         if (self._survivors_go_on or told_to) and not alone:
             _die_of(number)
         if self._ended_ticks is None:
             name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
             self._say(f"was killed by {name} {self._where()}{self._what_now()}")
         if alone:  # the others wait for it in MPI_Init, and ULFM's launcher lets them
-            leave_note(EXIT_RESUMABLE, asked=False)
-            os.kill(self._launcher, signal.SIGTERM)
+            leave_note(EXIT_RESUMABLE, asked=asked)
+            if os.getppid() == self._launcher:
+                with contextlib.suppress(OSError):  # it may be the system's
+                    os.kill(self._launcher, signal.SIGTERM)
         _end_hydras_job()
         os._exit(EXIT_RESUMABLE)
 

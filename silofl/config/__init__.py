@@ -63,15 +63,6 @@ class Config(Section):
     failure: FailureConfig = FailureConfig()
 
     @model_validator(mode="after")
-    def _faults_can_happen(self) -> Config:
-        for text, fault in zip(self.failure.inject, self.failure.faults, strict=True):
-            if fault.round > self.run.rounds:
-                raise ValueError(
-                    f"failure.inject has {text!r} and run.rounds = {self.run.rounds}: it would not happen"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _privacy_is_possible(self) -> Config:
         for wrong, sentence in against_privacy(self) if self.privacy.unit != "none" else ():
             if wrong:

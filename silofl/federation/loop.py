@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, Parts, build_silo, build_task, establish, join
 from silofl.federation.handshake import agree_on_version_and_config
 from silofl.federation.keeping import Keeper
-from silofl.federation.membership import name, refusal, refuse_faults_of_nobody
+from silofl.federation.membership import name, refusal, refuse_idle_faults
 from silofl.federation.promise import too_dear
 from silofl.federation.recalls import Recalls
 from silofl.federation.record import notices_of, plan_of, record_of, summary_of
@@ -61,7 +62,8 @@ def train(
     stop = StopRequest() if stop is None else stop
     crew = Crew(comm, refuse=refusal(config, comm.size))
     crew.step(lambda: agree_on_version_and_config(crew.comm, config))
-    refuse_faults_of_nobody(config, comm.size)
+    if not resume:
+        refuse_idle_faults(config, comm.size)
     path = crew.step(lambda: rundir.choose(crew.comm, config, resume=resume))
     on_directory(path)
     built = build_task(crew, config, task)
@@ -107,7 +109,7 @@ class Run:
 
     def _open(self) -> Keeper:
         with together(self._crew.comm):
-            self._held = rundir.hold(self._path, self._crew.number)
+            self._held = rundir.hold(self._path, self._crew.number, resume=self._resumed)
             return self._keeper_alone()
 
     def _keeper_alone(self) -> Keeper:
@@ -290,6 +292,8 @@ class Run:
         """Come back to the others after the round that they have just completed."""
         crew, silos = self._crew, tuple(handover["silos"])
         members, copies = handover["shards"]
+        with suppress(SiloflError):  # the others' locks keep other jobs out, too
+            self._held = rundir.hold(self._path, crew.number, resume=True)
         self._keeper = self._keeper_alone()
         own = self._keeper.own_state(silos)
         shards = Shards(self._silo.model.size, tuple(members), copies)

@@ -28,12 +28,16 @@ def _noisy(privacy: PrivacyConfig) -> int:
     return privacy.colluding + privacy.dropouts + 1 if shared else 0
 
 
-def refuse_faults_of_nobody(config: Config, silos: int) -> None:
-    """Raise ConfigError, the same on every rank, where a fault to rehearse names a silo that there is not."""
+def refuse_idle_faults(config: Config, silos: int) -> None:
+    """Raise ConfigError, the same on every rank, where a fault to rehearse would not happen."""
     for text, fault in zip(config.failure.inject, config.failure.faults, strict=True):
         if fault.silo >= silos:
             raise ConfigError(
                 f"failure.inject has {text!r} and the silos are 0 to {silos - 1}: name one of them", rank=0
+            )
+        if fault.round > config.run.rounds:
+            raise ConfigError(
+                f"failure.inject has {text!r} and run.rounds = {config.run.rounds}: name one of them", rank=0
             )
 
 

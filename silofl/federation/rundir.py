@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ from silofl.checkpoint.files import storage, write_arrays, write_bytes, write_js
 from silofl.comm.protocol import Communicator
 from silofl.comm.verdict import together
 from silofl.config import Config
-from silofl.errors import ConfigError, StorageError
+from silofl.errors import ConfigError, StoppedError, StorageError
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -75,13 +76,15 @@ def pick(config: Config, *, resume: bool) -> str:
     raise AssertionError("unreachable: a million runs of one name")
 
 
-def hold(path: Path, silo: int) -> IO[bytes]:
+def hold(path: Path, silo: int, *, resume: bool) -> IO[bytes]:
     """Keep other jobs from being this silo in this directory, for as long as the returned file is open.
 
-    Raises ConfigError where one is already, and still is a few seconds later. A file system without locks
-    keeps nobody out.
+    Where one is already, and still is a few seconds later, it raises ConfigError, or with `resume`
+    StoppedError: after a crash a file server may remember its locks for a minute or two. StorageError where
+    the disk refuses. A file system without locks keeps nobody out.
     """
-    file = (path / f".silo-{silo:04d}.lock").open("a+b")
+    with storage(path):
+        file = (path / f".silo-{silo:04d}.lock").open("a+b")
     deadline = time.monotonic() + ENDS_WITHIN_S
     while True:
         try:
@@ -92,14 +95,15 @@ def hold(path: Path, silo: int) -> IO[bytes]:
                 return file
             if time.monotonic() > deadline:
                 file.seek(0)
-                raise ConfigError(
+                raise (StoppedError if resume else ConfigError)(
                     f"{path} is in use by another job ({file.read().decode()}): wait for its end, "
                     "or name another with --run"
                 ) from None
             time.sleep(0.1)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-    file.flush()
+    with suppress(OSError):  # for people only
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file.flush()
     return file
 
 

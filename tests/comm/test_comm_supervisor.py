@@ -14,7 +14,7 @@ import pytest
 PARENT = """
 import sys
 from silofl.comm import supervisor
-supervisor.LAUNCHER_ENDS_S = 1.0
+supervisor.LAUNCHER_ENDS_S, supervisor.RANKS_HEAR_S = 1.0, float(sys.argv[2])
 sys.exit(supervisor.supervise([sys.executable, "-c", sys.argv[1]]).code)
 """
 STUBBORN = """
@@ -26,6 +26,7 @@ Path("launcher").write_text(str(os.getpid()))
 rank = subprocess.Popen(["sleep", "{rank_s}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("up", flush=True)
 rank.wait()
+print("MPI_ABORT was invoked on rank 0", file=sys.stderr, flush=True)
 time.sleep(60)
 """
 HEARS = """
@@ -39,10 +40,10 @@ sys.exit(7)
 """
 
 
-def start(folder: Path, launcher: str) -> subprocess.Popen[str]:
-    """A supervisor whose launcher is up."""
+def start(folder: Path, launcher: str, *, hear_s: float = 0.0) -> subprocess.Popen[str]:
+    """A supervisor whose launcher is up, and its ranks taken to hear signals after `hear_s` seconds."""
     job = subprocess.Popen(
-        [sys.executable, "-c", PARENT, launcher],
+        [sys.executable, "-c", PARENT, launcher, str(hear_s)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -68,13 +69,51 @@ def test_the_first_signal_asks_and_the_second_ends(
     tmp_path: Path, sent: list[signal.Signals], heard: list[str]
 ) -> None:
     job = start(tmp_path, HEARS.format(count=len(heard)))
-    for number in sent:
+    assert job.stdout is not None
+    lines = []
+    for place, number in enumerate(sent):
         job.send_signal(number)
-        time.sleep(0.2)
-    out, told = job.communicate(timeout=30)
-    assert out.split() == heard
+        if place < len(heard) - 1 or place == len(sent) - 1:
+            lines.append(job.stdout.readline().strip())
+        else:
+            time.sleep(0.5)  # one that is not passed on
+    _, told = job.communicate(timeout=30)
+    assert lines == heard
     assert job.returncode == 7
     assert ("once more stops it now" in told) == (signal.SIGUSR1 not in sent)
+
+
+UP = """
+import os, signal, sys, time
+from pathlib import Path
+print("up", flush=True)
+time.sleep(0.5)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+Path(os.environ["SILOFL_OUTCOME"]).with_suffix(".up").touch()
+signal.sigwait([signal.SIGUSR1])
+sys.exit(75)
+"""
+
+
+def test_ranks_are_asked_once_they_hear(tmp_path: Path) -> None:
+    job = start(tmp_path, UP, hear_s=60.0)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=30)
+    assert job.returncode == 75
+
+
+@pytest.mark.parametrize(("note", "code"), [("", 75), ("0", 0)])
+def test_a_job_that_was_asked_and_says_nothing_can_go_on(tmp_path: Path, note: str, code: int) -> None:
+    """Open MPI ends with 0 where ranks died before MPI knew of them."""
+    leave = f"Path(os.environ['SILOFL_OUTCOME']).write_text({note!r}); " if note else ""
+    job = start(
+        tmp_path,
+        "import os, signal; from pathlib import Path; signal.pthread_sigmask(0, [signal.SIGUSR1]); "
+        f"print('up', flush=True); signal.sigwait([signal.SIGUSR1]); {leave}",
+    )
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=30)
+    assert job.returncode == code
 
 
 @pytest.mark.parametrize("rank_s", [0.5, 25])

@@ -9,7 +9,7 @@ import pytest
 from silofl import config as configuration
 from silofl.config import Config
 from silofl.errors import ConfigError
-from silofl.federation.membership import outlook, refuse_faults_of_nobody
+from silofl.federation.membership import outlook, refuse_idle_faults
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,14 @@ def test_the_outlook_names_policy_minimum_and_losses(
 def test_a_fault_of_a_silo_that_is_not_there_is_refused() -> None:
     settings = configuration.parse({"failure": {"inject": ["kill silo 4 round 2 at train"]}})
     with pytest.raises(ConfigError, match=r"kill silo 4 .* the silos are 0 to 3") as refused:
-        refuse_faults_of_nobody(settings, 4)
+        refuse_idle_faults(settings, 4)
     assert refused.value.rank == 0
-    refuse_faults_of_nobody(settings, 5)
+    refuse_idle_faults(settings, 5)
+
+
+def test_a_fault_after_the_last_round_is_refused() -> None:
+    tables: dict[str, Any] = {"run": {"rounds": 6}, "failure": {"inject": ["kill silo 0 round 7 at train"]}}
+    with pytest.raises(ConfigError, match=r"round 7 at train' and run\.rounds = 6: name one of them"):
+        refuse_idle_faults(configuration.parse(tables), 5)
+    tables["run"]["rounds"] = 7
+    refuse_idle_faults(configuration.parse(tables), 5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from silofl.errors import ConfigError
+from silofl.errors import ConfigError, StoppedError
 from silofl.federation import rundir
 from tests.federation.threads import federate, settings
 
@@ -16,7 +16,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from silofl.federation.rundir import hold
-held = hold(Path(sys.argv[1]), 1)
+held = hold(Path(sys.argv[1]), 1, resume=False)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -35,6 +35,8 @@ def test_a_second_job_is_kept_out_until_the_first_ends(
         with monkeypatch.context() as impatient:
             impatient.setattr(rundir, "ENDS_WITHIN_S", 0.3)
             refused = federate(config, 3)
+            later = federate(config, 3, resume=True)
+        assert {type(error) for error in later} == {StoppedError}
         assert {type(error) for error in refused} == {ConfigError}
         assert {error.rank for error in refused} == {1}
         assert f"in use by another job (process {first.pid} on " in str(refused[0])
@@ -52,4 +54,4 @@ def test_a_file_system_without_locks_keeps_nobody_out(
         raise OSError(rundir.errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(rundir.fcntl, "lockf", refuse)
-    rundir.hold(tmp_path, 0).close()
+    rundir.hold(tmp_path, 0, resume=True).close()
