@@ -31,6 +31,7 @@ from silofl.checkpoint.manifest import MANIFEST
 from silofl.comm.command import launch_command
 from silofl.comm.facts import MpiFacts, mpi_facts
 from silofl.comm.launcher import detect
+from silofl.comm.supervisor import sessions_in
 from silofl.errors import ConfigError, SiloflError
 
 POLICIES = ("shrink", "respawn")
@@ -153,7 +154,7 @@ def _federation(facts: MpiFacts, policy: str, silos: int, *, killed: int) -> Tim
         program = [sys.executable, "-m", "silofl", "train", str(config), "--run", str(directory)]
         line = launch_command(facts, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
         watch = Watch(directory, silos)
-        words = _watched(line, watch)
+        words = _watched(line, watch, sessions_in(str(folder), os.environ))
         if not (directory / "summary.json").exists():
             raise SiloflError(f"a federation under {policy!r} did not come to its end: {words}")
         lines = (directory / "metrics.jsonl").read_text().splitlines()
@@ -192,13 +193,18 @@ class Watch:
             self.marks[int(found[2])] = time.time()
 
 
-def _watched(line: list[str], watch: Watch) -> str:
+def _watched(line: list[str], watch: Watch, environ: dict[str, str]) -> str:
     """Run a command to its end, or to its limit; the last thing that it said."""
     job = subprocess.Popen(
-        line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        line,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert job.stderr is not None
-    said: list[str] = [f"nothing was heard of it in {LIMIT_S:g} s"]
+    said = ["nothing was heard of it"]
     listener = threading.Thread(target=_listen, args=(job.stderr, watch, said), daemon=True)
     listener.start()
     ends = time.monotonic() + LIMIT_S
@@ -216,7 +222,7 @@ def _watched(line: list[str], watch: Watch) -> str:
 def _listen(stream: Iterable[str], watch: Watch, said: list[str]) -> None:
     for line in stream:
         watch.hear(line)
-        if line.startswith("silofl: "):
+        if line.strip(" -\n"):
             said.append(line.strip())
 
 

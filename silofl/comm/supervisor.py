@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ def supervise(command: Sequence[str]) -> Ended:
         try:
             job = subprocess.Popen(
                 command,
-                env={**os.environ, OUTCOME: str(note)},
+                env={**sessions_in(folder, os.environ), OUTCOME: str(note)},
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 process_group=0,  # or a terminal's Ctrl-C would have mpirun kill the ranks
@@ -88,6 +88,15 @@ def supervise(command: Sequence[str]) -> Ended:
         name = signal.Signals(-job.returncode).name
         print(f"silofl: the launcher was ended by {name}, and the job with it", file=sys.stderr, flush=True)
         return Ended(EXIT_RESUMABLE, waited.asked)
+
+
+def sessions_in(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ`, with a folder for Open MPI's launcher that is its own, unless the user chose one.
+
+    One that is killed leaves files under its process number in the folder that all share, and the next that
+    gets that number does not start: "the PMIx server's listener thread failed to start".
+    """
+    return {"PRTE_MCA_prte_local_tmpdir_base": folder, **environ}
 
 
 def _begin(mask: set[int], parent: int) -> None:

@@ -134,6 +134,15 @@ def test_a_launcher_that_is_killed_leaves_a_job_that_goes_on(tmp_path: Path) -> 
     assert (job.returncode, told) == (75, "silofl: the launcher was ended by SIGKILL, and the job with it\n")
 
 
+def test_a_launcher_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """One that was killed leaves files under its process number, in the way of the next with that number."""
+    note = "open('note', 'w').write(os.environ['PRTE_MCA_prte_local_tmpdir_base'])"
+    start(tmp_path, f"import os; print('up'); {note}").communicate(timeout=15)
+    folder = Path((tmp_path / "note").read_text())
+    assert folder.name.startswith("silofl-")
+    assert not folder.exists()
+
+
 def test_a_launcher_does_not_outlive_the_command(tmp_path: Path) -> None:
     job = start(tmp_path, STUBBORN.replace("SIG_IGN", "SIG_DFL").replace("{rank_s}", "25"))
     launcher = int((tmp_path / "launcher").read_text())
