@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from silofl.comm import binding
 from silofl.comm.mpi import MpiCommunicator
-from silofl.comm.supervisor import leave_note
+from silofl.comm.outcome import leave_note
 from silofl.comm.verdict import describe
 from silofl.errors import SiloflError
 

@@ -20,8 +20,8 @@ from silofl.comm.ending import (
 from silofl.comm.launcher import detect
 from silofl.comm.lost import RanksLost
 from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.outcome import leave_note, leave_word_of_meeting
 from silofl.comm.protocol import Communicator
-from silofl.comm.supervisor import leave_note, leave_word_of_meeting
 from silofl.errors import EXIT_RESUMABLE, AskedError, SiloflError
 
 Main = Callable[[MpiCommunicator, Ending], None]
@@ -77,6 +77,7 @@ def run_on_ranks(main: Main) -> int:
         if stop.code:
             ending.leave(LEAVE_FAILED_TIMEOUT_S, exit_code=stop.code if isinstance(stop.code, int) else 1)
         raise
+    ending.leave()  # first: until all have met, one may still fail
     if ending.comm.rank == 0:
         leave_note(0, asked=False)
     ending.end(0)

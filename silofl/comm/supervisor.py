@@ -1,8 +1,4 @@
-"""Runs a launcher and tells how the job really ended.
-
-Open MPI 5 keeps a job going when a rank dies that was started again, but its mpirun then exits with the code
-of that death (open-mpi/ompi #13325). So the leader of the ranks that end leaves a note of the exit code.
-"""
+"""Runs a launcher to its end: passes on what it is told, and lets neither outlive the other."""
 
 from __future__ import annotations
 
@@ -21,11 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from silofl.comm.outcome import OUTCOME, have_met, read_note
 from silofl.errors import EXIT_RESUMABLE
 
-OUTCOME = "SILOFL_OUTCOME"
-"""Names the file for the note."""
-ASKED = "asked"
 NOISE = b"NBC_Progress: an error"
 ABORT = b"MPI_ABORT was invoked"
 RELAY_S = 5.0
@@ -76,9 +70,9 @@ def supervise(command: Sequence[str]) -> Ended:
                 waited.asked = True
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if note.exists():
-            told, _, whether = note.read_text().partition(" ")
-            return Ended(int(told), waited.asked or whether == ASKED)
+        told = read_note(note)
+        if told is not None:
+            return Ended(told[0], waited.asked or told[1])
         if job.returncode > 0 or (job.returncode == 0 and not waited.asked):
             return Ended(job.returncode, waited.asked)
         if job.returncode == 0:  # and nobody left a note: ranks died of it before they could hear
@@ -115,7 +109,7 @@ class _Waited:
         self.asked = False
         self.aborts = threading.Event()
         """Set where ranks called MPI_Abort."""
-        self._job, self._up = job, _up(note)
+        self._job, self._up = job, have_met(note)
         self._began, self._passed_on = time.monotonic(), False
         self._alone_since = math.inf
         self._ended_at: float | None = None
@@ -181,19 +175,6 @@ def _children(process: int) -> list[str]:
     return found
 
 
-def _up(note: Path) -> Path:
-    """The file that says that all ranks have met."""
-    return note.with_suffix(".up")
-
-
-def leave_word_of_meeting() -> None:
-    """Note, as the leader, that all ranks have met and hear signals."""
-    path = os.environ.get(OUTCOME)
-    if path:
-        with suppress(OSError):
-            _up(Path(path)).touch()
-
-
 def _relay(lines: IO[bytes], aborts: threading.Event) -> None:
     """Pass on what the job says, but for Open MPI's own note of each collective that a death ends."""
     dropped = False
@@ -205,13 +186,3 @@ def _relay(lines: IO[bytes], aborts: threading.Event) -> None:
         if not (dropped or blank_after):
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
-
-
-def leave_note(exit_code: int, *, asked: bool) -> None:
-    """Note, as the leader of the ranks that met a last time, how the job ends."""
-    path = os.environ.get(OUTCOME)
-    if path:
-        try:
-            Path(path).write_text(f"{exit_code} {ASKED}" if asked else str(exit_code))
-        except OSError:
-            return  # the launcher runs on another node: its own code has to do

@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from silofl.comm.supervisor import leave_note
+from silofl.comm.outcome import leave_note
 from silofl.errors import EXIT_RESUMABLE
 
 Cells = memoryview  # of int64, one page; the rank writes and the watchdog reads
