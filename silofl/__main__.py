@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 from silofl import startup
-from silofl.comm import watchdog
-from silofl.comm.launcher import prepare_environment, survives_failures
 from silofl.errors import EXIT_BAD_INPUT, SiloflError
+from silofl.launcher import watchdog
+from silofl.launcher.environment import fault_tolerance_enabled, prepare_environment
 
 PRINT_GRACE_S = 0.5
 
@@ -21,7 +21,7 @@ def main() -> None:
     if sys.argv[1:2] == ["train"]:
         startup.begin()
         if launch.rank is not None:
-            watchdog.guard(launch.rank, survivors_go_on=survives_failures(os.environ))
+            watchdog.spawn_watchdog(launch.rank, survivors_go_on=fault_tolerance_enabled(os.environ))
     from silofl.cli import app
 
     leader = not launch.rank

@@ -53,17 +53,17 @@ def train(
 
     stop = StopRequest()  # first: a queue may warn ranks that are still loading their libraries
     from silofl.comm import run_on_ranks
-    from silofl.comm.ending import Ending
+    from silofl.comm.collective_errors import raise_on_all_ranks
     from silofl.comm.protocol import Communicator
-    from silofl.comm.verdict import together
+    from silofl.comm.shutdown import Shutdown
 
-    def body(comm: Communicator, ending: Ending) -> None:
-        with together(comm):
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
+        with raise_on_all_ranks(comm):
             settings = _load(config, overrides, run)
         from silofl.federation.entry import train_or_rejoin
 
         def keep_traces(path: Path) -> None:
-            ending.trace_dir = path
+            shutdown.trace_dir = path
 
         train_or_rejoin(settings, comm=comm, resume=resume, on_directory=keep_traces, stop=stop)
 
@@ -104,19 +104,19 @@ def launch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the line.")] = False,
 ) -> None:
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
-    from silofl.comm.command import launch_command
-    from silofl.comm.facts import mpi_facts
-    from silofl.comm.restarts import supervise_restarts
+    from silofl.comm.mpi_library import mpi_info
     from silofl.federation.rundir import pick
+    from silofl.launcher.command import launch_command
+    from silofl.launcher.restarts import supervise_restarts
 
     settings = _load(config, overrides, run)
-    facts, root = mpi_facts(), os.geteuid() == 0
+    info, root = mpi_info(), os.geteuid() == 0
     train = [sys.executable, "-m", "silofl", "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
     # Named here, for a job that is started again has to find what it began.
     train += ["--run", pick(settings, resume=resume)]
     first, again = (
-        launch_command(facts, n, root=root, argv=argv, ulfm=facts.survives)
+        launch_command(info, n, root=root, argv=argv, ulfm=info.fault_tolerant)
         for argv in ([*train, *(["--resume"] if resume else [])], [*train, "--resume"])
     )
     typer.echo(shlex.join(first))
@@ -142,7 +142,7 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job.")] = False,
 ) -> None:
     """Print and submit the Slurm job that trains CONFIG, and that goes on by itself at its time limit."""
-    from silofl.comm import slurm
+    from silofl.launcher import slurm
 
     _load(config, overrides, run)
     job = slurm.Job(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # ruff: noqa: E402 - the environment comes before NumPy, torch and MPI are loaded
-from silofl.comm import prepare_environment
+from silofl.launcher.environment import prepare_environment
 
 prepare_environment()
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from silofl.comm.supervisor import sessions_in
+from silofl.launcher.job_supervisor import sessions_in
 
 ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"

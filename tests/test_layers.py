@@ -16,10 +16,12 @@ FLOORS = {
     "silofl.background": set(),
     "silofl.startup": set(),
     "silofl.faults": set(),
+    "silofl.console": set(),
+    "silofl.launcher": {"silofl.errors", "silofl.console"},
     "silofl.config": {"silofl.errors", "silofl.faults"},
     "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.privacy": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
-    "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config", "silofl.console", "silofl.launcher"},
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.comm"),
@@ -107,7 +109,7 @@ def test_a_library_is_imported_at_home_only(library: str) -> None:
 
 def test_one_module_alone_imports_mpi4py() -> None:
     names = [name_of(path) for path in modules() if any(n.split(".")[0] == "mpi4py" for n in run_time(path))]
-    assert names == ["silofl.comm.binding"]
+    assert names == ["silofl.comm.mpi_library"]
 
 
 def run_time(path: Path) -> set[str]:

@@ -60,7 +60,7 @@ class Additive:
         value_range: float | None = None,
         piece: int = PIECE_WORDS,
     ) -> None:
-        comm = session.crew.comm
+        comm = session.group.comm
         self._session, self._comm, self._size, self._members = session, comm, size, committee
         self._bits, self._range, self._dtype = session.rules.bits, value_range, dtype
         silos = comm.size
@@ -97,7 +97,7 @@ class Additive:
 
     def add_up(self, update: Floats, round_number: int) -> None:
         """See `Aggregator`."""
-        self._session.crew.step(lambda: self._add_up(update))
+        self._session.group.step(lambda: self._add_up(update))
 
     def add_words(self, words: Words, permit: Permit) -> None:
         """See `WordAggregator`."""
@@ -111,8 +111,8 @@ class Additive:
             self._deal_anew()
             self._collect(fill)
 
-        ask(self._session.crew, permit, self.participants)
-        self._session.crew.step(add_up)
+        ask(self._session.group, permit, self.participants)
+        self._session.group.step(add_up)
 
     def _deal_anew(self) -> None:
         self._deal = DealtRound(self._session, self._members)
@@ -147,7 +147,7 @@ class Additive:
         """See `Aggregator`."""
         code = Numbers(self._bits, self._comm.size, len(values))
         words = code.encode(values)
-        return code.decode(self._session.crew.step(lambda: self._small_total(words)))
+        return code.decode(self._session.group.step(lambda: self._small_total(words)))
 
     def close(self) -> None:
         """Release the buffers; collective."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.shards import Shards
-from silofl.comm.crew import Crew
-from silofl.comm.verdict import together
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import RingVector, TotalSlice, Update
 
 Permit = Callable[[tuple[int, ...]], None]
@@ -19,7 +19,7 @@ what it raises on any rank, all raise, and the sum stays unread."""
 
 
 class Aggregator(Protocol):
-    """Weighted mean of vectors of one length over the ranks of a crew.
+    """Weighted mean of vectors of one length over the ranks of a group.
 
     Made collectively, from this silo's weight (its sample count, at least 1), for the ranks that there are
     then: a rank that is lost in a round is left out of it, or was in it; afterwards another one is made.
@@ -103,13 +103,13 @@ class WordAggregator(Aggregator, Protocol):
         """Slice `index` of the last sum of words; as `mean`."""
 
 
-def ask(crew: Crew, permit: Permit | None, silos: tuple[int, ...]) -> None:
+def ask(group: ElasticGroup, permit: Permit | None, silos: tuple[int, ...]) -> None:
     """Raise on every rank what `permit` raises on any; collective."""
     if permit is None:
         return
 
     def all_permit() -> None:
-        with together(crew.comm):
+        with raise_on_all_ranks(group.comm):
             permit(silos)
 
-    crew.step(all_permit)
+    group.step(all_permit)

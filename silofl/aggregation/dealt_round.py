@@ -20,7 +20,7 @@ class DealtRound:
     """Fresh seeds of every silo for every member of the committee, the ranks below `members`; collective."""
 
     def __init__(self, session: SecureSession, members: int) -> None:
-        comm = session.crew.comm
+        comm = session.group.comm
         self._comm, self._members = comm, members
         context = session.round(session.take_number())
         advertised, advert = secagg.advertise(context, comm.rank, session.identity)

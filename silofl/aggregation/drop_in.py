@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from silofl.aggregation.rules import rules_for
 from silofl.aggregation.secagg import SecureVectorSum
 from silofl.aggregation.session import open_session
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
-from silofl.comm.session import communicator_of
+from silofl.comm.ranks import communicator_of
 from silofl.config import SecureConfig
 from silofl.errors import DataError
 
@@ -49,8 +49,8 @@ class SecureAggregator:
     ) -> None:
         self._comm: Communicator = communicator_of(comm)
         settings = (config or SecureConfig()).model_copy(update={"bits": bits, "range": value_range})
-        crew = Crew(self._comm, repeats=False)
-        self._session = open_session(crew, rules_for(self._comm, settings, self._comm.size), bytes(32))
+        group = ElasticGroup(self._comm, fault_tolerant=False)
+        self._session = open_session(group, rules_for(self._comm, settings, self._comm.size), bytes(32))
         self._range, self._round = value_range, 0
         self._sum = None if size is None else self._make(size)
 

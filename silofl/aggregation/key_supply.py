@@ -7,7 +7,7 @@ from contextlib import suppress
 from silofl.aggregation.keyed_round import KeyedRound
 from silofl.aggregation.session import SecureSession
 from silofl.background import Background
-from silofl.comm.lost import RanksLost
+from silofl.comm.protocol import RankFailedError
 
 
 class KeySupply:
@@ -19,14 +19,14 @@ class KeySupply:
 
     def __init__(self, session: SecureSession, length: int) -> None:
         self._session, self._length = session, length
-        self._comm = session.crew.comm.duplicate()
+        self._comm = session.group.comm.duplicate()
         self._ahead: Background[KeyedRound] = Background()
         self._number = 0
 
     def prepare(self) -> None:
         """Start to make the next round's keys, unless that was done; does not wait."""
         session = self._session
-        if not self._ahead.busy and self._comm.members == session.crew.members:
+        if not self._ahead.busy and self._comm.members == session.group.members:
             self._number = session.take_number()
             context = session.round(self._number)
             self._ahead.start(lambda: KeyedRound(self._comm, context, session.identity, self._length))
@@ -38,24 +38,24 @@ class KeySupply:
 
         def make() -> KeyedRound:
             keys = self._made_ahead()
-            if keys is not None and keys.members == session.crew.members:
+            if keys is not None and keys.members == session.group.members:
                 return keys
-            return KeyedRound(session.crew.comm, session.round(number), session.identity, self._length)
+            return KeyedRound(session.group.comm, session.round(number), session.identity, self._length)
 
-        return session.crew.step(make)
+        return session.group.step(make)
 
     def _made_ahead(self) -> KeyedRound | None:
         if not self._ahead.busy:
             return None
         try:
             return self._ahead.result()
-        except RanksLost:
-            if self._comm.members == self._session.crew.members:
+        except RankFailedError:
+            if self._comm.members == self._session.group.members:
                 raise  # the first to know of the loss: the others learn of it by the step
             return None
 
     def close(self) -> None:
         """Wait for what is under way and release the communicator; collective."""
-        with suppress(RanksLost):
+        with suppress(RankFailedError):
             self._made_ahead()
         self._comm.free()

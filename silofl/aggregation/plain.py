@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.base import Permit, ask
 from silofl.aggregation.collecting import Collection, Fill, Fold
 from silofl.aggregation.shards import Shards
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import RingVector, TotalSlice, Update
 from silofl_kernels import fold, fold_float, scale_into
 
@@ -35,7 +35,7 @@ class PlainAggregator:
 
     def __init__(
         self,
-        crew: Crew,
+        group: ElasticGroup,
         size: int,
         dtype: np.dtype[np.floating[Any]],
         *,
@@ -43,17 +43,17 @@ class PlainAggregator:
         copies: int = 0,
         piece: int = PIECE,
     ) -> None:
-        self._crew, self._dtype, self._weight = crew, dtype, weight
-        self.shards = Shards(size, crew.members, copies)
-        self._piece = piece * len(crew.members)
-        self.participants = crew.members
+        self._group, self._dtype, self._weight = group, dtype, weight
+        self.shards = Shards(size, group.members, copies)
+        self._piece = piece * len(group.members)
+        self.participants = group.members
         self._collection: Collection | None = None
         self._weigh()
-        start, stop = self.shards.span(crew.comm.rank)
+        start, stop = self.shards.span(group.comm.rank)
         self.bytes_sent_per_round = dtype.itemsize * (size - (stop - start))
 
     def _weigh(self) -> None:
-        comm = self._crew.comm
+        comm = self._group.comm
         self.summed_weight = float(comm.allreduce(np.array([self._weight], np.int64))[0])
 
     def add_words(self, words: RingVector, permit: Permit) -> None:
@@ -63,7 +63,7 @@ class PlainAggregator:
             row[:] = words[first:last]
 
         self._collect(fill, fold, self.ring)
-        ask(self._crew, permit, self.participants)
+        ask(self._group, permit, self.participants)
 
     def words(self, index: int) -> TotalSlice:
         """See `WordAggregator`."""
@@ -82,14 +82,14 @@ class PlainAggregator:
 
     def _collect(self, fill: Fill, fold: Fold, dtype: np.dtype[Any]) -> None:
         def collect() -> tuple[int, ...]:
-            comm = self._crew.comm
+            comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
                 self._weigh()
                 self._collection = Collection(comm, self.shards, dtype, piece=self._piece)
             self._collection.run(fill, fold)
-            return self._crew.members
+            return self._group.members
 
-        self.participants = self._crew.step(collect)
+        self.participants = self._group.step(collect)
 
     @property
     def _result(self) -> Collection:
@@ -104,7 +104,7 @@ class PlainAggregator:
 
     def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
-        return self._crew.step(lambda: self._crew.comm.allreduce(values))
+        return self._group.step(lambda: self._group.comm.allreduce(values))
 
     def close(self) -> None:
         """Release the buffers."""

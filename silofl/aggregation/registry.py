@@ -13,9 +13,9 @@ from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.rules import rules_for
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
 from silofl.aggregation.session import SecureSession, open_session
-from silofl.comm.crew import Crew
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import together
 from silofl.config import SecureConfig
 from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.roster import Roster
@@ -50,19 +50,19 @@ def choose_protocol(config: SecureConfig, silos: int) -> str:
     return config.protocol
 
 
-def build(crew: Crew, config: SecureConfig, sums: Sums) -> WordAggregator:
+def build(group: ElasticGroup, config: SecureConfig, sums: Sums) -> WordAggregator:
     """The aggregator that [secure] names, for the ranks that there are now; collective.
 
     `auto` is settled by how many silos the run has in all: it does not change with losses.
     """
-    protocol = crew.step(lambda: _checked_protocol(crew.comm, config, sums.silos))
+    protocol = group.step(lambda: _checked_protocol(group.comm, config, sums.silos))
     if protocol == "plain":
-        return crew.step(
-            lambda: PlainAggregator(crew, sums.size, sums.dtype, weight=sums.weight, copies=sums.copies)
+        return group.step(
+            lambda: PlainAggregator(group, sums.size, sums.dtype, weight=sums.weight, copies=sums.copies)
         )
-    session = crew.step(lambda: _session(crew, config, sums))
+    session = group.step(lambda: _session(group, config, sums))
     if protocol == "additive":
-        return crew.step(
+        return group.step(
             lambda: Additive(
                 session,
                 sums.size,
@@ -73,7 +73,7 @@ def build(crew: Crew, config: SecureConfig, sums: Sums) -> WordAggregator:
             )
         )
     seed = sums.seed if config.rounding == "stochastic" else None
-    vector_sum = crew.step(
+    vector_sum = group.step(
         lambda: SecureVectorSum(
             session, sums.size, value_range=config.range, rounding_seed=seed, copies=sums.copies
         )
@@ -82,7 +82,7 @@ def build(crew: Crew, config: SecureConfig, sums: Sums) -> WordAggregator:
 
 
 def _checked_protocol(comm: Communicator, config: SecureConfig, silos: int) -> str:
-    with together(comm):
+    with raise_on_all_ranks(comm):
         protocol = choose_protocol(config, silos)
         if protocol == "additive" and config.committee > comm.size:
             raise ConfigError(
@@ -91,10 +91,10 @@ def _checked_protocol(comm: Communicator, config: SecureConfig, silos: int) -> s
     return protocol
 
 
-def _session(crew: Crew, config: SecureConfig, sums: Sums) -> SecureSession:
-    comm = crew.comm
+def _session(group: ElasticGroup, config: SecureConfig, sums: Sums) -> SecureSession:
+    comm = group.comm
     identity, roster = None, None
-    with together(comm):
+    with raise_on_all_ranks(comm):
         if bool(config.identity) != bool(config.roster):
             raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
         if config.identity:
@@ -106,10 +106,10 @@ def _session(crew: Crew, config: SecureConfig, sums: Sums) -> SecureSession:
                     f"{config.roster} lists {len(roster)} institutions and {sums.silos} ranks started"
                 )
             number = roster.silo_of(identity.public)
-            if number != crew.number:
+            if number != group.silo_id:
                 raise ConfigError(
-                    f"{config.identity} is the key of silo {number} and this is rank {crew.number}: "
+                    f"{config.identity} is the key of silo {number} and this is rank {group.silo_id}: "
                     "start the ranks in the order of the roster"
                 )
     rules = rules_for(comm, config, sums.silos)
-    return open_session(crew, rules, sums.config_digest, identity=identity, roster=roster)
+    return open_session(group, rules, sums.config_digest, identity=identity, roster=roster)

@@ -119,7 +119,7 @@ class SecureVectorSum:
         self._small: SmallSums | None = None
 
     def _open_collection(self) -> Collection:
-        return Collection(self.session.crew.comm, self.shards, self._dtype, piece=self._piece)
+        return Collection(self.session.group.comm, self.shards, self._dtype, piece=self._piece)
 
     def open(self, x: Floats, weight: float, total_weight: float, round_number: int) -> Opened:
         """Add up `weight` * x; collective. `total_weight` is the sum of all weights, known beforehand."""
@@ -153,22 +153,22 @@ class SecureVectorSum:
         step: float,
         permit: Permit | None,
     ) -> Opened:
-        crew = self.session.crew
+        group = self.session.group
 
         # Masked words to those who serve slices, folded; then to all: this silo's weight, and what it met.
         # The same words again if a silo is lost meanwhile, over the others.
         def collect() -> tuple[tuple[int, ...], Words]:
-            if self._collection.comm is not crew.comm:
+            if self._collection.comm is not group.comm:
                 self._collection = self._open_collection()
             self._collection.run(fill, fold)
             own = self._tail(weight, met)
-            return crew.members, masked_total(crew.comm, own, keys.masks, self.size)
+            return group.members, masked_total(group.comm, own, keys.masks, self.size)
 
-        survivors, tail = crew.step(collect)
-        ask(crew, permit, survivors)
+        survivors, tail = group.step(collect)
+        ask(group, permit, survivors)
 
         # Only when everybody has everybody's words are the survivors settled, and the masks come off.
-        left = crew.step(lambda: keys.open(crew.comm, survivors))
+        left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self.size)
         weights, clipped = self._read_tail(tail)
         return Opened(self.shards, self._collection, left, step, weights, clipped, survivors)
@@ -231,7 +231,7 @@ class SecureVectorSum:
     def _rounding(self, masks: MaskSet, round_number: int) -> Stream | None:
         if self._rounding_seed is None:
             return None
-        place = struct.pack(">QQQ", self._rounding_seed, self.session.crew.number, round_number)
+        place = struct.pack(">QQQ", self._rounding_seed, self.session.group.silo_id, round_number)
         return Stream(masks.prg, hashlib.sha256(b"silofl rounding" + place).digest()[: KEY_BYTES[masks.prg]])
 
     def _tail(self, weight: float, met: dict[str, int]) -> Words:
@@ -286,7 +286,7 @@ class SecAgg:
     @property
     def bytes_sent_per_round(self) -> int:
         """Bytes of masked words that this rank hands to other ranks."""
-        start, stop = self.shards.span(self.shards.members.index(self._sum.session.crew.number))
+        start, stop = self.shards.span(self.shards.members.index(self._sum.session.group.silo_id))
         return (self._sum.size - (stop - start)) * self._sum.session.rules.bits // 8
 
     def prepare(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.crypto.identity import Identity
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.roster import Roster
@@ -20,7 +20,7 @@ class SecureSession:
     Rounds are numbered once each; no number is used twice, however often ranks are lost.
     """
 
-    crew: Crew
+    group: ElasticGroup
     identity: Identity
     roster: Roster
     identifier: bytes
@@ -36,13 +36,13 @@ class SecureSession:
 
     def round(self, number: int) -> Round:
         """The round of this number among the ranks that are left; with fewer it is another round."""
-        left = self.crew.members
+        left = self.group.members
         attempt = number * MOST_SILOS + len(self.members) - len(left)
         return Round(self.identifier, attempt, self.roster, self.config_digest, left, self.rules)
 
 
 def open_session(
-    crew: Crew,
+    group: ElasticGroup,
     rules: Rules,
     config_digest: bytes,
     *,
@@ -54,19 +54,19 @@ def open_session(
     Without an identity every rank makes one for this session only: that protects the sum from curious ranks
     and from readers of the wire, not from somebody who can change what is on it: `docs/threat-model.md`.
     """
-    comm = crew.comm
+    comm = group.comm
     own = identity or Identity.generate()
-    known = roster or _ephemeral(crew, comm.allgather_bytes(own.public))
-    nonces = Inbox.of(comm.allgather_bytes(session_nonce()), crew.members)
-    return SecureSession(crew, own, known, session_id(nonces), config_digest, rules, crew.members)
+    known = roster or _ephemeral(group, comm.allgather_bytes(own.public))
+    nonces = Inbox.of(comm.allgather_bytes(session_nonce()), group.members)
+    return SecureSession(group, own, known, session_id(nonces), config_digest, rules, group.members)
 
 
-def _ephemeral(crew: Crew, keys: list[bytes]) -> Roster:
+def _ephemeral(group: ElasticGroup, keys: list[bytes]) -> Roster:
     """The roster of these keys; in the place of silos that are not there are hashes, whose key nobody has."""
-    own = dict(zip(crew.members, keys, strict=True))
+    own = dict(zip(group.members, keys, strict=True))
     absent = {
         number: digest("absent silo", pack_silos((number,)), *keys)
-        for number in range(crew.members[-1])
+        for number in range(group.members[-1])
         if number not in own
     }
-    return Roster.ephemeral([(own | absent)[number] for number in range(crew.members[-1] + 1)])
+    return Roster.ephemeral([(own | absent)[number] for number in range(group.members[-1] + 1)])

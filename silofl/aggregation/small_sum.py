@@ -32,15 +32,15 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
 
     Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
     """
-    crew, number = session.crew, session.take_number()
+    group, number = session.group, session.take_number()
 
     def collect() -> tuple[KeyedRound, Words]:
-        words = encode(len(crew.members))
-        keys = KeyedRound(crew.comm, session.round(number), session.identity, len(words))
-        return keys, masked_total(crew.comm, words, keys.masks, 0)
+        words = encode(len(group.members))
+        keys = KeyedRound(group.comm, session.round(number), session.identity, len(words))
+        return keys, masked_total(group.comm, words, keys.masks, 0)
 
-    keys, total = crew.step(collect)
-    left = crew.step(lambda: keys.open(crew.comm, keys.members))
+    keys, total = group.step(collect)
+    left = group.step(lambda: keys.open(group.comm, keys.members))
     add_masks(total, left)
     return total, len(keys.members)
 
@@ -57,14 +57,14 @@ class SmallSums:
         Two sums that differ by one silo show what it brought. So when a silo is lost after somebody saw the
         sum, it is None, unless it is `repeatable`: one of which nobody minds.
         """
-        crew, keys = self._session.crew, self._keys
+        group, keys = self._session.group, self._keys
         silos = len(keys.members)
         width = len(encode(silos))
         start, self._next = self._next, self._next + silos * width
         seen: list[Words] = []
 
         def add_up() -> tuple[Words, int] | None:
-            left, comm = crew.members, crew.comm
+            left, comm = group.members, group.comm
             lost = silos - len(left)
             if lost and not repeatable and any(comm.allgather_bytes(b"seen" if seen else b"")):
                 return None
@@ -73,4 +73,4 @@ class SmallSums:
             seen.append(words)
             return words, len(left)
 
-        return crew.step(add_up)
+        return group.step(add_up)

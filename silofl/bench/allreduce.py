@@ -9,8 +9,8 @@ import numpy as np
 from silofl.aggregation.drop_in import SecureAggregator
 from silofl.bench.measure import Call, Row, row
 from silofl.bench.ranks import cpu_seconds_of_all, interleaved_over_ranks
+from silofl.comm.native import NativeReductions
 from silofl.comm.protocol import Communicator
-from silofl.comm.reference import NativeReductions
 from silofl.config import SecureConfig
 
 PLAIN = "MPI_Allreduce, float32"

@@ -19,8 +19,8 @@ import numpy as np
 
 from silofl.bench.measure import Row, row
 from silofl.checkpoint.store import CheckpointStore
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import together
 from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError
 
@@ -96,7 +96,7 @@ def run(
     """
     part = parameters // comm.size
     size = 4 * (2 * part + own_vectors * parameters)
-    with together(comm):
+    with raise_on_all_ranks(comm):
         _check_room(directory, comm.size * size * (KEEP + 2) * (2 if buddy else 1))
     path = _common_folder(comm, directory)
     try:
@@ -201,7 +201,7 @@ def _check_room(directory: Path, needed: int) -> None:
 
 def _common_folder(comm: Communicator, directory: Path) -> Path:
     name = ""
-    with together(comm):
+    with raise_on_all_ranks(comm):
         if comm.rank == 0:
             try:
                 name = tempfile.mkdtemp(prefix="bench-checkpoint-", dir=directory)

@@ -44,10 +44,10 @@ def allreduce(
     on_ranks(n, sys.argv[1:])
     from silofl.bench.allreduce import run
     from silofl.comm import run_on_ranks
-    from silofl.comm.ending import Ending
     from silofl.comm.protocol import Communicator
+    from silofl.comm.shutdown import Shutdown
 
-    def body(comm: Communicator, ending: Ending) -> None:
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
         parts: list[Part] = []
         for length in parameters or [1 << 20, 1 << 24]:
             result = run(comm, parameters=length, bits=bits, repeats=repeats, pickled=pickled)
@@ -67,10 +67,10 @@ def round_(n: Ranks = 4, parameters: int = 10_000_000, repeats: Repeats = 9, jso
     on_ranks(n, sys.argv[1:])
     from silofl.bench.round import run
     from silofl.comm import run_on_ranks
-    from silofl.comm.ending import Ending
     from silofl.comm.protocol import Communicator
+    from silofl.comm.shutdown import Shutdown
 
-    def body(comm: Communicator, ending: Ending) -> None:
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
         rows = run(comm, parameters=parameters, repeats=repeats)
         if comm.rank == 0:
             _show([(f"round, {comm.size} ranks, {parameters} parameters", rows, [])], json)
@@ -93,10 +93,10 @@ def privacy(
     on_ranks(n, sys.argv[1:])
     from silofl.bench.privacy import run
     from silofl.comm import run_on_ranks
-    from silofl.comm.ending import Ending
     from silofl.comm.protocol import Communicator
+    from silofl.comm.shutdown import Shutdown
 
-    def body(comm: Communicator, ending: Ending) -> None:
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
         result = run(comm, parameters=parameters, batch=batch, repeats=repeats, directory=directory)
         if comm.rank == 0:
             title = f"privacy, {comm.size} ranks, {parameters} parameters, {batch} records a step"
@@ -122,10 +122,10 @@ def memory(
     on_ranks(n, sys.argv[1:])
     from silofl.bench.memory import run, table, to_json
     from silofl.comm import run_on_ranks
-    from silofl.comm.ending import Ending
     from silofl.comm.protocol import Communicator
+    from silofl.comm.shutdown import Shutdown
 
-    def body(comm: Communicator, ending: Ending) -> None:
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
         figures = run(comm, parameters=length)
         if comm.rank == 0:
             from rich.console import Console
@@ -154,10 +154,10 @@ def checkpoint(
     on_ranks(n, sys.argv[1:])
     from silofl.bench.checkpoint import run
     from silofl.comm import run_on_ranks
-    from silofl.comm.ending import Ending
     from silofl.comm.protocol import Communicator
+    from silofl.comm.shutdown import Shutdown
 
-    def body(comm: Communicator, ending: Ending) -> None:
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
         result = run(
             comm,
             parameters=parameters,

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from silofl.comm.command import launch_command
-from silofl.comm.facts import mpi_facts
-from silofl.comm.launcher import detect
+from silofl.comm.mpi_library import mpi_info
+from silofl.launcher.command import launch_command
+from silofl.launcher.environment import detect
 
 
 def on_ranks(ranks: int, arguments: Sequence[str]) -> None:
     """Return at once on a rank; elsewhere replace this process by `mpirun -n ranks silofl arguments`."""
     if detect(os.environ).size is not None:
         return
-    facts = mpi_facts()
+    info = mpi_info()
     argv = [sys.executable, "-m", "silofl", *arguments]
-    line = launch_command(facts, ranks, root=os.geteuid() == 0, argv=argv)
+    line = launch_command(info, ranks, root=os.geteuid() == 0, argv=argv)
     sys.stdout.flush()
     os.execv(Path(line[0]), line)

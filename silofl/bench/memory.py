@@ -20,8 +20,8 @@ from rich.table import Table
 from silofl.aggregation.drop_in import SecureAggregator
 from silofl.aggregation.fixed_point import fixed_point
 from silofl.bench.measure import machine
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import exchange, together
 from silofl.config import SecureConfig
 from silofl.errors import ConfigError
 from silofl.types import RingBits
@@ -65,7 +65,7 @@ def run(comm: Communicator, *, parameters: int) -> list[Figures]:
         ConfigError: not Linux, or too little memory is free. On every rank.
         SiloflError: the sum is not exactly the sum of the fixed-point values. On every rank.
     """
-    with together(comm):
+    with raise_on_all_ranks(comm):
         _check_room(comm, parameters)
     config = SecureConfig(allow_two=True)
     with SecureAggregator(comm, WARM_UP, bits=BITS, value_range=RANGE, config=config) as warm_up:
@@ -88,7 +88,7 @@ def run(comm: Communicator, *, parameters: int) -> list[Figures]:
 
     _check_sum(comm, x, result)
     own = Figures(comm.rank, x.nbytes, added, added / x.nbytes, seconds, was_reset)
-    return [Figures(**figures) for figures in exchange(comm, asdict(own))]
+    return [Figures(**figures) for figures in allgather_object(comm, asdict(own))]
 
 
 def table(figures: list[Figures]) -> Table:
@@ -157,7 +157,7 @@ def _check_sum(comm: Communicator, x: NDArray[np.float32], result: NDArray[np.fl
     total = comm.allreduce(np.clip(words, -numbers.limit, numbers.limit))
     expected = np.empty(places.size, np.float32)
     dequantize(total.astype(ring_dtype(BITS)), expected, step=numbers.step * comm.size)
-    with together(comm):
+    with raise_on_all_ranks(comm):
         wrong = int(np.count_nonzero(expected != result[places]))
         if wrong:
             raise ArithmeticError(f"{wrong} of {places.size} sampled values of the sum are wrong")

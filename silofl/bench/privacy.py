@@ -25,10 +25,10 @@ from torch.utils.data import TensorDataset
 from silofl import config as configuration
 from silofl.bench.measure import Call, Row, row
 from silofl.bench.ranks import interleaved_over_ranks
-from silofl.comm.crew import Crew
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.native import NativeReductions
 from silofl.comm.protocol import Communicator
-from silofl.comm.reference import NativeReductions
-from silofl.comm.verdict import together
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys
@@ -98,7 +98,7 @@ class Reference:
     def __init__(
         self, task: Blobs, federation: Federation, keys: NoiseKeys, native: NativeReductions
     ) -> None:
-        config, number, silos = federation.config, federation.crew.number, federation.silos
+        config, number, silos = federation.config, federation.group.silo_id, federation.silos
         train = task.data(number, silos).train
         self._model = FlatModel(task.model(), torch.float32, torch.device("cpu"))
         self._model.load(federation.global_vector)
@@ -135,14 +135,14 @@ class Private:
         """One round, without evaluation; collective."""
         self._number += 1
         run_round(self.federation, self._number, self._clock, evaluate=False)
-        if self.federation.crew.comm.rank == 0:
+        if self.federation.group.comm.rank == 0:
             self.federation.epsilon()  # for the round's line
         taken = self._clock.take()
         self._phases.append([taken[phase] for phase in PHASES])
 
     def phases(self) -> dict[str, list[float]]:
         """Seconds of each phase in each timed round, of the slowest rank; collective."""
-        slowest = self.federation.crew.comm.allreduce(np.array(self._phases[1:]), "max")
+        slowest = self.federation.group.comm.allreduce(np.array(self._phases[1:]), "max")
         return {name: list(slowest[:, place]) for place, name in enumerate(PHASES.values())}
 
     def drift(self, values: Vector) -> float:
@@ -178,7 +178,7 @@ def run(comm: Communicator, *, parameters: int, batch: int, repeats: int, direct
         reference = Reference(task, first, _keys(first), native)
         times = _measure(comm, reference, rounds, native, repeats)
         drifts = {name: one.drift(reference.values) for name, one in rounds.items()}
-        with together(comm):
+        with raise_on_all_ranks(comm):
             _refuse_other_models(drifts)
         rows = _rows(times, rounds)
         for one in rounds.values():
@@ -210,7 +210,7 @@ def _measure(
 @contextmanager
 def _folder(comm: Communicator, directory: Path) -> Iterator[Path]:
     """A folder of this rank's own."""
-    with together(comm):
+    with raise_on_all_ranks(comm):
         try:
             folder = tempfile.TemporaryDirectory(prefix="bench-privacy-", dir=directory)
         except OSError as error:
@@ -239,8 +239,8 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
     notes: list[str] = []
     for name, ring in RINGS.items():
         settings = _settings(path, ring)
-        crew = Crew(comm)
-        silo = build_silo(crew, settings, task, crew.number, comm.size, comm.local_rank)
+        group = ElasticGroup(comm)
+        silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
         plan = plan_for(settings, silo.model.size, silo.samples * comm.size, comm.size, comm.size)
         try:
             grid = plan.grid(NOISE)
@@ -249,7 +249,7 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
                 raise
             notes.append(f"no {name}: {error}")
             continue
-        federation = establish(crew, Parts.of(crew, settings, silo, comm.size, path / f"{len(rounds)}"))
+        federation = establish(group, Parts.of(group, settings, silo, comm.size, path / f"{len(rounds)}"))
         if rounds:
             _begin_as(next(iter(rounds.values())).federation, federation)
         federation.begin(0)
@@ -270,7 +270,7 @@ def _protection(federation: Federation) -> Protection:
 
 def _keys(federation: Federation) -> NoiseKeys:
     """Those that the silo draws its samples with."""
-    number, nonce = federation.crew.number, _protection(federation).state()["terms"]["nonce"]
+    number, nonce = federation.group.silo_id, _protection(federation).state()["terms"]["nonce"]
     own = silo_key(federation.config.checkpoint.key_file, number)
     return NoiseKeys(own, bytes.fromhex(nonce), number)
 

@@ -28,11 +28,12 @@ from rich.table import Table
 
 from silofl.bench.measure import machine
 from silofl.checkpoint.manifest import MANIFEST
-from silofl.comm.command import launch_command
-from silofl.comm.facts import MpiFacts, mpi_facts
-from silofl.comm.launcher import detect
-from silofl.comm.supervisor import sessions_in
+from silofl.comm.mpi_library import mpi_info
 from silofl.errors import ConfigError, SiloflError
+from silofl.launcher.command import launch_command
+from silofl.launcher.environment import detect
+from silofl.launcher.job_supervisor import sessions_in
+from silofl.launcher.mpi_info import MpiInfo
 
 POLICIES = ("shrink", "respawn")
 GOALS_S = {"shrink": 1.0, "respawn": 5.0}
@@ -122,10 +123,10 @@ def run(silos: int, *, repeats: int, told: Callable[[str], None] = lambda line: 
     `told` hears what is under way. Raises ConfigError where the MPI library cannot survive a dead rank, or
     inside mpirun.
     """
-    facts = mpi_facts()
-    if not facts.survives:
+    info = mpi_info()
+    if not info.fault_tolerant:
         raise ConfigError(
-            f"silofl bench recovery kills a silo, which no rank of {facts.name} {facts.version} survives: "
+            f"silofl bench recovery kills a silo, which no rank of {info.name} {info.version} survives: "
             "use Open MPI 5 or later (silofl doctor says what is here)"
         )
     if detect(os.environ).size is not None:
@@ -138,12 +139,12 @@ def run(silos: int, *, repeats: int, told: Callable[[str], None] = lambda line: 
         times = []
         for repeat in range(repeats):
             told(f"{policy}, federation {repeat + 1} of {repeats}")
-            times.append(_federation(facts, policy, silos, killed=repeat % silos))
+            times.append(_federation(info, policy, silos, killed=repeat % silos))
         results.append(summarize(policy, times))
     return results
 
 
-def _federation(facts: MpiFacts, policy: str, silos: int, *, killed: int) -> Times:
+def _federation(info: MpiInfo, policy: str, silos: int, *, killed: int) -> Times:
     """Run one federation and take its times; leaves no process and no file behind."""
     folder = Path(tempfile.mkdtemp(prefix="silofl-recovery-"))
     try:
@@ -152,7 +153,7 @@ def _federation(facts: MpiFacts, policy: str, silos: int, *, killed: int) -> Tim
         config, directory = folder / "recovery.toml", folder / "run"
         config.write_text(CONFIG.format(rounds=ROUNDS, policy=policy, faults=json.dumps(faults)))
         program = [sys.executable, "-m", "silofl", "train", str(config), "--run", str(directory)]
-        line = launch_command(facts, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
+        line = launch_command(info, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
         watch = Watch(directory, silos)
         words = _watched(line, watch, sessions_in(str(folder), os.environ))
         if not (directory / "summary.json").exists():

@@ -12,9 +12,9 @@ from torch.utils.data import TensorDataset
 from silofl import config as configuration
 from silofl.bench.measure import Call, Row, row
 from silofl.bench.ranks import interleaved_over_ranks
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.native import NativeReductions
 from silofl.comm.protocol import Communicator
-from silofl.comm.reference import NativeReductions
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, Parts, build_silo, establish
@@ -75,9 +75,9 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
 
 
 def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
-    crew, task = Crew(comm), Trivial(parameters)
-    silo = build_silo(crew, settings, task, crew.number, comm.size, comm.local_rank)
-    return establish(crew, Parts(settings, silo, comm.size, None))
+    group, task = ElasticGroup(comm), Trivial(parameters)
+    silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
+    return establish(group, Parts(settings, silo, comm.size, None))
 
 
 def _rounds(federation: Any) -> Call:

@@ -16,12 +16,11 @@ from silofl.background import Background
 from silofl.checkpoint.files import PieceWriter
 from silofl.checkpoint.manifest import FileEntry, Manifest
 from silofl.checkpoint.shelf import Shelf
-from silofl.comm.lost import RanksLost
-from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import exchange
+from silofl.comm.collective_errors import allgather_object
+from silofl.comm.protocol import Communicator, RankFailedError
 from silofl.crypto.secret import Secret
 from silofl.crypto.vault import (
-    PIECE_BYTES,
+    CHUNK_BYTES,
     SALT_BYTES,
     TAG_BYTES,
     Opener,
@@ -31,7 +30,7 @@ from silofl.crypto.vault import (
 )
 from silofl.errors import CheckpointError, StorageError
 
-BOX_BYTES = PIECE_BYTES + TAG_BYTES
+BOX_BYTES = CHUNK_BYTES + TAG_BYTES
 
 
 class Buddies:
@@ -52,14 +51,14 @@ class Buddies:
     def reform(self, comm: Communicator) -> None:
         """Go on with other ranks; a copy that is under way is finished or given up. Not collective."""
         if self._keeper.busy:
-            with suppress(StorageError, RanksLost):  # a disk that refuses again is reported then
+            with suppress(StorageError, RankFailedError):  # a disk that refuses again is reported then
                 self._keeper.result()
         self._comm, self._problem, self._channel = comm, None, None
 
     def result(self) -> None:
         """Wait until the last copies are durable.
 
-        Raises StorageError where this rank's part failed, RanksLost where a rank was lost meanwhile.
+        Raises StorageError where this rank's part failed, RankFailedError where a rank was lost meanwhile.
         """
         if self._keeper.busy:
             self._keeper.result()
@@ -105,7 +104,7 @@ class Buddies:
         try:
             with path.open("rb") as file:
                 for number in range(last + 1):
-                    yield sealer.seal(file.read(PIECE_BYTES), last=number == last)
+                    yield sealer.seal(file.read(CHUNK_BYTES), last=number == last)
         except OSError as error:
             self._problem = StorageError(f"cannot read {path}: {error.strerror}")
 
@@ -137,15 +136,15 @@ class Buddies:
         mine = None
         if wanted is not None:
             mine = [self._shelf.silo, wanted.round, sealed_bytes(wanted.files[self._shelf.silo].bytes)]
-        needs = [need for need in exchange(self._comm, mine) if need is not None]
-        every = exchange(self._comm, [self._holds(*need) for need in needs])
+        needs = [need for need in allgather_object(self._comm, mine) if need is not None]
+        every = allgather_object(self._comm, [self._holds(*need) for need in needs])
         answer: tuple[int | None, str] = (None, "no other silo has a copy")
         for place, (silo, found, size) in enumerate(needs):
             for keeper in (rank for rank, holds in enumerate(every) if holds[place]):
                 problem = self._return(silo, found, keeper, size, wanted)
                 if silo == self._shelf.silo:
                     answer = (None, problem) if problem else (self._comm.members[keeper], "")
-                if not any(exchange(self._comm, problem)):
+                if not any(allgather_object(self._comm, problem)):
                     break
         return answer
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 from silofl.checkpoint.manifest import Manifest, parse
 from silofl.checkpoint.shelf import Shelf
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import exchange
 from silofl.errors import MismatchError, SiloflError
 
 
@@ -30,7 +30,7 @@ def gather_manifests(comm: Communicator, shelf: Shelf) -> tuple[list[Manifest], 
         problem = error
     texts = {(one.round, _digest(data)): data for one, data in ((m, m.encode()) for m in intact)}
     mine = {"silo": shelf.silo, "intact": list(texts), "damaged": damaged}
-    every = exchange(comm, mine, problem)
+    every = allgather_object(comm, mine, problem)
     owners: dict[tuple[int, str], tuple[int, int]] = {}
     for rank, one in enumerate(every):
         places: Counter[int] = Counter()

@@ -24,8 +24,8 @@ from silofl.checkpoint.files import read_tree
 from silofl.checkpoint.manifest import FileEntry, Manifest
 from silofl.checkpoint.shelf import Shelf, kept_rounds
 from silofl.checkpoint.snapshot import Snapshot
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import exchange, together
 from silofl.crypto.secret import Secret
 from silofl.errors import CheckpointError, SiloflError
 
@@ -124,7 +124,7 @@ class CheckpointStore:
                 mine["kept"] = self._kept(self._published)
         except SiloflError as error:
             problem = problem or error
-        every = exchange(self._comm, mine, problem)
+        every = allgather_object(self._comm, mine, problem)
         confirmed, self._published = self._published, None
         if "entry" in mine:
             files = {
@@ -178,7 +178,7 @@ class CheckpointStore:
             if self._shelf.silo in manifest.files:
                 mine = mine[:1]
             own = self._own(mine)
-            every = dict(zip(self._comm.members, exchange(self._comm, own.lines), strict=True))
+            every = dict(zip(self._comm.members, allgather_object(self._comm, own.lines), strict=True))
             reasons = [reason for silo in manifest.members for reason in every[silo]["bad"]]
             if not reasons:
                 self._level(manifests[place:])
@@ -225,7 +225,7 @@ class CheckpointStore:
                     problem = f"{problem}; {reason}"
             if problem:
                 own.lines["bad"].append(problem)
-            if not any(exchange(self._comm, own.state is None and bool(left))):
+            if not any(allgather_object(self._comm, own.state is None and bool(left))):
                 return own
 
     def _read(self, manifest: Manifest, own: _Own) -> str:
@@ -243,7 +243,7 @@ class CheckpointStore:
         first: dict[int, Manifest] = {}
         for manifest in manifests:
             first.setdefault(manifest.round, manifest)
-        with together(self._comm):
+        with raise_on_all_ranks(self._comm):
             for manifest in first.values():
                 self._shelf.publish(manifest)
         self._history = _history(manifests)

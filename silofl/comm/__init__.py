@@ -1,42 +1,39 @@
 """Floor 3: ranks that call collectives together, over MPI or as threads of one process.
 
-Importing this package loads neither NumPy nor MPI, so that `silofl.comm.launcher` can set variables that
-both read once; its names are imported when they are first used. `world()` initialises MPI.
+Importing this package loads neither NumPy nor MPI: its names are imported when they are first used. `world()`
+initialises MPI.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from silofl.comm.ending import Ending, install_abort_hook
-    from silofl.comm.launcher import prepare_environment
+    from silofl.comm.collective_errors import raise_if_any, raise_on_all_ranks
     from silofl.comm.protocol import Communicator, Request, SharedBuffer
-    from silofl.comm.session import run_on_ranks, world
+    from silofl.comm.ranks import run_on_ranks, world
+    from silofl.comm.shutdown import Shutdown, install_abort_hook
     from silofl.comm.threads import ThreadCommunicator, run_in_threads
-    from silofl.comm.verdict import raise_together, together
 
 __all__ = [
     "Communicator",
-    "Ending",
     "Request",
     "SharedBuffer",
+    "Shutdown",
     "ThreadCommunicator",
     "install_abort_hook",
-    "prepare_environment",
-    "raise_together",
+    "raise_if_any",
+    "raise_on_all_ranks",
     "run_in_threads",
     "run_on_ranks",
-    "together",
     "world",
 ]
 
 _HOMES = {
-    "ending": ("Ending", "install_abort_hook"),
-    "launcher": ("prepare_environment",),
+    "shutdown": ("Shutdown", "install_abort_hook"),
     "protocol": ("Communicator", "Request", "SharedBuffer"),
-    "session": ("run_on_ranks", "world"),
+    "ranks": ("run_on_ranks", "world"),
     "threads": ("ThreadCommunicator", "run_in_threads"),
-    "verdict": ("raise_together", "together"),
+    "collective_errors": ("raise_if_any", "raise_on_all_ranks"),
 }
 
 

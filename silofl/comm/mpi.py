@@ -1,7 +1,7 @@
 """Ranks as processes: the `Communicator` over MPI, by buffer collectives on a duplicate of its own.
 
-Arrays move as bytes, so every dtype takes one path; what is longer than `piece_bytes` is cut by `pieces`.
-On a crowded node ranks wait in nonblocking collectives, because blocking ones spin: see `patience`.
+Arrays move as bytes, so every dtype takes one path; what is longer than `chunk_bytes` is cut by `chunks`.
+On an oversubscribed node ranks wait in nonblocking collectives, because blocking ones spin: see `patience`.
 """
 
 from __future__ import annotations
@@ -14,34 +14,41 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm import binding, letters, pieces, watchdog, window
-from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce, is_same_memory
+from silofl.comm import chunks, eager, mpi_library, shared_memory
+from silofl.comm.argument_checks import (
+    check_allgather,
+    check_alltoall,
+    check_counts,
+    check_reduce,
+    is_same_memory,
+)
 from silofl.comm.family import Family, Relative
-from silofl.comm.launcher import survives_failures
-from silofl.comm.lost import RanksLost
-from silofl.comm.node import Node, survey
-from silofl.comm.patience import wait_politely
+from silofl.comm.node import Node, discover_node
+from silofl.comm.polling import wait_with_backoff
+from silofl.comm.protocol import RankFailedError
+from silofl.launcher import watchdog
+from silofl.launcher.environment import fault_tolerance_enabled
 from silofl.types import ReduceOp
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-PIECE_BYTES = 1 << 30
+CHUNK_BYTES = 1 << 30
 
 
 class _Settings(NamedTuple):
-    """What a communicator, its duplicates and its heirs have in common."""
+    """What a communicator, its duplicates and its successors have in common."""
 
     mpi: Any
-    piece_bytes: int
+    chunk_bytes: int
     node: Node
-    polite: bool
+    backoff: bool
 
 
 class MpiCommunicator(Relative["MpiCommunicator"]):
     """See `Communicator`. Collective to make: it duplicates `comm` (COMM_WORLD if None).
 
-    `piece_bytes` (at most 2^30) is the longest stretch that one MPI call moves between two ranks. `polite`
+    `chunk_bytes` (at most 2^30) is the longest stretch that one MPI call moves between two ranks. `backoff`
     ranks sleep while they wait for peers; None: where the ranks of a node leave it no core to spare.
     """
 
@@ -49,21 +56,21 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         self,
         comm: MPI.Intracomm | None = None,
         *,
-        piece_bytes: int = PIECE_BYTES,
-        polite: bool | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+        backoff: bool | None = None,
     ) -> None:
-        if not 1 <= piece_bytes <= PIECE_BYTES:
-            raise ValueError(f"piece_bytes must lie in 1..{PIECE_BYTES}, not {piece_bytes}")
-        mpi = binding.load()
+        if not 1 <= chunk_bytes <= CHUNK_BYTES:
+            raise ValueError(f"chunk_bytes must lie in 1..{CHUNK_BYTES}, not {chunk_bytes}")
+        mpi = mpi_library.load()
         try:
             own = (mpi.COMM_WORLD if comm is None else comm).Dup()
-            node = survey(mpi, own)
+            node = discover_node(mpi, own)
         except mpi.Exception as error:
             if not self.resilient:
                 raise
-            raise RanksLost(f"a rank was lost before all had met: {error}") from error
-        polite = node.crowded if polite is None else polite
-        self._begin(_Settings(mpi, piece_bytes, node, polite), own, tuple(range(own.size)), Family())
+            raise RankFailedError(f"a rank was lost before all had met: {error}") from error
+        backoff = node.oversubscribed if backoff is None else backoff
+        self._begin(_Settings(mpi, chunk_bytes, node, backoff), own, tuple(range(own.size)), Family())
 
     def _begin(
         self,
@@ -73,7 +80,7 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         family: Family[MpiCommunicator],
     ) -> None:
         self._settings, self._comm, self._members, self._family = settings, comm, members, family
-        self._mpi, self._piece, self._node, self._polite = settings
+        self._mpi, self._chunk, self._node, self._backoff = settings
         self._rank, self._size = int(comm.rank), int(comm.size)
         family.alive.append(self)
 
@@ -117,13 +124,13 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order."""
         payload = self._family.outgoing(payload)
-        slots = letters.empty(self._size)
-        self._call("Allgather", letters.slot(payload, len(payload)), slots)
-        counts, short = letters.lengths(slots), letters.contents(slots)
+        slots = eager.empty(self._size)
+        self._call("Allgather", eager.slot(payload, len(payload)), slots)
+        counts, short = eager.lengths(slots), eager.contents(slots)
         if short is not None:
             return short
         receive = np.empty(sum(counts), np.uint8)
-        start = pieces.starts(counts)
+        start = chunks.displacements(counts)
         if receive.size:
             receive[start[self._rank] :][: len(payload)] = np.frombuffer(payload, np.uint8)
             self._gather(receive, counts)
@@ -135,16 +142,16 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
             raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
         payloads = [self._family.outgoing(payload) for payload in payloads]
         longest = max(map(len, payloads))
-        slots = letters.empty(self._size)
-        self._call("Alltoall", np.stack([letters.slot(payload, longest) for payload in payloads]), slots)
-        short = letters.contents(slots)
+        slots = eager.empty(self._size)
+        self._call("Alltoall", np.stack([eager.slot(payload, longest) for payload in payloads]), slots)
+        short = eager.contents(slots)
         if short is not None:
             return short
-        counts = np.array(letters.lengths(slots), np.int64)
-        step = max(1, self._piece // self._size)
+        counts = np.array(eager.lengths(slots), np.int64)
+        step = max(1, self._chunk // self._size)
         rounds = [
             self._exchange([payload[at : at + step] for payload in payloads], (counts - at).clip(0, step))
-            for at in range(0, letters.longest(slots), step)
+            for at in range(0, eager.longest(slots), step)
         ]
         return [b"".join(parts) for parts in zip(*rounds, strict=True)] if rounds else [b""] * self._size
 
@@ -155,8 +162,8 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         content = np.empty(int(length[0]), np.uint8)
         if self._rank == root:
             content[:] = np.frombuffer(payload, np.uint8)
-        for piece in pieces.stretches(content, self._piece):
-            self._call("Bcast", [piece, piece.size, self._mpi.BYTE], root)
+        for chunk in chunks.split(content, self._chunk):
+            self._call("Bcast", [chunk, chunk.size, self._mpi.BYTE], root)
         return content.tobytes()
 
     def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
@@ -165,7 +172,7 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         send = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")).reshape(-1)
         total = np.empty_like(send)
         operation = {"sum": self._mpi.SUM, "min": self._mpi.MIN, "max": self._mpi.MAX}[op]
-        step = max(1, self._piece // send.itemsize)
+        step = max(1, self._chunk // send.itemsize)
         for at in range(0, send.size, step):
             self._call("Allreduce", send[at : at + step], total[at : at + step], operation)
         return total.reshape(values.shape)
@@ -173,7 +180,7 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
     def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
         """Row j of `send` goes to rank j; see `Communicator.alltoall`."""
         check_alltoall(send, receive, self._size)
-        for part in pieces.windows(self._mpi, send, receive, self._piece):
+        for part in chunks.alltoall_chunks(self._mpi, send, receive, self._chunk):
             self._call("Alltoall", part.send, part.receive)
             if part.datatype is not None:
                 part.datatype.Free()
@@ -181,10 +188,10 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
     def ialltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> MpiRequest:
         """`alltoall` that returns at once."""
         check_alltoall(send, receive, self._size)
-        parts = list(pieces.windows(self._mpi, send, receive, self._piece))
+        parts = list(chunks.alltoall_chunks(self._mpi, send, receive, self._chunk))
         with self._together():
             requests = [self._comm.Ialltoall(part.send, part.receive) for part in parts]
-        return MpiRequest(requests, parts, self._polite, self._together)
+        return MpiRequest(requests, parts, self._backoff, self._together)
 
     def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
         """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
@@ -195,25 +202,29 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         """`allgather` that returns at once."""
         lengths = self._put_in_place(send, receive, counts)
         with self._together():
-            if sum(lengths) <= self._piece:
+            if sum(lengths) <= self._chunk:
                 requests = [self._comm.Iallgatherv(self._mpi.IN_PLACE, self._layout(receive, lengths))]
             else:
                 requests = [
-                    self._comm.Ibcast([piece, piece.size, self._mpi.BYTE], root)
-                    for piece, root in pieces.segments(receive, lengths, self._piece)
+                    self._comm.Ibcast([chunk, chunk.size, self._mpi.BYTE], root)
+                    for chunk, root in chunks.allgather_chunks(receive, lengths, self._chunk)
                 ]
-        return MpiRequest(requests, [], self._polite, self._together)
+        return MpiRequest(requests, [], self._backoff, self._together)
 
-    def shared_buffer(self, nbytes: int) -> window.MappedBuffer | None:
+    def shared_buffer(self, nbytes: int) -> shared_memory.MappedBuffer | None:
         """One segment of `nbytes` zeros for each rank; None on every rank where no memory is shared."""
-        offer = window.Offer(nbytes)
+        segment = shared_memory.MemfdSegment(nbytes)
         try:
-            segments = window.map_segments(self.allgather_bytes(offer.place())) if self._node.whole else None
+            segments = (
+                shared_memory.map_segments(self.allgather_bytes(segment.address()))
+                if self._node.whole
+                else None
+            )
             if not self.allreduce(np.array([segments is not None], np.int32), "min")[0]:
                 return None
         finally:
-            offer.close()
-        return window.MappedBuffer(segments or [], self.barrier)
+            segment.close()
+        return shared_memory.MappedBuffer(segments or [], self.barrier)
 
     def duplicate(self) -> MpiCommunicator:
         """A communicator over the same ranks whose messages never meet this one's."""
@@ -226,13 +237,13 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         """Release it. Collective; one that was given up is left to the end of the process."""
         if self in self._family.alive:
             self._family.alive.remove(self)
-            with suppress(RanksLost), self._together():
+            with suppress(RankFailedError), self._together():
                 self._comm.Free()
 
     @property
     def resilient(self) -> bool:
         """Whether this job was started with ULFM (`mpirun --with-ft ulfm`)."""
-        return survives_failures(os.environ)
+        return fault_tolerance_enabled(os.environ)
 
     @property
     def changed(self) -> bool:
@@ -255,18 +266,18 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
                     continue  # one more was lost meanwhile, and all ranks know it
                 return self._like(left, members, Family(self._family))
 
-    def succeeded_by(self, comm: MPI.Intracomm, members: tuple[int, ...]) -> MpiCommunicator:
+    def successor(self, comm: MPI.Intracomm, members: tuple[int, ...]) -> MpiCommunicator:
         """The communicator over `comm` that takes this one's place, when ranks come back. Collective."""
-        heir, node = self._like(comm, members, Family(self._family)), survey(self._mpi, comm)
-        polite = np.array([node.crowded or self._polite], np.int32)
-        comm.Allreduce(self._mpi.IN_PLACE, polite, self._mpi.MAX)
-        heir._settings = _Settings(self._mpi, self._piece, node, bool(polite[0]))
-        heir._mpi, heir._piece, heir._node, heir._polite = heir._settings
-        return heir
+        merged, node = self._like(comm, members, Family(self._family)), discover_node(self._mpi, comm)
+        backoff = np.array([node.oversubscribed or self._backoff], np.int32)
+        comm.Allreduce(self._mpi.IN_PLACE, backoff, self._mpi.MAX)
+        merged._settings = _Settings(self._mpi, self._chunk, node, bool(backoff[0]))
+        merged._mpi, merged._chunk, merged._node, merged._backoff = merged._settings
+        return merged
 
     @property
     def handle(self) -> MPI.Intracomm:
-        """The MPI communicator itself, for `comm.recall`."""
+        """The MPI communicator itself, for `comm.respawn`."""
         return self._comm
 
     def give_up(self) -> None:
@@ -277,29 +288,31 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
 
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once with this exit code."""
-        binding.abort(exit_code)
+        mpi_library.abort(exit_code)
 
     def finalize(self) -> None:
         """End MPI in this process; nothing of it can be used afterwards."""
-        binding.finalize()
+        mpi_library.finalize()
 
-    def leave(self, timeout_s: float) -> bool:
-        """Wait until every rank calls `leave`; False if some have not after `timeout_s` seconds.
+    def final_barrier(self, timeout_s: float) -> bool:
+        """Wait until every rank calls `final_barrier`; False if some have not after `timeout_s` seconds.
 
         Not for a communicator that is also used for anything else. An MPI error (a dead rank) counts as True:
         there is nobody left to wait for.
         """
         try:
             with watchdog.waiting():
-                return wait_politely([self._comm.Ibarrier()], timeout_s)
+                return wait_with_backoff([self._comm.Ibarrier()], timeout_s)
         except self._mpi.Exception:
             return True
 
     def _call(self, collective: str, *buffers: Any) -> None:
-        """Run a blocking collective; on a crowded node its nonblocking twin, in which ranks can sleep."""
+        """Run a blocking collective; on an oversubscribed node its nonblocking twin, in which ranks can
+        sleep.
+        """
         with self._together():
-            if self._polite:
-                wait_politely([getattr(self._comm, f"I{collective.lower()}")(*buffers)])
+            if self._backoff:
+                wait_with_backoff([getattr(self._comm, f"I{collective.lower()}")(*buffers)])
             else:
                 getattr(self._comm, collective)(*buffers)
 
@@ -312,7 +325,7 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         except self._mpi.Exception as error:
             if not self.resilient:
                 raise
-            raise RanksLost(f"a collective of rank {self._rank} failed: {error}") from error
+            raise RankFailedError(f"a collective of rank {self._rank} failed: {error}") from error
 
     def _put_in_place(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> list[int]:
         """Check an allgather, copy `send` to its place in `receive`; return the byte count of each rank."""
@@ -323,14 +336,14 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         return [int(count) * receive.itemsize for count in counts]
 
     def _gather(self, receive: NDArray[Any], lengths: list[int]) -> None:
-        if sum(lengths) <= self._piece:
+        if sum(lengths) <= self._chunk:
             self._call("Allgatherv", self._mpi.IN_PLACE, self._layout(receive, lengths))
             return
-        for piece, root in pieces.segments(receive, lengths, self._piece):
-            self._call("Bcast", [piece, piece.size, self._mpi.BYTE], root)
+        for chunk, root in chunks.allgather_chunks(receive, lengths, self._chunk):
+            self._call("Bcast", [chunk, chunk.size, self._mpi.BYTE], root)
 
     def _layout(self, receive: NDArray[Any], lengths: list[int]) -> list[Any]:
-        return [pieces.as_bytes(receive), lengths, pieces.starts(lengths), self._mpi.BYTE]
+        return [chunks.as_bytes(receive), lengths, chunks.displacements(lengths), self._mpi.BYTE]
 
     def _exchange(self, parts: list[bytes], incoming: NDArray[np.int64]) -> list[bytes]:
         """Send parts[j] to rank j by one Alltoallv; incoming[i] bytes come from rank i."""
@@ -339,10 +352,12 @@ class MpiCommunicator(Relative["MpiCommunicator"]):
         byte = self._mpi.BYTE
         self._call(
             "Alltoallv",
-            [send, outgoing, pieces.starts(outgoing), byte],
-            [receive, counts, pieces.starts(counts), byte],
+            [send, outgoing, chunks.displacements(outgoing), byte],
+            [receive, counts, chunks.displacements(counts), byte],
         )
-        return [receive[at : at + n].tobytes() for at, n in zip(pieces.starts(counts), counts, strict=True)]
+        return [
+            receive[at : at + n].tobytes() for at, n in zip(chunks.displacements(counts), counts, strict=True)
+        ]
 
 
 class MpiRequest:
@@ -351,17 +366,17 @@ class MpiRequest:
     def __init__(
         self,
         requests: list[Any],
-        parts: list[pieces.Window],
-        polite: bool,
+        parts: list[chunks.AlltoallChunk],
+        backoff: bool,
         together: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._requests, self._parts, self._polite, self._together = requests, parts, polite, together
+        self._requests, self._parts, self._backoff, self._together = requests, parts, backoff, together
 
     def wait(self) -> None:
         """Block until the collective is complete on this rank. Later calls return at once."""
         with self._together():
-            if self._polite:
-                wait_politely(self._requests)
+            if self._backoff:
+                wait_with_backoff(self._requests)
             else:
                 for request in self._requests:
                     request.Wait()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from silofl.comm import launcher, machine
+from silofl.launcher import environment, machine
 
 MOST_PROCESSORS = 8192
 
@@ -17,30 +17,30 @@ MOST_PROCESSORS = 8192
 class Node:
     """This rank's place among the ranks of its node.
 
-    `whole` is true where all ranks share one node. `crowded` is true where the ranks of any node leave it no
-    core to spare: other work there would wait behind ranks that spin. Both are the same on every rank.
+    `whole` is true where all ranks share one node. `oversubscribed` is true where the ranks of any node leave
+    it no core to spare: other work there would wait behind ranks that spin. Both are the same on every rank.
     """
 
     rank: int
     size: int
     whole: bool
-    crowded: bool
+    oversubscribed: bool
 
 
-def survey(mpi: Any, comm: Any) -> Node:
+def discover_node(mpi: Any, comm: Any) -> Node:
     """Find out by a shared-memory split of `comm`. Collective.
 
     Local rank and size are the launcher's where it names them: those a GPU is picked by.
     """
     local = comm.Split_type(mpi.COMM_TYPE_SHARED)
-    crowded = local.size > 1 and local.size >= _cores_of(mpi, local)
-    verdict = np.array([crowded, local.size < comm.size], np.int32)
+    oversubscribed = local.size > 1 and local.size >= _cores_of(mpi, local)
+    verdict = np.array([oversubscribed, local.size < comm.size], np.int32)
     comm.Allreduce(mpi.IN_PLACE, verdict, mpi.MAX)
-    launch = launcher.detect(os.environ, launcher.launcher_executable())
+    launch = environment.detect(os.environ, environment.launcher_executable())
     rank = local.rank if launch.local_rank is None else launch.local_rank
     size = local.size if launch.local_size is None else launch.local_size
     local.Free()
-    return Node(rank, size, whole=not verdict[1], crowded=bool(verdict[0]))
+    return Node(rank, size, whole=not verdict[1], oversubscribed=bool(verdict[0]))
 
 
 def _cores_of(mpi: Any, local: Any) -> int:

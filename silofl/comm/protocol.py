@@ -1,9 +1,9 @@
 """What the rest of silofl knows of ranks: the `Communicator` protocol.
 
-Two implementations keep it: `MpiCommunicator` (processes, over mpi4py) and `ThreadCommunicator`
-(threads of one process, for tests). All calls are collective unless they say otherwise: every rank makes
-the same calls in the same order. Arrays are C-contiguous NumPy arrays; a send buffer is never written.
-Where `resilient` is true a collective raises RanksLost when a rank has died; nothing else on it completes.
+Two implementations keep it: `MpiCommunicator` (processes, over mpi4py) and `ThreadCommunicator` (threads of
+one process, for tests). All calls are collective unless they say otherwise: every rank makes the same calls
+in the same order. Arrays are C-contiguous NumPy arrays; a send buffer is never written. Where `resilient` is
+true a collective raises RankFailedError when a rank has died; nothing else on it completes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.types import ReduceOp
+
+
+class RankFailedError(RuntimeError):
+    """A rank of this communicator died, or a peer has given the communicator up because one did.
+
+    Which ranks are left, `Communicator.recover` finds out. Not a `SiloflError`: a run goes on.
+    """
+
+
+class SimulatedCrash(BaseException):
+    """Ends one rank of `run_in_threads` as SIGKILL ends a process: nothing that it does catches it."""
 
 
 class Request(Protocol):
@@ -117,10 +128,10 @@ class Communicator(Protocol):
         """Whether the ranks that are left can go on when one dies."""
 
     def recover(self) -> Communicator:
-        """After RanksLost: the ranks that are left, in the order of their numbers.
+        """After RankFailedError: the ranks that are left, in the order of their numbers.
 
         Collective over those: peers that still wait in any collective of this communicator or its duplicates
-        get RanksLost there. Those all are of no more use.
+        get RankFailedError there. Those all are of no more use.
         """
 
     def follow(self, follower: Callable[[Any], None]) -> None:

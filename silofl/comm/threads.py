@@ -1,7 +1,7 @@
 """Ranks as threads of one process: the `Communicator` for tests. It never hangs.
 
 A rank that raises, returns early or calls another collective than its peers ends the wait of all of them. A
-rank that raises `Died` is lost: the others may go on without it.
+rank that raises `SimulatedCrash` is lost: the others may go on without it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm.checks import check_allgather, check_alltoall, check_counts, check_reduce
+from silofl.comm.argument_checks import check_allgather, check_alltoall, check_counts, check_reduce
 from silofl.comm.family import Family, Relative
-from silofl.comm.lost import Died, RanksLost
-from silofl.comm.rooms import Fate, Group, Meeting, PeerFailed, Room
+from silofl.comm.protocol import RankFailedError, SimulatedCrash
+from silofl.comm.rendezvous import Collective, Group, PeerFailed, Rendezvous, World
 from silofl.types import ReduceOp
 
 Result = TypeVar("Result")
@@ -36,26 +36,26 @@ def run_in_threads(
     The first exception of any rank is raised here, itself and not a copy; peers that wait for that rank
     are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do.
     """
-    fate = Fate(deadline=time.monotonic() + timeout_s)
-    room = Group(fate, tuple(range(n))).first
+    world = World(deadline=time.monotonic() + timeout_s)
+    rendezvous = Group(world, tuple(range(n))).first
     results: list[Any] = [None] * n
 
     def run(rank: int) -> None:
         try:
-            results[rank] = function(ThreadCommunicator(room, rank))
-        except Died:
-            fate.lose(rank)
+            results[rank] = function(ThreadCommunicator(rendezvous, rank))
+        except SimulatedCrash:
+            world.lose(rank)
         except BaseException as error:
-            fate.fail(error)
+            world.fail(error)
         else:
-            fate.leave(rank)
+            world.leave(rank)
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()
-    _join(threads, fate)
-    if fate.error is not None:
-        raise fate.error
+    _join(threads, world)
+    if world.error is not None:
+        raise world.error
     return results
 
 
@@ -64,9 +64,11 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
 
     resilient = True
 
-    def __init__(self, room: Room, rank: int, family: Family[ThreadCommunicator] | None = None) -> None:
-        self._room: Room | None = room
-        self._members = room.group.members
+    def __init__(
+        self, rendezvous: Rendezvous, rank: int, family: Family[ThreadCommunicator] | None = None
+    ) -> None:
+        self._rendezvous: Rendezvous | None = rendezvous
+        self._members = rendezvous.group.members
         self._rank, self._size = rank, len(self._members)
         self._family = family or Family()
 
@@ -97,17 +99,17 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
 
     def barrier(self) -> None:
         """Return when every rank has called."""
-        self._meet("barrier").wait()
+        self._enter("barrier").wait()
 
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order."""
-        return self._meet("allgather_bytes", payload=self._family.outgoing(bytes(payload))).wait()
+        return self._enter("allgather_bytes", payload=self._family.outgoing(bytes(payload))).wait()
 
     def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Send payloads[j] to rank j; returns what each rank sent here."""
         if len(payloads) != self._size:
             raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
-        rows = self._meet(
+        rows = self._enter(
             "alltoall_bytes", payload=[self._family.outgoing(bytes(item)) for item in payloads]
         ).wait()
         return [row[self._rank] for row in rows]
@@ -115,13 +117,13 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
     def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
         """The root's payload, on every rank."""
         mine = bytes(payload) if self._rank == root else b""
-        content: bytes = self._meet("broadcast_bytes", root, payload=mine).wait()[root]
+        content: bytes = self._enter("broadcast_bytes", root, payload=mine).wait()[root]
         return content
 
     def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
         """Elementwise reduction, a new array, added up in rank order."""
         check_reduce(values, op)
-        every = self._meet("allreduce", op, values.dtype, values.shape, payload=values.copy()).wait()
+        every = self._enter("allreduce", op, values.dtype, values.shape, payload=values.copy()).wait()
         total = every[0].copy()
         for other in every[1:]:
             _REDUCE[op](total, other, out=total)
@@ -134,13 +136,13 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
     def ialltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> ThreadRequest:
         """`alltoall` that returns at once."""
         check_alltoall(send, receive, self._size)
-        meeting = self._meet("alltoall", send.dtype, send.shape, payload=send.copy())
+        collective = self._enter("alltoall", send.dtype, send.shape, payload=send.copy())
 
         def deliver(every: list[NDArray[Any]]) -> None:
             for source, rows in enumerate(every):
                 receive[source] = rows[self._rank]
 
-        return ThreadRequest(meeting, deliver)
+        return ThreadRequest(collective, deliver)
 
     def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
         """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
@@ -150,62 +152,62 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
         """`allgather` that returns at once."""
         check_counts(counts, self._size)
         check_allgather(send, receive, counts, self._rank)
-        meeting = self._meet("allgather", send.dtype, tuple(map(int, counts)), payload=send.copy())
+        collective = self._enter("allgather", send.dtype, tuple(map(int, counts)), payload=send.copy())
 
         def deliver(every: list[NDArray[Any]]) -> None:
             np.concatenate(every, out=receive)
 
-        return ThreadRequest(meeting, deliver)
+        return ThreadRequest(collective, deliver)
 
     def shared_buffer(self, nbytes: int) -> ThreadSharedBuffer:
         """One segment of zeros a rank; threads share all memory."""
-        segments = self._meet("shared_buffer", payload=np.zeros(nbytes, np.uint8)).wait()
+        segments = self._enter("shared_buffer", payload=np.zeros(nbytes, np.uint8)).wait()
         return ThreadSharedBuffer(self, segments)
 
     def duplicate(self) -> ThreadCommunicator:
-        """Another room for the same ranks."""
-        if self._room is None:
+        """Another rendezvous for the same ranks."""
+        if self._rendezvous is None:
             raise RuntimeError("this communicator was freed")
-        rooms = self._meet("duplicate", payload=Room(self._room.group)).wait()
-        return ThreadCommunicator(rooms[0], self._rank, self._family)
+        rendezvous = self._enter("duplicate", payload=Rendezvous(self._rendezvous.group)).wait()
+        return ThreadCommunicator(rendezvous[0], self._rank, self._family)
 
     def recover(self) -> ThreadCommunicator:
         """See `Communicator.recover`."""
-        if self._room is None:
+        if self._rendezvous is None:
             raise RuntimeError("this communicator was freed")
-        group, number = self._room.group, self._members[self._rank]
+        group, number = self._rendezvous.group, self._members[self._rank]
         group.revoke()
         successor = group.successor(number)
         return ThreadCommunicator(successor.first, successor.members.index(number), Family(self._family))
 
     def free(self) -> None:
         """Release it. Collective; a rank that is lost is not waited for."""
-        with suppress(RanksLost):
-            self._meet("free").wait()
-        self._room = None
+        with suppress(RankFailedError):
+            self._enter("free").wait()
+        self._rendezvous = None
 
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank; `run_in_threads` raises SystemExit(exit_code)."""
         raise SystemExit(exit_code)
 
-    def _meet(self, *what: object, payload: Any = None) -> Meeting:
-        if self._room is None:
+    def _enter(self, *what: object, payload: Any = None) -> Collective:
+        if self._rendezvous is None:
             raise RuntimeError("this communicator was freed")
-        return self._room.enter(self._rank, what, payload)
+        return self._rendezvous.enter(self._rank, what, payload)
 
 
 class ThreadRequest:
     """A collective in flight between threads."""
 
-    def __init__(self, meeting: Meeting, deliver: Callable[[list[NDArray[Any]]], None]) -> None:
-        self._meeting: Meeting | None = meeting
+    def __init__(self, collective: Collective, deliver: Callable[[list[NDArray[Any]]], None]) -> None:
+        self._collective: Collective | None = collective
         self._deliver = deliver
 
     def wait(self) -> None:
         """Block until every rank has posted, then fill `receive`. Later calls return at once."""
-        meeting, self._meeting = self._meeting, None
-        if meeting is not None:
-            self._deliver(meeting.wait())
+        collective, self._collective = self._collective, None
+        if collective is not None:
+            self._deliver(collective.wait())
 
 
 class ThreadSharedBuffer:
@@ -228,16 +230,16 @@ class ThreadSharedBuffer:
         self._segments = []
 
 
-def _join(threads: list[threading.Thread], fate: Fate) -> None:
+def _join(threads: list[threading.Thread], world: World) -> None:
     """Wait for all threads, but not for one that computes on long after the deadline or a peer's failure."""
-    end = fate.deadline + END_GRACE_S
+    end = world.deadline + END_GRACE_S
     while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
         next(thread for thread in threads if thread.is_alive()).join(timeout=0.05)
-        if fate.error is not None:
+        if world.error is not None:
             end = min(end, time.monotonic() + END_GRACE_S)
     stuck = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
     if stuck:
-        fate.fail(TimeoutError(f"ranks {stuck} were still running when the time was up"))
+        world.fail(TimeoutError(f"ranks {stuck} were still running when the time was up"))
 
 
 __all__ = ["PeerFailed", "ThreadCommunicator", "run_in_threads"]

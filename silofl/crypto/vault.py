@@ -23,12 +23,12 @@ from silofl.errors import CheckpointError
 KEY_BYTES = 32
 SALT_BYTES = 32
 TAG_BYTES = 16
-PIECE_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 22
 
 
 def piece_count(size: int) -> int:
     """How many pieces a file of `size` bytes has; at least one."""
-    return max(1, -(-size // PIECE_BYTES))
+    return max(1, -(-size // CHUNK_BYTES))
 
 
 def sealed_bytes(size: int) -> int:
@@ -67,7 +67,7 @@ class Sealer(_Stream):
         super().__init__(key, self._salt, silo, round_number)
 
     def seal(self, piece: bytes, *, last: bool) -> bytes:
-        """The box of the next piece (up to `PIECE_BYTES`); the first has the salt before it."""
+        """The box of the next piece (up to `CHUNK_BYTES`); the first has the salt before it."""
         head = b"" if self._number else self._salt
         nonce, associated = self.next(last)
         return head + self._cipher.encrypt(nonce, piece, associated)

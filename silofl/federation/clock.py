@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from silofl.comm import watchdog
+from silofl.launcher import watchdog
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time inside the block under `name`, less the phases inside it."""
-        watchdog.beat()
+        watchdog.heartbeat()
         outside, self._inner = self._inner, 0.0
         began = time.perf_counter()
         try:

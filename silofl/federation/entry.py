@@ -9,8 +9,8 @@ from typing import Any
 from silofl import config as configuration
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
-from silofl.comm.recall import invitation
-from silofl.comm.session import communicator_of, world
+from silofl.comm.ranks import communicator_of, world
+from silofl.comm.respawn import spawned_by
 from silofl.config import Config
 from silofl.federation import loop
 from silofl.federation.rejoin import rejoin
@@ -48,9 +48,9 @@ def train_or_rejoin(
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """`loop.train`; in a process that was started again after its silo was lost, the way back."""
-    invited = invitation() if isinstance(comm, MpiCommunicator) and comm.resilient else None
-    if invited is None or not isinstance(comm, MpiCommunicator):
+    spawn_info = spawned_by() if isinstance(comm, MpiCommunicator) and comm.resilient else None
+    if spawn_info is None or not isinstance(comm, MpiCommunicator):
         return loop.train(config, task, comm=comm, resume=resume, on_directory=on_directory, stop=stop)
     return rejoin(
-        config, task, comm=comm, invited=invited, resumed=resume, on_directory=on_directory, stop=stop
+        config, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
     )

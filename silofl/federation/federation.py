@@ -15,8 +15,8 @@ from silofl.aggregation import registry as aggregators
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.registry import Sums
 from silofl.aggregation.shards import MOST_COPIES, Shards, slice_counts
-from silofl.comm.crew import Crew
-from silofl.comm.verdict import together
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.membership import copies
@@ -38,7 +38,7 @@ Vector = NDArray[np.floating[Any]]
 class Federation:
     """One rank's view of the run: its silo, its slice of the server, and the global model."""
 
-    crew: Crew
+    group: ElasticGroup
     config: Config
     silos: int
     """How many the run has in all."""
@@ -56,7 +56,7 @@ class Federation:
     def bytes_sent_per_round(self) -> int:
         """Bytes that this rank hands to others in a round: its update, then its slice of the new model."""
         shards = self.aggregator.shards
-        place = shards.members.index(self.crew.number)
+        place = shards.members.index(self.group.silo_id)
         return self.aggregator.bytes_sent_per_round + gathered_bytes(
             shards.bounds, place, self.global_vector.itemsize
         )
@@ -73,15 +73,15 @@ class Federation:
         written over: where ranks may be lost the new model is gathered there, so that the old one is whole
         until every rank has the new one.
         """
-        crew, shards = self.crew, self.aggregator.shards
-        target = spare if crew.repeats else self.global_vector
+        group, shards = self.group, self.aggregator.shards
+        target = spare if group.fault_tolerant else self.global_vector
         stepped: dict[int, tuple[Vector, State]] = {}
 
         def step() -> dict[int, State]:
-            comm = crew.comm
+            comm = group.comm
             comm.mark("step")
-            served = shards.served(crew.number, crew.members)
-            with together(comm):
+            served = shards.served(group.silo_id, group.members)
+            with raise_on_all_ranks(comm):
                 for index in set(served) - set(stepped):
                     start, stop = shards.span(index)
                     stepped[index] = self.server.step(
@@ -90,12 +90,12 @@ class Federation:
             comm.mark("allgather")
             parts = [stepped[index][0] for index in served]
             mine = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            comm.allgather(mine, target, slice_counts(shards.territories(crew.members)))
+            comm.allgather(mine, target, slice_counts(shards.territories(group.members)))
             states = {index: stepped[index][1] for index in served}
-            return states | (self.server.copies(comm, states) if crew.repeats else {})
+            return states | (self.server.copies(comm, states) if group.fault_tolerant else {})
 
-        self.server.accept(crew.step(step))
-        if crew.repeats:
+        self.server.accept(group.step(step))
+        if group.fault_tolerant:
             self.global_vector[:] = target
 
     def distribute(self) -> None:
@@ -103,11 +103,11 @@ class Federation:
         size = len(self.global_vector)
 
         def spread() -> None:
-            comm = self.crew.comm
+            comm = self.group.comm
             mine = self.global_vector if comm.rank == 0 else self.global_vector[:0]
             comm.allgather(mine, self.global_vector, [size] + [0] * (comm.size - 1))
 
-        self.crew.step(spread)
+        self.group.step(spread)
 
     def state(self) -> dict[str, Any]:
         """What this rank commits: its slice of the server and its silo's own state."""
@@ -169,7 +169,7 @@ class Federation:
 
         Collective. `member`: whether this silo's state is of that round; else only its own part counts.
         """
-        crew, size = self.crew, len(self.global_vector)
+        group, size = self.group, len(self.global_vector)
         committed = self.server.over(Shards(size, members))
         if state is not None:
             self.silo.restore(state["silo"])
@@ -183,11 +183,11 @@ class Federation:
         lengths = dict(zip(members, slice_counts(committed.shards.bounds), strict=True))
 
         def gather() -> Vector:
-            counts = [lengths.get(number, 0) for number in crew.members]
-            return gather_parts(crew.comm, mine, counts, self.global_vector.dtype)
+            counts = [lengths.get(number, 0) for number in group.members]
+            return gather_parts(group.comm, mine, counts, self.global_vector.dtype)
 
-        self.global_vector[:] = crew.step(gather)
-        self.server.take(crew.step(lambda: committed.whole(crew.comm, members)))
+        self.global_vector[:] = group.step(gather)
+        self.server.take(group.step(lambda: committed.whole(group.comm, members)))
 
     def reform(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.
@@ -196,7 +196,7 @@ class Federation:
         """
         self.aggregator.close()
         self.aggregator, self.server = _renew(
-            self.crew,
+            self.group,
             Parts(self.config, self.silo, self.silos, self.protection),
             self.server,
             self.global_vector,
@@ -223,10 +223,10 @@ class Parts:
     protection: Protection | None
 
     @classmethod
-    def of(cls, crew: Crew, config: Config, silo: Silo, silos: int, path: Path) -> Parts:
+    def of(cls, group: ElasticGroup, config: Config, silo: Silo, silos: int, path: Path) -> Parts:
         """This rank's; not collective. `path` is the run directory."""
         private = config.privacy.unit != "none"
-        return cls(config, silo, silos, Protection(crew, config, silo, path) if private else None)
+        return cls(config, silo, silos, Protection(group, config, silo, path) if private else None)
 
     def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
         """Take up what this silo had committed of its own, and what the others tell of their privacy."""
@@ -235,13 +235,13 @@ class Parts:
         if self.protection is not None:
             self.protection.come_back(handover)
 
-    def aggregator(self, crew: Crew) -> Aggregator:
+    def aggregator(self, group: ElasticGroup) -> Aggregator:
         """The aggregator for the silos that are there; collective."""
-        kept = copies(self.config, self.silos, MOST_COPIES) if crew.repeats else 0
+        kept = copies(self.config, self.silos, MOST_COPIES) if group.fault_tolerant else 0
         size, dtype = self.silo.model.size, self.silo.model.wire_dtype
         digest = configuration.digest(self.config)
         sums = Sums(size, dtype, self.silo.samples, self.config.run.seed, digest, self.silos, kept)
-        inner = aggregators.build(crew, self.config.secure, sums)
+        inner = aggregators.build(group, self.config.secure, sums)
         return inner if self.protection is None else self.protection.fit_to(inner, self.silos)
 
     def server(self, strategy: Strategy, shards: Shards, number: int) -> Server:
@@ -250,7 +250,7 @@ class Parts:
 
 
 def _renew(
-    crew: Crew, parts: Parts, earlier: Server, vector: Vector, newcomers: tuple[int, ...]
+    group: ElasticGroup, parts: Parts, earlier: Server, vector: Vector, newcomers: tuple[int, ...]
 ) -> tuple[Aggregator, Server]:
     """The aggregator and the server for the silos that are there now; collective.
 
@@ -258,55 +258,60 @@ def _renew(
     """
 
     def holders() -> tuple[int, ...]:
-        return tuple(member for member in crew.members if member not in newcomers)
+        return tuple(member for member in group.members if member not in newcomers)
 
     def give() -> Vector:
         giver = holders()[0]
-        counts = [len(vector) if member == giver else 0 for member in crew.members]
-        return gather_parts(crew.comm, [vector] if crew.number == giver else [], counts, vector.dtype)
+        counts = [len(vector) if member == giver else 0 for member in group.members]
+        return gather_parts(group.comm, [vector] if group.silo_id == giver else [], counts, vector.dtype)
 
     while True:
         if newcomers:
-            vector[:] = crew.step(give)
-        whole = crew.step(lambda: earlier.whole(crew.comm, holders()))
-        aggregator = parts.aggregator(crew)
+            vector[:] = group.step(give)
+        whole = group.step(lambda: earlier.whole(group.comm, holders()))
+        aggregator = parts.aggregator(group)
         server = earlier.over(aggregator.shards)
         server.take(whole)
-        if aggregator.shards.members == crew.agreed_members():
+        if aggregator.shards.members == group.agreed_members():
             return aggregator, server
         aggregator.close()
 
 
-def join(crew: Crew, parts: Parts, earlier: Shards, newcomers: tuple[int, ...]) -> Federation:
+def join(group: ElasticGroup, parts: Parts, earlier: Shards, newcomers: tuple[int, ...]) -> Federation:
     """This rank, one of the `newcomers`, comes back to a run whose vector lay in `earlier`; collective.
 
     The others call `Federation.reform` meanwhile.
     """
     strategy, vector = strategies.build(parts.config.strategy), parts.silo.initial()
-    server = parts.server(strategy, earlier, crew.number)
-    aggregator, server = _renew(crew, parts, server, vector, newcomers)
-    return _federation_of(crew, parts, strategy, aggregator, server, vector)
+    server = parts.server(strategy, earlier, group.silo_id)
+    aggregator, server = _renew(group, parts, server, vector, newcomers)
+    return _federation_of(group, parts, strategy, aggregator, server, vector)
 
 
-def establish(crew: Crew, parts: Parts) -> Federation:
+def establish(group: ElasticGroup, parts: Parts) -> Federation:
     """Build every rank's parts and make sure they fit together; collective.
 
     The first rank's untrained model is everyone's. Raises together what any rank finds wrong.
     """
-    crew.step(lambda: agree_on_model(crew.comm, parts.silo.model))
+    group.step(lambda: agree_on_model(group.comm, parts.silo.model))
     strategy = strategies.build(parts.config.strategy)
-    aggregator = parts.aggregator(crew)
-    server = parts.server(strategy, aggregator.shards, crew.number)
-    federation = _federation_of(crew, parts, strategy, aggregator, server, parts.silo.initial())
+    aggregator = parts.aggregator(group)
+    server = parts.server(strategy, aggregator.shards, group.silo_id)
+    federation = _federation_of(group, parts, strategy, aggregator, server, parts.silo.initial())
     federation.distribute()
     return federation
 
 
 def _federation_of(
-    crew: Crew, parts: Parts, strategy: Strategy, aggregator: Aggregator, server: Server, vector: Vector
+    group: ElasticGroup,
+    parts: Parts,
+    strategy: Strategy,
+    aggregator: Aggregator,
+    server: Server,
+    vector: Vector,
 ) -> Federation:
     return Federation(
-        crew=crew,
+        group=group,
         config=parts.config,
         silos=parts.silos,
         silo=parts.silo,
@@ -319,27 +324,29 @@ def _federation_of(
     )
 
 
-def build_task(crew: Crew, config: Config, task: Task | None) -> Task:
+def build_task(group: ElasticGroup, config: Config, task: Task | None) -> Task:
     """The task given, or that of [task]; raises together what is wrong with it on any rank."""
 
     def build() -> Task:
-        with together(crew.comm):
+        with raise_on_all_ranks(group.comm):
             return tasks.build(config) if task is None else task
 
-    return crew.step(build)
+    return group.step(build)
 
 
-def build_silo(crew: Crew, config: Config, task: Task, number: int, silos: int, local_rank: int) -> Silo:
+def build_silo(
+    group: ElasticGroup, config: Config, task: Task, number: int, silos: int, local_rank: int
+) -> Silo:
     """This rank's institution, silo `number`; raises together what is wrong with any rank's."""
     made: list[Silo] = []
 
     def build() -> Silo:
-        with together(crew.comm):
+        with raise_on_all_ranks(group.comm):
             if not made:
                 device = place(config.train.device, local_rank)
                 made.append(Silo(config, task, number, silos, device))
         return made[0]
 
-    silo = crew.step(build)
+    silo = group.step(build)
     startup.over()  # the optimizer and the data have loaded the last large libraries
     return silo

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import silofl
+from silofl.comm.collective_errors import raise_if_any
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import raise_together
 from silofl.config import Config, first_difference
 from silofl.errors import MismatchError
 from silofl.training.flat import FlatModel
@@ -17,7 +17,7 @@ def agree_on_version_and_config(comm: Communicator, config: Config) -> None:
     """Refuse ranks whose silofl version or shared configuration differs from rank 0's; collective."""
     mine = {"version": silofl.__version__, "config": config.model_dump(mode="json")}
     first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
-    raise_together(comm, _compare(comm.rank, config, first))
+    raise_if_any(comm, _compare(comm.rank, config, first))
 
 
 def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError | None:
@@ -41,7 +41,7 @@ def agree_on_model(comm: Communicator, model: FlatModel) -> None:
     """Refuse ranks whose model differs from rank 0's in names, shapes or frozen values; collective."""
     mine = [model.fingerprint(), model.describe()]
     first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
-    raise_together(comm, model_mismatch(comm.rank, model, *first))
+    raise_if_any(comm, model_mismatch(comm.rank, model, *first))
 
 
 def model_mismatch(rank: int, model: FlatModel, fingerprint: str, description: str) -> MismatchError | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from silofl.checkpoint.store import CheckpointStore, Restored
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config, resumption_tables
 from silofl.crypto.key_file import silo_key
 from silofl.errors import SiloflError
@@ -16,10 +16,10 @@ State = dict[str, Any]
 
 
 class Keeper:
-    """One rank's `CheckpointStore`, which follows the crew's changes: within a step, where all know the same.
+    """One rank's `CheckpointStore`, which follows the group's changes, within a step.
 
     Args:
-        crew: the ranks of the run, of which the store is for those that are there now.
+        group: the ranks of the run, of which the store is for those that are there now.
         path: this rank's run directory.
         fingerprint: the model's.
         silos: how many the run has in all.
@@ -27,11 +27,11 @@ class Keeper:
     Not collective to make; raises ConfigError where `checkpoint.buddy` has no key.
     """
 
-    def __init__(self, crew: Crew, config: Config, path: Path, fingerprint: str, silos: int) -> None:
-        key = silo_key(config.checkpoint.key_file, crew.number) if config.checkpoint.buddy else None
-        self._crew, self._comm = crew, crew.comm
+    def __init__(self, group: ElasticGroup, config: Config, path: Path, fingerprint: str, silos: int) -> None:
+        key = silo_key(config.checkpoint.key_file, group.silo_id) if config.checkpoint.buddy else None
+        self._group, self._comm = group, group.comm
         self._store = CheckpointStore(
-            crew.comm,
+            group.comm,
             path / "checkpoints",
             {"config": resumption_tables(config), "model": fingerprint},
             silos=silos,
@@ -41,7 +41,7 @@ class Keeper:
 
     def latest(self) -> Restored | None:
         """The newest committed round; collective. See `CheckpointStore.latest`."""
-        return self._crew.step(self._store.latest)
+        return self._group.step(self._store.latest)
 
     def own_state(self, silos: tuple[int, ...]) -> tuple[int, State] | None:
         """What silos that come back had committed of their own, on those; collective."""
@@ -50,7 +50,7 @@ class Keeper:
             self._follow()
             return self._store.own_state(set(silos))
 
-        return self._crew.step(find)
+        return self._group.step(find)
 
     def settle(self, note: State, problem: SiloflError | None) -> list[State]:
         """Settle the round before, and every rank's note; within a step.
@@ -59,12 +59,12 @@ class Keeper:
         the round after it holds all of it.
         """
         self._follow()
-        self._crew.comm.mark("checkpoint agree")
+        self._group.comm.mark("checkpoint agree")
         return self._store.settle(note, problem=problem)
 
     def members(self) -> tuple[int, ...]:
         """Those whose store it is from here on; collective."""
-        return self._crew.step(self._follow)
+        return self._group.step(self._follow)
 
     def begin(self, number: int, state: State) -> None:
         """Begin to commit a round; not collective."""
@@ -74,20 +74,20 @@ class Keeper:
         """Commit what was begun, unless a silo was lost since: then it must be begun again. Collective."""
 
         def work() -> bool:
-            if self._comm is not self._crew.comm:
+            if self._comm is not self._group.comm:
                 return False
             self._store.drain()
             return True
 
-        return self._crew.step(work)
+        return self._group.step(work)
 
     def close(self) -> bool:
         """Commit the round whose files are on their way; whether nobody was lost since it was begun.
 
         Collective, for ranks that raised an error together.
         """
-        if self._comm is not self._crew.comm:
-            self._store.reform(self._crew.comm)
+        if self._comm is not self._group.comm:
+            self._store.reform(self._group.comm)
             return False
         with suppress(SiloflError):  # one more was lost: what was committed stays so
             self.drain()
@@ -95,7 +95,7 @@ class Keeper:
 
     def _follow(self) -> tuple[int, ...]:
         """Let the store be that of the ranks of this step; who they are."""
-        if self._comm is not self._crew.comm:
-            self._comm = self._crew.comm
+        if self._comm is not self._group.comm:
+            self._comm = self._group.comm
             self._store.reform(self._comm)
-        return self._crew.members
+        return self._group.members

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from silofl.aggregation.shards import Shards
-from silofl.comm import watchdog
-from silofl.comm.crew import Crew, Loss
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup, RankFailure
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import exchange, together
 from silofl.config import Config
 from silofl.errors import AskedError, SiloflError
 from silofl.federation import rundir
@@ -30,6 +29,7 @@ from silofl.federation.roll import Roll
 from silofl.federation.round import RoundResult, run_round
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
+from silofl.launcher import watchdog
 from silofl.tasks.base import Task
 
 Record = dict[str, Any]
@@ -60,18 +60,18 @@ def train(
         SiloflError: any other failure, the same on every rank.
     """
     stop = StopRequest() if stop is None else stop
-    crew = Crew(comm, refuse=refusal(config, comm.size))
-    crew.step(lambda: agree_on_version_and_config(crew.comm, config))
+    group = ElasticGroup(comm, stop_reason=refusal(config, comm.size))
+    group.step(lambda: agree_on_version_and_config(group.comm, config))
     if not resume:
         refuse_idle_faults(config, comm.size)
-    path = crew.step(lambda: rundir.choose(crew.comm, config, resume=resume))
+    path = group.step(lambda: rundir.choose(group.comm, config, resume=resume))
     on_directory(path)
-    built = build_task(crew, config, task)
-    silo = build_silo(crew, config, built, crew.number, comm.size, comm.local_rank)
-    recalls = crew.step(lambda: Recalls.of(crew, config.failure.rejoin_s))
-    run = Run(crew, config, silo, comm.size, path, stop, resumed=resume, recalls=recalls)
+    built = build_task(group, config, task)
+    silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
+    recalls = group.step(lambda: Recalls.of(group, config.failure.rejoin_s))
+    run = Run(group, config, silo, comm.size, path, stop, resumed=resume, recalls=recalls)
     run.begin()
-    crew.started()
+    group.started()
     return run.complete()
 
 
@@ -83,7 +83,7 @@ class Run:
 
     def __init__(
         self,
-        crew: Crew,
+        group: ElasticGroup,
         config: Config,
         silo: Silo,
         silos: int,
@@ -93,9 +93,9 @@ class Run:
         resumed: bool,
         recalls: Recalls,
     ) -> None:
-        self._crew, self._config, self._silo, self._silos = crew, config, silo, silos
+        self._group, self._config, self._silo, self._silos = group, config, silo, silos
         self._path, self._stop, self._resumed, self._recalls = path, stop, resumed, recalls
-        self._rehearsal = Rehearsal(crew.comm, [] if resumed else config.failure.faults, crew.number)
+        self._rehearsal = Rehearsal(group.comm, [] if resumed else config.failure.faults, group.silo_id)
         self._chronicle = Chronicle(config, path, leads=False)
         self._clock = Clock()
         self._first, self._told = 1, 0
@@ -105,36 +105,36 @@ class Run:
         """How many more rounds the run may spend privacy on, up to 2."""
         self._federation: Federation
         self._keeper: Keeper
-        watchdog.start(silent_s=config.failure.silent_s, silo=crew.number, resume=RESUME)
+        watchdog.start(silent_s=config.failure.silent_s, silo=group.silo_id, resume=RESUME)
 
     def _open(self) -> Keeper:
-        with together(self._crew.comm):
-            self._held = rundir.hold(self._path, self._crew.number, resume=self._resumed)
+        with raise_on_all_ranks(self._group.comm):
+            self._held = rundir.hold(self._path, self._group.silo_id, resume=self._resumed)
             return self._keeper_alone()
 
     def _keeper_alone(self) -> Keeper:
-        return Keeper(self._crew, self._config, self._path, self._silo.model.fingerprint(), self._silos)
+        return Keeper(self._group, self._config, self._path, self._silo.model.fingerprint(), self._silos)
 
     def begin(self) -> None:
         """Put all parts together, restore the last committed round if asked to, say what is about to run."""
-        crew, config = self._crew, self._config
-        with together(crew.comm):
-            parts = Parts.of(crew, config, self._silo, self._silos, self._path)
-        self._federation = establish(crew, parts)
+        group, config = self._group, self._config
+        with raise_on_all_ranks(group.comm):
+            parts = Parts.of(group, config, self._silo, self._silos, self._path)
+        self._federation = establish(group, parts)
         self._roll = Roll(self._federation.members)
-        self._keeper = crew.step(self._open)
-        self._chronicle = Chronicle(config, self._path, leads=crew.comm.rank == 0)
+        self._keeper = group.step(self._open)
+        self._chronicle = Chronicle(config, self._path, leads=group.comm.rank == 0)
         notices = self._restore() if self._resumed else []
         notices += self._federation.begin(self._first - 1)
-        self._affordable = crew.step(lambda: exchange(crew.comm, self._federation.affordable()))[0]
+        self._affordable = group.step(lambda: allgather_object(group.comm, self._federation.affordable()))[0]
         if self._first == 1 and not self._affordable:
             raise too_dear(config.privacy.max_epsilon)
 
         def say() -> None:
-            with together(crew.comm):
+            with raise_on_all_ranks(group.comm):
                 self._chronicle.begin(self._plan(), resume=self._resumed)
 
-        crew.step(say)
+        group.step(say)
         for notice in notices:
             self._chronicle.notice(notice)
 
@@ -160,7 +160,7 @@ class Run:
         restored = self._keeper.latest()
         if restored is None:
             return []
-        own = self._crew.number in restored.members
+        own = self._group.silo_id in restored.members
         self._federation.restore(restored.state, restored.members, member=own)
         away = tuple(silo for silo in self._federation.members if silo not in restored.members)
         self._roll = Roll(restored.members)
@@ -177,7 +177,7 @@ class Run:
         began = time.perf_counter()
         for number in range(self._first, self._config.run.rounds + 1):
             self._rehearsal.round = number
-            watchdog.at(number, self._certainly_committed(number))
+            watchdog.report_round(number, self._certainly_committed(number))
             if not self._affordable:
                 self._chronicle.notice(f"round {number} would exceed privacy.max_epsilon: the run is over")
                 break
@@ -191,7 +191,7 @@ class Run:
             self._commit(number, forced=last or stopping)
             if stopping:
                 raise AskedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
-            self._crew.comm.mark("between rounds")
+            self._group.comm.mark("between rounds")
 
     def _certainly_committed(self, number: int) -> int:
         """The newest round that is on disk for good when round `number` begins, or 0.
@@ -207,28 +207,28 @@ class Run:
         The line comes before the commit of its round: one too many is dropped by a resume, one too few would
         be lost. The round before is settled in the same exchange.
         """
-        crew = self._crew
+        group = self._group
         mine = {
-            "silo": crew.number,
+            "silo": group.silo_id,
             "shown": result.shown(self._config),
             "phases": self._clock.take(),
             "stop": self._stop.asked,
             "affordable": self._federation.affordable(),
-            "epsilon": self._federation.epsilon() if crew.comm.rank == 0 else None,
+            "epsilon": self._federation.epsilon() if group.comm.rank == 0 else None,
             "clip_norm": self._federation.clip_norm,
         }
         with self._clock.phase("checkpoint"):
-            every = crew.step(lambda: self._keeper.settle(mine, self._chronicle.problem))
+            every = group.step(lambda: self._keeper.settle(mine, self._chronicle.problem))
             left = self._follow_changes()
         self._affordable = every[0]["affordable"]
         self._recalls.note(self._roll.strike(left), result.round)
         lost, returned = self._roll.since()
-        losses, self._told = crew.losses[self._told :], len(crew.losses)
+        failures, self._told = group.failures[self._told :], len(group.failures)
         record = record_of(
             result,
             every,
             self._silos,
-            Loss(lost, sum(loss.seconds for loss in losses)),
+            RankFailure(lost, sum(failure.seconds for failure in failures)),
             returned,
             time.perf_counter() - began,
             self._federation.bytes_sent_per_round,
@@ -240,10 +240,10 @@ class Run:
 
     def _follow_changes(self) -> tuple[int, ...]:
         """Make everything anew for the silos that are there, where some were lost; who is there."""
-        while self._federation.members != (members := self._crew.agreed_members()):
+        while self._federation.members != (members := self._group.agreed_members()):
             self._changed = True
             self._federation.reform()
-        if self._crew.comm.rank == 0:
+        if self._group.comm.rank == 0:
             self._chronicle.lead(self._plan())
         return members
 
@@ -252,8 +252,8 @@ class Run:
 
         Not in one go: they would be one job, of which Open MPI's launcher ends all when one dies again.
         """
-        while self._config.failure.policy == "respawn" and self._crew.repeats:
-            members = self._crew.agreed_members()
+        while self._config.failure.policy == "respawn" and self._group.fault_tolerant:
+            members = self._group.agreed_members()
             self._recalls.note(self._roll.strike(members), number)
             due = self._recalls.due(members, number)
             if not due:
@@ -262,7 +262,7 @@ class Run:
                 self._call_one(due[:1], number)
 
     def _call_one(self, silos: tuple[int, ...], number: int) -> None:
-        crew = self._crew
+        group = self._group
         self._commit(number, forced=True)  # first: whatever comes of one that is started again
         self._chronicle.notice(f"{name(silos)} lost: starting again")
         shards = self._federation.server.shards
@@ -278,35 +278,35 @@ class Run:
             "affordable": self._affordable,
         }
         began = time.perf_counter()
-        if not self._recalls.call(crew, silos, number, handover):
+        if not self._recalls.call(group, silos, number, handover):
             self._chronicle.notice(f"{name(silos)} not back in time; the others go on")
             return
         self._keeper.own_state(silos)
         self._federation.reform(silos)
         self._roll.enter(silos)
         self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
-        if crew.comm.rank != 0:
+        if group.comm.rank != 0:
             self._chronicle.follow()
 
     def rejoin(self, handover: Record) -> None:
         """Come back to the others after the round that they have just completed."""
-        crew, silos = self._crew, tuple(handover["silos"])
+        group, silos = self._group, tuple(handover["silos"])
         members, copies = handover["shards"]
         with suppress(SiloflError):  # the others' locks keep other jobs out, too
-            self._held = rundir.hold(self._path, crew.number, resume=True)
+            self._held = rundir.hold(self._path, group.silo_id, resume=True)
         self._keeper = self._keeper_alone()
         own = self._keeper.own_state(silos)
         shards = Shards(self._silo.model.size, tuple(members), copies)
-        parts = Parts.of(crew, self._config, self._silo, self._silos, self._path)
+        parts = Parts.of(group, self._config, self._silo, self._silos, self._path)
         parts.come_back(None if own is None else own[1], handover["privacy"])
-        self._federation = join(crew, parts, shards, silos)
+        self._federation = join(group, parts, shards, silos)
         self._federation.means.agree(handover["metrics"])
         self._roll, self._affordable = Roll.taken_up(handover["roll"]), handover["affordable"]
         self._roll.enter(silos)
         self._first = handover["round"] + 1
         self._rehearsal.skip(handover["round"])
         self._chronicle.records = handover["records"]
-        if crew.comm.rank == 0:
+        if group.comm.rank == 0:
             self._chronicle.lead(self._plan())
 
     def _commit(self, number: int, *, forced: bool) -> None:
@@ -330,23 +330,23 @@ class Run:
 
     def _finish(self) -> Record:
         """Write the model and the summary; the summary on every rank."""
-        crew, chronicle, federation = self._crew, self._chronicle, self._federation
+        group, chronicle, federation = self._group, self._chronicle, self._federation
 
         def write() -> Record:
             summary: Record = {}
-            with together(crew.comm):
+            with raise_on_all_ranks(group.comm):
                 if chronicle.problem is not None:
                     raise chronicle.problem
-                if crew.comm.rank == 0:
+                if group.comm.rank == 0:
                     chronicle.lead(self._plan())
                     model = federation.silo.export(federation.global_vector)
                     digest = chronicle.write_model(model)
                     summary = summary_of(federation, chronicle.written_records(), digest)
                     chronicle.write_summary(summary)
-            first: Record = exchange(crew.comm, summary)[0]
+            first: Record = allgather_object(group.comm, summary)[0]
             return first
 
-        summary = crew.step(write)
+        summary = group.step(write)
         chronicle.finish(summary)
         federation.close()
         return summary

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from silofl.aggregation.registry import choose_protocol
 from silofl.aggregation.shards import MOST_COPIES
-from silofl.comm.crew import Loss
+from silofl.comm.elastic_group import RankFailure
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
 
-Refuse = Callable[[Loss, tuple[int, ...]], SiloflError | None]
+Refuse = Callable[[RankFailure, tuple[int, ...]], SiloflError | None]
 
 
 def minimum(config: Config, silos: int) -> int:
@@ -52,9 +52,9 @@ def refusal(config: Config, silos: int) -> Refuse:
     """Says of a loss why the run of `silos` cannot go on; None where it can."""
     fewest, protocol = minimum(config, silos), choose_protocol(config.secure, silos)
 
-    def refuse(loss: Loss, left: tuple[int, ...]) -> SiloflError | None:
-        lost = name(loss.lost)
-        if loss.early:
+    def refuse(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
+        lost = name(failure.silos)
+        if failure.early:
             return StoppedError(f"{lost} lost before the run began: start the same command again")
         if config.failure.policy == "abort":
             why = 'failure.policy = "abort"'

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from silofl.aggregation.base import Aggregator
-from silofl.comm.crew import Crew
-from silofl.comm.verdict import exchange
+from silofl.comm.collective_errors import allgather_object
+from silofl.comm.elastic_group import ElasticGroup
 
 Metrics = dict[str, float]
 
@@ -20,14 +20,14 @@ class FederationMeans:
         self._names: list[str] = []
         self._agreed = False
 
-    def __call__(self, crew: Crew, aggregator: Aggregator, metrics: Metrics, count: int) -> Metrics:
+    def __call__(self, group: ElasticGroup, aggregator: Aggregator, metrics: Metrics, count: int) -> Metrics:
         """Means over the held-out samples of all silos that are there; collective.
 
         A silo without samples (count 0) brings nothing; a metric that only some silos report is averaged
         over those. Nothing where a silo was lost while they were added up.
         """
         if not self._agreed:
-            every = crew.step(lambda: exchange(crew.comm, sorted(metrics)))
+            every = group.step(lambda: allgather_object(group.comm, sorted(metrics)))
             self._names = sorted({name for names in every for name in names})
             self._agreed = True
         if not self._names:

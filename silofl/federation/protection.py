@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, WordAggregator
 from silofl.aggregation.noisy import Noise, NoisySum
-from silofl.comm.crew import Crew
-from silofl.comm.verdict import exchange, together
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
@@ -49,12 +49,12 @@ class Terms:
 class Protection:
     """Clips, adds noise, and counts. Made once for a run; `fit_to` whenever silos come or go."""
 
-    def __init__(self, crew: Crew, config: Config, silo: Silo, path: Path) -> None:
-        self._crew, self._config, self._silo = crew, config, silo
-        self._own = silo_key(config.checkpoint.key_file, crew.number)
-        folder = path / f"silo-{crew.number:04d}"
+    def __init__(self, group: ElasticGroup, config: Config, silo: Silo, path: Path) -> None:
+        self._group, self._config, self._silo = group, config, silo
+        self._own = silo_key(config.checkpoint.key_file, group.silo_id)
+        folder = path / f"silo-{group.silo_id:04d}"
         journal = Journal(folder / "privacy.jsonl")
-        self.spending = Spending(crew, config.privacy, method_for(config.privacy), journal)
+        self.spending = Spending(group, config.privacy, method_for(config.privacy), journal)
         self._terms = Terms(new_nonce().hex(), 0.0, config.privacy.clip_norm)
         self._plan: Plan
         self._inner: WordAggregator
@@ -64,13 +64,13 @@ class Protection:
         self._within = True
         """Whether this silo's last update was within the clipping norm."""
         self._shown: tuple[int, ...] = ()
-        self._losses = 0
+        self._failures = 0
         self._before: tuple[int, dict[str, Any]] | None = None
         """A round that may be taken twice, and what the silo had before it."""
         self._use_nonce()
 
     def _use_nonce(self) -> None:
-        self._keys = NoiseKeys(self._own, bytes.fromhex(self._terms.nonce), self._crew.number)
+        self._keys = NoiseKeys(self._own, bytes.fromhex(self._terms.nonce), self._group.silo_id)
         self._silo.protect(self._config.privacy, self._keys)
 
     def fit_to(self, inner: WordAggregator, silos: int) -> Aggregator:
@@ -92,16 +92,16 @@ class Protection:
 
     def _agreed_multiplier(self) -> float:
         """The leading rank's: the last bits of a calibration may differ from processor to processor."""
-        plan, crew = self._plan, self._crew
+        plan, group = self._plan, self._group
 
         def agree() -> float:
             own = 0.0
-            with together(crew.comm):
-                if crew.comm.rank == 0:
+            with raise_on_all_ranks(group.comm):
+                if group.comm.rank == 0:
                     own = plan.noise_multiplier()
-            return float(exchange(crew.comm, own)[0])
+            return float(allgather_object(group.comm, own)[0])
 
-        return crew.step(agree)
+        return group.step(agree)
 
     def _turns(self) -> Stream | None:
         return Stream("aes-128-ctr", TURNS_KEY) if self._plan.rotates else None
@@ -119,7 +119,7 @@ class Protection:
 
     def learn(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
         """As `Silo.learn`: clipped, and noisy where each silo protects itself alone."""
-        if self._crew.comm.rank == 0:  # who tells
+        if self._group.comm.rank == 0:  # who tells
             self.spending.foresee(round_number)
         if self._config.privacy.place != "local":
             self._begin_afresh(round_number)
@@ -164,7 +164,7 @@ class Protection:
         """
         alone = self._config.privacy.place == "local"
         self._shown = self._inner.shards.members if alone else aggregator.participants
-        self._losses = len(self._crew.losses)
+        self._failures = len(self._group.failures)
         self.spending.record(round_number, self._shown)
 
     def complete(self, aggregator: Aggregator, round_number: int) -> None:
@@ -173,8 +173,10 @@ class Protection:
         When one of them was lost meanwhile, another added noise of its own to the same slice.
         """
         if self._config.privacy.place == "central":
-            crew = self._crew
-            again = max(crew.step(lambda: exchange(crew.comm, len(crew.losses) - self._losses)))
+            group = self._group
+            again = max(
+                group.step(lambda: allgather_object(group.comm, len(group.failures) - self._failures))
+            )
             for _ in range(again):
                 self.spending.add(self.spending.price(len(self._shown)), self._shown)
         if self._config.privacy.clip_quantile is not None:
@@ -192,7 +194,7 @@ class Protection:
         own = (COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY) + float(noise[0])
         total, silos = aggregator.sum_numbers(np.array([own, 1.0]))
         if np.isnan(total):  # somebody saw it, over all who are left at least
-            self.spending.add({self._plan.of_count(len(self._crew.agreed_members())): 1}, self._shown)
+            self.spending.add({self._plan.of_count(len(self._group.agreed_members())): 1}, self._shown)
         else:
             if round(silos) < len(self._shown):
                 self.spending.add({self._plan.of_count(round(silos)): 1}, self._shown)
@@ -237,7 +239,7 @@ class Protection:
         if state is not None:
             self._own_terms(state)
         mine = state if member else None
-        every = self._crew.step(lambda: exchange(self._crew.comm, mine))
+        every = self._group.step(lambda: allgather_object(self._group.comm, mine))
         whole = next(state for state in every if state is not None)
         self._share(whole)
         fitted = self.fit_to(self._inner, self._silos)

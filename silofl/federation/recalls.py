@@ -8,12 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from silofl.comm.crew import Crew
-from silofl.comm.lost import RanksLost
+from silofl.comm.collective_errors import allgather_object
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
-from silofl.comm.protocol import Communicator
-from silofl.comm.recall import Place, recall
-from silofl.comm.verdict import exchange
+from silofl.comm.protocol import Communicator, RankFailedError
+from silofl.comm.respawn import Place, respawn
 
 SOON_ROUNDS = 3
 """A silo that is lost again within so many rounds of coming back is in trouble of its own."""
@@ -43,10 +42,10 @@ class Recalls:
         self._troubles: dict[int, _Trouble] = {}
 
     @classmethod
-    def of(cls, crew: Crew, timeout_s: float) -> Recalls:
+    def of(cls, group: ElasticGroup, timeout_s: float) -> Recalls:
         """Note where every rank runs; collective, while all are there."""
-        own = [socket.gethostname(), crew.comm.local_rank]
-        return cls([Place(*one) for one in exchange(crew.comm, own)], timeout_s)
+        own = [socket.gethostname(), group.comm.local_rank]
+        return cls([Place(*one) for one in allgather_object(group.comm, own)], timeout_s)
 
     @classmethod
     def taken_up(cls, state: dict[str, Any], timeout_s: float) -> Recalls:
@@ -73,21 +72,21 @@ class Recalls:
             and max(trouble.not_before, trouble.returned + 1) <= number
         )
 
-    def call(self, crew: Crew, silos: tuple[int, ...], number: int, handover: Handover) -> bool:
+    def call(self, group: ElasticGroup, silos: tuple[int, ...], number: int, handover: Handover) -> bool:
         """Start `silos` again after round `number` and take them in; whether they came. Collective.
 
         `handover` is what they need to know. Those that do not come count as lost once more.
         """
         for silo in silos:
             self._troubles[silo].returned = number
-        attempt = _Attempt(crew, silos, self._places, self._timeout_s)
-        told = {**handover, "recalls": self._state(), "completed": crew.completed + 1}
-        heir = crew.step(lambda: attempt.run(told))
-        if heir is None:
+        attempt = _Attempt(group, silos, self._places, self._timeout_s)
+        told = {**handover, "recalls": self._state(), "completed": group.completed + 1}
+        merged = group.step(lambda: attempt.run(told))
+        if merged is None:
             attempt.abandon()
             self.note(silos, number)
             return False
-        crew.replace(heir)
+        group.adopt(merged)
         return True
 
     def _state(self) -> dict[str, Any]:
@@ -100,10 +99,12 @@ class Recalls:
 class _Attempt:
     """One call, made at most once however often its step is taken."""
 
-    def __init__(self, crew: Crew, silos: tuple[int, ...], places: list[Place], timeout_s: float) -> None:
-        self._crew, self._silos, self._places, self._timeout_s = crew, silos, places, timeout_s
+    def __init__(
+        self, group: ElasticGroup, silos: tuple[int, ...], places: list[Place], timeout_s: float
+    ) -> None:
+        self._group, self._silos, self._places, self._timeout_s = group, silos, places, timeout_s
         self._tried = False
-        self._heir: MpiCommunicator | None = None
+        self._merged: MpiCommunicator | None = None
 
     def run(self, handover: Handover) -> MpiCommunicator | None:
         """The communicator with the silos that came back, on all ranks or on none; collective.
@@ -111,24 +112,24 @@ class _Attempt:
         The handover is sent once every rank has that communicator: who has it is taken in, and who has not
         may end without being missed.
         """
-        comm = self._crew.comm
-        if any(exchange(comm, self._tried)):
-            return self._heir if self._everybody(comm) else None
+        comm = self._group.comm
+        if any(allgather_object(comm, self._tried)):
+            return self._merged if self._everybody(comm) else None
         self._tried = True
         assert isinstance(comm, MpiCommunicator), "only processes come back"
-        self._heir = recall(comm, self._silos, self._places, timeout_s=self._timeout_s)
+        self._merged = respawn(comm, self._silos, self._places, timeout_s=self._timeout_s)
         if not self._everybody(comm):
             return None
-        assert self._heir is not None
-        leader = self._heir.members.index(comm.members[0])
-        with suppress(RanksLost):  # whoever is missing there, all find out as they go on with it
-            self._heir.broadcast_bytes(json.dumps(handover).encode(), leader)
-        return self._heir
+        assert self._merged is not None
+        leader = self._merged.members.index(comm.members[0])
+        with suppress(RankFailedError):  # whoever is missing there, all find out as they go on with it
+            self._merged.broadcast_bytes(json.dumps(handover).encode(), leader)
+        return self._merged
 
     def abandon(self) -> None:
         """Let those go that came too late."""
-        if self._heir is not None:
-            self._heir.give_up()
+        if self._merged is not None:
+            self._merged.give_up()
 
     def _everybody(self, comm: Communicator) -> bool:
-        return all(exchange(comm, self._heir is not None))
+        return all(allgather_object(comm, self._merged is not None))

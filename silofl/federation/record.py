@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import silofl
-from silofl.comm.crew import Loss
+from silofl.comm.elastic_group import RankFailure
 from silofl.federation.federation import Federation
 from silofl.federation.membership import name
 from silofl.federation.round import RoundResult
@@ -36,7 +36,7 @@ def record_of(
     result: RoundResult,
     reports: list[Record],
     silos: int,
-    loss: Loss,
+    failure: RankFailure,
     returned: tuple[int, ...],
     seconds: float,
     sent: int,
@@ -60,9 +60,9 @@ def record_of(
         "per_silo": [shown.get(silo, {}) for silo in range(silos)],
         "began": list(result.began),
         "survivors": list(result.participants),
-        "lost": list(loss.lost),
+        "lost": list(failure.silos),
         "returned": list(returned),
-        "recovery_seconds": round(loss.seconds, 6),
+        "recovery_seconds": round(failure.seconds, 6),
         "clipped_silos": result.clipped_silos,
         "bytes_sent": sent,
         "seconds": round(seconds, 6),

@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from silofl.comm import watchdog
-from silofl.comm.ending import say
 from silofl.comm.protocol import Communicator
+from silofl.console import log
 from silofl.faults import Fault
+from silofl.launcher import watchdog
 
 LONGEST_HANG_S = 3600.0
 
@@ -42,7 +42,7 @@ class Rehearsal:
 
     def reach(self, step: str) -> None:
         """This rank reaches a step: that is progress, and may be its last. Any thread may call."""
-        watchdog.beat()
+        watchdog.heartbeat()
         self._stretch()
         # A round's files are published while the next one trains.
         late = 1 if step.startswith("checkpoint") else 0
@@ -51,7 +51,7 @@ class Rehearsal:
             self._fire(fault)
 
     def _fire(self, fault: Fault) -> None:
-        say(f"rehearsal: {fault.action} silo {fault.silo} in round {fault.round} at {fault.step}")
+        log(f"rehearsal: {fault.action} silo {fault.silo} in round {fault.round} at {fault.step}")
         if fault.action == "kill":
             self._die()
         elif fault.action == "stop":
@@ -70,5 +70,5 @@ class Rehearsal:
             began, factor = slowed
             until = time.perf_counter() + (factor - 1.0) * (time.perf_counter() - began)
             while time.perf_counter() < until:
-                watchdog.beat()
+                watchdog.heartbeat()
                 time.sleep(min(0.05, max(0.0, until - time.perf_counter())))

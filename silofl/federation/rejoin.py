@@ -10,19 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from silofl.comm import watchdog
-from silofl.comm.crew import Crew
-from silofl.comm.ending import say
+from silofl.comm.collective_errors import describe
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
-from silofl.comm.recall import Invitation, join
-from silofl.comm.verdict import describe
+from silofl.comm.respawn import SpawnInfo, join
 from silofl.config import Config
+from silofl.console import log
 from silofl.crypto.key_file import silo_key
 from silofl.federation.federation import build_silo, build_task
 from silofl.federation.loop import Record, Run
 from silofl.federation.membership import refusal
 from silofl.federation.recalls import Recalls
 from silofl.federation.stop import StopRequest
+from silofl.launcher import watchdog
 from silofl.tasks.base import Task
 
 LATE_S = 10.0
@@ -34,7 +34,7 @@ def rejoin(
     task: Task | None,
     *,
     comm: MpiCommunicator,
-    invited: Invitation,
+    spawn_info: SpawnInfo,
     resumed: bool,
     on_directory: Callable[[Path], None] = lambda path: None,
     stop: StopRequest | None = None,
@@ -47,29 +47,33 @@ def rejoin(
     try:
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
-            alone = Crew(comm, repeats=False)
+            alone = ElasticGroup(comm, fault_tolerant=False)
             built = build_task(alone, config, task)
-            silo = build_silo(alone, config, built, invited.number, invited.silos, invited.local_rank)
+            silo = build_silo(
+                alone, config, built, spawn_info.number, spawn_info.silos, spawn_info.local_rank
+            )
             if config.checkpoint.buddy:
-                silo_key(config.checkpoint.key_file, invited.number)  # a fault of this silo's alone, so far
-            heir = join(comm, invited)
-            handover = json.loads(heir.broadcast_bytes(b"", heir.members.index(invited.leader)))
+                silo_key(
+                    config.checkpoint.key_file, spawn_info.number
+                )  # a fault of this silo's alone, so far
+            merged = join(comm, spawn_info)
+            handover = json.loads(merged.broadcast_bytes(b"", merged.members.index(spawn_info.leader)))
     except Exception as error:
-        _stay_away(invited.number, error)
-    crew = Crew(heir, refuse=refusal(config, invited.silos))
-    crew.started()
-    crew.replace(heir, handover["completed"])
+        _stay_away(spawn_info.number, error)
+    group = ElasticGroup(merged, stop_reason=refusal(config, spawn_info.silos))
+    group.started()
+    group.adopt(merged, handover["completed"])
     path = Path(config.run.dir or handover["path"])
     on_directory(path)
     recalls = Recalls.taken_up(handover["recalls"], config.failure.rejoin_s)
-    run = Run(crew, config, silo, invited.silos, path, stop, resumed=resumed, recalls=recalls)
+    run = Run(group, config, silo, spawn_info.silos, path, stop, resumed=resumed, recalls=recalls)
     run.rejoin(handover)
     return run.complete(handover["round"])
 
 
 def _stay_away(number: int, error: Exception) -> NoReturn:
     """End this process and no other: the others go on without it, as after its first death."""
-    say(f"silo {number} cannot come back: {describe(error)}")
+    log(f"silo {number} cannot come back: {describe(error)}")
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable: this process is dead")

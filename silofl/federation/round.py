@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from silofl.aggregation.noisy import TakeAgain
-from silofl.comm.verdict import attempt, raise_together
+from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
@@ -43,8 +43,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     A silo that is lost meanwhile is left out of the sum, or was in it; the others complete the round.
     """
-    crew, aggregator = federation.crew, federation.aggregator
-    crew.comm.mark("train")
+    group, aggregator = federation.group, federation.aggregator
+    group.comm.mark("train")
 
     while True:
         update, train_loss = _learn(federation, number, clock)
@@ -64,10 +64,10 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     if evaluate:
         with clock.phase("evaluate"):
-            crew.comm.mark("evaluate")
+            group.comm.mark("evaluate")
             means, count = federation.silo.evaluate(federation.global_vector)
             result.own |= means
-            result.means = federation.means(crew, aggregator, means, count)
+            result.means = federation.means(group, aggregator, means, count)
     return result
 
 
@@ -76,13 +76,13 @@ def _learn(federation: Federation, number: int, clock: Clock) -> tuple[Update, f
 
     A silo that failed says so before anything is shared.
     """
-    crew = federation.crew
+    group = federation.group
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
     with clock.phase("train"):
-        learnt = attempt(lambda: federation.learn(number))
-        crew.comm.mark("trained")  # where a rehearsed `slow ... at train` is over
+        trained = capture(lambda: federation.learn(number))
+        group.comm.mark("trained")  # where a rehearsed `slow ... at train` is over
     with clock.phase("wait"):
-        crew.step(lambda: raise_together(crew.comm, learnt.problem(crew.comm.rank)))
-    update, fit = learnt.result()
+        group.step(lambda: raise_if_any(group.comm, trained.error(group.comm.rank)))
+    update, fit = trained.value()
     return update, fit.loss

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from silofl import config as configuration
 from silofl.checkpoint.files import storage, write_arrays, write_bytes, write_json
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import together
 from silofl.config import Config
 from silofl.errors import ConfigError, StoppedError, StorageError
 
@@ -36,12 +36,12 @@ def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
     on where that is taken; a resumed run takes the newest that exists. Nothing is ever written over.
     """
     leading = ""
-    with together(comm):
+    with raise_on_all_ranks(comm):
         if comm.rank == 0:
             leading = pick(config, resume=resume)
     leading = comm.broadcast_bytes(leading.encode()).decode()
     path = Path(config.run.dir or leading)
-    with together(comm):
+    with raise_on_all_ranks(comm):
         _refuse_unwritable(path, comm.rank)
     return path
 

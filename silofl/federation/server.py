@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.shards import Shards
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.comm.verdict import together
 from silofl.errors import StoppedError
 from silofl.strategies.base import State, Strategy
 
@@ -91,7 +91,7 @@ class Server:
         """
         served = {member: self.shards.served(member, holders) for member in holders}
         mine = served.get(self._number, [])
-        with together(comm):
+        with raise_on_all_ranks(comm):
             for index in mine if self._names else []:
                 self._state_of(index)
         return {

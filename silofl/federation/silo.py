@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silofl.comm import watchdog
-from silofl.comm.device import device_name
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import DataError
+from silofl.launcher import watchdog
 from silofl.tasks.base import SiloData, Task
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
+from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, FlatModel, as_array
 from silofl.training.private import PrivateSteps, StepNoise, Streams
@@ -57,7 +57,7 @@ class Silo:
         self.samples = len(data.train)
         self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task
-        beat = watchdog.beat  # every step of training and evaluation is progress
+        beat = watchdog.heartbeat  # every step of training and evaluation is progress
         self._test = Batches(data.test, dtype, where, beat) if data.test is not None else None
         self._train = Batches(data.train, dtype, where, beat)
         self.trainer = LocalTrainer(task, self.model, self._train, config.train, seed=seed, silo=number)

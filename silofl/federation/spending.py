@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from silofl.comm.crew import Crew
-from silofl.comm.verdict import exchange
+from silofl.comm.collective_errors import allgather_object
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import PrivacyConfig
 from silofl.errors import StoppedError
 from silofl.federation.journal import Entry, Journal
@@ -31,8 +31,8 @@ class Spending:
     both count.
     """
 
-    def __init__(self, crew: Crew, config: PrivacyConfig, method: Method, journal: Journal) -> None:
-        self._crew, self._config, self._method, self._journal = crew, config, method, journal
+    def __init__(self, group: ElasticGroup, config: PrivacyConfig, method: Method, journal: Journal) -> None:
+        self._group, self._config, self._method, self._journal = group, config, method, journal
         self._repeatable = config.place != "central"  # the noise of who served a slice would be another's
         self.price: Price
         self.ledger = Ledger()
@@ -52,7 +52,7 @@ class Spending:
 
     def foresee(self, round_number: int) -> None:
         """Begin to work out what `epsilon` will be after a round over all silos that are there."""
-        ledger, members = self._whole(), self._crew.members
+        ledger, members = self._whole(), self._group.members
         if not self._opened(round_number):
             _count(ledger, tuple(self.price(len(members)).items()), members)
         self._reckoning.foresee(ledger)
@@ -72,7 +72,9 @@ class Spending:
     def begin(self, committed: int) -> None:
         """Take up what is in the journals behind round `committed`; collective."""
         mine, self._done = self._journal.after(committed), committed
-        every = self._crew.step(lambda: exchange(self._crew.comm, [entry.to_json() for entry in mine]))
+        every = self._group.step(
+            lambda: allgather_object(self._group.comm, [entry.to_json() for entry in mine])
+        )
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
         self._open = _union([Entry.from_json(table) for tables in every for table in tables])
         if self._journal.exists:
@@ -82,13 +84,13 @@ class Spending:
 
     def _disown(self) -> None:
         """Know no more, on disk either, what this silo showed where it was a part: not even that it did."""
-        unknown = [replace(one, tag=UNKNOWN) for one in self._open if self._crew.number in one.silos]
+        unknown = [replace(one, tag=UNKNOWN) for one in self._open if self._group.silo_id in one.silos]
         self._own |= {(entry.round, entry.attempt): UNKNOWN for entry in unknown}
         self._journal.repair(unknown)
 
     def affords(self, rounds: int) -> bool:
         """Whether so many more rounds over all silos that are there stay within `privacy.max_epsilon`."""
-        most, members = self._config.max_epsilon, self._crew.members
+        most, members = self._config.max_epsilon, self._group.members
         if most is None:
             return True
         ledger, coming = self._whole(), range(self._done + 1, self._done + 1 + rounds)
@@ -109,8 +111,8 @@ class Spending:
         if not before:
             return True
         mine = self._repeatable and self._own.get((round_number, attempt)) == tag
-        mine = mine and all(entry.silos == self._crew.members for entry in before)
-        if not all(self._crew.step(lambda: exchange(self._crew.comm, mine))):
+        mine = mine and all(entry.silos == self._group.members for entry in before)
+        if not all(self._group.step(lambda: allgather_object(self._group.comm, mine))):
             self.retake(round_number)
             return False
         return True
@@ -168,8 +170,8 @@ class Spending:
         opened = self._opened(round_number)
         if not opened:
             return
-        crew, attempt = self._crew, self.attempt(round_number)
-        shown = crew.step(lambda: dict(exchange(crew.comm, [crew.number, attempt])))
+        group, attempt = self._group, self.attempt(round_number)
+        shown = group.step(lambda: dict(allgather_object(group.comm, [group.silo_id, attempt])))
         for entry in opened:
             others = tuple(silo for silo in entry.silos if shown.get(silo) != entry.attempt)
             _count(self.ledger, entry.releases, others)

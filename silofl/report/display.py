@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
-from silofl.comm import machine
+from silofl.launcher import machine
 from silofl.report import events
 from silofl.report.live import LiveDisplay
 from silofl.report.plain import PlainDisplay

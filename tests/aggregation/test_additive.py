@@ -12,7 +12,7 @@ from silofl.aggregation.additive import Additive
 from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.fixed_point import fixed_point
 from silofl.aggregation.session import open_session
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.crypto.secagg import Rules
@@ -46,7 +46,7 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
     value_range = float(max(np.abs(v).max() for v in values))
 
     def rank(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any], int]:
-        session = open_session(Crew(comm), Rules(bits=bits), bytes(32))
+        session = open_session(ElasticGroup(comm), Rules(bits=bits), bytes(32))
         aggregator = Additive(
             session,
             size,
@@ -74,7 +74,7 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
 def test_values_that_are_not_finite_are_not_sent() -> None:
     def rank(comm: Communicator) -> None:
         x = np.full(10, np.inf if comm.rank == 2 else 1.0)
-        session = open_session(Crew(comm), Rules(), bytes(32))
+        session = open_session(ElasticGroup(comm), Rules(), bytes(32))
         aggregator = Additive(session, 10, np.dtype(np.float64), weight=1, committee=3)
         with pytest.raises(DataError, match="a silo has values that are not finite"):
             aggregator.add_up(x, 1)
@@ -87,7 +87,7 @@ def test_what_an_owner_receives_of_a_silo_is_not_its_words() -> None:
     seen: list[NDArray[Any]] = []
 
     def rank(comm: Communicator) -> None:
-        session = open_session(Crew(comm), Rules(), bytes(32))
+        session = open_session(ElasticGroup(comm), Rules(), bytes(32))
         aggregator = Additive(session, 256, np.dtype(np.float64), weight=1, committee=2, value_range=1.0)
         for number in (1, 2):
             original = aggregator._exchange.swap

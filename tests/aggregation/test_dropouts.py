@@ -15,8 +15,8 @@ from silofl.aggregation.secagg import SecAgg, SecureVectorSum
 from silofl.aggregation.session import open_session
 from silofl.aggregation.shards import Shards
 from silofl.comm import Communicator, run_in_threads
-from silofl.comm.crew import Crew
-from silofl.comm.lost import Died
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
 
 SIZE, PIECE = 700, 256
@@ -35,7 +35,7 @@ class Fault:
 
     def reach(self, step: str) -> None:
         if self.armed and step == self._step:
-            raise Died
+            raise SimulatedCrash
 
 
 def values_of(silo: int) -> NDArray[np.float64]:
@@ -47,32 +47,37 @@ def run(silos: int, deaths: dict[int, str], make: Any) -> list[Any]:
 
     def rank(comm: Communicator) -> Any:
         fault = Fault(comm, deaths.get(comm.rank))
-        crew = Crew(comm)
-        aggregator = make(crew)
+        group = ElasticGroup(comm)
+        aggregator = make(group)
         fault.armed = True
-        aggregator.add_up(values_of(crew.number), 1)
+        aggregator.add_up(values_of(group.silo_id), 1)
         fault.reach("use")
-        crew.step(lambda: None)
+        group.step(lambda: None)
         parts = [
             (index, aggregator.mean(index).copy())
-            for index in aggregator.shards.served(crew.number, crew.members)
+            for index in aggregator.shards.served(group.silo_id, group.members)
         ]
-        numbers = aggregator.sum_numbers(np.array([1.0, float(crew.number)]))
+        numbers = aggregator.sum_numbers(np.array([1.0, float(group.silo_id)]))
         return aggregator.participants, parts, numbers.tolist()
 
     return run_in_threads(silos, rank, timeout_s=30)
 
 
-def secagg(crew: Crew) -> SecAgg:
-    session = open_session(crew, Rules(bits=32), bytes(32))
-    copies = len(crew.members) - 3
+def secagg(group: ElasticGroup) -> SecAgg:
+    session = open_session(group, Rules(bits=32), bytes(32))
+    copies = len(group.members) - 3
     vectors = SecureVectorSum(session, SIZE, value_range=1.0, piece=PIECE, copies=min(copies, 2))
-    return SecAgg(vectors, np.dtype(np.float64), weight=crew.number + 1)
+    return SecAgg(vectors, np.dtype(np.float64), weight=group.silo_id + 1)
 
 
-def plain(crew: Crew) -> PlainAggregator:
+def plain(group: ElasticGroup) -> PlainAggregator:
     return PlainAggregator(
-        crew, SIZE, np.dtype(np.float64), weight=crew.number + 1, copies=2, piece=PIECE // len(crew.members)
+        group,
+        SIZE,
+        np.dtype(np.float64),
+        weight=group.silo_id + 1,
+        copies=2,
+        piece=PIECE // len(group.members),
     )
 
 

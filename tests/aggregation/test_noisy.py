@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from silofl.aggregation.base import WordAggregator
 from silofl.aggregation.noisy import Noise, NoisySum, TakeAgain
 from silofl.aggregation.registry import Sums, build
-from silofl.comm.crew import Crew
-from silofl.comm.lost import Died
-from silofl.comm.protocol import Communicator
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
 from silofl.crypto.noise_keys import NoiseKeys
@@ -28,10 +27,12 @@ from silofl_kernels import Stream, discrete_gaussian
 SILOS = 4
 
 
-def aggregator(crew: Crew, protocol: str, size: int, bits: int = 32, copies: int = 0) -> WordAggregator:
-    config, silos = SecureConfig(protocol=protocol, bits=bits), len(crew.members)  # type: ignore[arg-type]
-    sums = Sums(size, np.dtype(np.float32), 10 + crew.number, 0, bytes(32), silos, copies)
-    return build(crew, config, sums)
+def aggregator(
+    group: ElasticGroup, protocol: str, size: int, bits: int = 32, copies: int = 0
+) -> WordAggregator:
+    config, silos = SecureConfig(protocol=protocol, bits=bits), len(group.members)  # type: ignore[arg-type]
+    sums = Sums(size, np.dtype(np.float32), 10 + group.silo_id, 0, bytes(32), silos, copies)
+    return build(group, config, sums)
 
 
 def slices(one: WordAggregator, read: Callable[[int], NDArray[Any]], comm: Communicator) -> NDArray[Any]:
@@ -46,7 +47,7 @@ def test_a_sum_of_words_is_the_sum_in_the_ring(protocol: str, size: int) -> None
     words = rng.integers(0, 2**32, (SILOS, size), dtype=np.uint32)
 
     def body(comm: Communicator) -> NDArray[Any]:
-        one, before = aggregator(Crew(comm), protocol, size), words[comm.rank].copy()
+        one, before = aggregator(ElasticGroup(comm), protocol, size), words[comm.rank].copy()
         asked: list[tuple[int, ...]] = []
         one.add_words(before, asked.append)
         assert asked == [(0, 1, 2, 3)]
@@ -61,7 +62,7 @@ def test_a_sum_of_words_is_the_sum_in_the_ring(protocol: str, size: int) -> None
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 def test_what_is_not_permitted_stays_unread_on_every_rank(protocol: str) -> None:
     def body(comm: Communicator) -> str:
-        one = aggregator(Crew(comm), protocol, 200)
+        one = aggregator(ElasticGroup(comm), protocol, 200)
 
         def refuse(silos: tuple[int, ...]) -> None:
             if comm.rank == 2:
@@ -93,7 +94,7 @@ class Open:
 
 
 def noisy(
-    crew: Crew,
+    group: ElasticGroup,
     size: int,
     *,
     protocol: str = "secagg",
@@ -105,9 +106,9 @@ def noisy(
 ) -> NoisySum:
     grid = Grid(step=2.0**-12, limit=1 << 20, sensitivity=100.0, share=variance)
     stream = Stream("aes-128-ctr", bytes(16)) if turns else None
-    keys = NoiseKeys(Secret(bytes([crew.number + 1] * 32)), bytes(16), crew.number)
+    keys = NoiseKeys(Secret(bytes([group.silo_id + 1] * 32)), bytes(16), group.silo_id)
     noise = Noise(grid, discrete_gaussian(variance), central, stream)
-    inner = aggregator(crew, protocol, size, copies=copies)
+    inner = aggregator(group, protocol, size, copies=copies)
     return NoisySum(inner, noise, keys, gate or Open(), lambda inner: 2.0)
 
 
@@ -122,7 +123,9 @@ def test_a_mean_is_the_sum_with_the_noise_promised(
     x = np.random.default_rng(0).uniform(-1, 1, (SILOS, size)).astype(np.float32)
 
     def body(comm: Communicator) -> NDArray[Any]:
-        one = noisy(Crew(comm), size, protocol=protocol, central=central, variance=variance, turns=turns)
+        one = noisy(
+            ElasticGroup(comm), size, protocol=protocol, central=central, variance=variance, turns=turns
+        )
         one.add_up(Update(x[comm.rank]), 3)
         first, again = slices(one, one.mean, comm), slices(one, one.mean, comm)
         np.testing.assert_array_equal(first, again)  # read twice it is the same, or noise would average out
@@ -153,18 +156,18 @@ def test_a_sum_with_silos_missing_has_the_noise_of_those_in_it(
     x = np.random.default_rng(0).uniform(-1, 1, (silos, size)).astype(np.float32)
 
     def body(comm: Communicator) -> dict[int, NDArray[Any]]:
-        crew, gate, armed = Crew(comm), Open(), threading.Event()
+        group, gate, armed = ElasticGroup(comm), Open(), threading.Event()
 
         def reach(step: str) -> None:
             if armed.is_set() and step == deaths.get(comm.rank):
-                raise Died
+                raise SimulatedCrash
 
         comm.on_mark(reach)
-        one = noisy(crew, size, variance=variance, turns=turns, gate=gate, copies=2)
+        one = noisy(group, size, variance=variance, turns=turns, gate=gate, copies=2)
         armed.set()
-        one.add_up(Update(x[crew.number]), 3)
+        one.add_up(Update(x[group.silo_id]), 3)
         assert one.participants == gate.permitted[-1] == summed
-        return {index: one.mean(index) for index in one.shards.served(crew.number, crew.members)}
+        return {index: one.mean(index) for index in one.shards.served(group.silo_id, group.members)}
 
     results = run_in_threads(silos, body)
     assert [silo for silo, found in enumerate(results) if found is None] == sorted(deaths)
@@ -178,7 +181,7 @@ def test_a_sum_with_silos_missing_has_the_noise_of_those_in_it(
 
 def test_noise_differs_from_round_to_round_and_from_silo_to_silo() -> None:
     def body(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any]]:
-        one, zeros = noisy(Crew(comm), 4000), Update(np.zeros(4000, np.float32))
+        one, zeros = noisy(ElasticGroup(comm), 4000), Update(np.zeros(4000, np.float32))
         rounds = []
         for number in (1, 2):
             one.add_up(zeros, number)
@@ -197,7 +200,7 @@ def test_the_same_round_from_the_same_values_shows_the_same() -> None:
         x = Update(np.full(300, 0.1 * comm.rank, np.float32))
         both = []
         for _ in range(2):
-            one = noisy(Crew(comm), 300)
+            one = noisy(ElasticGroup(comm), 300)
             one.add_up(x, 7)
             both.append(slices(one, one.mean, comm))
         return both[0], both[1]
@@ -209,7 +212,7 @@ def test_the_same_round_from_the_same_values_shows_the_same() -> None:
 def test_other_values_than_a_killed_run_showed_are_not_shown_with_the_same_noise() -> None:
     def body(comm: Communicator) -> None:
         gate = Open(other=True)
-        one = noisy(Crew(comm), 300, gate=gate)
+        one = noisy(ElasticGroup(comm), 300, gate=gate)
         with pytest.raises(TakeAgain):
             one.add_up(Update(np.zeros(300, np.float32)), 1)
         assert gate.permitted == []

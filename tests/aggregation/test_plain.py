@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.shards import ALIGNMENT, slice_bounds, slice_counts
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 
@@ -32,7 +32,7 @@ def test_the_mean_is_the_sum_in_rank_order_in_float64(
 
     def rank(comm: Communicator) -> NDArray[Any]:
         aggregator = PlainAggregator(
-            Crew(comm), size, np.dtype(dtype), weight=weights[comm.rank], piece=piece
+            ElasticGroup(comm), size, np.dtype(dtype), weight=weights[comm.rank], piece=piece
         )
         before = values[comm.rank].copy()
         aggregator.add_up(values[comm.rank], 1)

@@ -13,7 +13,7 @@ from silofl.aggregation.fixed_point import fixed_point
 from silofl.aggregation.rules import common_prg
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
 from silofl.aggregation.session import open_session
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.crypto.secagg import Rules
@@ -41,7 +41,7 @@ def updates(silos: int, size: int) -> list[NDArray[np.float32]]:
 
 
 def session(comm: Communicator, **rules: Any) -> Any:
-    return open_session(Crew(comm), Rules(**rules), bytes(32))
+    return open_session(ElasticGroup(comm), Rules(**rules), bytes(32))
 
 
 @pytest.mark.parametrize(("silos", "bits", "prg", "size", "piece"), CASES)

@@ -15,8 +15,8 @@ from silofl.aggregation.keyed_round import KeyedRound
 from silofl.aggregation.session import open_session
 from silofl.aggregation.small_sum import SmallSums
 from silofl.comm import Communicator, run_in_threads
-from silofl.comm.crew import Crew
-from silofl.comm.lost import Died
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
 
 SILOS, WIDTHS = 5, (3, 50, 2)
@@ -34,15 +34,15 @@ def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_sum, "add_masks", spy)
 
     def rank(comm: Communicator) -> Any:
-        crew = Crew(comm)
-        session = open_session(crew, Rules(bits=16), bytes(32))
+        group = ElasticGroup(comm)
+        session = open_session(group, Rules(bits=16), bytes(32))
         sums = SmallSums(session, KeyedRound(comm, session.round(session.take_number()), session.identity, 1))
 
         def encode(number: int, silos: int) -> Any:
-            dying = (silos == 5 and crew.number == 4) or (silos == 4 and crew.number == 3)
+            dying = (silos == 5 and group.silo_id == 4) or (silos == 4 and group.silo_id == 3)
             if dying and number == 1:
-                raise Died
-            return np.full(WIDTHS[number], 10**crew.number, np.uint16)
+                raise SimulatedCrash
+            return np.full(WIDTHS[number], 10**group.silo_id, np.uint16)
 
         totals = []
         for number in range(3):
@@ -62,18 +62,18 @@ def test_a_sum_that_somebody_saw_is_void(repeatable: bool) -> None:
     """Silo 0 has the sum, and dies; the others have it, too, but not all know that of each other."""
 
     def rank(comm: Communicator) -> Any:
-        crew = Crew(comm)
-        session = open_session(crew, Rules(bits=16), bytes(32))
+        group = ElasticGroup(comm)
+        session = open_session(group, Rules(bits=16), bytes(32))
         sums = SmallSums(session, KeyedRound(comm, session.round(session.take_number()), session.identity, 1))
         barrier = comm.barrier
 
         def dying() -> None:
             if comm.rank == 0:
-                raise Died
+                raise SimulatedCrash
             barrier()
 
         comm.barrier = dying  # type: ignore[method-assign]
-        total = sums.total(lambda silos: np.full(1, 10**crew.number, np.uint16), repeatable=repeatable)
+        total = sums.total(lambda silos: np.full(1, 10**group.silo_id, np.uint16), repeatable=repeatable)
         return None if total is None else (total[0].tolist(), total[1])
 
     again = ([1110], 3) if repeatable else None

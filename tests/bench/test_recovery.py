@@ -13,10 +13,11 @@ import pytest
 
 from silofl.bench import recovery
 from silofl.bench.recovery import KILLED, ROUNDS, USUAL, Commit, Times, Watch, summarize, times_of
-from silofl.comm.facts import MpiFacts, mpi_facts
+from silofl.comm.mpi_library import mpi_info
 from silofl.errors import EXIT_BAD_INPUT, ConfigError, SiloflError
+from silofl.launcher.mpi_info import MpiInfo
 
-ULFM = MpiFacts("openmpi", "Open MPI", "5.0.11", None, ("/usr/bin/mpirun",), True, None, 2)
+ULFM = MpiInfo("openmpi", "Open MPI", "5.0.11", None, ("/usr/bin/mpirun",), True, None, 2)
 USUAL_WAY, BACK_AFTER = 0.7, 4.0
 
 
@@ -93,7 +94,7 @@ def test_the_watch_hears_rehearsals_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "silos", "inside", "sentence"),
+    ("info", "silos", "inside", "sentence"),
     [
         (dataclasses.replace(ULFM, vendor="mpich", name="MPICH"), 4, False, "MPICH 5.0.11 survives"),
         (dataclasses.replace(ULFM, ulfm=False), 4, False, "Open MPI 5 or later"),
@@ -102,9 +103,9 @@ def test_the_watch_hears_rehearsals_alone(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    facts: MpiFacts, silos: int, inside: bool, sentence: str, monkeypatch: pytest.MonkeyPatch
+    info: MpiInfo, silos: int, inside: bool, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "mpi_facts", lambda: facts)
+    monkeypatch.setattr(recovery, "mpi_info", lambda: info)
     for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(f"OMPI_COMM_WORLD_{name}", raising=False)
         if inside:
@@ -116,7 +117,7 @@ def test_what_cannot_be_measured_is_refused(
 
 @pytest.mark.long
 def test_it_measures_both_policies_and_leaves_nothing(tmp_path: Path) -> None:
-    if not mpi_facts().survives:
+    if not mpi_info().fault_tolerant:
         pytest.skip("this MPI library has no ULFM")
     done = subprocess.run(
         [sys.executable, "-m", "silofl", "bench", "recovery", "--repeats", "1", "--json", "figures.json"],

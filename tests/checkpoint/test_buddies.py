@@ -12,10 +12,10 @@ import pytest
 from silofl.checkpoint import buddies as buddies_module
 from silofl.checkpoint.files import PieceWriter
 from silofl.checkpoint.store import CheckpointStore
-from silofl.comm.lost import RanksLost
+from silofl.comm.protocol import RankFailedError
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.secret import Secret
-from silofl.crypto.vault import PIECE_BYTES
+from silofl.crypto.vault import CHUNK_BYTES
 from silofl.errors import CheckpointError, StorageError
 from tests.checkpoint.run_of_silos import Silos, same, state_of
 
@@ -44,7 +44,7 @@ def test_a_lost_run_directory_comes_back(tmp_path: Path, lost: int) -> None:
 
 def test_files_of_many_pieces_and_of_different_lengths(tmp_path: Path) -> None:
     silos = with_buddies(tmp_path)
-    lengths = [10, PIECE_BYTES // 3, PIECE_BYTES // 2]  # of values of 4 bytes: 1, 2 and 3 pieces
+    lengths = [10, CHUNK_BYTES // 3, CHUNK_BYTES // 2]  # of values of 4 bytes: 1, 2 and 3 pieces
     states = {
         silo: {"values": np.random.default_rng(silo).standard_normal(n).astype(np.float32)}
         for silo, n in enumerate(lengths)
@@ -142,12 +142,12 @@ def test_a_loss_in_the_middle_of_a_transfer_endangers_no_commit(
     silos.commit(silos.everybody, 1)
 
     def lose(*_: Any) -> None:
-        raise RanksLost
+        raise RankFailedError
 
     def until_the_transfer(store: CheckpointStore, silo: int) -> None:
         store.begin(2, state_of(silo, 2))
         store.settle()
-        with pytest.raises(RanksLost):
+        with pytest.raises(RankFailedError):
             store.settle()
 
     with monkeypatch.context() as patch:

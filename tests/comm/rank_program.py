@@ -6,20 +6,20 @@ import threading
 import time
 from pathlib import Path
 
-from silofl.comm.launcher import prepare_environment
+from silofl.launcher.environment import prepare_environment
 
 if "unprepared" not in sys.argv:
     prepare_environment()
 
 import numpy as np
 
-from silofl.comm import run_on_ranks, together
+from silofl.comm import raise_on_all_ranks, run_on_ranks
 from silofl.comm.mpi import MpiCommunicator
 from silofl.errors import DataError
 
 
-def main(comm, ending):
-    MODES[sys.argv[1]](comm, ending)
+def main(comm, shutdown):
+    MODES[sys.argv[1]](comm, shutdown)
     comm.barrier()
     comm.barrier()
 
@@ -30,32 +30,32 @@ def tell(text):
     sys.stdout.flush()
 
 
-def fine(comm, ending):
+def fine(comm, shutdown):
     tell(f"rank {comm.rank} of {comm.size} is fine")
 
 
-def raises(comm, ending):
+def raises(comm, shutdown):
     if comm.rank == 1:
         raise KeyError("silo")
 
 
-def raises_together(comm, ending):
-    with together(comm):
-        raises(comm, ending)
+def raises_together(comm, shutdown):
+    with raise_on_all_ranks(comm):
+        raises(comm, shutdown)
 
 
-def raises_into_a_file(comm, ending):
-    ending.trace_dir = Path.cwd()
-    raises(comm, ending)
+def raises_into_a_file(comm, shutdown):
+    shutdown.trace_dir = Path.cwd()
+    raises(comm, shutdown)
 
 
-def explains_alone(comm, ending):
+def explains_alone(comm, shutdown):
     if comm.rank == 1:
         raise DataError("silo 1 has no samples: give it some")
 
 
-def explains_together(comm, ending):
-    with together(comm):
+def explains_together(comm, shutdown):
+    with raise_on_all_ranks(comm):
         if comm.rank >= 1:
             raise DataError(f"silo {comm.rank} has no samples: give it some")
 
@@ -64,33 +64,33 @@ def fail():
     [].pop()
 
 
-def raises_in_a_thread(comm, ending):
+def raises_in_a_thread(comm, shutdown):
     if comm.rank == 1:
         threading.Thread(target=fail).start()
 
 
-def all_exit(comm, ending):
+def all_exit(comm, shutdown):
     sys.exit(3)
 
 
-def one_exits(comm, ending):
+def one_exits(comm, shutdown):
     if comm.rank == 1:
         sys.exit(3)
 
 
-def one_never_leaves(comm, ending):
+def one_never_leaves(comm, shutdown):
     if comm.rank == 1:
         time.sleep(60)
     else:
-        ending.leave(0.5, exit_code=7)
+        shutdown.final_barrier(0.5, exit_code=7)
 
 
-def one_dies(comm, ending):
+def one_dies(comm, shutdown):
     if comm.rank == 1:
         os.kill(os.getpid(), 9)
 
 
-def many_small_steps(comm, ending):
+def many_small_steps(comm, shutdown):
     names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     tell("threads " + " ".join(os.environ[name] for name in names))
     values, steps = np.ones(256, np.float32), 200
@@ -110,7 +110,7 @@ def burn(seconds):
     return time.perf_counter() - begun
 
 
-def one_computes(comm, ending):
+def one_computes(comm, shutdown):
     """How much slower each rank in turn computes while the others wait in a barrier than while they sleep."""
     alone = together = 0.0
     for turn in range(8):
@@ -128,12 +128,12 @@ def one_computes(comm, ending):
         tell(f"times {together / alone}")
 
 
-def beyond_two_gib(comm, ending):
+def beyond_two_gib(comm, shutdown):
     """Rows and places longer than 2^31 bytes, at 9 GiB for two ranks: only marks are written and read."""
     n, me, width = comm.size, comm.rank, (1 << 31) + 4097
     marks = [0, 4096, (1 << 30) - 1, 1 << 30, (1 << 31) - 1, 1 << 31, width - 1]
     send, receive = np.zeros((n, width), np.uint8), np.zeros((n, width), np.uint8)
-    spinning = MpiCommunicator(polite=False)
+    spinning = MpiCommunicator(backoff=False)
     for blocking in (True, False):
         for j in range(n):
             send[j, marks] = np.arange(len(marks)) + 20 * me + 7 * j + 1 + blocking

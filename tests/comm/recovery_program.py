@@ -8,16 +8,16 @@ import sys
 import threading
 import time
 
-from silofl.comm.launcher import prepare_environment
+from silofl.launcher.environment import prepare_environment
 
 prepare_environment()
 
 import numpy as np
 
 from silofl.comm import run_on_ranks
-from silofl.comm.crew import Crew
-from silofl.comm.lost import RanksLost
-from silofl.comm.recall import Place, invitation, join, recall
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import RankFailedError
+from silofl.comm.respawn import Place, join, respawn, spawned_by
 
 
 def tell(text):
@@ -26,59 +26,60 @@ def tell(text):
     sys.stdout.flush()
 
 
-def die(crew, *numbers):
-    if crew.number in numbers:
+def die(group, *numbers):
+    if group.silo_id in numbers:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def total(crew):
+def total(group):
     """A step of several collectives, with memory that ranks share."""
-    comm = crew.comm
-    shared = comm.shared_buffer(1000 * (crew.number + 1))
-    shared.segments[comm.rank][:] = crew.number
+    comm = group.comm
+    shared = comm.shared_buffer(1000 * (group.silo_id + 1))
+    shared.segments[comm.rank][:] = group.silo_id
     shared.sync()
     numbers = [int(segment[0]) for segment in shared.segments]
     assert numbers == list(comm.members)
-    gathered = [int(text) for text in comm.allgather_bytes(str(crew.number).encode())]
-    swapped = [int(text) for text in comm.alltoall_bytes([str(crew.number).encode()] * comm.size)]
+    gathered = [int(text) for text in comm.allgather_bytes(str(group.silo_id).encode())]
+    swapped = [int(text) for text in comm.alltoall_bytes([str(group.silo_id).encode()] * comm.size)]
     assert gathered == swapped == numbers
-    return int(comm.allreduce(np.array([crew.number], np.int64))[0])
+    return int(comm.allreduce(np.array([group.silo_id], np.int64))[0])
 
 
-def one_after_another(comm, ending):
+def one_after_another(comm, shutdown):
     """Ranks die before, within and after a step, the first one too; the others agree on every sum."""
-    crew = Crew(comm)
+    group = ElasticGroup(comm)
     sums = []
     for step in range(30):
 
         def work(step=step):
             if step == 5:
-                die(crew, 2)
-            value = total(crew)
+                die(group, 2)
+            value = total(group)
             if step == 10:
-                die(crew, 0)
+                die(group, 0)
             return value
 
-        sums.append(crew.step(work))
+        sums.append(group.step(work))
         if step == 20:
-            die(crew, 1)
-    tell(f"rank {crew.number} {sorted(set(sums), reverse=True)} {[loss.lost for loss in crew.losses]}")
+            die(group, 1)
+    failures = [failure.silos for failure in group.failures]
+    tell(f"rank {group.silo_id} {sorted(set(sums), reverse=True)} {failures}")
 
 
-def two_at_once(comm, ending):
-    crew = Crew(comm)
+def two_at_once(comm, shutdown):
+    group = ElasticGroup(comm)
 
     def work():
-        value = total(crew)
-        die(crew, 1, 4)
+        value = total(group)
+        die(group, 1, 4)
         return value
 
-    tell(f"rank {crew.number} {crew.step(work)}")
+    tell(f"rank {group.silo_id} {group.step(work)}")
 
 
-def a_thread_waits(comm, ending):
+def a_thread_waits(comm, shutdown):
     """A collective of another thread on a duplicate ends, too, and what a lost rank wrote stays readable."""
-    crew, other, ended = Crew(comm), comm.duplicate(), []
+    group, other, ended = ElasticGroup(comm), comm.duplicate(), []
     shared = comm.shared_buffer(8)
     shared.segments[comm.rank][:] = comm.rank + 7
     shared.sync()
@@ -86,51 +87,51 @@ def a_thread_waits(comm, ending):
     def wait():
         try:
             other.barrier()
-        except RanksLost:
+        except RankFailedError:
             ended.append(True)
 
     if comm.rank != 3:
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.2)
-    crew.step(lambda: die(crew, 3))
+    group.step(lambda: die(group, 3))
     thread.join(10)
-    tell(f"rank {crew.number} {ended} {[int(segment[0]) for segment in shared.segments]}")
+    tell(f"rank {group.silo_id} {ended} {[int(segment[0]) for segment in shared.segments]}")
 
 
-def comes_back(comm, ending):
-    invited = invitation()
-    if invited is not None:
-        heir = join(comm, invited)
-        crew = Crew(heir)
-        crew.replace(heir, 1)
+def comes_back(comm, shutdown):
+    spawn_info = spawned_by()
+    if spawn_info is not None:
+        merged = join(comm, spawn_info)
+        group = ElasticGroup(merged)
+        group.adopt(merged, 1)
     else:
-        crew = Crew(comm)
-        crew.step(lambda: die(crew, 0, 2))
+        group = ElasticGroup(comm)
+        group.step(lambda: die(group, 0, 2))
         places = [Place(socket.gethostname(), number) for number in range(5)]
-        heir = recall(crew.comm, (0, 2), places, timeout_s=30)
-        crew.replace(heir)
-    tell(f"rank {crew.number} of {crew.members} {crew.step(lambda: total(crew))} {crew.completed}")
-    return crew, invited is not None
+        merged = respawn(group.comm, (0, 2), places, timeout_s=30)
+        group.adopt(merged)
+    tell(f"rank {group.silo_id} of {group.members} {group.step(lambda: total(group))} {group.completed}")
+    return group, spawn_info is not None
 
 
-def dies_again(comm, ending):
-    crew, came_back = comes_back(comm, ending)
-    crew.step(lambda: die(crew, 2) if came_back else None)
-    tell(f"rank {crew.number} {crew.step(lambda: total(crew))}")
+def dies_again(comm, shutdown):
+    group, came_back = comes_back(comm, shutdown)
+    group.step(lambda: die(group, 2) if came_back else None)
+    tell(f"rank {group.silo_id} {group.step(lambda: total(group))}")
 
 
-def does_not_come(comm, ending):
+def does_not_come(comm, shutdown):
     """What is started again never calls `join`: the others go on."""
-    invited = invitation()
-    if invited is not None:
+    spawn_info = spawned_by()
+    if spawn_info is not None:
         time.sleep(2)
         return
-    crew = Crew(comm)
-    crew.step(lambda: die(crew, 2))
+    group = ElasticGroup(comm)
+    group.step(lambda: die(group, 2))
     places = [Place(socket.gethostname(), number) for number in range(3)]
-    heir = recall(crew.comm, (2,), places, timeout_s=0.5)
-    tell(f"rank {crew.number} {heir} {crew.step(lambda: total(crew))}")
+    merged = respawn(group.comm, (2,), places, timeout_s=0.5)
+    tell(f"rank {group.silo_id} {merged} {group.step(lambda: total(group))}")
 
 
 MODES = {

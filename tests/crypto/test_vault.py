@@ -81,7 +81,7 @@ def test_no_nonce_is_used_twice() -> None:
 
 
 def test_lengths() -> None:
-    size = vault.PIECE_BYTES
+    size = vault.CHUNK_BYTES
     assert [piece_count(n) for n in (0, 1, size, size + 1, 2 * size)] == [1, 1, 1, 2, 2]
     assert sealed_bytes(size + 1) == size + 1 + SALT_BYTES + 2 * TAG_BYTES
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from silofl import config as configuration
-from silofl.comm.crew import Crew, Loss
-from silofl.comm.lost import Died
-from silofl.comm.recall import Place
-from silofl.comm.rooms import Group
+from silofl.comm.elastic_group import ElasticGroup, RankFailure
+from silofl.comm.protocol import SimulatedCrash
+from silofl.comm.rendezvous import Group
+from silofl.comm.respawn import Place
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import StoppedError
@@ -79,7 +79,7 @@ def test_as_many_copies_as_silos_may_be_lost_at_once() -> None:
 def test_why_a_run_does_not_go_on(
     keys: dict[str, Any], lost: tuple[int, ...], left: tuple[int, ...], sentence: str | None
 ) -> None:
-    error = refusal(config(**keys), 5)(Loss(lost, 0.1), left)
+    error = refusal(config(**keys), 5)(RankFailure(lost, 0.1), left)
     if sentence is None:
         assert error is None
     else:
@@ -155,28 +155,28 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
     monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
     """Three silos call the fourth, a thread that stands for a new process."""
-    heirs: dict[int, ThreadCommunicator] = {}
+    successors: dict[int, ThreadCommunicator] = {}
     monkeypatch.setattr(recalls, "MpiCommunicator", ThreadCommunicator)
-    monkeypatch.setattr(recalls, "recall", lambda comm, numbers, places, timeout_s: heirs[comm.rank])
+    monkeypatch.setattr(recalls, "recall", lambda comm, numbers, places, timeout_s: successors[comm.rank])
 
     def rank(comm: ThreadCommunicator) -> Any:
-        heirs[comm.rank] = comm
-        fate = comm._room.group.fate  # type: ignore[union-attr]
-        three = comm._meet("three", payload=Group(fate, (0, 1, 2))).wait()[0]
+        successors[comm.rank] = comm
+        world = comm._rendezvous.group.world  # type: ignore[union-attr]
+        three = comm._meet("three", payload=Group(world, (0, 1, 2))).wait()[0]
         if comm.rank == 3:
             if dies:
-                raise Died
+                raise SimulatedCrash
             handover = json.loads(comm.broadcast_bytes(b""))
-            crew = Crew(comm)
-            crew.replace(comm, handover["completed"])
-            crew.step(crew.comm.barrier)
-            return crew.members, handover["round"]
-        crew = Crew(ThreadCommunicator(three.first, comm.rank))
+            group = ElasticGroup(comm)
+            group.adopt(comm, handover["completed"])
+            group.step(group.comm.barrier)
+            return group.members, handover["round"]
+        group = ElasticGroup(ThreadCommunicator(three.first, comm.rank))
         made = Recalls(PLACES, 1.0)
         made.note((3,), 5)
-        came = made.call(crew, (3,), 5, {"round": 5})
-        crew.step(crew.comm.barrier)
-        return crew.members, came, [loss.lost for loss in crew.losses]
+        came = made.call(group, (3,), 5, {"round": 5})
+        group.step(group.comm.barrier)
+        return group.members, came, [failure.silos for failure in group.failures]
 
     results = run_in_threads(4, rank, timeout_s=20)
     if dies:

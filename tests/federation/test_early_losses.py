@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from silofl.comm.lost import Died
+from silofl.comm.protocol import SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator
 from silofl.errors import EXIT_RESUMABLE, StoppedError
 from silofl.federation import loop
@@ -38,7 +38,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, method: str, place: int) -> list[str]:
             if getattr(local, "left", None) is not None:
                 if not local.left:
                     died.append(name)
-                    raise Died
+                    raise SimulatedCrash
                 local.left -= 1
             return collective(comm, *arguments, **keywords)
 
@@ -49,7 +49,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, method: str, place: int) -> list[str]:
     part = getattr(loop.Run, method)
 
     def entered(run: loop.Run) -> Any:
-        local.left = place if run._crew.number == 1 else None
+        local.left = place if run._group.silo_id == 1 else None
         try:
             return part(run)
         finally:
@@ -65,7 +65,7 @@ def test_a_silo_dies_as_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.Mo
 
     def read(self: Normalized, silo: int, silos: int) -> SiloData:
         if silo == 1:
-            raise Died
+            raise SimulatedCrash
         return data(self, silo, silos)
 
     with monkeypatch.context() as once:

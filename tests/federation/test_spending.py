@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import PrivacyConfig
@@ -31,7 +31,7 @@ def resumed(folder: Path, look: Callable[[Spending, int], Any]) -> list[Any]:
     def rank(comm: Communicator) -> Any:
         privacy = PrivacyConfig(unit="example", place="local", noise_multiplier=1.0)
         journal = Journal(folder / f"silo-{comm.rank:04d}" / "privacy.jsonl")
-        spending = Spending(Crew(comm), privacy, "pld", journal)
+        spending = Spending(ElasticGroup(comm), privacy, "pld", journal)
         spending.price = lambda silos: {ONE: 1}
         spending.begin(ROUND - 1)
         return look(spending, comm.rank)
@@ -72,7 +72,7 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
         if round_number == 3:  # as if a killed run had shown the round, and other values of it
             monkeypatch.setattr(Spending, "was_begun", lambda self, number: number == 3)
             update, _ = learn(self, vector, round_number, local)
-            first[self._crew.number] = update.copy()
+            first[self._group.silo_id] = update.copy()
         return learn(self, vector, round_number, local)
 
     once = federate(settings(tmp_path / "once", privacy=privacy, **more, **keys))[0]

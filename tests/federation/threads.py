@@ -16,8 +16,7 @@ from silofl import config as configuration
 from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.secagg import SecureVectorSum
-from silofl.comm.lost import Died, RanksLost
-from silofl.comm.protocol import Communicator
+from silofl.comm.protocol import Communicator, RankFailedError, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import SiloflError
@@ -61,7 +60,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
     """
 
     def die() -> None:
-        raise Died
+        raise SimulatedCrash
 
     for kind, name, value in (
         (Rehearsal, "die", die),
@@ -81,7 +80,7 @@ def torn(collective: Any) -> Any:
     def call(comm: ThreadCommunicator, send: Any, receive: Any, *more: Any) -> None:
         try:
             collective(comm, send, receive, *more)
-        except RanksLost:
+        except RankFailedError:
             if not np.shares_memory(send, receive):
                 receive[...] = 77
             raise

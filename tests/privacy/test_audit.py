@@ -20,7 +20,7 @@ from scipy.stats import beta, norm
 
 from silofl.aggregation.noisy import Noise, NoisySum
 from silofl.aggregation.registry import Sums, build
-from silofl.comm.crew import Crew
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import PrivacyConfig, SecureConfig
@@ -121,7 +121,7 @@ def seen_of_a_sum(of: Plan, rounds: int, silos: int = SILOS) -> Seen:
     sums = SecureConfig(protocol="plain" if central else "secagg", bits=of.bits)
 
     def body(comm: Communicator) -> list[Floats]:
-        inner = build(Crew(comm), sums, Sums(size, np.dtype(np.float32), 1, 0, bytes(32), silos))
+        inner = build(ElasticGroup(comm), sums, Sums(size, np.dtype(np.float32), 1, 0, bytes(32), silos))
         noise = Noise(of.grid(NOISE), table_of(of), central, turns if of.rotates else None)
         one, results = NoisySum(inner, noise, keys_of(comm.rank), Open(), lambda inner: 1.0), []
         for number in range(rounds):

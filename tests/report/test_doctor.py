@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from silofl.comm.facts import MpiFacts
+from silofl.launcher.mpi_info import MpiInfo
 from silofl.report import doctor
 
 
@@ -21,8 +21,8 @@ from silofl.report import doctor
 def test_what_happens_when_a_silo_dies(
     vendor: Any, ulfm: bool, mark: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = MpiFacts(vendor, vendor, "1.0", None, ("/usr/bin/mpirun",), ulfm, None, 2)
-    monkeypatch.setattr(doctor, "mpi_facts", lambda: facts)
+    info = MpiInfo(vendor, vendor, "1.0", None, ("/usr/bin/mpirun",), ulfm, None, 2)
+    monkeypatch.setattr(doctor, "mpi_info", lambda: info)
     monkeypatch.setattr(doctor, "_torch", lambda: doctor.Finding("GPU", "ok", ""))
     found = next(one for one in doctor.examine() if one.what == "ULFM")
     assert found.mark == mark

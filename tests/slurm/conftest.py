@@ -90,19 +90,19 @@ class Queue:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def facts(self, job: str) -> dict[str, str]:
+    def info(self, job: str) -> dict[str, str]:
         """What `scontrol show job` says: JobState, ExitCode, Restarts and so on."""
         words = self.cluster.ask("scontrol", "show", "job", "--oneliner", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def ended(self, job: str) -> dict[str, str]:
-        """Wait until the job has left the queue, and return its facts."""
+        """Wait until the job has left the queue, and return its info."""
 
         def gone() -> bool:
             return not self.cluster.ask("squeue", "-h", "-j", job)
 
         self.cluster.wait_until(f"job {job} ends", gone, JOB_TIMEOUT_S)
-        return self.facts(job)
+        return self.info(job)
 
     def output(self, job: str) -> str:
         """What the job has printed so far."""

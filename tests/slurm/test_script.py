@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from silofl.comm.slurm import Job, job_text
 from silofl.errors import ConfigError
+from silofl.launcher.slurm import Job, job_text
 from tests.conftest import ROOT
 
 PATIENCE_S = 30.0

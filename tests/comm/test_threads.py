@@ -1,0 +1,154 @@
+"""`ThreadCommunicator`: the shared body of checks, and that nothing ever hangs or aliases."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from silofl.comm import run_in_threads
+from silofl.comm.threads import PeerFailed
+from tests.comm.comm_body import CHECKS
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_body(check, n):
+    run_in_threads(n, check, timeout_s=30)
+
+
+def test_results_come_in_rank_order():
+    def late(comm):
+        time.sleep(0.02 * (3 - comm.rank))
+        return comm.rank * 10
+
+    assert run_in_threads(4, late) == [0, 10, 20, 30]
+
+
+def test_the_original_exception_is_raised_and_peers_are_woken():
+    original, begun, woken = KeyError("silo"), time.monotonic(), []
+
+    def body(comm):
+        if comm.rank == 1:
+            time.sleep(0.05)
+            raise original
+        try:
+            comm.barrier()
+        except PeerFailed:
+            woken.append(comm.rank)
+            raise
+
+    with pytest.raises(KeyError) as caught:
+        run_in_threads(3, body, timeout_s=30)
+    assert caught.value is original
+    assert sorted(woken) == [0, 2]
+    assert time.monotonic() - begun < 5
+
+
+def test_a_rank_that_returns_early_is_named():
+    with pytest.raises(RuntimeError, match=r"ranks \[2\] returned without calling barrier"):
+        run_in_threads(3, lambda comm: None if comm.rank == 2 else comm.barrier(), timeout_s=30)
+
+
+def test_different_collectives_are_refused():
+    def body(comm):
+        return comm.barrier() if comm.rank else comm.allgather_bytes(b"")
+
+    with pytest.raises(ValueError, match=r"calls .* where another rank calls"):
+        run_in_threads(2, body, timeout_s=30)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
+def test_different_dtypes_or_shapes_are_refused(dtype):
+    def body(comm):
+        comm.allreduce(np.ones(3 + (dtype == "float64"), "float64") if comm.rank else np.ones(3, "float64"))
+        comm.allgather(
+            *((np.ones(1, dtype), np.ones(2, dtype)) if comm.rank else (np.ones(1), np.ones(2))), [1, 1]
+        )
+
+    with pytest.raises(ValueError, match="where another rank calls"):
+        run_in_threads(2, body, timeout_s=30)
+
+
+def test_a_wait_ends_at_the_deadline():
+    release, begun = threading.Event(), time.monotonic()
+
+    def body(comm):
+        if comm.rank == 0:
+            release.wait(20)
+        comm.barrier()
+
+    with pytest.raises(TimeoutError, match=r"ranks \[0\]"):
+        run_in_threads(2, body, timeout_s=0.3)
+    release.set()
+    assert time.monotonic() - begun < 5
+
+
+def test_a_rank_that_never_calls_anything_ends_at_the_deadline():
+    release = threading.Event()
+    with pytest.raises(TimeoutError, match=r"ranks \[1\] were still running"):
+        run_in_threads(2, lambda comm: release.wait(20) if comm.rank else None, timeout_s=0.3)
+    release.set()
+
+
+def test_abort_ends_every_rank_with_its_exit_code():
+    def body(comm):
+        if comm.rank == 1:
+            comm.abort(75)
+        comm.barrier()
+
+    with pytest.raises(SystemExit) as caught:
+        run_in_threads(3, body, timeout_s=30)
+    assert caught.value.code == 75
+
+
+def test_receivers_never_alias_senders():
+    def body(comm):
+        send, receive = np.zeros((2, 4)), np.zeros((2, 4))
+        comm.alltoall(send, receive)
+        gathered = np.zeros(4)
+        comm.allgather(send[0, :2].copy(), gathered, [2, 2])
+        total = comm.allreduce(send)
+        comm.barrier()
+        send[:] = 9 + comm.rank
+        comm.barrier()
+        return not (receive.any() or gathered.any() or total.any())
+
+    assert run_in_threads(2, body) == [True, True]
+
+
+def test_a_sender_may_write_after_its_own_wait():
+    def body(comm):
+        send, receive = np.full((2, 3), comm.rank + 1.0), np.zeros((2, 3))
+        request = comm.ialltoall(send, receive)
+        if comm.rank == 1:
+            comm.allgather_bytes(b"")  # rank 0 has waited and overwritten by then
+            request.wait()
+        else:
+            request.wait()
+            send[:] = -1
+            comm.allgather_bytes(b"")
+        return receive[:, 0].tolist()
+
+    assert run_in_threads(2, body, timeout_s=10) == [[1, 2], [1, 2]]
+
+
+def test_a_freed_communicator_is_refused():
+    def body(comm):
+        other = comm.duplicate()
+        other.free()
+        with pytest.raises(RuntimeError, match="freed"):
+            other.barrier()
+
+    run_in_threads(2, body)
+
+
+def test_collectives_are_forgotten():
+    def body(comm):
+        for _ in range(50):
+            comm.allgather_bytes(b"x")
+        comm.barrier()
+        time.sleep(0.05)
+        return len(comm._rendezvous.collectives)
+
+    assert max(run_in_threads(3, body)) <= 1

@@ -1,0 +1,158 @@
+"""A launcher that is asked to stop, that does not end, and whose own parent dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PARENT = """
+import sys
+from silofl.launcher import job_supervisor
+job_supervisor.LAUNCHER_ENDS_S, job_supervisor.RANKS_HEAR_S = 1.0, float(sys.argv[2])
+sys.exit(job_supervisor.supervise([sys.executable, "-c", sys.argv[1]]).code)
+"""
+STUBBORN = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+Path("launcher").write_text(str(os.getpid()))
+rank = subprocess.Popen(["sleep", "{rank_s}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("up", flush=True)
+rank.wait()
+print("MPI_ABORT was invoked on rank 0", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+HEARS = """
+import signal, sys
+numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+print("up", flush=True)
+for _ in range({count}):
+    print(signal.Signals(signal.sigwait(numbers)).name, flush=True)
+sys.exit(7)
+"""
+
+
+def start(folder: Path, launcher: str, *, hear_s: float = 0.0) -> subprocess.Popen[str]:
+    """A supervisor whose launcher is up, and its ranks taken to hear signals after `hear_s` seconds."""
+    job = subprocess.Popen(
+        [sys.executable, "-c", PARENT, launcher, str(hear_s)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "up\n"
+    return job
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [
+        ([signal.SIGINT], ["SIGUSR1"]),
+        ([signal.SIGTERM], ["SIGUSR1"]),
+        ([signal.SIGUSR1, signal.SIGUSR2], ["SIGUSR1", "SIGUSR2"]),
+        ([signal.SIGTERM, signal.SIGTERM], ["SIGUSR1", "SIGTERM"]),
+        ([signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT], ["SIGUSR1", "SIGTERM"]),
+    ],
+)
+def test_the_first_signal_asks_and_the_second_ends(
+    tmp_path: Path, sent: list[signal.Signals], heard: list[str]
+) -> None:
+    job = start(tmp_path, HEARS.format(count=len(heard)))
+    assert job.stdout is not None
+    lines = []
+    for place, number in enumerate(sent):
+        job.send_signal(number)
+        if place < len(heard) - 1 or place == len(sent) - 1:
+            lines.append(job.stdout.readline().strip())
+        else:
+            time.sleep(0.5)  # one that is not passed on
+    _, told = job.communicate(timeout=30)
+    assert lines == heard
+    assert job.returncode == 7
+    assert ("once more stops it now" in told) == (signal.SIGUSR1 not in sent)
+
+
+UP = """
+import os, signal, sys, time
+from pathlib import Path
+print("up", flush=True)
+time.sleep(0.5)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+Path(os.environ["SILOFL_EXIT_STATUS"]).with_suffix(".up").touch()
+signal.sigwait([signal.SIGUSR1])
+sys.exit(75)
+"""
+
+
+def test_ranks_are_asked_once_they_hear(tmp_path: Path) -> None:
+    job = start(tmp_path, UP, hear_s=60.0)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=30)
+    assert job.returncode == 75
+
+
+@pytest.mark.parametrize(("note", "code"), [("", 75), ("0", 0)])
+def test_a_job_that_was_asked_and_says_nothing_can_go_on(tmp_path: Path, note: str, code: int) -> None:
+    """Open MPI ends with 0 where ranks died before MPI knew of them."""
+    leave = f"Path(os.environ['SILOFL_EXIT_STATUS']).write_text({note!r}); " if note else ""
+    job = start(
+        tmp_path,
+        "import os, signal; from pathlib import Path; signal.pthread_sigmask(0, [signal.SIGUSR1]); "
+        f"print('up', flush=True); signal.sigwait([signal.SIGUSR1]); {leave}",
+    )
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=30)
+    assert job.returncode == code
+
+
+@pytest.mark.parametrize("rank_s", [0.5, 25])
+def test_a_launcher_that_does_not_end_is_ended(tmp_path: Path, rank_s: float) -> None:
+    """Its ranks are gone, or it was told to end."""
+    job = start(tmp_path, STUBBORN.replace("{rank_s}", str(rank_s)))
+    if rank_s > 20:
+        job.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=15)
+    assert job.returncode == 128 + signal.SIGKILL
+
+
+def test_a_launcher_that_is_killed_leaves_a_job_that_goes_on(tmp_path: Path) -> None:
+    job = start(tmp_path, "import os; print('up', flush=True); os.kill(os.getpid(), 9)")
+    _, told = job.communicate(timeout=15)
+    assert (job.returncode, told) == (75, "silofl: the launcher was ended by SIGKILL, and the job with it\n")
+
+
+def test_a_launcher_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """One that was killed leaves files under its process number, in the way of the next with that number."""
+    note = "open('note', 'w').write(os.environ['PRTE_MCA_prte_local_tmpdir_base'])"
+    start(tmp_path, f"import os; print('up'); {note}").communicate(timeout=15)
+    folder = Path((tmp_path / "note").read_text())
+    assert folder.name.startswith("silofl-")
+    assert not folder.exists()
+
+
+def test_a_launcher_does_not_outlive_the_command(tmp_path: Path) -> None:
+    job = start(tmp_path, STUBBORN.replace("SIG_IGN", "SIG_DFL").replace("{rank_s}", "25"))
+    launcher = int((tmp_path / "launcher").read_text())
+    job.kill()
+    job.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(launcher, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
