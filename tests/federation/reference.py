@@ -112,7 +112,7 @@ class Reference:
     def _fit(self, silo: int, number: int) -> Vector:
         torch.set_num_threads(1)
         try:
-            update, _ = self._silos[silo].learn(self.vector, number, "delta")
+            update, _ = self._silos[silo].fit(self.vector, number, "delta")
         finally:
             torch.set_num_threads(self._threads)
         return update.copy()

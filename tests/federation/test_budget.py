@@ -66,7 +66,7 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
         privacy = privacy | {"unit": "silo", "sample_rate": 0.1}
     monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(16))
     keys = {"checkpoint": {"key_file": str(tmp_path / "silo-{silo}.key")}}
-    learn, first = PrivacyEngine.learn, {}
+    learn, first = PrivacyEngine.fit, {}
 
     def learn_twice(self: PrivacyEngine, vector: Any, round_number: int, local: str) -> Any:
         if round_number == 3:  # as if a killed run had shown the round, and other values of it
@@ -76,7 +76,7 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
         return learn(self, vector, round_number, local)
 
     once = federate(settings(tmp_path / "once", privacy=privacy, **more, **keys))[0]
-    monkeypatch.setattr(PrivacyEngine, "learn", learn_twice)
+    monkeypatch.setattr(PrivacyEngine, "fit", learn_twice)
     twice = federate(settings(tmp_path / "twice", privacy=privacy, **more, **keys))[0]
     assert len(first) == 4
     assert all(np.abs(update).max() > 0 for update in first.values())

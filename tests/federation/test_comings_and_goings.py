@@ -16,7 +16,7 @@ from silofl.comm.respawn import Place
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import StoppedError
-from silofl.federation import respawns
+from silofl.federation.failure import respawn_policy
 from silofl.federation.failure.policy import min_silos, replicas, silos_text, stop_reason
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.run_logger import RunLogger
@@ -156,8 +156,12 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
 ) -> None:
     """Three silos call the fourth, a thread that stands for a new process."""
     successors: dict[int, ThreadCommunicator] = {}
-    monkeypatch.setattr(respawns, "MpiCommunicator", ThreadCommunicator)
-    monkeypatch.setattr(respawns, "recall", lambda comm, numbers, places, timeout_s: successors[comm.rank])
+    monkeypatch.setattr(respawn_policy, "MpiCommunicator", ThreadCommunicator)
+
+    def respawn(comm: ThreadCommunicator, silos: Any, places: Any, timeout_s: float) -> ThreadCommunicator:
+        return successors[comm.rank]
+
+    monkeypatch.setattr(respawn_policy, "respawn", respawn)
 
     def rank(comm: ThreadCommunicator) -> Any:
         successors[comm.rank] = comm
@@ -231,8 +235,8 @@ def test_the_lead_goes_over_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     back = RunLogger(config(), tmp_path / "0", leads=False)
     back.records = list(second.records)
     back.become_leader({"first_round": 4})
-    second.follow()
-    second.follow()
+    second.step_down()
+    second.step_down()
     for one in (back, second):
         one.round(line(4))
     second.become_leader({"first_round": 1})

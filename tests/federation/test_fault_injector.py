@@ -13,7 +13,7 @@ import pytest
 from silofl.comm.threads import run_in_threads
 from silofl.errors import ProtocolError
 from silofl.faults import SENDING, Fault, parse
-from silofl.federation import rehearsal
+from silofl.federation.failure import fault_injector
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from tests.federation.threads import Normalized, federate, prepare, records, settings
@@ -90,7 +90,7 @@ class Time:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     made = Time()
-    monkeypatch.setattr(rehearsal, "time", made)
+    monkeypatch.setattr(fault_injector, "time", made)
     return made
 
 
@@ -131,7 +131,7 @@ def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         time.sleep(seconds)
 
     own = SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter)
-    monkeypatch.setattr(rehearsal, "time", own)
+    monkeypatch.setattr(fault_injector, "time", own)
     config = settings(tmp_path, failure={"inject": ["slow silo 1 round 2 at train x3"]})
     assert len({result["model_sha256"] for result in federate(config, 3)}) == 1
     assert stretched

@@ -25,6 +25,6 @@ def test_who_comes_back_reads_the_others_roll() -> None:
     tracker.mark_rejoined((1,))
     copy = MembershipTracker.from_state(json.loads(json.dumps(tracker.state())))
     for one in (tracker, copy):
-        one.enter((2,))
+        one.mark_rejoined((2,))
     assert copy.mark_failed((0, 1)) == tracker.mark_failed((0, 1)) == (2,)
     assert copy.changes() == tracker.changes() == ((1, 2, 2), (1, 2))

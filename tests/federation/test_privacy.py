@@ -48,7 +48,7 @@ class Plain:
         return SiloData(data, data)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self.failures(model, batch).mean()
+        return self.losses(model, batch).mean()
 
     def losses(self, model: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")

@@ -27,7 +27,7 @@ from silofl.tasks.base import SiloData
 Record = dict[str, Any]
 FEATURES, CLASSES = 60, 10
 CHUNK = 64
-"""Values of a slice that move at a time: so few that a collection has a first, a middle and a last piece."""
+"""Values of a slice that move at a time: so few that a collection has a first, a middle and a last chunk."""
 
 
 class Normalized:
@@ -64,8 +64,8 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
 
     for kind, name, value in (
         (FaultInjector, "die", die),
-        (SecureVectorSum, "piece", 4 * CHUNK),
-        (PlainAggregator, "piece", CHUNK),
+        (SecureVectorSum, "chunk", 4 * CHUNK),
+        (PlainAggregator, "chunk", CHUNK),
     ):
         monkeypatch.setitem(kind.__init__.__kwdefaults__, name, value)  # type: ignore[misc]
     for name in ("allgather", "alltoall"):
