@@ -4,9 +4,8 @@ Arrays in, arrays out: nothing here knows a rank, a tensor library or a protocol
 an array that the caller owns, holds no lock of the interpreter while it works, and uses one core.
 """
 
-from silofl_kernels.fold import fold, fold_dequantize, fold_float, scale_into
-from silofl_kernels.magnitude import largest_magnitude
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
+from silofl_kernels.max_abs import max_abs
 from silofl_kernels.noise import add_noise, draw_noise
 from silofl_kernels.noise_table import (
     LEAST_VARIANCE,
@@ -17,6 +16,7 @@ from silofl_kernels.noise_table import (
     skellam,
 )
 from silofl_kernels.quantize import Counts, dequantize, quantize
+from silofl_kernels.reduce import reduce_rows, reduce_rows_dequantize, reduce_rows_float, scale_into
 from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit, signed_view
 from silofl_kernels.rotate import rotate, unrotate
 from silofl_kernels.streams import KEY_BYTES, Prg, Stream, keystream
@@ -36,13 +36,13 @@ __all__ = [
     "dequantize",
     "discrete_gaussian",
     "draw_noise",
-    "fold",
-    "fold_dequantize",
-    "fold_float",
     "keystream",
-    "largest_magnitude",
+    "max_abs",
     "quantize",
     "quantize_and_mask",
+    "reduce_rows",
+    "reduce_rows_dequantize",
+    "reduce_rows_float",
     "ring_bits",
     "ring_dtype",
     "ring_limit",

@@ -28,7 +28,7 @@ import numba
 from numba import types
 from numba.core import caching, serialize
 
-from silofl_kernels import cpu
+from silofl_kernels import features
 
 Kernel = Callable[..., Any]
 
@@ -59,7 +59,7 @@ def kernel(function: Kernel, label: str, *parameters: types.Type) -> Kernel:
     """`function` compiled for exactly `parameters`, from the cache where it is there already."""
     dispatcher = _named(function, label)
     compiled: Kernel = dispatcher
-    if cpu.without_jit():
+    if features.without_jit():
         return compiled
     with _compiling:
         cache = _cache_of(dispatcher, label)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu, streams
+from silofl_kernels import features, streams
 from silofl_kernels.jit import Kernel, array, device, kernel
 from silofl_kernels.quantize import (
     TILE,
@@ -74,13 +74,6 @@ class MaskSet:
         """Secret: prepared keys, uint64 (m, 32), and how many of them, from the first, are added."""
         return self._schedules, self._added
 
-    def negated(self) -> MaskSet:
-        """The set that takes off what this one puts on; it holds a copy of the keys."""
-        other = object.__new__(MaskSet)
-        other.prg, other._added = self.prg, len(self) - self._added
-        other._schedules = np.concatenate([self._schedules[self._added :], self._schedules[: self._added]])
-        return other
-
 
 def quantize_and_mask(
     x: Floats,
@@ -118,7 +111,7 @@ def quantize_and_mask(
     noise, noise_kind = rounding_stream(rounding, offset, x.size)
     if noise_kind not in (None, kind):
         raise ValueError("stochastic rounding takes the cipher of the masks")
-    code = _masked_kernel(x.dtype.name, bits, kind, noise_kind is not None, cpu.path(kind))
+    code = _masked_kernel(x.dtype.name, bits, kind, noise_kind is not None, features.path(kind))
     return finish(code(x, out, scale, limit, offset, noise, *masks.prepared))
 
 
@@ -127,7 +120,7 @@ def add_masks(words: Words, masks: MaskSet, *, offset: int = 0) -> None:
 
     Args:
         words: uint8, uint16 or uint32 (k,), contiguous and writable.
-        masks: the masks; `masks.negated()` takes them off again.
+        masks: the masks; a set with the opposite signs takes them off again.
         offset: element of the masks that meets words[0].
 
     Raises:
@@ -136,10 +129,10 @@ def add_masks(words: Words, masks: MaskSet, *, offset: int = 0) -> None:
     bits = ring_bits(words)
     check_vector("words", words, writable=True)
     kind = check_masks(masks, offset, words)
-    _add_kernel(bits, kind, cpu.path(kind))(words, offset, *masks.prepared)
+    _add_kernel(bits, kind, features.path(kind))(words, offset, *masks.prepared)
 
 
-def check_masks(masks: MaskSet, offset: int, words: Words) -> cpu.Family:
+def check_masks(masks: MaskSet, offset: int, words: Words) -> features.Family:
     """Refuse a slice that the masks do not reach; the cipher of the masks."""
     size = words.dtype.itemsize
     streams.check_span(masks.prg, size * offset, size * words.size)
@@ -152,7 +145,7 @@ def mask_types() -> tuple[types.Type, types.Type]:
 
 
 @functools.cache
-def _masked_kernel(x: str, bits: int, kind: cpu.Family, noisy: bool, path: str) -> Kernel:
+def _masked_kernel(x: str, bits: int, kind: features.Family, noisy: bool, path: str) -> Kernel:
     """Kernel (x, out, scale, limit, first, noise, schedules, added) -> (outside, nonfinite)."""
     rounder = make_rounder(x, bits, kind if noisy else None)
     mask_tile, label = _mask_tile(rounder, streams.steps(kind, bits), noisy=noisy)
@@ -226,7 +219,7 @@ def _mask_tile(rounder: Rounder, code: streams.Steps, *, noisy: bool) -> tuple[K
 
 
 @functools.cache
-def _add_kernel(bits: int, kind: cpu.Family, path: str) -> Kernel:
+def _add_kernel(bits: int, kind: features.Family, path: str) -> Kernel:
     code = streams.steps(kind, bits)
     every_mask = code.masks
 

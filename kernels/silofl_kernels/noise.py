@@ -17,7 +17,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu, streams
+from silofl_kernels import features, streams
 from silofl_kernels.jit import Kernel, array, device, kernel
 from silofl_kernels.noise_table import HEAD_BITS, OTHER_BITS, TAIL_BITS, NoiseTable
 from silofl_kernels.quantize import check_vector
@@ -75,12 +75,12 @@ def draw_noise(out: NDArray[np.int32], table: NoiseTable, stream: Stream, *, pos
 def _run(out: NDArray[Any], table: NoiseTable, stream: Stream, position: int, *, added: bool) -> None:
     streams.check_span(stream.prg, SAMPLE_BYTES * position, SAMPLE_BYTES * out.size)
     kind = streams.family(stream.prg)
-    code = _noise_kernel(out.dtype.name, kind, cpu.path(kind), added=added)
+    code = _noise_kernel(out.dtype.name, kind, features.path(kind), added=added)
     code(out, table.cells, table.limits, stream.prepared, position)
 
 
 @functools.cache
-def _noise_kernel(dtype: str, kind: cpu.Family, path: str, *, added: bool) -> Kernel:
+def _noise_kernel(dtype: str, kind: features.Family, path: str, *, added: bool) -> Kernel:
     """Kernel (out, cells, limits, prepared, first): samples `first`, ... over `out` or added to it."""
     steps = streams.steps(kind, 64)
     label, fill = f"{dtype}_{steps.name}_{'added' if added else 'drawn'}", steps.fill

@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu, streams
+from silofl_kernels import features, streams
 from silofl_kernels.jit import Kernel, array, device, kernel
 from silofl_kernels.ring import Words, ring_bits, ring_limit
 from silofl_kernels.rounding import LANES, make_round_lanes, make_round_one
@@ -67,7 +67,7 @@ def quantize(
     """
     check_quantize(x, out, scale, limit)
     noise, kind = rounding_stream(rounding, offset, x.size)
-    code = _quantize_kernel(x.dtype.name, ring_bits(out), kind, cpu.path(kind) if kind else "")
+    code = _quantize_kernel(x.dtype.name, ring_bits(out), kind, features.path(kind) if kind else "")
     return finish(code(x, out, scale, limit, offset, noise))
 
 
@@ -124,7 +124,7 @@ def check_same_size(left: NDArray[Any], right: NDArray[Any]) -> None:
 
 def rounding_stream(
     rounding: Stream | None, offset: int, size: int
-) -> tuple[NDArray[np.uint64], cpu.Family | None]:
+) -> tuple[NDArray[np.uint64], features.Family | None]:
     """Prepared key and cipher of the rounding stream; no rows and None for rounding to nearest."""
     if offset < 0:
         raise ValueError(f"an offset is not negative: {offset}")
@@ -146,7 +146,7 @@ def signed_type(bits: int) -> Any:
 
 
 @functools.cache
-def _quantize_kernel(x: str, bits: int, kind: cpu.Family | None, path: str) -> Kernel:
+def _quantize_kernel(x: str, bits: int, kind: features.Family | None, path: str) -> Kernel:
     """Kernel (x, out, scale, limit, first, noise) -> (outside, nonfinite)."""
     rounder = make_rounder(x, bits, kind)
     draw, span, count = rounder.draw, rounder.span, rounder.nonfinite
@@ -182,7 +182,7 @@ class Rounder(NamedTuple):
     """(x) -> how many are NaN or infinite."""
 
 
-def make_rounder(x: str, bits: int, kind: cpu.Family | None) -> Rounder:
+def make_rounder(x: str, bits: int, kind: features.Family | None) -> Rounder:
     """Code for input dtype `x`, words of `bits` bits, and stochastic rounding by cipher `kind` or to nearest.
 
     The product is formed in float32 where x is float32 and 24 bits hold every word, in float64 otherwise.
@@ -205,7 +205,7 @@ def make_rounder(x: str, bits: int, kind: cpu.Family | None) -> Rounder:
 def _make_span(label: str, *, noisy: bool, single: bool) -> Kernel:
     one = make_round_one(noisy=noisy, single=single, label=label)
     lanes = make_round_lanes(noisy=noisy)
-    vectors = not cpu.without_jit()
+    vectors = not features.without_jit()
 
     def round_span(x: Any, out: Any, start: Any, stop: Any, scale: Any, limit: Any, draws: Any) -> Any:
         outside, at = 0, start

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from silofl_kernels import cpu, streams
+from silofl_kernels import features, streams
 from silofl_kernels.jit import Kernel, array, device, kernel
 from silofl_kernels.quantize import Floats, check_floats
 from silofl_kernels.rows import borrow
@@ -68,12 +68,12 @@ def _run(x: Floats, stream: Stream, block: int | None, *, inverse: bool) -> None
     window = 1 << (room.bit_length() - 1)
     streams.check_span(stream.prg, 0, x.size + window)
     kind = streams.family(stream.prg)
-    code = _rotate_kernel(x.dtype.name, kind, cpu.path(kind), inverse=inverse)
+    code = _rotate_kernel(x.dtype.name, kind, features.path(kind), inverse=inverse)
     code(x, window, 1 / math.sqrt(window), stream.prepared)
 
 
 @functools.cache
-def _rotate_kernel(dtype: str, kind: cpu.Family, path: str, *, inverse: bool) -> Kernel:
+def _rotate_kernel(dtype: str, kind: features.Family, path: str, *, inverse: bool) -> Kernel:
     """Kernel (x, window, scale, prepared): every window in turn; the inverse takes them from the last on."""
     steps = streams.steps(kind, 8)
     label = f"{dtype}_{steps.name}_{'back' if inverse else 'there'}"

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj as _arrayobj
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu
+from silofl_kernels import features
 from silofl_kernels.jit import Kernel, device
 
 arrayobj: Any = _arrayobj  # numba's internals have no types
@@ -95,8 +95,8 @@ def _part_in_python(addresses: Any, row: Any, start: Any, size: Any, like: Any) 
     return np.frombuffer((ctypes.c_char * (size * like.itemsize)).from_address(at), like.dtype)
 
 
-borrow: Kernel = _borrow_in_python if cpu.without_jit() else device(_borrow_code, "rows")
+borrow: Kernel = _borrow_in_python if features.without_jit() else device(_borrow_code, "rows")
 """Helper (source, start, stop): source[start:stop] of a vector inside a kernel, unchecked."""
 
-part: Kernel = _part_in_python if cpu.without_jit() else device(_part_code, "rows")
+part: Kernel = _part_in_python if features.without_jit() else device(_part_code, "rows")
 """Helper (addresses, row, start, size, like): a piece of a row inside a kernel, in `like`'s dtype."""

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import aes_portable, chacha_portable, cpu
+from silofl_kernels import aes_portable, chacha_portable, features
 from silofl_kernels.aes import aes_schedules
 from silofl_kernels.aes_vector import AesVector
 from silofl_kernels.chacha import STREAM_BYTES, chacha_schedules
@@ -36,7 +36,7 @@ PORTABLE_BYTES = 1024
 """Bytes of keystream that one step of a portable path makes."""
 
 
-def family(prg: Prg) -> cpu.Family:
+def family(prg: Prg) -> features.Family:
     """The cipher that `prg` runs on."""
     return "chacha" if prg == "chacha20" else "aes"
 
@@ -115,10 +115,10 @@ def keystream(stream: Stream, out: NDArray[np.uint8], *, position: int = 0) -> N
 
 
 def keystream_from(
-    prepared: NDArray[np.uint64], kind: cpu.Family, out: NDArray[np.uint8], position: int
+    prepared: NDArray[np.uint64], kind: features.Family, out: NDArray[np.uint8], position: int
 ) -> None:
     """The inner door of `keystream`: prepared keys that may begin at another block (known-answer tests)."""
-    _keystream_kernel(kind, cpu.path(kind))(out, prepared, position)
+    _keystream_kernel(kind, features.path(kind))(out, prepared, position)
 
 
 class Steps(NamedTuple):
@@ -142,14 +142,14 @@ class Steps(NamedTuple):
     """Blocks of the cipher in a step."""
 
 
-def steps(kind: cpu.Family, bits: int) -> Steps:
+def steps(kind: features.Family, bits: int) -> Steps:
     """The code that this process uses for `kind` on words of `bits` bits."""
-    return _steps(kind, bits, cpu.path(kind))
+    return _steps(kind, bits, features.path(kind))
 
 
 @functools.cache
-def _steps(kind: cpu.Family, bits: int, path: str) -> Steps:
-    lanes = cpu.chacha_lanes() if path == "vector" else 0
+def _steps(kind: features.Family, bits: int, path: str) -> Steps:
+    lanes = features.chacha_lanes() if path == "vector" else 0
     name, vector, size = f"{kind}_{path}{lanes or ''}", None, PORTABLE_BYTES
     if path == "portable":
         fill, masks = _portable_steps(kind, f"{name}_{bits}")
@@ -168,7 +168,7 @@ class _Shape(NamedTuple):
     blocks: int
 
 
-def _portable_steps(kind: cpu.Family, name: str) -> tuple[Kernel, Kernel]:
+def _portable_steps(kind: features.Family, name: str) -> tuple[Kernel, Kernel]:
     batch = aes_portable.aes_batch if kind == "aes" else chacha_portable.chacha_batch
 
     def fill(words: Any, index: Any, schedules: Any, row: Any, counter: Any) -> None:
@@ -249,7 +249,7 @@ def _make_fill(fill: Kernel, shape: _Shape) -> Kernel:
 
 
 @functools.cache
-def _keystream_kernel(kind: cpu.Family, path: str) -> Kernel:
+def _keystream_kernel(kind: features.Family, path: str) -> Kernel:
     code = _steps(kind, 8, path)
     fill = code.fill
 

@@ -12,7 +12,7 @@ from silofl.aggregation.collecting import Collection, Fill, Fold
 from silofl.aggregation.shards import Shards
 from silofl.comm.crew import Crew
 from silofl.types import RingVector, TotalSlice, Update
-from silofl_kernels import fold, fold_float, scale_into
+from silofl_kernels import reduce_rows, reduce_rows_float, scale_into
 
 PIECE = 1 << 16
 """Values of each slice that move at a time: buffers stay in cache and extra memory stays small."""
@@ -62,7 +62,7 @@ class PlainAggregator:
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             row[:] = words[first:last]
 
-        self._collect(fill, fold, self.ring)
+        self._collect(fill, reduce_rows, self.ring)
         ask(self._crew, permit, self.participants)
 
     def words(self, index: int) -> TotalSlice:
@@ -78,7 +78,7 @@ class PlainAggregator:
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             scale_into(update[first:last], self._weight / self.summed_weight, row)
 
-        self._collect(fill, fold_float, self._dtype)
+        self._collect(fill, reduce_rows_float, self._dtype)
 
     def _collect(self, fill: Fill, fold: Fold, dtype: np.dtype[Any]) -> None:
         def collect() -> tuple[int, ...]:

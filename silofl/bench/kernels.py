@@ -116,7 +116,7 @@ def _masked(x: NDArray[np.float32], out: NDArray[np.uint16], chosen: sk.MaskSet)
 
 
 def sums(parameters: int, repeats: int) -> list[Row]:
-    """Fold of four rows, dequantization and the float sum, beside copies of what they read."""
+    """The sum of four rows, dequantization and the float sum, beside copies of what they read."""
     words, slice_ = np.ones((4, parameters // 4), np.uint16), np.zeros(parameters // 4, np.uint16)
     floats, out = np.ones((4, parameters // 4), np.float32), np.zeros(parameters, np.float32)
     words_copy, floats_copy = np.empty_like(words), np.empty_like(floats)
@@ -124,17 +124,17 @@ def sums(parameters: int, repeats: int) -> list[Row]:
     chosen = sk.MaskSet("aes-128-ctr", keys, [-1] * 4)
     over_words: dict[str, Callable[[], Any]] = {
         "copy of 16-bit words": lambda: np.copyto(words_copy, words),
-        "fold of 4 rows": lambda: sk.fold(words, slice_),
-        "fold of 4 rows, 4 masks off": lambda: sk.fold(words, slice_, masks=chosen),
+        "reduce 4 rows": lambda: sk.reduce_rows(words, slice_),
+        "reduce 4 rows, 4 masks off": lambda: sk.reduce_rows(words, slice_, masks=chosen),
     }
     over_floats: dict[str, Callable[[], Any]] = {
         "copy of floats": lambda: np.copyto(floats_copy, floats),
         "dequantize": lambda: sk.dequantize(words.reshape(-1), out[: words.size], step=1e-3),
-        "fold of 4 float rows": lambda: sk.fold_float(floats, out[: parameters // 4]),
+        "reduce 4 float rows": lambda: sk.reduce_rows_float(floats, out[: parameters // 4]),
     }
     rows = compare(
         over_words, reference="copy of 16-bit words", rounds=repeats, gigabytes=words.nbytes / 1e9,
-        goals={"fold of 4 rows": "<= 1.2"},
+        goals={"reduce 4 rows": "<= 1.2"},
     )  # fmt: skip
     return rows + compare(
         over_floats, reference="copy of floats", rounds=repeats, gigabytes=floats.nbytes / 1e9

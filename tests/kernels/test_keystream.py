@@ -93,11 +93,11 @@ SP_800_38A = {
 @pytest.mark.parametrize("key", SP_800_38A)
 @pytest.mark.parametrize("path", ["vaes512", "aesni", "portable"])
 def test_sp_800_38a_counter_examples(key: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from silofl_kernels import cpu
+    from silofl_kernels import features
 
-    if path not in cpu.available("aes"):
+    if path not in features.available("aes"):
         pytest.skip(f"this processor has no {path}")
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, path)
+    monkeypatch.setenv(features.FORCE_VARIABLE, path)
     prepared = aes_schedules([bytes.fromhex(key)], bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"))
     assert int(prepared[0, FIRST_SLOT]) == 0xF8F9FAFBFCFDFEC0
     out = np.zeros(64, np.uint8)

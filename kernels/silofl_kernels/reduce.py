@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu, streams
+from silofl_kernels import features, streams
 from silofl_kernels.jit import Kernel, array, device, kernel
 from silofl_kernels.masking import MaskSet, check_masks, mask_types
 from silofl_kernels.quantize import Floats, check_floats, check_same_size, check_vector, signed_type
@@ -26,13 +26,13 @@ _TILE = 4096  # words of a sum that stay in the first-level cache while the rows
 _FLOAT_TILE = 512  # the same for sums in float64
 
 
-def fold(rows: Rows, out: Words, *, masks: MaskSet | None = None, offset: int = 0) -> None:
+def reduce_rows(rows: Rows, out: Words, *, masks: MaskSet | None = None, offset: int = 0) -> None:
     """Write the sum of `rows` in the ring, plus every mask, over `out`.
 
     Args:
         rows: uint8, uint16 or uint32 (n, k), or n contiguous vectors (k,); n >= 1. Not changed.
         out: (k,) of the same dtype, contiguous and writable; it overlaps no row but possibly row 0.
-        masks: masks to add and subtract (`MaskSet.negated` takes off what was put on); None for none.
+        masks: masks to add and subtract (the opposite signs take off what was put on); None for none.
         offset: element of the masks that meets out[0].
 
     Raises:
@@ -41,11 +41,11 @@ def fold(rows: Rows, out: Words, *, masks: MaskSet | None = None, offset: int = 
     bits = ring_bits(out)
     check_vector("out", out, writable=True)
     kind, first, prepared = _masks(masks, offset, out)
-    code = _fold_kernel(bits, kind, cpu.path(kind) if kind else "")
+    code = _reduce_kernel(bits, kind, features.path(kind) if kind else "")
     code(row_addresses(rows, out), out, first, *prepared)
 
 
-def fold_dequantize(
+def reduce_rows_dequantize(
     rows: Rows, out: Floats, *, step: float, masks: MaskSet | None = None, offset: int = 0
 ) -> None:
     """Write `step` times the signed sum of `rows`, masks added, over `out`, in one pass.
@@ -66,11 +66,11 @@ def fold_dequantize(
     bits, like = ring_bits(rows[0]), rows[0]
     check_same_size(like, out)
     kind, first, prepared = _masks(masks, offset, like)
-    code = _fold_dequantize_kernel(bits, out.dtype.name, kind, cpu.path(kind) if kind else "")
+    code = _reduce_dequantize_kernel(bits, out.dtype.name, kind, features.path(kind) if kind else "")
     code(row_addresses(rows, like), like, step, out, first, *prepared)
 
 
-def fold_float(
+def reduce_rows_float(
     rows: Rows, out: Floats, *, weights: Sequence[float] | NDArray[np.float64] | None = None
 ) -> None:
     """Write the weighted sum of `rows` over `out`, in row order, in float64, rounded once.
@@ -87,7 +87,7 @@ def fold_float(
     factors = np.ones(len(rows)) if weights is None else np.asarray(weights, np.float64)
     if factors.shape != (len(rows),):
         raise ValueError(f"{len(rows)} rows and weights of shape {factors.shape}")
-    _fold_float_kernel(out.dtype.name)(row_addresses(rows, out), np.ascontiguousarray(factors), out)
+    _reduce_float_kernel(out.dtype.name)(row_addresses(rows, out), np.ascontiguousarray(factors), out)
 
 
 def scale_into(x: Floats, weight: float, out: Floats) -> None:
@@ -111,7 +111,7 @@ def scale_into(x: Floats, weight: float, out: Floats) -> None:
 
 def _masks(
     masks: MaskSet | None, offset: int, words: Words
-) -> tuple[cpu.Family | None, int, tuple[NDArray[np.uint64], int]]:
+) -> tuple[features.Family | None, int, tuple[NDArray[np.uint64], int]]:
     """Cipher, first element and prepared keys; None and no keys without masks."""
     if masks is None or not len(masks):
         return None, 0, (np.zeros((0, 0), np.uint64), 0)
@@ -132,7 +132,7 @@ def _no_masks(words: Any, first: Any, schedules: Any, added: Any, work: Any) -> 
     return
 
 
-def _tile_codes(kind: cpu.Family | None, bits: int) -> tuple[str, Kernel, Kernel]:
+def _tile_codes(kind: features.Family | None, bits: int) -> tuple[str, Kernel, Kernel]:
     if kind is None:
         return f"{bits}_plain", device(_sum_tile, "rows"), device(_no_masks, "plain")
     code = streams.steps(kind, bits)
@@ -140,10 +140,10 @@ def _tile_codes(kind: cpu.Family | None, bits: int) -> tuple[str, Kernel, Kernel
 
 
 @functools.cache
-def _fold_kernel(bits: int, kind: cpu.Family | None, path: str) -> Kernel:
+def _reduce_kernel(bits: int, kind: features.Family | None, path: str) -> Kernel:
     label, sum_tile, every_mask = _tile_codes(kind, bits)
 
-    def fold_rows(addresses: Any, out: Any, first: Any, schedules: Any, added: Any) -> None:
+    def reduce_to_words(addresses: Any, out: Any, first: Any, schedules: Any, added: Any) -> None:
         work = np.empty(WORK_WORDS, np.uint64)
         start = 0
         while start < out.size:
@@ -153,15 +153,15 @@ def _fold_kernel(bits: int, kind: cpu.Family | None, path: str) -> Kernel:
             start += tile.size
 
     addresses = array("uint64", readonly=True)
-    return kernel(fold_rows, label, addresses, array(f"uint{bits}"), types.int64, *mask_types())
+    return kernel(reduce_to_words, label, addresses, array(f"uint{bits}"), types.int64, *mask_types())
 
 
 @functools.cache
-def _fold_dequantize_kernel(bits: int, out: str, kind: cpu.Family | None, path: str) -> Kernel:
+def _reduce_dequantize_kernel(bits: int, out: str, kind: features.Family | None, path: str) -> Kernel:
     label, sum_tile, every_mask = _tile_codes(kind, bits)
     signed = signed_type(bits)
 
-    def fold_to_floats(
+    def reduce_to_floats(
         addresses: Any, like: Any, step: Any, out: Any, first: Any, schedules: Any, added: Any
     ) -> None:
         work, words = np.empty(WORK_WORDS, np.uint64), np.empty(_TILE, like.dtype)
@@ -176,14 +176,14 @@ def _fold_dequantize_kernel(bits: int, out: str, kind: cpu.Family | None, path: 
             start += floats.size
 
     return kernel(
-        fold_to_floats, f"{label}_{out}", array("uint64", readonly=True), array(f"uint{bits}", readonly=True),
-        types.float64, array(out), types.int64, *mask_types(),
+        reduce_to_floats, f"{label}_{out}", array("uint64", readonly=True),
+        array(f"uint{bits}", readonly=True), types.float64, array(out), types.int64, *mask_types(),
     )  # fmt: skip
 
 
 @functools.cache
-def _fold_float_kernel(dtype: str) -> Kernel:
-    def fold_floats(addresses: Any, weights: Any, out: Any) -> None:
+def _reduce_float_kernel(dtype: str) -> Kernel:
+    def reduce_floats(addresses: Any, weights: Any, out: Any) -> None:
         total = np.empty(_FLOAT_TILE, np.float64)
         for start in range(0, out.size, _FLOAT_TILE):
             tile = borrow(out, start, min(out.size, start + _FLOAT_TILE))
@@ -198,7 +198,7 @@ def _fold_float_kernel(dtype: str) -> Kernel:
                 tile[i] = sums[i]
 
     addresses, weights = array("uint64", readonly=True), array("float64", readonly=True)
-    return kernel(fold_floats, dtype, addresses, weights, array(dtype))
+    return kernel(reduce_floats, dtype, addresses, weights, array(dtype))
 
 
 @functools.cache

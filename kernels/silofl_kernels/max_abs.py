@@ -12,7 +12,7 @@ from silofl_kernels.quantize import TILE, Floats, check_floats
 from silofl_kernels.rows import borrow
 
 
-def largest_magnitude(x: Floats) -> float:
+def max_abs(x: Floats) -> float:
     """max |x_i|, 0 for an empty vector, infinity where a value is infinite or NaN.
 
     Args:
