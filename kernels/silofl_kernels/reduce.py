@@ -1,29 +1,20 @@
 """Sums of n rows: in the ring, with masks taken off in the same pass, and of floats in a fixed order.
 
 A row is given as a row of a 2-D array or as a vector of its own (rows may lie in the memory of other
-processes). Kernels take the addresses of the rows, so one compiled kernel serves every n.
+processes).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import features, streams
-from silofl_kernels.jit import Kernel, array, device, kernel
-from silofl_kernels.masking import MaskSet, check_masks, mask_types
-from silofl_kernels.quantize import Floats, check_floats, check_same_size, check_vector, signed_type
+from silofl_kernels.backend import backend_of
+from silofl_kernels.checks import Floats, Rows, check_floats, check_rows, check_same_size, check_vector
+from silofl_kernels.masking import MaskSet, check_masks
 from silofl_kernels.ring import Words, ring_bits
-from silofl_kernels.rows import Rows, borrow, part, row_addresses
-from silofl_kernels.streams import WORK_WORDS
-
-_TILE = 4096  # words of a sum that stay in the first-level cache while the rows pass by
-_FLOAT_TILE = 512  # the same for sums in float64
 
 
 def reduce_rows(rows: Rows, out: Words, *, masks: MaskSet | None = None, offset: int = 0) -> None:
@@ -38,11 +29,12 @@ def reduce_rows(rows: Rows, out: Words, *, masks: MaskSet | None = None, offset:
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
-    bits = ring_bits(out)
+    backend = backend_of(out, *rows)
+    ring_bits(out)
     check_vector("out", out, writable=True)
-    kind, first, prepared = _masks(masks, offset, out)
-    code = _reduce_kernel(bits, kind, features.path(kind) if kind else "")
-    code(row_addresses(rows, out), out, first, *prepared)
+    check_masks(masks, offset, out)
+    check_rows(rows, out)
+    backend.reduce_rows(rows, out, masks, offset)
 
 
 def reduce_rows_dequantize(
@@ -60,14 +52,15 @@ def reduce_rows_dequantize(
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
+    backend = backend_of(out, *rows)
     check_floats("out", out, writable=True)
     if len(rows) == 0:
         raise ValueError("a sum needs at least one row")
-    bits, like = ring_bits(rows[0]), rows[0]
-    check_same_size(like, out)
-    kind, first, prepared = _masks(masks, offset, like)
-    code = _reduce_dequantize_kernel(bits, out.dtype.name, kind, features.path(kind) if kind else "")
-    code(row_addresses(rows, like), like, step, out, first, *prepared)
+    ring_bits(rows[0])
+    check_same_size(rows[0], out)
+    check_masks(masks, offset, rows[0])
+    check_rows(rows, rows[0])
+    backend.reduce_rows_dequantize(rows, out, step, masks, offset)
 
 
 def reduce_rows_float(
@@ -83,11 +76,13 @@ def reduce_rows_float(
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
+    backend = backend_of(out, *rows)
     check_floats("out", out, writable=True)
     factors = np.ones(len(rows)) if weights is None else np.asarray(weights, np.float64)
     if factors.shape != (len(rows),):
         raise ValueError(f"{len(rows)} rows and weights of shape {factors.shape}")
-    _reduce_float_kernel(out.dtype.name)(row_addresses(rows, out), np.ascontiguousarray(factors), out)
+    check_rows(rows, out)
+    backend.reduce_rows_float(rows, out, np.ascontiguousarray(factors))
 
 
 def scale_into(x: Floats, weight: float, out: Floats) -> None:
@@ -101,110 +96,10 @@ def scale_into(x: Floats, weight: float, out: Floats) -> None:
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
+    backend = backend_of(x, out)
     check_floats("x", x)
     check_floats("out", out, writable=True)
     check_same_size(x, out)
     if x.dtype != out.dtype:
         raise TypeError(f"x is {x.dtype}, out {out.dtype}")
-    _scale_kernel(x.dtype.name)(x, weight, out)
-
-
-def _masks(
-    masks: MaskSet | None, offset: int, words: Words
-) -> tuple[features.Family | None, int, tuple[NDArray[np.uint64], int]]:
-    """Cipher, first element and prepared keys; None and no keys without masks."""
-    if masks is None or not len(masks):
-        return None, 0, (np.zeros((0, 0), np.uint64), 0)
-    return check_masks(masks, offset, words), offset, masks.prepared
-
-
-def _sum_tile(addresses: Any, start: Any, out: Any) -> None:
-    words = part(addresses, 0, start, out.size, out)
-    for i in range(out.size):
-        out[i] = words[i]
-    for row in range(1, addresses.size):
-        words = part(addresses, row, start, out.size, out)
-        for i in range(out.size):
-            out[i] += words[i]
-
-
-def _no_masks(words: Any, first: Any, schedules: Any, added: Any, work: Any) -> None:
-    return
-
-
-def _tile_codes(kind: features.Family | None, bits: int) -> tuple[str, Kernel, Kernel]:
-    if kind is None:
-        return f"{bits}_plain", device(_sum_tile, "rows"), device(_no_masks, "plain")
-    code = streams.steps(kind, bits)
-    return f"{bits}_{code.name}", device(_sum_tile, "rows"), code.masks
-
-
-@functools.cache
-def _reduce_kernel(bits: int, kind: features.Family | None, path: str) -> Kernel:
-    label, sum_tile, every_mask = _tile_codes(kind, bits)
-
-    def reduce_to_words(addresses: Any, out: Any, first: Any, schedules: Any, added: Any) -> None:
-        work = np.empty(WORK_WORDS, np.uint64)
-        start = 0
-        while start < out.size:
-            tile = borrow(out, start, min(out.size, start + _TILE - (first + start) % _TILE))
-            sum_tile(addresses, start, tile)
-            every_mask(tile, first + start, schedules, added, work)
-            start += tile.size
-
-    addresses = array("uint64", readonly=True)
-    return kernel(reduce_to_words, label, addresses, array(f"uint{bits}"), types.int64, *mask_types())
-
-
-@functools.cache
-def _reduce_dequantize_kernel(bits: int, out: str, kind: features.Family | None, path: str) -> Kernel:
-    label, sum_tile, every_mask = _tile_codes(kind, bits)
-    signed = signed_type(bits)
-
-    def reduce_to_floats(
-        addresses: Any, like: Any, step: Any, out: Any, first: Any, schedules: Any, added: Any
-    ) -> None:
-        work, words = np.empty(WORK_WORDS, np.uint64), np.empty(_TILE, like.dtype)
-        start = 0
-        while start < out.size:
-            floats = borrow(out, start, min(out.size, start + _TILE - (first + start) % _TILE))
-            tile = borrow(words, 0, floats.size)
-            sum_tile(addresses, start, tile)
-            every_mask(tile, first + start, schedules, added, work)
-            for i in range(floats.size):
-                floats[i] = np.float64(signed(tile[i])) * step
-            start += floats.size
-
-    return kernel(
-        reduce_to_floats, f"{label}_{out}", array("uint64", readonly=True),
-        array(f"uint{bits}", readonly=True), types.float64, array(out), types.int64, *mask_types(),
-    )  # fmt: skip
-
-
-@functools.cache
-def _reduce_float_kernel(dtype: str) -> Kernel:
-    def reduce_floats(addresses: Any, weights: Any, out: Any) -> None:
-        total = np.empty(_FLOAT_TILE, np.float64)
-        for start in range(0, out.size, _FLOAT_TILE):
-            tile = borrow(out, start, min(out.size, start + _FLOAT_TILE))
-            sums = borrow(total, 0, tile.size)
-            for i in range(tile.size):
-                sums[i] = 0.0
-            for row in range(weights.size):
-                values, weight = part(addresses, row, start, tile.size, out), weights[row]
-                for i in range(tile.size):
-                    sums[i] += np.float64(values[i]) * weight
-            for i in range(tile.size):
-                tile[i] = sums[i]
-
-    addresses, weights = array("uint64", readonly=True), array("float64", readonly=True)
-    return kernel(reduce_floats, dtype, addresses, weights, array(dtype))
-
-
-@functools.cache
-def _scale_kernel(dtype: str) -> Kernel:
-    def scale_vector(x: Any, weight: Any, out: Any) -> None:
-        for i in range(x.size):
-            out[i] = np.float64(x[i]) * weight
-
-    return kernel(scale_vector, dtype, array(dtype, readonly=True), types.float64, array(dtype))
+    backend.scale_into(x, weight, out)

@@ -8,7 +8,7 @@ from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig
 from silofl.crypto.masks import Prg
 from silofl.crypto.secagg import Rules
-from silofl_kernels import features
+from silofl_kernels.cpu import features
 
 
 def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:

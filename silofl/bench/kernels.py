@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 import silofl_kernels as sk
 from silofl.bench.measure import Row, compare
-from silofl_kernels import streams
-from silofl_kernels.jit import Kernel, array, kernel
+from silofl_kernels.cpu import streams
+from silofl_kernels.cpu.jit import Kernel, array, kernel
+from silofl_kernels.prg import family
 
 CACHE_BYTES = 16384
 """Keystream bytes made over and over: with OpenSSL's input they fit a first-level cache of 32 KiB."""
@@ -84,7 +85,7 @@ def kernel_calls(prg: sk.Prg, key: bytes) -> Callable[[], None]:
 
 def _repeat_kernel(prg: sk.Prg) -> Kernel:
     """Kernel (out, prepared, times): the next part of the stream over `out`, so many times."""
-    steps = streams.steps(streams.family(prg), 8)
+    steps = streams.steps(family(prg), 8)
     fill, work_words = steps.fill, streams.WORK_WORDS
 
     def fill_repeatedly(out: Any, prepared: Any, times: Any) -> None:

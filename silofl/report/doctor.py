@@ -79,9 +79,10 @@ def _torch() -> Finding:
 
 
 def _kernels() -> list[Finding]:
-    from silofl_kernels import features
+    from silofl_kernels.cpu import features
+    from silofl_kernels.prg import Family
 
-    families: tuple[features.Family, ...] = ("aes", "chacha")
+    families: tuple[Family, ...] = ("aes", "chacha")
     return [Finding(f"masks by {family}", "ok", f"path {features.path(family)}") for family in families]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from silofl_kernels import KEY_BYTES, Prg, features
-from silofl_kernels.streams import family
+from silofl_kernels import KEY_BYTES, Prg
+from silofl_kernels.cpu import features
+from silofl_kernels.prg import family
 
 WAYS = [(prg, path) for prg in KEY_BYTES for path in features.available(family(prg))]
 FASTEST = [("aes-128-ctr", features.available("aes")[0]), ("chacha20", features.available("chacha")[0])]

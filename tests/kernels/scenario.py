@@ -13,11 +13,11 @@ from silofl_kernels import (
     Prg,
     Stream,
     dequantize,
-    features,
     quantize_and_mask,
     reduce_rows,
 )
-from silofl_kernels.streams import family
+from silofl_kernels.cpu import features
+from silofl_kernels.prg import family
 
 SIZE, OFFSET = 700, 39
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from silofl_kernels import features, jit
+from silofl_kernels.cpu import features, jit
 
 from . import scenario
 

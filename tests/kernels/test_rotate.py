@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silofl_kernels import KEY_BYTES, Stream, features, keystream, rotate, unrotate
+from silofl_kernels import KEY_BYTES, Stream, keystream, rotate, unrotate
+from silofl_kernels.cpu import features
 
 SIZES = [1, 2, 3, 5, 8, 13, 64, 100, 255, 257, 1000]
 TOLERANCE = {"float32": 3e-6, "float64": 1e-14}

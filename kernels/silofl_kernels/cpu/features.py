@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Literal
+from typing import Any
 
 import llvmlite.binding as llvm
 from numba.core import config as _numba_config
 
-config: Any = _numba_config  # numba sets its attributes at run time
+from silofl_kernels.prg import Family
 
-Family = Literal["aes", "chacha"]
+config: Any = _numba_config  # numba sets its attributes at run time
 
 PATHS: dict[Family, tuple[str, ...]] = {
     "aes": ("vaes512", "aesni", "portable"),

@@ -28,7 +28,7 @@ import numba
 from numba import types
 from numba.core import caching, serialize
 
-from silofl_kernels import features
+from silofl_kernels.cpu import features
 
 Kernel = Callable[..., Any]
 
@@ -84,8 +84,9 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     for part in (numba.__version__, llvmlite.__version__, platform.python_version(), platform.machine()):
         digest.update(part.encode() + b"\0")
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    root = Path(__file__).parents[1]
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 
