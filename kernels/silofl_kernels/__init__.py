@@ -1,12 +1,16 @@
 """Numba kernels on plain arrays: keystreams, fixed-point rings, masks, sums, noise and rotations.
 
 Arrays in, arrays out: nothing here knows a rank, a tensor library or a protocol. Every function writes into
-an array that the caller owns, holds no lock of the interpreter while it works, and uses one core.
+an array that the caller owns, holds no lock of the interpreter while it works, and uses one core. The type of
+the arrays chooses the code (`backend.py`); NumPy's run on the CPU (`cpu/`).
 """
 
-from silofl_kernels.fold import fold, fold_dequantize, fold_float, scale_into
-from silofl_kernels.magnitude import largest_magnitude
+import numpy as np
+
+from silofl_kernels.backend import Backend, register
+from silofl_kernels.cpu import kernels as _cpu_kernels
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
+from silofl_kernels.max_abs import max_abs
 from silofl_kernels.noise import add_noise, draw_noise
 from silofl_kernels.noise_table import (
     LEAST_VARIANCE,
@@ -16,16 +20,21 @@ from silofl_kernels.noise_table import (
     discrete_gaussian,
     skellam,
 )
+from silofl_kernels.prg import KEY_BYTES, Prg
 from silofl_kernels.quantize import Counts, dequantize, quantize
+from silofl_kernels.reduce import reduce_rows, reduce_rows_dequantize, reduce_rows_float, scale_into
 from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit, signed_view
 from silofl_kernels.rotate import rotate, unrotate
-from silofl_kernels.streams import KEY_BYTES, Prg, Stream, keystream
+from silofl_kernels.streams import Stream, keystream
+
+register(np.ndarray, _cpu_kernels)
 
 __all__ = [
     "KEY_BYTES",
     "LEAST_VARIANCE",
     "MOST_VARIANCE",
     "NOISE_DISTANCE",
+    "Backend",
     "Counts",
     "MaskSet",
     "NoiseTable",
@@ -36,13 +45,14 @@ __all__ = [
     "dequantize",
     "discrete_gaussian",
     "draw_noise",
-    "fold",
-    "fold_dequantize",
-    "fold_float",
     "keystream",
-    "largest_magnitude",
+    "max_abs",
     "quantize",
     "quantize_and_mask",
+    "reduce_rows",
+    "reduce_rows_dequantize",
+    "reduce_rows_float",
+    "register",
     "ring_bits",
     "ring_dtype",
     "ring_limit",

@@ -7,31 +7,19 @@ them; a mask itself never reaches memory.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu, streams
-from silofl_kernels.jit import Kernel, array, device, kernel
-from silofl_kernels.quantize import (
-    TILE,
-    Counts,
-    Floats,
-    Rounder,
-    check_quantize,
-    check_vector,
-    finish,
-    make_rounder,
-    quantize,
-    rounding_stream,
-)
+from silofl_kernels import streams
+from silofl_kernels.backend import backend_of
+from silofl_kernels.checks import Floats, check_vector
+from silofl_kernels.prg import Prg, check_span, family
+from silofl_kernels.quantize import Counts, check_quantize, check_rounding, counts, quantize
 from silofl_kernels.ring import Words, ring_bits
-from silofl_kernels.rows import borrow
-from silofl_kernels.streams import WORK_WORDS, Prg, Stream
+from silofl_kernels.streams import Stream
 
 
 class MaskSet:
@@ -74,13 +62,6 @@ class MaskSet:
         """Secret: prepared keys, uint64 (m, 32), and how many of them, from the first, are added."""
         return self._schedules, self._added
 
-    def negated(self) -> MaskSet:
-        """The set that takes off what this one puts on; it holds a copy of the keys."""
-        other = object.__new__(MaskSet)
-        other.prg, other._added = self.prg, len(self) - self._added
-        other._schedules = np.concatenate([self._schedules[self._added :], self._schedules[: self._added]])
-        return other
-
 
 def quantize_and_mask(
     x: Floats,
@@ -113,13 +94,13 @@ def quantize_and_mask(
     """
     if not len(masks):
         return quantize(x, out, scale=scale, limit=limit, offset=offset, rounding=rounding)
+    backend = backend_of(x, out)
     check_quantize(x, out, scale, limit)
-    bits, kind = ring_bits(out), check_masks(masks, offset, out)
-    noise, noise_kind = rounding_stream(rounding, offset, x.size)
-    if noise_kind not in (None, kind):
+    check_masks(masks, offset, out)
+    check_rounding(rounding, offset, x.size)
+    if rounding is not None and family(rounding.prg) != family(masks.prg):
         raise ValueError("stochastic rounding takes the cipher of the masks")
-    code = _masked_kernel(x.dtype.name, bits, kind, noise_kind is not None, cpu.path(kind))
-    return finish(code(x, out, scale, limit, offset, noise, *masks.prepared))
+    return counts(backend.quantize_and_mask(x, out, scale, limit, offset, rounding, masks))
 
 
 def add_masks(words: Words, masks: MaskSet, *, offset: int = 0) -> None:
@@ -127,115 +108,21 @@ def add_masks(words: Words, masks: MaskSet, *, offset: int = 0) -> None:
 
     Args:
         words: uint8, uint16 or uint32 (k,), contiguous and writable.
-        masks: the masks; `masks.negated()` takes them off again.
+        masks: the masks; a set with the opposite signs takes them off again.
         offset: element of the masks that meets words[0].
 
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
-    bits = ring_bits(words)
+    backend = backend_of(words)
+    ring_bits(words)
     check_vector("words", words, writable=True)
-    kind = check_masks(masks, offset, words)
-    _add_kernel(bits, kind, cpu.path(kind))(words, offset, *masks.prepared)
+    check_masks(masks, offset, words)
+    backend.add_masks(words, masks, offset)
 
 
-def check_masks(masks: MaskSet, offset: int, words: Words) -> cpu.Family:
-    """Refuse a slice that the masks do not reach; the cipher of the masks."""
-    size = words.dtype.itemsize
-    streams.check_span(masks.prg, size * offset, size * words.size)
-    return streams.family(masks.prg)
-
-
-def mask_types() -> tuple[types.Type, types.Type]:
-    """numba's types of what `MaskSet.prepared` holds."""
-    return array("uint64", 2, readonly=True), types.int64
-
-
-@functools.cache
-def _masked_kernel(x: str, bits: int, kind: cpu.Family, noisy: bool, path: str) -> Kernel:
-    """Kernel (x, out, scale, limit, first, noise, schedules, added) -> (outside, nonfinite)."""
-    rounder = make_rounder(x, bits, kind if noisy else None)
-    mask_tile, label = _mask_tile(rounder, streams.steps(kind, bits), noisy=noisy)
-    draw, count = rounder.draw, rounder.nonfinite
-
-    def quantize_masked(
-        x: Any, out: Any, scale: Any, limit: Any, first: Any, noise: Any, schedules: Any, added: Any
-    ) -> Any:
-        outside, nonfinite, start = 0, 0, 0
-        draws, work, met = np.empty(TILE, np.uint32), np.empty(WORK_WORDS, np.uint64), np.zeros(1, np.int64)
-        while start < x.size:
-            stop = min(x.size, start + TILE - (first + start) % TILE)
-            values, tile = borrow(x, start, stop), borrow(out, start, stop)
-            draw(draws, values.size, first + start, noise, work)
-            mask_tile(values, tile, scale, limit, draws, first + start, schedules, added, work, met)
-            if met[0]:
-                outside += met[0]
-                nonfinite += count(values)
-            start = stop
-        return outside, nonfinite
-
-    return kernel(quantize_masked, label, *rounder.parameters, *mask_types())
-
-
-def _mask_tile(rounder: Rounder, code: streams.Steps, *, noisy: bool) -> tuple[Kernel, str]:
-    """Helper (x, out, scale, limit, draws, first, schedules, added, work, outside): one tile."""
-    label = f"{rounder.label}_{code.name}"
-    span, onto = rounder.span, code.masks
-
-    def after(
-        x: Any,
-        out: Any,
-        scale: Any,
-        limit: Any,
-        draws: Any,
-        first: Any,
-        schedules: Any,
-        added: Any, work: Any, outside: Any,
-    ) -> None:  # fmt: skip
-        outside[0] = span(x, out, 0, x.size, scale, limit, draws)
-        onto(out, first, schedules, added, work)
-
-    if code.vector is None:
-        return device(after, label), label
-    step, part, per_step, blocks = code.vector.rounded[noisy], code.part, code.words, code.blocks
-
-    def in_registers(
-        x: Any,
-        out: Any,
-        scale: Any,
-        limit: Any,
-        draws: Any,
-        first: Any,
-        schedules: Any,
-        added: Any, work: Any, outside: Any,
-    ) -> None:  # fmt: skip
-        at = 0
-        outside[0] = 0
-        while at < x.size:
-            here = first + at
-            stop = min(x.size, at + per_step - here % per_step)
-            if stop - at == per_step:
-                block = np.uint64(here // per_step * blocks)
-                step(x, scale, limit, draws, at, out, at, schedules, added, block, outside)
-            else:
-                outside[0] += span(x, out, at, stop, scale, limit, draws)
-                part(borrow(out, at, stop), here, schedules, added, work)
-            at = stop
-
-    return device(in_registers, label), label
-
-
-@functools.cache
-def _add_kernel(bits: int, kind: cpu.Family, path: str) -> Kernel:
-    code = streams.steps(kind, bits)
-    every_mask = code.masks
-
-    def add_all(words: Any, first: Any, schedules: Any, added: Any) -> None:
-        work = np.empty(WORK_WORDS, np.uint64)
-        start = 0
-        while start < words.size:
-            stop = min(words.size, start + TILE - (first + start) % TILE)
-            every_mask(borrow(words, start, stop), first + start, schedules, added, work)
-            start = stop
-
-    return kernel(add_all, code.name, array(f"uint{bits}"), types.int64, *mask_types())
+def check_masks(masks: MaskSet | None, offset: int, words: Words) -> None:
+    """Refuse a slice that the masks do not reach."""
+    if masks is not None:
+        size = words.dtype.itemsize
+        check_span(masks.prg, size * offset, size * words.size)

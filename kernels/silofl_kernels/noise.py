@@ -10,31 +10,18 @@ caches of this very processor.
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu, streams
-from silofl_kernels.jit import Kernel, array, device, kernel
-from silofl_kernels.noise_table import HEAD_BITS, OTHER_BITS, TAIL_BITS, NoiseTable
-from silofl_kernels.quantize import check_vector
+from silofl_kernels.backend import backend_of
+from silofl_kernels.checks import check_vector
+from silofl_kernels.noise_table import NoiseTable
+from silofl_kernels.prg import check_span
 from silofl_kernels.ring import Words, ring_bits
-from silofl_kernels.rows import borrow
-from silofl_kernels.streams import WORK_WORDS, Stream
+from silofl_kernels.streams import Stream
 
 SAMPLE_BYTES = 16
 """Bytes of a stream for each sample; half of them are made only where they settle a sample of their tile."""
-
-TILE = 512
-"""Samples that share a stretch of a stream, which stays in the first-level cache; every cipher's step divides
-it."""
-_SIGN_BIT, _HEAD_BIT = np.uint64(63), np.uint64(63 - HEAD_BITS)
-_HEAD = np.uint64((1 << HEAD_BITS) - 1)
-_OTHER_BITS, _OTHER = np.uint64(OTHER_BITS), np.uint64((1 << OTHER_BITS) - 1)
-_TAIL, _TAIL_SHIFT = np.uint64((1 << TAIL_BITS) - 1), np.uint64(64 - TAIL_BITS)
 
 
 def add_noise(words: Words, table: NoiseTable, stream: Stream, *, position: int = 0) -> None:
@@ -49,9 +36,11 @@ def add_noise(words: Words, table: NoiseTable, stream: Stream, *, position: int 
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
+    backend = backend_of(words)
     ring_bits(words)
     check_vector("words", words, writable=True)
-    _run(words, table, stream, position, added=True)
+    check_span(stream.prg, SAMPLE_BYTES * position, SAMPLE_BYTES * words.size)
+    backend.add_noise(words, table, stream, position)
 
 
 def draw_noise(out: NDArray[np.int32], table: NoiseTable, stream: Stream, *, position: int = 0) -> None:
@@ -66,67 +55,9 @@ def draw_noise(out: NDArray[np.int32], table: NoiseTable, stream: Stream, *, pos
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
+    backend = backend_of(out)
     if out.dtype != np.int32:
         raise TypeError(f"samples are int32, not {out.dtype}")
     check_vector("out", out, writable=True)
-    _run(out, table, stream, position, added=False)
-
-
-def _run(out: NDArray[Any], table: NoiseTable, stream: Stream, position: int, *, added: bool) -> None:
-    streams.check_span(stream.prg, SAMPLE_BYTES * position, SAMPLE_BYTES * out.size)
-    kind = streams.family(stream.prg)
-    code = _noise_kernel(out.dtype.name, kind, cpu.path(kind), added=added)
-    code(out, table.cells, table.limits, stream.prepared, position)
-
-
-@functools.cache
-def _noise_kernel(dtype: str, kind: cpu.Family, path: str, *, added: bool) -> Kernel:
-    """Kernel (out, cells, limits, prepared, first): samples `first`, ... over `out` or added to it."""
-    steps = streams.steps(kind, 64)
-    label, fill = f"{dtype}_{steps.name}_{'added' if added else 'drawn'}", steps.fill
-    settle, choose = device(_settle, label), device(_choose, label)
-
-    def noise_vector(out: Any, cells: Any, limits: Any, prepared: Any, first: Any) -> None:
-        draws, work = np.empty(TILE, np.uint64), np.empty(WORK_WORDS, np.uint64)
-        tails, picked = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
-        last = np.uint64(cells.size - 1)
-        start = 0
-        while start < out.size:
-            here = first + start
-            tile = borrow(out, start, min(out.size, start + TILE - here % TILE))
-            word = here // TILE * 2 * TILE + here % TILE
-            fill(borrow(draws, 0, tile.size), word, prepared, work)
-            open_ones = 0
-            for i in range(tile.size):  # look-ups apart from arithmetic: more of them are under way at once
-                picked[i] = np.uint64(cells[draws[i] & last])
-            for i in range(tile.size):
-                open_ones += ((draws[i] >> _HEAD_BIT) & _HEAD) == picked[i] >> _OTHER_BITS
-            if open_ones:
-                fill(borrow(tails, 0, tile.size), word + TILE, prepared, work)
-                settle(borrow(picked, 0, tile.size), draws, tails, limits)
-            for i in range(tile.size):
-                sample = choose(draws[i], draws[i] & last, picked[i])
-                if added:
-                    sample += np.int64(tile[i])
-                tile[i] = sample
-            start += tile.size
-
-    prepared, cells = array("uint64", 2, readonly=True), array("uint32", readonly=True)
-    limits = array("uint64", readonly=True)
-    return kernel(noise_vector, label, array(dtype), cells, limits, prepared, types.int64)
-
-
-def _settle(picked: Any, draws: Any, tails: Any, limits: Any) -> None:
-    """Where the head is the threshold's, put the value that the tail picks in the place of the cell."""
-    for i in range(picked.size):
-        if (draws[i] >> _HEAD_BIT) & _HEAD == picked[i] >> _OTHER_BITS:
-            own = draws[i] & np.uint64(limits.size - 1)
-            below = tails[i] >> _TAIL_SHIFT < limits[own] & _TAIL
-            picked[i] = own if below else picked[i] & _OTHER
-
-
-def _choose(draw: Any, own: Any, picked: Any) -> Any:
-    """The sample, int64, of a cell and the word of a stream that picked it."""
-    kept = (draw >> _HEAD_BIT) & _HEAD < picked >> _OTHER_BITS
-    magnitude, sign = np.int64(own if kept else picked & _OTHER), np.int64(draw >> _SIGN_BIT)
-    return (magnitude ^ -sign) + sign
+    check_span(stream.prg, SAMPLE_BYTES * position, SAMPLE_BYTES * out.size)
+    backend.draw_noise(out, table, stream, position)

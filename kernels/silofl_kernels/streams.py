@@ -1,44 +1,22 @@
-"""Secret keystreams: what a key is, and code that adds any part of a stream onto an array.
+"""Secret keystreams: a function of (generator, key) alone, of which any part can be made by itself.
 
-A stream is a function of (generator, key) alone; the position in it is the byte number, so any slice of it
-can be made by itself. Every path gives the bytes of the standard.
+The position in a stream is the number of a byte. Every path gives the bytes of the standard.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import NoReturn
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels import aes_portable, chacha_portable, cpu
-from silofl_kernels.aes import aes_schedules
-from silofl_kernels.aes_vector import AesVector
-from silofl_kernels.chacha import STREAM_BYTES, chacha_schedules
-from silofl_kernels.chacha_vector import ChachaVector
-from silofl_kernels.jit import Kernel, array, device, kernel
-from silofl_kernels.rows import borrow
-from silofl_kernels.vector import VectorSteps, step_bytes, vector_steps
+from silofl_kernels.backend import backend_of
+from silofl_kernels.cpu.aes import aes_schedules
+from silofl_kernels.cpu.chacha import chacha_schedules
+from silofl_kernels.prg import KEY_BYTES, Prg, check_key, check_span
 
-Prg = Literal["aes-128-ctr", "aes-256-ctr", "chacha20"]
-"""Names of the generators."""
-
-KEY_BYTES: dict[Prg, int] = {"aes-128-ctr": 16, "aes-256-ctr": 32, "chacha20": 32}
-"""Length of a key of each generator."""
-
-WORK_WORDS = 384
-"""64-bit words of scratch memory that a step needs: a batch of stream first, then room for a state."""
-
-PORTABLE_BYTES = 1024
-"""Bytes of keystream that one step of a portable path makes."""
-
-
-def family(prg: Prg) -> cpu.Family:
-    """The cipher that `prg` runs on."""
-    return "chacha" if prg == "chacha20" else "aes"
+__all__ = ["KEY_BYTES", "Prg", "Stream", "keystream", "schedules"]
 
 
 class Stream:
@@ -71,30 +49,14 @@ class Stream:
 
 
 def schedules(prg: Prg, keys: Sequence[bytes]) -> NDArray[np.uint64]:
-    """Prepared keys, uint64 (len(keys), 32); as secret as the keys.
+    """Prepared keys, uint64 (len(keys), 32), made on the CPU; as secret as the keys.
 
     Raises:
         ValueError: an unknown generator, or a key of the wrong length.
     """
-    if prg not in get_args(Prg):
-        raise ValueError(f"no generator {prg!r}; there are {', '.join(get_args(Prg))}")
     for number, key in enumerate(keys):
-        if len(key) != KEY_BYTES[prg]:
-            raise ValueError(f"a key of {prg} has {KEY_BYTES[prg]} bytes; key {number} has {len(key)}")
+        check_key(prg, key, number)
     return chacha_schedules(keys) if prg == "chacha20" else aes_schedules(keys)
-
-
-def check_span(prg: Prg, start: int, nbytes: int) -> None:
-    """Refuse positions that a stream does not have.
-
-    Raises:
-        ValueError: a negative position, or one past ChaCha20's 256 GiB (or 2^62 bytes of AES).
-    """
-    end = STREAM_BYTES if prg == "chacha20" else 1 << 62
-    if start < 0 or start + nbytes > end:
-        raise ValueError(
-            f"bytes {start} to {start + nbytes} are not all within a {prg} stream of {end} bytes"
-        )
 
 
 def keystream(stream: Stream, out: NDArray[np.uint8], *, position: int = 0) -> None:
@@ -108,153 +70,8 @@ def keystream(stream: Stream, out: NDArray[np.uint8], *, position: int = 0) -> N
     Raises:
         ValueError: `out` is no such array, or the stream ends before (ChaCha20: 256 GiB).
     """
+    backend = backend_of(out)
     if out.dtype != np.uint8 or out.ndim != 1 or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError("keystream fills a writable, contiguous, one-dimensional uint8 array")
     check_span(stream.prg, position, out.size)
-    keystream_from(stream.prepared, family(stream.prg), out, position)
-
-
-def keystream_from(
-    prepared: NDArray[np.uint64], kind: cpu.Family, out: NDArray[np.uint8], position: int
-) -> None:
-    """The inner door of `keystream`: prepared keys that may begin at another block (known-answer tests)."""
-    _keystream_kernel(kind, cpu.path(kind))(out, prepared, position)
-
-
-class Steps(NamedTuple):
-    """Code of one path for words of one width; helpers take spans of any length and position.
-
-    `words[0]` meets element `first` of the streams; `work` is uint64 (WORK_WORDS,) of scratch memory.
-    """
-
-    name: str
-    masks: Kernel
-    """(words, first, schedules, added, work): adds the first `added` streams, subtracts the others."""
-    part: Kernel
-    """`masks` for words that all lie within one step of the streams."""
-    fill: Kernel
-    """(words, first, schedules, work): overwrites the words with stream 0."""
-    vector: VectorSteps | None
-    """Single steps; None on a portable path."""
-    words: int
-    """Words in a step."""
-    blocks: int
-    """Blocks of the cipher in a step."""
-
-
-def steps(kind: cpu.Family, bits: int) -> Steps:
-    """The code that this process uses for `kind` on words of `bits` bits."""
-    return _steps(kind, bits, cpu.path(kind))
-
-
-@functools.cache
-def _steps(kind: cpu.Family, bits: int, path: str) -> Steps:
-    lanes = cpu.chacha_lanes() if path == "vector" else 0
-    name, vector, size = f"{kind}_{path}{lanes or ''}", None, PORTABLE_BYTES
-    if path == "portable":
-        fill, masks = _portable_steps(kind, f"{name}_{bits}")
-    else:
-        cipher = AesVector(path) if kind == "aes" else ChachaVector(lanes)
-        vector = vector_steps(cipher)
-        fill, masks, size = vector.fill, vector.masks, step_bytes(cipher)
-    shape = _Shape(f"{name}_{bits}", 8 * size // bits, size // (64 if kind == "chacha" else 16))
-    part = _make_part(fill, shape)
-    return Steps(name, _make_masks(masks, part, shape), part, _make_fill(fill, shape), vector, *shape[1:])
-
-
-class _Shape(NamedTuple):
-    name: str
-    words: int  # in one step
-    blocks: int
-
-
-def _portable_steps(kind: cpu.Family, name: str) -> tuple[Kernel, Kernel]:
-    batch = aes_portable.aes_batch if kind == "aes" else chacha_portable.chacha_batch
-
-    def fill(words: Any, index: Any, schedules: Any, row: Any, counter: Any) -> None:
-        work = np.empty(WORK_WORDS, np.uint64)
-        batch(schedules, row, counter, work)
-        stream = work[:128].view(words.dtype)
-        for i in range(stream.size):
-            words[index + i] = stream[i]
-
-    def masks(words: Any, index: Any, schedules: Any, added: Any, counter: Any) -> None:
-        work = np.empty(WORK_WORDS, np.uint64)
-        stream = work[:128].view(words.dtype)
-        part = borrow(words, index, index + stream.size)
-        for row in range(schedules.shape[0]):
-            batch(schedules, row, counter, work)
-            add_signed(part, stream, row >= added)
-
-    return device(fill, name), device(masks, name)
-
-
-def _add_signed(words: Any, stream: Any, negate: Any) -> None:
-    if negate:
-        for i in range(words.size):
-            words[i] -= stream[i]
-    else:
-        for i in range(words.size):
-            words[i] += stream[i]
-
-
-add_signed = device(_add_signed, "streams")
-
-
-def _make_part(fill: Kernel, shape: _Shape) -> Kernel:
-    name, per_step, blocks = shape
-
-    def masks_within_step(words: Any, first: Any, schedules: Any, added: Any, work: Any) -> None:
-        stream, skip = work.view(words.dtype), first % per_step
-        for row in range(schedules.shape[0]):
-            fill(stream, 0, schedules, row, np.uint64(first // per_step * blocks))
-            add_signed(words, borrow(stream, skip, skip + words.size), row >= added)
-
-    return device(masks_within_step, name)
-
-
-def _make_masks(whole: Kernel, part: Kernel, shape: _Shape) -> Kernel:
-    name, per_step, blocks = shape
-
-    def masks_on_span(words: Any, first: Any, schedules: Any, added: Any, work: Any) -> None:
-        at = 0
-        while at < words.size:
-            here = first + at
-            stop = min(words.size, at + per_step - here % per_step)
-            if stop - at == per_step:
-                whole(words, at, schedules, added, np.uint64(here // per_step * blocks))
-            else:
-                part(borrow(words, at, stop), here, schedules, added, work)
-            at = stop
-
-    return device(masks_on_span, name)
-
-
-def _make_fill(fill: Kernel, shape: _Shape) -> Kernel:
-    name, per_step, blocks = shape
-
-    def fill_span(words: Any, first: Any, schedules: Any, work: Any) -> None:
-        at, stream = 0, work.view(words.dtype)
-        while at < words.size:
-            skip, block = (first + at) % per_step, np.uint64((first + at) // per_step * blocks)
-            stop = min(words.size, at + per_step - skip)
-            whole = stop - at == per_step
-            fill(words if whole else stream, at if whole else 0, schedules, 0, block)
-            if not whole:
-                for i in range(stop - at):
-                    words[at + i] = stream[skip + i]
-            at = stop
-
-    return device(fill_span, name)
-
-
-@functools.cache
-def _keystream_kernel(kind: cpu.Family, path: str) -> Kernel:
-    code = _steps(kind, 8, path)
-    fill = code.fill
-
-    def keystream_bytes(out: Any, schedules: Any, position: Any) -> None:
-        fill(out, position, schedules, np.empty(WORK_WORDS, np.uint64))
-
-    prepared = array("uint64", 2, readonly=True)
-    return kernel(keystream_bytes, code.name, array("uint8"), prepared, types.int64)
+    backend.keystream(out, stream, position)

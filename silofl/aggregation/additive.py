@@ -25,9 +25,9 @@ from silofl_kernels import (
     MaskSet,
     add_masks,
     dequantize,
-    fold,
-    largest_magnitude,
+    max_abs,
     quantize_and_mask,
+    reduce_rows,
     ring_dtype,
 )
 
@@ -166,11 +166,11 @@ class Additive:
             part = total[start : start + self._width]
             clipped += self._send_residuals(fill, places)
             residuals = self._exchange.alltoall()
-            fold([row[: part.size] for row in residuals], part) if part.size else None
+            reduce_rows([row[: part.size] for row in residuals], part) if part.size else None
             self._send_seeds(places)
             seeds = self._exchange.alltoall()
             if part.size:
-                fold([part, *(seeds[j][: part.size] for j in range(members) if j != rank)], part)
+                reduce_rows([part, *(seeds[j][: part.size] for j in range(members) if j != rank)], part)
         return clipped
 
     def _send_residuals(self, fill: MaskedFill, places: list[tuple[int, int]]) -> int:
@@ -189,7 +189,7 @@ class Additive:
                 add_masks(row, seeds, offset=first)
 
     def _agree_on_range(self, update: Floats) -> float:
-        own = encode_exponent(largest_magnitude(update), ring_dtype(self._bits))
+        own = encode_exponent(max_abs(update), ring_dtype(self._bits))
         return decode_range(self._small_total(own))
 
     def _small_total(self, words: Words) -> Words:

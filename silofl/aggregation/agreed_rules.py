@@ -8,7 +8,7 @@ from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig
 from silofl.crypto.masks import Prg
 from silofl.crypto.secagg import Rules
-from silofl_kernels import cpu
+from silofl_kernels.cpu import features
 
 
 def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
@@ -22,6 +22,6 @@ def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
 
 def common_prg(comm: Communicator) -> Prg:
     """AES-128 where every rank's processor has AES units, ChaCha20 otherwise; collective."""
-    fast = cpu.path("aes") != "portable"
+    fast = features.path("aes") != "portable"
     everywhere = comm.allreduce(np.array([fast], np.int64), "min")[0]
     return "aes-128-ctr" if everywhere else "chacha20"

@@ -12,7 +12,7 @@ from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.shards import Shards
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import RingVector, TotalSlice, Update
-from silofl_kernels import fold, fold_float, scale_into
+from silofl_kernels import reduce_rows, reduce_rows_float, scale_into
 
 CHUNK = 1 << 16
 """Values of each slice that move at a time: buffers stay in cache and extra memory stays small."""
@@ -62,7 +62,7 @@ class PlainAggregator:
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             row[:] = words[first:last]
 
-        self._collect(fill, fold, self.ring)
+        self._collect(fill, reduce_rows, self.ring)
         authorize(self._group, authorizer, self.participants)
 
     def words(self, index: int) -> TotalSlice:
@@ -78,15 +78,15 @@ class PlainAggregator:
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             scale_into(update[first:last], self._weight / self.summed_weight, row)
 
-        self._collect(fill, fold_float, self._dtype)
+        self._collect(fill, reduce_rows_float, self._dtype)
 
-    def _collect(self, fill: Fill, fold: Fold, dtype: np.dtype[Any]) -> None:
+    def _collect(self, fill: Fill, reduce_rows: Fold, dtype: np.dtype[Any]) -> None:
         def collect() -> tuple[int, ...]:
             comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
                 self._weigh()
                 self._collection = ReduceScatter(comm, self.shards, dtype, chunk=self._chunk)
-            self._collection.run(fill, fold)
+            self._collection.run(fill, reduce_rows)
             return self._group.members
 
         self.participants = self._group.step(collect)

@@ -29,10 +29,10 @@ from silofl_kernels import (
     Stream,
     add_masks,
     dequantize,
-    fold,
-    fold_dequantize,
-    largest_magnitude,
+    max_abs,
     quantize_and_mask,
+    reduce_rows,
+    reduce_rows_dequantize,
     ring_dtype,
 )
 
@@ -64,12 +64,14 @@ class UnmaskedSum:
 
     def words(self, index: int, out: Words) -> None:
         """The sum of such a slice in the ring, written to `out`, of its length."""
-        fold([self.masked(index)], out, masks=self.left, offset=self.shards.bounds[index])
+        reduce_rows([self.masked(index)], out, masks=self.left, offset=self.shards.bounds[index])
 
     def slice(self, index: int, scale: float, out: Floats) -> None:
         """`scale` times the sum of such a slice, written to `out`, of its length."""
         begin = self.shards.bounds[index]
-        fold_dequantize([self.masked(index)], out, step=self.step * scale, masks=self.left, offset=begin)
+        reduce_rows_dequantize(
+            [self.masked(index)], out, step=self.step * scale, masks=self.left, offset=begin
+        )
 
     def gather(self, scale: float, out: Floats) -> None:
         """Write `scale` times the whole sum to `out` (size,) on every rank; collective."""
@@ -80,7 +82,7 @@ class UnmaskedSum:
             part = masked[start : start + exchange.allgather_width]
             flat = exchange.outgoing().reshape(-1)
             if part.size:
-                fold([part], flat[: part.size], masks=self.left, offset=bounds[rank] + start)
+                reduce_rows([part], flat[: part.size], masks=self.left, offset=bounds[rank] + start)
             for row, (begin, end) in zip(exchange.allgather(count), pairwise(bounds), strict=True):
                 first, last = min(begin + start, end), min(begin + start + exchange.allgather_width, end)
                 dequantize(row[: last - first], out[first:last], step=self.step * scale)
@@ -159,7 +161,7 @@ class SecureVectorSum:
         def collect() -> tuple[tuple[int, ...], Words]:
             if self._collection.comm is not group.comm:
                 self._collection = self._open_collection()
-            self._collection.run(fill, fold)
+            self._collection.run(fill, reduce_rows)
             own = self._tail(weight, met)
             return group.members, masked_total(group.comm, own, keys.masks, self.size)
 
@@ -202,7 +204,7 @@ class SecureVectorSum:
         return fixed_point(bits, value_range, silos, weight, stochastic=stochastic, total_weight=total_weight)
 
     def _agree_on_range(self, small: SmallSums, x: Floats) -> float:
-        magnitude = largest_magnitude(x)
+        magnitude = max_abs(x)
         total = small.total(lambda silos: encode_exponent(magnitude, self._dtype), repeatable=True)
         assert total is not None, "a repeatable sum is repeated"
         return decode_range(total[0])

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 import silofl_kernels as sk
 from silofl.bench.measure import Row, compare
-from silofl_kernels import streams
-from silofl_kernels.jit import Kernel, array, kernel
+from silofl_kernels.cpu import streams
+from silofl_kernels.cpu.jit import Kernel, array, kernel
+from silofl_kernels.prg import family
 
 CACHE_BYTES = 16384
 """Keystream bytes made over and over: with OpenSSL's input they fit a first-level cache of 32 KiB."""
@@ -84,7 +85,7 @@ def kernel_calls(prg: sk.Prg, key: bytes) -> Callable[[], None]:
 
 def _repeat_kernel(prg: sk.Prg) -> Kernel:
     """Kernel (out, prepared, times): the next part of the stream over `out`, so many times."""
-    steps = streams.steps(streams.family(prg), 8)
+    steps = streams.steps(family(prg), 8)
     fill, work_words = steps.fill, streams.WORK_WORDS
 
     def fill_repeatedly(out: Any, prepared: Any, times: Any) -> None:
@@ -116,7 +117,7 @@ def _masked(x: NDArray[np.float32], out: NDArray[np.uint16], chosen: sk.MaskSet)
 
 
 def sums(parameters: int, repeats: int) -> list[Row]:
-    """Fold of four rows, dequantization and the float sum, beside copies of what they read."""
+    """The sum of four rows, dequantization and the float sum, beside copies of what they read."""
     words, slice_ = np.ones((4, parameters // 4), np.uint16), np.zeros(parameters // 4, np.uint16)
     floats, out = np.ones((4, parameters // 4), np.float32), np.zeros(parameters, np.float32)
     words_copy, floats_copy = np.empty_like(words), np.empty_like(floats)
@@ -124,17 +125,17 @@ def sums(parameters: int, repeats: int) -> list[Row]:
     chosen = sk.MaskSet("aes-128-ctr", keys, [-1] * 4)
     over_words: dict[str, Callable[[], Any]] = {
         "copy of 16-bit words": lambda: np.copyto(words_copy, words),
-        "fold of 4 rows": lambda: sk.fold(words, slice_),
-        "fold of 4 rows, 4 masks off": lambda: sk.fold(words, slice_, masks=chosen),
+        "reduce 4 rows": lambda: sk.reduce_rows(words, slice_),
+        "reduce 4 rows, 4 masks off": lambda: sk.reduce_rows(words, slice_, masks=chosen),
     }
     over_floats: dict[str, Callable[[], Any]] = {
         "copy of floats": lambda: np.copyto(floats_copy, floats),
         "dequantize": lambda: sk.dequantize(words.reshape(-1), out[: words.size], step=1e-3),
-        "fold of 4 float rows": lambda: sk.fold_float(floats, out[: parameters // 4]),
+        "reduce 4 float rows": lambda: sk.reduce_rows_float(floats, out[: parameters // 4]),
     }
     rows = compare(
         over_words, reference="copy of 16-bit words", rounds=repeats, gigabytes=words.nbytes / 1e9,
-        goals={"fold of 4 rows": "<= 1.2"},
+        goals={"reduce 4 rows": "<= 1.2"},
     )  # fmt: skip
     return rows + compare(
         over_floats, reference="copy of floats", rounds=repeats, gigabytes=floats.nbytes / 1e9

@@ -24,7 +24,7 @@ from silofl.training.private import PrivateSteps, StepNoise, Streams
 from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.types import Update
-from silofl_kernels import largest_magnitude
+from silofl_kernels import max_abs
 
 Vector = NDArray[np.floating[Any]]
 _DRAWING = threading.Lock()
@@ -93,7 +93,7 @@ class Silo:
         return self._finite(self._wire, round_number), result
 
     def _finite(self, values: Vector, round_number: int) -> Update:
-        if not math.isfinite(largest_magnitude(values)):
+        if not math.isfinite(max_abs(values)):
             raise self.trainer.diverged(round_number, "its update has values that are not finite")
         return Update(values)
 

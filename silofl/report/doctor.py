@@ -79,10 +79,11 @@ def _torch() -> Finding:
 
 
 def _kernels() -> list[Finding]:
-    from silofl_kernels import cpu
+    from silofl_kernels.cpu import features
+    from silofl_kernels.prg import Family
 
-    families: tuple[cpu.Family, ...] = ("aes", "chacha")
-    return [Finding(f"masks by {family}", "ok", f"path {cpu.path(family)}") for family in families]
+    families: tuple[Family, ...] = ("aes", "chacha")
+    return [Finding(f"masks by {family}", "ok", f"path {features.path(family)}") for family in families]
 
 
 def _slurm() -> Finding:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from silofl_kernels import KEY_BYTES, Prg, cpu
-from silofl_kernels.streams import family
+from silofl_kernels import KEY_BYTES, Prg
+from silofl_kernels.cpu import features
+from silofl_kernels.prg import family
 
-WAYS = [(prg, path) for prg in KEY_BYTES for path in cpu.available(family(prg))]
-FASTEST = [("aes-128-ctr", cpu.available("aes")[0]), ("chacha20", cpu.available("chacha")[0])]
+WAYS = [(prg, path) for prg in KEY_BYTES for path in features.available(family(prg))]
+FASTEST = [("aes-128-ctr", features.available("aes")[0]), ("chacha20", features.available("chacha")[0])]
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
 def prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
     """A generator, with one of its paths forced."""
     name, path = request.param
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, path)
+    monkeypatch.setenv(features.FORCE_VARIABLE, path)
     return name
 
 

@@ -7,8 +7,17 @@ import sys
 
 import numpy as np
 
-from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, cpu, dequantize, fold, quantize_and_mask
-from silofl_kernels.streams import family
+from silofl_kernels import (
+    KEY_BYTES,
+    MaskSet,
+    Prg,
+    Stream,
+    dequantize,
+    quantize_and_mask,
+    reduce_rows,
+)
+from silofl_kernels.cpu import features
+from silofl_kernels.prg import family
 
 SIZE, OFFSET = 700, 39
 
@@ -16,7 +25,8 @@ SIZE, OFFSET = 700, 39
 def digest(prg: Prg, *, noisy: bool = False) -> str:
     """SHA-256 of masked and unmasked words; `noisy` adds stochastic rounding (and a kernel to compile)."""
     keys = [bytes([n]) * KEY_BYTES[prg] for n in (1, 2, 3)]
-    masks, rounding = MaskSet(prg, keys[:2], [1, -1]), Stream(prg, keys[2])
+    masks, unmask = (MaskSet(prg, keys[:2], signs) for signs in ([1, -1], [-1, 1]))
+    rounding = Stream(prg, keys[2])
     x = np.linspace(-3, 3, SIZE).astype(np.float32)
     masked, total, out = np.zeros(SIZE, np.uint16), np.zeros(SIZE, np.uint16), np.zeros(SIZE, np.float32)
     sha = hashlib.sha256()
@@ -25,7 +35,7 @@ def digest(prg: Prg, *, noisy: bool = False) -> str:
             x, masked, scale=10.0, limit=25, masks=masks, offset=OFFSET, rounding=chosen
         )
         sha.update(repr(tuple(map(int, counts))).encode() + masked.tobytes())
-    fold([masked, masked], total, masks=masks.negated(), offset=OFFSET)
+    reduce_rows([masked, masked], total, masks=unmask, offset=OFFSET)
     dequantize(total, out, step=0.05)
     sha.update(total.tobytes() + out.tobytes())
     return sha.hexdigest()
@@ -33,4 +43,4 @@ def digest(prg: Prg, *, noisy: bool = False) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(cpu.path(family(name)), digest(name, noisy=bool(cpu.without_jit())))  # type: ignore[arg-type]
+        print(features.path(family(name)), digest(name, noisy=bool(features.without_jit())))  # type: ignore[arg-type]

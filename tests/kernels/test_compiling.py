@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from silofl_kernels import cpu, jit
+from silofl_kernels.cpu import features, jit
 
 from . import scenario
 
@@ -49,7 +49,7 @@ def test_eight_processes_start_with_a_cold_cache(tmp_path: Path) -> None:
     assert (lines[-1][1], err) == (want, "")
 
 
-@pytest.mark.skipif("aes" not in cpu.features(), reason="plays older x86 processors")
+@pytest.mark.skipif("aes" not in features.instruction_sets(), reason="plays older x86 processors")
 def test_older_processors() -> None:
     played = {"": ["portable", "vector"], "+sse2,+aes": ["aesni", "vector"]}
     started = [
@@ -68,17 +68,17 @@ def test_without_a_compiler() -> None:
 
 
 def test_forcing_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, "portable")
-    assert [cpu.path("aes"), cpu.path("chacha")] == ["portable", "portable"]
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, "vector")
-    assert [cpu.path("aes"), cpu.path("chacha")] == [cpu.available("aes")[0], "vector"]
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, "sse9")
+    monkeypatch.setenv(features.FORCE_VARIABLE, "portable")
+    assert [features.path("aes"), features.path("chacha")] == ["portable", "portable"]
+    monkeypatch.setenv(features.FORCE_VARIABLE, "vector")
+    assert [features.path("aes"), features.path("chacha")] == [features.available("aes")[0], "vector"]
+    monkeypatch.setenv(features.FORCE_VARIABLE, "sse9")
     with pytest.raises(ValueError, match="no path 'sse9'"):
-        cpu.path("aes")
+        features.path("aes")
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "aes"),
+    ("name", "listed", "aes"),
     [
         (None, "-vaes", "aesni"),
         (None, "-aes", "portable"),
@@ -88,23 +88,23 @@ def test_forcing_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.skipif(
-    "vaes512" not in cpu.available("aes"), reason="needs the newest processor to play older ones"
+    "vaes512" not in features.available("aes"), reason="needs the newest processor to play older ones"
 )
 def test_numba_variables_are_followed(
-    name: str | None, features: str, aes: str, monkeypatch: pytest.MonkeyPatch
+    name: str | None, listed: str, aes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu.config, "CPU_NAME", name)
-    monkeypatch.setattr(cpu.config, "CPU_FEATURES", features)
-    assert cpu.available("aes")[0] == aes
+    monkeypatch.setattr(features.config, "CPU_NAME", name)
+    monkeypatch.setattr(features.config, "CPU_FEATURES", listed)
+    assert features.available("aes")[0] == aes
 
 
 def test_asking_for_a_path_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu.config, "CPU_NAME", "x86-64")
-    monkeypatch.setattr(cpu.config, "CPU_FEATURES", "")
-    cpu._path.cache_clear()
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, "vaes512")
+    monkeypatch.setattr(features.config, "CPU_NAME", "x86-64")
+    monkeypatch.setattr(features.config, "CPU_FEATURES", "")
+    features._path.cache_clear()
+    monkeypatch.setenv(features.FORCE_VARIABLE, "vaes512")
     with pytest.raises(ValueError, match="this processor has portable"):
-        cpu.path("aes")
+        features.path("aes")
 
 
 def test_the_key_of_an_entry_knows_processor_sources_and_variant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from silofl_kernels import KEY_BYTES, Stream, keystream
-from silofl_kernels.aes import FIRST_SLOT, aes_schedules
-from silofl_kernels.chacha import STREAM_BYTES, chacha_schedules
-from silofl_kernels.streams import keystream_from
+from silofl_kernels.cpu.aes import FIRST_SLOT, aes_schedules
+from silofl_kernels.cpu.chacha import chacha_schedules
+from silofl_kernels.cpu.streams import keystream_from
+from silofl_kernels.prg import CHACHA_STREAM_BYTES
 
 from . import naive
 
@@ -72,8 +73,8 @@ def test_positions_beyond_four_gigabytes(prg: str) -> None:
 
 def test_chacha20_ends_at_256_gib() -> None:
     stream, out = Stream("chacha20", bytes(32)), np.zeros(65, np.uint8)
-    keystream(stream, out[:64], position=STREAM_BYTES - 64)
-    for position in (STREAM_BYTES - 64, STREAM_BYTES, -1):
+    keystream(stream, out[:64], position=CHACHA_STREAM_BYTES - 64)
+    for position in (CHACHA_STREAM_BYTES - 64, CHACHA_STREAM_BYTES, -1):
         with pytest.raises(ValueError, match="stream"):
             keystream(stream, out, position=position)
 
@@ -93,11 +94,11 @@ SP_800_38A = {
 @pytest.mark.parametrize("key", SP_800_38A)
 @pytest.mark.parametrize("path", ["vaes512", "aesni", "portable"])
 def test_sp_800_38a_counter_examples(key: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from silofl_kernels import cpu
+    from silofl_kernels.cpu import features
 
-    if path not in cpu.available("aes"):
+    if path not in features.available("aes"):
         pytest.skip(f"this processor has no {path}")
-    monkeypatch.setenv(cpu.FORCE_VARIABLE, path)
+    monkeypatch.setenv(features.FORCE_VARIABLE, path)
     prepared = aes_schedules([bytes.fromhex(key)], bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"))
     assert int(prepared[0, FIRST_SLOT]) == 0xF8F9FAFBFCFDFEC0
     out = np.zeros(64, np.uint8)

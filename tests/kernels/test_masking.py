@@ -54,6 +54,7 @@ def test_masks_are_the_stream(prg: str) -> None:
 
 def test_one_pass_equals_two(prg: str) -> None:
     masks = MaskSet(prg, keys_of(prg, 5), SIGNS)
+    unmask = MaskSet(prg, keys_of(prg, 5), [-sign for sign in SIGNS])
     x = np.random.default_rng(0).standard_normal(20_011).astype(np.float32)
     x[[3, 700, 19_000]] = np.nan, np.inf, 1e9
     one, two = np.zeros(x.size, np.uint16), np.zeros(x.size, np.uint16)
@@ -64,7 +65,7 @@ def test_one_pass_equals_two(prg: str) -> None:
         add_masks(two, masks, offset=offset)
         assert one.tobytes() == two.tobytes()
         again = one[5:11_000].copy()
-        add_masks(again, masks.negated(), offset=offset + 5)
+        add_masks(again, unmask, offset=offset + 5)
         quantize(x[5:11_000], two[5:11_000], scale=100.0, limit=3000)
         assert again.tobytes() == two[5:11_000].tobytes()
 
@@ -95,7 +96,7 @@ def test_no_mask_is_no_change() -> None:
     quantize_and_mask(x, out, scale=3.0, limit=9, masks=empty)
     add_masks(out, empty, offset=7)
     assert (out == 3).all()
-    assert len(empty) == len(empty.negated()) == 0
+    assert len(empty) == 0
 
 
 def test_secrets_never_show() -> None:

@@ -41,7 +41,7 @@ def test_every_kernel_has_a_row() -> None:
         "0 masks",
         "8 masks, aes",
         "4 masks, chacha20",
-        "fold of 4",
+        "reduce 4",
         "dequantize",
     ):
         assert part in names
@@ -52,4 +52,4 @@ def test_every_kernel_has_a_row() -> None:
     assert socket.gethostname() not in json.dumps(told["machine"]).split('"')
     console = Console(record=True, width=200)
     console.print(measure.table("kernels", rows))
-    assert "fold of 4 rows" in console.export_text()
+    assert "reduce 4 rows" in console.export_text()

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silofl_kernels import KEY_BYTES, Stream, cpu, keystream, rotate, unrotate
+from silofl_kernels import KEY_BYTES, Stream, keystream, rotate, unrotate
+from silofl_kernels.cpu import features
 
 SIZES = [1, 2, 3, 5, 8, 13, 64, 100, 255, 257, 1000]
 TOLERANCE = {"float32": 3e-6, "float64": 1e-14}
@@ -113,8 +114,8 @@ def test_a_spike_is_spread_over_all_of_a_ragged_vector() -> None:
 
 def test_paths_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     x, seen = vector(20_003, "float32"), set()
-    for path in cpu.available("aes"):
-        monkeypatch.setenv(cpu.FORCE_VARIABLE, path)
+    for path in features.available("aes"):
+        monkeypatch.setenv(features.FORCE_VARIABLE, path)
         seen.add(rotated(x, stream_of()).tobytes())
     assert len(seen) == 1
 

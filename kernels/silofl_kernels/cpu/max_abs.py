@@ -1,4 +1,4 @@
-"""The largest magnitude of a vector, in one pass."""
+"""The largest magnitude on the CPU."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from silofl_kernels.jit import Kernel, array, kernel
-from silofl_kernels.quantize import TILE, Floats, check_floats
-from silofl_kernels.rows import borrow
+from silofl_kernels.checks import Floats
+from silofl_kernels.cpu.jit import Kernel, array, kernel
+from silofl_kernels.cpu.quantize import TILE
+from silofl_kernels.cpu.rows import borrow
 
 
-def largest_magnitude(x: Floats) -> float:
-    """max |x_i|, 0 for an empty vector, infinity where a value is infinite or NaN.
-
-    Args:
-        x: float32 or float64 (k,), contiguous. Not changed.
-
-    Raises:
-        ValueError, TypeError: the argument is not as described.
-    """
-    check_floats("x", x)
+def max_abs(x: Floats) -> float:
+    """See `silofl_kernels.max_abs`."""
     bits = np.uint32 if x.dtype == np.float32 else np.uint64
     word = _largest_kernel(x.dtype.name)(x.view(bits))
     value = float(np.array([word], bits).view(x.dtype)[0])

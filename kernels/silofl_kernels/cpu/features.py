@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Literal
+from typing import Any
 
 import llvmlite.binding as llvm
 from numba.core import config as _numba_config
 
-config: Any = _numba_config  # numba sets its attributes at run time
+from silofl_kernels.prg import Family
 
-Family = Literal["aes", "chacha"]
+config: Any = _numba_config  # numba sets its attributes at run time
 
 PATHS: dict[Family, tuple[str, ...]] = {
     "aes": ("vaes512", "aesni", "portable"),
@@ -31,7 +31,7 @@ _NEEDS: dict[str, frozenset[str]] = {
 }
 
 
-def features() -> frozenset[str]:
+def instruction_sets() -> frozenset[str]:
     """Instruction sets that compiled kernels may use, by LLVM's names.
 
     Follows `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES`: beside another processor's name only the features
@@ -58,7 +58,7 @@ def available(family: Family) -> tuple[str, ...]:
     """
     if without_jit():
         return ("portable",)
-    here = features()
+    here = instruction_sets()
     return tuple(path for path in PATHS[family] if _NEEDS.get(path, frozenset()) <= here)
 
 
@@ -69,7 +69,7 @@ def without_jit() -> bool:
 
 def chacha_lanes() -> int:
     """ChaCha20 blocks computed side by side on the vector path: as many 32-bit lanes as a register has."""
-    here = features()
+    here = instruction_sets()
     if "avx512f" in here:
         return 16
     return 8 if "avx2" in here else 4

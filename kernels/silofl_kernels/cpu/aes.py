@@ -17,8 +17,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels.jit import Kernel, array, device, kernel
-from silofl_kernels.sbox import sbox
+from silofl_kernels.cpu.jit import Kernel, array, device, kernel
+from silofl_kernels.cpu.sbox import sbox
 
 SLOTS = 32
 """64-bit words of one prepared key, for either cipher: round keys, then `ROUNDS_SLOT` and `FIRST_SLOT`."""

@@ -7,7 +7,6 @@ nothing; the public function that called the kernel keeps the memory alive.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,31 +16,15 @@ from numba.extending import intrinsic
 from numba.np import arrayobj as _arrayobj
 from numpy.typing import NDArray
 
-from silofl_kernels import cpu
-from silofl_kernels.jit import Kernel, device
+from silofl_kernels.checks import Rows
+from silofl_kernels.cpu import features
+from silofl_kernels.cpu.jit import Kernel, device
 
 arrayobj: Any = _arrayobj  # numba's internals have no types
 
-Rows = NDArray[Any] | Sequence[NDArray[Any]]
-"""A 2-D array with contiguous rows, or vectors, all of one dtype and length."""
 
-
-def row_addresses(rows: Rows, like: NDArray[Any]) -> NDArray[np.uint64]:
-    """Addresses of the rows, uint64 (n,); the caller keeps `rows` alive while they are used.
-
-    Raises:
-        ValueError: no row, or one that is not contiguous, aligned and of `like.size` elements.
-        TypeError: a row of another dtype than `like`.
-    """
-    if len(rows) == 0:
-        raise ValueError("a sum needs at least one row")
-    for number, row in enumerate(rows):
-        if row.dtype != like.dtype:
-            raise TypeError(f"row {number} is {row.dtype}, the rest {like.dtype}")
-        if row.shape != (like.size,):
-            raise ValueError(f"row {number} has shape {row.shape}, not ({like.size},)")
-        if not (row.flags.c_contiguous and row.flags.aligned):
-            raise ValueError(f"row {number} is not contiguous and aligned")
+def row_addresses(rows: Rows) -> NDArray[np.uint64]:
+    """Addresses of the rows, uint64 (n,); the caller keeps `rows` alive while they are used."""
     return np.array([row.__array_interface__["data"][0] for row in rows], np.uint64)
 
 
@@ -95,8 +78,8 @@ def _part_in_python(addresses: Any, row: Any, start: Any, size: Any, like: Any) 
     return np.frombuffer((ctypes.c_char * (size * like.itemsize)).from_address(at), like.dtype)
 
 
-borrow: Kernel = _borrow_in_python if cpu.without_jit() else device(_borrow_code, "rows")
+borrow: Kernel = _borrow_in_python if features.without_jit() else device(_borrow_code, "rows")
 """Helper (source, start, stop): source[start:stop] of a vector inside a kernel, unchecked."""
 
-part: Kernel = _part_in_python if cpu.without_jit() else device(_part_code, "rows")
+part: Kernel = _part_in_python if features.without_jit() else device(_part_code, "rows")
 """Helper (addresses, row, start, size, like): a piece of a row inside a kernel, in `like`'s dtype."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from silofl_kernels.jit import device
+from silofl_kernels.cpu.jit import device
 
 _LANES = 16
 

@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from silofl_kernels.emit import I32, I64, intrinsic_call, pointer, splat
-from silofl_kernels.jit import Kernel, device
+from silofl_kernels.cpu.jit import Kernel, device
+from silofl_kernels.cpu.llvm_ir import I32, I64, intrinsic_call, pointer, splat
 
 LANES = 32
 

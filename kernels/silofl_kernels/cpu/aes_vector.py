@@ -11,8 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from silofl_kernels.aes import FIRST_SLOT, ROUNDS_SLOT
-from silofl_kernels.emit import I32, I64, cgutils, intrinsic_call, splat
+from silofl_kernels.cpu.aes import FIRST_SLOT, ROUNDS_SLOT
+from silofl_kernels.cpu.llvm_ir import I32, I64, cgutils, intrinsic_call, splat
 
 _REGISTER_BYTES = {"vaes512": 64, "aesni": 16}
 _SUFFIX = {"vaes512": ".512", "aesni": ""}

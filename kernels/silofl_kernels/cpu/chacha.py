@@ -12,10 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl_kernels.aes import SLOTS
-
-STREAM_BYTES = 64 << 32
-"""Length of one stream: 2^32 blocks of 64 bytes."""
+from silofl_kernels.cpu.aes import SLOTS
 
 
 def chacha_schedules(keys: Sequence[bytes], nonce: bytes = bytes(12)) -> NDArray[np.uint64]:

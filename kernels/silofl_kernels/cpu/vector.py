@@ -13,9 +13,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from silofl_kernels.aes import SLOTS
-from silofl_kernels.emit import I64, cgutils, lane_type, pointer, prefetch, splat
-from silofl_kernels.rounding import Rounding
+from silofl_kernels.cpu.aes import SLOTS
+from silofl_kernels.cpu.llvm_ir import I64, cgutils, lane_type, pointer, prefetch, splat
+from silofl_kernels.cpu.rounding import Rounding
 
 PREFETCH_BYTES = 8192  # how far ahead of the step memory is asked for
 

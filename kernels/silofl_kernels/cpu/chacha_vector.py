@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from silofl_kernels.emit import I32, I64, cgutils, intrinsic_call, splat
+from silofl_kernels.cpu.llvm_ir import I32, I64, cgutils, intrinsic_call, splat
 
 COLUMNS = [(c, 4 + c, 8 + c, 12 + c) for c in range(4)]
 DIAGONALS = [(c, 4 + (c + 1) % 4, 8 + (c + 2) % 4, 12 + (c + 3) % 4) for c in range(4)]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from silofl_kernels.aes import FIRST_SLOT, ROUNDS_SLOT
-from silofl_kernels.jit import device
-from silofl_kernels.sbox import sbox
+from silofl_kernels.cpu.aes import FIRST_SLOT, ROUNDS_SLOT
+from silofl_kernels.cpu.jit import device
+from silofl_kernels.cpu.sbox import sbox
 
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 _ONE = np.uint64(1)

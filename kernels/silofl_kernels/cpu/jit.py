@@ -28,7 +28,7 @@ import numba
 from numba import types
 from numba.core import caching, serialize
 
-from silofl_kernels import cpu
+from silofl_kernels.cpu import features
 
 Kernel = Callable[..., Any]
 
@@ -59,7 +59,7 @@ def kernel(function: Kernel, label: str, *parameters: types.Type) -> Kernel:
     """`function` compiled for exactly `parameters`, from the cache where it is there already."""
     dispatcher = _named(function, label)
     compiled: Kernel = dispatcher
-    if cpu.without_jit():
+    if features.without_jit():
         return compiled
     with _compiling:
         cache = _cache_of(dispatcher, label)
@@ -84,8 +84,9 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     for part in (numba.__version__, llvmlite.__version__, platform.python_version(), platform.machine()):
         digest.update(part.encode() + b"\0")
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    root = Path(__file__).parents[1]
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

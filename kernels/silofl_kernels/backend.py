@@ -1,0 +1,124 @@
+"""Which code serves an array: a backend is chosen by the type of a kernel's arrays.
+
+A public function checks and documents; the backend of its arrays does the work. To add one, write a module
+with the functions of `Backend` and `register` it for its array type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from silofl_kernels.checks import Floats, Rows
+    from silofl_kernels.masking import MaskSet
+    from silofl_kernels.noise_table import NoiseTable
+    from silofl_kernels.ring import Words
+    from silofl_kernels.streams import Stream
+
+
+class Backend(Protocol):
+    """The kernels of one kind of array, by the names of the public functions, which document them.
+
+    Arguments are positional and checked already; quantization returns how many values were out of bounds,
+    and how many of these were not finite. Host objects (`MaskSet`, `Stream`, `NoiseTable`) come as they are.
+    """
+
+    def add_masks(self, words: Words, masks: MaskSet, offset: int, /) -> None:
+        """See `silofl_kernels.add_masks`."""
+
+    def add_noise(self, words: Words, table: NoiseTable, stream: Stream, position: int, /) -> None:
+        """See `silofl_kernels.add_noise`."""
+
+    def dequantize(self, words: Words, out: Floats, step: float, /) -> None:
+        """See `silofl_kernels.dequantize`."""
+
+    def draw_noise(self, out: NDArray[np.int32], table: NoiseTable, stream: Stream, position: int, /) -> None:
+        """See `silofl_kernels.draw_noise`."""
+
+    def keystream(self, out: NDArray[np.uint8], stream: Stream, position: int, /) -> None:
+        """See `silofl_kernels.keystream`."""
+
+    def max_abs(self, x: Floats, /) -> float:
+        """See `silofl_kernels.max_abs`."""
+        ...
+
+    def quantize(
+        self, x: Floats, out: Words, scale: float, limit: int, first: int, rounding: Stream | None, /
+    ) -> tuple[int, int]:
+        """See `silofl_kernels.quantize`."""
+        ...
+
+    def quantize_and_mask(
+        self,
+        x: Floats,
+        out: Words,
+        scale: float,
+        limit: int,
+        first: int,
+        rounding: Stream | None,
+        masks: MaskSet,
+        /,
+    ) -> tuple[int, int]:
+        """See `silofl_kernels.quantize_and_mask`."""
+        ...
+
+    def reduce_rows(self, rows: Rows, out: Words, masks: MaskSet | None, offset: int, /) -> None:
+        """See `silofl_kernels.reduce_rows`."""
+
+    def reduce_rows_dequantize(
+        self, rows: Rows, out: Floats, step: float, masks: MaskSet | None, offset: int, /
+    ) -> None:
+        """See `silofl_kernels.reduce_rows_dequantize`."""
+
+    def reduce_rows_float(self, rows: Rows, out: Floats, weights: NDArray[np.float64], /) -> None:
+        """See `silofl_kernels.reduce_rows_float`."""
+
+    def rotate(self, x: Floats, stream: Stream, window: int, /) -> None:
+        """See `silofl_kernels.rotate`; `window` is the length of a window, a power of two."""
+
+    def scale_into(self, x: Floats, weight: float, out: Floats, /) -> None:
+        """See `silofl_kernels.scale_into`."""
+
+    def unrotate(self, x: Floats, stream: Stream, window: int, /) -> None:
+        """See `silofl_kernels.unrotate`; `window` is the length of a window, a power of two."""
+
+
+_backends: dict[type, Backend] = {}
+_chosen: dict[type, Backend] = {}  # subclasses too, such as numpy.memmap
+
+
+def register(array_type: type, backend: Backend) -> None:
+    """Have `backend` serve arrays of `array_type` and of its subclasses without a backend of their own."""
+    _backends[array_type] = backend
+    _chosen.clear()
+
+
+def backend_of(first: Any, *others: Any) -> Backend:
+    """The one backend that serves all of these arrays; 0.2 microseconds for two.
+
+    Raises:
+        TypeError: an array that no backend serves, or arrays of two backends.
+    """
+    backend = _chosen.get(type(first)) or _choose(type(first))
+    for other in others:
+        if type(other) is not type(first) and (_chosen.get(type(other)) or _choose(type(other))) != backend:
+            raise TypeError(
+                f"arrays of one kernel lie in one place: {_name(type(first))} and {_name(type(other))} do not"
+            )
+    return backend
+
+
+def _choose(kind: type) -> Backend:
+    for base in kind.__mro__:
+        if base in _backends:
+            return _chosen.setdefault(kind, _backends[base])
+    known = ", ".join(map(_name, _backends))
+    gpu = " (no GPU backend is built in)" if hasattr(kind, "__cuda_array_interface__") else ""
+    raise TypeError(f"kernels take arrays of {known}, not {_name(kind)}{gpu}")
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
