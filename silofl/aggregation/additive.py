@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
-from silofl.aggregation.base import Authorizer, authorize
-from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
-from silofl.aggregation.fixed_point64 import FixedPoint64
-from silofl.aggregation.mask_offsets import MaskOffsets
+from silofl.aggregation.base import Authorizer, authorize, total_of
+from silofl.aggregation.exact_numbers import ExactNumbers
+from silofl.aggregation.layout import Block
 from silofl.aggregation.row_exchange import open_exchange
 from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
-from silofl.crypto.capacity import Limbs, count_limbs
-from silofl.errors import DataError
-from silofl.types import TotalSlice
-from silofl_kernels import (
-    MaskSet,
-    add_masks,
-    dequantize,
-    max_abs,
-    quantize_and_mask,
-    reduce_rows,
-    ring_dtype,
-)
-
-Floats = NDArray[np.floating[Any]]
-Words = NDArray[np.unsignedinteger[Any]]
-MaskedFill = Callable[[int, int, Words, MaskSet], int]
-"""fill(first, last, row, masks) writes coordinates [first, last) and masks; how many values it clipped."""
+from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Tail, Wire, Words
+from silofl.crypto.capacity import count_limbs
+from silofl.types import Contribution, Total, Vector
+from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
 
 
 class Additive:
@@ -42,143 +28,128 @@ class Additive:
 
     Each member owns a slice. A silo's words travel to the owner less the keystreams of the seeds that it
     dealt to the other members, and each of those sends the owner the sum of all silos' keystreams. Only
-    members own slices; the other ranks' are empty. A round in which a silo is lost is void: two sums that
+    members own slices; the other ranks' are empty. A round in which a rank fails is void: two sums that
     differ by one silo would show what it brought.
     """
-
-    in_the_clear = False
-    recovers = False
 
     def __init__(
         self,
         session: SecureSession,
-        size: int,
-        dtype: np.dtype[np.floating[Any]],
+        spec: AggregationSpec,
         *,
-        weight: int,
         committee: int,
         value_range: float | None = None,
         chunk: int = CHUNK_WORDS,
     ) -> None:
         comm = session.group.comm
-        self._session, self._comm, self._size, self._members = session, comm, size, committee
-        self._bits, self._range, self._dtype = session.rules.bits, value_range, dtype
-        silos = comm.size
-        self.shards = Shards(size, session.members, servers=committee)
-        self.participants = session.members
-        self._bounds = self.shards.bounds
-        self._width = max(min(chunk // silos, self._bounds[1]), 1)
-        own = self._bounds[comm.rank + 1] - self._bounds[comm.rank]
-        self.ring = ring_dtype(self._bits)
-        self._exchange = open_exchange(comm, self._width, own, self.ring)
-        self._flag = Limbs(self._bits, silos, 1)
-        self._deal = AdditiveRound(session, committee)
-        self._offsets = MaskOffsets(0, 0)
-        counts = count_limbs(self._bits, silos)
-        self.summed_weight = float(counts.decode(self._small_total(counts.encode(weight))))
-        self._share = weight / self.summed_weight
-        self._step = 0.0
-        self.clipped_silos = 0
+        self._session, self._comm, self.spec, self._committee = session, comm, spec, committee
+        self._bits, self._range = session.rules.bits, value_range
+        self._wire = Wire(spec, self._bits, Shards(0, session.members, servers=committee), stochastic=False)
+        self.layout, self.participants = self._wire.layout, session.members
+        self._bounds = self.layout.shards.bounds
+        self._width = max(min(chunk // comm.size, self._longest), 1)
+        start, stop = self.layout.shards.span(comm.rank)
+        self._exchange = open_exchange(comm, self._width, stop - start, ring_dtype(self._bits))
+        self._deal_again(0)
+        counts = count_limbs(self._bits, comm.size)
+        self.summed_samples = float(counts.decode(self._small_total(counts.encode(spec.samples))))
+        self._ranges: Mapping[str, Vector] = {}
+        self._tail: Tail | None = None
+
+    @property
+    def _longest(self) -> int:
+        return max(stop - start for start, stop in pairwise(self._bounds))
 
     @property
     def description(self) -> str:
         """The protocol in a few words."""
-        return f"additive ({self._bits}-bit words, shares for {self._members} silos: nobody sees an update)"
+        return (
+            f"additive ({self._bits}-bit words, shares for {self._committee} silos: no silo sees another's update)"
+        )
 
     @property
-    def bytes_sent_per_round(self) -> int:
-        """Bytes of residuals, and of seed totals of a member, that this rank hands to other ranks."""
-        own = self._bounds[self._comm.rank + 1] - self._bounds[self._comm.rank]
-        rows = 2 if self._comm.rank < self._members else 1
-        return rows * (self._size - own) * self._bits // 8
+    def quality(self) -> EncodingQuality:
+        """See `Aggregator`."""
+        return EncodingQuality() if self._tail is None else self._tail.quality
 
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
-    def reduce(self, update: Floats, round_number: int) -> None:
+    def reduce(
+        self,
+        contribution: Contribution,
+        round_number: int,
+        magnitudes: Magnitudes,
+        authorizer: Authorizer | None = None,
+    ) -> None:
         """See `Aggregator`."""
-        self._session.group.step(lambda: self._reduce(update))
-
-    def reduce_words(self, words: Words, authorizer: Authorizer) -> None:
-        """See `WordAggregator`."""
-
-        def fill(first: int, last: int, row: Words, masks: MaskSet) -> int:
-            row[:] = words[first:last]
-            add_masks(row, masks, offset=first)
-            return 0
-
-        def reduce() -> None:
-            self._deal_anew()
-            self._collect(fill)
-
         authorize(self._session.group, authorizer, self.participants)
-        self._session.group.step(reduce)
+        self._session.group.step(lambda: self._reduce(contribution, magnitudes))
 
-    def _deal_anew(self) -> None:
-        self._deal = AdditiveRound(self._session, self._members)
-        self._offsets = MaskOffsets(self._size, 0)
+    def _reduce(self, contribution: Contribution, magnitudes: Magnitudes) -> None:
+        self._deal_again(self.layout.shards.size)
+        if self._range is not None:
+            self._ranges = self._wire.fixed_ranges(self._range)
+        else:
+            own = self._wire.exponents(magnitudes, contribution.weight)
+            self._ranges = self._wire.ranges(self._small_total(own)) if own.size else {}
+        encoded = self._wire.encode(contribution, self.spec.samples / self.summed_samples, self._ranges)
+        self._collect(encoded)
+        self._tail = self._wire.read_tail(self._small_total(self._wire.tail(encoded)))
 
-    def _reduce(self, update: Floats) -> None:
-        self._deal_anew()
-        value_range = self._range or self._agree_on_range(update)
-        numbers = fixed_point(self._bits, value_range, self._comm.size, self._share, stochastic=False)
+    def _deal_again(self, size: int) -> None:
+        """Fresh seeds; small sums take positions of their masks behind the first `size`."""
+        self._deal, self._next = AdditiveRound(self._session, self._committee), size
 
-        def fill(first: int, last: int, row: Words, masks: MaskSet) -> int:
-            return _quantize(update[first:last], row, numbers, masks, first)
-
-        clipped = self._collect(fill)
-        self._step = numbers.step
-        self.clipped_silos = self._flag.decode(self._small_total(self._flag.encode(int(clipped > 0))))
-
-    def mean(self, index: int) -> Floats:
+    def total(self, index: int) -> Total:
         """See `Aggregator`; a rank has its own slice alone."""
-        words = self.words(index)
-        mean: Floats = np.empty(words.size, self._dtype)
-        dequantize(words, mean, step=self._step)
-        return mean
-
-    def words(self, index: int) -> TotalSlice:
-        """See `WordAggregator`; a rank has its own slice alone."""
         if index != self._comm.rank:
             raise ValueError(f"rank {self._comm.rank} does not serve slice {index}")
-        return TotalSlice(self._exchange.result)
+        tail = self._tail
+        if tail is None:
+            raise RuntimeError("nothing was added up")
+        return total_of(self, index, lambda block: self._read(block, tail), dict(tail.scalars))
+
+    def _read(self, block: Block, tail: Tail) -> Vector:
+        start = self._bounds[self._comm.rank]
+        words = self._exchange.result[block.start - start : block.stop - start]
+        total = self._wire.total_weight(self.spec.vector(block.name), tail, len(self.participants))
+        mean: Vector = self._wire.decode(block, words, MaskSet(self._session.rules.prg, [], []), self._ranges, total)
+        return mean
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
-        code = FixedPoint64(self._bits, self._comm.size, len(values))
-        words = code.encode(values)
-        return code.decode(self._session.group.step(lambda: self._small_total(words)))
+        numbers, silos = ExactNumbers(self._bits, len(values)), self._comm.size
+        words = numbers.encoder(values)(silos)
+        return numbers.decode(self._session.group.step(lambda: self._small_total(words)), silos)
 
     def close(self) -> None:
         """Release the buffers; collective."""
         self._exchange.close()
 
-    def _collect(self, fill: MaskedFill) -> int:
-        """Have this rank's slice of the sum in `result`; the sum of what `fill` returned."""
-        rank, members = self._comm.rank, self._members
+    def _collect(self, encoded: EncodedContribution) -> None:
+        """Have this rank's slice of the sum in the exchange's `result`."""
+        rank, committee = self._comm.rank, self._committee
         total = self._exchange.result
-        clipped = 0
-        for start in range(0, self._bounds[1], self._width):
+        for start in range(0, self._longest, self._width):
             places = [
                 (min(begin + start, end), min(begin + start + self._width, end))
-                for begin, end in pairwise(self._bounds[: members + 1])
+                for begin, end in pairwise(self._bounds[: committee + 1])
             ]
             part = total[start : start + self._width]
-            clipped += self._send_residuals(fill, places)
+            self._send_residuals(encoded, places)
             residuals = self._exchange.alltoall()
-            reduce_rows([row[: part.size] for row in residuals], part) if part.size else None
+            if part.size:
+                reduce_rows([row[: part.size] for row in residuals], part)
             self._send_seeds(places)
             seeds = self._exchange.alltoall()
             if part.size:
-                reduce_rows([part, *(seeds[j][: part.size] for j in range(members) if j != rank)], part)
-        return clipped
+                reduce_rows([part, *(seeds[j][: part.size] for j in range(committee) if j != rank)], part)
 
-    def _send_residuals(self, fill: MaskedFill, places: list[tuple[int, int]]) -> int:
-        clipped = 0
+    def _send_residuals(self, encoded: EncodedContribution, places: list[tuple[int, int]]) -> None:
         for owner, (first, last) in enumerate(places):
             row = self._exchange.outgoing()[owner, : last - first]
-            clipped += fill(first, last, row, self._deal.residual[owner])
-        return clipped
+            encoded.fill(first, last, row, self._deal.residual[owner])
 
     def _send_seeds(self, places: list[tuple[int, int]]) -> None:
         for owner, (first, last) in enumerate(places):
@@ -188,25 +159,6 @@ class Additive:
                 row[:] = 0
                 add_masks(row, seeds, offset=first)
 
-    def _agree_on_range(self, update: Floats) -> float:
-        own = encode_exponent(max_abs(update), ring_dtype(self._bits))
-        return decode_range(self._small_total(own))
-
     def _small_total(self, words: Words) -> Words:
-        start = self._offsets.take(len(words))
-        if start is None:
-            self._deal = AdditiveRound(self._session, self._members)
-            self._offsets = MaskOffsets(0, 0)
-            start = self._offsets.take(len(words))
-        assert start is not None, "a new round has room for every small sum"
+        start, self._next = self._next, self._next + len(words)  # every position is used once
         return self._deal.small_total(words, start)
-
-
-def _quantize(values: Floats, row: Words, numbers: FixedPoint, masks: MaskSet, offset: int) -> int:
-    """Write masked words of `values`; how many of them were clipped."""
-    counts = quantize_and_mask(
-        values, row, scale=numbers.scale, limit=numbers.limit, masks=masks, offset=offset
-    )
-    if counts.nonfinite:
-        raise DataError("this silo's values are not finite; nothing of them was sent")
-    return counts.clipped

@@ -1,4 +1,4 @@
-"""What an aggregation is: every silo's vector in, slices of their weighted mean out."""
+"""What an aggregation is: every silo's contribution in, slices of their weighted means out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.shards import Shards
+from silofl.aggregation.layout import Layout
+from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.types import RingVector, TotalSlice, Update
+from silofl.types import Contribution, Total
 
 Authorizer = Callable[[tuple[int, ...]], None]
 """authorizer(silos) is called on every rank once the silos of a sum are agreed and before it can be read;
@@ -19,88 +21,68 @@ what it raises on any rank, all raise, and the sum stays unread."""
 
 
 class Aggregator(Protocol):
-    """Weighted mean of vectors of one length over the ranks of a group.
+    """Weighted means of named vectors and scalars over the ranks of a group.
 
-    Made collectively, from this silo's weight (its sample count, at least 1), for the ranks that there are
-    then: a rank that is lost in a round is left out of it, or was in it; afterwards another one is made.
+    Made collectively, for the ranks that there are then: a rank that fails in a round is left out of it, or
+    was in it; afterwards another aggregator is made.
     """
 
-    @property
-    def shards(self) -> Shards:
-        """Who serves which slice."""
+    spec: AggregationSpec
+    """What is added up."""
 
-    @property
-    def recovers(self) -> bool:
-        """Whether a round goes on when a rank is lost in it."""
+    layout: Layout
+    """Which rank serves which slice of each vector."""
 
     @property
     def description(self) -> str:
         """The protocol in a few words, for people."""
 
     @property
-    def in_the_clear(self) -> bool:
-        """Whether ranks see parts of each other's vectors."""
-
-    @property
-    def clipped_silos(self) -> int:
-        """How many silos had values beyond the configured range in the last round."""
+    def quality(self) -> EncodingQuality:
+        """How well the last sum's vectors were encoded."""
 
     @property
     def participants(self) -> tuple[int, ...]:
-        """FixedPoint64 of the silos whose vectors are in the last sum, ascending."""
+        """Numbers of the silos whose contributions are in the last sum, ascending."""
 
     @property
-    def bytes_sent_per_round(self) -> int:
-        """Bytes of updates that this rank hands to other ranks in one `reduce`."""
+    def summed_samples(self) -> float:
+        """Sample counts of the silos in the last sum, added up; before it, of all that are there."""
 
     def prepare(self) -> None:
-        """Begin in the background what the next `reduce` needs and no update changes, such as keys."""
+        """Begin in the background what the next `reduce` needs and no contribution changes, such as keys."""
 
-    def reduce(self, update: Update, round_number: int) -> None:
-        """Have sum_i weight_i update_i / sum_i weight_i ready in slices; collective.
+    def reduce(
+        self,
+        contribution: Contribution,
+        round_number: int,
+        magnitudes: Magnitudes,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        """Have the weighted means of all silos' contributions ready in slices; collective.
 
         Args:
-            update: (d,) float32 or float64, the same type on every rank; not changed.
-            round_number: the round, for protocols whose keys and rounding depend on it.
+            contribution: vectors of the spec's type, or ring words; not changed.
+            round_number: keys and rounding may depend on it.
+            magnitudes: what `wire.measure` says of the contribution; finite.
+            authorizer: asked before the sum can be read.
         """
 
-    def mean(self, index: int) -> NDArray[np.floating[Any]]:
-        """Slice `index` of the last mean, of the update's type, which this rank serves or keeps a copy of.
+    def total(self, index: int) -> Total:
+        """Slice `index` of the last sum, which this rank serves or keeps a replica of; not collective.
 
-        Not collective. StoppedError where it is lost with all who had it.
+        StoppedError where it is lost with all ranks that had it.
         """
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sums over ranks of a few numbers, (k,) float64 of magnitudes below 2^39, k equal; collective.
+        """Exact sums over ranks of a few numbers, float64 (k,), k equal; collective.
 
-        As private as the vectors are. NaN where a silo's number is not finite.
+        As private as the vectors are. NaN where a silo's number is not finite, or where a rank failed after
+        another saw the sum.
         """
 
     def close(self) -> None:
         """Release what is held; collective."""
-
-
-class WordAggregator(Aggregator, Protocol):
-    """An aggregator that also adds up integers in a ring, as they are."""
-
-    @property
-    def ring(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """Type of the words that `reduce_words` takes."""
-
-    @property
-    def summed_weight(self) -> float:
-        """Sum of the weights of the silos in the last sum; before it, of all that are there."""
-
-    def reduce_words(self, words: RingVector, authorizer: Authorizer) -> None:
-        """Have the sum of all silos' words, in their ring, ready in slices; collective.
-
-        Args:
-            words: (d,) of the type `ring`; not changed.
-            authorizer: asked before the sum can be read.
-        """
-
-    def words(self, index: int) -> TotalSlice:
-        """Slice `index` of the last sum of words; as `mean`."""
 
 
 def authorize(group: ElasticGroup, authorizer: Authorizer | None, silos: tuple[int, ...]) -> None:
@@ -113,3 +95,12 @@ def authorize(group: ElasticGroup, authorizer: Authorizer | None, silos: tuple[i
             authorizer(silos)
 
     group.step(authorized)
+
+
+def total_of(
+    aggregator: Aggregator, index: int, read: Callable[[Any], Any], scalars: dict[str, float]
+) -> Total:
+    """Slice `index` of a sum, block by block as `read` gives them; vectors without values there are empty."""
+    mean = {one.name: np.empty(0, aggregator.spec.dtype) for one in aggregator.spec.vectors}
+    mean |= {block.name: read(block) for block in aggregator.layout.blocks(index)}
+    return Total(mean, scalars, len(aggregator.participants), aggregator.spec.silos)

@@ -7,100 +7,115 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Authorizer, authorize
+from silofl.aggregation.base import Authorizer, authorize, total_of
+from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.shards import Shards
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.types import RingVector, TotalSlice, Update
+from silofl.types import Contribution, Total
 from silofl_kernels import reduce_rows, reduce_rows_float, scale_into
 
 CHUNK = 1 << 16
 """Values of each slice that move at a time: buffers stay in cache and extra memory stays small."""
+WORDS = np.dtype(np.uint32)
+"""Type of ring integers in the clear."""
 
 
 class PlainAggregator:
-    """Weighted mean by an all-to-all of slices and a sum in rank order.
-
-    One aggregator adds up floats, or words, never both.
+    """Weighted means by an all-to-all of slices and a sum in rank order.
 
     The order of additions is fixed and accumulates in float64, so the bits depend neither on the MPI
-    library nor on how many ranks share a node.
+    library nor on how many ranks share a node. Vectors of words are added up modulo 2^32; an aggregator has
+    vectors of floats or of words, never both.
     """
 
     description = "plain (every rank sees a slice of every update)"
-    in_the_clear = True
-    recovers = True
-    clipped_silos = 0
-    ring = np.dtype(np.uint32)
 
-    def __init__(
-        self,
-        group: ElasticGroup,
-        size: int,
-        dtype: np.dtype[np.floating[Any]],
-        *,
-        weight: int,
-        replica_count: int = 0,
-        chunk: int = CHUNK,
-    ) -> None:
-        self._group, self._dtype, self._weight = group, dtype, weight
-        self.shards = Shards(size, group.members, replica_count)
+    def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int = CHUNK) -> None:
+        self._group, self.spec = group, spec
+        self.quality = EncodingQuality()
+        shards = Shards(0, group.members, spec.replica_count)
+        self.layout = Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, shards)
+        by_round = any(one.weighting == "round" for one in spec.vectors)
+        self._varies = by_round or bool(spec.scalars)
+        """Whether weights or scalars are others in every round."""
+        self._words = any(one.format == "words" for one in spec.vectors)
+        self._dtype: np.dtype[Any] = WORDS if self._words else spec.dtype
         self._chunk = chunk * len(group.members)
         self.participants = group.members
         self._collection: ReduceScatter | None = None
-        self._weigh()
-        start, stop = self.shards.span(group.comm.rank)
-        self.bytes_sent_per_round = dtype.itemsize * (size - (stop - start))
+        self._scalars: dict[str, float] = {}
+        self._weigh(Contribution({}))
 
-    def _weigh(self) -> None:
-        comm = self._group.comm
-        self.summed_weight = float(comm.allreduce(np.array([self._weight], np.int64))[0])
-
-    def reduce_words(self, words: RingVector, authorizer: Authorizer) -> None:
-        """See `WordAggregator`."""
-
-        def fill(first: int, last: int, row: NDArray[Any]) -> None:
-            row[:] = words[first:last]
-
-        self._collect(fill, reduce_rows, self.ring)
-        authorize(self._group, authorizer, self.participants)
-
-    def words(self, index: int) -> TotalSlice:
-        """See `WordAggregator`."""
-        return TotalSlice(self._result.of(index))
+    def _weigh(self, contribution: Contribution) -> None:
+        """Learn the sums of sample counts, of the round's weights, and of weighed scalars; collective."""
+        samples = float(self.spec.samples)
+        scalars = [samples * contribution.scalars.get(name, 0.0) for name in self.spec.scalars]
+        sums = self._group.comm.allreduce(np.array([samples, contribution.weight, *scalars]))
+        self.summed_samples, self._round_weight = map(float, sums[:2])
+        self._scalars = {
+            name: float(total) / self.summed_samples
+            for name, total in zip(self.spec.scalars, sums[2:], strict=True)
+        }
 
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
-    def reduce(self, update: Update, round_number: int) -> None:
+    def reduce(
+        self,
+        contribution: Contribution,
+        round_number: int,
+        magnitudes: Magnitudes,
+        authorizer: Authorizer | None = None,
+    ) -> None:
         """See `Aggregator`; the round does not matter here."""
 
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
-            scale_into(update[first:last], self._weight / self.summed_weight, row)
+            for block in self.layout.within(first, last):
+                self._write(contribution, block, row[block.start - first : block.stop - first])
 
-        self._collect(fill, reduce_rows_float, self._dtype)
+        self._collect(fill, reduce_rows if self._words else reduce_rows_float, contribution)
+        authorize(self._group, authorizer, self.participants)
 
-    def _collect(self, fill: Fill, reduce_rows: Fold, dtype: np.dtype[Any]) -> None:
+    def _write(self, contribution: Contribution, block: Block, row: NDArray[Any]) -> None:
+        values = contribution.vectors[block.name][block.first : block.last]
+        if self._words:
+            row[:] = values
+        else:
+            scale_into(values, self._share(self.spec.vector(block.name), contribution), row)
+
+    def _share(self, vector: VectorSpec, contribution: Contribution) -> float:
+        """This silo's part of a vector's mean."""
+        if vector.weighting == "samples":
+            return self.spec.samples / self.summed_samples
+        if vector.weighting == "uniform":
+            return 1.0 / self._group.comm.size
+        return contribution.weight / self._round_weight
+
+    def _collect(self, fill: Fill, fold: Fold, contribution: Contribution) -> None:
         def collect() -> tuple[int, ...]:
             comm = self._group.comm
-            if self._collection is None or self._collection.comm is not comm:
-                self._weigh()
-                self._collection = ReduceScatter(comm, self.shards, dtype, chunk=self._chunk)
-            self._collection.run(fill, reduce_rows)
+            changed = self._collection is None or self._collection.comm is not comm
+            if self._collection is None or changed:
+                self._collection = ReduceScatter(comm, self.layout.shards, self._dtype, chunk=self._chunk)
+            if changed or self._varies:
+                self._weigh(contribution)
+            self._collection.run(fill, fold)
             return self._group.members
 
         self.participants = self._group.step(collect)
 
-    @property
-    def _result(self) -> ReduceScatter:
-        if self._collection is None:
-            raise RuntimeError("nothing was added up")
-        return self._collection
-
-    def mean(self, index: int) -> NDArray[np.floating[Any]]:
+    def total(self, index: int) -> Total:
         """See `Aggregator`."""
-        mean: NDArray[np.floating[Any]] = self._result.of(index)
-        return mean
+        collection = self._collection
+        if collection is None:
+            raise RuntimeError("nothing was added up")
+        start, values = self.layout.shards.bounds[index], collection.of(index)
+        return total_of(
+            self, index, lambda block: values[block.start - start : block.stop - start], self._scalars
+        )
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""

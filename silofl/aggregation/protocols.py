@@ -1,117 +1,173 @@
-"""Which protocol adds up the updates, as [secure] says it."""
+"""The protocols of a sum: what each of them is, and which one [secure] names."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
+from typing import Literal, Protocol, final
 
 from silofl.aggregation.additive import Additive
-from silofl.aggregation.agreed_rules import rules_for
-from silofl.aggregation.base import WordAggregator
+from silofl.aggregation.base import Aggregator
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.secagg import SecAgg, SecureVectorSum
-from silofl.aggregation.secure_session import SecureSession, open_session
+from silofl.aggregation.secagg import SecAgg, SecAggSum
+from silofl.aggregation.secure_session import configured_session
+from silofl.aggregation.spec import AggregationSpec
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig
-from silofl.crypto.identity import Identity, read_passphrase
-from silofl.crypto.roster import Roster
+from silofl.crypto.graph import colluding_openers
 from silofl.errors import ConfigError
 
 
+class SumProtocol(Protocol):
+    """A way to add up contributions. Ask it for what it is, never for its name."""
+
+    private: bool
+    """Whether no silo sees another's contribution."""
+    recovers: bool
+    """Whether a round goes on when a rank fails in it."""
+    gives: frozenset[Literal["sum", "rows"]]
+    """Whether the server sees the sum alone, or every silo's slice as well."""
+
+    def fewest(self, secure: SecureConfig, silos: int) -> int:
+        """The fewest silos that a round of a run of `silos` may be over."""
+
+    def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
+        """How many silos, colluding, see through the sum, and why."""
+
+    def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
+        """Why so many ranks cannot run it; None if they can."""
+
+    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+        """The aggregator for the ranks that there are now; collective."""
+
+
+@final
 @dataclass(frozen=True)
-class AggregationSpec:
-    """What an aggregator is for: vectors of `size` values of `dtype`, from a silo of `weight` samples."""
+class Plain:
+    """Sums in the clear."""
 
-    size: int
-    dtype: np.dtype[np.floating]
-    weight: int
-    seed: int
-    config_digest: bytes
-    silos: int
-    """How many silos the run has in all."""
-    replica_count: int = 0
-    """With how many other ranks the sum of each slice lies, for the case that its server is lost."""
+    private = False
+    recovers = True
+    gives = frozenset({"sum"})
+
+    def fewest(self, secure: SecureConfig, silos: int) -> int:
+        """See `SumProtocol`."""
+        return min(2, silos)
+
+    def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
+        """See `SumProtocol`."""
+        return 1, 'secure.protocol is "plain"'
+
+    def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
+        """See `SumProtocol`."""
+        return None
+
+    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+        """See `SumProtocol`."""
+        return group.step(lambda: PlainAggregator(group, spec))
 
 
-def choose_protocol(config: SecureConfig, silos: int) -> str:
+@final
+@dataclass(frozen=True)
+class SecAggProtocol:
+    """Masked sums with dropout recovery (Bonawitz et al. 2017, Bell et al. 2020)."""
+
+    private = True
+    recovers = True
+    gives = frozenset({"sum"})
+
+    def fewest(self, secure: SecureConfig, silos: int) -> int:
+        """See `SumProtocol`."""
+        return max(secure.threshold or silos // 2 + 1, 2 if secure.allow_two else 3)
+
+    def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
+        """See `SumProtocol`."""
+        sparse = colluding_openers(silos)
+        if sparse is not None:
+            return sparse, "each silo shares its keys among some others only"
+        threshold = secure.threshold or silos // 2 + 1
+        return threshold, f"secure.threshold is {threshold}"
+
+    def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
+        """See `SumProtocol`."""
+        return None
+
+    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+        """See `SumProtocol`."""
+        session = group.step(lambda: configured_session(group, secure, spec))
+        stochastic = secure.rounding == "stochastic"
+        return SecAgg(
+            group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
+        )
+
+
+@final
+@dataclass(frozen=True)
+class AdditiveProtocol:
+    """Additive shares for a committee; a rank failure ends the run."""
+
+    private = True
+    recovers = False
+    gives = frozenset({"sum"})
+
+    def fewest(self, secure: SecureConfig, silos: int) -> int:
+        """See `SumProtocol`."""
+        return max(secure.threshold or silos // 2 + 1, 2 if secure.allow_two else 3)
+
+    def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
+        """See `SumProtocol`."""
+        return secure.committee, f"secure.committee is {secure.committee}"
+
+    def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
+        """See `SumProtocol`."""
+        if secure.committee <= ranks:
+            return None
+        return f"secure.committee = {secure.committee} is more than the {ranks} silos there are"
+
+    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+        """See `SumProtocol`."""
+        session = group.step(lambda: configured_session(group, secure, spec))
+        return group.step(
+            lambda: Additive(session, spec, committee=secure.committee, value_range=secure.range)
+        )
+
+
+PROTOCOLS: Mapping[str, SumProtocol] = {
+    "plain": Plain(),
+    "secagg": SecAggProtocol(),
+    "additive": AdditiveProtocol(),
+}
+"""What each value of `secure.protocol` but "auto" is."""
+
+
+def protocol_name(secure: SecureConfig, silos: int) -> str:
     """`auto` settled: `secagg` for three silos or more, `plain` below. ConfigError for what hides nothing."""
-    if config.protocol == "auto":
-        return "secagg" if silos >= 3 or (silos == 2 and config.allow_two) else "plain"
-    if config.protocol != "plain" and silos < 3 and not (silos == 2 and config.allow_two):
+    if secure.protocol == "auto":
+        return "secagg" if silos >= 3 or (silos == 2 and secure.allow_two) else "plain"
+    if PROTOCOLS[secure.protocol].private and silos < 3 and not (silos == 2 and secure.allow_two):
         raise ConfigError(
-            f'secure.protocol = "{config.protocol}" over {silos} hides nothing: '
+            f'secure.protocol = "{secure.protocol}" over {silos} hides nothing: '
             'each learns the other\'s update from the sum; use three silos, secure.protocol = "plain", '
             "or secure.allow_two = true for two"
         )
-    return config.protocol
+    return secure.protocol
 
 
-def build(group: ElasticGroup, config: SecureConfig, sums: AggregationSpec) -> WordAggregator:
-    """The aggregator that [secure] names, for the ranks that there are now; collective.
-
-    `auto` is settled by how many silos the run has in all: it does not change with losses.
-    """
-    protocol = group.step(lambda: _checked_protocol(group.comm, config, sums.silos))
-    if protocol == "plain":
-        return group.step(
-            lambda: PlainAggregator(
-                group, sums.size, sums.dtype, weight=sums.weight, replica_count=sums.replica_count
-            )
-        )
-    session = group.step(lambda: _session(group, config, sums))
-    if protocol == "additive":
-        return group.step(
-            lambda: Additive(
-                session,
-                sums.size,
-                sums.dtype,
-                weight=sums.weight,
-                committee=config.committee,
-                value_range=config.range,
-            )
-        )
-    seed = sums.seed if config.rounding == "stochastic" else None
-    vector_sum = group.step(
-        lambda: SecureVectorSum(
-            session, sums.size, value_range=config.range, rounding_seed=seed, replica_count=sums.replica_count
-        )
-    )
-    return SecAgg(vector_sum, sums.dtype, weight=sums.weight)
+def choose_protocol(secure: SecureConfig, silos: int) -> SumProtocol:
+    """The protocol of a run of `silos`: it does not change when ranks fail."""
+    return PROTOCOLS[protocol_name(secure, silos)]
 
 
-def _checked_protocol(comm: Communicator, config: SecureConfig, silos: int) -> str:
-    with raise_on_all_ranks(comm):
-        protocol = choose_protocol(config, silos)
-        if protocol == "additive" and config.committee > comm.size:
-            raise ConfigError(
-                f"secure.committee = {config.committee} is more than the {comm.size} silos there are"
-            )
-    return protocol
+def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    """The aggregator that [secure] names, for the ranks that there are now; collective."""
 
+    def checked() -> SumProtocol:
+        with raise_on_all_ranks(group.comm):
+            protocol = choose_protocol(secure, spec.silos)
+            refusal = protocol.refusal(secure, group.comm.size)
+            if refusal is not None:
+                raise ConfigError(refusal)
+        return protocol
 
-def _session(group: ElasticGroup, config: SecureConfig, sums: AggregationSpec) -> SecureSession:
-    comm = group.comm
-    identity, roster = None, None
-    with raise_on_all_ranks(comm):
-        if bool(config.identity) != bool(config.roster):
-            raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
-        if config.identity:
-            passphrase = read_passphrase(Path(config.passphrase_file)) if config.passphrase_file else None
-            identity = Identity.load(Path(config.identity), passphrase)
-            roster = Roster.load(Path(config.roster))
-            if len(roster) != sums.silos:
-                raise ConfigError(
-                    f"{config.roster} lists {len(roster)} institutions and {sums.silos} ranks started"
-                )
-            number = roster.silo_of(identity.public)
-            if number != group.silo_id:
-                raise ConfigError(
-                    f"{config.identity} is the key of silo {number} and this is rank {group.silo_id}: "
-                    "start the ranks in the order of the roster"
-                )
-    rules = rules_for(comm, config, sums.silos)
-    return open_session(group, rules, sums.config_digest, identity=identity, roster=roster)
+    return group.step(checked).build(group, secure, spec)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+
+from silofl.aggregation.spec import AggregationSpec
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.crypto.identity import Identity
+from silofl.comm.protocol import Communicator
+from silofl.config import SecureConfig
+from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.kdf import digest, pack_silos
+from silofl.crypto.masks import Prg
 from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules
 from silofl.crypto.session_id import session_id, session_nonce
 from silofl.crypto.wire import MOST_SILOS, Inbox
+from silofl.errors import ConfigError
+from silofl_kernels.cpu import features
 
 
 @dataclass
@@ -70,3 +80,45 @@ def _ephemeral(group: ElasticGroup, keys: list[bytes]) -> Roster:
         if number not in own
     }
     return Roster.ephemeral([(own | absent)[number] for number in range(group.members[-1] + 1)])
+
+
+def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
+    """The rules that [secure] names; `prg = "auto"` is settled between the ranks. Collective.
+
+    The threshold is that of the run's `silos`, and falls with none that are lost: as few could open a secret.
+    """
+    prg = common_prg(comm) if config.prg == "auto" else config.prg
+    return Rules(prg, config.bits, config.threshold or silos // 2 + 1, config.allow_two)
+
+
+def common_prg(comm: Communicator) -> Prg:
+    """AES-128 where every rank's processor has AES units, ChaCha20 otherwise; collective."""
+    fast = features.path("aes") != "portable"
+    everywhere = comm.allreduce(np.array([fast], np.int64), "min")[0]
+    return "aes-128-ctr" if everywhere else "chacha20"
+
+
+def configured_session(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> SecureSession:
+    """The session that [secure] describes; collective. ConfigError, on every rank, for keys that do not fit."""
+    identity, roster = None, None
+    with raise_on_all_ranks(group.comm):
+        if bool(secure.identity) != bool(secure.roster):
+            raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
+        if secure.identity:
+            passphrase = read_passphrase(Path(secure.passphrase_file)) if secure.passphrase_file else None
+            identity, roster = Identity.load(Path(secure.identity), passphrase), Roster.load(Path(secure.roster))
+            _refuse_misplaced(group.silo_id, secure, identity, roster, spec.silos)
+    rules = rules_for(group.comm, secure, spec.silos)
+    return open_session(group, rules, spec.config_digest, identity=identity, roster=roster)
+
+
+def _refuse_misplaced(silo: int, secure: SecureConfig, identity: Identity, roster: Roster, silos: int) -> None:
+    """Raise ConfigError where the roster has other institutions, or the key is another's."""
+    if len(roster) != silos:
+        raise ConfigError(f"{secure.roster} lists {len(roster)} institutions and {silos} ranks started")
+    number = roster.silo_of(identity.public)
+    if number != silo:
+        raise ConfigError(
+            f"{secure.identity} is the key of silo {number} and this is rank {silo}: "
+            "start the ranks in the order of the roster"
+        )

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silofl.aggregation.agreed_rules import rules_for
-from silofl.aggregation.secagg import SecureVectorSum
-from silofl.aggregation.secure_session import open_session
+from silofl.aggregation.secagg import SecAggSum
+from silofl.aggregation.secure_session import open_session, rules_for
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.aggregation.wire import measure
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of
 from silofl.config import SecureConfig
 from silofl.errors import DataError
+from silofl.types import Contribution, Vector
 
 Array = TypeVar("Array")
-Vector = NDArray[np.floating[Any]]
+NAME = "array"
 
 
 class SecureAggregator:
@@ -52,7 +53,7 @@ class SecureAggregator:
         group = ElasticGroup(self._comm, fault_tolerant=False)
         self._session = open_session(group, rules_for(self._comm, settings, self._comm.size), bytes(32))
         self._range, self._round = value_range, 0
-        self._sum = None if size is None else self._make(size)
+        self._sum = None if size is None else self._make(size, np.dtype(np.float32))
 
     def sum(self, x: Array) -> Array:
         """The sum over ranks of `x`, of its type and shape; collective.
@@ -65,12 +66,15 @@ class SecureAggregator:
             TypeError: neither float32 nor float64.
         """
         values = _as_vector(x)
-        if self._sum is None or self._sum.size != values.size:
-            self._sum = self._make(values.size)
+        if self._sum is None or self._sum.spec.vector(NAME).size != values.size:
+            self._sum = self._make(values.size, values.dtype)
         self._round += 1
-        opened = self._sum.open(values, 1.0 / self._comm.size, 1.0, self._round)
+        contribution = Contribution({NAME: values})
+        opened = self._sum.open(
+            contribution, 1.0 / self._comm.size, self._round, measure(contribution, self._sum.spec)
+        )
         out = np.empty_like(values)
-        opened.gather(self._comm.size, out)
+        opened.gather(self._comm.size, NAME, out)
         result: Array = _like(x, out)
         return result
 
@@ -87,8 +91,10 @@ class SecureAggregator:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _make(self, size: int) -> SecureVectorSum:
-        return SecureVectorSum(self._session, size, value_range=self._range)
+    def _make(self, size: int, dtype: np.dtype[Any]) -> SecAggSum:
+        vectors = (VectorSpec(NAME, size, weighting="uniform"),)
+        spec = AggregationSpec(vectors, dtype, 1, 0, bytes(32), self._comm.size)
+        return SecAggSum(self._session, spec, value_range=self._range)
 
 
 def secure_sum(x: Array, *, comm: Any, bits: int = 16, value_range: float | None = None) -> Array:

@@ -1,9 +1,9 @@
-"""Who serves which part of a vector, and who does when a server is lost."""
+"""Ownership of a vector: which rank serves which slice, and which one after a rank failure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -31,9 +31,9 @@ def slice_counts(bounds: Sequence[int]) -> list[int]:
 class Shards:
     """A vector of `size` values in one slice for each of `members`, the numbers of ranks, ascending.
 
-    Slice k is served by members[k]. `replica_count` copies of what belongs to it lie with the nearest other
-    members, the first of whom takes it over when its server is lost; who serves several slices serves
-    neighbours.
+    Slice k is served by members[k]. `replica_count` replicas of what belongs to it lie with the nearest other
+    members, the first of which takes it over when its server fails; a member that serves several slices
+    serves neighbours.
     """
 
     size: int
@@ -41,12 +41,20 @@ class Shards:
     replica_count: int = 0
     servers: int | None = None
     """How many members serve, the first ones; the others' slices are empty. None: all."""
+    offsets: tuple[int, ...] | None = None
+    """Where slices begin and end, (n + 1,), if not by the size alone."""
 
     @cached_property
     def bounds(self) -> list[int]:
         """Offsets (n + 1,) of the slices."""
+        if self.offsets is not None:
+            return list(self.offsets)
         serving = len(self.members) if self.servers is None else self.servers
         return slice_bounds(self.size, serving) + [self.size] * (len(self.members) - serving)
+
+    def of_size(self, size: int) -> Shards:
+        """Slices of another vector, served by the same members."""
+        return replace(self, size=size, offsets=None)
 
     def span(self, index: int) -> tuple[int, int]:
         """Where a slice begins and ends."""

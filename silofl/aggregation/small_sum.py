@@ -30,7 +30,7 @@ def masked_total(comm: Communicator, words: Words, masks: MaskSet, offset: int) 
 def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
     """Sum over silos of a few words, and of how many silos, by a keyed round of its own; collective.
 
-    UnmaskedSum as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
+    Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
     """
     group, number = session.group, session.take_number()
 

@@ -1,0 +1,208 @@
+"""Number formats: how a named vector becomes words of a ring, and how their sum becomes values again.
+
+`Scaled` is one word a value: fixed point with a range of its own for each tensor. `Exact` is several words a
+value, in which nothing is lost. `Words` are ring integers that somebody else encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.layout import Block
+from silofl.aggregation.spec import VectorSpec
+from silofl.crypto.capacity import check_capacity, word_limit
+from silofl.types import RingBits, Vector
+from silofl_kernels import (
+    ExactFormat,
+    MaskSet,
+    Segments,
+    Stream,
+    add_masks,
+    quantize_and_mask,
+    reduce_rows,
+    reduce_rows_dequantize,
+    ring_dtype,
+)
+
+Words = NDArray[np.unsignedinteger[Any]]
+NO_RANGES = np.empty(0)
+
+
+class Encoded(Protocol):
+    """One silo's vector on its way into the ring."""
+
+    nonfinite: int
+    """Values that are not finite, met so far."""
+    clipped: int
+    """Values beyond their range, met so far."""
+
+    def write(self, block: Block, out: Words, masks: MaskSet) -> None:
+        """Write a block's words, masked, over `out`."""
+
+    def errors(self) -> NDArray[np.float64]:
+        """Relative error of each tensor, float64 (m,), once all blocks were written."""
+
+
+class NumberFormat(Protocol):
+    """How one vector lies in the ring. Positions are those of the whole wire, so any block can be made alone."""
+
+    width: int
+    """Words a value."""
+    ranges: int
+    """How many ranges silos agree on before each sum."""
+
+    def encode(
+        self, values: Any, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+    ) -> Encoded:
+        """Prepare `multiplier` * values of one silo, whose part of all weights is `weight`."""
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Any
+    ) -> None:
+        """Write a block's sum, less its masks and divided by `total`, over `out`."""
+
+
+class Scaled:
+    """Fixed point of one word a value: |x| <= range, a power of two for each tensor that silos agree on.
+
+    No sum over `silos` can wrap, whatever the weights: `crypto.capacity`.
+    """
+
+    width = 1
+
+    def __init__(self, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> None:
+        self.ranges = len(spec.tensor_ends)
+        self._ends, self._stochastic = spec.tensor_ends, stochastic
+        self._unit = check_capacity(bits, 1.0, silos, stochastic=stochastic)
+        """Ring units at the end of the range, of all silos together."""
+
+    def encode(
+        self, values: Vector, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+    ) -> Encoded:
+        """See `NumberFormat`."""
+        limit = word_limit(weight, 1.0, self._unit, stochastic=self._stochastic)
+        limits = np.full(len(self._ends), limit, np.int64)
+        return _EncodedScaled(values, Segments(self._ends, multiplier * self._unit / ranges, limits), rounding)
+
+    def steps(self, ranges: Vector) -> Vector:
+        """Value of one ring unit of each tensor, float64 (m,)."""
+        return ranges / self._unit
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Vector
+    ) -> None:
+        """See `NumberFormat`; `out` of the vector's type."""
+        steps = self.steps(ranges) / total
+        reduce_rows_dequantize(
+            [masked], out, steps=steps, ends=self._ends, first=block.first, masks=masks, offset=block.start
+        )
+
+
+class _EncodedScaled:
+    """Values that become words block by block, with their rounding errors added up."""
+
+    def __init__(self, values: Vector, segments: Segments, rounding: Stream | None) -> None:
+        self._values, self._segments, self._rounding = values, segments, rounding
+        self._squares = np.zeros((len(segments.ends), 2))
+        self.nonfinite = self.clipped = 0
+
+    def write(self, block: Block, out: Words, masks: MaskSet) -> None:
+        """See `Encoded`."""
+        counts = quantize_and_mask(
+            self._values[block.first : block.last],
+            out,
+            segments=self._segments,
+            first=block.first,
+            masks=masks,
+            offset=block.start,
+            rounding=self._rounding,
+            error=self._squares,
+        )
+        self.nonfinite += counts.nonfinite
+        self.clipped += counts.clipped
+
+    def errors(self) -> NDArray[np.float64]:
+        """See `Encoded`: root of the squared errors over the squared values."""
+        error, size = self._squares.T
+        return np.sqrt(np.divide(error, size, out=np.zeros_like(error), where=size > 0))
+
+
+class Exact:
+    """Wide fixed point of several words a value: sums lose nothing, from 2^-96 up to 2^128."""
+
+    ranges = 0
+
+    def __init__(self, spec: VectorSpec, bits: RingBits, silos: int) -> None:
+        self._format = ExactFormat(bits, silos)
+        self._dtype, self._tensors = ring_dtype(bits), len(spec.tensor_ends)
+        self.width = self._format.words
+
+    def encode(
+        self, values: Vector, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+    ) -> Encoded:
+        """See `NumberFormat`."""
+        words = np.empty(len(values) * self.width, self._dtype)
+        nonfinite = self._format.encode(values, words, weight=multiplier)
+        return _EncodedWords(words, self._tensors, nonfinite)
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Vector
+    ) -> None:
+        """See `NumberFormat`; a block begins and ends between values."""
+        words = np.empty(block.stop - block.start, self._dtype)
+        reduce_rows([masked], words, masks=masks, offset=block.start)
+        values = np.empty(block.last - block.first)
+        self._format.decode(words, values)
+        np.divide(values, total, out=out, casting="same_kind")
+
+
+class PlainWords:
+    """Ring integers that were encoded before, such as values on the grid of a noise mechanism."""
+
+    width, ranges = 1, 0
+
+    def __init__(self, bits: RingBits) -> None:
+        self._dtype = ring_dtype(bits)
+
+    def encode(
+        self, values: Words, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+    ) -> Encoded:
+        """See `NumberFormat`; they are added up as they are."""
+        return _EncodedWords(values, 1, 0)
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Words
+    ) -> None:
+        """See `NumberFormat`: the sum itself, whatever `total`."""
+        reduce_rows([masked], out, masks=masks, offset=block.start)
+
+
+@dataclass
+class _EncodedWords:
+    """Words that lie in memory."""
+
+    words: Words
+    tensors: int
+    nonfinite: int
+    clipped: int = 0
+
+    def write(self, block: Block, out: Words, masks: MaskSet) -> None:
+        """See `Encoded`."""
+        out[:] = self.words[block.word : block.word + len(out)]
+        if len(masks):
+            add_masks(out, masks, offset=block.start)
+
+    def errors(self) -> NDArray[np.float64]:
+        """See `Encoded`."""
+        return np.zeros(self.tensors)
+
+
+def format_of(spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> NumberFormat:
+    """The format that a vector's spec names. ConfigError where so many silos do not fit the ring."""
+    if spec.format == "exact":
+        return Exact(spec, bits, silos)
+    return PlainWords(bits) if spec.format == "words" else Scaled(spec, bits, silos, stochastic=stochastic)

@@ -1,0 +1,79 @@
+"""Where named vectors lie on the wire: slice by slice, and in each slice one vector's part after another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from silofl.aggregation.shards import Shards
+from silofl.aggregation.spec import VectorSpec
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values [first, last) of a vector as words [start, stop) of the wire, the same number a value."""
+
+    name: str
+    first: int
+    last: int
+    start: int
+    stop: int
+    word: int
+    """Which of the vector's words, counted from its first value, is at `start`."""
+
+
+class Layout:
+    """One wire for several vectors, so that one exchange, one set of masks and one vote serve them all.
+
+    Args:
+        vectors: in their order within a slice.
+        words: wire words a value of each vector.
+        shards: who serves; its size does not matter.
+
+    Attributes:
+        shards: ownership of the wire, in words.
+        spans: ownership of each vector, in values; slice k of all of them has one server.
+    """
+
+    def __init__(self, vectors: tuple[VectorSpec, ...], words: Mapping[str, int], shards: Shards) -> None:
+        self._words = words
+        self.spans = {one.name: shards.of_size(one.size) for one in vectors}
+        lengths = [
+            sum((span.bounds[k + 1] - span.bounds[k]) * words[name] for name, span in self.spans.items())
+            for k in range(len(shards.members))
+        ]
+        offsets = (0, *accumulate(lengths))
+        self.shards = Shards(offsets[-1], shards.members, shards.replica_count, shards.servers, offsets)
+        self._blocks = [list(self._slice(k)) for k in range(len(shards.members))]
+
+    def _slice(self, index: int) -> Iterator[Block]:
+        start = self.shards.bounds[index]
+        for name, span in self.spans.items():
+            first, last = span.span(index)
+            stop = start + (last - first) * self._words[name]
+            if last > first:
+                yield Block(name, first, last, start, stop, first * self._words[name])
+            start = stop
+
+    def blocks(self, index: int) -> list[Block]:
+        """The parts of slice `index`, without empty ones."""
+        return self._blocks[index]
+
+    def within(self, start: int, stop: int) -> Iterator[Block]:
+        """The parts of words [start, stop), which may begin and end inside a value of several words.
+
+        Of such a part `first` and `last` are the values that it touches.
+        """
+        for index, blocks in enumerate(self._blocks):
+            if self.shards.bounds[index + 1] <= start:
+                continue
+            if self.shards.bounds[index] >= stop:
+                return
+            for block in blocks:
+                begin, end = max(start, block.start), min(stop, block.stop)
+                if begin < end:
+                    width = self._words[block.name]
+                    first = block.first + (begin - block.start) // width
+                    last = block.first - (block.start - end) // width
+                    yield Block(block.name, first, last, begin, end, block.word + begin - block.start)

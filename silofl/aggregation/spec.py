@@ -1,0 +1,76 @@
+"""What an aggregator is made for: named vectors, their formats and weights, and this silo's sample count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.types import Weighting
+
+FormatName = Literal["scaled", "exact", "words"]
+"""How a vector lies in a ring: see `formats`."""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSpec:
+    """One named vector of a round's sum.
+
+    Attributes:
+        name: as in `Contribution.vectors`.
+        size: d_name values.
+        format: "scaled" shares a power-of-two range for each tensor; "exact" loses nothing and takes several
+            words a value, for buffers; "words" are ring integers already.
+        weighting: by what silos are averaged.
+        tensors: names of the tensors that the vector is made of, for messages.
+        ends: int64 (m,), where each ends in the vector; one tensor when None.
+    """
+
+    name: str
+    size: int
+    format: FormatName = "scaled"
+    weighting: Weighting = "samples"
+    tensors: tuple[str, ...] = ()
+    ends: NDArray[np.int64] | None = None
+
+    @property
+    def tensor_ends(self) -> NDArray[np.int64]:
+        """Where each tensor ends, int64 (m,), m >= 1."""
+        return np.array([self.size], np.int64) if self.ends is None else self.ends
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """A name for each tensor."""
+        count = len(self.tensor_ends)
+        return self.tensors or ((self.name,) if count == 1 else tuple(f"{self.name}.{k}" for k in range(count)))
+
+
+@dataclass(frozen=True, eq=False)
+class AggregationSpec:
+    """What is added up, by whom.
+
+    Attributes:
+        vectors: those of every contribution, in the order in which they lie on the wire.
+        dtype: of the vectors, float32 or float64.
+        samples: this silo's training samples, at least 1.
+        seed: of the run; stochastic rounding depends on it.
+        config_digest: 32 bytes that every silo's messages are bound to.
+        silos: how many the run has in all.
+        replica_count: with how many other ranks the sums of each slice lie, in case that its server fails.
+        scalars: names of the numbers that are averaged beside the vectors.
+    """
+
+    vectors: tuple[VectorSpec, ...]
+    dtype: np.dtype[np.floating[Any]]
+    samples: int
+    seed: int
+    config_digest: bytes
+    silos: int
+    replica_count: int = 0
+    scalars: tuple[str, ...] = field(default=())
+
+    def vector(self, name: str) -> VectorSpec:
+        """The vector of that name."""
+        return next(one for one in self.vectors if one.name == name)

@@ -1,0 +1,157 @@
+"""Sums of transformed contributions: transforms around any aggregator, and a gate that keeps account of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.base import Aggregator, Authorizer
+from silofl.aggregation.layout import Layout
+from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.wire import EncodingQuality, Magnitudes
+from silofl.transforms.base import Slice, Transform
+from silofl.types import Contribution, Total
+
+
+class ReleaseGate(Protocol):
+    """Decides which sums may be read, and keeps account of them."""
+
+    def attempt(self, round_number: int) -> int:
+        """The number of the attempt at a round that is under way; 0 unless a killed run began it, too."""
+
+    def repeats(self, round_number: int, attempt: int, tag: str) -> bool:
+        """Whether to go on with an attempt: no rank has read it, or every silo shows the same; collective.
+
+        Otherwise the next attempt is under way.
+        """
+
+    def authorize(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
+        """See `Authorizer`: on disk before the sum can be read."""
+
+
+class RetryRound(Exception):
+    """A killed run showed other values of this round: take it again with other samples and noise."""
+
+
+class TransformedSum:
+    """`Aggregator` around another one, of words: transforms turn every slice into ring integers and back.
+
+    Silos weigh the same: a mean is the sum over `divisor()`. What is added up is bounded, as the transforms
+    count on.
+
+    Args:
+        inner: adds up the words of the spec's vectors.
+        spec: the vectors as they are outside.
+        ring: type of the integers that `inner` adds up.
+        transforms: the first is applied first to what a silo brings, and last to the sum.
+        gate: asked before a sum is begun, and before it can be read.
+        tag: tells whether what was shown in a round is equal: tag(round, attempt, words).
+        divisor: makes a mean of the sum.
+    """
+
+    def __init__(
+        self,
+        inner: Aggregator,
+        spec: AggregationSpec,
+        ring: np.dtype[Any],
+        transforms: Sequence[Transform],
+        gate: ReleaseGate,
+        tag: Callable[[int, int, NDArray[Any]], str],
+        divisor: Callable[[Aggregator], float],
+    ) -> None:
+        self._inner, self.spec, self._transforms = inner, spec, transforms
+        self._gate, self._tag, self._divisor = gate, tag, divisor
+        self.layout: Layout = inner.layout
+        self.quality = EncodingQuality()
+        self._round, self._attempt = 0, 0
+        self._words = np.empty(sum(one.size for one in spec.vectors), ring)
+
+    def reduce(
+        self,
+        contribution: Contribution,
+        round_number: int,
+        magnitudes: Magnitudes,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        """See `Aggregator`. Raises RetryRound, on every rank, before anything is shown."""
+        attempt = self._gate.attempt(round_number)
+        self._encode(contribution, round_number, attempt)
+        tag = self._tag(round_number, attempt, self._words)
+        if not self._gate.repeats(round_number, attempt, tag):
+            raise RetryRound
+        self._round, self._attempt = round_number, attempt
+
+        def allow(silos: tuple[int, ...]) -> None:
+            self._gate.authorize(round_number, attempt, tag, silos)
+            if authorizer is not None:
+                authorizer(silos)
+
+        self._inner.reduce(Contribution(self._vectors()), round_number, {}, allow)
+
+    def _encode(self, contribution: Contribution, round_number: int, attempt: int) -> None:
+        """Have the ring integers that this silo brings in `_words`."""
+        for index in range(len(self.layout.shards.members)):
+            for name, first, last, position in self._parts(index):
+                out = self._words[position : position + last - first]
+                values: Any = contribution.vectors[name][first:last]
+                for transform in self._transforms:
+                    values = transform.encode(values, Slice(position, round_number, attempt), out)
+
+    def _vectors(self) -> dict[str, Any]:
+        """The integers of each vector."""
+        ends = np.cumsum([one.size for one in self.spec.vectors])
+        parts = np.split(self._words, ends[:-1])
+        return {one.name: part for one, part in zip(self.spec.vectors, parts, strict=True)}
+
+    def _parts(self, index: int) -> Iterator[tuple[str, int, int, int]]:
+        """Slice `index` of every vector: name, first and last value, position in the whole contribution."""
+        before = 0
+        for one in self.spec.vectors:
+            first, last = self.layout.spans[one.name].span(index)
+            yield one.name, first, last, before + first
+            before += one.size
+
+    def total(self, index: int) -> Total:
+        """See `Aggregator`."""
+        total, divisor = self._inner.total(index), self._divisor(self._inner)
+        mean = {
+            name: self._decode(total.mean[name], Slice(position, self._round, self._attempt), divisor)
+            for name, _, _, position in self._parts(index)
+        }
+        return Total(mean, {}, total.silos, total.all_silos)
+
+    def _decode(self, values: Any, place: Slice, divisor: float) -> Any:
+        for transform in reversed(self._transforms):
+            values = transform.decode(values, place)
+        return (values / divisor).astype(self.spec.dtype)
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """See `Aggregator`."""
+        return self._inner.participants
+
+    @property
+    def summed_samples(self) -> float:
+        """See `Aggregator`."""
+        return self._inner.summed_samples
+
+    @property
+    def description(self) -> str:
+        """The protocol in a few words."""
+        names = ", ".join(type(one).__name__ for one in self._transforms)
+        return f"{self._inner.description}, through {names}"
+
+    def prepare(self) -> None:
+        """See `Aggregator`."""
+        self._inner.prepare()
+
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `Aggregator`; without noise."""
+        return self._inner.sum_scalars(values)
+
+    def close(self) -> None:
+        """See `Aggregator`."""
+        self._inner.close()

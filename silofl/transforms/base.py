@@ -1,0 +1,53 @@
+"""What a transform is: slice by slice, around any aggregator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from numpy.typing import NDArray
+
+from silofl_kernels import Stream
+
+Values = NDArray[Any]
+
+
+class SecretStreams(Protocol):
+    """One silo's secret random streams."""
+
+    def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
+        """The stream of one purpose in one attempt at a round."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of which round a transform works on.
+
+    Attributes:
+        position: of the first value in the whole contribution: a key for randomness.
+        round_number: from 1.
+        attempt: at this round, from 0; more than one where a killed run may have shown an earlier one.
+    """
+
+    position: int
+    round_number: int
+    attempt: int = 0
+
+
+class Transform(Protocol):
+    """One stage of what silos add up. Slices are independent: any slice can be made alone, bit for bit."""
+
+    linear: ClassVar[bool]
+    """Whether the sum of encoded slices is the encoding of the sum."""
+    unbiased: ClassVar[bool]
+    """Whether decoding gives the sum on average over the transform's own randomness."""
+
+    def encode(self, values: Values, place: Slice, out: Values) -> Values:
+        """A silo's slice (k,) on its way into the sum; not changed.
+
+        `out` (k,), of the type that is added up, is where the slice lies in the end: a transform that gives
+        that type writes there and returns it.
+        """
+
+    def decode(self, total: Values, place: Slice) -> Values:
+        """A slice (k,) of the sum of encoded slices; not changed."""
