@@ -25,6 +25,7 @@ from silofl_kernels.quantize import Counts, dequantize, quantize
 from silofl_kernels.reduce import reduce_rows, reduce_rows_dequantize, reduce_rows_float, scale_into
 from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit, signed_view
 from silofl_kernels.rotate import rotate, unrotate
+from silofl_kernels.segments import Segments
 from silofl_kernels.streams import Stream, keystream
 
 register(np.ndarray, _cpu_kernels)
@@ -39,6 +40,7 @@ __all__ = [
     "MaskSet",
     "NoiseTable",
     "Prg",
+    "Segments",
     "Stream",
     "add_masks",
     "add_noise",

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from silofl_kernels.masking import MaskSet
     from silofl_kernels.noise_table import NoiseTable
     from silofl_kernels.ring import Words
+    from silofl_kernels.segments import Segments
     from silofl_kernels.streams import Stream
+
+Ends = NDArray[np.int64]
 
 
 class Backend(Protocol):
     """The kernels of one kind of array, by the names of the public functions, which document them.
 
     Arguments are positional and checked already; quantization returns how many values were out of bounds,
-    and how many of these were not finite. Host objects (`MaskSet`, `Stream`, `NoiseTable`) come as they are.
+    and how many of these were not finite. Host objects (`MaskSet`, `Stream`, `NoiseTable`, `Segments`) and
+    the small host arrays `ends`, `steps`, `weights` and `error` come as they are.
     """
 
     def add_masks(self, words: Words, masks: MaskSet, offset: int, /) -> None:
@@ -32,7 +36,9 @@ class Backend(Protocol):
     def add_noise(self, words: Words, table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.add_noise`."""
 
-    def dequantize(self, words: Words, out: Floats, step: float, /) -> None:
+    def dequantize(
+        self, words: Words, out: Floats, ends: Ends, steps: NDArray[np.float64], first: int, /
+    ) -> None:
         """See `silofl_kernels.dequantize`."""
 
     def draw_noise(self, out: NDArray[np.int32], table: NoiseTable, stream: Stream, position: int, /) -> None:
@@ -41,12 +47,18 @@ class Backend(Protocol):
     def keystream(self, out: NDArray[np.uint8], stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.keystream`."""
 
-    def max_abs(self, x: Floats, /) -> float:
-        """See `silofl_kernels.max_abs`."""
-        ...
+    def max_abs(self, x: Floats, ends: Ends, out: NDArray[np.float64], /) -> None:
+        """See `silofl_kernels.max_abs`; float64 (m,) over `out`."""
 
     def quantize(
-        self, x: Floats, out: Words, scale: float, limit: int, first: int, rounding: Stream | None, /
+        self,
+        x: Floats,
+        out: Words,
+        segments: Segments,
+        first: int,
+        rounding: Stream | None,
+        error: NDArray[np.float64] | None,
+        /,
     ) -> tuple[int, int]:
         """See `silofl_kernels.quantize`."""
         ...
@@ -55,21 +67,30 @@ class Backend(Protocol):
         self,
         x: Floats,
         out: Words,
-        scale: float,
-        limit: int,
+        segments: Segments,
         first: int,
         rounding: Stream | None,
+        error: NDArray[np.float64] | None,
         masks: MaskSet,
+        offset: int,
         /,
     ) -> tuple[int, int]:
-        """See `silofl_kernels.quantize_and_mask`."""
+        """See `silofl_kernels.quantize_and_mask`; `masks` may be empty."""
         ...
 
     def reduce_rows(self, rows: Rows, out: Words, masks: MaskSet | None, offset: int, /) -> None:
         """See `silofl_kernels.reduce_rows`."""
 
     def reduce_rows_dequantize(
-        self, rows: Rows, out: Floats, step: float, masks: MaskSet | None, offset: int, /
+        self,
+        rows: Rows,
+        out: Floats,
+        ends: Ends,
+        steps: NDArray[np.float64],
+        first: int,
+        masks: MaskSet | None,
+        offset: int,
+        /,
     ) -> None:
         """See `silofl_kernels.reduce_rows_dequantize`."""
 

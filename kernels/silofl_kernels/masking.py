@@ -17,8 +17,9 @@ from silofl_kernels import streams
 from silofl_kernels.backend import backend_of
 from silofl_kernels.checks import Floats, check_vector
 from silofl_kernels.prg import Prg, check_span, family
-from silofl_kernels.quantize import Counts, check_quantize, check_rounding, counts, quantize
+from silofl_kernels.quantize import Counts, check_quantize, check_rounding, counts
 from silofl_kernels.ring import Words, ring_bits
+from silofl_kernels.segments import Segments
 from silofl_kernels.streams import Stream
 
 
@@ -67,11 +68,14 @@ def quantize_and_mask(
     x: Floats,
     out: Words,
     *,
-    scale: float,
-    limit: int,
+    scale: float | None = None,
+    limit: int | None = None,
+    segments: Segments | None = None,
     masks: MaskSet,
     offset: int = 0,
+    first: int | None = None,
     rounding: Stream | None = None,
+    error: NDArray[np.float64] | None = None,
 ) -> Counts:
     """Write round(x * scale), limited, plus every mask over `out`, in one pass over the data.
 
@@ -80,10 +84,14 @@ def quantize_and_mask(
         out: uint8, uint16 or uint32 (k,), contiguous and writable.
         scale: words per unit of x, finite; the weight of the silo is a factor of it.
         limit: largest magnitude of a word before masking, 1 to 2^(B-1) - 1.
+        segments: in place of `scale` and `limit`, those of each tensor: see `quantize`.
         masks: the masks to add and subtract.
-        offset: coordinate of x[0] in the whole vector, the element at which masks and rounding begin.
+        offset: element of the masks that meets out[0].
+        first: coordinate of x[0] in the whole vector, for segments and stochastic rounding; None means
+            `offset`.
         rounding: the stream that decides stochastic rounding; None rounds to nearest even. Its cipher
             (AES or ChaCha20) is that of the masks.
+        error: float64 (m, 2) that grows by what was lost and what there was in each segment: see `quantize`.
 
     Returns:
         How many values were clipped and how many were not finite. With `nonfinite` > 0 the words are
@@ -92,15 +100,13 @@ def quantize_and_mask(
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
-    if not len(masks):
-        return quantize(x, out, scale=scale, limit=limit, offset=offset, rounding=rounding)
-    backend = backend_of(x, out)
-    check_quantize(x, out, scale, limit)
+    backend, first = backend_of(x, out), offset if first is None else first
+    parts = check_quantize(x, out, scale, limit, segments, first, error)
     check_masks(masks, offset, out)
-    check_rounding(rounding, offset, x.size)
-    if rounding is not None and family(rounding.prg) != family(masks.prg):
+    check_rounding(rounding, first, x.size)
+    if rounding is not None and len(masks) and family(rounding.prg) != family(masks.prg):
         raise ValueError("stochastic rounding takes the cipher of the masks")
-    return counts(backend.quantize_and_mask(x, out, scale, limit, offset, rounding, masks))
+    return counts(backend.quantize_and_mask(x, out, parts, first, rounding, error, masks, offset))
 
 
 def add_masks(words: Words, masks: MaskSet, *, offset: int = 0) -> None:

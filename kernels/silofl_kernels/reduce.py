@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from silofl_kernels.backend import backend_of
 from silofl_kernels.checks import Floats, Rows, check_floats, check_rows, check_same_size, check_vector
 from silofl_kernels.masking import MaskSet, check_masks
+from silofl_kernels.quantize import check_steps
 from silofl_kernels.ring import Words, ring_bits
 
 
@@ -38,7 +39,15 @@ def reduce_rows(rows: Rows, out: Words, *, masks: MaskSet | None = None, offset:
 
 
 def reduce_rows_dequantize(
-    rows: Rows, out: Floats, *, step: float, masks: MaskSet | None = None, offset: int = 0
+    rows: Rows,
+    out: Floats,
+    *,
+    step: float | None = None,
+    steps: NDArray[np.float64] | None = None,
+    ends: NDArray[np.int64] | None = None,
+    masks: MaskSet | None = None,
+    offset: int = 0,
+    first: int | None = None,
 ) -> None:
     """Write `step` times the signed sum of `rows`, masks added, over `out`, in one pass.
 
@@ -46,8 +55,11 @@ def reduce_rows_dequantize(
         rows: uint8, uint16 or uint32 (n, k), or n contiguous vectors (k,); n >= 1. Not changed.
         out: float32 or float64 (k,), contiguous and writable.
         step: value of one ring unit; the product is float64 and rounded once.
+        steps: in place of `step`, float64 (m,): value of one ring unit in each segment.
+        ends: with `steps`, int64 (m,): where each segment ends, as `Segments.ends`.
         masks: masks to add and subtract; None for none.
         offset: element of the masks that meets out[0].
+        first: with `steps`, coordinate of out[0] in the vector that segments divide; None for `offset`.
 
     Raises:
         ValueError, TypeError: an argument is not as described; nothing was written.
@@ -60,7 +72,9 @@ def reduce_rows_dequantize(
     check_same_size(rows[0], out)
     check_masks(masks, offset, rows[0])
     check_rows(rows, rows[0])
-    backend.reduce_rows_dequantize(rows, out, step, masks, offset)
+    first = offset if first is None else first
+    parts = check_steps(step, steps, ends, first, out.size)
+    backend.reduce_rows_dequantize(rows, out, *parts, first, masks, offset)
 
 
 def reduce_rows_float(

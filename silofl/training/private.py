@@ -42,7 +42,7 @@ class StepNoise:
         words, first = np.empty(values.size, np.uint32), step * values.size
         coins = streams.stream("rounding", round_number, attempt)
         scale = 1.0 / self.grid.step
-        quantize(values, words, scale=scale, limit=self.grid.limit, offset=first, rounding=coins)
+        quantize(values, words, scale=scale, limit=self.grid.limit, first=first, rounding=coins)
         add_noise(words, self.table, streams.stream("noise", round_number, attempt), position=first)
         dequantize(words, values, step=self.grid.step / divisor)
         total.copy_(torch.from_numpy(values))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+
+import numpy as np
 
 MASK32 = 0xFFFFFFFF
 
@@ -106,3 +109,55 @@ def limited_word(value: float, limit: int, bits: int) -> tuple[int, bool]:
 def signed(word: int, bits: int) -> int:
     """Two's complement."""
     return word - (1 << bits) if word >> (bits - 1) else word
+
+
+def quantize(
+    x: np.ndarray, scale: float, limit: int, bits: int, draws: np.ndarray | None = None
+) -> tuple[list[int], tuple[int, int]]:
+    """Words of x, and how many were clipped and not finite; `draws` are 32 bits for each value."""
+    real = np.float32 if x.dtype == np.float32 and bits <= 16 else np.float64
+    words, outside = [], 0
+    for i, value in enumerate(x):
+        with np.errstate(all="ignore"):
+            product = real(real(value) * real(scale))
+            if draws is None:
+                rounded = round_half_even(float(product))
+            else:
+                chance = int(draws[i]) >> 8 if real is np.float32 else int(draws[i])
+                fraction = float(product - np.floor(product))
+                up = chance * 2.0 ** (-24 if real is np.float32 else -32) < fraction
+                rounded = float(np.floor(product)) + up
+        word, out = limited_word(rounded, limit, bits)
+        words.append(word)
+        outside += out
+    bad = int((~np.isfinite(x)).sum())
+    return words, (outside - bad, bad)
+
+
+def runs(ends: np.ndarray, first: int, size: int) -> Iterator[tuple[int, slice]]:
+    """Each segment that meets coordinates first, first + 1, ..., and which of `size` values it holds."""
+    begin = 0
+    for number, end in enumerate(ends.tolist()):
+        start, stop = (min(max(edge - first, 0), size) for edge in (begin, end))
+        if start < stop:
+            yield number, slice(start, stop)
+        begin = end
+
+
+def encoding_error(x: np.ndarray, words: list[int], scale: float, bits: int) -> tuple[float, float]:
+    """Sums of (word - x * scale)^2 and (x * scale)^2 over finite values; the product is that of `quantize`."""
+    real = np.float32 if x.dtype == np.float32 and bits <= 16 else np.float64
+    lost, there = [], []
+    for value, word in zip(x.tolist(), words, strict=True):
+        if math.isfinite(value):
+            with np.errstate(over="ignore"):
+                product = float(real(value) * real(scale))
+            product = product if math.isfinite(product) else value * scale
+            lost.append((signed(word, bits) - product) ** 2)
+            there.append(product**2)
+    return math.fsum(lost), math.fsum(there)
+
+
+def max_abs(x: np.ndarray) -> float:
+    """Largest magnitude, infinity where one is not finite."""
+    return max((abs(v) if math.isfinite(v) else math.inf for v in x.tolist()), default=0.0)

@@ -78,8 +78,13 @@ def test_other_rings_with_stochastic_rounding(prg: str, dtype: str, bits: int) -
     masks, rounding = MaskSet(prg, keys, SIGNS[:3]), Stream(prg, keys[0][::-1])
     x = np.random.default_rng(1).standard_normal(5003).astype(dtype)
     one, two = np.zeros(x.size, f"uint{bits}"), np.zeros(x.size, f"uint{bits}")
-    settings_ = {"scale": 20.0, "limit": 60, "offset": 41, "rounding": rounding}
-    assert quantize_and_mask(x, one, masks=masks, **settings_) == quantize(x, two, **settings_)
+    settings_ = {"scale": 20.0, "limit": 60, "rounding": rounding}
+    for first in (41, 6):
+        counts = quantize_and_mask(x, one, masks=masks, offset=41, first=first, **settings_)
+        assert counts == quantize(x, two, first=first, **settings_)
+        assert one.tobytes() == masked_by_hand(two, prg, keys, SIGNS[:3], 41).tobytes()
+    quantize_and_mask(x, one, masks=masks, offset=41, **settings_)
+    quantize(x, two, first=41, **settings_)
     assert one.tobytes() == masked_by_hand(two, prg, keys, SIGNS[:3], 41).tobytes()
 
 

@@ -9,33 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silofl_kernels import KEY_BYTES, Counts, Stream, dequantize, keystream, quantize, ring_limit
+from silofl_kernels import KEY_BYTES, Stream, dequantize, keystream, quantize, ring_limit
 
 from . import naive
 
 SPECIAL = [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, 126.5, 127.5, -127.5, 1e-40, 3e38, -3e38, np.nan, np.inf, -np.inf]
-
-
-def naive_quantize(
-    x: np.ndarray, scale: float, limit: int, bits: int, draws: np.ndarray | None = None
-) -> tuple[list[int], Counts]:
-    real = np.float32 if x.dtype == np.float32 and bits <= 16 else np.float64
-    words, outside = [], 0
-    for i, value in enumerate(x):
-        with np.errstate(all="ignore"):
-            product = real(real(value) * real(scale))
-            if draws is None:
-                rounded = naive.round_half_even(float(product))
-            else:
-                chance = int(draws[i]) >> 8 if real is np.float32 else int(draws[i])
-                fraction = float(product - np.floor(product))
-                up = chance * 2.0 ** (-24 if real is np.float32 else -32) < fraction
-                rounded = float(np.floor(product)) + up
-        word, out = naive.limited_word(rounded, limit, bits)
-        words.append(word)
-        outside += out
-    bad = int((~np.isfinite(x)).sum())
-    return words, Counts(outside - bad, bad)
 
 
 def vector(dtype: str, size: int, seed: int = 0) -> np.ndarray:
@@ -58,7 +36,7 @@ def test_nearest(dtype: str, bits: int) -> None:
         x = vector(dtype, size, size)
         kept, out = x.copy(), np.full(size + 2, 7, f"uint{bits}")
         counts = quantize(x, out[1:-1], scale=scale, limit=min(limit, ring_limit(bits)))
-        words, want = naive_quantize(x, scale, min(limit, ring_limit(bits)), bits)
+        words, want = naive.quantize(x, scale, min(limit, ring_limit(bits)), bits)
         assert out[1:-1].tolist() == words
         assert counts == want
         assert out[0] == out[-1] == 7
@@ -72,8 +50,8 @@ def test_stochastic_equals_the_stream(dtype: str, bits: int, fast_prg: str) -> N
     draws = np.zeros(4 * x.size, np.uint8)
     keystream(rounding, draws, position=4 * offset)
     out = np.zeros(x.size, f"uint{bits}")
-    counts = quantize(x, out, scale=1.3, limit=127, offset=offset, rounding=rounding)
-    assert (out.tolist(), counts) == naive_quantize(x, 1.3, 127, bits, draws.view(np.uint32))
+    counts = quantize(x, out, scale=1.3, limit=127, first=offset, rounding=rounding)
+    assert (out.tolist(), counts) == naive.quantize(x, 1.3, 127, bits, draws.view(np.uint32))
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,10 +60,10 @@ def test_any_chunks_give_the_same_words(offset: int, cuts: list[int]) -> None:
     rounding = Stream("aes-128-ctr", bytes(16))
     x = vector("float32", 40_000)
     whole, pieces = np.zeros(x.size, np.uint16), np.zeros(x.size, np.uint16)
-    total = quantize(x, whole, scale=0.3, limit=30, offset=offset, rounding=rounding)
+    total = quantize(x, whole, scale=0.3, limit=30, first=offset, rounding=rounding)
     edges = [0, *sorted(cuts), x.size]
     met = [
-        quantize(x[a:b], pieces[a:b], scale=0.3, limit=30, offset=offset + a, rounding=rounding)
+        quantize(x[a:b], pieces[a:b], scale=0.3, limit=30, first=offset + a, rounding=rounding)
         for a, b in pairwise(edges)
     ]
     assert whole.tobytes() == pieces.tobytes()
@@ -138,7 +116,7 @@ def test_bad_arguments_write_nothing() -> None:
         (x, out, {"scale": np.nan}),
         (x, out, {"limit": 0}),
         (x, out, {"limit": 32768}),
-        (x, out, {"offset": -1}),
+        (x, out, {"first": -1}),
     ]
     for values, words, changed in bad:
         with pytest.raises((ValueError, TypeError)):

@@ -1,9 +1,9 @@
 """What the CPU offers: a `Backend` as a module, for numpy.ndarray."""
 
-from silofl_kernels.cpu.masking import add_masks, quantize_and_mask
+from silofl_kernels.cpu.masking import add_masks
 from silofl_kernels.cpu.max_abs import max_abs
 from silofl_kernels.cpu.noise import add_noise, draw_noise
-from silofl_kernels.cpu.quantize import dequantize, quantize
+from silofl_kernels.cpu.quantize import dequantize, quantize, quantize_and_mask
 from silofl_kernels.cpu.reduce import reduce_rows, reduce_rows_dequantize, reduce_rows_float, scale_into
 from silofl_kernels.cpu.rotate import rotate, unrotate
 from silofl_kernels.cpu.streams import keystream

@@ -13,7 +13,7 @@ from silofl_kernels.checks import Floats, Rows
 from silofl_kernels.cpu import features, streams
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.masking import mask_types
-from silofl_kernels.cpu.quantize import signed_type
+from silofl_kernels.cpu.quantize import dequantizer
 from silofl_kernels.cpu.rows import borrow, part, row_addresses
 from silofl_kernels.cpu.streams import WORK_WORDS
 from silofl_kernels.prg import Family, family
@@ -33,12 +33,20 @@ def reduce_rows(rows: Rows, out: Words, masks: MaskSet | None, offset: int) -> N
     code(row_addresses(rows), out, first, *prepared)
 
 
-def reduce_rows_dequantize(rows: Rows, out: Floats, step: float, masks: MaskSet | None, offset: int) -> None:
+def reduce_rows_dequantize(
+    rows: Rows,
+    out: Floats,
+    ends: NDArray[np.int64],
+    steps: NDArray[np.float64],
+    first: int,
+    masks: MaskSet | None,
+    offset: int,
+) -> None:
     """See `silofl_kernels.reduce_rows_dequantize`."""
-    kind, first, prepared = _masks(masks, offset)
+    kind, offset, prepared = _masks(masks, offset)
     bits, path = ring_bits(rows[0]), features.path(kind) if kind else ""
     code = _reduce_dequantize_kernel(bits, out.dtype.name, kind, path)
-    code(row_addresses(rows), rows[0], step, out, first, *prepared)
+    code(row_addresses(rows), rows[0], ends, steps, first, out, offset, *prepared)
 
 
 def reduce_rows_float(rows: Rows, out: Floats, weights: NDArray[np.float64]) -> None:
@@ -99,25 +107,33 @@ def _reduce_kernel(bits: int, kind: Family | None, path: str) -> Kernel:
 @functools.cache
 def _reduce_dequantize_kernel(bits: int, out: str, kind: Family | None, path: str) -> Kernel:
     label, sum_tile, every_mask = _tile_codes(kind, bits)
-    signed = signed_type(bits)
+    scale_runs = dequantizer(bits, out)
 
     def reduce_to_floats(
-        addresses: Any, like: Any, step: Any, out: Any, first: Any, schedules: Any, added: Any
+        addresses: Any,
+        like: Any,
+        ends: Any,
+        steps: Any,
+        first: Any,
+        out: Any,
+        offset: Any,
+        schedules: Any,
+        added: Any,
     ) -> None:
         work, words = np.empty(WORK_WORDS, np.uint64), np.empty(_TILE, like.dtype)
-        start = 0
+        start, segment = 0, 0
         while start < out.size:
-            floats = borrow(out, start, min(out.size, start + _TILE - (first + start) % _TILE))
+            floats = borrow(out, start, min(out.size, start + _TILE - (offset + start) % _TILE))
             tile = borrow(words, 0, floats.size)
             sum_tile(addresses, start, tile)
-            every_mask(tile, first + start, schedules, added, work)
-            for i in range(floats.size):
-                floats[i] = np.float64(signed(tile[i])) * step
+            every_mask(tile, offset + start, schedules, added, work)
+            segment = scale_runs(tile, floats, ends, steps, segment, first + start)
             start += floats.size
 
     return kernel(
         reduce_to_floats, f"{label}_{out}", array("uint64", readonly=True),
-        array(f"uint{bits}", readonly=True), types.float64, array(out), types.int64, *mask_types(),
+        array(f"uint{bits}", readonly=True), array("int64", readonly=True), array("float64", readonly=True),
+        types.int64, array(out), types.int64, *mask_types(),
     )  # fmt: skip
 
 

@@ -17,29 +17,42 @@ from silofl_kernels.cpu.jit import Kernel, device
 from silofl_kernels.cpu.llvm_ir import I32, I64, intrinsic_call, pointer, splat
 
 LANES = 32
+"""Values rounded at a time where no cipher sets the pace."""
+
+CURSOR = 4
+"""int64 numbers that say where a tile's work is: its segment, where the run in it begins and stops, and how
+many values were out of bounds."""
+SEGMENT, BEGIN, STOP, OUTSIDE = range(CURSOR)
+
+SUM_LANES = 64
+"""Room for each of two sums of squares: as many words as the widest register holds."""
 
 
-def make_round_lanes(*, noisy: bool) -> Any:
-    """Intrinsic `lanes(x, index, scale, limit, draws, out)`: LANES values from `index` on, written to `out`.
+def make_round_lanes(*, noisy: bool, measured: bool) -> Any:
+    """Intrinsic `lanes(x, index, scale, limit, draws, out, sums)`: LANES values from `index` on, over `out`.
 
-    Returns how many were beyond `limit` or not finite. `scale` and `limit` have the type of the product.
+    Returns how many were beyond `limit` or not finite. `scale`, `limit` and `sums` have the type of the
+    product; where `measured`, `sums` (2 * SUM_LANES,) grows by the squares that `Rounding` tells of.
     """
 
     @intrinsic
-    def lanes(typingctx: Any, x: Any, index: Any, scale: Any, limit: Any, draws: Any, out: Any) -> Any:
+    def lanes(
+        typingctx: Any, x: Any, index: Any, scale: Any, limit: Any, draws: Any, out: Any, sums: Any
+    ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> ir.Value:
             word = ir.VectorType(ir.IntType(sig.args[5].dtype.bitwidth), LANES)
             source = pointer(context, builder, sig.args[0], args[0], args[1])
             chances = pointer(context, builder, sig.args[4], args[4], args[1]) if noisy else None
             emit = Rounding(builder, context.get_value_type(sig.args[2]), word)
-            (words,), outside = emit.registers(1, source, args[2], args[3], chances)
+            squares = pointer(context, builder, sig.args[6], args[6], I64(0)) if measured else None
+            (words,), outside = emit.registers(1, source, args[2], args[3], chances, squares)
             place = builder.bitcast(
                 pointer(context, builder, sig.args[5], args[5], args[1]), word.as_pointer()
             )
             builder.store(words, place).align = word.element.width // 8
             return outside
 
-        return types.int64(x, types.intp, scale, limit, draws, out), codegen
+        return types.int64(x, types.intp, scale, limit, draws, out, sums), codegen
 
     return lanes
 
@@ -55,14 +68,16 @@ class Rounding:
         self.suffix = f"v{self.count}f{32 if self.single else 64}"
 
     def registers(
-        self, number: int, source: Any, scale: Any, limit: Any, draws: Any | None
+        self, number: int, source: Any, scale: Any, limit: Any, draws: Any | None, sums: Any | None
     ) -> tuple[list[ir.Value], ir.Value]:
         """`number` registers of words from the values at `source`, and how many were out of bounds.
 
-        `draws` points to 32 random bits for each value (stochastic rounding) or is None (to nearest).
+        `draws` points to 32 random bits for each value (stochastic rounding) or is None (to nearest). `sums`
+        points to 2 * SUM_LANES numbers, or is None: lanes of the first half grow by (word - product)^2, of
+        the second by product^2.
         """
         scales, limits = (splat(self.builder, self.vector, value) for value in (scale, limit))
-        words, outside = [], I64(0)
+        words, outside, squares = [], I64(0), None
         for register in range(number):
             offset = I64(register * self.count)
             product = self.builder.fmul(self._load(self.builder.gep(source, [offset])), scales)
@@ -71,8 +86,34 @@ class Rounding:
             else:
                 value = self._stochastic(product, self.builder.gep(draws, [offset]))
             outside = self.builder.add(outside, self._outside(value, limits))
-            words.append(self._word(value, limits))
+            kept = self._limited(value, limits)
+            words.append(self._word(kept))
+            if sums is not None:
+                squares = self._squares(squares, kept, product)
+        if squares is not None:
+            self._add_to(sums, squares)
         return words, outside
+
+    def _squares(self, before: Any, kept: Any, product: Any) -> tuple[ir.Value, ir.Value]:
+        """Sums of squares, lane by lane, of this step alone: only one addition waits for the step before."""
+        terms = self.builder.fsub(kept, product), product
+        if before is None:
+            return self.builder.fmul(terms[0], terms[0]), self.builder.fmul(product, product)
+        name = f"llvm.fmuladd.{self.suffix}"  # one instruction where the processor has it
+        lost, there = (
+            intrinsic_call(self.builder, name, self.vector, term, term, total)
+            for term, total in zip(terms, before, strict=True)
+        )
+        return lost, there
+
+    def _add_to(self, sums: Any, squares: tuple[ir.Value, ir.Value]) -> None:
+        for number, value in enumerate(squares):
+            place = self.builder.bitcast(
+                self.builder.gep(sums, [I64(number * SUM_LANES)]), self.vector.as_pointer()
+            )
+            total = self.builder.load(place)
+            total.align = 4 if self.single else 8
+            self.builder.store(self.builder.fadd(total, value), place).align = total.align
 
     def _load(self, place: Any) -> ir.Value:
         """Values at `place`, widened where the product is wider than they are."""
@@ -109,13 +150,16 @@ class Rounding:
         count = intrinsic_call(self.builder, f"llvm.ctpop.i{self.count}", bits, mask)
         return count if self.count == 64 else self.builder.zext(count, I64)
 
-    def _word(self, value: Any, limit: Any) -> ir.Value:
-        """Values as integers of the ring, limited; NaN is no less than the limit and becomes it."""
+    def _limited(self, value: Any, limit: Any) -> ir.Value:
+        """Values within the limit; NaN is no less than the limit and becomes it."""
         builder, least = self.builder, self.builder.fneg(limit)
         below = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
-        kept = builder.select(builder.fcmp_ordered(">", below, least), below, least)
-        integers = builder.fptosi(kept, self.whole)
-        return integers if self.word == self.whole else builder.trunc(integers, self.word)
+        return builder.select(builder.fcmp_ordered(">", below, least), below, least)
+
+    def _word(self, kept: Any) -> ir.Value:
+        """Limited values as integers of the ring."""
+        integers = self.builder.fptosi(kept, self.whole)
+        return integers if self.word == self.whole else self.builder.trunc(integers, self.word)
 
 
 def make_round_one(*, noisy: bool, single: bool, label: str) -> Kernel:

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from silofl_kernels.cpu.aes import SLOTS
 from silofl_kernels.cpu.llvm_ir import I64, cgutils, lane_type, pointer, prefetch, splat
-from silofl_kernels.cpu.rounding import Rounding
+from silofl_kernels.cpu.rounding import OUTSIDE, Rounding
 
 PREFETCH_BYTES = 8192  # how far ahead of the step memory is asked for
 
@@ -44,15 +44,20 @@ class VectorSteps(NamedTuple):
     """(words, index, schedules, row, counter): overwrites a step with stream `row`."""
     masks: Any
     """(words, index, schedules, added, counter): adds the first `added` streams, subtracts the others."""
-    rounded: dict[bool, Any]
-    """(x, scale, limit, draws, at, words, index, schedules, added, counter, outside): x[index:] rounded, then
-    `masks`. By whether rounding is stochastic, with draw `at` the first. Adds to outside[0] how many values
-    were beyond the limit or not finite."""
+    rounded: dict[tuple[bool, bool], Any]
+    """(x, scale, limit, draws, at, words, index, schedules, added, counter, cursor, sums): x[index:] rounded,
+    then `masks`. By whether rounding is stochastic, with draw `at` the first, and whether `sums` grows by the
+    squares that `Rounding.registers` tells of. Adds to the cursor's last number how many values were beyond
+    the limit or not finite."""
 
 
 def vector_steps(cipher: Cipher) -> VectorSteps:
     """The steps of `cipher`."""
-    rounded = {noisy: _rounded(cipher, noisy=noisy) for noisy in (False, True)}
+    rounded = {
+        (noisy, measured): _rounded(cipher, noisy=noisy, measured=measured)
+        for noisy in (False, True)
+        for measured in (False, True)
+    }
     return VectorSteps(_fill(cipher), _masks(cipher), rounded)
 
 
@@ -89,11 +94,11 @@ def _masks(cipher: Cipher) -> Any:
     return masks
 
 
-def _rounded(cipher: Cipher, *, noisy: bool) -> Any:
+def _rounded(cipher: Cipher, *, noisy: bool, measured: bool) -> Any:
     @intrinsic
     def rounded(
         typingctx: Any, x: Any, scale: Any, limit: Any, draws: Any, at: Any, words: Any, index: Any,
-        schedules: Any, added: Any, counter: Any, outside: Any,
+        schedules: Any, added: Any, counter: Any, cursor: Any, sums: Any,
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             source = pointer(context, builder, sig.args[0], args[0], args[6])
@@ -103,15 +108,18 @@ def _rounded(cipher: Cipher, *, noisy: bool) -> Any:
             prefetch(builder, source, PREFETCH_BYTES, len(places) * places[0].type.pointee.count, write=False)
             prefetch(builder, target, PREFETCH_BYTES, len(places) * places[0].type.pointee.count, write=True)
             emit = Rounding(builder, context.get_value_type(sig.args[1]), places[0].type.pointee)
-            initial, outside = emit.registers(len(places), source, args[1], args[2], chances)
+            squares = pointer(context, builder, sig.args[11], args[11], I64(0)) if measured else None
+            initial, outside = emit.registers(len(places), source, args[1], args[2], chances, squares)
             keys = context.make_array(sig.args[7])(context, builder, args[7])
-            _count_up(builder, pointer(context, builder, sig.args[10], args[10], I64(0)), outside)
+            _count_up(builder, pointer(context, builder, sig.args[10], args[10], I64(OUTSIDE)), outside)
             totals = _add_streams(builder, initial, keys, args[8], _stream(cipher, builder, args[9]))
             _store(builder, places, totals)
             return context.get_dummy_value()
 
         ints, uint = types.intp, types.uint64
-        return types.void(x, scale, limit, draws, ints, words, ints, schedules, ints, uint, outside), codegen
+        return types.void(
+            x, scale, limit, draws, ints, words, ints, schedules, ints, uint, cursor, sums
+        ), codegen
 
     return rounded
 
