@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.base import Authorizer, authorize, total_of
 from silofl.aggregation.exact_numbers import ExactNumbers
+from silofl.aggregation.formats import Ranges
 from silofl.aggregation.layout import Block
 from silofl.aggregation.row_exchange import open_exchange
 from silofl.aggregation.secagg import CHUNK_WORDS
@@ -53,7 +54,7 @@ class Additive:
         self._deal_again(0)
         counts = count_limbs(self._bits, comm.size)
         self.summed_samples = float(counts.decode(self._small_total(counts.encode(spec.samples))))
-        self._ranges: Mapping[str, Vector] = {}
+        self._ranges: Mapping[str, Ranges] = {}
         self._tail: Tail | None = None
 
     @property
@@ -63,9 +64,8 @@ class Additive:
     @property
     def description(self) -> str:
         """The protocol in a few words."""
-        return (
-            f"additive ({self._bits}-bit words, shares for {self._committee} silos: no silo sees another's update)"
-        )
+        shares = f"additive ({self._bits}-bit words, shares for {self._committee} silos"
+        return f"{shares}: no silo sees another's update)"
 
     @property
     def quality(self) -> EncodingQuality:
@@ -114,7 +114,9 @@ class Additive:
         start = self._bounds[self._comm.rank]
         words = self._exchange.result[block.start - start : block.stop - start]
         total = self._wire.total_weight(self.spec.vector(block.name), tail, len(self.participants))
-        mean: Vector = self._wire.decode(block, words, MaskSet(self._session.rules.prg, [], []), self._ranges, total)
+        mean: Vector = self._wire.decode(
+            block, words, MaskSet(self._session.rules.prg, [], []), self._ranges, total
+        )
         return mean
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,7 +29,9 @@ from silofl_kernels import (
 )
 
 Words = NDArray[np.unsignedinteger[Any]]
-NO_RANGES = np.empty(0)
+Ranges = NDArray[np.float64]
+"""Largest magnitude of each tensor, float64 (m,)."""
+NO_RANGES: Ranges = np.empty(0)
 
 
 class Encoded(Protocol):
@@ -48,7 +50,7 @@ class Encoded(Protocol):
 
 
 class NumberFormat(Protocol):
-    """How one vector lies in the ring. Positions are those of the whole wire, so any block can be made alone."""
+    """How one vector lies in the ring. Positions are those of the whole wire: any block can be made alone."""
 
     width: int
     """Words a value."""
@@ -56,12 +58,12 @@ class NumberFormat(Protocol):
     """How many ranges silos agree on before each sum."""
 
     def encode(
-        self, values: Any, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+        self, values: Any, multiplier: float, weight: float, ranges: Ranges, rounding: Stream | None
     ) -> Encoded:
         """Prepare `multiplier` * values of one silo, whose part of all weights is `weight`."""
 
     def decode(
-        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Any
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Any
     ) -> None:
         """Write a block's sum, less its masks and divided by `total`, over `out`."""
 
@@ -81,19 +83,20 @@ class Scaled:
         """Ring units at the end of the range, of all silos together."""
 
     def encode(
-        self, values: Vector, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+        self, values: Vector, multiplier: float, weight: float, ranges: Ranges, rounding: Stream | None
     ) -> Encoded:
         """See `NumberFormat`."""
         limit = word_limit(weight, 1.0, self._unit, stochastic=self._stochastic)
         limits = np.full(len(self._ends), limit, np.int64)
-        return _EncodedScaled(values, Segments(self._ends, multiplier * self._unit / ranges, limits), rounding)
+        segments = Segments(self._ends, multiplier * self._unit / ranges, limits)
+        return _EncodedScaled(values, segments, rounding)
 
-    def steps(self, ranges: Vector) -> Vector:
+    def steps(self, ranges: Ranges) -> Ranges:
         """Value of one ring unit of each tensor, float64 (m,)."""
         return ranges / self._unit
 
     def decode(
-        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Vector
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Vector
     ) -> None:
         """See `NumberFormat`; `out` of the vector's type."""
         steps = self.steps(ranges) / total
@@ -142,7 +145,7 @@ class Exact:
         self.width = self._format.words
 
     def encode(
-        self, values: Vector, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+        self, values: Vector, multiplier: float, weight: float, ranges: Ranges, rounding: Stream | None
     ) -> Encoded:
         """See `NumberFormat`."""
         words = np.empty(len(values) * self.width, self._dtype)
@@ -150,7 +153,7 @@ class Exact:
         return _EncodedWords(words, self._tensors, nonfinite)
 
     def decode(
-        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Vector
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Vector
     ) -> None:
         """See `NumberFormat`; a block begins and ends between values."""
         words = np.empty(block.stop - block.start, self._dtype)
@@ -169,13 +172,13 @@ class PlainWords:
         self._dtype = ring_dtype(bits)
 
     def encode(
-        self, values: Words, multiplier: float, weight: float, ranges: Vector, rounding: Stream | None
+        self, values: Words, multiplier: float, weight: float, ranges: Ranges, rounding: Stream | None
     ) -> Encoded:
         """See `NumberFormat`; they are added up as they are."""
         return _EncodedWords(values, 1, 0)
 
     def decode(
-        self, block: Block, masked: Words, masks: MaskSet, ranges: Vector, total: float, out: Words
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Words
     ) -> None:
         """See `NumberFormat`: the sum itself, whatever `total`."""
         reduce_rows([masked], out, masks=masks, offset=block.start)

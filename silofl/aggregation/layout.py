@@ -1,4 +1,4 @@
-"""Where named vectors lie on the wire: slice by slice, and in each slice one vector's part after another's."""
+"""Where named vectors lie on the wire: slice by slice, in each slice one vector after another."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, final
+from typing import ClassVar, Literal, Protocol, final
 
 from silofl.aggregation.additive import Additive
 from silofl.aggregation.base import Aggregator
@@ -22,11 +22,11 @@ from silofl.errors import ConfigError
 class SumProtocol(Protocol):
     """A way to add up contributions. Ask it for what it is, never for its name."""
 
-    private: bool
+    private: ClassVar[bool]
     """Whether no silo sees another's contribution."""
-    recovers: bool
+    recovers: ClassVar[bool]
     """Whether a round goes on when a rank fails in it."""
-    gives: frozenset[Literal["sum", "rows"]]
+    gives: ClassVar[frozenset[Literal["sum", "rows"]]]
     """Whether the server sees the sum alone, or every silo's slice as well."""
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
@@ -47,9 +47,9 @@ class SumProtocol(Protocol):
 class Plain:
     """Sums in the clear."""
 
-    private = False
-    recovers = True
-    gives = frozenset({"sum"})
+    private: ClassVar[bool] = False
+    recovers: ClassVar[bool] = True
+    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -73,9 +73,9 @@ class Plain:
 class SecAggProtocol:
     """Masked sums with dropout recovery (Bonawitz et al. 2017, Bell et al. 2020)."""
 
-    private = True
-    recovers = True
-    gives = frozenset({"sum"})
+    private: ClassVar[bool] = True
+    recovers: ClassVar[bool] = True
+    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -107,9 +107,9 @@ class SecAggProtocol:
 class AdditiveProtocol:
     """Additive shares for a committee; a rank failure ends the run."""
 
-    private = True
-    recovers = False
-    gives = frozenset({"sum"})
+    private: ClassVar[bool] = True
+    recovers: ClassVar[bool] = False
+    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""

@@ -33,7 +33,7 @@ def encode_exponents(magnitudes: NDArray[np.float64], dtype: np.dtype[Any]) -> W
     """
     reached = _exponents(magnitudes) - LOWEST + 1
     levels = np.empty((len(magnitudes), LEVELS, LEVEL_BYTES // dtype.itemsize), dtype)
-    keystream(levels.reshape(-1).view(np.uint8), Stream("aes-128-ctr", os.urandom(16)))
+    keystream(Stream("aes-128-ctr", os.urandom(16)), levels.reshape(-1).view(np.uint8))
     levels[np.arange(LEVELS) >= reached[:, None]] = 0
     return levels.reshape(-1)
 
@@ -43,8 +43,8 @@ def decode_ranges(sums: Words, tensors: tuple[str, ...]) -> NDArray[np.float64]:
 
     Raises DataError, the same on every rank, naming a tensor whose values are beyond 2^96 or not finite.
     """
-    empty = ~sums.reshape(len(tensors), LEVELS, -1).any(axis=2)
-    reached = LEVELS - 1 - np.argmin(empty[:, ::-1], axis=1)
+    used = np.any(sums.reshape(len(tensors), LEVELS, -1) != 0, axis=2)
+    reached = LEVELS - 1 - np.argmax(used[:, ::-1], axis=1)
     beyond = np.flatnonzero(reached == LEVELS - 1)
     if beyond.size:
         raise DataError(
@@ -58,7 +58,7 @@ def decode_ranges(sums: Words, tensors: tuple[str, ...]) -> NDArray[np.float64]:
 def _exponents(magnitudes: NDArray[np.float64]) -> NDArray[np.int64]:
     """The smallest e with magnitude <= 2^e, within what is told apart."""
     mantissas, exponents = np.frexp(magnitudes)  # magnitude = mantissa * 2^exponent, 0.5 <= mantissa < 1
-    found = np.clip(exponents - (mantissas == 0.5), LOWEST, HIGHEST + 1).astype(np.int64)
+    found: NDArray[np.int64] = np.clip(exponents - (mantissas == 0.5), LOWEST, HIGHEST + 1).astype(np.int64)
     found[magnitudes == 0] = LOWEST
     found[~np.isfinite(magnitudes)] = HIGHEST + 1
     return found

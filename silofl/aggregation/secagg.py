@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize, total_of
 from silofl.aggregation.exact_numbers import ExactNumbers
+from silofl.aggregation.formats import Ranges
 from silofl.aggregation.key_prefetcher import KeyPrefetcher
 from silofl.aggregation.reduce_scatter import ReduceScatter
 from silofl.aggregation.secagg_round import SecAggRound
@@ -35,7 +36,7 @@ class UnmaskedSum:
     collection: ReduceScatter
     left: MaskSet
     """What to add to the masked sum to have the plain one."""
-    ranges: Mapping[str, Vector]
+    ranges: Mapping[str, Ranges]
     tail: Tail
     silos: tuple[int, ...]
     """Numbers of the silos in the sum."""
@@ -54,8 +55,10 @@ class UnmaskedSum:
 
         Collective, over ranks of which none failed.
         """
-        step = factor * self.wire.step(name, self.ranges) / self.wire.total_weight(
-            self.wire.spec.vector(name), self.tail, len(self.silos)
+        step = (
+            factor
+            * self.wire.step(name, self.ranges)
+            / self.wire.total_weight(self.wire.spec.vector(name), self.tail, len(self.silos))
         )
         exchange, rank = self.collection.exchange, self.collection.comm.rank
         bounds, masked = self.wire.layout.shards.bounds, self.collection.of(self.collection.comm.rank)
@@ -104,9 +107,7 @@ class SecAggSum:
         return self.wire.layout.shards.size
 
     def _open_collection(self) -> ReduceScatter:
-        return ReduceScatter(
-            self.session.group.comm, self.wire.layout.shards, self._dtype, chunk=self._chunk
-        )
+        return ReduceScatter(self.session.group.comm, self.wire.layout.shards, self._dtype, chunk=self._chunk)
 
     def open(
         self,
@@ -132,22 +133,16 @@ class SecAggSum:
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self._size)
-        return UnmaskedSum(
-            self.wire, self._collection, left, ranges, self.wire.read_tail(tail), survivors
-        )
+        return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.read_tail(tail), survivors)
 
     def _collect(self, encoded: EncodedContribution, keys: SecAggRound) -> tuple[tuple[int, ...], Words]:
         group = self.session.group
         if self._collection.comm is not group.comm:
             self._collection = self._open_collection()
-        self._collection.run(
-            lambda first, last, out: encoded.fill(first, last, out, keys.masks), reduce_rows
-        )
+        self._collection.run(lambda first, last, out: encoded.fill(first, last, out, keys.masks), reduce_rows)
         return group.members, masked_total(group.comm, self.wire.tail(encoded), keys.masks, self._size)
 
-    def _agreed_ranges(
-        self, small: SmallSums, magnitudes: Magnitudes, weight: float
-    ) -> Mapping[str, Vector]:
+    def _agreed_ranges(self, small: SmallSums, magnitudes: Magnitudes, weight: float) -> Mapping[str, Ranges]:
         if self._range is not None:
             return self.wire.fixed_ranges(self._range)
         own = self.wire.exponents(magnitudes, weight)

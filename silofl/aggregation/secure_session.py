@@ -99,20 +99,25 @@ def common_prg(comm: Communicator) -> Prg:
 
 
 def configured_session(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> SecureSession:
-    """The session that [secure] describes; collective. ConfigError, on every rank, for keys that do not fit."""
+    """The session that [secure] describes; collective. ConfigError for keys that do not fit."""
     identity, roster = None, None
     with raise_on_all_ranks(group.comm):
         if bool(secure.identity) != bool(secure.roster):
             raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
         if secure.identity:
             passphrase = read_passphrase(Path(secure.passphrase_file)) if secure.passphrase_file else None
-            identity, roster = Identity.load(Path(secure.identity), passphrase), Roster.load(Path(secure.roster))
+            identity, roster = (
+                Identity.load(Path(secure.identity), passphrase),
+                Roster.load(Path(secure.roster)),
+            )
             _refuse_misplaced(group.silo_id, secure, identity, roster, spec.silos)
     rules = rules_for(group.comm, secure, spec.silos)
     return open_session(group, rules, spec.config_digest, identity=identity, roster=roster)
 
 
-def _refuse_misplaced(silo: int, secure: SecureConfig, identity: Identity, roster: Roster, silos: int) -> None:
+def _refuse_misplaced(
+    silo: int, secure: SecureConfig, identity: Identity, roster: Roster, silos: int
+) -> None:
     """Raise ConfigError where the roster has other institutions, or the key is another's."""
     if len(roster) != silos:
         raise ConfigError(f"{secure.roster} lists {len(roster)} institutions and {silos} ranks started")

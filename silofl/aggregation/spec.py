@@ -44,7 +44,9 @@ class VectorSpec:
     def tensor_names(self) -> tuple[str, ...]:
         """A name for each tensor."""
         count = len(self.tensor_ends)
-        return self.tensors or ((self.name,) if count == 1 else tuple(f"{self.name}.{k}" for k in range(count)))
+        return self.tensors or (
+            (self.name,) if count == 1 else tuple(f"{self.name}.{k}" for k in range(count))
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Sums of transformed contributions: transforms around any aggregator, and a gate that keeps account of them."""
+"""Sums of transformed contributions: transforms around any aggregator, with a gate."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.formats import NO_RANGES, Encoded, NumberFormat, Scaled, format_of
+from silofl.aggregation.formats import NO_RANGES, Encoded, NumberFormat, Ranges, Scaled, format_of
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.ranges import decode_ranges, encode_exponents
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.crypto.capacity import Limbs, decode_weight, encode_weight, weight_limbs
 from silofl.errors import DataError
-from silofl.types import Contribution, RingBits, Vector
+from silofl.types import Contribution, RingBits
 from silofl_kernels import KEY_BYTES, ExactFormat, MaskSet, Prg, Stream, max_abs, ring_dtype
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -75,7 +75,7 @@ def first_nonfinite(magnitudes: Magnitudes, spec: AggregationSpec) -> str | None
     for one in spec.vectors:
         found = np.flatnonzero(~np.isfinite(magnitudes.get(one.name, np.zeros(1))))
         if found.size:
-            return one.tensor_names[found[0]]
+            return one.tensor_names[int(found[0])]
     return None
 
 
@@ -105,7 +105,8 @@ class Wire:
     def tail_words(self) -> int:
         """Words of the tail."""
         flags = 2 + sum(self.formats[one.name].ranges for one in self.spec.vectors)
-        return self._weights.words + flags * self._flag.words + self._count * self._numbers.words
+        numbers: int = self._count * self._numbers.words
+        return self._weights.words + flags * self._flag.words + numbers
 
     @property
     def _count(self) -> int:
@@ -117,14 +118,14 @@ class Wire:
         own = [magnitudes[one.name] * (weight if one.weighting == "round" else 1.0) for one in self._ranged]
         return encode_exponents(np.concatenate([np.empty(0), *own]), ring_dtype(self._bits))
 
-    def ranges(self, sums: Words) -> dict[str, Vector]:
+    def ranges(self, sums: Words) -> dict[str, Ranges]:
         """Each vector's agreed ranges, float64 (m,), from the sums of all silos' `exponents`."""
         names = tuple(name for one in self._ranged for name in one.tensor_names)
         found = decode_ranges(sums, names) if names else NO_RANGES
         lengths = np.cumsum([len(one.tensor_ends) for one in self._ranged])[:-1]
         return {one.name: part for one, part in zip(self._ranged, np.split(found, lengths), strict=True)}
 
-    def fixed_ranges(self, value_range: float) -> dict[str, Vector]:
+    def fixed_ranges(self, value_range: float) -> dict[str, Ranges]:
         """The same range for every tensor, as configured."""
         return {one.name: np.full(len(one.tensor_ends), value_range) for one in self._ranged}
 
@@ -132,7 +133,7 @@ class Wire:
         self,
         contribution: Contribution,
         share: float,
-        ranges: Mapping[str, Vector],
+        ranges: Mapping[str, Ranges],
         rounding: Callable[[str], Stream | None] = lambda name: None,
     ) -> EncodedContribution:
         """One silo's contribution, whose samples are `share` of all silos' together."""
@@ -198,13 +199,15 @@ class Wire:
         kinds = {"samples": tail.weights, "uniform": survivors / self._silos}
         return kinds.get(one.weighting, tail.round_weight / self._silos)
 
-    def step(self, name: str, ranges: Mapping[str, Vector]) -> float:
+    def step(self, name: str, ranges: Mapping[str, Ranges]) -> float:
         """Value of one ring unit of a scaled vector with a single range."""
         form = self.formats[name]
         assert isinstance(form, Scaled), f"{name} has one word a value"
         return float(form.steps(ranges[name])[0])
 
-    def decode(self, block: Block, masked: Words, masks: MaskSet, ranges: Mapping[str, Vector], total: float) -> Any:
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Mapping[str, Ranges], total: float
+    ) -> Any:
         """A block's mean, of the vectors' type, from its masked sum; raw words of a vector of words."""
         one = self.spec.vector(block.name)
         dtype = ring_dtype(self._bits) if one.format == "words" else self.spec.dtype

@@ -135,3 +135,9 @@ def _ratio(part: int, whole: int) -> Fraction:
 
 def _ceil(number: float) -> int:
     return int(-(-number // 1))
+
+
+def colluding_openers(silos: int) -> int | None:
+    """How many colluding silos may open a secret in the sparse graph; None where the graph is complete."""
+    bounds = Bounds()
+    return None if choose_degree(silos, bounds) is None else int(silos * bounds.colluding) + 1

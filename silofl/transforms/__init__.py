@@ -1,1 +1,1 @@
-"""Transforms of vectors around a sum: what a silo does to each slice before it is added up, and its inverse."""
+"""Transforms of vectors around a sum: what is done to each slice before, and undone after."""
