@@ -1,26 +1,68 @@
-"""Types that name the stage of the data on its way through a round, and the scalars they travel with.
+"""Types that name the stage of the data on its way through a round, and what a round's sum takes and gives.
 
 A stage is a `NewType`: it costs nothing at run time and adding the wrong two is a type error.
-`docs/architecture.md` draws the way. d is the number of shared values, n the number of silos.
+`docs/architecture.md` draws the way. d is the number of values of a vector, n the number of silos.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
+Vector = NDArray[np.floating[Any]]
+"""float32 or float64 (d,)."""
 RingVector = NDArray[np.unsignedinteger[Any]]
+"""uintB (d,): integers modulo 2^B."""
 
 Update = NewType("Update", NDArray[np.floating[Any]])
 """float32 or float64 (d,): what one silo learnt in a round, in the clear, never leaves its rank."""
-
-Masked = NewType("Masked", NDArray[np.unsignedinteger[Any]])
-"""uintB (k,): uniform to everyone but its silo."""
 
 TotalSlice = NewType("TotalSlice", NDArray[np.unsignedinteger[Any]])
 """uintB (k/n,): the exact sum over the agreed survivors of the slice that this rank owns."""
 
 ReduceOp = Literal["sum", "min", "max"]
 RingBits = Literal[8, 16, 32]
+
+Weighting = Literal["samples", "uniform", "round"]
+"""By what silos are averaged: their sample counts, equally, or a `Contribution.weight` of the round."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one silo brings to a round's sum. It never leaves its rank in the clear.
+
+    Attributes:
+        vectors: by name, float32 or float64 (d_name,); the same names and lengths on every silo.
+        scalars: by name; added up exactly in the same sum, so that they survive a rank failure with it.
+        weight: of this silo's vectors whose weighting is "round"; above 0 and finite.
+    """
+
+    vectors: Mapping[str, Vector]
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Total:
+    """One slice of a round's sum: of every named vector the values that one owner serves.
+
+    Attributes:
+        mean: by name, the weighted mean over the silos in the sum, (k_name,).
+        scalars: by name, the mean over those silos, weighted by their sample counts.
+        silos: how many silos are in the sum.
+        all_silos: how many the run has.
+        resync: whether silos sent absolute values of their state: see `LocalRound.resync`.
+        rows: by name, every silo's slice in the order of their numbers, (k_name,) each; None where only the
+            sum is known, as under every secure protocol.
+    """
+
+    mean: Mapping[str, Vector]
+    scalars: Mapping[str, float]
+    silos: int
+    all_silos: int
+    resync: bool = False
+    rows: Mapping[str, list[Vector]] | None = None

@@ -1,33 +1,102 @@
-"""What a strategy is: the federation's step on the global model, one slice at a time.
+"""What a strategy is: both halves of a round's learning, the silo's and the server's.
 
-The server is nobody: rank k steps slice k and keeps the state of slice k, as a sharded optimizer does.
+The silo's half corrects local gradients and says what is added up; the server's half steps the shared vectors
+with the means. The server is nobody: rank k steps slice k of every shared vector and keeps the state of slice
+k, as a sharded optimizer does. A strategy is one file of this folder: a final frozen dataclass whose fields
+are the keys of [strategy].
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Slice = NDArray[np.floating[Any]]
-State = dict[str, Slice]
+from silofl.types import Contribution, Total, Vector, Weighting
+
+State = dict[str, Vector]
+"""Arrays by name: (k,) on a server's slice, (d,) on a silo; checkpoints hold it as it is."""
+
+Values = Any
+"""A NumPy array or a torch tensor (d,): what both offer is enough, such as in-place arithmetic."""
 
 
-class Strategy(ABC):
-    """A server step with explicit state; coordinates are independent, so any slicing gives the same bits."""
+@dataclass(frozen=True)
+class LocalRound:
+    """What the silo's half of a strategy sees of a round.
 
-    local: ClassVar[Literal["delta", "gradient"]]
-    """What silos send: the change of the model by local training, or the gradient at the global model."""
+    Attributes:
+        shared: the vectors named in `Strategy.shared`, (d,) each, as the round began with them.
+        state: this silo's own state.
+        lr: the learning rate of the local optimizer.
+        samples: this silo's training samples.
+        resync: whether a silo has just come back with a state that may be older than what the shared vectors
+            hold of it. Shared vectors that stand for a mean over the silos' states are then made anew from
+            absolute values, on all silos at once: a correction of one silo's part alone would show it.
+    """
 
-    linear: ClassVar[bool]
-    """Whether the step is linear in the mean update while its state is zero."""
+    shared: Mapping[str, Values]
+    state: Mapping[str, Values]
+    lr: float
+    samples: int
+    resync: bool = False
 
-    @abstractmethod
-    def init(self, size: int, dtype: np.dtype[np.floating]) -> State:
-        """State of a slice of `size` parameters before the first round: arrays (size,) of `dtype`."""
 
-    @abstractmethod
-    def step(self, state: State, parameters: Slice, mean: Slice) -> State:
-        """Change `parameters` (k,) in place by the weighted mean (k,) of what silos sent; the next state."""
+class Strategy:
+    """A federated learning algorithm. Parameters are what it works on; buffers are averaged beside it.
+
+    The base is plain federated averaging of model changes. Coordinates are independent in every method, so
+    that any slicing gives the same bits.
+    """
+
+    shared: ClassVar[tuple[str, ...]] = ("model",)
+    """Vectors that every silo is given, each as long as the parameters; the first is the model."""
+
+    sends: ClassVar[Mapping[str, Weighting]] = {"update": "samples"}
+    """Vectors that are added up, and by which weight."""
+
+    scalars: ClassVar[tuple[str, ...]] = ()
+    """Numbers that are averaged beside them."""
+
+    needs: ClassVar[Literal["sum", "rows"]] = "sum"
+    """Whether the server's half can do with the mean, or needs every silo's slice."""
+
+    local: ClassVar[Literal["train", "gradient"]] = "train"
+    """Whether a silo trains by [train], or sends the gradient at the shared model."""
+
+    def refusal(self, train: Any) -> str | None:
+        """Why this strategy cannot go with [train], naming key, value and remedy; None where it can."""
+        return None
+
+    def init(self, size: int, dtype: np.dtype[Any]) -> State:
+        """The server's state of a slice of `size` parameters before the first round."""
+        return {}
+
+    def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
+        """Step a slice of the shared vectors, (k,) each, in place; the server's next state."""
+        shared["model"][...] += total.mean["update"]
+        return state
+
+    def local_init(self, size: int, dtype: np.dtype[Any]) -> State:
+        """A silo's own state of `size` parameters before its first round."""
+        return {}
+
+    def correct(self, gradient: Values, values: Values, local: LocalRound) -> None:
+        """Change a local step's gradient (d,) in place, at the parameters `values` (d,)."""
+
+    def contribute(
+        self, trained: Vector, steps: int, loss: float, local: LocalRound
+    ) -> tuple[Contribution, State]:
+        """What a silo sends after local training, and its next state.
+
+        Args:
+            trained: the parameters (d,) after training; with `local` = "gradient" the gradient. The returned
+                vectors may be written over it.
+            steps: local steps that were taken.
+            loss: mean loss over them.
+            local: the round as this silo sees it; `shared` and `state` are NumPy arrays here.
+        """
+        trained -= local.shared["model"]
+        return Contribution({"update": trained}), dict(local.state)
