@@ -18,7 +18,9 @@ FLOORS = {
     "silofl.faults": set(),
     "silofl.console": set(),
     "silofl.launcher": {"silofl.errors", "silofl.console"},
-    "silofl.config": {"silofl.errors", "silofl.faults"},
+    "silofl.constrained": set(),
+    "silofl.strategies": {"silofl.errors", "silofl.types", "silofl.constrained"},
+    "silofl.config": {"silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"},
     "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.privacy": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config", "silofl.console", "silofl.launcher"},
@@ -31,7 +33,6 @@ FLOORS = {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.privacy", "silofl.tasks"),
     },
-    "silofl.strategies": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.checkpoint": {
         "silofl.background",
         "silofl.errors",

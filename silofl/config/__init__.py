@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -12,7 +11,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError, model_validator
 
-from silofl.config.conflicts import privacy_conflicts
+from silofl.config import mistakes
+from silofl.config.conflicts import conflicts
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -21,10 +21,10 @@ from silofl.config.sections import (
     RunConfig,
     Section,
     SecureConfig,
-    StrategyConfig,
     TaskConfig,
     TrainConfig,
 )
+from silofl.config.strategy_section import DEFAULT, SECTIONS, AnyStrategy, StrategyConfig
 from silofl.errors import ConfigError
 
 __all__ = [
@@ -56,17 +56,17 @@ class Config(Section):
     task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    strategy: StrategyConfig = StrategyConfig()
+    strategy: AnyStrategy = SECTIONS[DEFAULT](name=DEFAULT)
     secure: SecureConfig = SecureConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
 
     @model_validator(mode="after")
-    def _privacy_is_possible(self) -> Config:
-        for wrong, sentence in privacy_conflicts(self) if self.privacy.unit != "none" else ():
-            if wrong:
-                raise ValueError(sentence)
+    def _sections_agree(self) -> Config:
+        sentence = next(conflicts(self), None)
+        if sentence is not None:
+            raise ValueError(sentence)
         return self
 
 
@@ -123,7 +123,7 @@ def parse(tables: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from None
+        raise ConfigError(mistakes.sentence(error, Config.model_fields)) from None
 
 
 def dump(config: Config) -> str:
@@ -170,26 +170,3 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: {section} is not a section")
     table[key] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem as one sentence that names key, value and remedy."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
-    if problem["type"] == "extra_forbidden":
-        return _unknown(where, problem["loc"])
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    text = problem["msg"].removeprefix("Input should be ")
-    return f"{where} = {problem['input']!r} is not allowed: it should be {text}"
-
-
-def _unknown(where: str, loc: tuple[int | str, ...]) -> str:
-    known = list(Config.model_fields)
-    kind = "section"
-    if len(loc) > 1:
-        kind = "key"
-        fields = Config.model_fields[str(loc[0])].annotation.model_fields  # type: ignore[union-attr]
-        known = [f"{loc[0]}.{name}" for name in fields]
-    near = difflib.get_close_matches(where, known, n=1, cutoff=0.0)
-    return f"unknown {kind} {where}: did you mean {near[0]}?"

@@ -2,18 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config.sections import PrivacyConfig, TrainConfig
+from silofl.strategies.base import Strategy
+from silofl.strategies.registry import STRATEGIES, build
 
 if TYPE_CHECKING:
     from silofl.config import Config
 
+Rule = tuple[bool, str]
 
-def privacy_conflicts(config: Config) -> list[tuple[bool, str]]:
-    """What is wrong with [privacy] and the sections that it leans on, each with its sentence."""
+
+def conflicts(config: Config) -> Iterator[str]:
+    """What is wrong between the sections, a sentence each."""
+    strategy = build(config.strategy)
+    rules = strategy_rules(config, strategy)
+    if config.privacy.unit != "none":
+        rules += release_rules(config, strategy) + privacy_rules(config, strategy)
+    return (sentence for wrong, sentence in rules if wrong)
+
+
+def corrects(strategy: Strategy) -> bool:
+    """Whether a strategy changes the gradients of local steps."""
+    return type(strategy).correct is not Strategy.correct
+
+
+def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
+    """[strategy] and how silos train."""
+    refusal = strategy.refusal(config.train)
+    return [
+        (refusal is not None, refusal or ""),
+        (
+            corrects(strategy) and config.train.optimizer == "SparseAdam",
+            'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '
+            f'"{config.strategy.name}" adds values everywhere: choose another, such as "SGD"',
+        ),
+    ]
+
+
+def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
+    """[privacy] bounds and hides one vector, unless all that is sent is made of noisy steps."""
+    privacy, name = config.privacy, config.strategy.name
+    noisy_steps = privacy.unit == "example" and privacy.place == "local"
+    remedy = 'privacy.place = "local"' if privacy.unit == "example" else 'strategy.name = "fedavg"'
+    others = [kind for kind in strategy.sends if kind != "update"]
+    by_round = [kind for kind, weighting in strategy.sends.items() if weighting == "round"]
+    return [
+        (
+            bool(others) and not noisy_steps,
+            f'strategy.name = "{name}" sends {" and ".join(others)} beside the update, which privacy.unit = '
+            f'"{privacy.unit}" with privacy.place = "{privacy.place}" does not cover: set {remedy}',
+        ),
+        (
+            bool(strategy.scalars or by_round),
+            f'strategy.name = "{name}" tells {" and ".join([*strategy.scalars, *by_round[:1]])} of each '
+            'silo\'s training without noise: set strategy.name = "fedavg", or privacy.unit = "none"',
+        ),
+    ]
+
+
+def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
+    """[privacy] and the sections that it leans on."""
     privacy, train = config.privacy, config.train
     example, alone = privacy.unit == "example", privacy.place == "local"
+    trains = strategy.local == "train"
+    gradients = " or ".join(f'"{name}"' for name, kind in STRATEGIES.items() if kind.local == "gradient")
     return [
         (
             (privacy.noise_multiplier is None) == (privacy.target_epsilon is None),
@@ -25,14 +80,15 @@ def privacy_conflicts(config: Config) -> list[tuple[bool, str]]:
             'shows each: choose "secagg", or privacy.place = "local"',
         ),
         (
-            example and not alone and config.strategy.name != "fedsgd",
+            example and not alone and trains,
             f'privacy.unit = "example" with privacy.place = "{privacy.place}" adds up gradients at every '
-            'step: set strategy.name = "fedsgd", or privacy.place = "local"',
+            f'step: set strategy.name = {gradients}, or privacy.place = "local"',
         ),
         (
-            example and alone and config.strategy.name == "fedsgd",
+            example and alone and not trains,
             'privacy.unit = "example" with privacy.place = "local" trains in each silo and '
-            'strategy.name = "fedsgd" does not: set "fedavg", or privacy.place = "distributed"',
+            f'strategy.name = "{config.strategy.name}" does not: set "fedavg", or privacy.place = '
+            '"distributed"',
         ),
         (
             example and train.full_batch,

@@ -6,12 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from silofl.constrained import Decay, Fraction, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -87,7 +84,7 @@ class TrainConfig(Section):
     optimizer: str = "SGD"
     """Any class of torch.optim by name."""
     lr: PositiveFloat = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    momentum: Decay | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     options: dict[str, Any] = {}
     """Further keyword arguments of the optimizer."""
@@ -109,16 +106,6 @@ class TrainConfig(Section):
         if self.full_batch and self.epochs is not None:
             raise ValueError("train.full_batch counts in train.steps; remove train.epochs")
         return self
-
-
-class StrategyConfig(Section):
-    """[strategy]: what the federation does with the mean of the silos' updates."""
-
-    name: Literal["fedavg", "fedsgd"] = "fedavg"
-    lr: PositiveFloat = 1.0
-    """Server learning rate: 1.0 is FedAvg as published; for FedSGD it is the step size."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Server momentum (FedAvgM, Hsu et al. 2019)."""
 
 
 class SecureConfig(Section):

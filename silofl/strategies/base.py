@@ -67,7 +67,7 @@ class Strategy:
     """Whether a silo trains by [train], or sends the gradient at the shared model."""
 
     def refusal(self, train: Any) -> str | None:
-        """Why this strategy cannot go with a [train] section, naming key, value and remedy; None if it can."""
+        """Why this strategy cannot go with [train], naming key, value and remedy; None where it can."""
         return None
 
     def init(self, size: int, dtype: np.dtype[Any]) -> State:

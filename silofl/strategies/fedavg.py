@@ -1,37 +1,36 @@
 """FedAvg: add the weighted mean of the silos' model changes."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, final
 
 import numpy as np
 
-from silofl.strategies.base import Slice, State, Strategy
+from silofl.constrained import Decay, PositiveFloat
+from silofl.strategies.base import State, Strategy
+from silofl.types import Total, Vector
 
 
 @final
 @dataclass(frozen=True)
 class FedAvg(Strategy):
-    """FedAvg (McMahan et al. 2017, algorithm 1) with server learning rate and momentum (Hsu et al. 2019).
+    """FedAvg (McMahan et al. 2017, algorithm 1) with server learning rate and momentum (Hsu et al. 2019)."""
 
-    With lr 1 and momentum 0 the new model is the mean of the silos' models, weighted by sample counts.
-    """
+    lr: PositiveFloat = 1.0
+    """Server learning rate; with 1, and no momentum, the new model is the weighted mean of the silos'."""
+    momentum: Decay = 0.0
+    """Server momentum (FedAvgM, Hsu et al. 2019)."""
 
-    lr: float = 1.0
-    momentum: float = 0.0
-    local: Literal["delta"] = "delta"  # type: ignore[misc]
-    linear: bool = True  # type: ignore[misc]
-
-    def init(self, size: int, dtype: np.dtype[np.floating]) -> State:
+    def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """Velocity, kept only with momentum."""
         return {"velocity": np.zeros(size, dtype)} if self.momentum else {}
 
-    def step(self, state: State, parameters: Slice, mean: Slice) -> State:
-        """parameters += lr * v, where v = momentum * v + mean."""
+    def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
+        """model += lr * v, where v = momentum * v + mean."""
+        model, mean = shared["model"], total.mean["update"]
         if not self.momentum:
-            parameters += mean if self.lr == 1.0 else mean * parameters.dtype.type(self.lr)
+            model += mean if self.lr == 1.0 else mean * model.dtype.type(self.lr)
             return state
-        velocity = state["velocity"] * parameters.dtype.type(self.momentum) + mean
-        parameters += velocity * parameters.dtype.type(self.lr)
+        velocity = state["velocity"] * model.dtype.type(self.momentum) + mean
+        model += velocity * model.dtype.type(self.lr)
         return {"velocity": velocity}

@@ -1,13 +1,14 @@
 """FedSGD: one gradient step on the mean of the silos' gradients."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, final
 
 import numpy as np
 
-from silofl.strategies.base import Slice, State, Strategy
+from silofl.constrained import Decay, PositiveFloat
+from silofl.strategies.base import LocalRound, State, Strategy
+from silofl.types import Contribution, Total, Vector
 
 
 @final
@@ -18,20 +19,29 @@ class FedSGD(Strategy):
     With full batches the step equals gradient descent on the pooled samples.
     """
 
-    lr: float
-    momentum: float = 0.0
-    local: Literal["gradient"] = "gradient"  # type: ignore[misc]
-    linear: bool = True  # type: ignore[misc]
+    lr: PositiveFloat = 1.0
+    """Step size."""
+    momentum: Decay = 0.0
+    """Momentum, as torch.optim.SGD has it."""
 
-    def init(self, size: int, dtype: np.dtype[np.floating]) -> State:
+    local = "gradient"
+
+    def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """Velocity, kept only with momentum."""
         return {"velocity": np.zeros(size, dtype)} if self.momentum else {}
 
-    def step(self, state: State, parameters: Slice, mean: Slice) -> State:
-        """parameters -= lr * v, where v = momentum * v + mean (torch.optim.SGD's momentum)."""
+    def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
+        """model -= lr * v, where v = momentum * v + mean."""
+        model, mean = shared["model"], total.mean["update"]
         if not self.momentum:
-            parameters -= mean * parameters.dtype.type(self.lr)
+            model -= mean * model.dtype.type(self.lr)
             return state
-        velocity = state["velocity"] * parameters.dtype.type(self.momentum) + mean
-        parameters -= velocity * parameters.dtype.type(self.lr)
+        velocity = state["velocity"] * model.dtype.type(self.momentum) + mean
+        model -= velocity * model.dtype.type(self.lr)
         return {"velocity": velocity}
+
+    def contribute(
+        self, trained: Vector, steps: int, loss: float, local: LocalRound
+    ) -> tuple[Contribution, State]:
+        """The gradient at the shared model as it is."""
+        return Contribution({"update": trained}), dict(local.state)

@@ -1,0 +1,61 @@
+"""What is wrong with a configuration, in one sentence that names key, value and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from silofl.config.strategy_section import SECTIONS, StrategyConfig
+
+
+def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
+    """The first problem; `sections` are the fields of the whole configuration, by name."""
+    problem = error.errors()[0]
+    loc, kind, value = list(problem["loc"]), problem["type"], problem["input"]
+    tag = str(loc.pop(1)) if loc[:1] == ["strategy"] and len(loc) > 1 else ""  # a union names its member
+    where = ".".join(str(part) for part in loc if isinstance(part, str))
+    if kind == "extra_forbidden":
+        return _unknown_section(where, sections) if len(loc) == 1 else _unknown_key(loc, tag, sections)
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind == "union_tag_invalid":
+        return _unknown_strategy(value["name"])
+    text = problem["msg"].removeprefix("Input should be ")
+    if kind == "union_tag_not_found":
+        text = f"a valid dictionary or instance of {StrategyConfig.__name__}"
+    return f"{where} = {value!r} is not allowed: it should be {text}"
+
+
+def _unknown_section(name: str, sections: dict[str, Any]) -> str:
+    return f"unknown section {name}: did you mean {_nearest(name, list(sections))}?"
+
+
+def _unknown_key(loc: list[Any], strategy: str, sections: dict[str, Any]) -> str:
+    section, key = str(loc[0]), str(loc[1])
+    kind: type[BaseModel] = SECTIONS[strategy] if strategy else sections[section].annotation
+    owners = [name for name, one in SECTIONS.items() if key in one.model_fields] if strategy else []
+    if owners:
+        return (
+            f"{section}.{key} is a key of {_either(owners)} and strategy.name is {strategy!r}, which has "
+            f"{', '.join(kind.model_fields)}: remove it, or set strategy.name to {_either(owners)}"
+        )
+    near = _nearest(f"{section}.{key}", [f"{section}.{name}" for name in kind.model_fields])
+    return f"unknown key {section}.{key}: did you mean {near}?"
+
+
+def _unknown_strategy(name: Any) -> str:
+    allowed = list(SECTIONS)
+    near = _nearest(str(name), allowed)
+    return f"strategy.name = {name!r} is not allowed: it should be {_either(allowed)}; did you mean {near!r}?"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+
+
+def _either(names: list[str]) -> str:
+    """`'a'`, `'a' or 'b'`, `'a', 'b' or 'c'`."""
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}" if first else last

@@ -1,0 +1,15 @@
+"""Constrained types of configuration values: what is declared with them is checked when a file is read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+"""Between 0 and 1, without both."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""The part of a running sum that is kept at every step, such as momentum; 0 for none."""
