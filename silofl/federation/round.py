@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from silofl.aggregation.noisy import RetryRound
+from silofl.aggregation.transformed import RetryRound
+from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
 from silofl.federation.metrics import Metrics
-from silofl.types import Update
+from silofl.federation.silo import Fitted
 
 
 @dataclass
@@ -27,8 +28,8 @@ class RoundResult:
     """Numbers of the silos that the round's sum was made for."""
     participants: tuple[int, ...] = ()
     """Numbers of the silos whose updates are in the round's sum."""
-    clipped_silos: int = 0
-    """How many silos had values beyond `secure.range`; always 0 where the range is agreed."""
+    quality: EncodingQuality = EncodingQuality()
+    """How well the round's values were encoded."""
 
     def shown(self, config: Config) -> Metrics:
         """What of its own a silo shows: nothing without noise that its training data decided."""
@@ -41,48 +42,46 @@ class RoundResult:
 def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bool) -> RoundResult:
     """Advance the global model by one round; collective. Nothing is committed yet.
 
-    A silo that is lost meanwhile is left out of the sum, or was in it; the others complete the round.
+    A silo that fails meanwhile is left out of the sum, or was in it; the others complete the round.
     """
-    group, aggregator = federation.group, federation.aggregator
+    group = federation.group
     group.comm.mark("train")
 
     while True:
-        update, train_loss = _fit(federation, number, clock)
+        fitted, magnitudes = _fit(federation, number, clock)
 
-        # Many vectors in, slices of their weighted mean out.
+        # Many contributions in, slices of their weighted means out.
         with clock.phase("aggregate"), suppress(RetryRound):
-            aggregator.reduce(update, number)
+            federation.reduce(fitted, number, magnitudes)
             break
-    federation.account(number)
-    result = RoundResult(number, own={"train_loss": train_loss}, began=federation.members)
-    result.clipped_silos, result.participants = aggregator.clipped_silos, aggregator.participants
+    aggregator = federation.aggregator
+    result = RoundResult(number, own={"train_loss": fitted.loss}, began=federation.members)
+    result.quality, result.participants = aggregator.quality, aggregator.participants
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
-        federation.server_step(update)
-        federation.complete(number)
+        federation.server_step(fitted, number)
 
     if evaluate:
         with clock.phase("evaluate"):
             group.comm.mark("evaluate")
-            means, count = federation.silo.evaluate(federation.global_vector)
+            means, count = federation.silo.evaluate(federation.values)
             result.own |= means
             result.means = federation.means(group, aggregator, means, count)
     return result
 
 
-def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Update, float]:
-    """Every silo trains from the global model, while the sum's keys are made beside it; collective.
+def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Magnitudes]:
+    """Every silo trains from the shared vectors, while the sum's keys are made beside it; collective.
 
-    A silo that failed says so before anything is shared.
+    A silo that cannot go on says so before anything is shared.
     """
     group = federation.group
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
     with clock.phase("train"):
         trained = capture(lambda: federation.fit(number))
-        group.comm.mark("trained")  # where a rehearsed `slow ... at train` is over
+        group.comm.mark("trained")  # where an injected `slow ... at train` is over
     with clock.phase("wait"):
         group.step(lambda: raise_if_any(group.comm, trained.error(group.comm.rank)))
-    update, fit = trained.value()
-    return update, fit.loss
+    return trained.value()

@@ -9,18 +9,19 @@ from silofl.config import Config
 from silofl.errors import StorageError
 from silofl.federation.rundir import RunDirectory, refuse_second_run
 from silofl.report.display import Display, choose_display
+from silofl.report.round_metrics import RoundMetrics
 
 Record = dict[str, Any]
 
 
 class RunLogger:
-    """One rank's part: every rank knows all records, so that any can lead on. Calls are not collective."""
+    """One rank's part: every rank knows the metrics of all rounds, so that any can lead on. Calls are not collective."""
 
     def __init__(self, config: Config, path: Path, *, leads: bool) -> None:
         self._config, self._leads = config, leads
         self._directory = RunDirectory(path)
         self._display: Display = choose_display(config.run.display, path, leader=leads)
-        self.records: list[Record] = []
+        self.rounds: list[RoundMetrics] = []
         """Those of this process's rounds, and on a rank that came back those of the rounds that it missed."""
 
     @property
@@ -39,7 +40,7 @@ class RunLogger:
         """Take over from a leader that is lost, unless this rank leads already."""
         if not self._leads:
             self._leads = True
-            self._directory.take_over(self._config, self.records, next_round=plan["first_round"])
+            self._directory.take_over(self._config, self.rounds, next_round=plan["first_round"])
             self._display = choose_display(self._config.run.display, self._directory.path, leader=True)
             self._display.begin(plan)
 
@@ -54,20 +55,20 @@ class RunLogger:
         """A line for people."""
         self._display.notice(text)
 
-    def round(self, record: Record) -> None:
+    def round(self, metrics: RoundMetrics) -> None:
         """A round is over."""
-        self.records.append(record)
+        self.rounds.append(metrics)
         if self._leads:
-            self._directory.append(record)
-        self._display.round(record)
+            self._directory.append(metrics)
+        self._display.round(metrics)
 
     def write_model(self, model: dict[str, Any]) -> str:
         """Write the model; its SHA-256."""
         return self._directory.write_model(model)
 
-    def written_records(self) -> list[Record]:
+    def written_rounds(self) -> list[RoundMetrics]:
         """Every round's line so far, those before a resume, too."""
-        return self._directory.records()
+        return self._directory.rounds()
 
     def write_summary(self, summary: Record) -> None:
         """Write `summary.json`."""

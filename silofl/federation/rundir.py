@@ -21,6 +21,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.errors import ConfigError, StoppedError, StorageError
+from silofl.report.round_metrics import RoundMetrics
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -138,27 +139,27 @@ class RunDirectory:
     def _lines(self) -> list[bytes]:
         return self._metrics.read_bytes().splitlines() if self._metrics.exists() else []
 
-    def take_over(self, config: Config, records: list[dict[str, Any]], *, next_round: int) -> None:
+    def take_over(self, config: Config, rounds: list[RoundMetrics], *, next_round: int) -> None:
         """Go on with the results of another rank that led until now, whether or not they are in this folder.
 
-        What it wrote of the first of `records`, or of `next_round` without any, and of later rounds is
+        What it wrote of the first of `rounds`, or of `next_round` without any, and of later rounds is
         dropped for them.
         """
-        self.begin(config, last_round=(records[0]["round"] if records else next_round) - 1)
-        for record in records:
-            self.append(record)
+        self.begin(config, last_round=(rounds[0].round if rounds else next_round) - 1)
+        for metrics in rounds:
+            self.append(metrics)
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, metrics: RoundMetrics) -> None:
         """One line for one round."""
         try:
             with storage(self._metrics), self._metrics.open("ab") as file:
-                file.write(json.dumps(record).encode() + b"\n")
+                file.write(json.dumps(metrics.to_json()).encode() + b"\n")
         except StorageError as error:
             self.problem = self.problem or error
 
-    def records(self) -> list[dict[str, Any]]:
-        """Every round's line so far."""
-        return [json.loads(line) for line in self._lines()]
+    def rounds(self) -> list[RoundMetrics]:
+        """Every round so far."""
+        return [RoundMetrics.from_json(json.loads(line)) for line in self._lines()]
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`."""

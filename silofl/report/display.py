@@ -13,6 +13,7 @@ from silofl.launcher import machine
 from silofl.report import events
 from silofl.report.live import LiveDisplay
 from silofl.report.plain import PlainDisplay
+from silofl.report.round_metrics import RoundMetrics
 
 Kind = Literal["auto", "live", "plain", "none"]
 
@@ -26,7 +27,7 @@ class Display(Protocol):
     def notice(self, text: str) -> None:
         """Something worth a line of its own."""
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, metrics: RoundMetrics) -> None:
         """A round is over."""
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -52,10 +53,10 @@ class Displays:
         for display in self._displays:
             display.notice(text)
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, metrics: RoundMetrics) -> None:
         """A round is over."""
         for display in self._displays:
-            display.round(record)
+            display.round(metrics)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is over."""

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from silofl.report.round_metrics import RoundMetrics
+
 
 class EventFiles:
     """Scalars of every round under `<run>/trace`.
@@ -37,17 +39,13 @@ class EventFiles:
     def notice(self, text: str) -> None:
         """Events hold numbers only."""
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, metrics: RoundMetrics) -> None:
         """Loss, accuracy, epsilon, bytes and seconds of the round; a silo's own metrics if it shows them."""
-        values: dict[str, float] = {
-            name: record[name]
-            for name in ("loss", "accuracy", "epsilon", "bytes_sent", "seconds")
-            if name in record
-        }
-        values |= {f"seconds/{name}": value for name, value in record["seconds_by_phase"].items()}
-        for silo, metrics in enumerate(record["per_silo"]):
-            values |= {f"silo-{silo}/{name}": value for name, value in metrics.items()}
-        self._write_scalars(values, record["round"])
+        values = metrics.shown | {"bytes_sent": metrics.bytes_sent, "seconds": metrics.seconds}
+        values |= {f"seconds/{name}": value for name, value in metrics.seconds_by_phase.items()}
+        for silo, own in enumerate(metrics.per_silo):
+            values |= {f"silo-{silo}/{name}": value for name, value in own.items()}
+        self._write_scalars(values, metrics.round)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the file."""

@@ -1,8 +1,11 @@
-"""A run in words: pure functions from records to lines."""
+"""A run in words: pure functions from metrics to lines."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from silofl.report.round_metrics import RoundMetrics
 
 Record = dict[str, Any]
 
@@ -18,24 +21,24 @@ def opening(plan: Record) -> list[str]:
     ]
 
 
-def round_line(record: Record, rounds: int, eta_seconds: float) -> str:
+def round_line(metrics: RoundMetrics, rounds: int, eta_seconds: float) -> str:
     """One round on one line."""
     width = len(str(rounds))
-    parts = [f"round {record['round']:>{width}}/{rounds}"]
-    parts += [f"{name} {record[name]:.4f}" for name in ("loss", "accuracy", "epsilon") if name in record]
-    parts += [text for text in (spread(record["per_silo"]),) if text]
-    parts.append(f"{record['seconds']:.2f} s ({phases(record['seconds_by_phase'])})")
+    parts = [f"round {metrics.round:>{width}}/{rounds}"]
+    parts += [f"{name} {value:.4f}" for name, value in metrics.shown.items()]
+    parts += [text for text in (spread(metrics.per_silo),) if text]
+    parts.append(f"{metrics.seconds:.2f} s ({phases(metrics.seconds_by_phase)})")
     parts.append(f"eta {duration(eta_seconds)}")
     return "  ".join(parts)
 
 
-def spread(per_silo: list[dict[str, float]], name: str = "accuracy") -> str:
+def spread(per_silo: Sequence[Mapping[str, float]], name: str = "accuracy") -> str:
     """Lowest and highest of a metric over silos; empty where silos do not share it."""
     values = [silo[name] for silo in per_silo if name in silo]
     return f"silos {min(values):.3f} to {max(values):.3f}" if values else ""
 
 
-def phases(seconds: dict[str, float]) -> str:
+def phases(seconds: Mapping[str, float]) -> str:
     """`train 0.15, wait 0.02, other 0.03`, with `return 2.50` where the silo waited for lost ones."""
     named = {"train": 0.0, "wait": 0.0} | {k: seconds[k] for k in ("train", "wait", "return") if k in seconds}
     named["other"] = sum(seconds.values()) - sum(named.values())
@@ -80,8 +83,8 @@ class Eta:
     def __init__(self, rounds: int) -> None:
         self._rounds, self._seen, self._seconds = rounds, 0, 0.0
 
-    def after(self, record: Record) -> float:
+    def after(self, metrics: RoundMetrics) -> float:
         """The estimate after this round."""
         self._seen += 1
-        self._seconds += record["seconds"]
-        return float(self._seconds / self._seen * (self._rounds - record["round"]))
+        self._seconds += metrics.seconds
+        return float(self._seconds / self._seen * (self._rounds - metrics.round))

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from silofl.report.lines import Eta, closing, duration, opening, phases, spread
+from silofl.report.round_metrics import RoundMetrics
 
 ROUNDS_SHOWN = 12
 NUMBERS = ("loss", "accuracy", "epsilon")
@@ -23,7 +24,7 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=False)
-        self._records: deque[dict[str, Any]] = deque(maxlen=ROUNDS_SHOWN)
+        self._rounds: deque[RoundMetrics] = deque(maxlen=ROUNDS_SHOWN)
         self._plan: dict[str, Any] = {}
         self._eta, self._left = Eta(0), 0.0
 
@@ -38,10 +39,10 @@ class LiveDisplay:
         """A line above the table."""
         self._live.console.print(f"  note: {text}", markup=False, highlight=False)
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, metrics: RoundMetrics) -> None:
         """Redraw with this round as the newest."""
-        self._records.append(record)
-        self._left = self._eta.after(record)
+        self._rounds.append(metrics)
+        self._left = self._eta.after(metrics)
         self._live.update(self._draw())
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -58,9 +59,9 @@ class LiveDisplay:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for heading in ("round", *self._numbers, "over silos", "seconds", "of which"):
             table.add_column(heading, justify="right" if heading in ("round", *NUMBERS) else "left")
-        for record in self._records:
-            table.add_row(*self._cells(record))
-        done, rounds = self._records[-1]["round"], self._plan["rounds"]
+        for metrics in self._rounds:
+            table.add_row(*self._cells(metrics))
+        done, rounds = self._rounds[-1].round, self._plan["rounds"]
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(ProgressBar(rounds, done, width=40), Text(f"{done}/{rounds}  eta {duration(self._left)}"))
         return Group(table, bar)
@@ -70,13 +71,13 @@ class LiveDisplay:
         """The numbers that have a column: epsilon where there is privacy to spend."""
         return [name for name in NUMBERS if name != "epsilon" or self._plan["privacy"]]
 
-    def _cells(self, record: dict[str, Any]) -> list[str]:
-        numbers = [f"{record[name]:.4f}" if name in record else "" for name in self._numbers]
-        where = spread(record["per_silo"]).removeprefix("silos ")
+    def _cells(self, metrics: RoundMetrics) -> list[str]:
+        numbers = [f"{metrics.shown[name]:.4f}" if name in metrics.shown else "" for name in self._numbers]
+        where = spread(metrics.per_silo).removeprefix("silos ")
         return [
-            str(record["round"]),
+            str(metrics.round),
             *numbers,
             where,
-            f"{record['seconds']:.2f}",
-            phases(record["seconds_by_phase"]),
+            f"{metrics.seconds:.2f}",
+            phases(metrics.seconds_by_phase),
         ]

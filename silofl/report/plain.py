@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 from silofl.report.lines import Eta, closing, opening, round_line
+from silofl.report.round_metrics import RoundMetrics
 
 
 class PlainDisplay:
@@ -24,9 +25,9 @@ class PlainDisplay:
         """A line of its own."""
         self._print(f"  note: {text}")
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, metrics: RoundMetrics) -> None:
         """The round's line."""
-        self._print(round_line(record, self._plan["rounds"], self._eta.after(record)))
+        self._print(round_line(metrics, self._plan["rounds"], self._eta.after(metrics)))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """What happened and where to look."""

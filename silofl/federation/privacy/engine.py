@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Aggregator, WordAggregator
-from silofl.aggregation.noisy import Noise, NoisySum
+from silofl.aggregation.base import Aggregator
+from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.transformed import TransformedSum
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
@@ -24,11 +25,16 @@ from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.release_log import ReleaseLog
 from silofl.federation.silo import Silo
 from silofl.privacy.clipping import clip
+from silofl.privacy.grid import Grid
 from silofl.privacy.plan import COUNT_SENSITIVITY, COUNT_UNIT, Plan, method_for
 from silofl.training.private import StepNoise
 from silofl.training.trainer import FitResult
 from silofl.types import Update
-from silofl_kernels import Stream, discrete_gaussian, draw_noise, skellam
+from silofl.transforms.base import Transform
+from silofl.transforms.integer_grid import IntegerGrid
+from silofl.transforms.noise import ServerNoise, SiloNoise
+from silofl.transforms.rotation import Rotation
+from silofl_kernels import Stream, discrete_gaussian, draw_noise, ring_dtype, skellam
 
 Vector = NDArray[np.floating[Any]]
 TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
@@ -57,7 +63,8 @@ class PrivacyEngine:
         self.budget = PrivacyBudget(group, config.privacy, method_for(config.privacy), log)
         self._parameters = PrivacyParameters(new_nonce().hex(), 0.0, config.privacy.clip_norm)
         self._plan: Plan
-        self._inner: WordAggregator
+        self._inner: Aggregator
+        self._spec: AggregationSpec
         self._silos: int
         self._keys: NoiseKeys
         self._noise: StepNoise
@@ -73,11 +80,18 @@ class PrivacyEngine:
         self._keys = NoiseKeys(self._own, bytes.fromhex(self._parameters.nonce), self._group.silo_id)
         self._silo.protect(self._config.privacy, self._keys)
 
-    def wrap(self, inner: WordAggregator, silos: int) -> Aggregator:
+    def inner_spec(self, spec: AggregationSpec) -> AggregationSpec:
+        """What is added up inside: ring integers, unless each silo protects itself alone."""
+        if self._config.privacy.place == "local":
+            return spec
+        words = tuple(replace(one, format="words", tensors=(), ends=None) for one in spec.vectors)
+        return replace(spec, vectors=words)
+
+    def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
-        self._inner, self._silos = inner, silos
+        self._inner, self._spec, self._silos = inner, spec, silos
         self._plan = guarantee.plan_for(
-            self._config, self._silo.model.size, inner.summed_weight, len(inner.shards.members), silos
+            self._config, self._silo.model.size, inner.summed_samples, len(inner.layout.shards.members), silos
         )
         if not self._parameters.noise_multiplier:
             self._parameters.noise_multiplier = self._agreed_multiplier()
@@ -87,8 +101,17 @@ class PrivacyEngine:
         self.budget.price = lambda survivors: plan.of_round(grid, survivors)
         if self._config.privacy.place == "local":
             return inner
-        noise = Noise(grid, self._noise.table, self._config.privacy.place == "central", self._rotation())
-        return NoisySum(inner, noise, self._keys, self.budget, self._divisor)
+        ring = ring_dtype(self._plan.bits)
+        return TransformedSum(inner, spec, ring, self._transforms(grid), self.budget, self._keys.tag, self._divisor)
+
+    def _transforms(self, grid: Grid) -> list[Transform]:
+        """What silos do to their vectors before they are added up, first to last."""
+        central, table = self._config.privacy.place == "central", self._noise.table
+        rotation: list[Transform] = (
+            [Rotation(Stream("aes-128-ctr", ROTATION_KEY))] if self._plan.rotates else []
+        )
+        noise: Transform = ServerNoise(table, self._keys) if central else SiloNoise(table, self._keys)
+        return [*rotation, IntegerGrid(grid, self._keys), noise]
 
     def _agreed_multiplier(self) -> float:
         """The leading rank's: the last bits of a calibration may differ from processor to processor."""
@@ -103,13 +126,10 @@ class PrivacyEngine:
 
         return group.step(agree)
 
-    def _rotation(self) -> Stream | None:
-        return Stream("aes-128-ctr", ROTATION_KEY) if self._plan.rotates else None
-
-    def _divisor(self, inner: WordAggregator) -> float:
+    def _divisor(self, inner: Aggregator) -> float:
         """What makes a mean of the sum: the samples that a step expects, or the silos."""
         if self._config.privacy.unit == "example":
-            return self._config.privacy.sample_rate * inner.summed_weight
+            return self._config.privacy.sample_rate * inner.summed_samples
         return len(inner.participants) / self._stretch
 
     @property
@@ -130,7 +150,7 @@ class PrivacyEngine:
             update, result = self._noisy(global_vector, round_number, attempt, local)
             tag = self._keys.tag(round_number, attempt, update)
             if self.budget.repeats_alone(round_number, attempt, tag):
-                self.budget.note(round_number, attempt, tag, self._inner.shards.members)
+                self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
                 return update, result
             self.budget.retake(round_number)
 
@@ -163,7 +183,7 @@ class PrivacyEngine:
         Where each silo protects itself alone, of all silos that were there: the others may have seen a part.
         """
         alone = self._config.privacy.place == "local"
-        self._shown = self._inner.shards.members if alone else aggregator.participants
+        self._shown = self._inner.layout.shards.members if alone else aggregator.participants
         self._failures = len(self._group.failures)
         self.budget.record(round_number, self._shown)
 
@@ -242,9 +262,9 @@ class PrivacyEngine:
         every = self._group.step(lambda: allgather_object(self._group.comm, mine))
         whole = next(state for state in every if state is not None)
         self._share(whole)
-        fitted = self.wrap(self._inner, self._silos)
+        wrapped = self.wrap(self._inner, self._spec, self._silos)
         guarantee.refuse_longer(self._plan, self._parameters.noise_multiplier)
-        return fitted
+        return wrapped
 
     def _own_terms(self, state: dict[str, Any]) -> None:
         self._parameters = PrivacyParameters(**state["parameters"])

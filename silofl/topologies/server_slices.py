@@ -1,59 +1,56 @@
-"""This rank's part of the server: slices of the strategy's state, its own and copies of its neighbours'."""
+"""This rank's part of the server: slices of the strategy's state, its own and replicas of its neighbours'."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silofl.aggregation.shards import Shards
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.errors import StoppedError
 from silofl.strategies.base import State, Strategy
-
-Vector = NDArray[np.floating[Any]]
+from silofl.types import Total, Vector
 
 
 class Server:
-    """Steps slices of the global vector; the first `trainable` values of the whole are parameters.
+    """Steps slices of the shared vectors, which are all as long as the parameters.
 
-    Buffers such as BatchNorm statistics lie behind the parameters. They are averaged: the strategy's
-    learning rate and momentum do not touch them. Of each slice that this rank would take over it keeps the
-    state, too. `number` is this rank's; one that is not among `shards.members` has no state.
+    Of each slice that this rank would take over it keeps the state, too.
+
+    Args:
+        strategy: what a step is.
+        shards: ownership of the parameters.
+        silo: this rank's number; one that is not among `shards.members` has no state.
+        dtype: of the vectors.
     """
 
-    def __init__(
-        self, strategy: Strategy, shards: Shards, number: int, trainable: int, dtype: np.dtype[Any]
-    ) -> None:
-        self._strategy, self._trainable, self._dtype = strategy, trainable, dtype
-        self._number = number
+    def __init__(self, strategy: Strategy, shards: Shards, silo: int, dtype: np.dtype[Any]) -> None:
+        self._strategy, self._silo, self._dtype = strategy, silo, dtype
         self.shards = shards
         self._states = {index: self._fresh(index) for index in self._held()}
         self._names = sorted(strategy.init(0, dtype))
 
     def resharded(self, shards: Shards) -> Server:
         """A server of the same strategy and rank over other shards, with fresh state."""
-        return Server(self._strategy, shards, self._number, self._trainable, self._dtype)
+        return Server(self._strategy, shards, self._silo, self._dtype)
 
-    def step(self, index: int, values: Vector, mean: Vector) -> tuple[Vector, State]:
-        """The new values of a slice and its new state, from its old values and the mean update.
+    def step(self, index: int, shared: Mapping[str, Vector], total: Total) -> tuple[dict[str, Vector], State]:
+        """The new values of a slice of every shared vector and its new state.
 
-        Changes neither `values` nor this server: see `accept`.
+        Changes neither `shared` nor this server: see `accept`.
         """
-        after = values.copy()
-        count = self._count(index)
-        state = self._strategy.step(self._state_of(index), after[:count], mean[:count])
-        after[count:] += mean[count:]
-        return after, state
+        after = {name: values.copy() for name, values in shared.items()}
+        return after, self._strategy.step(dict(self._state_of(index)), after, total)
 
     def accept(self, states: dict[int, State]) -> None:
         """Take up new states of slices."""
         self._states.update(states)
 
     def replicate(self, comm: Communicator, states: dict[int, State]) -> dict[int, State]:
-        """Hand copies of new states to who keeps them; what this rank gets to keep. Collective."""
+        """Hand replicas of new states to the ranks that keep them; those that this rank keeps. Collective."""
         if not self._names or not self.shards.replica_count:
             return {}
         parcels = [
@@ -69,7 +66,7 @@ class Server:
         for member, parcel in zip(comm.members, comm.alltoall_bytes(parcels), strict=True):
             values = np.frombuffer(parcel, self._dtype)
             for index in self.shards.slices_of(member, comm.members):
-                if self._number in self.shards.replicas(index) and member != self._number:
+                if self._silo in self.shards.replicas(index) and member != self._silo:
                     count = self._count(index)
                     kept[index] = {
                         name: values[place * count : (place + 1) * count].copy()
@@ -78,19 +75,17 @@ class Server:
                     values = values[len(self._names) * count :]
         return kept
 
-    def state(self, global_vector: Vector) -> dict[str, Any]:
-        """What this rank commits, as views: its own slice of the model and of the strategy's state."""
-        index = self.shards.members.index(self._number)
-        start, stop = self.shards.span(index)
-        return {"slice": global_vector[start:stop], "strategy": dict(self._states[index])}
+    def own_state(self) -> State:
+        """The strategy's state of this rank's own slice, as views."""
+        return dict(self._states[self.shards.members.index(self._silo)])
 
     def gather_full(self, comm: Communicator, holders: tuple[int, ...]) -> dict[str, Vector]:
         """The strategy's whole state, from the slices that `holders`, who are all here, serve. Collective.
 
-        Raises StoppedError, on every rank, where a slice is lost with all who kept copies of it.
+        Raises StoppedError, on every rank, where a slice is lost with all of its replicas.
         """
         served = {member: self.shards.slices_of(member, holders) for member in holders}
-        mine = served.get(self._number, [])
+        mine = served.get(self._silo, [])
         with raise_on_all_ranks(comm):
             for index in mine if self._names else []:
                 self._state_of(index)
@@ -107,14 +102,12 @@ class Server:
     def load_full(self, whole: dict[str, Vector]) -> None:
         """Cut this rank's slices, and those that it keeps, out of the whole state."""
         for index in self._held():
-            start = self.shards.bounds[index]
-            self._states[index] = {
-                name: values[start : start + self._count(index)].copy() for name, values in whole.items()
-            }
+            start, stop = self.shards.span(index)
+            self._states[index] = {name: values[start:stop].copy() for name, values in whole.items()}
 
     def load_own(self, state: State) -> None:
         """Take up a committed state of this rank's own slice."""
-        self._states[self.shards.members.index(self._number)] = state
+        self._states[self.shards.members.index(self._silo)] = state
 
     def _state_of(self, index: int) -> State:
         if index not in self._states:
@@ -125,21 +118,19 @@ class Server:
         return self._states[index]
 
     def _held(self) -> list[int]:
-        """Slices whose state this rank has: the one it serves, and those it keeps copies of."""
-        shards = self.shards
+        """Slices whose state this rank has: the one it serves, and those it keeps replicas of."""
         return [
             index
-            for index, member in enumerate(shards.members)
-            if member == self._number or self._number in shards.replicas(index)
+            for index, member in enumerate(self.shards.members)
+            if member == self._silo or self._silo in self.shards.replicas(index)
         ]
 
     def _fresh(self, index: int) -> State:
         return self._strategy.init(self._count(index), self._dtype)
 
     def _count(self, index: int) -> int:
-        """How many values of a slice are parameters."""
         start, stop = self.shards.span(index)
-        return min(max(self._trainable - start, 0), stop - start)
+        return stop - start
 
 
 def gather_parts(comm: Communicator, mine: list[Vector], counts: list[int], dtype: np.dtype[Any]) -> Vector:

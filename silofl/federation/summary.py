@@ -1,0 +1,106 @@
+"""A run as JSON: what is about to run, each round's metrics, and the summary of all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import silofl
+from silofl.comm.elastic_group import RankFailure
+from silofl.federation.federation import Federation
+from silofl.federation.round import RoundResult
+from silofl.report.round_metrics import RoundMetrics
+
+Json = dict[str, Any]
+
+
+def plan_of(federation: Federation, first_round: int, path: str) -> Json:
+    """What is about to run, for people."""
+    return {
+        "version": silofl.__version__,
+        "name": federation.config.run.name,
+        "silos": federation.silos,
+        "parameters": federation.silo.model.size,
+        "strategy": type(federation.strategy).__name__,
+        "protocol": federation.aggregator.description,
+        "privacy": "" if federation.privacy is None else federation.privacy.description,
+        "device": str(federation.silo.model.vector.device),
+        "rounds": federation.config.run.rounds,
+        "first_round": first_round,
+        "path": path,
+    }
+
+
+def metrics_of(
+    result: RoundResult,
+    reports: list[Json],
+    silos: int,
+    failures: Sequence[RankFailure],
+    changes: tuple[tuple[int, ...], tuple[int, ...]],
+    seconds: float,
+    sent: int,
+) -> RoundMetrics:
+    """A round's metrics, from what every rank reports and what this rank measured.
+
+    `changes` are the silos that failed and those that rejoined since the last line.
+    """
+    shown = {report["silo"]: report["shown"] for report in reports}
+    return RoundMetrics(
+        round=result.round,
+        means=result.means,
+        epsilon=_finite(reports[0]["epsilon"]),
+        clip_norm=_finite(reports[0]["clip_norm"]),
+        per_silo=[shown.get(silo, {}) for silo in range(silos)],
+        began=result.began,
+        survivors=result.participants,
+        failed=changes[0],
+        rejoined=changes[1],
+        recovery_seconds=round(sum(failure.seconds for failure in failures), 6),
+        clipped_silos=result.quality.clipped_silos,
+        encoding_error=result.quality.error,
+        coarse_tensors=result.quality.coarse or {},
+        bytes_sent=sent,
+        seconds=round(seconds, 6),
+        seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
+    )
+
+
+def _mean_phases(phases: list[dict[str, float]]) -> dict[str, float]:
+    """Seconds by phase, the mean over the ranks that were in it."""
+    kinds = sorted({kind for phase in phases for kind in phase})
+    return {kind: round(fmean(phase[kind] for phase in phases if kind in phase), 6) for kind in kinds}
+
+
+def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256: str) -> Json:
+    """The whole run as JSON: the stable keys of `summary.json`."""
+    last, spent = rounds[-1], federation.epsilon_per_silo()
+    phases = sorted({name for one in rounds for name in one.seconds_by_phase})
+    return {
+        "silofl": silofl.__version__,
+        "name": federation.config.run.name,
+        "rounds": last.round,
+        "silos": federation.silos,
+        "parameters": federation.silo.model.size,
+        "loss": last.means.get("loss"),
+        "accuracy": last.means.get("accuracy"),
+        "accuracy_per_silo": [silo.get("accuracy") for silo in last.per_silo],
+        "epsilon": _finite(federation.epsilon()),
+        "epsilon_per_silo": spent and [_finite(epsilon) for epsilon in spent],
+        "delta": federation.config.privacy.delta if federation.privacy is not None else None,
+        "seconds": round(sum(one.seconds for one in rounds), 3),
+        "seconds_by_phase": {
+            name: round(sum(one.seconds_by_phase.get(name, 0.0) for one in rounds), 3) for name in phases
+        },
+        "bytes_sent_per_round": last.bytes_sent,
+        "survivors": list(last.survivors),
+        "failed": [[one.round, silo] for one in rounds for silo in one.failed],
+        "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],
+        "model_sha256": model_sha256,
+    }
+
+
+def _finite(epsilon: float | None) -> float | None:
+    """None where nothing is bounded: JSON has no infinity."""
+    return epsilon if epsilon is not None and math.isfinite(epsilon) else None

@@ -1,0 +1,60 @@
+"""What a run would be, as `silofl check` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class SiloDryRun:
+    """One silo before it runs."""
+
+    silo: int
+    device: str
+    train_samples: int
+    test_samples: int
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A run before it runs. Memory counts silofl's own arrays, not activations, data or libraries."""
+
+    silos: list[SiloDryRun]
+    model: str
+    strategy: str
+    rounds: int
+    protocol: str
+    bytes_sent_per_round: int
+    """Payload that silo 0 hands to other ranks in a round."""
+    memory_mib: float
+    """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
+    failure: str
+    """What happens when a silo fails."""
+    privacy: str
+    """What is promised at the end; empty where nothing is."""
+    notes: list[str]
+    """What makes that promise weaker than it looks."""
+
+
+def print_dry_run(found: DryRun) -> None:
+    """Print what `silofl check` found."""
+    console = Console(highlight=False)
+    table = Table("silo", "device", "training samples", "held out", box=None, padding=(0, 2, 0, 0))
+    for row in found.silos:
+        table.add_row(str(row.silo), row.device, str(row.train_samples), str(row.test_samples))
+    console.print(table)
+    console.print(f"model       {found.model}")
+    console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
+    console.print(f"sum         {found.protocol}")
+    console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
+    console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")
+    console.print(f"failure     {found.failure}", soft_wrap=True)
+    nothing = "none: this configuration adds no noise, so nothing bounds what the model reveals"
+    console.print(f"privacy     {found.privacy or nothing}", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"  note      {note}", soft_wrap=True)

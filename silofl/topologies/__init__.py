@@ -1,0 +1,1 @@
+"""Topologies: how silos' contributions become the next shared vectors."""

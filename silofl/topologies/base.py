@@ -1,0 +1,46 @@
+"""What a topology is: the way from every silo's contribution to the next shared vectors."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from silofl.aggregation.base import Aggregator
+from silofl.aggregation.wire import Magnitudes
+from silofl.types import Contribution, Vector
+
+
+class Topology(Protocol):
+    """One rank's part of it. All calls are collective but for `state`."""
+
+    aggregator: Aggregator
+    """What adds up contributions."""
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The silos that all parts are made for."""
+
+    @property
+    def shared(self) -> dict[str, Vector]:
+        """The vectors that every silo is given, (P,) each, the same bytes on every rank after `step`."""
+
+    @property
+    def values(self) -> Vector:
+        """(d,) the model's parameters, then its buffers."""
+
+    def reduce(self, contribution: Contribution, round_number: int, magnitudes: Magnitudes) -> None:
+        """Add up all silos' contributions."""
+
+    def step(self, spare: Vector, *, resync: bool) -> None:
+        """Step the shared vectors with the sum and give every rank all of them."""
+
+    def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
+        """Make all parts anew for the silos that are there now, of which `newcomers` have just rejoined."""
+
+    def state(self) -> dict[str, Any]:
+        """What this rank commits of the shared vectors and of the server's state, as views."""
+
+    def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...]) -> None:
+        """Take up committed states: this rank's, or none, of a round that `committed_by` committed."""
+
+    def close(self) -> None:
+        """Release what is held."""

@@ -1,0 +1,198 @@
+"""A server that is nobody: every rank serves one slice of the shared vectors, as a sharded optimizer does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from silofl.aggregation.base import Aggregator
+from silofl.aggregation.shards import Shards, slice_counts
+from silofl.aggregation.wire import Magnitudes
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.strategies.base import State, Strategy
+from silofl.topologies.server_slices import Server, gather_parts
+from silofl.types import Contribution, Total, Vector
+
+MODEL, BUFFERS = "model", "buffers"
+Slices = dict[str, Vector]
+
+
+class ShardedServer:
+    """`Topology` of ranks that each own a slice of every shared vector; collective to make.
+
+    Args:
+        group: the ranks.
+        strategy: both halves of the learning; its server half steps slices.
+        make_aggregator: the aggregator for the ranks that there are; collective.
+        values: (d,) the model's parameters, then its buffers; changed in place from here on.
+        parameters: P, how many leading values are parameters.
+        shards: ownership of the parameters before this rank rejoined; None at the start of a run.
+        newcomers: the silos that have just rejoined, this rank among them, while the others `rebuild`.
+    """
+
+    def __init__(
+        self,
+        group: ElasticGroup,
+        strategy: Strategy,
+        make_aggregator: Callable[[], Aggregator],
+        values: Vector,
+        parameters: int,
+        *,
+        shards: Shards | None = None,
+        newcomers: tuple[int, ...] = (),
+    ) -> None:
+        self._group, self._strategy, self._make_aggregator = group, strategy, make_aggregator
+        self.values, self._parameters = values, parameters
+        more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
+        self.shared: Slices = {MODEL: values[:parameters], **more}
+        self.aggregator: Aggregator
+        self._server: Server
+        if shards is None:
+            self.aggregator = make_aggregator()
+            self._server = self._new_server(self.aggregator.layout.shards.of_size(parameters))
+            self._distribute()
+        else:
+            self._server = self._new_server(shards)
+            self._remake(newcomers)
+
+    def _new_server(self, shards: Shards) -> Server:
+        return Server(self._strategy, shards, self._group.silo_id, self.values.dtype)
+
+    @property
+    def shards(self) -> Shards:
+        """Ownership of the parameters."""
+        return self._server.shards
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """See `Topology`."""
+        return self._server.shards.members
+
+    @property
+    def _all(self) -> Slices:
+        """Every vector that ranks hold in full."""
+        return self.shared | ({BUFFERS: self.values[self._parameters :]} if self._has_buffers else {})
+
+    @property
+    def _has_buffers(self) -> bool:
+        return len(self.values) > self._parameters
+
+    def _span(self, name: str) -> Shards:
+        return self.shards.of_size(len(self._all[name]))
+
+    def reduce(self, contribution: Contribution, round_number: int, magnitudes: Magnitudes) -> None:
+        """See `Topology`."""
+        self.aggregator.reduce(contribution, round_number, magnitudes)
+
+    def step(self, spare: Vector, *, resync: bool) -> None:
+        """See `Topology`. A slice whose server has failed is stepped by a rank that keeps its replicas.
+
+        Where ranks may fail, new vectors are gathered beside the old ones, which stay whole until every rank
+        has the new ones: the model's parameters in `spare` (P,), which is written over.
+        """
+        group, vectors = self._group, self._all
+        targets = vectors if not group.fault_tolerant else self._targets(spare)
+        stepped: dict[int, tuple[Slices, State]] = {}
+
+        def step() -> dict[int, State]:
+            comm = group.comm
+            comm.mark("step")
+            served = self.shards.slices_of(group.silo_id, group.members)
+            with raise_on_all_ranks(comm):
+                for index in set(served) - set(stepped):
+                    stepped[index] = self._step(index, replace(self.aggregator.total(index), resync=resync))
+            comm.mark("allgather")
+            for name, target in targets.items():
+                parts = [stepped[index][0][name] for index in served]
+                mine = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                comm.allgather(mine, target, slice_counts(self._span(name).owned_ranges(group.members)))
+            states = {index: stepped[index][1] for index in served}
+            return states | (self._server.replicate(comm, states) if group.fault_tolerant else {})
+
+        self._server.accept(group.step(step))
+        if group.fault_tolerant:
+            for name, target in targets.items():
+                vectors[name][:] = target
+
+    def _targets(self, spare: Vector) -> Slices:
+        return {name: spare if name == MODEL else np.empty_like(v) for name, v in self._all.items()}
+
+    def _step(self, index: int, total: Total) -> tuple[Slices, State]:
+        """New values of a slice of every vector, and its state. Buffers are averaged, not stepped."""
+        slices = {name: v[slice(*self._span(name).span(index))] for name, v in self._all.items()}
+        buffers = slices.pop(BUFFERS, None)
+        after, state = self._server.step(index, slices, total)
+        if buffers is not None:
+            after[BUFFERS] = buffers + total.mean[BUFFERS]
+        return after, state
+
+    def _distribute(self) -> None:
+        """Give every rank the first rank's model."""
+        size, group = len(self.values), self._group
+
+        def spread() -> None:
+            comm = group.comm
+            mine = self.values if comm.rank == 0 else self.values[:0]
+            comm.allgather(mine, self.values, [size] + [0] * (comm.size - 1))
+
+        group.step(spread)
+
+    def state(self) -> dict[str, Any]:
+        """See `Topology`."""
+        index = self.members.index(self._group.silo_id)
+        slices = {name: v[slice(*self._span(name).span(index))] for name, v in self._all.items()}
+        return {"slices": slices, "strategy": self._server.own_state()}
+
+    def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...]) -> None:
+        """See `Topology`."""
+        group = self._group
+        committed = self._server.resharded(Shards(self._parameters, committed_by))
+        if state is not None:
+            committed.load_own(state["strategy"])
+        for name, vector in self._all.items():
+            bounds = committed.shards.of_size(len(vector)).bounds
+            lengths = dict(zip(committed_by, slice_counts(bounds), strict=True))
+            mine = [] if state is None else [state["slices"][name]]
+            vector[:] = group.step(lambda mine=mine, lengths=lengths: self._gather(mine, lengths))  # type: ignore[misc]
+        self._server.load_full(group.step(lambda: committed.gather_full(group.comm, committed_by)))
+
+    def _gather(self, mine: list[Vector], lengths: dict[int, int]) -> Vector:
+        counts = [lengths.get(number, 0) for number in self._group.members]
+        return gather_parts(self._group.comm, mine, counts, self.values.dtype)
+
+    def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
+        """See `Topology`; each of the newcomers makes its own `ShardedServer` meanwhile."""
+        self.aggregator.close()
+        self._remake(newcomers)
+
+    def _remake(self, newcomers: tuple[int, ...]) -> None:
+        """An aggregator and a server for the silos that are there now, however often that changes."""
+        group, earlier = self._group, self._server
+
+        def holders() -> tuple[int, ...]:
+            return tuple(member for member in group.members if member not in newcomers)
+
+        def give(vector: Vector) -> Vector:
+            giver = holders()[0]
+            lengths = {giver: len(vector)}
+            return self._gather([vector] if group.silo_id == giver else [], lengths)
+
+        while True:
+            for vector in self._all.values() if newcomers else ():
+                vector[:] = group.step(lambda vector=vector: give(vector))  # type: ignore[misc]
+            whole = group.step(lambda: earlier.gather_full(group.comm, holders()))
+            self.aggregator = self._make_aggregator()
+            shards = self.aggregator.layout.shards.of_size(self._parameters)
+            self._server = earlier.resharded(shards)
+            self._server.load_full(whole)
+            if shards.members == group.agreed_members():
+                return
+            self.aggregator.close()
+
+    def close(self) -> None:
+        """See `Topology`."""
+        self.aggregator.close()
