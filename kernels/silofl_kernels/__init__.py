@@ -9,6 +9,7 @@ import numpy as np
 
 from silofl_kernels.backend import Backend, register
 from silofl_kernels.cpu import kernels as _cpu_kernels
+from silofl_kernels.exact import ExactFormat
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
 from silofl_kernels.max_abs import max_abs
 from silofl_kernels.noise import add_noise, draw_noise
@@ -37,6 +38,7 @@ __all__ = [
     "NOISE_DISTANCE",
     "Backend",
     "Counts",
+    "ExactFormat",
     "MaskSet",
     "NoiseTable",
     "Prg",

@@ -36,6 +36,9 @@ class Backend(Protocol):
     def add_noise(self, words: Words, table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.add_noise`."""
 
+    def decode_exact(self, sums: Words, out: NDArray[np.float64], digit_bits: int, /) -> None:
+        """See `silofl_kernels.ExactFormat.decode`."""
+
     def dequantize(
         self, words: Words, out: Floats, ends: Ends, steps: NDArray[np.float64], first: int, /
     ) -> None:
@@ -43,6 +46,10 @@ class Backend(Protocol):
 
     def draw_noise(self, out: NDArray[np.int32], table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.draw_noise`."""
+
+    def encode_exact(self, x: Floats, out: Words, weight: float, digit_bits: int, /) -> int:
+        """See `silofl_kernels.ExactFormat.encode`."""
+        ...
 
     def keystream(self, out: NDArray[np.uint8], stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.keystream`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def runs(ends: np.ndarray, first: int, size: int) -> Iterator[tuple[int, slice]]
 
 
 def encoding_error(x: np.ndarray, words: list[int], scale: float, bits: int) -> tuple[float, float]:
-    """Sums of (word - x * scale)^2 and (x * scale)^2 over finite values; the product is that of `quantize`."""
+    """Sums of (word - x * scale)^2 and (x * scale)^2 over finite values, with the product of `quantize`."""
     real = np.float32 if x.dtype == np.float32 and bits <= 16 else np.float64
     lost, there = [], []
     for value, word in zip(x.tolist(), words, strict=True):
@@ -161,3 +162,16 @@ def encoding_error(x: np.ndarray, words: list[int], scale: float, bits: int) -> 
 def max_abs(x: np.ndarray) -> float:
     """Largest magnitude, infinity where one is not finite."""
     return max((abs(v) if math.isfinite(v) else math.inf for v in x.tolist()), default=0.0)
+
+
+def exact_digits(value: float, digit_bits: int, count: int, bits: int) -> list[int]:
+    """Words of a value in wide fixed point, the lowest digit first."""
+    whole = round(abs(Fraction(value)) * 2**96)  # Fraction rounds halves to even
+    digits = [whole >> (digit_bits * j) & ((1 << digit_bits) - 1) for j in range(count)]
+    return [(-digit if value < 0 else digit) % (1 << bits) for digit in digits]
+
+
+def exact_sum(words: list[int], digit_bits: int, bits: int) -> Fraction:
+    """What the ring sums of such words mean."""
+    total = sum(signed(word, bits) << (digit_bits * j) for j, word in enumerate(words))
+    return Fraction(total, 2**96)

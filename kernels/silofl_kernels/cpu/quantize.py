@@ -157,7 +157,7 @@ def dequantizer(bits: int, out: str) -> Kernel:
 
     `segment` is that of coordinate `first`, the first word's, or one before it; returns the last one's.
     """
-    signed = {8: np.int8, 16: np.int16, 32: np.int32}[bits]
+    signed: Any = {8: np.int8, 16: np.int16, 32: np.int32}[bits]
 
     def scale_runs(words: Any, out: Any, ends: Any, steps: Any, segment: Any, first: Any) -> Any:
         start = 0

@@ -226,7 +226,7 @@ def _make_close(variant: Variant, real: Any) -> Kernel:
             width //= 2
         lost, there = np.float64(sums[0]), np.float64(sums[SUM_LANES])
         if not (lost < np.inf and there < np.inf):  # a value that is not finite, or a square beyond the type
-            lost, there = 0.0, 0.0
+            lost, there = np.float64(0.0), np.float64(0.0)
             scale, limit = real(scales[own]), real(limits[own])
             for i in range(cursor[BEGIN], cursor[STOP]):
                 if abs(x[i]) < np.inf:
