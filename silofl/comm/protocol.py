@@ -68,6 +68,26 @@ class Communicator(Protocol):
     def local_size(self) -> int:
         """How many ranks share this node, and its memory."""
 
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes that this rank has sent to other ranks so far.
+
+        Of this communicator, its duplicates and its successors together, from all threads. A payload counts
+        once for each rank that receives it, whichever way the library takes:
+
+        - alltoall, alltoall_bytes: all rows or payloads but the own
+        - allgather, allgather_bytes: the own part x (size - 1)
+        - broadcast_bytes: at the root, the payload x (size - 1)
+        - allreduce: nbytes x 2 (size - 1) / size, rounded, as in a ring
+        - memory that ranks share: what its user reports to `count_sent`
+        - anything else: nothing; no headers, no set-up messages
+
+        Counted when a call begins: one that fails counts in full, and one that is repeated counts again.
+        """
+
+    def count_sent(self, nbytes: int) -> None:
+        """Add to `bytes_sent` what other ranks may now read in this rank's shared memory. Not collective."""
+
     def barrier(self) -> None:
         """Return when every rank has called."""
 

@@ -301,6 +301,19 @@ def test_duplicates_are_revoked_together() -> None:
     assert run_in_threads(3, rank, timeout_s=5) == [None, [b"\1", b"\2"], [b"\1", b"\2"]]
 
 
+def test_bytes_sent_go_on_counting_after_a_failure() -> None:
+    def rank(comm: Communicator) -> Any:
+        beside = comm.duplicate()
+        beside.allgather_bytes(b"abc")
+        if comm.rank == 0:
+            raise SimulatedCrash
+        survivors = comm.recover()
+        survivors.duplicate().allgather_bytes(b"a")
+        return survivors.bytes_sent, beside.bytes_sent
+
+    assert run_in_threads(3, rank, timeout_s=20) == [None, (7, 7), (7, 7)]
+
+
 def test_memory_of_a_lost_rank_stays_readable() -> None:
     def rank(comm: Communicator) -> Any:
         shared = comm.shared_buffer(8)
