@@ -98,7 +98,7 @@ class WindowExchange:
     """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
 
     def __init__(self, comm: Communicator, shared: SharedBuffer, width: int, dtype: np.dtype[Any]) -> None:
-        self._shared, self._rank = shared, comm.rank
+        self._comm, self._shared, self._rank = comm, shared, comm.rank
         self.allgather_width = comm.size * width
         shape = (BUFFERS, comm.size, width)
         rows = BUFFERS * comm.size * width
@@ -115,11 +115,13 @@ class WindowExchange:
 
     def alltoall(self) -> list[Row]:
         """See `Exchange`."""
+        self._comm.count_sent(self.outgoing()[1:].nbytes)
         turn = self._fence()
         return [buffer[turn, self._rank] for buffer in self._buffers]
 
     def allgather(self, count: int) -> list[Row]:
         """See `Exchange`."""
+        self._comm.count_sent(count * self.result.itemsize * (len(self._buffers) - 1))
         turn = self._fence()
         return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
 

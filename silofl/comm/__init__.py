@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from silofl.comm.collective_errors import raise_if_any, raise_on_all_ranks
-    from silofl.comm.protocol import Communicator, Request, SharedBuffer
+    from silofl.comm.protocol import Communicator, SharedBuffer
     from silofl.comm.ranks import run_on_ranks, world
     from silofl.comm.shutdown import Shutdown, install_abort_hook
     from silofl.comm.threads import ThreadCommunicator, run_in_threads
 
 __all__ = [
     "Communicator",
-    "Request",
     "SharedBuffer",
     "Shutdown",
     "ThreadCommunicator",
@@ -30,7 +29,7 @@ __all__ = [
 
 _HOMES = {
     "shutdown": ("Shutdown", "install_abort_hook"),
-    "protocol": ("Communicator", "Request", "SharedBuffer"),
+    "protocol": ("Communicator", "SharedBuffer"),
     "ranks": ("run_on_ranks", "world"),
     "threads": ("ThreadCommunicator", "run_in_threads"),
     "collective_errors": ("raise_if_any", "raise_on_all_ranks"),

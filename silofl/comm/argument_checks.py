@@ -1,6 +1,6 @@
-"""What both communicators refuse before any byte moves: wrong shapes, dtypes, layouts and counts.
+"""Argument checks of collectives, made before any byte moves: shapes, dtypes, layouts and counts.
 
-All checks are local and raise TypeError or ValueError, which are mistakes of the caller.
+All are local and raise TypeError or ValueError, which are mistakes of the caller.
 """
 
 from __future__ import annotations
@@ -29,29 +29,22 @@ def check_alltoall(send: NDArray[Any], receive: NDArray[Any], size: int) -> None
 
 
 def check_allgather(
-    send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int], rank: int
-) -> NDArray[Any]:
-    """Require `send` (counts[rank],) and `receive` (sum(counts),); return this rank's place in `receive`.
+    send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int], rank: int, size: int
+) -> None:
+    """Require `send` (counts[rank],) and `receive` (sum(counts),), with one count a rank.
 
-    `send` may be that place itself; any other overlap is refused.
+    `send` may be this rank's own part of `receive`; any other overlap is refused.
     """
+    if len(counts) != size:
+        raise ValueError(f"allgather needs one count a rank: {size}, not {len(counts)}")
     _check_pair(send, receive)
     if min(counts, default=0) < 0:
         raise ValueError(f"allgather needs counts of at least 0, not {list(counts)}")
     if send.shape != (counts[rank],) or receive.shape != (sum(counts),):
         msg = f"allgather of counts {list(counts)} on rank {rank} cannot take {send.shape} to {receive.shape}"
         raise ValueError(msg)
-    start = sum(counts[:rank])
-    place = receive[start : start + counts[rank]]
-    if np.may_share_memory(send, receive) and not is_same_memory(send, place):
+    if np.may_share_memory(send, receive) and not is_same_memory(send, own_part(receive, counts, rank)):
         raise ValueError("allgather takes a send inside receive only at this rank's own place")
-    return place
-
-
-def check_counts(counts: Sequence[int], size: int) -> None:
-    """Require one count a rank."""
-    if len(counts) != size:
-        raise ValueError(f"allgather needs one count a rank: {size}, not {len(counts)}")
 
 
 def check_reduce(values: NDArray[Any], op: ReduceOp) -> None:
@@ -68,8 +61,14 @@ def check_reduce(values: NDArray[Any], op: ReduceOp) -> None:
         raise TypeError(msg)
 
 
+def own_part(receive: NDArray[Any], counts: Sequence[int], rank: int) -> NDArray[Any]:
+    """View a rank's part (counts[rank],) of an allgather's `receive` (sum(counts),)."""
+    start = sum(counts[:rank])
+    return receive[start : start + counts[rank]]
+
+
 def is_same_memory(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    """Tell whether two contiguous arrays are the very same bytes."""
+    """Return whether two contiguous arrays are the very same bytes."""
     return first.nbytes == second.nbytes and (
         first.nbytes == 0 or first.__array_interface__["data"][0] == second.__array_interface__["data"][0]
     )

@@ -1,8 +1,8 @@
-"""Cutting messages that are too long for one MPI call.
+"""Cutting of messages that are too long for one MPI call.
 
 Open MPI 5 takes 32-bit counts and displacements and mpi4py 4.1 refuses more. What is longer than a chunk
 moves in several calls. The rows of an alltoall keep their places by a datatype whose extent, which is
-64 bits wide, is a whole row: window [a, b) of every row is then one element a rank.
+64 bits wide, is a whole row: columns [a, b) of every row are then one element a rank.
 """
 
 from __future__ import annotations
@@ -49,19 +49,8 @@ def alltoall_chunks(
         yield AlltoallChunk([out[start:], 1, datatype], [into[start:], 1, datatype], datatype)
 
 
-def allgather_chunks(
-    receive: NDArray[Any], lengths: Sequence[int], chunk: int
-) -> Iterator[tuple[Bytes, int]]:
-    """Cut an allgather into broadcasts: (a stretch of `receive`, the rank whose place it is)."""
-    flat, start = as_bytes(receive), 0
-    for root, length in enumerate(lengths):
-        for stretch in split(flat[start : start + length], chunk):
-            yield stretch, root
-        start += length
-
-
 def displacements(lengths: Sequence[int]) -> list[int]:
-    """Where each of consecutive stretches begins."""
+    """Offset of each of consecutive parts."""
     return [0, *np.cumsum(lengths, dtype=np.int64).tolist()][:-1]
 
 

@@ -120,7 +120,7 @@ class ElasticGroup:
         self.step(self._announce)
 
     def _announce(self) -> None:
-        self.comm.announce()
+        self.comm.notify_replaced()
 
     @property
     def completed(self) -> int:
@@ -136,7 +136,7 @@ class ElasticGroup:
                 every = allgather_object(self.comm, [self._completed, self._started])
                 latest: int = max(completed for completed, _ in every)
                 self._started = any(started for _, started in every)
-                self.comm.announce()
+                self.comm.notify_replaced()
                 break
             except RankFailedError:
                 continue

@@ -28,13 +28,6 @@ class SimulatedCrash(BaseException):
     """Ends one rank of `run_in_threads` as SIGKILL ends a process: nothing that it does catches it."""
 
 
-class Request(Protocol):
-    """A collective in flight; its buffers belong to it until `wait` returns."""
-
-    def wait(self) -> None:
-        """Block until the collective is complete on this rank."""
-
-
 class SharedBuffer(Protocol):
     """Memory that every rank of one node sees: one segment a rank, each readable and writable by all.
 
@@ -75,6 +68,26 @@ class Communicator(Protocol):
     def local_size(self) -> int:
         """How many ranks share this node, and its memory."""
 
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes that this rank has sent to other ranks so far.
+
+        Of this communicator, its duplicates and its successors together, from all threads. A payload counts
+        once for each rank that receives it, whichever way the library takes:
+
+        - alltoall, alltoall_bytes: all rows or payloads but the own
+        - allgather, allgather_bytes: the own part x (size - 1)
+        - broadcast_bytes: at the root, the payload x (size - 1)
+        - allreduce: nbytes x 2 (size - 1) / size, rounded, as in a ring
+        - memory that ranks share: what its user reports to `count_sent`
+        - anything else: nothing; no headers, no set-up messages
+
+        Counted when a call begins: one that fails counts in full, and one that is repeated counts again.
+        """
+
+    def count_sent(self, nbytes: int) -> None:
+        """Add to `bytes_sent` what other ranks may now read in this rank's shared memory. Not collective."""
+
     def barrier(self) -> None:
         """Return when every rank has called."""
 
@@ -99,17 +112,11 @@ class Communicator(Protocol):
         `send` and `receive` do not overlap. Any byte count, beyond 2^31 too.
         """
 
-    def ialltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> Request:
-        """`alltoall` that returns at once."""
-
     def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
         """Concatenate every rank's `send` (counts[rank],) into `receive` (sum(counts),), in rank order.
 
         `send` may be this rank's own place inside `receive`. Any byte count, beyond 2^31 too.
         """
-
-    def iallgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> Request:
-        """`allgather` that returns at once."""
 
     def shared_buffer(self, nbytes: int) -> SharedBuffer | None:
         """One segment of `nbytes` zeros for each rank; None on every rank where no memory is shared.
@@ -134,20 +141,20 @@ class Communicator(Protocol):
         get RankFailedError there. Those all are of no more use.
         """
 
-    def follow(self, follower: Callable[[Any], None]) -> None:
-        """Let `follower` hear of each communicator that takes this one's place. Not collective."""
+    def on_replace(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback` called with each communicator that replaces this one. Not collective."""
 
-    def announce(self) -> None:
-        """Tell all followers that this communicator has taken an earlier one's place. Collective."""
+    def notify_replaced(self) -> None:
+        """Call the `on_replace` callbacks of the replaced communicators with this one. Collective."""
 
     def mark(self, step: str) -> None:
-        """Tell whoever asked by `on_mark` that this rank reaches a named step of a round. Not collective."""
+        """Report to the `on_mark` callback that this rank reaches a named step of a round. Not collective."""
 
-    def on_mark(self, note: Callable[[str], None]) -> None:
-        """Let `note` hear every `mark` of this communicator, its duplicates and those that follow it."""
+    def on_mark(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` called by every `mark` of this communicator, its duplicates and its successors."""
 
     def corrupt_next(self) -> None:
-        """Flip a bit of the next message that this rank sends as bytes: a rehearsal. Not collective."""
+        """Flip a bit of the next message that this rank sends as bytes: an injected fault. Not collective."""
 
     def abort(self, exit_code: int) -> NoReturn:
         """End every rank at once with this exit code. Not collective: the last resort."""

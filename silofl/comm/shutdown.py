@@ -36,14 +36,14 @@ class Shutdown:
         self.trace_dir: Path | None = None
         self._comm = comm.duplicate()
         self._left = False
-        comm.follow(self._follow)
+        comm.on_replace(self._replace)
 
     @property
     def comm(self) -> MpiCommunicator:
         """A communicator of the ranks that there are now."""
         return self._comm
 
-    def _follow(self, comm: MpiCommunicator) -> None:
+    def _replace(self, comm: MpiCommunicator) -> None:
         self._comm = comm.duplicate()
 
     def finalize(self, exit_code: int, *, asked: bool = False) -> None:
@@ -54,9 +54,9 @@ class Shutdown:
         has the same lost ones to wait for, but no say in how the job ends. `asked`: somebody wanted it.
         """
         self.final_barrier(exit_code=exit_code)
-        if self._comm.rank == 0 and self._comm.changed:
+        if self._comm.rank == 0 and self._comm.membership_changed:
             write_exit_status(exit_code, asked=asked)
-        if self._comm.changed or mpi_library.is_respawned():
+        if self._comm.membership_changed or mpi_library.is_respawned():
             sys.stdout.flush()
             sys.stderr.flush()
             impatience = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))

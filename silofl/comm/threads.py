@@ -1,22 +1,21 @@
-"""Ranks as threads of one process: the `Communicator` for tests. It never hangs.
+"""`ThreadCommunicator`: ranks as threads of one process, for tests. It never hangs.
 
 A rank that raises, returns early or calls another collective than its peers ends the wait of all of them. A
-rank that raises `SimulatedCrash` is lost: the others may go on without it.
+rank that raises `SimulatedCrash` has failed: the surviving ranks may go on without it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm.argument_checks import check_allgather, check_alltoall, check_counts, check_reduce
-from silofl.comm.family import Family, Relative
+from silofl.comm.base import CommunicatorBase, SharedState
 from silofl.comm.protocol import RankFailedError, SimulatedCrash
 from silofl.comm.rendezvous import Collective, Group, PeerFailed, Rendezvous, World
 from silofl.types import ReduceOp
@@ -31,7 +30,7 @@ _REDUCE = {"sum": np.add, "min": np.minimum, "max": np.maximum}
 def run_in_threads(
     n: int, function: Callable[[ThreadCommunicator], Result], *, timeout_s: float = 60.0
 ) -> list[Result]:
-    """Call `function(comm)` on n ranks, each a thread; return their results in rank order (lost: None).
+    """Call `function(comm)` on n ranks, each a thread; return their results in rank order (failed: None).
 
     The first exception of any rank is raised here, itself and not a copy; peers that wait for that rank
     are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do.
@@ -44,11 +43,11 @@ def run_in_threads(
         try:
             results[rank] = function(ThreadCommunicator(rendezvous, rank))
         except SimulatedCrash:
-            world.lose(rank)
+            world.mark_failed(rank)
         except BaseException as error:
-            world.fail(error)
+            world.abort(error)
         else:
-            world.leave(rank)
+            world.mark_returned(rank)
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(n)]
     for thread in threads:
@@ -59,33 +58,16 @@ def run_in_threads(
     return results
 
 
-class ThreadCommunicator(Relative["ThreadCommunicator"]):
+class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
     """One rank of `run_in_threads`; see `Communicator`. Receivers never alias a sender's arrays."""
 
     resilient = True
 
     def __init__(
-        self, rendezvous: Rendezvous, rank: int, family: Family[ThreadCommunicator] | None = None
+        self, rendezvous: Rendezvous, rank: int, state: SharedState[ThreadCommunicator] | None = None
     ) -> None:
+        super().__init__(rank, rendezvous.group.members, state or SharedState())
         self._rendezvous: Rendezvous | None = rendezvous
-        self._members = rendezvous.group.members
-        self._rank, self._size = rank, len(self._members)
-        self._family = family or Family()
-
-    @property
-    def rank(self) -> int:
-        """This rank, 0 <= rank < size."""
-        return self._rank
-
-    @property
-    def size(self) -> int:
-        """How many ranks there are."""
-        return self._size
-
-    @property
-    def members(self) -> tuple[int, ...]:
-        """By rank, ascending: the number that each had when all met."""
-        return self._members
 
     @property
     def local_rank(self) -> int:
@@ -101,87 +83,26 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
         """Return when every rank has called."""
         self._enter("barrier").wait()
 
-    def allgather_bytes(self, payload: bytes) -> list[bytes]:
-        """Every rank's payload, in rank order."""
-        return self._enter("allgather_bytes", payload=self._family.outgoing(bytes(payload))).wait()
-
-    def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Send payloads[j] to rank j; returns what each rank sent here."""
-        if len(payloads) != self._size:
-            raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
-        rows = self._enter(
-            "alltoall_bytes", payload=[self._family.outgoing(bytes(item)) for item in payloads]
-        ).wait()
-        return [row[self._rank] for row in rows]
-
-    def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
-        """The root's payload, on every rank."""
-        mine = bytes(payload) if self._rank == root else b""
-        content: bytes = self._enter("broadcast_bytes", root, payload=mine).wait()[root]
-        return content
-
-    def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
-        """Elementwise reduction, a new array, added up in rank order."""
-        check_reduce(values, op)
-        every = self._enter("allreduce", op, values.dtype, values.shape, payload=values.copy()).wait()
-        total = every[0].copy()
-        for other in every[1:]:
-            _REDUCE[op](total, other, out=total)
-        return np.asarray(total)
-
-    def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
-        """Row j of `send` goes to rank j; see `Communicator.alltoall`."""
-        self.ialltoall(send, receive).wait()
-
-    def ialltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> ThreadRequest:
-        """`alltoall` that returns at once."""
-        check_alltoall(send, receive, self._size)
-        collective = self._enter("alltoall", send.dtype, send.shape, payload=send.copy())
-
-        def deliver(every: list[NDArray[Any]]) -> None:
-            for source, rows in enumerate(every):
-                receive[source] = rows[self._rank]
-
-        return ThreadRequest(collective, deliver)
-
-    def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
-        """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
-        self.iallgather(send, receive, counts).wait()
-
-    def iallgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> ThreadRequest:
-        """`allgather` that returns at once."""
-        check_counts(counts, self._size)
-        check_allgather(send, receive, counts, self._rank)
-        collective = self._enter("allgather", send.dtype, tuple(map(int, counts)), payload=send.copy())
-
-        def deliver(every: list[NDArray[Any]]) -> None:
-            np.concatenate(every, out=receive)
-
-        return ThreadRequest(collective, deliver)
-
     def shared_buffer(self, nbytes: int) -> ThreadSharedBuffer:
         """One segment of zeros a rank; threads share all memory."""
         segments = self._enter("shared_buffer", payload=np.zeros(nbytes, np.uint8)).wait()
         return ThreadSharedBuffer(self, segments)
 
     def duplicate(self) -> ThreadCommunicator:
-        """Another rendezvous for the same ranks."""
-        if self._rendezvous is None:
-            raise RuntimeError("this communicator was freed")
-        rendezvous = self._enter("duplicate", payload=Rendezvous(self._rendezvous.group)).wait()
-        return ThreadCommunicator(rendezvous[0], self._rank, self._family)
+        """A communicator over the same ranks with a rendezvous of its own."""
+        group = self._open_rendezvous.group
+        rendezvous = self._enter("duplicate", payload=Rendezvous(group)).wait()
+        return ThreadCommunicator(rendezvous[0], self._rank, self._state)
 
     def recover(self) -> ThreadCommunicator:
-        """See `Communicator.recover`."""
-        if self._rendezvous is None:
-            raise RuntimeError("this communicator was freed")
-        group, number = self._rendezvous.group, self._members[self._rank]
+        """A communicator of the surviving ranks; see `Communicator.recover`."""
+        group, member = self._open_rendezvous.group, self._members[self._rank]
         group.revoke()
-        successor = group.successor(number)
-        return ThreadCommunicator(successor.first, successor.members.index(number), Family(self._family))
+        successor = group.successor(member)
+        return ThreadCommunicator(successor.first, successor.members.index(member), SharedState(self._state))
 
     def free(self) -> None:
-        """Release it. Collective; a rank that is lost is not waited for."""
+        """Release it. Collective; a failed rank is not waited for."""
         with suppress(RankFailedError):
             self._enter("free").wait()
         self._rendezvous = None
@@ -190,28 +111,46 @@ class ThreadCommunicator(Relative["ThreadCommunicator"]):
         """End every rank; `run_in_threads` raises SystemExit(exit_code)."""
         raise SystemExit(exit_code)
 
-    def _enter(self, *what: object, payload: Any = None) -> Collective:
+    def _allgather_bytes(self, payload: bytes) -> list[bytes]:
+        return self._enter("allgather_bytes", payload=payload).wait()
+
+    def _alltoall_bytes(self, payloads: list[bytes]) -> list[bytes]:
+        rows = self._enter("alltoall_bytes", payload=payloads).wait()
+        return [row[self._rank] for row in rows]
+
+    def _broadcast_bytes(self, payload: bytes, root: int) -> bytes:
+        content: bytes = self._enter("broadcast_bytes", root, payload=bytes(payload)).wait()[root]
+        return content
+
+    def _allreduce(self, values: NDArray[Any], op: ReduceOp) -> NDArray[Any]:
+        """Add up in rank order."""
+        every = self._enter("allreduce", op, values.dtype, values.shape, payload=values.copy()).wait()
+        total = every[0].copy()
+        for other in every[1:]:
+            _REDUCE[op](total, other, out=total)
+        return np.asarray(total)
+
+    def _alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        every = self._enter("alltoall", send.dtype, send.shape, payload=send.copy()).wait()
+        for source, rows in enumerate(every):
+            receive[source] = rows[self._rank]
+
+    def _allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: list[int]) -> None:
+        every = self._enter("allgather", send.dtype, tuple(counts), payload=send.copy()).wait()
+        np.concatenate(every, out=receive)
+
+    @property
+    def _open_rendezvous(self) -> Rendezvous:
         if self._rendezvous is None:
             raise RuntimeError("this communicator was freed")
-        return self._rendezvous.enter(self._rank, what, payload)
+        return self._rendezvous
 
-
-class ThreadRequest:
-    """A collective in flight between threads."""
-
-    def __init__(self, collective: Collective, deliver: Callable[[list[NDArray[Any]]], None]) -> None:
-        self._collective: Collective | None = collective
-        self._deliver = deliver
-
-    def wait(self) -> None:
-        """Block until every rank has posted, then fill `receive`. Later calls return at once."""
-        collective, self._collective = self._collective, None
-        if collective is not None:
-            self._deliver(collective.wait())
+    def _enter(self, *what: object, payload: Any = None) -> Collective:
+        return self._open_rendezvous.enter(self._rank, what, payload)
 
 
 class ThreadSharedBuffer:
-    """Segments that all threads see."""
+    """See `SharedBuffer`: segments that all threads see."""
 
     def __init__(self, comm: ThreadCommunicator, segments: list[NDArray[np.uint8]]) -> None:
         self._comm, self._segments = comm, list(segments)
@@ -239,7 +178,7 @@ def _join(threads: list[threading.Thread], world: World) -> None:
             end = min(end, time.monotonic() + END_GRACE_S)
     stuck = [rank for rank, thread in enumerate(threads) if thread.is_alive()]
     if stuck:
-        world.fail(TimeoutError(f"ranks {stuck} were still running when the time was up"))
+        world.abort(TimeoutError(f"ranks {stuck} were still running when the time was up"))
 
 
 __all__ = ["PeerFailed", "ThreadCommunicator", "run_in_threads"]

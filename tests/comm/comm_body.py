@@ -3,6 +3,9 @@
 An assertion is a collective: every rank learns the verdict, then all raise, so a failure never hangs.
 """
 
+import threading
+import time
+
 import numpy as np
 
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "int64", "float32", "float64"]
@@ -107,32 +110,7 @@ def check_allreduce_refuses(comm):
 def check_alltoall(comm):
     for dtype in DTYPES:
         for width in WIDTHS:
-            _exchange(comm, dtype, width, comm.alltoall)
-
-
-def check_ialltoall(comm):
-    for dtype in DTYPES:
-        for width in WIDTHS:
-            _exchange(comm, dtype, width, lambda send, receive: comm.ialltoall(send, receive).wait())
-
-
-def check_two_in_flight(comm):
-    n, me = comm.size, comm.rank
-    sends = [rows_sent(me + k, n, 40, "uint16") for k in range(2)]
-    receives = [np.zeros_like(send) for send in sends]
-    counts = [i + 2 for i in range(n)]
-    gathered = np.zeros(sum(counts), np.float64)
-    requests = [comm.ialltoall(sends[0], receives[0])]
-    requests.append(comm.iallgather(place_of(me, me + 2, "float64"), gathered, counts))
-    requests.append(comm.ialltoall(sends[1], receives[1]))
-    for request in requests:
-        request.wait()
-        request.wait()  # a second wait returns at once
-    for k in range(2):
-        want = np.stack([rows_sent(i + k, n, 40, "uint16")[me] for i in range(n)])
-        collective_assert(comm, np.array_equal(receives[k], want), f"exchange {k}")
-    want = np.concatenate([place_of(i, i + 2, "float64") for i in range(n)])
-    collective_assert(comm, np.array_equal(gathered, want), "gather between two exchanges")
+            _exchange(comm, dtype, width)
 
 
 def check_alltoall_refuses(comm):
@@ -148,7 +126,7 @@ def check_alltoall_refuses(comm):
         (ValueError, good, good),
     ]
     for kind, send, receive in cases:
-        refused = raises(kind, comm.alltoall, send, receive) and raises(kind, comm.ialltoall, send, receive)
+        refused = raises(kind, comm.alltoall, send, receive)
         collective_assert(
             comm, refused, f"accepted {send.shape} {send.dtype} to {receive.shape} {receive.dtype}"
         )
@@ -160,25 +138,18 @@ def check_alltoall_refuses(comm):
 def check_allgather(comm):
     for dtype in DTYPES:
         for counts in _ragged(comm.size):
-            _gather(comm, dtype, counts, comm.allgather)
-
-
-def check_iallgather(comm):
-    for dtype in DTYPES:
-        for counts in _ragged(comm.size):
-            _gather(comm, dtype, counts, lambda *given: comm.iallgather(*given).wait())
+            _gather(comm, dtype, counts)
 
 
 def check_allgather_in_place(comm):
     me = comm.rank
     for counts in _ragged(comm.size):
-        for call in (comm.allgather, lambda *given: comm.iallgather(*given).wait()):
-            receive = np.zeros(sum(counts), np.uint16)
-            place = receive[sum(counts[:me]) : sum(counts[: me + 1])]
-            place[:] = place_of(me, counts[me], "uint16")
-            call(place, receive, counts)
-            want = np.concatenate([place_of(i, c, "uint16") for i, c in enumerate(counts)])
-            collective_assert(comm, np.array_equal(receive, want), f"counts {counts}: {receive}")
+        receive = np.zeros(sum(counts), np.uint16)
+        place = receive[sum(counts[:me]) : sum(counts[: me + 1])]
+        place[:] = place_of(me, counts[me], "uint16")
+        comm.allgather(place, receive, counts)
+        want = np.concatenate([place_of(i, c, "uint16") for i, c in enumerate(counts)])
+        collective_assert(comm, np.array_equal(receive, want), f"counts {counts}: {receive}")
 
 
 def check_allgather_refuses(comm):
@@ -199,22 +170,79 @@ def check_allgather_refuses(comm):
     collective_assert(comm, raises(ValueError, comm.allgather, *negative), "accepted a negative count")
     wide, wrong = np.zeros(2 * n + 1, np.float32), 2 * comm.rank + 1
     overlap = raises(ValueError, comm.allgather, wide[wrong : wrong + 2], wide[: 2 * n], counts)
-    collective_assert(comm, overlap, "accepted a send that overlaps somebody's place")
+    collective_assert(comm, overlap, "accepted a send that overlaps another rank's part")
 
 
 def check_duplicate(comm):
     other = comm.duplicate()
     send = rows_sent(comm.rank, comm.size, 9, "uint32")
     receive = np.zeros_like(send)
-    # Ranks call the two communicators in different orders.
-    pending = comm.ialltoall(send, receive) if comm.rank % 2 else None
+    beside = threading.Thread(target=comm.alltoall, args=(send, receive))
+    if comm.rank % 2:  # ranks call the two communicators in different orders
+        beside.start()
+        time.sleep(0.01)
     texts = other.allgather_bytes(b"d%d" % other.rank)
-    (pending or comm.ialltoall(send, receive)).wait()
+    if not comm.rank % 2:
+        beside.start()
+    beside.join()
     want = np.stack([rows_sent(i, comm.size, 9, "uint32")[comm.rank] for i in range(comm.size)])
     collective_assert(comm, texts == [b"d%d" % i for i in range(comm.size)], f"{texts}")
-    collective_assert(comm, np.array_equal(receive, want), "messages of two communicators met")
+    collective_assert(comm, np.array_equal(receive, want), "messages of two communicators were mixed up")
     other.free()
     collective_assert(comm, True, "")
+
+
+def check_bytes_sent(comm):
+    n, me = comm.size, comm.rank
+
+    def expect(nbytes, call, *given):
+        before = comm.bytes_sent
+        call(*given)
+        sent = comm.bytes_sent - before
+        collective_assert(comm, sent == nbytes, f"{call.__name__} of rank {me}: {sent}, not {nbytes}")
+
+    for length in (0, 1, 5000):  # 5000 bytes are more than a slot of the eager path holds
+        expect(length * (me + 1) * (n - 1), comm.allgather_bytes, b"x" * length * (me + 1))
+        payloads = [b"x" * (length * (me + 2 * j)) for j in range(n)]
+        expect(sum(length * (me + 2 * j) for j in range(n) if j != me), comm.alltoall_bytes, payloads)
+        expect(length * (n - 1) * (me == n - 1), comm.broadcast_bytes, b"x" * length, n - 1)
+    expect(round(700 * 8 * 2 * (n - 1) / n), comm.allreduce, np.ones((7, 100)))
+    expect(7 * 2 * (n - 1), comm.alltoall, np.zeros((n, 7), np.uint16), np.zeros((n, 7), np.uint16))
+    counts = [3 * i for i in range(n)]
+    gathered = np.zeros(sum(counts), np.float32)
+    expect(3 * me * 4 * (n - 1), comm.allgather, np.zeros(3 * me, np.float32), gathered, counts)
+    expect(0, comm.barrier)
+    buffer = None
+
+    def share():
+        nonlocal buffer
+        buffer = comm.shared_buffer(8)
+        buffer.sync()
+
+    expect(0, share)
+    buffer.free()
+    expect(123, comm.count_sent, 123)
+
+
+def check_bytes_sent_of_all_duplicates_and_threads(comm):
+    n, start, copies = comm.size, comm.bytes_sent, [comm.duplicate() for _ in range(2)]
+
+    def send(copy):
+        for _ in range(50):
+            copy.allgather_bytes(b"abc")
+            for _ in range(100):
+                copy.count_sent(1)
+
+    threads = [threading.Thread(target=send, args=(copy,)) for copy in copies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    want = 2 * 50 * (3 * (n - 1) + 100)
+    sent = [one.bytes_sent - start for one in (comm, *copies)]
+    for copy in copies:
+        copy.free()
+    collective_assert(comm, sent == [want] * 3, f"{sent}, not {want}")
 
 
 def check_shared_buffer(comm):
@@ -247,21 +275,21 @@ def raises(kind, call, *given):
     return False
 
 
-def _exchange(comm, dtype, width, call):
+def _exchange(comm, dtype, width):
     n, me = comm.size, comm.rank
     send = rows_sent(me, n, width, dtype)
     kept, receive = send.copy(), np.zeros_like(send)
-    call(send, receive)
+    comm.alltoall(send, receive)
     want = np.stack([rows_sent(i, n, width, dtype)[me] for i in range(n)])
     collective_assert(comm, np.array_equal(receive, want), f"{dtype}, width {width}: {receive}")
     collective_assert(comm, np.array_equal(send, kept), f"{dtype}, width {width}: input was written")
 
 
-def _gather(comm, dtype, counts, call):
+def _gather(comm, dtype, counts):
     me = comm.rank
     send = place_of(me, counts[me], dtype)
     kept, receive = send.copy(), np.zeros(sum(counts), dtype)
-    call(send, receive, counts)
+    comm.allgather(send, receive, counts)
     want = np.concatenate([place_of(i, c, dtype) for i, c in enumerate(counts)])
     collective_assert(comm, np.array_equal(receive, want), f"{dtype}, counts {counts}: {receive}")
     collective_assert(comm, np.array_equal(send, kept), f"{dtype}, counts {counts}: input was written")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -114,7 +117,7 @@ def test_a_rank_is_lost_while_the_others_recover(when: str) -> None:
             if when == "recover":
                 comm.recover = die  # type: ignore[method-assign]
             elif when == "announce":
-                comm.follow(die)
+                comm.on_replace(die)
             else:
                 recover = comm.recover
 
@@ -125,7 +128,7 @@ def test_a_rank_is_lost_while_the_others_recover(when: str) -> None:
 
                 comm.recover = short  # type: ignore[method-assign]
         else:
-            comm.follow(lambda merged: merged.barrier())
+            comm.on_replace(lambda merged: merged.barrier())
 
         def work() -> int:
             if group.silo_id == 0:
@@ -246,7 +249,7 @@ def test_a_crew_goes_on_with_other_ranks() -> None:
         group, heard = ElasticGroup(comm), []
         if comm.rank < 2:
             group._completed = 2
-            comm.follow(lambda merged: heard.append(merged.members))
+            comm.on_replace(lambda merged: heard.append(merged.members))
             group.adopt(comm)
         else:
             group.adopt(comm, 2)
@@ -263,16 +266,29 @@ def test_a_crew_goes_on_with_other_ranks() -> None:
     assert run_in_threads(3, rank, timeout_s=20) == [None, (110, 4, news), (110, 4, [])]
 
 
-def test_duplicates_are_given_up_together() -> None:
-    """Who waits in a duplicate for a rank that lives is woken when that one recovers from another's loss."""
+def enter(comm: Communicator) -> None:
+    with suppress(RankFailedError):
+        comm.barrier()
+
+
+def entered(comm: Communicator) -> bool:
+    """Whether rank 0 has entered this communicator's collective."""
+    collectives = comm._rendezvous.collectives  # type: ignore[attr-defined]
+    return any(0 in one.payloads for one in list(collectives.values()))
+
+
+def test_duplicates_are_revoked_together() -> None:
+    """A rank that waits in a duplicate for a living one is woken when that one recovers from a failure."""
 
     def rank(comm: Communicator) -> Any:
         beside = comm.duplicate()
         if comm.rank == 0:
-            beside.iallgather(np.zeros(1), np.zeros(3), [1, 1, 1])
+            threading.Thread(target=enter, args=(beside,), daemon=True).start()
+            while not entered(beside):
+                time.sleep(0.001)
             raise SimulatedCrash
         with pytest.raises(RankFailedError):
-            comm.barrier() if comm.rank == 1 else beside.allgather(np.zeros(1), np.zeros(3), [1, 1, 1])
+            comm.barrier() if comm.rank == 1 else beside.barrier()
         merged = (comm if comm.rank == 1 else beside).recover()
         for old in (comm, beside):
             with pytest.raises(RankFailedError):
@@ -283,6 +299,19 @@ def test_duplicates_are_given_up_together() -> None:
         return again.allgather_bytes(bytes([comm.rank]))
 
     assert run_in_threads(3, rank, timeout_s=5) == [None, [b"\1", b"\2"], [b"\1", b"\2"]]
+
+
+def test_bytes_sent_go_on_counting_after_a_failure() -> None:
+    def rank(comm: Communicator) -> Any:
+        beside = comm.duplicate()
+        beside.allgather_bytes(b"abc")
+        if comm.rank == 0:
+            raise SimulatedCrash
+        survivors = comm.recover()
+        survivors.duplicate().allgather_bytes(b"a")
+        return survivors.bytes_sent, beside.bytes_sent
+
+    assert run_in_threads(3, rank, timeout_s=20) == [None, (7, 7), (7, 7)]
 
 
 def test_memory_of_a_lost_rank_stays_readable() -> None:

@@ -117,20 +117,24 @@ def test_receivers_never_alias_senders():
     assert run_in_threads(2, body) == [True, True]
 
 
-def test_a_sender_may_write_after_its_own_wait():
-    def body(comm):
-        send, receive = np.full((2, 3), comm.rank + 1.0), np.zeros((2, 3))
-        request = comm.ialltoall(send, receive)
-        if comm.rank == 1:
-            comm.allgather_bytes(b"")  # rank 0 has waited and overwritten by then
-            request.wait()
-        else:
-            request.wait()
-            send[:] = -1
-            comm.allgather_bytes(b"")
-        return receive[:, 0].tolist()
+def test_a_sender_may_overwrite_its_array_when_its_call_has_returned():
+    """Rank 0 comes last, so its call returns at once, before rank 1 is awake and reads."""
 
-    assert run_in_threads(2, body, timeout_s=10) == [[1, 2], [1, 2]]
+    def body(comm):
+        receive, gathered = np.zeros((2, 3)), np.zeros(4)
+        for _ in range(20):
+            time.sleep(0.01 * (comm.rank == 0))
+            send = np.full((2, 3), comm.rank + 1.0)
+            comm.alltoall(send, receive)
+            send[:] = -1
+            assert receive[:, 0].tolist() == [1, 2]
+            time.sleep(0.01 * (comm.rank == 0))
+            own = np.full(2, comm.rank + 1.0)
+            comm.allgather(own, gathered, [2, 2])
+            own[:] = -1
+            assert gathered.tolist() == [1, 1, 2, 2]
+
+    run_in_threads(2, body, timeout_s=10)
 
 
 def test_a_freed_communicator_is_refused():

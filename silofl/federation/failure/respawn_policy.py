@@ -129,7 +129,7 @@ class _Respawn:
     def abandon(self) -> None:
         """Let those go that came too late."""
         if self._merged is not None:
-            self._merged.give_up()
+            self._merged.revoke()
 
     def _everybody(self, comm: Communicator) -> bool:
         return all(allgather_object(comm, self._merged is not None))

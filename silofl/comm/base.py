@@ -1,0 +1,161 @@
+"""Common part of both communicators: argument checks, callbacks, and the state that duplicates share."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+from silofl.comm import argument_checks
+from silofl.types import ReduceOp
+
+Comm = TypeVar("Comm")
+
+
+class ByteCounter:
+    """A sum that several threads add to."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> None:
+        """Add `nbytes`."""
+        with self._lock:
+            self.total += nbytes
+
+
+class SharedState(Generic[Comm]):
+    """State of a communicator and its duplicates on one rank.
+
+    A successor has a state of its own, which keeps the callbacks and the counter of its `predecessor`.
+    """
+
+    def __init__(self, predecessor: SharedState[Comm] | None = None) -> None:
+        self.open: list[Comm] = []
+        """Communicators that were not freed; they are revoked together."""
+        self.has_predecessor = predecessor is not None
+        self.replace_callbacks: list[Callable[[Comm], None]] = (
+            [] if predecessor is None else predecessor.replace_callbacks
+        )
+        self.on_mark: Callable[[str], None] | None = None if predecessor is None else predecessor.on_mark
+        self.sent: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent
+        self.corrupt_next = False
+        """Whether a bit of the next message is to be flipped: an injected fault."""
+
+    def outgoing(self, payload: bytes) -> bytes:
+        """Return the payload as it is sent."""
+        if self.corrupt_next and payload:
+            self.corrupt_next = False
+            return payload[:-1] + bytes([payload[-1] ^ 1])
+        return bytes(payload)
+
+
+class CommunicatorBase(ABC, Generic[Comm]):
+    """See `Communicator`. A subclass moves the bytes, in methods whose arguments have been checked."""
+
+    def __init__(self, rank: int, members: tuple[int, ...], state: SharedState[Comm]) -> None:
+        self._rank, self._size, self._members, self._state = rank, len(members), members, state
+
+    @property
+    def rank(self) -> int:
+        """This rank, 0 <= rank < size."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self._size
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Silo id of each rank, ascending; see `Communicator.members`."""
+        return self._members
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes sent to other ranks so far; see `Communicator.bytes_sent`."""
+        return self._state.sent.total
+
+    def count_sent(self, nbytes: int) -> None:
+        """Add `nbytes` to `bytes_sent`; see `Communicator.count_sent`."""
+        self._state.sent.add(nbytes)
+
+    def allgather_bytes(self, payload: bytes) -> list[bytes]:
+        """Every rank's payload, in rank order; lengths may differ and may be zero."""
+        self.count_sent(len(payload) * (self._size - 1))
+        return self._allgather_bytes(self._state.outgoing(payload))
+
+    def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """Send payloads[j] to rank j; return what each rank sent here, in rank order."""
+        if len(payloads) != self._size:
+            raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
+        self.count_sent(sum(map(len, payloads)) - len(payloads[self._rank]))
+        return self._alltoall_bytes([self._state.outgoing(payload) for payload in payloads])
+
+    def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
+        """The root's payload, on every rank; what other ranks pass is ignored."""
+        payload = payload if self._rank == root else b""
+        self.count_sent(len(payload) * (self._size - 1))
+        return self._broadcast_bytes(payload, root)
+
+    def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
+        """Elementwise reduction, a new array; see `Communicator.allreduce`."""
+        argument_checks.check_reduce(values, op)
+        self.count_sent(round(values.nbytes * 2 * (self._size - 1) / self._size))
+        return self._allreduce(values, op)
+
+    def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """Send row j of `send` to rank j; see `Communicator.alltoall`."""
+        argument_checks.check_alltoall(send, receive, self._size)
+        self.count_sent(send.nbytes - send.nbytes // self._size)
+        self._alltoall(send, receive)
+
+    def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
+        """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
+        argument_checks.check_allgather(send, receive, counts, self._rank, self._size)
+        self.count_sent(send.nbytes * (self._size - 1))
+        self._allgather(send, receive, [int(count) for count in counts])
+
+    def on_replace(self, callback: Callable[[Comm], None]) -> None:
+        """Have `callback` called with each communicator that replaces this one."""
+        self._state.replace_callbacks.append(callback)
+
+    def notify_replaced(self) -> None:
+        """Call the `on_replace` callbacks with this communicator. Collective, as they may be."""
+        for callback in self._state.replace_callbacks:
+            callback(self)  # type: ignore[arg-type]
+
+    def mark(self, step: str) -> None:
+        """Report to the `on_mark` callback that this rank reaches a named step; see `Communicator.mark`."""
+        if self._state.on_mark is not None:
+            self._state.on_mark(step)
+
+    def on_mark(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` called by every `mark`; see `Communicator.on_mark`."""
+        self._state.on_mark = callback
+
+    def corrupt_next(self) -> None:
+        """Flip a bit of the next message; see `Communicator.corrupt_next`."""
+        self._state.corrupt_next = True
+
+    @abstractmethod
+    def _allgather_bytes(self, payload: bytes) -> list[bytes]: ...
+
+    @abstractmethod
+    def _alltoall_bytes(self, payloads: list[bytes]) -> list[bytes]: ...
+
+    @abstractmethod
+    def _broadcast_bytes(self, payload: bytes, root: int) -> bytes: ...
+
+    @abstractmethod
+    def _allreduce(self, values: NDArray[Any], op: ReduceOp) -> NDArray[Any]: ...
+
+    @abstractmethod
+    def _alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None: ...
+
+    @abstractmethod
+    def _allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: list[int]) -> None: ...
