@@ -145,6 +145,7 @@ class Federation:
             own = None if state is None else state["privacy"]
             self.topology.aggregator = self.privacy.restore(own, member=member)
         self.topology.restore(state["server"] if state is not None and member else None, members)
+        self.resync = set(self.members) != set(members)
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.

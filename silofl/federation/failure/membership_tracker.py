@@ -1,4 +1,4 @@
-"""Who is there: losses and returns from one line of a run to the next."""
+"""Membership of a run: which silos failed and which rejoined, from one line of metrics to the next."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ Silos = tuple[int, ...]
 
 
 class MembershipTracker:
-    """One rank's tracker of the silos; all ranks have the same."""
+    """One rank's list of the silos that are there; all ranks have the same."""
 
     def __init__(self, present: Silos) -> None:
         self._present = present
-        self._lost: list[int] = []
-        self._returned: list[int] = []
+        self._failed: list[int] = []
+        self._rejoined: list[int] = []
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> MembershipTracker:
-        """From another rank's `state`, on a rank that comes back."""
+        """From another rank's `state`, on a rank that rejoins."""
         tracker = cls(tuple(state["present"]))
-        tracker._lost, tracker._returned = list(state["lost"]), list(state["returned"])
+        tracker._failed, tracker._rejoined = list(state["failed"]), list(state["rejoined"])
         return tracker
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
-        return {"present": self._present, "lost": self._lost, "returned": self._returned}
+        return {"present": self._present, "failed": self._failed, "rejoined": self._rejoined}
 
-    def mark_failed(self, left: Silos) -> Silos:
-        """Only `left` are there now; who was until then, as far as anybody noted."""
-        lost = tuple(silo for silo in self._present if silo not in left)
-        self._lost += lost
-        self._present = tuple(silo for silo in self._present if silo in left)
-        return lost
+    def mark_failed(self, survivors: Silos) -> Silos:
+        """Only `survivors` are there now; the silos that failed since this was last noted."""
+        failed = tuple(silo for silo in self._present if silo not in survivors)
+        self._failed += failed
+        self._present = tuple(silo for silo in self._present if silo in survivors)
+        return failed
 
     def mark_rejoined(self, silos: Silos) -> None:
-        """These came back."""
-        self._returned += silos
+        """These silos came back."""
+        self._rejoined += silos
         self._present = tuple(sorted({*self._present, *silos}))
 
     def changes(self) -> tuple[Silos, Silos]:
-        """Who was lost and who came back since this was last asked."""
-        lost, returned = tuple(sorted(self._lost)), tuple(self._returned)
-        self._lost, self._returned = [], []
-        return lost, returned
+        """Silos that failed and that rejoined since this was last asked."""
+        failed, rejoined = tuple(sorted(self._failed)), tuple(self._rejoined)
+        self._failed, self._rejoined = [], []
+        return failed, rejoined

@@ -9,17 +9,18 @@ from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.comm.elastic_group import RankFailure
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
+from silofl.report.round_metrics import silos_text
 
 StopReason = Callable[[RankFailure, tuple[int, ...]], SiloflError | None]
 
 
 def min_silos(config: Config, silos: int) -> int:
     """The fewest silos that a round of a run of `silos` may be over."""
-    if choose_protocol(config.secure, silos) == "plain":
-        return config.failure.min_silos or min(2, silos)
-    threshold = config.secure.threshold or silos // 2 + 1
-    secure = max(threshold, 2 if config.secure.allow_two else 3)
-    return max(secure, config.failure.min_silos or 0, _noisy(config.privacy))
+    protocol = choose_protocol(config.secure, silos)
+    fewest = protocol.fewest(config.secure, silos)
+    if not protocol.private:
+        return config.failure.min_silos or fewest
+    return max(fewest, config.failure.min_silos or 0, _noisy(config.privacy))
 
 
 def _noisy(privacy: PrivacyConfig) -> int:
@@ -53,18 +54,18 @@ def stop_reason(config: Config, silos: int) -> StopReason:
     fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
 
     def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
-        lost = silos_text(failure.silos)
+        failed = silos_text(failure.silos)
         if failure.early:
-            return StoppedError(f"{lost} lost before the run began: start the same command again")
+            return StoppedError(f"{failed} failed before the run began: start the same command again")
         if config.failure.policy == "abort":
             why = 'failure.policy = "abort"'
-        elif protocol == "additive":
-            why = 'secure.protocol = "additive" has no recovery'
+        elif not protocol.recovers:
+            why = f'secure.protocol = "{config.secure.protocol}" has no recovery'
         elif len(left) < fewest:
             why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
         else:
             return None
-        return StoppedError(f"{lost} lost, and {why}: --resume goes on from the last committed round")
+        return StoppedError(f"{failed} failed, and {why}: --resume goes on from the last committed round")
 
     return stop_reason_of
 
@@ -77,20 +78,13 @@ def describe_policy(config: Config, silos: int) -> str:
         end += " (silofl launch by itself)"
     if policy == "abort":
         return f"abort: {end}"
-    if choose_protocol(config.secure, silos) == "additive":
-        return f'{end}: secure.protocol = "additive" has no recovery'
+    if not choose_protocol(config.secure, silos).recovers:
+        return f'{end}: secure.protocol = "{config.secure.protocol}" has no recovery'
     if fewest >= silos:
         return f"{end}: a round needs {fewest} of {silos} silos"
     again = "is started again" if policy == "respawn" else "stays away"
     at_once = replicas(config, silos, MAX_REPLICAS)
     return (
-        f"{policy}: rounds go on with {fewest} of {silos} silos or more, {at_once} lost at a time, "
-        f"and who was lost {again}; needs ULFM"
+        f"{policy}: rounds go on with {fewest} of {silos} silos or more, {at_once} failing at a time, "
+        f"and a silo that failed {again}; needs ULFM"
     )
-
-
-def silos_text(silos: tuple[int, ...]) -> str:
-    """`silo 2 was` or `silos 1 and 2 were`."""
-    if len(silos) == 1:
-        return f"silo {silos[0]} was"
-    return f"silos {', '.join(map(str, silos[:-1]))} and {silos[-1]} were"

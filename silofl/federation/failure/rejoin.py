@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,9 +17,10 @@ from silofl.config import Config
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
 from silofl.federation.failure.policy import stop_reason
+from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
-from silofl.federation.federation import build_silo, build_task
-from silofl.federation.loop import Record, Run
+from silofl.federation.federation import RunContext, build_silo, build_task
+from silofl.federation.loop import Json, Run
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
@@ -38,7 +38,7 @@ def rejoin(
     resumed: bool,
     on_directory: Callable[[Path], None] = lambda path: None,
     stop: StopRequest | None = None,
-) -> Record:
+) -> Json:
     """`train` on a rank that was started again; collective with `RespawnPolicy.call` of the others.
 
     `comm` is what this process began with, alone. Where it cannot come back, or too late, it ends by itself.
@@ -53,22 +53,22 @@ def rejoin(
                 alone, config, built, spawn_info.number, spawn_info.silos, spawn_info.local_rank
             )
             if config.checkpoint.buddy:
-                silo_key(
-                    config.checkpoint.key_file, spawn_info.number
-                )  # a fault of this silo's alone, so far
+                silo_key(config.checkpoint.key_file, spawn_info.number)  # a fault of this silo's alone
             merged = join(comm, spawn_info)
-            rejoin_state = json.loads(merged.broadcast_bytes(b"", merged.members.index(spawn_info.leader)))
+            leader = merged.members.index(spawn_info.leader)
+            told = RejoinState.decode(merged.broadcast_bytes(b"", leader))
     except Exception as error:
         _stay_away(spawn_info.number, error)
     group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
     group.started()
-    group.adopt(merged, rejoin_state["completed"])
-    path = Path(config.run.dir or rejoin_state["path"])
+    group.adopt(merged, told.completed)
+    path = Path(config.run.dir or told.path)
     on_directory(path)
-    respawns = RespawnPolicy.from_state(rejoin_state["respawns"], config.failure.rejoin_s)
-    run = Run(group, config, silo, spawn_info.silos, path, stop, resumed=resumed, respawns=respawns)
-    run.rejoin(rejoin_state)
-    return run.complete(rejoin_state["round"])
+    respawns = RespawnPolicy.from_state(told.respawns, config.failure.rejoin_s)
+    context = RunContext.of(group, config, silo, spawn_info.silos, path)
+    run = Run(context, path, stop, respawns, resumed=resumed)
+    run.rejoin(told)
+    return run.complete(told.round)
 
 
 def _stay_away(number: int, error: Exception) -> NoReturn:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from silofl.comm.collective_errors import allgather_object
@@ -13,12 +12,11 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator, RankFailedError
 from silofl.comm.respawn import Place, respawn
+from silofl.federation.failure.rejoin_state import RejoinState
 
 SOON_ROUNDS = 3
 """A silo that is lost again within so many rounds of coming back is in backoff of its own."""
 MOST_IN_A_ROW = 3
-
-Handover = dict[str, Any]
 
 
 @dataclass
@@ -72,7 +70,9 @@ class RespawnPolicy:
             and max(backoff.not_before, backoff.returned + 1) <= number
         )
 
-    def call(self, group: ElasticGroup, silos: tuple[int, ...], number: int, rejoin_state: Handover) -> bool:
+    def respawn(
+        self, group: ElasticGroup, silos: tuple[int, ...], number: int, rejoin_state: RejoinState
+    ) -> bool:
         """Start `silos` again after round `number` and take them in; whether they came. Collective.
 
         `rejoin_state` is what they need to know. Those that do not come count as lost once more.
@@ -80,8 +80,8 @@ class RespawnPolicy:
         for silo in silos:
             self._backoffs[silo].returned = number
         attempt = _Respawn(group, silos, self._places, self._timeout_s)
-        told = {**rejoin_state, "respawns": self._state(), "completed": group.completed + 1}
-        merged = group.step(lambda: attempt.run(told))
+        told = replace(rejoin_state, respawns=self._state(), completed=group.completed + 1)
+        merged = group.step(lambda: attempt.run(told.encode()))
         if merged is None:
             attempt.abandon()
             self.note(silos, number)
@@ -106,7 +106,7 @@ class _Respawn:
         self._tried = False
         self._merged: MpiCommunicator | None = None
 
-    def run(self, rejoin_state: Handover) -> MpiCommunicator | None:
+    def run(self, rejoin_state: bytes) -> MpiCommunicator | None:
         """The communicator with the silos that came back, on all ranks or on none; collective.
 
         The rejoin_state is sent once every rank has that communicator: who has it is taken in, and who has
@@ -123,7 +123,7 @@ class _Respawn:
         assert self._merged is not None
         leader = self._merged.members.index(comm.members[0])
         with suppress(RankFailedError):  # whoever is missing there, all find out as they go on with it
-            self._merged.broadcast_bytes(json.dumps(rejoin_state).encode(), leader)
+            self._merged.broadcast_bytes(rejoin_state, leader)
         return self._merged
 
     def abandon(self) -> None:

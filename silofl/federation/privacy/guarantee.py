@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from silofl.aggregation.protocols import choose_protocol
-from silofl.config import Config, SecureConfig
-from silofl.crypto.graph import Bounds, choose_degree
+from silofl.config import Config
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.plan import Plan
@@ -17,7 +16,8 @@ from silofl.types import RingBits
 def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
     """The plan of a run of `silos` of whom those `here` have `records` together."""
     privacy = config.privacy
-    clear = choose_protocol(config.secure, silos) == "plain"
+    protocol = choose_protocol(config.secure, silos)
+    clear = not protocol.private
     if clear and privacy.place == "distributed":
         raise ConfigError(
             f'privacy.place = "distributed" hides each silo\'s part in a secure sum, and over {silos} silos '
@@ -35,7 +35,8 @@ def plan_for(config: Config, dimensions: int, records: float, here: int, silos: 
 
 def _refuse_openers(config: Config, silos: int) -> None:
     """Raise ConfigError where colluding silos see through the secure sum: to parts of one share of noise."""
-    privacy, (openers, why) = config.privacy, _openers(config.secure, silos)
+    protocol = choose_protocol(config.secure, silos)
+    privacy, (openers, why) = config.privacy, protocol.openers(config.secure, silos)
     alone = silos - 1 - privacy.dropouts
     if openers <= privacy.colluding < alone:
         raise ConfigError(
@@ -44,17 +45,6 @@ def _refuse_openers(config: Config, silos: int) -> None:
             f"less, or to {alone}, with which each share is enough",
             rank=0,
         )
-
-
-def _openers(secure: SecureConfig, silos: int) -> tuple[int, str]:
-    """How many silos, colluding, see through the secure sum, and why."""
-    if choose_protocol(secure, silos) == "additive":
-        return secure.committee, f"secure.committee is {secure.committee}"
-    bounds = Bounds()
-    if choose_degree(silos, bounds) is not None:
-        return math.floor(silos * bounds.colluding) + 1, "each silo shares its keys among some others only"
-    threshold = secure.threshold or silos // 2 + 1
-    return threshold, f"secure.threshold is {threshold}"
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:

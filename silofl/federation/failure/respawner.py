@@ -1,0 +1,58 @@
+"""Bringing failed silos back between two rounds: the survivors' side, and the returning silo's own."""
+
+from __future__ import annotations
+
+import time
+
+from silofl.federation.failure.rejoin_state import RejoinState
+from silofl.federation.run_state import RunState
+from silofl.report.round_metrics import silos_text
+
+
+def respawn_failed(state: RunState, number: int) -> None:
+    """Start failed silos again after round `number`, one after the other; collective with their `rejoin`.
+
+    Not in one go: they would be one job, of which Open MPI's launcher ends all when one dies again.
+    """
+    while state.config.failure.policy == "respawn" and state.group.fault_tolerant:
+        members = state.group.agreed_members()
+        state.respawns.note(state.tracker.mark_failed(members), number)
+        due = state.respawns.due(members, number)
+        if not due:
+            break
+        with state.clock.phase("return"):
+            _respawn(state, due[:1], number)
+
+
+def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
+    state.commit(number, forced=True)  # first: whatever comes of a silo that is started again
+    state.logger.notice(f"{silos_text(silos)} failed: starting again")
+    began = time.perf_counter()
+    if not state.respawns.respawn(state.group, silos, number, _rejoin_state(state, silos, number)):
+        state.logger.notice(f"{silos_text(silos)} not back in time; the others go on")
+        return
+    state.checkpoints.own_state(silos)
+    state.federation.rebuild(silos)
+    state.tracker.mark_rejoined(silos)
+    state.logger.notice(f"{silos_text(silos)} away for {time.perf_counter() - began:.1f} s and is back")
+    if state.group.comm.rank != 0:
+        state.logger.step_down()
+
+
+def _rejoin_state(state: RunState, silos: tuple[int, ...], number: int) -> RejoinState:
+    """What the silos that rejoin have to know; the policy completes it."""
+    shards = state.federation.topology.shards
+    return RejoinState(
+        silos=silos,
+        round=number,
+        completed=state.group.completed + 1,
+        path=str(state.path),
+        rounds=state.logger.rounds,
+        members=shards.members,
+        replica_count=shards.replica_count,
+        metrics=state.federation.means.names,
+        affordable=state.affordable,
+        tracker=state.tracker.state(),
+        respawns={},
+        privacy=state.federation.rejoin_state(),
+    )
