@@ -76,10 +76,10 @@ def train(
 def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None:
     """Say what would run: silos, devices, samples, bytes a round, memory."""
     from silofl.federation.dry_run import dry_run
-    from silofl.report.tables import print_dry_run
+    from silofl.report.dry_run import print_dry_run
 
     settings = _load(config, overrides, "")
-    print_dry_run(settings, dry_run(settings, n))
+    print_dry_run(dry_run(settings, n))
 
 
 @app.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from silofl.aggregation.plain import CHUNK
 from silofl.aggregation.protocols import choose_protocol
 from silofl.aggregation.shards import slice_bounds
@@ -15,37 +13,6 @@ from silofl.federation.privacy.guarantee import describe, notes, plan_for, refus
 from silofl.federation.silo import Silo, place
 from silofl.tasks import registry as tasks
 
-MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class SiloDryRun:
-    """One silo before it runs."""
-
-    silo: int
-    device: str
-    train_samples: int
-    test_samples: int
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """A run before it runs. Memory counts silofl's own arrays, not activations, data or libraries."""
-
-    silos: list[SiloDryRun]
-    model: str
-    parameters: int
-    protocol: str
-    bytes_sent_per_round: int
-    """By silo 0: its update to the owners of slices, then its slice of the new model to all."""
-    memory_mib: float
-    """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
-    failure: str
-    """What happens when a silo dies."""
-    privacy: str
-    """What is promised at the end; empty where nothing is."""
-    notes: list[str]
-    """What makes that promise weaker than it looks."""
 
 
 def dry_run(config: Config, silos: int) -> DryRun:

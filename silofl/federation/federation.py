@@ -70,15 +70,14 @@ class Federation:
         magnitudes = measure(fitted.contribution, self.aggregator.spec)
         nonfinite = first_nonfinite(magnitudes, self.aggregator.spec)
         if nonfinite is not None:
-            raise self.silo.diverged(round_number, f"{nonfinite} has values that are not finite")
+            raise self.silo.diverged(round_number, nonfinite)
         return fitted, magnitudes
 
     def _fit(self, round_number: int) -> Fitted:
         buffers = self.values[len(self.topology.shared["model"]) :]
         arguments = (self.topology.shared, buffers, round_number, self.strategy)
-        if self.privacy is not None:
-            return self.privacy.fit(*arguments)
-        return self.silo.fit(*arguments, resync=self.resync)
+        fit = self.silo.fit if self.privacy is None else self.privacy.fit
+        return fit(*arguments, resync=self.resync)
 
     def reduce(self, fitted: Fitted, round_number: int, magnitudes: Magnitudes) -> None:
         """Add up what all silos learnt, and let this silo's state follow; collective."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,23 @@ import torch
 from numpy.typing import NDArray
 
 from silofl.config import Config, PrivacyConfig
-from silofl.errors import DataError
+from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.launcher import watchdog
-from silofl.tasks.base import SiloData, Task
+from silofl.strategies.base import LocalRound, State, Strategy
+from silofl.strategies.registry import build
+from silofl.tasks.base import PersonalTask, SiloData, Task
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
-from silofl.training.flat import DTYPES, FlatModel, as_array
+from silofl.training.flat import DTYPES, Correct, FlatModel, as_array
 from silofl.training.gradient_check import EXAMPLES
 from silofl.training.private import PrivateSteps, StepNoise, Streams
+from silofl.training.publication import published
 from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
-from silofl.types import Update
-from silofl_kernels import max_abs
+from silofl.types import Contribution, Update, Vector
 
-Vector = NDArray[np.floating[Any]]
 _DRAWING = threading.Lock()
 """Torch has one generator for all threads, and silos that are threads draw one model."""
 
@@ -36,13 +38,42 @@ def place(requested: str, local_rank: int) -> str:
     return device_name(requested, torch.cuda.device_count(), local_rank)
 
 
+@dataclass
+class Fitted:
+    """What a round's local work has led to, before it is certain that it counts."""
+
+    contribution: Contribution
+    """The strategy's vectors and, where the model has buffers, their change (b,) as "buffers"."""
+    state: State
+    """The silo's next state of the strategy: see `Silo.accept`."""
+    loss: float
+    """Mean over the steps."""
+    steps: int
+
+
 class Silo:
     """One institution, silo `number` of the run. Its samples stay here.
 
-    Raises DataError where it has no training samples.
+    Attributes:
+        model: what it trains.
+        samples: how many it trains on.
+        test_samples: how many are held out.
+        strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
+
+    Raises:
+        DataError: it has no training samples, or its model cannot be shared.
+        ConfigError: an optimizer, or private parameters, that the configuration cannot have.
     """
 
-    def __init__(self, config: Config, task: Task, number: int, silos: int, device: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        number: int,
+        silos: int,
+        device: str,
+        strategy: Strategy | None = None,
+    ) -> None:
         where, dtype = torch.device(device), DTYPES[config.train.dtype]
         seed = config.run.seed
         data = SiloData(*task.data(number, silos))
@@ -53,7 +84,12 @@ class Silo:
         with _DRAWING:
             seed_everything(derive(seed, INITIAL_MODEL, 0))
             untrained = task.model()
-        self.model = FlatModel(untrained, dtype, where)
+        private = task.private if isinstance(task, PersonalTask) else ()
+        self.model = FlatModel(untrained, dtype, where, private)
+        strategy = build(config.strategy) if strategy is None else strategy
+        if private:
+            _refuse_private(config, strategy)
+        self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
         self.samples = len(data.train)
         self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task
@@ -62,40 +98,82 @@ class Silo:
         self._train = Batches(data.train, dtype, where, beat)
         self.trainer = LocalTrainer(task, self.model, self._train, config.train, seed=seed, silo=number)
         self._number, self._precision = number, config.train.precision
+        self._lr = config.train.lr
         self._private: PrivateSteps | None = None
-        self._wire = self._make_wire()
-
-    def _make_wire(self) -> Vector:
-        """Where updates are written: the model's own vector if it lies in memory in the type that travels."""
-        own = as_array(self.model.vector)
-        shares = self.model.vector.device.type == "cpu" and own.dtype == self.model.wire_dtype
-        in_place = shares and self.model.vector.dtype != torch.bfloat16
-        return own if in_place else np.empty(self.model.size, self.model.wire_dtype)
 
     def initial(self) -> Vector:
-        """The untrained model's shared values (d,), a new wire vector."""
-        values = np.empty_like(self._wire)
+        """The untrained model's shared values (d,), a new vector of the type that travels."""
+        values = np.empty(self.model.size, self.model.wire_dtype)
         self.model.store(values)
         return values
 
-    def fit(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
-        """Train from the global model; what to send is valid until the next call on this silo.
+    def fit(
+        self,
+        shared: Mapping[str, Vector],
+        buffers: Vector,
+        round_number: int,
+        strategy: Strategy,
+        *,
+        resync: bool = False,
+    ) -> Fitted:
+        """Train from the global model, or take the gradient at it, as the strategy says.
 
-        Raises TrainingError where it is not finite: it must not be shared.
+        What to send is valid until the next call on this silo, and may have values that are not finite: the
+        aggregator refuses those before anything is shared. The silo's state of the strategy stays as it is,
+        see `accept`, for a round may be taken again.
+
+        Args:
+            shared: the strategy's shared vectors by name, (P,) each of the type that travels; not changed.
+            buffers: the global buffers (b,); not changed.
+            round_number: of the round, from 1.
+            strategy: whose halves the round has.
+            resync: see `LocalRound.resync`.
+
+        Raises:
+            TrainingError: the loss is not finite.
         """
-        self.model.load(global_vector)
-        if local == "gradient":
-            gradient, result = self.trainer.gradient(round_number)
-            self._wire[:] = as_array(gradient)
+        self.model.load_parts(shared["model"], buffers)
+        if strategy.local == "gradient":
+            trained, result = self.trainer.gradient(round_number)
         else:
-            result = self.trainer.fit(round_number)
-            np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
-        return self._finite(self._wire, round_number), result
+            result = self.trainer.fit(round_number, self._correction(strategy, shared, resync))
+            trained = self.model.parameters
+        return self._contribution(trained, result, shared, buffers, strategy, resync)
 
-    def _finite(self, values: Vector, round_number: int) -> Update:
-        if not math.isfinite(max_abs(values)):
-            raise self.trainer.diverged(round_number, "its update has values that are not finite")
-        return Update(values)
+    def _correction(self, strategy: Strategy, shared: Mapping[str, Vector], resync: bool) -> Correct | None:
+        """What the strategy does to gradients; None where it does nothing, which costs nothing."""
+        if type(strategy).correct is Strategy.correct:
+            return None
+        on_device = {name: self.model.tensor(values) for name, values in shared.items()}
+        own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
+        local = LocalRound(on_device, own, self._lr, self.samples, resync)
+        return lambda gradient, values: strategy.correct(gradient, values, local)
+
+    def _contribution(
+        self,
+        trained: torch.Tensor,
+        result: FitResult,
+        shared: Mapping[str, Vector],
+        buffers: Vector,
+        strategy: Strategy,
+        resync: bool,
+    ) -> Fitted:
+        """What to send of trained parameters (P,), which are written over where they can be: no copy."""
+        local = LocalRound(shared, self.strategy_state, self._lr, self.samples, resync)
+        contribution, state = strategy.contribute(as_array(trained), result.steps, result.loss, local)
+        if len(buffers):
+            change: Vector = as_array(self.model.vector[self.model.trainable :])
+            change -= buffers
+            contribution = replace(contribution, vectors={**contribution.vectors, "buffers": change})
+        return Fitted(contribution, state, result.loss, result.steps)
+
+    def accept(self, fitted: Fitted) -> None:
+        """Take up the state of the strategy that a round has left, once its sum is certain."""
+        self.strategy_state = fitted.state
+
+    def diverged(self, round_number: int, what: str = "its update") -> TrainingError:
+        """The error of a round in which `what`, such as a tensor's name, is not finite."""
+        return self.trainer.diverged(round_number, f"{what} has values that are not finite")
 
     def protect(self, config: PrivacyConfig, streams: Streams) -> None:
         """Take single examples from now on as [privacy] says. Raises ConfigError where the model cannot."""
@@ -131,37 +209,71 @@ class Silo:
         return self._private
 
     def clipped_sum(self, global_vector: Vector, round_number: int, attempt: int) -> tuple[Update, FitResult]:
-        """The clipped gradients of a sample of records, added up, without noise; else as `fit`."""
+        """The clipped gradients of a sample of records at the global model (d,), added up, without noise.
+
+        Valid until the next call on this silo; it may have values that are not finite.
+        """
         self.model.load(global_vector)
         total, stats = self._steps.sum(round_number, attempt)
-        return self._finite(as_array(total), round_number), FitResult(stats.loss, 1)
+        return Update(as_array(total)), FitResult(stats.loss, 1)
 
     def fit_privately(
-        self, global_vector: Vector, steps: int, noise: StepNoise, round_number: int, attempt: int
-    ) -> tuple[Update, FitResult]:
-        """Train by noisy steps from the global model; else as `fit`."""
-        self.model.load(global_vector)
-        result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt)
-        np.subtract(as_array(self.model.vector), global_vector, out=self._wire)
-        return self._finite(self._wire, round_number), result
+        self,
+        shared: Mapping[str, Vector],
+        buffers: Vector,
+        steps: int,
+        noise: StepNoise,
+        round_number: int,
+        attempt: int,
+        strategy: Strategy,
+        *,
+        resync: bool = False,
+    ) -> Fitted:
+        """As `fit`, by noisy steps: all that is sent is made of gradients that have their noise."""
+        self.model.load_parts(shared["model"], buffers)
+        correct = self._correction(strategy, shared, resync)
+        result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt, correct)
+        return self._contribution(self.model.parameters, result, shared, buffers, strategy, resync)
 
     def evaluate(self, global_vector: Vector) -> tuple[dict[str, float], int]:
-        """The global model's means over this silo's held-out samples, and how many there are."""
+        """The global model's means over this silo's held-out samples, and how many there are.
+
+        Private parameters are this silo's own.
+        """
         self.model.load(global_vector)
         return evaluate(self._task, self.model, self._test)
 
     def export(self, global_vector: Vector) -> dict[str, NDArray[np.generic]]:
-        """The global model's parameters and buffers by name, for `model.safetensors`."""
-        return self.model.export(global_vector)
+        """What of the global model (d,) is published, by name, for `model.safetensors`."""
+        return published(self.model, global_vector)
 
     def state(self) -> dict[str, Any]:
         """All that only this silo has and a resume needs; its arrays change with the next training."""
-        return {"counters": self.model.counters(), "optimizer": _to_numpy(self.trainer.optimizer_state())}
+        return {
+            "model": self.model.own_state(),
+            "optimizer": _to_numpy(self.trainer.optimizer_state()),
+            "strategy": dict(self.strategy_state),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state of an earlier `state()`."""
-        self.model.load_counters(state["counters"])
+        self.model.load_own_state(state["model"])
         self.trainer.load_optimizer_state(_to_torch(state["optimizer"]))
+        self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}
+
+
+def _refuse_private(config: Config, strategy: Strategy) -> None:
+    """Raise ConfigError where private parameters would not be trained, or would tell of their data."""
+    if strategy.local == "gradient":
+        raise ConfigError(
+            f'strategy.name = "{config.strategy.name}" takes no local step, so that the task\'s private '
+            'parameters would stay as they are: set strategy.name = "fedavg", or remove the attribute private'
+        )
+    if config.privacy.unit != "none":
+        raise ConfigError(
+            f'privacy.unit = "{config.privacy.unit}" puts noise on what is shared, and metrics of the '
+            'task\'s private parameters have none: set privacy.unit = "none", or remove the attribute private'
+        )
 
 
 def _to_numpy(node: Any) -> Any:

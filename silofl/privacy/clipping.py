@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,22 @@ _BELOW = 1 - 2.0**-22
 """So that rounding of the scaled values does not carry the norm above the bound."""
 
 
-def clip(update: NDArray[np.floating[Any]], norm: float) -> float:
-    """Scale (d,) in place to an L2 norm of at most `norm` (McMahan et al. 2018, section 2); its norm before.
+def clip(vectors: Sequence[NDArray[np.floating[Any]]], norm: float) -> float:
+    """Scale vectors in place to a joint L2 norm of at most `norm` (McMahan et al. 2018, section 2).
 
-    The norm is summed in float64, of values over the largest of them: none is too large for it. An update
-    with values that are not finite becomes zero, and its norm is infinite.
+    Returns their norm before, which is summed in float64, of values over the largest of them: none is too
+    large for it. It is infinite where a value is not finite; the vectors become zero then.
     """
-    largest = float(np.max(np.abs(update), initial=0.0))
+    largest = max((float(np.max(np.abs(vector), initial=0.0)) for vector in vectors), default=0.0)
     if not math.isfinite(largest):
-        update[:] = 0
+        for vector in vectors:
+            vector[:] = 0
         return math.inf
     if largest == 0.0:
         return 0.0
-    scaled = update.astype(np.float64) / largest
-    before = largest * math.sqrt(float(scaled @ scaled))
+    scaled = [vector.astype(np.float64) / largest for vector in vectors]
+    before = largest * math.sqrt(sum(float(one @ one) for one in scaled))
     if before > norm:
-        update[:] = scaled * (largest / before * norm * _BELOW)
+        for vector, one in zip(vectors, scaled, strict=True):
+            vector[:] = one * (largest / before * norm * _BELOW)
     return before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -61,3 +61,16 @@ class PerExampleTask(Protocol):
 
     def losses(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss of every example, (batch,), of which `loss` is the mean. No example may see another."""
+
+
+@runtime_checkable
+class PersonalTask(Protocol):
+    """A task may have this attribute, too: then part of its model stays with each silo.
+
+    Parameters and buffers whose names match are trained in their silo and never leave it: they are not in the
+    sum, not in `model.safetensors`, and may differ in shape from silo to silo. They lie in the silo's own
+    checkpoint, and each silo evaluates with its own.
+    """
+
+    private: Sequence[str]
+    """Patterns (fnmatch) of names, such as `("head.*",)`; each must match something."""

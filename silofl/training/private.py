@@ -12,7 +12,7 @@ from torch import Tensor
 
 from silofl.privacy.grid import Grid
 from silofl.training.clipped import ClippedGradients, ClippedStats
-from silofl.training.flat import FlatModel, as_array
+from silofl.training.flat import Correct, FlatModel, as_array
 from silofl.training.randomness import seed_everything
 from silofl.training.sampling import PoissonSampler
 from silofl_kernels import NoiseTable, Stream, add_noise, dequantize, keystream, quantize
@@ -79,8 +79,12 @@ class PrivateSteps:
         noise: StepNoise,
         round_number: int,
         attempt: int,
+        correct: Correct | None = None,
     ) -> float:
-        """Take noisy steps from the model's values; the mean loss over all of their samples."""
+        """Take noisy steps from the model's values; the mean loss over all of their samples.
+
+        `correct` sees gradients that have their noise, so that what it does costs no privacy.
+        """
         self.seed(round_number, attempt)
         sampler, expected = self._sampler(round_number, attempt), self._rate * self._samples
         gradient = self._model.gradient_vector()
@@ -88,6 +92,8 @@ class PrivateSteps:
         for step in range(steps):
             total, stats = self._gradients.sum(sampler.draw(step), gradient)
             noise.add(total, expected, self._streams, (round_number, attempt, step))
+            if correct is not None:
+                correct(gradient[: self._model.trainable], self._model.parameters)
             self._model.gradients_from(gradient)
             optimizer.step()
             loss, examples = loss + stats.loss * stats.examples, examples + stats.examples

@@ -15,7 +15,7 @@ from silofl.config import TrainConfig
 from silofl.errors import ConfigError, TrainingError
 from silofl.tasks.base import Task
 from silofl.training.batches import Batches
-from silofl.training.flat import FlatModel
+from silofl.training.flat import Correct, FlatModel
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.randomness import derive, seed_everything
 
@@ -62,35 +62,46 @@ class LocalTrainer:
             ) from None
         return optimizer
 
-    def fit(self, round_number: int) -> FitResult:
-        """Train from the values in the model's vector. Raises TrainingError where the loss is not finite."""
+    def fit(self, round_number: int, correct: Correct | None = None) -> FitResult:
+        """Train from the values in the model's vector. Raises TrainingError where the loss is not finite.
+
+        `correct` is called before every optimizer step, after `train.clip_norm`. All gradients are dense
+        then, and that of a shared parameter that took no part in a step is zero, not missing.
+        """
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         if not self._config.keep_optimizer:
             self._optimizer = self._new_optimizer()
         self._model.module.train()
+        step = self._step if correct is None else self._corrected_step(correct)
         total, steps = torch.zeros((), dtype=torch.float64), 0
         for batch in self._batches(generator):
-            total += self._step(batch).to(torch.float64).cpu()
+            total += step(batch).to(torch.float64).cpu()
             steps += 1
         return self._result(total / steps, steps, round_number)
 
     def fit_privately(
-        self, private: PrivateSteps, steps: int, noise: StepNoise, round_number: int, attempt: int
+        self,
+        private: PrivateSteps,
+        steps: int,
+        noise: StepNoise,
+        round_number: int,
+        attempt: int,
+        correct: Correct | None = None,
     ) -> FitResult:
         """Train by noisy steps on clipped gradients from the values in the model's vector."""
         if not self._config.keep_optimizer:
             self._optimizer = self._new_optimizer()
         self._model.module.train()
-        return FitResult(private.train(self._optimizer, steps, noise, round_number, attempt), steps)
+        loss = private.train(self._optimizer, steps, noise, round_number, attempt, correct)
+        return FitResult(loss, steps)
 
     def gradient(self, round_number: int) -> tuple[Tensor, FitResult]:
-        """Mean gradient (d,) at the model's values: over all samples if `full_batch`, else over one batch.
+        """Mean gradient (P,) at the model's values: over all samples if `full_batch`, else over one batch.
 
-        The part that belongs to buffers holds their change, for buffers are averaged, not descended.
+        Buffers such as running statistics are left in the model as the forward passes have made them.
         """
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         self._model.module.train()
-        before = self._model.vector[self._model.trainable :].clone()
         gradient = self._model.gradient_vector()
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         for batch, weight in self._weighted(generator):
@@ -100,8 +111,7 @@ class LocalTrainer:
             loss += part.detach().to(torch.float64).cpu()
             seen += 1
         self._clip()
-        gradient[self._model.trainable :] = self._model.vector[self._model.trainable :] - before
-        return gradient, self._result(loss, seen, round_number)
+        return gradient[: self._model.trainable], self._result(loss, seen, round_number)
 
     def _weighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
         if not self._config.full_batch:
@@ -128,15 +138,40 @@ class LocalTrainer:
 
     def _step(self, batch: Any) -> Tensor:
         self._optimizer.zero_grad()
-        with self._autocast():
-            loss = self._task.loss(self._model.module, batch)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(batch)
         if self._config.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             self._clip()
+        self._update()
+        return loss
+
+    def _corrected_step(self, correct: Correct) -> Callable[[Any], Tensor]:
+        """Steps whose gradients are views of one vector, which is corrected."""
+        model, gradient = self._model, self._model.gradient_vector()
+
+        def step(batch: Any) -> Tensor:
+            self._optimizer.zero_grad()
+            gradient.zero_()
+            model.gradients_from(gradient)  # backward adds to them in place
+            loss = self._backward(batch)
+            self._scaler.unscale_(self._optimizer)
+            self._clip()
+            correct(gradient[: model.trainable], model.parameters)
+            self._update()
+            return loss
+
+        return step
+
+    def _backward(self, batch: Any) -> Tensor:
+        """The gradients of a batch, scaled where mixed precision needs it; its loss."""
+        with self._autocast():
+            loss = self._task.loss(self._model.module, batch)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _update(self) -> None:
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return loss.detach()
 
     def _clip(self) -> None:
         if self._config.clip_norm is not None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from silofl.errors import DataError
 from silofl.training.flat import FlatModel
+from silofl.training.publication import published
 
 CPU = torch.device("cpu")
 
@@ -51,18 +52,18 @@ def test_load_then_store_is_the_identity_and_counters_survive() -> None:
     out = np.empty_like(values)
     flat.store(out)
     np.testing.assert_array_equal(out, values)
-    assert flat.counters()["1.num_batches_tracked"] == 2
-    assert flat.counters()["1.num_batches_tracked"].dtype == np.int64
+    assert flat.own_state()["counters"]["1.num_batches_tracked"] == 2
+    assert flat.own_state()["counters"]["1.num_batches_tracked"].dtype == np.int64
     other = FlatModel(network(), torch.float32, CPU)
-    other.load_counters(flat.counters())
-    assert other.counters()["1.num_batches_tracked"] == 2
+    other.load_own_state(flat.own_state())
+    assert other.own_state()["counters"]["1.num_batches_tracked"] == 2
 
 
 def test_export_names_everything_and_keeps_the_silos_counter_to_itself() -> None:
     flat = FlatModel(network(), torch.float32, CPU)
     flat.module(torch.randn(16, 5))
     values = np.arange(flat.size, dtype=np.float32)
-    exported = flat.export(values)
+    exported = published(flat, values)
     assert set(exported) == set(network().state_dict())
     assert exported["1.num_batches_tracked"] == 0
     np.testing.assert_array_equal(exported["0.weight"].ravel(), values[:20])

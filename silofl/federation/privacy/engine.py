@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec
@@ -23,20 +23,20 @@ from silofl.crypto.noise_keys import NoiseKeys, new_nonce
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.release_log import ReleaseLog
-from silofl.federation.silo import Silo
+from silofl.federation.silo import Fitted, Silo
+from silofl.strategies.base import Strategy
+from silofl.topologies.sharded_server import BUFFERS
 from silofl.privacy.clipping import clip
 from silofl.privacy.grid import Grid
 from silofl.privacy.plan import COUNT_SENSITIVITY, COUNT_UNIT, Plan, method_for
 from silofl.training.private import StepNoise
-from silofl.training.trainer import FitResult
-from silofl.types import Update
+from silofl.types import Contribution, Vector
 from silofl.transforms.base import Transform
 from silofl.transforms.integer_grid import IntegerGrid
 from silofl.transforms.noise import ServerNoise, SiloNoise
 from silofl.transforms.rotation import Rotation
 from silofl_kernels import Stream, discrete_gaussian, draw_noise, ring_dtype, skellam
 
-Vector = NDArray[np.floating[Any]]
 TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
 MOST_STRETCH = 1e6
 """How far the clipping norm may move from where it began, as a factor."""
@@ -137,21 +137,30 @@ class PrivacyEngine:
         """The clipping norm over the one that the grid is made for, to which updates are scaled."""
         return self._parameters.clip_norm / self._config.privacy.clip_norm
 
-    def fit(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
+    def fit(
+        self,
+        shared: Mapping[str, Vector],
+        buffers: Vector,
+        round_number: int,
+        strategy: Strategy,
+        *,
+        resync: bool = False,
+    ) -> Fitted:
         """As `Silo.fit`: clipped, and noisy where each silo protects itself alone."""
+        start = _Start(shared, buffers, round_number, strategy, resync)
         if self._group.comm.rank == 0:  # who tells
             self.budget.foresee(round_number)
         if self._config.privacy.place != "local":
             self._begin_afresh(round_number)
-            return self._clipped(global_vector, round_number, local)
+            return self._clipped(start)
         while True:
             self._begin_afresh(round_number)
             attempt = self.budget.attempt(round_number)
-            update, result = self._noisy(global_vector, round_number, attempt, local)
-            tag = self._keys.tag(round_number, attempt, update)
+            fitted = self._noisy(start, attempt)
+            tag = self._keys.tag(round_number, attempt, _flat(fitted))
             if self.budget.repeats_alone(round_number, attempt, tag):
                 self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
-                return update, result
+                return fitted
             self.budget.retake(round_number)
 
     def _begin_afresh(self, round_number: int) -> None:
@@ -164,13 +173,30 @@ class PrivacyEngine:
         elif self.budget.was_begun(round_number):
             self._before = round_number, deepcopy(self._silo.state())
 
-    def _clipped(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
+    def _clipped(self, start: _Start) -> Fitted:
         if self._config.privacy.unit == "example":
-            return self._silo.clipped_sum(global_vector, round_number, self.budget.attempt(round_number))
-        update, result = self._silo.fit(global_vector, round_number, local)
-        self._within = clip(update, self._parameters.clip_norm) <= self._parameters.clip_norm
-        update /= self._stretch
-        return update, result
+            return self._clipped_sum(start)
+        fitted = self._silo.fit(
+            start.shared, start.buffers, start.round_number, start.strategy, resync=start.resync
+        )
+        vectors = list(fitted.contribution.vectors.values())
+        norm = clip(vectors, self._parameters.clip_norm)
+        if not math.isfinite(norm):
+            raise self._silo.diverged(start.round_number)
+        self._within = norm <= self._parameters.clip_norm
+        for vector in vectors if self._stretch != 1.0 else ():
+            vector /= self._stretch
+        return fitted
+
+    def _clipped_sum(self, start: _Start) -> Fitted:
+        """The clipped gradients of a sample of records, without noise."""
+        parameters = len(start.shared["model"])
+        values = np.concatenate([start.shared["model"], start.buffers])
+        attempt = self.budget.attempt(start.round_number)
+        total, result = self._silo.clipped_sum(values, start.round_number, attempt)
+        vectors = {"update": total[:parameters], BUFFERS: total[parameters:]}
+        kept = {name: vector for name, vector in vectors.items() if len(vector)}
+        return Fitted(Contribution(kept), self._silo.strategy_state, result.loss, result.steps)
 
     @property
     def clip_norm(self) -> float | None:
@@ -223,15 +249,27 @@ class PrivacyEngine:
             norm = self._parameters.clip_norm * math.exp(-0.2 * (within - quantile))
             self._parameters.clip_norm = min(max(norm, first / MOST_STRETCH), first * MOST_STRETCH)
 
-    def _noisy(
-        self, global_vector: Vector, round_number: int, attempt: int, local: str
-    ) -> tuple[Update, FitResult]:
-        place = (round_number, attempt)
+    def _noisy(self, start: _Start, attempt: int) -> Fitted:
+        place = (start.round_number, attempt)
         if self._config.privacy.unit == "example":
-            return self._silo.fit_privately(global_vector, self._plan.steps, self._noise, *place)
-        update, result = self._clipped(global_vector, round_number, local)
-        self._noise.add(torch.from_numpy(update), 1.0, self._keys, (*place, 0))
-        return update, result
+            return self._silo.fit_privately(
+                start.shared,
+                start.buffers,
+                self._plan.steps,
+                self._noise,
+                *place,
+                start.strategy,
+                resync=start.resync,
+            )
+        fitted = self._clipped(start)
+        whole = _flat(fitted)
+        self._noise.add(torch.from_numpy(whole), 1.0, self._keys, (*place, 0))
+        ends = np.cumsum([len(vector) for vector in fitted.contribution.vectors.values()])
+        for vector, noisy in zip(
+            fitted.contribution.vectors.values(), np.split(whole, ends[:-1]), strict=True
+        ):
+            vector[:] = noisy
+        return fitted
 
     def affordable(self) -> int:
         """How many more rounds stay within `privacy.max_epsilon`, up to 2."""
@@ -283,3 +321,19 @@ class PrivacyEngine:
         """Go on with the others' `rejoin_state()`, and with noise that this silo never had before."""
         self._share(rejoin_state)
         self.budget.come_back(rejoin_state["budget"])
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a silo begins a round with."""
+
+    shared: Mapping[str, Vector]
+    buffers: Vector
+    round_number: int
+    strategy: Strategy
+    resync: bool
+
+
+def _flat(fitted: Fitted) -> Vector:
+    """All vectors of a contribution as one, (d,): a copy."""
+    return np.concatenate([*fitted.contribution.vectors.values()])
