@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from silofl.aggregation.fixed_point import fixed_point
 from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.bench.measure import machine
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig
+from silofl.crypto.capacity import check_capacity, word_limit
 from silofl.errors import ConfigError
 from silofl.types import RingBits
 from silofl_kernels import dequantize, ring_dtype
@@ -152,11 +152,12 @@ def _vector(rank: int, parameters: int) -> NDArray[np.float32]:
 def _check_sum(comm: Communicator, x: NDArray[np.float32], result: NDArray[np.float32]) -> None:
     """Hold sampled values, first and last too, to the bits of the plain fixed-point sum; collective."""
     places = np.linspace(0, x.size - 1, min(SAMPLES, x.size)).astype(np.int64)
-    numbers = fixed_point(BITS, RANGE, comm.size, 1.0 / comm.size, stochastic=False)
-    words = np.rint(x[places] * np.float32(numbers.scale)).astype(np.int64)
-    total = comm.allreduce(np.clip(words, -numbers.limit, numbers.limit))
+    share, scale = 1.0 / comm.size, check_capacity(BITS, RANGE, comm.size)
+    limit = word_limit(share, RANGE, scale)
+    words = np.rint(x[places] * np.float32(share * scale)).astype(np.int64)
+    total = comm.allreduce(np.clip(words, -limit, limit))
     expected = np.empty(places.size, np.float32)
-    dequantize(total.astype(ring_dtype(BITS)), expected, step=numbers.step * comm.size)
+    dequantize(total.astype(ring_dtype(BITS)), expected, step=comm.size / scale)
     with raise_on_all_ranks(comm):
         wrong = int(np.count_nonzero(expected != result[places]))
         if wrong:

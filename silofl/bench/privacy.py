@@ -101,7 +101,7 @@ class Reference:
         config, number, silos = federation.config, federation.group.silo_id, federation.silos
         train = task.data(number, silos).train
         self._model = FlatModel(task.model(), torch.float32, torch.device("cpu"))
-        self._model.load(federation.global_vector)
+        self._model.load(federation.values)
         batches = Batches(train, torch.float32, torch.device("cpu"))
         gradients = ClippedGradients(
             task, self._model, batches, clip_norm=config.privacy.clip_norm, clipping="ghost", silo=number
@@ -151,7 +151,7 @@ class Private:
         noise = math.sqrt(self._grid.variance(silos)) * self._grid.step
         records = RATE * self.federation.silo.samples * silos
         expected = LR / records * noise * math.sqrt(self._number * values.size)
-        return float(np.linalg.norm(self.federation.global_vector - values)) / expected
+        return float(np.linalg.norm(self.federation.values - values)) / expected
 
 
 def run(comm: Communicator, *, parameters: int, batch: int, repeats: int, directory: Path) -> Result:
@@ -249,7 +249,7 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
                 raise
             notes.append(f"no {name}: {error}")
             continue
-        federation = setup(group, RunContext.of(group, settings, silo, comm.size, path / f"{len(rounds)}"))
+        federation = setup(RunContext.of(group, settings, silo, comm.size, path / f"{len(rounds)}"))
         if rounds:
             _begin_as(next(iter(rounds.values())).federation, federation)
         federation.begin(0)
@@ -259,8 +259,8 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
 
 def _begin_as(first: Federation, other: Federation) -> None:
     """Have another federation begin with the first one's model, and draw its samples; collective."""
-    other.global_vector[:] = first.global_vector
-    other.aggregator = _privacy(other).restore(_privacy(first).state(), member=True)
+    other.values[:] = first.values
+    other.topology.aggregator = _privacy(other).restore(_privacy(first).state(), member=True)
 
 
 def _privacy(federation: Federation) -> PrivacyEngine:
@@ -270,7 +270,7 @@ def _privacy(federation: Federation) -> PrivacyEngine:
 
 def _keys(federation: Federation) -> NoiseKeys:
     """Those that the silo draws its samples with."""
-    number, nonce = federation.group.silo_id, _privacy(federation).state()["terms"]["nonce"]
+    number, nonce = federation.group.silo_id, _privacy(federation).state()["parameters"]["nonce"]
     own = silo_key(federation.config.checkpoint.key_file, number)
     return NoiseKeys(own, bytes.fromhex(nonce), number)
 

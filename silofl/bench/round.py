@@ -19,6 +19,7 @@ from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, RunContext, build_silo, setup
 from silofl.federation.round import run_round
+from silofl.strategies.registry import build
 from silofl.tasks.base import SiloData
 
 PLAIN = "MPI_Allreduce, float32"
@@ -62,7 +63,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
         federation = _federation(comm, settings, parameters)
         federations.append(federation)
         calls[f"round, {protocol}"] = _rounds(federation)
-    vector = federations[0].global_vector.copy()
+    vector = federations[0].values.copy()
     calls = {PLAIN: lambda: native.allreduce(vector, out), **calls}
     times = interleaved_over_ranks(comm, calls, repeats)
     for federation in federations:
@@ -77,7 +78,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
 def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
     group, task = ElasticGroup(comm), Trivial(parameters)
     silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
-    return setup(group, RunContext(settings, silo, comm.size, None))
+    return setup(RunContext(group, settings, silo, comm.size, build(settings.strategy), None))
 
 
 def _rounds(federation: Any) -> Call:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from silofl.aggregation.plain import CHUNK
-from silofl.aggregation.protocols import choose_protocol
+from silofl.aggregation.protocols import protocol_name
 from silofl.aggregation.shards import slice_bounds
 from silofl.config import Config
 from silofl.federation.failure.policy import describe_policy
-from silofl.federation.federation import gathered_bytes
+from silofl.federation.federation import aggregation_spec
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.silo import Silo, place
+from silofl.federation.traffic import bytes_per_round
+from silofl.report.dry_run import MIB, DryRun, SiloDryRun
+from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
-
 
 
 def dry_run(config: Config, silos: int) -> DryRun:
@@ -34,17 +36,32 @@ def dry_run(config: Config, silos: int) -> DryRun:
 
 
 def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
-    size, wire = silo.model.size, silo.model.wire_dtype.itemsize
-    silos = len(rows)
-    bounds = slice_bounds(size, silos)
-    largest = bounds[1]
-    protocol = choose_protocol(config.secure, silos)
-    word = wire if protocol == "plain" else config.secure.bits / 8
-    sent = round(word * (size - largest)) + gathered_bytes(bounds, 0, wire)
-    memory = size * (2 * wire + 2 * silo.model.vector.element_size()) + 2 * silos * min(CHUNK, largest) * wire
-    failure = describe_policy(config, silos)
+    silos, strategy = len(rows), build(config.strategy)
+    tolerant = config.failure.policy != "abort"
+    spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant)
+    words = config.privacy.unit != "none" and config.privacy.place != "local"
+    sent = bytes_per_round(config.secure, strategy, spec, words=words, tolerant=tolerant)
     privacy, weak = _privacy(config, rows, silo)
-    return DryRun(rows, silo.model.describe(), size, protocol, sent, memory / MIB, failure, privacy, weak)
+    return DryRun(
+        silos=rows,
+        model=silo.model.describe(),
+        strategy=config.strategy.name,
+        rounds=config.run.rounds,
+        protocol=protocol_name(config.secure, silos),
+        bytes_sent_per_round=sent,
+        memory_mib=_memory(silo, len(strategy.shared), silos) / MIB,
+        failure=describe_policy(config, silos),
+        privacy=privacy,
+        notes=weak,
+    )
+
+
+def _memory(silo: Silo, shared: int, silos: int) -> int:
+    """Bytes of the shared vectors, the update, the local model with its gradients, and rows on their way."""
+    size, wire = silo.model.size, silo.model.wire_dtype.itemsize
+    local = 2 * silo.model.vector.element_size()
+    rows = 2 * silos * min(CHUNK, slice_bounds(size, silos)[1]) * wire
+    return size * (wire * (1 + shared) + local) + rows
 
 
 def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, list[str]]:

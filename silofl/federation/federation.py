@@ -1,11 +1,10 @@
-"""One rank's view of a run: its silo, the topology that joins the silos, and the privacy engine around both."""
+"""One rank's view of a run: its silo, the topology that joins silos, and the privacy engine around both."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
 
 from silofl import config as configuration
 from silofl import startup
@@ -56,7 +55,7 @@ class Federation:
 
     @property
     def values(self) -> Vector:
-        """(d,) the global model's parameters and buffers, the same bytes on every rank after `server_step`."""
+        """(d,) the global model's parameters and buffers, equal on all ranks after `server_step`."""
         return self.topology.values
 
     @property
@@ -184,31 +183,10 @@ class RunContext:
         if self.privacy is not None:
             self.privacy.come_back(rejoin_state)
 
-    def spec(self) -> AggregationSpec:
-        """What this run's sums are made of."""
-        model = self.silo.model
-        vectors = [
-            VectorSpec(name, model.trainable, "scaled", weighting, model.tensor_names, model.tensor_ends)
-            for name, weighting in self.strategy.sends.items()
-        ]
-        buffers = model.size - model.trainable
-        if buffers:
-            vectors.append(VectorSpec(BUFFERS, buffers, "exact"))
-        tolerant = self.group.fault_tolerant
-        return AggregationSpec(
-            tuple(vectors),
-            model.wire_dtype,
-            self.silo.samples,
-            self.config.run.seed,
-            configuration.digest(self.config),
-            self.silos,
-            replicas(self.config, self.silos, MAX_REPLICAS) if tolerant else 0,
-            self.strategy.scalars,
-        )
-
     def aggregator(self) -> Aggregator:
         """The aggregator for the silos that are there; collective."""
-        spec = self.spec()
+        tolerant = self.group.fault_tolerant
+        spec = aggregation_spec(self.config, self.silo, self.strategy, self.silos, tolerant=tolerant)
         if self.privacy is None:
             return protocols.build(self.group, self.config.secure, spec)
         inner = protocols.build(self.group, self.config.secure, self.privacy.inner_spec(spec))
@@ -236,6 +214,30 @@ class RunContext:
             self.privacy,
             resync=bool(newcomers),
         )
+
+
+def aggregation_spec(
+    config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool
+) -> AggregationSpec:
+    """What the sums of a run are made of: the strategy's vectors, and the model's buffers, exactly."""
+    model = silo.model
+    vectors = [
+        VectorSpec(name, model.trainable, "scaled", weighting, tuple(model.tensor_names), model.tensor_ends)
+        for name, weighting in strategy.sends.items()
+    ]
+    buffers = model.size - model.trainable
+    if buffers:
+        vectors.append(VectorSpec(BUFFERS, buffers, "exact"))
+    return AggregationSpec(
+        tuple(vectors),
+        model.wire_dtype,
+        silo.samples,
+        config.run.seed,
+        configuration.digest(config),
+        silos,
+        replicas(config, silos, MAX_REPLICAS) if tolerant else 0,
+        strategy.scalars,
+    )
 
 
 def setup(context: RunContext) -> Federation:

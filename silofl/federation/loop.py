@@ -29,7 +29,6 @@ from silofl.federation.privacy.guarantee import over_budget
 from silofl.federation.round import RoundResult, run_round
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import RunState
-from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.federation.summary import metrics_of, summary_of
 from silofl.launcher import watchdog
@@ -73,7 +72,9 @@ def train(
     built = build_task(group, config, task)
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
     respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s))
-    run = Run(RunContext.of(group, config, silo, comm.size, path), path, stop, respawns, resumed=resume)
+    with raise_on_all_ranks(group.comm):
+        context = RunContext.of(group, config, silo, comm.size, path)
+    run = Run(context, path, stop, respawns, resumed=resume)
     run.begin()
     group.started()
     return run.complete()
@@ -97,8 +98,6 @@ class Run:
         self._state: RunState
         self._seen = 0
         """How many rank failures the lines of metrics have told of."""
-        self._sent = 0
-        """Bytes that this rank had sent at the last line."""
         watchdog.start(silent_s=config.failure.silent_s, silo=self._group.silo_id, resume=RESUME)
 
     def begin(self) -> None:
@@ -198,14 +197,11 @@ class Run:
         state = self._state
         with state.clock.phase("checkpoint"):
             mine = self._report(result)
-            reports = self._group.step(
-                lambda: state.checkpoints.commit_pending(mine, state.logger.problem)
-            )
+            reports = self._group.step(lambda: state.checkpoints.commit_pending(mine, state.logger.problem))
             members = state.follow_failures()
         state.affordable = reports[0]["affordable"]
         state.respawns.note(state.tracker.mark_failed(members), result.round)
         failures, self._seen = self._group.failures[self._seen :], len(self._group.failures)
-        before, self._sent = self._sent, self._group.comm.bytes_sent
         metrics = metrics_of(
             result,
             reports,
@@ -213,7 +209,6 @@ class Run:
             failures,
             state.tracker.changes(),
             time.perf_counter() - began,
-            self._sent - before,
         )
         state.logger.round(metrics)
         for notice in metrics.notices(self._config.secure.range):

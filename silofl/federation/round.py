@@ -28,8 +28,10 @@ class RoundResult:
     """Numbers of the silos that the round's sum was made for."""
     participants: tuple[int, ...] = ()
     """Numbers of the silos whose updates are in the round's sum."""
-    quality: EncodingQuality = EncodingQuality()
+    quality: EncodingQuality = field(default_factory=EncodingQuality)
     """How well the round's values were encoded."""
+    bytes_sent: int = 0
+    """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
 
     def shown(self, config: Config) -> Metrics:
         """What of its own a silo shows: nothing without noise that its training data decided."""
@@ -46,6 +48,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     """
     group = federation.group
     group.comm.mark("train")
+    sent = group.comm.bytes_sent
 
     while True:
         fitted, magnitudes = _fit(federation, number, clock)
@@ -61,6 +64,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
         federation.server_step(fitted, number)
+    result.bytes_sent = group.comm.bytes_sent - sent
 
     if evaluate:
         with clock.phase("evaluate"):

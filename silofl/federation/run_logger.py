@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 
 class RunLogger:
-    """One rank's part: every rank knows the metrics of all rounds, so that any can lead on. Calls are not collective."""
+    """One rank's part: all ranks know all metrics, so that any can lead on. Calls are not collective."""
 
     def __init__(self, config: Config, path: Path, *, leads: bool) -> None:
         self._config, self._leads = config, leads

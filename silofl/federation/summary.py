@@ -40,7 +40,6 @@ def metrics_of(
     failures: Sequence[RankFailure],
     changes: tuple[tuple[int, ...], tuple[int, ...]],
     seconds: float,
-    sent: int,
 ) -> RoundMetrics:
     """A round's metrics, from what every rank reports and what this rank measured.
 
@@ -61,7 +60,7 @@ def metrics_of(
         clipped_silos=result.quality.clipped_silos,
         encoding_error=result.quality.error,
         coarse_tensors=result.quality.coarse or {},
-        bytes_sent=sent,
+        bytes_sent=result.bytes_sent,
         seconds=round(seconds, 6),
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
     )

@@ -27,7 +27,7 @@ class RoundMetrics:
         clipped_silos: silos with values beyond `secure.range`; 0 where ranges are agreed.
         encoding_error: relative L2 error that rounding for the secure sum made, mean over silos.
         coarse_tensors: tensors of which rounding took more than 1 % at some silo, and at how many.
-        bytes_sent: payload bytes that rank 0 handed to other ranks since the line before.
+        bytes_sent: payload bytes that rank 0 handed to other ranks for sum, keys and new shared vectors.
         seconds: wall clock, the commit of the round before included.
         seconds_by_phase: means over the silos that were in a phase.
     """
@@ -86,7 +86,7 @@ class RoundMetrics:
         for tensor, silos in self.coarse_tensors.items():
             notices.append(
                 f"rounding for the secure sum took more than 1 % of {tensor} at {silos} silos; "
-                "raise secure.bits, or set secure.rounding = \"stochastic\""
+                'raise secure.bits, or set secure.rounding = "stochastic"'
             )
         return notices
 

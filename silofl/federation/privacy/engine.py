@@ -24,17 +24,17 @@ from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.release_log import ReleaseLog
 from silofl.federation.silo import Fitted, Silo
-from silofl.strategies.base import Strategy
-from silofl.topologies.sharded_server import BUFFERS
 from silofl.privacy.clipping import clip
 from silofl.privacy.grid import Grid
 from silofl.privacy.plan import COUNT_SENSITIVITY, COUNT_UNIT, Plan, method_for
+from silofl.strategies.base import Strategy
+from silofl.topologies.sharded_server import BUFFERS
 from silofl.training.private import StepNoise
-from silofl.types import Contribution, Vector
 from silofl.transforms.base import Transform
 from silofl.transforms.integer_grid import IntegerGrid
 from silofl.transforms.noise import ServerNoise, SiloNoise
 from silofl.transforms.rotation import Rotation
+from silofl.types import Contribution, Vector
 from silofl_kernels import Stream, discrete_gaussian, draw_noise, ring_dtype, skellam
 
 TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
@@ -102,7 +102,9 @@ class PrivacyEngine:
         if self._config.privacy.place == "local":
             return inner
         ring = ring_dtype(self._plan.bits)
-        return TransformedSum(inner, spec, ring, self._transforms(grid), self.budget, self._keys.tag, self._divisor)
+        return TransformedSum(
+            inner, spec, ring, self._transforms(grid), self.budget, self._keys.tag, self._divisor
+        )
 
     def _transforms(self, grid: Grid) -> list[Transform]:
         """What silos do to their vectors before they are added up, first to last."""
@@ -184,8 +186,8 @@ class PrivacyEngine:
         if not math.isfinite(norm):
             raise self._silo.diverged(start.round_number)
         self._within = norm <= self._parameters.clip_norm
-        for vector in vectors if self._stretch != 1.0 else ():
-            vector /= self._stretch
+        for vector in vectors:
+            np.divide(vector, self._stretch, out=vector)
         return fitted
 
     def _clipped_sum(self, start: _Start) -> Fitted:

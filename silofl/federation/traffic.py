@@ -1,0 +1,111 @@
+"""Bytes that a silo sends in a round, counted in a trial round of zeros among threads: `silofl check`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from silofl.aggregation import protocols
+from silofl.aggregation.base import Aggregator
+from silofl.aggregation.plain import PlainAggregator
+from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.transformed import TransformedSum
+from silofl.aggregation.wire import measure
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import Communicator
+from silofl.comm.threads import run_in_threads
+from silofl.config import SecureConfig
+from silofl.strategies.base import Strategy
+from silofl.topologies.sharded_server import BUFFERS, ShardedServer
+from silofl.types import Contribution
+from silofl_kernels import ring_dtype
+
+TRIAL_VALUES = 1 << 16
+"""A longer vector is tried at this length and twice of it: bytes grow evenly."""
+
+
+class _Open:
+    """A gate that lets every sum through."""
+
+    def attempt(self, round_number: int) -> int:
+        """See `ReleaseGate`."""
+        return 0
+
+    def repeats(self, round_number: int, attempt: int, tag: str) -> bool:
+        """See `ReleaseGate`."""
+        return True
+
+    def authorize(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
+        """See `ReleaseGate`."""
+
+
+def bytes_per_round(
+    secure: SecureConfig, strategy: Strategy, spec: AggregationSpec, *, words: bool, tolerant: bool
+) -> int:
+    """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
+
+    Args:
+        secure: [secure].
+        strategy: decides which vectors are sent and shared.
+        spec: what is added up; its sample count does not matter.
+        words: whether ring integers are added up, as under distributed privacy.
+        tolerant: whether ranks may fail, so that replicas are kept.
+    """
+    longest = max(one.size for one in spec.vectors)
+    if longest <= 2 * TRIAL_VALUES:
+        return _trial(secure, strategy, spec, words=words, tolerant=tolerant)
+    short, long = (
+        _trial(secure, strategy, _cut(spec, length), words=words, tolerant=tolerant)
+        for length in (TRIAL_VALUES, 2 * TRIAL_VALUES)
+    )
+    return round(short + (long - short) / TRIAL_VALUES * (longest - TRIAL_VALUES))
+
+
+def _cut(spec: AggregationSpec, length: int) -> AggregationSpec:
+    """The same vectors, the longest of them of `length` values and its tensors as many."""
+    longest = max(one.size for one in spec.vectors)
+    vectors = [
+        replace(one, size=length, ends=np.minimum(one.tensor_ends, length)) if one.size == longest else one
+        for one in spec.vectors
+    ]
+    for place, one in enumerate(vectors):
+        if one.size == length and one.ends is not None:
+            vectors[place] = replace(one, ends=np.append(one.ends[:-1], length))
+    return replace(spec, vectors=tuple(vectors))
+
+
+def _trial(
+    secure: SecureConfig, strategy: Strategy, spec: AggregationSpec, *, words: bool, tolerant: bool
+) -> int:
+    own = secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
+    sizes = {one.name: one.size for one in spec.vectors}
+    buffers = sizes.get(BUFFERS, 0)
+    parameters = max(size for name, size in sizes.items() if name != BUFFERS)
+
+    def rank(comm: Communicator) -> int:
+        group = ElasticGroup(comm, fault_tolerant=tolerant)
+
+        def aggregator() -> Aggregator:
+            if not words:
+                return protocols.build(group, own, spec)
+            plain = replace(
+                spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors)
+            )
+            inner = protocols.build(group, own, plain)
+            ring = ring_dtype(32 if isinstance(inner, PlainAggregator) else own.bits)
+            return TransformedSum(inner, spec, ring, [], _Open(), lambda *of: "", lambda inner: 1.0)
+
+        values = np.zeros(parameters + buffers, spec.dtype)
+        topology = ShardedServer(group, strategy, aggregator, values, parameters)
+        zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
+        contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
+        before = comm.bytes_sent
+        topology.aggregator.prepare()
+        topology.reduce(contribution, 1, measure(contribution, spec))
+        topology.step(np.empty(parameters, spec.dtype), resync=False)
+        sent = comm.bytes_sent - before
+        topology.close()
+        return sent
+
+    return run_in_threads(spec.silos, rank)[0]
