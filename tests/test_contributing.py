@@ -1,0 +1,112 @@
+"""CONTRIBUTING.md is true: its examples, added to a copy of the package as it says, run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+FILES = dict(re.findall(r"^`(silofl/[\w/]+\.py)`:\n\n```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
+ONE_LINE = r"^`(silofl/[\w/]+\.py)`:(?:(?!^## ).)*?^The line: `(.*?)`"
+LINES = dict(re.findall(ONE_LINE, TEXT, re.DOTALL | re.MULTILINE))
+TABLES = {
+    "silofl/tasks/stripes.py": ("silofl/tasks/registry.py", "TASKS"),
+    "silofl/aggregation/gathered.py": ("silofl/aggregation/protocols.py", "PROTOCOLS"),
+    "silofl/topologies/cautious.py": ("silofl/topologies/registry.py", "TOPOLOGIES"),
+}
+"""Where the line of each example goes."""
+
+TRAIN = """
+import sys
+from silofl import config as configuration
+from silofl.comm.threads import run_in_threads
+from silofl.federation.loop import train
+tables = {"run": {"dir": sys.argv[1], "display": "none", "rounds": 6}, "train": {"epochs": 1, "lr": 0.1}}
+tables["task"] = {"name": "stripes", "model": "linear"}
+for key in sys.argv[2:]:
+    name, _, value = key.partition("=")
+    section, _, field = name.partition(".")
+    tables.setdefault(section, {})[field] = float(value) if value[0].isdigit() else value
+settings = configuration.parse(tables)
+summaries = run_in_threads(3, lambda comm: train(settings, comm=comm), timeout_s=100)
+print(summaries[0]["accuracy"])
+"""
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package with every example in its place."""
+    root = tmp_path_factory.mktemp("contributing")
+    shutil.copytree(ROOT / "silofl", root / "silofl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in FILES.items():
+        assert not (root / name).exists()
+        (root / name).write_text(text)
+    for name, line in LINES.items():
+        table, variable = root / TABLES[name][0], TABLES[name][1]
+        kind = re.search(r"(\w+)(\(\))?,$", line)
+        assert kind is not None
+        text = table.read_text()
+        added = re.sub(rf"^({variable}\b.*?= {{)$", rf"\1\n    {line}", text, count=1, flags=re.MULTILINE)
+        assert added != text, f"{table} has no table {variable}"
+        home = name.removesuffix(".py").replace("/", ".")
+        table.write_text(added.replace("\nfrom silofl", f"\nfrom {home} import {kind[1]}\nfrom silofl", 1))
+    return root
+
+
+def train(copied: Path, tmp_path: Path, *keys: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(tmp_path / "run"), *keys],
+        cwd=copied,
+        env={**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return float(done.stdout)
+
+
+def test_every_family_has_its_example() -> None:
+    folders = {name.split("/")[1] for name in FILES}
+    assert folders == {"strategies", "tasks", "aggregation", "transforms", "topologies"}
+    assert set(LINES) == set(TABLES)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("strategy.name=fedavg",),
+        ("strategy.name=signavg", "strategy.lr=0.05"),
+        ("secure.protocol=gathered",),
+        ("topology.name=cautious",),
+    ],
+    ids=" ".join,
+)
+def test_an_example_trains(copied: Path, tmp_path: Path, keys: tuple[str, ...]) -> None:
+    assert train(copied, tmp_path, *keys) > 0.9
+
+
+def test_the_transform_comes_off_the_sum(copied: Path) -> None:
+    code = (
+        "import numpy as np; from silofl.transforms.shift import Shift;"
+        "from silofl.transforms.base import Slice;"
+        "s = Shift(5, 3); x = np.arange(9.0); place = Slice(0, 1);"
+        "total = sum(s.encode(x * k, place, np.empty(9)) for k in range(3));"
+        "assert np.array_equal(s.decode(total, place), 3 * x)"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"}
+    subprocess.run([sys.executable, "-c", code], cwd=copied, env=env, check=True, timeout=60)
+
+
+def test_the_commands_are_those_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([\w-]+)`", TEXT):
+        assert re.search(rf"^[\w $()-]*\b{target}\b[\w $()-]*:", makefile, re.MULTILINE) or target in makefile
