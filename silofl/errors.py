@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 EXIT_BAD_INPUT = 2
 EXIT_STORAGE = 74  # EX_IOERR of sysexits(3): the disk, not the input
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits(3): a queue may start the same command again
@@ -24,6 +27,14 @@ class ConfigError(SiloflError):
     """A configuration that cannot be run: the message names the key, the value and what to do."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+def unknown_name(key: str, value: str, known: Iterable[str]) -> ConfigError:
+    """The error of a key whose value names no member of a family: what there is, and the nearest."""
+    names = list(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)[0]
+    listed = ", ".join(map(repr, names))
+    return ConfigError(f"{key} = {value!r} is none of {listed}: did you mean {near!r}?", rank=0)
 
 
 class DataError(SiloflError):

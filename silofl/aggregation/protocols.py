@@ -16,7 +16,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
 from silofl.crypto.graph import colluding_openers
-from silofl.errors import ConfigError
+from silofl.errors import ConfigError, unknown_name
 
 
 class SumProtocol(Protocol):
@@ -145,6 +145,8 @@ def protocol_name(secure: SecureConfig, silos: int) -> str:
     """`auto` settled: `secagg` for three silos or more, `plain` below. ConfigError for what hides nothing."""
     if secure.protocol == "auto":
         return "secagg" if silos >= 3 or (silos == 2 and secure.allow_two) else "plain"
+    if secure.protocol not in PROTOCOLS:
+        raise unknown_name("secure.protocol", secure.protocol, ("auto", *PROTOCOLS))
     if PROTOCOLS[secure.protocol].private and silos < 3 and not (silos == 2 and secure.allow_two):
         raise ConfigError(
             f'secure.protocol = "{secure.protocol}" over {silos} hides nothing: '

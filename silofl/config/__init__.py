@@ -21,6 +21,7 @@ from silofl.config.sections import (
     Section,
     SecureConfig,
     TaskConfig,
+    TopologyConfig,
     TrainConfig,
 )
 from silofl.config.strategy_section import DEFAULT, SECTIONS, AnyStrategy, StrategyConfig
@@ -38,6 +39,7 @@ __all__ = [
     "SecureConfig",
     "StrategyConfig",
     "TaskConfig",
+    "TopologyConfig",
     "TrainConfig",
     "digest",
     "dump",
@@ -56,6 +58,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     strategy: AnyStrategy = SECTIONS[DEFAULT](name=DEFAULT)
+    topology: TopologyConfig = TopologyConfig()
     secure: SecureConfig = SecureConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -36,7 +36,8 @@ class RunConfig(Section):
 class TaskConfig(Section):
     """[task]: the model and the problem."""
 
-    name: Literal["digits", "breast_cancer", "synthetic", "files"] = "digits"
+    name: str = "digits"
+    """A built-in task: a key of `TASKS` in `silofl/tasks/registry.py`."""
     factory: str = ""
     """`package.module:Class` of a user's own task; replaces `name`."""
     options: dict[str, Any] = {}
@@ -108,11 +109,19 @@ class TrainConfig(Section):
         return self
 
 
+class TopologyConfig(Section):
+    """[topology]: how contributions become the next shared vectors."""
+
+    name: str = "sharded"
+    """A key of `TOPOLOGIES` in `silofl/topologies/registry.py`."""
+
+
 class SecureConfig(Section):
     """[secure]: how updates are added up so that nobody sees one."""
 
-    protocol: Literal["auto", "plain", "secagg", "additive"] = "auto"
-    """`auto` is `secagg` for three silos or more; below that no sum hides anything and it is `plain`."""
+    protocol: str = "auto"
+    """A key of `PROTOCOLS` in `silofl/aggregation/protocols.py`, or `auto`: `secagg` for three silos or more;
+    below that no sum hides anything and it is `plain`."""
     bits: Literal[8, 16, 32] = 16
     """Bits of a ring word on the wire, for every parameter."""
     range: PositiveFloat | None = None

@@ -25,6 +25,7 @@ from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
+from silofl.topologies.registry import topology_of
 from silofl.topologies.sharded_server import BUFFERS, ShardedServer
 from silofl.types import Vector
 
@@ -194,7 +195,7 @@ class RunContext:
 
     def federation(self, shards: Shards | None = None, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective. See `ShardedServer` for the arguments."""
-        topology = ShardedServer(
+        topology = topology_of(self.config.topology)(
             self.group,
             self.strategy,
             self.aggregator,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from silofl.config import Config, DataConfig, TaskConfig
+from silofl.errors import unknown_name
 from silofl.tasks.base import Task
 from silofl.tasks.breast_cancer import BreastCancer
 from silofl.tasks.digits import Digits
@@ -29,4 +30,6 @@ def build(config: Config) -> Task:
     """
     if config.task.factory:
         return from_factory(config.task.factory, config.task.options)
+    if config.task.name not in TASKS:
+        raise unknown_name("task.name", config.task.name, TASKS)
     return TASKS[config.task.name](config.task, config.data, config.run.seed)
