@@ -91,7 +91,7 @@ def test_sums_over_silos_are_exact(form: ExactFormat) -> None:
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form.silos > 3], ids=str)
-@pytest.mark.parametrize("far", [0.0, 2.0**-96, 2.0**-20, -(2.0**-96), 2.0**30])
+@pytest.mark.parametrize("far", [0.0, 2.0**-96, 2.0**-20, -(2.0**-96), 2.0**33, 2.0**34])
 def test_ties_are_settled_by_what_lies_far_below(form: ExactFormat, far: float) -> None:
     for sign in (1, -1):
         for even in (0, 1):
