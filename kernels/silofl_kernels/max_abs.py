@@ -13,11 +13,13 @@ from silofl_kernels.segments import check_ends
 
 
 @overload
-def max_abs(x: Floats) -> float: ...
+def max_abs(x: Floats) -> float:
+    """The largest magnitude of x."""
 
 
 @overload
-def max_abs(x: Floats, ends: NDArray[np.int64]) -> NDArray[np.float64]: ...
+def max_abs(x: Floats, ends: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The largest magnitude of each segment of x."""
 
 
 def max_abs(x: Floats, ends: NDArray[np.int64] | None = None) -> float | NDArray[np.float64]:

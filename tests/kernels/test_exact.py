@@ -90,6 +90,19 @@ def test_sums_over_silos_are_exact(form: ExactFormat) -> None:
     check()
 
 
+@pytest.mark.parametrize("form", [form for form in FORMATS if form.silos > 3], ids=str)
+@pytest.mark.parametrize("far", [0.0, 2.0**-96, 2.0**-20, -(2.0**-96), 2.0**33, 2.0**34])
+def test_ties_are_settled_by_what_lies_far_below(form: ExactFormat, far: float) -> None:
+    for sign in (1, -1):
+        for even in (0, 1):
+            values = [sign * v for v in (2.0**100, even * 2.0**48, 2.0**47, far)]
+            want = sum(map(Fraction, values), Fraction())
+            total = np.zeros(form.words, f"uint{form.bits}")
+            for value in values:
+                total += encode(form, np.array([value]))[0]
+            assert decode(form, total).tolist() == [float(want)]
+
+
 @each_format
 def test_the_largest_sum_has_room(form: ExactFormat) -> None:
     for sign in (1, -1):

@@ -69,10 +69,15 @@ def without_jit() -> bool:
 
 def chacha_lanes() -> int:
     """ChaCha20 blocks computed side by side on the vector path: as many 32-bit lanes as a register has."""
+    return register_bytes() // 4
+
+
+def register_bytes() -> int:
+    """Bytes of a vector register."""
     here = instruction_sets()
     if "avx512f" in here:
-        return 16
-    return 8 if "avx2" in here else 4
+        return 64
+    return 32 if "avx2" in here else 16
 
 
 def path(family: Family) -> str:

@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from silofl_kernels.cpu import features
 from silofl_kernels.cpu.jit import Kernel, device
 from silofl_kernels.cpu.llvm_ir import I32, I64, intrinsic_call, pointer, splat
 
@@ -24,8 +25,8 @@ CURSOR = 4
 many values were out of bounds."""
 SEGMENT, BEGIN, STOP, OUTSIDE = range(CURSOR)
 
-SUM_LANES = 64
-"""Room for each of two sums of squares: as many words as the widest register holds."""
+SUM_LANES = 16
+"""Room for each of two sums of squares: lanes of the widest register."""
 
 
 def make_round_lanes(*, noisy: bool, measured: bool) -> Any:
@@ -65,6 +66,8 @@ class Rounding:
         self.vector = ir.VectorType(real, self.count)
         self.whole = ir.VectorType(I32, self.count)
         self.single = isinstance(real, ir.FloatType)
+        width = features.register_bytes() // (4 if self.single else 8)
+        self.narrow = ir.VectorType(real, min(width, self.count))  # what sums of squares are kept in
         self.suffix = f"v{self.count}f{32 if self.single else 64}"
 
     def registers(
@@ -96,20 +99,28 @@ class Rounding:
 
     def _squares(self, before: Any, kept: Any, product: Any) -> tuple[ir.Value, ir.Value]:
         """Sums of squares, lane by lane, of this step alone: only one addition waits for the step before."""
-        terms = self.builder.fsub(kept, product), product
-        if before is None:
-            return self.builder.fmul(terms[0], terms[0]), self.builder.fmul(product, product)
-        name = f"llvm.fmuladd.{self.suffix}"  # one instruction where the processor has it
-        lost, there = (
-            intrinsic_call(self.builder, name, self.vector, term, term, total)
-            for term, total in zip(terms, before, strict=True)
-        )
+        lost, there = before or (None, None)
+        for part in range(0, self.count, self.narrow.count):
+            lost = self._square(lost, self._part(self.builder.fsub(kept, product), part))
+            there = self._square(there, self._part(product, part))
         return lost, there
+
+    def _square(self, total: Any, term: Any) -> ir.Value:
+        if total is None:
+            return self.builder.fmul(term, term)
+        name = f"llvm.fmuladd.v{self.narrow.count}f{32 if self.single else 64}"  # one instruction if there is
+        return intrinsic_call(self.builder, name, self.narrow, term, term, total)
+
+    def _part(self, value: Any, start: int) -> ir.Value:
+        """Lanes of `value` from `start` on: as many as one register holds."""
+        lanes = list(range(start, start + self.narrow.count))
+        pattern = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+        return self.builder.shuffle_vector(value, value, pattern)
 
     def _add_to(self, sums: Any, squares: tuple[ir.Value, ir.Value]) -> None:
         for number, value in enumerate(squares):
             place = self.builder.bitcast(
-                self.builder.gep(sums, [I64(number * SUM_LANES)]), self.vector.as_pointer()
+                self.builder.gep(sums, [I64(number * SUM_LANES)]), self.narrow.as_pointer()
             )
             total = self.builder.load(place)
             total.align = 4 if self.single else 8

@@ -137,16 +137,19 @@ def _register_tile(variant: Variant, runs: Kernel, code: streams.Steps, real: An
             stop = min(x.size, at + per_step - here % per_step)
             if cursor[STOP] <= at:
                 enter(cursor, ends, first, at, x.size)
-            if stop - at == per_step and stop <= cursor[STOP]:
-                block, own = np.uint64(here // per_step * blocks), cursor[SEGMENT]
-                scale, limit = real(scales[own]), real(limits[own])
-                step(x, scale, limit, draws, at, out, at, schedules, added, block, cursor, sums)
-                if measured and stop == cursor[STOP]:
-                    close(x, scales, limits, cursor, draws, sums, error)
-            else:
+            if stop - at < per_step or stop > cursor[STOP]:
                 runs(x, out, at, stop, ends, scales, limits, first, cursor, draws, sums, error)
                 onto(borrow(out, at, stop), here, schedules, added, work)
-            at = stop
+                at = stop
+                continue
+            block, own, run_stop = np.uint64(here // per_step * blocks), cursor[SEGMENT], cursor[STOP]
+            scale, limit = real(scales[own]), real(limits[own])
+            while at + per_step <= run_stop:
+                step(x, scale, limit, draws, at, out, at, schedules, added, block, cursor, sums)
+                at += per_step
+                block += np.uint64(blocks)
+            if measured and at == run_stop:
+                close(x, scales, limits, cursor, draws, sums, error)
 
     return device(register_tile, label)
 
