@@ -13,7 +13,7 @@ from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup, RankFailure
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
-from silofl.errors import AskedError, SiloflError
+from silofl.errors import SiloflError, StopRequestedError
 from silofl.federation import rundir
 from silofl.federation.checkpoint_manager import CheckpointManager
 from silofl.federation.clock import Clock
@@ -192,7 +192,7 @@ class Run:
                 self._call_back(number)
             self._commit(number, forced=last or stopping)
             if stopping:
-                raise AskedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
+                raise StopRequestedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
             self._group.comm.mark("between rounds")
 
     def _certainly_committed(self, number: int) -> int:

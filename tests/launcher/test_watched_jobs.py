@@ -1,4 +1,4 @@
-"""A job whose launcher lets no rank outlive another: one sentence, exit code 75, and nothing is left."""
+"""A job without ULFM in which a rank fails: one line, exit code 75, and no process is left."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def test_a_stopped_silo_ends_the_job_in_one_sentence(
     more = ["--set", "run.rounds=100000", "--set", "failure.silent_s=5"]
     job = start(3, "train", str(quick), "--run", "run", *more, vendor=vendor)
     sentence = lose(job, tmp_path / "run", signal.SIGSTOP)
-    assert sentence.startswith("silofl: silo 1 (rank 1) said nothing for 5 s in round ")
-    assert "(stopped by a signal): ended; rounds up to " in sentence
+    assert sentence.startswith("silofl: silo 1 (rank 1) was silent for 5 s in round ")
+    assert "(stopped by a signal): killed; rounds up to " in sentence
