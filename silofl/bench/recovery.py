@@ -60,7 +60,7 @@ keep = {rounds}
 policy = "{policy}"
 inject = {faults}
 """
-REHEARSED = re.compile(r"rehearsal: (\w+) silo \d+ in round (\d+) ")
+REHEARSED = re.compile(r"injected fault: (\w+) silo \d+ in round (\d+) ")
 
 
 @dataclass(frozen=True)

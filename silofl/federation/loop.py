@@ -170,7 +170,7 @@ class Run:
         self._first = restored.round + 1
         return [
             *restored.notices,
-            *([f"{silos_text(away)} away in round {restored.round} and back"] if away else []),
+            *([f"{silos_text(away)} rejoined, not in round {restored.round}"] if away else []),
         ]
 
     def _rounds(self) -> None:
@@ -266,7 +266,7 @@ class Run:
     def _call_one(self, silos: tuple[int, ...], number: int) -> None:
         group = self._group
         self._commit(number, forced=True)  # first: whatever comes of one that is started again
-        self._logger.notice(f"{silos_text(silos)} lost: starting again")
+        self._logger.notice(f"{silos_text(silos)} failed: respawning")
         shards = self._federation.server.shards
         rejoin_state = {
             "silos": silos,
@@ -281,12 +281,12 @@ class Run:
         }
         began = time.perf_counter()
         if not self._respawns.call(group, silos, number, rejoin_state):
-            self._logger.notice(f"{silos_text(silos)} not back in time; the others go on")
+            self._logger.notice(f"{silos_text(silos)} did not rejoin in time; the survivors go on")
             return
         self._checkpoints.own_state(silos)
         self._federation.rebuild(silos)
         self._membership.mark_rejoined(silos)
-        self._logger.notice(f"{silos_text(silos)} away for {time.perf_counter() - began:.1f} s and is back")
+        self._logger.notice(f"{silos_text(silos)} rejoined after {time.perf_counter() - began:.1f} s")
         if group.comm.rank != 0:
             self._logger.step_down()
 

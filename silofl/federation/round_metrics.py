@@ -75,8 +75,8 @@ def notices_of(record: Record, bound: float | None) -> list[str]:
     notices = []
     if record["lost"]:
         notices.append(
-            f"{silos_text(tuple(record['lost']))} lost in round {record['round']}; "
-            f"the others met after {record['recovery_seconds']:.2f} s"
+            f"{silos_text(tuple(record['lost']))} failed in round {record['round']}; "
+            f"recovered in {record['recovery_seconds']:.2f} s"
         )
     if record["clipped_silos"]:
         notices.append(

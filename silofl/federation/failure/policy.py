@@ -53,9 +53,9 @@ def stop_reason(config: Config, silos: int) -> StopReason:
     fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
 
     def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
-        lost = silos_text(failure.silos)
+        failed = silos_text(failure.silos)
         if failure.early:
-            return StoppedError(f"{lost} lost before the run began: start the same command again")
+            return StoppedError(f"{failed} failed before the run began: start the same command again")
         if config.failure.policy == "abort":
             why = 'failure.policy = "abort"'
         elif protocol == "additive":
@@ -64,7 +64,7 @@ def stop_reason(config: Config, silos: int) -> StopReason:
             why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
         else:
             return None
-        return StoppedError(f"{lost} lost, and {why}: --resume goes on from the last committed round")
+        return StoppedError(f"{failed} failed, and {why}: --resume goes on from the last committed round")
 
     return stop_reason_of
 
@@ -72,7 +72,7 @@ def stop_reason(config: Config, silos: int) -> StopReason:
 def describe_policy(config: Config, silos: int) -> str:
     """What a run of `silos` does when one of them dies, in one line."""
     policy, fewest = config.failure.policy, min_silos(config, silos)
-    end = "a silo's death ends the job with exit code 75, --resume goes on"
+    end = "a silo's failure ends the job with exit code 75, --resume goes on"
     if policy == "respawn":
         end += " (silofl launch by itself)"
     if policy == "abort":
@@ -81,16 +81,16 @@ def describe_policy(config: Config, silos: int) -> str:
         return f'{end}: secure.protocol = "additive" has no recovery'
     if fewest >= silos:
         return f"{end}: a round needs {fewest} of {silos} silos"
-    again = "is started again" if policy == "respawn" else "stays away"
+    then = "is respawned" if policy == "respawn" else "stays away"
     at_once = replicas(config, silos, MAX_REPLICAS)
     return (
-        f"{policy}: rounds go on with {fewest} of {silos} silos or more, {at_once} lost at a time, "
-        f"and who was lost {again}; needs ULFM"
+        f"{policy}: rounds go on with {fewest} of {silos} silos or more, up to {at_once} failed at a time, "
+        f"and a failed silo {then}; needs ULFM"
     )
 
 
 def silos_text(silos: tuple[int, ...]) -> str:
-    """`silo 2 was` or `silos 1 and 2 were`."""
+    """`silo 2` or `silos 1 and 2`."""
     if len(silos) == 1:
-        return f"silo {silos[0]} was"
-    return f"silos {', '.join(map(str, silos[:-1]))} and {silos[-1]} were"
+        return f"silo {silos[0]}"
+    return f"silos {', '.join(map(str, silos[:-1]))} and {silos[-1]}"
