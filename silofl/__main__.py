@@ -1,4 +1,4 @@
-"""Entry of the command: the environment first, for NumPy and torch read theirs once; then the command."""
+"""Entry point of the command. Sets the environment first, for NumPy and torch read it once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from silofl import startup
 from silofl.errors import EXIT_BAD_INPUT, SiloflError
 from silofl.launcher import watchdog
-from silofl.launcher.environment import fault_tolerance_enabled, prepare_environment
+from silofl.launcher.detection import fault_tolerance_enabled
+from silofl.launcher.environment import prepare_environment
 
 PRINT_GRACE_S = 0.5
 
@@ -38,7 +39,7 @@ def main() -> None:
             print(f"silofl: {error.format_message()} (silofl --help lists what there is)", file=sys.stderr)
         code = EXIT_BAD_INPUT
     if code and not leader:
-        time.sleep(PRINT_GRACE_S)  # a launcher may end the others as soon as one has ended
+        time.sleep(PRINT_GRACE_S)  # a launcher may end all ranks as soon as one has ended
     sys.exit(code or 0)
 
 

@@ -74,7 +74,7 @@ def train(
 
 @app.command()
 def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None:
-    """Say what would run: silos, devices, samples, bytes a round, memory."""
+    """Describe what would run: silos, devices, samples, bytes a round, memory."""
     from silofl.federation.dry_run import dry_run
     from silofl.report.dry_run import print_dry_run
 
@@ -84,7 +84,7 @@ def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None
 
 @app.command()
 def doctor() -> None:
-    """Look at this machine: MPI, GPUs, Slurm, and what to do about each gap."""
+    """Examine this machine: MPI, GPUs, Slurm, and what to do about each gap."""
     from silofl.report.doctor import examine, print_findings
 
     raise typer.Exit(print_findings(examine()))
@@ -99,7 +99,7 @@ def launch(
     resume: Resume = False,
     restarts: Annotated[
         int,
-        typer.Option(min=0, help="How often to start the job again when it lost too many silos to go on."),
+        typer.Option(min=0, help="How often to restart the job when too many silos have failed to go on."),
     ] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the line.")] = False,
 ) -> None:
@@ -113,17 +113,17 @@ def launch(
     info, root = mpi_info(), os.geteuid() == 0
     train = [sys.executable, "-m", "silofl", "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
-    # Named here, for a job that is started again has to find what it began.
+    # Named here, for a restarted job has to find the run directory.
     train += ["--run", pick(settings, resume=resume)]
-    first, again = (
+    first, resumed = (
         launch_command(info, n, root=root, argv=argv, ulfm=info.fault_tolerant)
         for argv in ([*train, *(["--resume"] if resume else [])], [*train, "--resume"])
     )
     typer.echo(shlex.join(first))
     sys.stdout.flush()
     if not dry_run:
-        comes_back = settings.failure.policy == "respawn"
-        raise typer.Exit(supervise_restarts(first, again, restarts if comes_back else 0))
+        respawns = settings.failure.policy == "respawn"
+        raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))
 
 
 @app.command()
@@ -181,7 +181,7 @@ def keygen(
     public = key.with_name(f"{key.name}.pub")
     identity.save(key, None if passphrase_file is None else read_passphrase(passphrase_file))
     public.write_text(Roster((Institution(name, identity.public),)).dumps(), encoding="utf-8")
-    typer.echo(f"private key {key} (stays here), public key {public} (goes to whoever keeps the roster)")
+    typer.echo(f"private key {key} (stays here), public key {public} (goes to the keeper of the roster)")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""One line about this program on standard error."""
+"""Log lines of this program on standard error."""
 
 from __future__ import annotations
 

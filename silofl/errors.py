@@ -1,4 +1,4 @@
-"""One exception per kind of failure; each knows the exit code of the command that it ends."""
+"""Exceptions, one per kind of failure, each with the exit code of the command that it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits(3): a queue may start the same co
 
 
 class SiloflError(Exception):
-    """Base of every failure that silofl explains in one sentence.
+    """Base of every failure that silofl reports in one sentence.
 
     `rank` is the rank on which it arose (None before ranks exist); only that rank prints it.
     """
@@ -44,19 +44,19 @@ class DataError(SiloflError):
 
 
 class MismatchError(SiloflError):
-    """What must agree does not: ranks, a run and its resume, or the MPI library and its launcher."""
+    """A mismatch between ranks, a run and its resume, or the MPI library and its launcher."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class TrainingError(SiloflError):
-    """Local training produced something that may not be shared, such as a non-finite loss."""
+    """Local training gave a result that may not be shared, such as a non-finite loss."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class CheckpointError(SiloflError):
-    """Rounds were committed and none of them can be read."""
+    """Committed rounds exist and none of them can be read."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -74,13 +74,13 @@ class StorageError(SiloflError):
 
 
 class StoppedError(SiloflError):
-    """The run cannot go on as it is; `--resume` goes on from its last committed round."""
+    """The run cannot go on; `--resume` goes on from its last committed round."""
 
     exit_code = EXIT_RESUMABLE
 
 
-class AskedError(StoppedError):
-    """The run was asked to stop, and committed its last round first."""
+class StopRequestedError(StoppedError):
+    """The run was stopped by a signal, after its last round was committed."""
 
 
 class ProtocolError(SiloflError):
@@ -95,6 +95,6 @@ class ProtocolError(SiloflError):
 
 
 class ThresholdError(SiloflError):
-    """Fewer silos are left than the secret-sharing threshold needs: the round is void."""
+    """Fewer silos survive than the secret-sharing threshold needs: the round is void."""
 
     exit_code = EXIT_RESUMABLE

@@ -1,4 +1,4 @@
-"""Faults to rehearse, as [failure] inject names them: `kill silo 2 round 5 at collect`."""
+"""Faults to inject, in the syntax of [failure] inject: `kill silo 2 round 5 at collect`."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ STEPS = (
 )
 """In the order of a round; `collect` alone is its first piece."""
 SENDING = ("advertise", "share", "agree", "reveal")
-"""Steps that send messages of a protocol, which alone can be corrupted and found out."""
+"""Steps that send a protocol's messages: only there is a flipped bit detected."""
 OPEN_ENDED = ("mask", "checkpoint write", "checkpoint rename", "between rounds")
-"""The last step of its thread's work, or an instant: none that could be made to take longer."""
+"""Steps without a duration: the last of a thread's work, or an instant. `slow` is refused there."""
 
 _PATTERN = re.compile(r"(\w+) silo (\d+) round (\d+) at ([a-z]+(?: [a-z]+)?)(?: x(\d+(?:\.\d+)?))?")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one silo, once, when it reaches a step of a round."""
+    """Fault of one silo, injected once, when it reaches a step of a round."""
 
     action: str
     silo: int
@@ -54,7 +54,7 @@ class Fault:
 
 
 def parse(text: str) -> Fault:
-    """The fault that a line names; ValueError, in one sentence, for anything else."""
+    """Parse a line; ValueError in one sentence if it names no fault."""
     match = _PATTERN.fullmatch(" ".join(text.split()))
     if match is None:
         raise ValueError(

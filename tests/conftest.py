@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from silofl.launcher.job_supervisor import sessions_in
+from silofl.launcher.job_supervisor import private_session_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"
@@ -118,7 +118,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             command = [*line, *ranks[0]]
             for own in ranks[1:]:
                 command += [":", *count, *own]
-        jobs.append(Job(command, tmp_path, sessions_in(str(sessions), {**base, **(env or {})})))
+        jobs.append(Job(command, tmp_path, private_session_dir(str(sessions), {**base, **(env or {})})))
         return jobs[-1]
 
     yield begin

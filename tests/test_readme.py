@@ -73,7 +73,9 @@ def test_the_task_of_the_readme_trains(tmp_path: Path) -> None:
     (tmp_path / "wine.py").write_text(PROGRAMS[0])
     (tmp_path / "wine.toml").write_text('[task]\nfactory = "wine:Wine"\n')
     accuracy = [
-        float(re.findall(r"done: accuracy (0\.\d+)", run(f"silofl launch -n 3 wine.toml {more}", tmp_path))[0])
+        float(
+            re.findall(r"done: accuracy (0\.\d+)", run(f"silofl launch -n 3 wine.toml {more}", tmp_path))[0]
+        )
         for more in ("", "--set secure.protocol=plain")
     ]
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.005)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from silofl.comm.mpi_library import mpi_info
 from silofl.launcher.command import launch_command
-from silofl.launcher.environment import detect
+from silofl.launcher.detection import detect
 
 
 def on_ranks(ranks: int, arguments: Sequence[str]) -> None:

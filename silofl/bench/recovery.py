@@ -31,8 +31,8 @@ from silofl.checkpoint.manifest import MANIFEST
 from silofl.comm.mpi_library import mpi_info
 from silofl.errors import ConfigError, SiloflError
 from silofl.launcher.command import launch_command
-from silofl.launcher.environment import detect
-from silofl.launcher.job_supervisor import sessions_in
+from silofl.launcher.detection import detect
+from silofl.launcher.job_supervisor import private_session_dir
 from silofl.launcher.mpi_info import MpiInfo
 
 POLICIES = ("shrink", "respawn")
@@ -60,7 +60,7 @@ keep = {rounds}
 policy = "{policy}"
 inject = {faults}
 """
-REHEARSED = re.compile(r"rehearsal: (\w+) silo \d+ in round (\d+) ")
+REHEARSED = re.compile(r"injected fault: (\w+) silo \d+ in round (\d+) ")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _federation(info: MpiInfo, policy: str, silos: int, *, killed: int) -> Times
         program = [sys.executable, "-m", "silofl", "train", str(config), "--run", str(directory)]
         line = launch_command(info, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
         watch = Watch(directory, silos)
-        words = _watched(line, watch, sessions_in(str(folder), os.environ))
+        words = _watched(line, watch, private_session_dir(str(folder), os.environ))
         if not (directory / "summary.json").exists():
             raise SiloflError(f"a federation under {policy!r} did not come to its end: {words}")
         lines = (directory / "metrics.jsonl").read_text().splitlines()

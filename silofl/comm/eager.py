@@ -1,4 +1,4 @@
-"""Short messages in slots of one size, so that one collective carries both their lengths and their bytes."""
+"""Eager path of short messages: slots of one size carry lengths and bytes in one collective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHORT_BYTES = 2032
-"""What a slot of 2 KiB holds: every message of a secure sum among a few silos."""
+"""Capacity of a slot of 2 KiB: every message of a secure sum among a few silos fits."""
 _HEAD = struct.Struct("=QQ")
 
 Slots = NDArray[np.uint8]
@@ -22,22 +22,22 @@ def slot(payload: bytes, longest: int) -> Slots:
 
 
 def empty(ranks: int) -> Slots:
-    """Rendezvous for everybody's slots, uint8 (ranks, 2048)."""
+    """Receive buffer for the slots of all ranks, uint8 (ranks, 2048)."""
     return np.empty((ranks, _HEAD.size + SHORT_BYTES), np.uint8)
 
 
 def lengths(slots: Slots) -> list[int]:
-    """By rank: the payload's length."""
+    """Length of each rank's payload."""
     return [_HEAD.unpack_from(row)[0] for row in slots]
 
 
 def longest(slots: Slots) -> int:
-    """The longest payload that any rank sends to anybody: the same on every rank."""
+    """Length of the longest payload that any rank sends to any other: the same on every rank."""
     return max(int(_HEAD.unpack_from(row)[1]) for row in slots)
 
 
 def contents(slots: Slots) -> list[bytes] | None:
-    """By rank: the payload. None, on every rank, where any is too long for its slot."""
+    """Payload of each rank; None, on every rank, where any is too long for its slot."""
     if longest(slots) > SHORT_BYTES:
         return None
     return [

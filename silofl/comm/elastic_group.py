@@ -19,38 +19,40 @@ class RankFailure:
     """One rank failure, as every surviving rank records it."""
 
     silos: tuple[int, ...]
-    """Numbers of the ranks that failed, ascending."""
+    """Silo ids of the ranks that failed, ascending."""
     seconds: float
-    """From the first error on this rank until those that are left had met again."""
+    """Recovery time: from the first error on this rank until the surviving ranks were connected again."""
     early: bool = False
-    """Whether nobody had `started` yet."""
+    """Whether no rank had called `started` yet."""
+
+
+StopReason = Callable[[RankFailure, tuple[int, ...]], SiloflError | None]
+
+
+def _never_stop(failure: RankFailure, survivors: tuple[int, ...]) -> None:
+    """Go on after every failure."""
 
 
 class ElasticGroup:
-    """The ranks that are left of a communicator. All calls are collective over those.
+    """A communicator that shrinks when ranks fail. All calls are collective over the surviving ranks.
 
-    A program of collectives is cut into steps that can be taken again from what they began with. When a rank
-    is lost, the others meet and find out whether anybody had completed the step. If so, everybody has done
-    all of it and they go on; else all take it again. So all ranks always agree on what is done, and a step
-    that anybody has seen completed, such as the last before a secret is opened, is never taken again.
+    A program of collectives is cut into steps that can be run again from their inputs. When a rank fails in
+    a step, the survivors find out whether any rank had completed it. If one had, every rank has contributed
+    all it has to and they go on; else all run it again. So all ranks always agree on what is done, and a step
+    that any rank has seen completed, such as the last before a secret is opened, is never run again.
 
     Args:
-        fault_tolerant: whether steps are taken again; otherwise RankFailedError goes to the caller.
-        stop_reason: says, of a loss and of those who are left, why they do not go on; the same on every rank.
+        fault_tolerant: whether steps are retried; otherwise RankFailedError goes to the caller.
+        stop_reason: for a failure and the surviving silo ids, the error with which they stop instead of going
+            on, or None; the same on every rank.
 
     Attributes:
-        comm: the ranks that are left. A step reads it anew each time it is taken.
-        losses: all there were, in order.
+        comm: communicator of the surviving ranks. A step reads it anew each time it is run.
+        failures: all there were, in order.
     """
 
     def __init__(
-        self,
-        comm: Communicator,
-        *,
-        fault_tolerant: bool = True,
-        stop_reason: Callable[[RankFailure, tuple[int, ...]], SiloflError | None] = lambda failure, left: (
-            None
-        ),
+        self, comm: Communicator, *, fault_tolerant: bool = True, stop_reason: StopReason = _never_stop
     ) -> None:
         self.comm = comm
         self.failures: list[RankFailure] = []
@@ -60,28 +62,33 @@ class ElasticGroup:
 
     @property
     def members(self) -> tuple[int, ...]:
-        """Numbers of the ranks that are left, ascending, as this rank knows them: see `agreed_members`."""
+        """Silo ids of the surviving ranks, ascending, as this rank knows them: see `agreed_members`."""
         return self.comm.members
 
     @property
     def fault_tolerant(self) -> bool:
-        """Whether ranks can be lost and the others go on."""
+        """Whether the surviving ranks go on when one fails."""
         return self._fault_tolerant
 
     @property
     def silo_id(self) -> int:
-        """This rank's own number."""
+        """This rank's own silo id."""
         return self.comm.members[self.comm.rank]
 
+    @property
+    def completed(self) -> int:
+        """Number of completed steps; the same on every rank between steps."""
+        return self._completed
+
     def started(self) -> None:
-        """Set-up is over, for all ranks as soon as one says so: losses from here on are not `early`."""
+        """End the set-up phase, for all ranks as soon as one calls it: later failures are not `early`."""
         self._started = True
 
     def step(self, work: Callable[[], Result]) -> Result:
-        """Take a step: `work`, again and again until those that are left have all completed it.
+        """Run `work`, again and again until all surviving ranks have completed it; return its result.
 
-        `work` may run several times, with fewer ranks in `comm` each time. A SiloflError that all ranks raise
-        together is a result like another. Where ranks cannot be lost it just runs.
+        It may run several times, with fewer ranks in `comm` each time. A SiloflError that all ranks raise
+        together is a result like another. A group that is not fault-tolerant just runs it.
         """
         if not self._fault_tolerant:
             return work()
@@ -106,46 +113,45 @@ class ElasticGroup:
             return result  # type: ignore[return-value]
 
     def agreed_members(self) -> tuple[int, ...]:
-        """The members, the same on every rank: what they may branch on between two steps.
+        """The members, the same on every rank, for decisions between two steps.
 
-        `members` may differ from rank to rank there, for one may know of a loss that another has yet to meet.
+        `members` may differ from rank to rank there, for a rank may not have seen the latest failure yet.
         """
         return self.step(lambda: self.comm.members)
 
     def adopt(self, comm: Communicator, completed: int | None = None) -> None:
-        """Go on with other ranks, such as some that came back; `completed` steps on a rank that is new."""
+        """Go on with other ranks, such as rejoined ones; a new rank passes how many steps are `completed`."""
         self.comm = comm
         if completed is not None:
             self._completed = completed
-        self.step(self._announce)
+        self.step(self._notify_replaced)
 
-    def _announce(self) -> None:
+    def _notify_replaced(self) -> None:
         self.comm.notify_replaced()
 
-    @property
-    def completed(self) -> int:
-        """How many steps are done; the same on every rank between steps."""
-        return self._completed
-
     def _resynchronize(self) -> int:
-        """Find out who is left; how many steps the furthest of them has completed."""
+        """Recover the communicator; return the number of steps that the furthest survivor has completed."""
         began, before = time.perf_counter(), self.comm.members
         while True:
             self.comm = self.comm.recover()
             try:
-                every = allgather_object(self.comm, [self._completed, self._started])
-                latest: int = max(completed for completed, _ in every)
-                self._started = any(started for _, started in every)
-                self.comm.notify_replaced()
+                latest = self._exchange_progress()
                 break
             except RankFailedError:
                 continue
         failed = tuple(member for member in before if member not in self.comm.members)
         if not failed:
-            raise RuntimeError("a collective failed although no rank is lost; the MPI library says no more")
+            raise RuntimeError("a collective failed although no rank did; the MPI library says no more")
         self.failures.append(RankFailure(failed, time.perf_counter() - began, not self._started))
         error = self._stop_reason(self.failures[-1], self.comm.members)
         if error is not None:
             error.rank = 0
             raise error
+        return latest
+
+    def _exchange_progress(self) -> int:
+        progress = allgather_object(self.comm, [self._completed, self._started])
+        latest: int = max(completed for completed, _ in progress)
+        self._started = any(started for _, started in progress)
+        self.comm.notify_replaced()
         return latest

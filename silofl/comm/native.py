@@ -1,4 +1,4 @@
-"""What sceptics compare with: MPI's own reductions, called as any mpi4py program calls them."""
+"""MPI's own reductions, as any mpi4py program calls them: the baseline of benchmarks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from silofl.comm import mpi_library
 
 
 class NativeReductions:
-    """Sums over all ranks by the library itself, blocking, on a COMM_WORLD of its own; collective
-    to make.
-    """
+    """Blocking sums over all ranks by the library, on a duplicate of COMM_WORLD. Collective to make."""
 
     def __init__(self) -> None:
         self._comm = mpi_library.load().COMM_WORLD.Dup()
 
     def allreduce(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        """`MPI_Allreduce` of the array's own type."""
+        """Sum `x` into `out` by `MPI_Allreduce` of the array's own type."""
         self._comm.Allreduce(x, out)
 
     def pickled_allreduce(self, x: NDArray[Any]) -> NDArray[Any]:
-        """mpi4py's lower-case `allreduce`, which pickles the array."""
+        """Sum by mpi4py's lower-case `allreduce`, which pickles the array."""
         total: NDArray[Any] = np.asarray(self._comm.allreduce(x))
         return total
 

@@ -1,4 +1,4 @@
-"""Which ranks share a node, and whether they leave it a core to spare."""
+"""Node topology: which ranks share a node, and whether they oversubscribe it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from silofl.launcher import environment, machine
+from silofl.launcher import detection, machine
 
-MOST_PROCESSORS = 8192
+MAX_PROCESSORS = 8192
 
 
 @dataclass(frozen=True)
 class Node:
-    """This rank's place among the ranks of its node.
+    """Index of this rank among the ranks of its node, and their number.
 
-    `whole` is true where all ranks share one node. `oversubscribed` is true where the ranks of any node leave
-    it no core to spare: other work there would wait behind ranks that spin. Both are the same on every rank.
+    `whole`: all ranks share one node. `oversubscribed`: the ranks of some node leave it no core to spare, so
+    other work there would wait behind ranks that spin. Both are the same on every rank.
     """
 
     rank: int
@@ -28,25 +28,25 @@ class Node:
 
 
 def discover_node(mpi: Any, comm: Any) -> Node:
-    """Find out by a shared-memory split of `comm`. Collective.
+    """Discover the topology by a shared-memory split of `comm`. Collective.
 
-    Local rank and size are the launcher's where it names them: those a GPU is picked by.
+    Local rank and size, which select the GPU, are the launcher's where it names them.
     """
     local = comm.Split_type(mpi.COMM_TYPE_SHARED)
     oversubscribed = local.size > 1 and local.size >= _cores_of(mpi, local)
-    verdict = np.array([oversubscribed, local.size < comm.size], np.int32)
-    comm.Allreduce(mpi.IN_PLACE, verdict, mpi.MAX)
-    launch = environment.detect(os.environ, environment.launcher_executable())
+    flags = np.array([oversubscribed, local.size < comm.size], np.int32)
+    comm.Allreduce(mpi.IN_PLACE, flags, mpi.MAX)
+    launch = detection.detect(os.environ, detection.launcher_executable())
     rank = local.rank if launch.local_rank is None else launch.local_rank
     size = local.size if launch.local_size is None else launch.local_size
     local.Free()
-    return Node(rank, size, whole=not verdict[1], oversubscribed=bool(verdict[0]))
+    return Node(rank, size, whole=not flags[1], oversubscribed=bool(flags[0]))
 
 
 def _cores_of(mpi: Any, local: Any) -> int:
-    """Return how many processors the ranks of one node may use together: a union of their affinities."""
-    mask = np.zeros(MOST_PROCESSORS, np.uint8)
-    mask[[cpu for cpu in machine.affinity() if cpu < MOST_PROCESSORS]] = 1
+    """Number of processors that the ranks of one node may use together: the union of their affinities."""
+    mask = np.zeros(MAX_PROCESSORS, np.uint8)
+    mask[[cpu for cpu in machine.affinity() if cpu < MAX_PROCESSORS]] = 1
     local.Allreduce(mpi.IN_PLACE, mask, mpi.MAX)
     quota = np.array([machine.quota_cores()], np.int32)
     local.Allreduce(mpi.IN_PLACE, quota, mpi.MAX)

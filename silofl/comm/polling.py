@@ -1,7 +1,7 @@
-"""Waiting without taking the core from a rank that computes.
+"""Polling with backoff, for ranks that share their cores.
 
-MPI libraries spin. Without a core to spare that slows the very rank that is waited for, a thousandfold where
-other programs run too, so here a rank first yields, then sleeps for a small share of the time already waited.
+MPI libraries spin. On an oversubscribed node that slows the very rank that is waited for, a thousandfold
+where other programs run too, so here a rank first yields, then sleeps for a small share of the time waited.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from typing import Any
 
 YIELD_S = 2e-4
-SHARE = 0.05
-LONGEST_NAP_S = 1e-3
+SLEEP_SHARE = 0.05
+MAX_SLEEP_S = 1e-3
 
 
 def wait_with_backoff(requests: Iterable[Any], timeout_s: float = float("inf")) -> bool:
     """Complete MPI requests; False if `timeout_s` seconds passed first.
 
-    A nap is at most 5% of the time waited so far and 1 ms, so that is what it adds to a wait.
+    A sleep is at most 5% of the time waited so far and 1 ms, so that is what it adds to a wait.
     """
     begun = time.perf_counter()
     for request in requests:
@@ -30,5 +30,5 @@ def wait_with_backoff(requests: Iterable[Any], timeout_s: float = float("inf")) 
             if waited < YIELD_S:
                 os.sched_yield()
             else:
-                time.sleep(min(waited * SHARE, LONGEST_NAP_S))
+                time.sleep(min(waited * SLEEP_SHARE, MAX_SLEEP_S))
     return True

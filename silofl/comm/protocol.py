@@ -1,9 +1,9 @@
-"""What the rest of silofl knows of ranks: the `Communicator` protocol.
+"""The `Communicator` protocol: collectives over a fixed set of ranks, and recovery when a rank fails.
 
-Two implementations keep it: `MpiCommunicator` (processes, over mpi4py) and `ThreadCommunicator` (threads of
-one process, for tests). All calls are collective unless they say otherwise: every rank makes the same calls
-in the same order. Arrays are C-contiguous NumPy arrays; a send buffer is never written. Where `resilient` is
-true a collective raises RankFailedError when a rank has died; nothing else on it completes.
+Two implementations: `MpiCommunicator` (processes, over mpi4py) and `ThreadCommunicator` (threads of one
+process, for tests). All calls are collective unless they say otherwise: every rank makes the same calls in
+the same order. Arrays are C-contiguous NumPy arrays; a send buffer is never written. Where `resilient` is
+true a collective raises RankFailedError when a rank has failed; no later one on it completes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from silofl.types import ReduceOp
 
 
 class RankFailedError(RuntimeError):
-    """A rank of this communicator died, or a peer has given the communicator up because one did.
+    """A rank of this communicator failed, or a peer has revoked the communicator because one did.
 
-    Which ranks are left, `Communicator.recover` finds out. Not a `SiloflError`: a run goes on.
+    `Communicator.recover` finds the surviving ranks. Not a `SiloflError`: a run goes on.
     """
 
 
 class SimulatedCrash(BaseException):
-    """Ends one rank of `run_in_threads` as SIGKILL ends a process: nothing that it does catches it."""
+    """Death of one rank of `run_in_threads`, as by SIGKILL: raise it there and catch it nowhere."""
 
 
 class SharedBuffer(Protocol):
-    """Memory that every rank of one node sees: one segment a rank, each readable and writable by all.
+    """Shared memory of the ranks of one node: one segment a rank, each readable and writable by all.
 
-    Ranks agree on who writes what between two calls of `sync`; nothing else orders their accesses.
+    Only `sync` orders accesses: between two calls a byte is written by one rank or read by any.
     """
 
     @property
@@ -39,7 +39,7 @@ class SharedBuffer(Protocol):
         """Every rank's segment in rank order, uint8 (the `nbytes` that rank asked for,)."""
 
     def sync(self) -> None:
-        """Collective fence and barrier: what any rank wrote before, every rank reads after."""
+        """Memory fence and barrier: what any rank wrote before, every rank reads after. Collective."""
 
     def free(self) -> None:
         """Release it; no array over a segment may be used afterwards. Not collective."""
@@ -54,19 +54,19 @@ class Communicator(Protocol):
 
     @property
     def size(self) -> int:
-        """How many ranks there are."""
+        """Number of ranks."""
 
     @property
     def members(self) -> tuple[int, ...]:
-        """By rank, ascending: the number that each had when all met. `range(size)` until one was lost."""
+        """Silo id of each rank, ascending: its rank in the job's start. `range(size)` until a rank fails."""
 
     @property
     def local_rank(self) -> int:
-        """This rank's place among the ranks of its node: picks the GPU."""
+        """Index among the ranks of this node: selects the GPU."""
 
     @property
     def local_size(self) -> int:
-        """How many ranks share this node, and its memory."""
+        """Number of ranks that share this node, and its memory."""
 
     @property
     def bytes_sent(self) -> int:
@@ -95,7 +95,7 @@ class Communicator(Protocol):
         """Every rank's payload, in rank order; lengths may differ and may be zero."""
 
     def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Send payloads[j] to rank j; returns what each rank sent here, in rank order."""
+        """Send payloads[j] to rank j; return what each rank sent here, in rank order."""
 
     def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
         """The root's payload, on every rank; what other ranks pass is ignored."""
@@ -107,7 +107,7 @@ class Communicator(Protocol):
         """
 
     def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
-        """Row j of `send` (n, c) goes to rank j, whose `receive` (n, c) has row i from rank i.
+        """Send row j of `send` (n, c) to rank j; row i of `receive` (n, c) comes from rank i.
 
         `send` and `receive` do not overlap. Any byte count, beyond 2^31 too.
         """
@@ -115,7 +115,7 @@ class Communicator(Protocol):
     def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
         """Concatenate every rank's `send` (counts[rank],) into `receive` (sum(counts),), in rank order.
 
-        `send` may be this rank's own place inside `receive`. Any byte count, beyond 2^31 too.
+        `send` may be this rank's own part of `receive`. Any byte count, beyond 2^31 too.
         """
 
     def shared_buffer(self, nbytes: int) -> SharedBuffer | None:
@@ -125,20 +125,20 @@ class Communicator(Protocol):
         """
 
     def duplicate(self) -> Communicator:
-        """A communicator over the same ranks whose messages never meet this one's."""
+        """A communicator over the same ranks whose messages never match this one's."""
 
     def free(self) -> None:
-        """Release it. Collective, but for ranks that are lost; nothing may be in flight."""
+        """Release it. Collective over the surviving ranks; no call of it may be in progress."""
 
     @property
     def resilient(self) -> bool:
-        """Whether the ranks that are left can go on when one dies."""
+        """Whether the surviving ranks can go on when one fails."""
 
     def recover(self) -> Communicator:
-        """After RankFailedError: the ranks that are left, in the order of their numbers.
+        """After RankFailedError: a communicator of the surviving ranks, in the order of their silo ids.
 
-        Collective over those: peers that still wait in any collective of this communicator or its duplicates
-        get RankFailedError there. Those all are of no more use.
+        Collective over those. It revokes this communicator and its duplicates, so peers that still wait in
+        one of their collectives get RankFailedError there.
         """
 
     def on_replace(self, callback: Callable[[Any], None]) -> None:

@@ -1,7 +1,7 @@
-"""Memory that the ranks of one node share: `SharedBuffer` over anonymous files that they map from each other.
+"""Shared memory of the ranks of one node: `SharedBuffer` over anonymous files (memfd) that all ranks map.
 
 The files have no name, so nothing is left behind however a rank ends, and their size is not limited by
-/dev/shm, which containers keep small. What a lost rank wrote stays readable for those that mapped it.
+/dev/shm, which containers keep small. What a failed rank wrote stays readable for ranks that mapped it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-_PLACE = struct.Struct(">QqqQQ")
-NONE = -1
+_ADDRESS = struct.Struct(">QqqQQ")
+NO_FILE = -1
 
 
 class MappedBuffer:
@@ -30,7 +30,7 @@ class MappedBuffer:
         return self._segments
 
     def sync(self) -> None:
-        """Collective fence and barrier."""
+        """Memory fence and barrier. Collective."""
         self._barrier()
 
     def free(self) -> None:
@@ -39,10 +39,10 @@ class MappedBuffer:
 
 
 class MemfdSegment:
-    """This rank's own segment of `nbytes` zeros, and where the other ranks of the node find it."""
+    """Own segment of `nbytes` zeros, with the address by which other ranks of the node map it."""
 
     def __init__(self, nbytes: int) -> None:
-        self._nbytes, self._file = nbytes, NONE
+        self._nbytes, self._file = nbytes, NO_FILE
         try:
             self._file = os.memfd_create("silofl", os.MFD_CLOEXEC)
             os.ftruncate(self._file, nbytes)
@@ -50,32 +50,32 @@ class MemfdSegment:
             self.close()
 
     def address(self) -> bytes:
-        """What the others need to open it: length, process, descriptor, and the file's identity."""
-        if self._file == NONE:
-            return _PLACE.pack(self._nbytes, os.getpid(), NONE, 0, 0)
+        """Length, process, descriptor and identity of the file, from which other ranks open it."""
+        if self._file == NO_FILE:
+            return _ADDRESS.pack(self._nbytes, os.getpid(), NO_FILE, 0, 0)
         status = os.fstat(self._file)
-        return _PLACE.pack(self._nbytes, os.getpid(), self._file, status.st_dev, status.st_ino)
+        return _ADDRESS.pack(self._nbytes, os.getpid(), self._file, status.st_dev, status.st_ino)
 
     def close(self) -> None:
         """Close the descriptor, once every rank has mapped the memory."""
-        if self._file != NONE:
+        if self._file != NO_FILE:
             os.close(self._file)
-            self._file = NONE
+            self._file = NO_FILE
 
 
-def map_segments(places: list[bytes]) -> list[NDArray[np.uint8]] | None:
-    """Map every rank's segment, uint8 (nbytes,) each; None where one cannot be reached from here."""
+def map_segments(addresses: list[bytes]) -> list[NDArray[np.uint8]] | None:
+    """Map every rank's segment, uint8 (nbytes,) each; None where one cannot be mapped from here."""
     try:
-        return [_map(place) for place in places]
+        return [_map(address) for address in addresses]
     except OSError:
         return None  # no such kernel, another PID namespace, no permission: ranks send messages instead
 
 
-def _map(place: bytes) -> NDArray[np.uint8]:
-    nbytes, process, descriptor, device, inode = _PLACE.unpack(place)
+def _map(address: bytes) -> NDArray[np.uint8]:
+    nbytes, process, descriptor, device, inode = _ADDRESS.unpack(address)
     if nbytes == 0:
         return np.empty(0, np.uint8)
-    if descriptor == NONE:
+    if descriptor == NO_FILE:
         raise OSError("the other rank has no anonymous file")
     file = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
     try:

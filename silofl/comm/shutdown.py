@@ -1,4 +1,4 @@
-"""An end that no rank hangs in: one hook for what escapes, one last meeting for those who leave."""
+"""Clean shutdown: an excepthook that aborts all ranks, and a bounded barrier before MPI_Finalize."""
 
 from __future__ import annotations
 
@@ -20,59 +20,60 @@ from silofl.errors import SiloflError
 from silofl.launcher.exit_status import write_exit_status
 
 PRINT_GRACE_S = 1.0
-TURN_S, MOST_TURNS = 1.0, 5
+STAGGER_S, MAX_STAGGER_S = 1.0, 5.0
 BARRIER_TIMEOUT_S = 60.0
 FINALIZE_TIMEOUT_S = 2.0
 BARRIER_FAILED_TIMEOUT_S = 3.0
 
 
 class Shutdown:
-    """How the ranks of `comm` end. Collective to make: it has a communicator of its own.
+    """Shutdown of the ranks of `comm`. Collective to make: it has a communicator of its own.
 
-    `trace_dir` is where a failing rank writes its traceback; None: to standard error.
+    Attributes:
+        trace_dir: where a failing rank writes its traceback; None: to standard error.
     """
 
     def __init__(self, comm: MpiCommunicator) -> None:
         self.trace_dir: Path | None = None
         self._comm = comm.duplicate()
-        self._left = False
+        self._barrier_done = False
         comm.on_replace(self._replace)
 
     @property
     def comm(self) -> MpiCommunicator:
-        """A communicator of the ranks that there are now."""
+        """A communicator of the current ranks."""
         return self._comm
 
     def _replace(self, comm: MpiCommunicator) -> None:
         self._comm = comm.duplicate()
 
-    def finalize(self, exit_code: int, *, asked: bool = False) -> None:
-        """Meet every rank a last time. Where ranks were lost or came back, end this process here.
+    def finalize(self, exit_code: int, *, stop_requested: bool = False) -> None:
+        """Wait in `final_barrier`; where ranks have failed or rejoined, end this process here.
 
-        MPI_Finalize may then wait for the lost ones, so it is given a moment only; without it, Open MPI takes
-        the end of a process that was started again for a failure. One that was started again and never joined
-        has the same lost ones to wait for, but no say in how the job ends. `asked`: somebody wanted it.
+        MPI_Finalize may then wait for failed ranks, so it gets a time limit; without MPI_Finalize Open MPI
+        takes the end of a respawned process for a failure. A respawned process that never joined has the same
+        ranks to wait for, but does not write the job's exit status. `stop_requested` goes into that status.
         """
         self.final_barrier(exit_code=exit_code)
         if self._comm.rank == 0 and self._comm.membership_changed:
-            write_exit_status(exit_code, asked=asked)
+            write_exit_status(exit_code, stop_requested=stop_requested)
         if self._comm.membership_changed or mpi_library.is_respawned():
             sys.stdout.flush()
             sys.stderr.flush()
-            impatience = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
-            impatience.daemon = True
-            impatience.start()
+            time_limit = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
+            time_limit.daemon = True
+            time_limit.start()
             self._comm.finalize()
             os._exit(exit_code)
 
     def final_barrier(self, timeout_s: float = BARRIER_TIMEOUT_S, *, exit_code: int = 1) -> None:
-        """Meet every rank a last time; end those that have not come after `timeout_s` with `exit_code`.
+        """Wait for every rank; end all with `exit_code` if some have not called after `timeout_s` seconds.
 
-        Without it MPI_Finalize would wait for ever for a rank that is stuck or still at work.
+        Without it MPI_Finalize would wait for ever for a rank that hangs or is still busy.
         """
-        if self._left:
+        if self._barrier_done:
             return
-        self._left = True
+        self._barrier_done = True
         if not self._comm.final_barrier(timeout_s):
             rank = self._comm.rank
             log(f"rank {rank} has ended but others have not after {timeout_s:g} s: ending all ranks")
@@ -81,13 +82,13 @@ class Shutdown:
     def on_exception(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> NoReturn:
-        """Say on one line what happened and end every rank: `sys.excepthook`."""
+        """Report the exception on one line and end every rank: `sys.excepthook`."""
         rank = self._comm.rank
         if isinstance(error, SiloflError):
             if error.rank is None:
-                stagger(rank)  # all may have found the same
+                stagger(rank)  # every rank may raise the same
             if error.rank in {None, rank}:
-                log(sentence_of(error, rank))
+                log(message_of(error, rank))
             else:
                 time.sleep(PRINT_GRACE_S)  # the rank on which it arose prints it first
             self._comm.abort(error.exit_code)
@@ -97,17 +98,17 @@ class Shutdown:
         self._comm.abort(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def on_thread_exception(self, arguments: threading.ExceptHookArgs) -> None:
-        """Treat an exception of any thread as the process's own: `threading.excepthook`."""
+        """Handle an exception of any thread like one of the main thread: `threading.excepthook`."""
         error = arguments.exc_value
         if error is not None and not isinstance(error, SystemExit):
             self.on_exception(arguments.exc_type, error, arguments.exc_traceback)
 
 
 def install_abort_hook(comm: MpiCommunicator) -> Shutdown:
-    """End all ranks when an exception escapes on one, in any thread; leave together otherwise. Collective.
+    """Install hooks that end all ranks when an exception escapes on one, in any thread. Collective.
 
-    The failing rank says what happened on one line and writes the traceback where the `trace_dir` of what is
-    returned says.
+    The failing rank reports it on one line and writes the traceback to the `trace_dir` of the returned
+    `Shutdown`, which also finalizes MPI at a normal exit.
     """
     shutdown = Shutdown(comm)
     sys.excepthook = shutdown.on_exception
@@ -117,7 +118,7 @@ def install_abort_hook(comm: MpiCommunicator) -> Shutdown:
 
 
 def write_trace(text: str, rank: int, folder: Path | None) -> str:
-    """Write a traceback to `folder`, or to standard error; return words that say where it is."""
+    """Write a traceback to `folder`, or to standard error; return a phrase that says where it is."""
     if folder is not None:
         path = folder / f"traceback-rank-{rank:04d}.txt"
         try:
@@ -130,11 +131,11 @@ def write_trace(text: str, rank: int, folder: Path | None) -> str:
     return "traceback above"
 
 
-def sentence_of(error: SiloflError, rank: int) -> str:
+def message_of(error: SiloflError, rank: int) -> str:
     """Return an error's message, naming the rank unless the message itself begins with it."""
     return str(error) if str(error).startswith(f"rank {rank} ") else f"rank {rank}: {error}"
 
 
 def stagger(rank: int) -> None:
-    """Wait for the ranks before this one, of whom the first to speak ends all."""
-    time.sleep(min(rank, MOST_TURNS) * TURN_S)
+    """Sleep for a time that grows with the rank, so that one rank reports an error and ends all others."""
+    time.sleep(min(rank * STAGGER_S, MAX_STAGGER_S))

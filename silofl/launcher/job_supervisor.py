@@ -1,4 +1,4 @@
-"""Runs a launcher to its end: passes on what it is told, and lets neither outlive the other."""
+"""Supervision of a job's launcher: forwards signals, and ends launcher and ranks together."""
 
 from __future__ import annotations
 
@@ -12,89 +12,77 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from silofl.console import log
 from silofl.errors import EXIT_RESUMABLE
 from silofl.launcher.exit_status import EXIT_STATUS, mpi_ready_file, read_exit_status
+from silofl.launcher.process_tree import children_of
 
 NOISE = b"NBC_Progress: an error"
 ABORT = b"MPI_ABORT was invoked"
-RELAY_S = 5.0
+RELAY_TIMEOUT_S = 5.0
 TICK_S = 0.5
-LAUNCHER_ENDS_S = 10.0
-"""A launcher that is still there so long after its aborted ranks, or after it was told to end, never ends."""
-RANKS_HEAR_S = 5.0
-"""After so long ranks are taken to hear signals, where the leader's word cannot be seen from its node."""
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_HEARD = {*PASSED_ON, signal.SIGTSTP, signal.SIGCHLD}
+LAUNCHER_EXIT_TIMEOUT_S = 10.0
+"""A launcher that still runs so long after its aborted ranks, or after SIGTERM, never ends by itself."""
+RANKS_READY_S = 5.0
+"""After so long ranks are taken to handle signals, where `mpi_ready_file` cannot be seen from their node."""
+FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_QUEUED_SIGNALS = {*FORWARDED_SIGNALS, signal.SIGTSTP, signal.SIGCHLD}
 """Taken from a queue, not caught: none is lost before the launcher runs, or interrupts anything."""
 _PR_SET_PDEATHSIG = 1
 
 
-class Ended(NamedTuple):
+class JobEnd(NamedTuple):
     """How a job ended."""
 
     code: int
-    asked: bool
-    """Whether somebody asked it to, by a signal to the launcher or to a rank."""
+    """Exit code."""
+    stop_requested: bool
+    """Whether a signal to the launcher or to a rank requested it."""
 
 
-def supervise(command: Sequence[str]) -> Ended:
-    """Run a launcher's command to its end, of which this process is to be the main thread.
+def supervise(command: Sequence[str]) -> JobEnd:
+    """Run a launcher's command to its end; call it in the main thread.
 
-    SIGINT, SIGTERM or SIGUSR1 asks the ranks to stop after their round, by the SIGUSR1 that every launcher
-    passes on; SIGINT or SIGTERM once more ends them at once. The launcher ends with this process.
+    The first SIGINT, SIGTERM or SIGUSR1 asks the ranks to stop after their round, by SIGUSR1, which every
+    launcher forwards; a second SIGINT or SIGTERM ends them at once. The launcher ends with this process.
     """
     with tempfile.TemporaryDirectory(prefix="silofl-") as folder:
-        note = Path(folder) / "outcome"
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        exit_status = Path(folder) / "exit-status"
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _QUEUED_SIGNALS)
         try:
-            job = subprocess.Popen(
-                command,
-                env={**sessions_in(folder, os.environ), EXIT_STATUS: str(note)},
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                process_group=0,  # or a terminal's Ctrl-C would have mpirun kill the ranks
-                preexec_fn=partial(_begin, mask, os.getpid()),  # noqa: PLW1509, before any thread
-            )
-            assert job.stderr is not None
-            waited = _Waited(job, note)
-            relay = threading.Thread(target=_relay, args=(job.stderr, waited.aborts), daemon=True)
-            relay.start()
-            waited.to_the_end()
-            relay.join(RELAY_S)
-            while signal.sigtimedwait(PASSED_ON, 0):
-                waited.asked = True
+            launcher = _Launcher(_start(command, folder, exit_status, mask), exit_status)
+            launcher.wait()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        told = read_exit_status(note)
-        if told is not None:
-            return Ended(told[0], waited.asked or told[1])
-        if job.returncode > 0 or (job.returncode == 0 and not waited.asked):
-            return Ended(job.returncode, waited.asked)
-        if job.returncode == 0:  # and nobody left a note: ranks died of it before they could hear
-            return Ended(EXIT_RESUMABLE, waited.asked)
-        if waited.ended:
-            return Ended(128 - job.returncode, waited.asked)
-        name = signal.Signals(-job.returncode).name
-        print(f"silofl: the launcher was ended by {name}, and the job with it", file=sys.stderr, flush=True)
-        return Ended(EXIT_RESUMABLE, waited.asked)
+        return launcher.job_end(read_exit_status(exit_status))
 
 
-def sessions_in(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, with a folder for Open MPI's launcher that is its own, unless the user chose one.
+def private_session_dir(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with `folder` as the session directory of Open MPI's launcher, unless the user chose one.
 
-    One that is killed leaves files under its process number in the folder that all share, and the next that
-    gets that number does not start: "the PMIx server's listener thread failed to start".
+    One that is killed leaves files under its process number in the directory that all share, and the next
+    that gets that number does not start: "the PMIx server's listener thread failed to start".
     """
     return {"PRTE_MCA_prte_local_tmpdir_base": folder, **environ}
 
 
-def _begin(mask: set[int], parent: int) -> None:
-    """In the launcher's process before it is the launcher: hear signals, and end when the parent does."""
+def _start(command: Sequence[str], folder: str, exit_status: Path, mask: set[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env={**private_session_dir(folder, os.environ), EXIT_STATUS: str(exit_status)},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,  # or a terminal's Ctrl-C would have mpirun kill the ranks
+        preexec_fn=partial(_before_exec, mask, os.getpid()),  # noqa: PLW1509, before any thread
+    )
+
+
+def _before_exec(mask: set[int], parent: int) -> None:
+    """In the launcher's process before its exec: unblock signals, and have it end with its parent."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -102,85 +90,90 @@ def _begin(mask: set[int], parent: int) -> None:
             os._exit(EXIT_RESUMABLE)
 
 
-class _Waited:
-    """A launcher that is waited for, with what it is told meanwhile."""
+class _Launcher:
+    """A running launcher, with the signals that it gets meanwhile."""
 
-    def __init__(self, job: subprocess.Popen[bytes], note: Path) -> None:
-        self.asked = False
-        self.aborts = threading.Event()
+    def __init__(self, process: subprocess.Popen[bytes], exit_status: Path) -> None:
+        self._process, self._mpi_ready = process, mpi_ready_file(exit_status)
+        self._started = time.monotonic()
+        self._stop_requested = self._stop_forwarded = False
+        self._childless_since = math.inf
+        self._terminated_at: float | None = None
+        self._aborted = threading.Event()
         """Set where ranks called MPI_Abort."""
-        self._job, self._up = job, mpi_ready_file(note)
-        self._began, self._passed_on = time.monotonic(), False
-        self._alone_since = math.inf
-        self._ended_at: float | None = None
+        assert process.stderr is not None
+        self._relay = threading.Thread(target=_relay, args=(process.stderr, self._aborted), daemon=True)
+        self._relay.start()
 
-    @property
-    def ended(self) -> bool:
-        """Whether it was made to end."""
-        return self._ended_at is not None
-
-    def to_the_end(self) -> None:
-        """Return when it has ended, which it does."""
-        while self._job.poll() is None:
-            info = signal.sigtimedwait(_HEARD, TICK_S)
+    def wait(self) -> None:
+        """Return when it has ended, and terminate it where it does not by itself."""
+        while self._process.poll() is None:
+            info = signal.sigtimedwait(_QUEUED_SIGNALS, TICK_S)
             if info is not None and info.si_signo != signal.SIGCHLD:
-                self._take(info.si_signo)
-            self._look()
+                self._handle(info.si_signo)
+            self._forward_stop()
+            self._end_if_hung()
+        self._relay.join(RELAY_TIMEOUT_S)
+        while signal.sigtimedwait(FORWARDED_SIGNALS, 0):
+            self._stop_requested = True
 
-    def _take(self, number: int) -> None:
+    def job_end(self, exit_status: tuple[int, bool] | None) -> JobEnd:
+        """How the job ended: by the ranks' own exit status where they wrote one, else by the launcher's."""
+        code = self._process.returncode
+        if exit_status is not None:
+            return JobEnd(exit_status[0], self._stop_requested or exit_status[1])
+        if code == 0 and self._stop_requested:  # ranks died of the signal before they could handle it
+            code = EXIT_RESUMABLE
+        elif code < 0 and self._terminated_at is not None:
+            code = 128 - code
+        elif code < 0:
+            log(f"the launcher was killed by {signal.Signals(-code).name}, and the job with it")
+            code = EXIT_RESUMABLE
+        return JobEnd(code, self._stop_requested)
+
+    def _handle(self, number: int) -> None:
         if number == signal.SIGTSTP:
-            self._job.send_signal(number)
+            self._process.send_signal(number)
             os.kill(os.getpid(), signal.SIGSTOP)
-            self._job.send_signal(signal.SIGCONT)
+            self._process.send_signal(signal.SIGCONT)
         elif number == signal.SIGUSR2:
-            self._job.send_signal(number)
-        elif not self.asked:
-            self.asked = True  # `_look` passes it on
+            self._process.send_signal(number)
+        elif not self._stop_requested:
+            self._stop_requested = True
             if number != signal.SIGUSR1:
-                print(
-                    "silofl: stopping after this round; once more stops it now", file=sys.stderr, flush=True
-                )
+                log("stopping after this round; a second signal stops now")
         elif number != signal.SIGUSR1:
-            self._end()
+            self._terminate()
 
-    def _look(self) -> None:
-        """See that it ends with its ranks: PRRTE's has been seen to wait for itself when several abort.
+    def _forward_stop(self) -> None:
+        """Ask the ranks to stop, once they handle signals: before, they would die of it."""
+        ready = self._mpi_ready.exists() or time.monotonic() - self._started >= RANKS_READY_S
+        if self._stop_requested and ready and not self._stop_forwarded:
+            self._stop_forwarded = True
+            self._process.send_signal(signal.SIGUSR1)
 
-        Ranks that do not hear yet would die of what is passed on.
-        """
+    def _end_if_hung(self) -> None:
+        """Terminate a launcher without ranks: PRRTE's may hang when several of them abort."""
         now = time.monotonic()
-        heard = self._up.exists() or now - self._began >= RANKS_HEAR_S
-        if self.asked and heard and not self._passed_on:
-            self._passed_on = True
-            self._job.send_signal(signal.SIGUSR1)
-        alone = self.aborts.is_set() and not _children(self._job.pid)
-        self._alone_since = min(self._alone_since, now) if alone else math.inf
-        if now - self._alone_since >= LAUNCHER_ENDS_S:
-            self._end()
-        if self._ended_at is not None and now - self._ended_at >= LAUNCHER_ENDS_S:
-            self._job.kill()  # what it had started ends with it: see `silofl.launcher.watchdog`
+        childless = self._aborted.is_set() and not children_of(self._process.pid)
+        self._childless_since = min(self._childless_since, now) if childless else math.inf
+        if now - self._childless_since >= LAUNCHER_EXIT_TIMEOUT_S:
+            self._terminate()
+        if self._terminated_at is not None and now - self._terminated_at >= LAUNCHER_EXIT_TIMEOUT_S:
+            self._process.kill()  # its ranks end with it: see `silofl.launcher.watchdog`
 
-    def _end(self) -> None:
-        if not self.ended:
-            self._ended_at = time.monotonic()
-            self._job.terminate()
+    def _terminate(self) -> None:
+        if self._terminated_at is None:
+            self._terminated_at = time.monotonic()
+            self._process.terminate()
 
 
-def _children(process: int) -> list[str]:
-    """Numbers of a process's children, as far as the system tells."""
-    found: list[str] = []
-    for path in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError):
-            found += path.read_text().split()
-    return found
-
-
-def _relay(lines: IO[bytes], aborts: threading.Event) -> None:
-    """Pass on what the job says, but for Open MPI's own note of each collective that a death ends."""
+def _relay(lines: IO[bytes], aborted: threading.Event) -> None:
+    """Copy the job's standard error, without Open MPI's message on each collective that a failure ends."""
     dropped = False
     for line in lines:
         if line.startswith(ABORT):
-            aborts.set()
+            aborted.set()
         blank_after = dropped and line == b"\n"
         dropped = line.startswith(NOISE)
         if not (dropped or blank_after):

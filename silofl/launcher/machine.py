@@ -1,6 +1,6 @@
-"""What this machine gives a process: cores allowed, cores shared with sibling ranks, launcher processes.
+"""Processor cores that this process may use, alone and with its sibling ranks.
 
-Linux answers from /proc, /sys and the affinity mask; elsewhere the plain core count is used.
+Linux answers by affinity masks and control groups; elsewhere the plain core count is used.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ import math
 import os
 from pathlib import Path
 
-from silofl.launcher import watchdog
+from silofl.launcher.process_tree import launcher_pid
 
-_SONAMES = {
-    "openmpi": ("libmpi.so.40",),
-    "hydra": ("libmpi.so.12", "libmpich.so.12"),
-}
-_LIBRARY_FOLDERS = ("lib", "lib64", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu")
+UNLIMITED = 1 << 20
 
 
 def affinity(pid: int = 0) -> set[int]:
@@ -39,50 +35,13 @@ def shared_cores() -> int:
     return max(1, min(len(affinity() | affinity(launcher_pid())), quota_cores()))
 
 
-def launcher_pid() -> int:
-    """Return the process that started this one: the parent, or a watchdog's parent."""
-    parent = os.getppid()
-    return (_parent_of(parent) or parent) if watchdog.guarded() else parent
-
-
 def quota_cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return the processors that the control group's quota pays for, rounded up; a large number if none."""
+    """Return the control group's quota of processors, rounded up; `UNLIMITED` without one."""
     for folder in _groups(root, own):
         limit = _quota(folder)
         if limit is not None:
             return max(1, math.ceil(limit))
-    return 1 << 20
-
-
-def ancestors(limit: int = 12) -> list[str]:
-    """Return the executables of this process's ancestors, nearest first, as far as they can be read."""
-    found: list[str] = []
-    pid: int | None = launcher_pid()
-    while pid is not None and pid > 1 and len(found) < limit:
-        try:
-            found.append(os.readlink(f"/proc/{pid}/exe"))
-        except OSError:
-            break
-        pid = _parent_of(pid)
-    return found
-
-
-def _parent_of(pid: int) -> int | None:
-    """The parent of a process; None where it cannot be read."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(stat.rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def library_beside(executable: str | None, launcher: str) -> str | None:
-    """Return the libmpi in the prefix of a launcher's executable (`<prefix>/bin/prterun`), if it is there."""
-    if executable is None or launcher not in _SONAMES:
-        return None
-    prefix = Path(executable).parent.parent
-    paths = (prefix / folder / name for folder in _LIBRARY_FOLDERS for name in _SONAMES[launcher])
-    return next((str(path) for path in paths if path.is_file()), None)
+    return UNLIMITED
 
 
 def _groups(root: Path, own: Path) -> list[Path]:

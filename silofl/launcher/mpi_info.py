@@ -21,7 +21,7 @@ MPICH_FAMILY = frozenset({"MPICH", "Intel MPI", "MVAPICH", "MVAPICH2", "Cray MPI
 
 @dataclass(frozen=True)
 class MpiInfo:
-    """The MPI library that this Python loads, and what it can do; None where that cannot be told.
+    """MPI library that this Python loads, and its features; None where a feature cannot be read.
 
     `launchers` are the mpirun and mpiexec programs of that library's own prefix first, then of this Python's,
     then of PATH. `ulfm` tells whether fault tolerance is compiled in, `cuda_aware` whether GPU buffers are.
@@ -38,12 +38,12 @@ class MpiInfo:
 
     @property
     def fault_tolerant(self) -> bool:
-        """Whether the launcher can keep the other ranks when one dies: Open MPI's `--with-ft ulfm`."""
+        """Whether the launcher can keep survivors when a rank fails: Open MPI's `--with-ft ulfm`."""
         return self.vendor == "openmpi" and bool(self.ulfm)
 
 
 def describe(name: str, version: tuple[int, ...], library: str | None) -> MpiInfo:
-    """What is known of the library at path `library` that mpi4py names `name`. Not collective."""
+    """Describe the library at path `library` that mpi4py names `name`. Not collective."""
     launchers = find_launchers(library)
     vendor = vendor_of(name)
     return MpiInfo(

@@ -1,4 +1,4 @@
-"""Starting a whole job again where it ended although nobody asked it to, and can go on."""
+"""Restarts of a whole job that failed without being asked to stop, and can be resumed."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from collections.abc import Sequence
 
 from silofl.console import log
 from silofl.errors import EXIT_RESUMABLE
-from silofl.launcher.job_supervisor import PASSED_ON, supervise
+from silofl.launcher.job_supervisor import FORWARDED_SIGNALS, supervise
 
 PAUSES_S = (0.0, 10.0, 60.0)
-"""Before each further start; the last one before all that follow."""
+"""Before each restart; the last one also before all further restarts."""
 
 
-def supervise_restarts(first: Sequence[str], again: Sequence[str], restarts: int) -> int:
-    """Run `first` to its end; while that can be gone on from, run `again`, `restarts` times at most.
+def supervise_restarts(first: Sequence[str], resumed: Sequence[str], restarts: int) -> int:
+    """Run the command `first` to its end; while it can be resumed, run `resumed`, at most `restarts` times.
 
-    Returns the last job's exit code. A job that was asked to stop is not started again.
+    Returns the last job's exit code. A job that a signal has asked to stop is not restarted.
     """
-    ended = supervise(first)
+    job_end = supervise(first)
     for count in range(1, restarts + 1):
-        if ended.code != EXIT_RESUMABLE or ended.asked:
+        if job_end.code != EXIT_RESUMABLE or job_end.stop_requested:
             break
-        log(f"starting the job again from the last committed round ({count} of {restarts} times)")
-        if _asked_within(PAUSES_S[min(count, len(PAUSES_S)) - 1]):
+        log(f"restarting the job from the last committed round (restart {count} of {restarts})")
+        if _stop_requested_within(PAUSES_S[min(count, len(PAUSES_S)) - 1]):
             break
-        ended = supervise(again)
-    return ended.code
+        job_end = supervise(resumed)
+    return job_end.code
 
 
-def _asked_within(seconds: float) -> bool:
-    """Wait; whether somebody asked for the end meanwhile."""
-    asked = threading.Event()
-    before = {number: signal.signal(number, lambda *told: asked.set()) for number in PASSED_ON}
+def _stop_requested_within(seconds: float) -> bool:
+    """Wait; return True at once if a signal requests a stop meanwhile."""
+    requested = threading.Event()
+    before = {number: signal.signal(number, lambda *_: requested.set()) for number in FORWARDED_SIGNALS}
     try:
-        return asked.wait(seconds)
+        return requested.wait(seconds)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

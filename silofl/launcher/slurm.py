@@ -1,4 +1,4 @@
-"""The Slurm job that trains one federation: a pure function from choices to its text, and its submission."""
+"""Slurm job of one federation: its script, a pure function of the options, and its submission."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIMIT = re.compile(r"(\d+-)?\d+(:\d{1,2}){0,2}|UNLIMITED|INFINITE", re.IGNORECA
 
 @dataclass(frozen=True)
 class Job:
-    """What a user may choose of a job; the defaults make `slurm/train.sbatch`.
+    """Options of a job; the defaults give `slurm/train.sbatch`.
 
     Attributes:
         config: path of the TOML configuration, relative to the folder that the job is submitted from.
@@ -53,7 +53,7 @@ class Job:
 
 
 def job_text(job: Job) -> str:
-    """Return the script for sbatch. Raises ConfigError for choices that no job can have."""
+    """Return the script for sbatch. Raises ConfigError for impossible options."""
     _refuse_impossible(job)
     return _TEMPLATE.format(
         directives="\n".join(f"#SBATCH --{option}" for option in _directives(job)),
@@ -128,7 +128,7 @@ def _start(job: Job) -> str:
     if job.mpi:
         # srun does not take the cores of a task over from sbatch, since Slurm 22.05
         return f'srun --mpi={job.mpi} --cpus-per-task="$SLURM_CPUS_PER_TASK" {program} train'
-    # It is the queue that starts a job again, on nodes that are well.
+    # The queue restarts a job, on healthy nodes.
     return f'{program} launch --restarts 0 -n "$SLURM_NTASKS"'
 
 

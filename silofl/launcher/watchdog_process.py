@@ -1,4 +1,4 @@
-"""The watchdog's own side: a small process that waits for one rank, and says and does what is needed.
+"""The watchdog's own side: a small process that kills its rank where it hangs and reports its death.
 
 It loads nothing but the standard library, starts no thread, and counts seconds in its own ticks, so that
 neither a suspended machine nor a stopped job makes a healthy rank look silent.
@@ -18,17 +18,28 @@ from typing import NoReturn
 
 from silofl.errors import EXIT_RESUMABLE
 from silofl.launcher.exit_status import write_exit_status
+from silofl.launcher.watchdog_page import (
+    ADVICE_LENGTH,
+    ALIVE_TICKS,
+    COMMITTED,
+    HEARTBEATS,
+    MPI_READY,
+    READY_LIMIT_MS,
+    ROUND,
+    SILENT_LIMIT_MS,
+    SILO,
+    WAIT_DEPTH,
+    Page,
+    read_advice,
+)
 
-Cells = memoryview  # of int64, one page; the rank writes and the watchdog reads
-BEATS, WAITS, ALIVE, LIMIT_MS, READY_MS, MET, SILO, ROUND, COMMITTED, TEXT_LENGTH, TEXT = range(11)
-
-PASSED_ON = frozenset(
+FORWARDED_SIGNALS = frozenset(
     {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 )
-ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
-"""With these a launcher ends its ranks itself."""
-HEARD = PASSED_ON | {signal.SIGINT, signal.SIGTSTP, signal.SIGCHLD}
-"""Signals that the watchdog takes from its queue; blocked, so that none interrupts it."""
+TERMINATION_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
+"""Signals by which a launcher itself ends its ranks."""
+QUEUED_SIGNALS = FORWARDED_SIGNALS | {signal.SIGINT, signal.SIGTSTP, signal.SIGCHLD}
+"""Signals that the watchdog blocks and takes from its queue, so that none interrupts it."""
 
 TICK_S = 0.1
 UNKILLABLE_TICKS = 100
@@ -39,161 +50,161 @@ PRINT_GRACE_S = 0.3
 _PR_SET_DUMPABLE = 4
 
 
-def write_text(cells: Cells, text: str) -> None:
-    """Put `text` (UTF-8) behind the numbers; what does not fit is left out."""
-    room = cells.cast("B")[TEXT * 8 :]
-    data = text.encode()[: len(room)]
-    room[: len(data)] = data
-    cells[TEXT_LENGTH] = len(data)
-
-
-def read_text(cells: Cells) -> str:
-    """What `write_text` put there."""
-    return bytes(cells.cast("B")[TEXT * 8 :][: cells[TEXT_LENGTH]]).decode(errors="ignore")
-
-
-def watch(child: int, page: memoryview, rank: int, launcher: int, *, survivors_go_on: bool) -> NoReturn:
+def watch(child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: bool) -> NoReturn:
     """Watch the process `child` to its end, and end as it did; see `watchdog.spawn_watchdog`.
 
     `launcher` is the process that started this one.
     """
     try:
-        _become_small()
-        Watch(child, page.cast("q"), rank, launcher, survivors_go_on=survivors_go_on).run()
+        _release_resources()
+        RankMonitor(child, page, rank, launcher, survivors_go_on=survivors_go_on).run()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-class Watch:
-    """One rank, as its watchdog sees it."""
+class RankMonitor:
+    """Monitor of one rank: its signals, its state, and its silence."""
 
-    def __init__(self, child: int, cells: Cells, rank: int, launcher: int, *, survivors_go_on: bool) -> None:
-        self._child, self._cells, self._rank = child, cells, rank
+    def __init__(self, child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: bool) -> None:
+        self._child, self._page, self._rank = child, page, rank
         self._survivors_go_on, self._launcher = survivors_go_on, launcher
-        self._heard: set[int] = set()
+        self._received: set[int] = set()
         self._stopped = False
-        self._ended_ticks: int | None = None
-        self._beats, self._alive, self._unready = (-1, -1), (-1, -1), (-1, -1)
+        self._ticks_since_kill: int | None = None
+        self._heartbeats, self._alive, self._unready = (-1, -1), (-1, -1), (-1, -1)
         """A counter's last value and for how many ticks it has not moved."""
 
     def run(self) -> NoReturn:
-        """Take signals, states and ticks as they come; never returns."""
+        """Handle signals, changes of state and ticks as they come; never return."""
         while True:
-            info = signal.sigtimedwait(HEARD, TICK_S)
+            info = signal.sigtimedwait(QUEUED_SIGNALS, TICK_S)
             if info is not None and info.si_signo != signal.SIGCHLD:
-                self._pass_on(info)
-            self._look()
+                self._forward(info)
+            self._reap()
             if info is None:
                 self._tick()
 
-    def _pass_on(self, info: signal.struct_siginfo) -> None:
-        """Give the rank a signal that reached the watchdog alone, or may have: twice does no harm.
+    def _forward(self, info: signal.struct_siginfo) -> None:
+        """Forward a signal that only the watchdog got, or may have: twice does no harm.
 
         SIGINT twice would, for it interrupts its own handling. Terminals and launchers send it to the whole
-        process group. A rank that suspends stops even where the kernel would not let its group.
+        process group. SIGTSTP stops the rank even where the kernel would not stop its group.
         """
         number = info.si_signo
-        self._heard.add(number)
+        self._received.add(number)
         to_group = info.si_pid in {0, os.getppid()}
-        if number in PASSED_ON or (number == signal.SIGINT and not to_group):
+        if number in FORWARDED_SIGNALS or (number == signal.SIGINT and not to_group):
             os.kill(self._child, number)
         elif number == signal.SIGTSTP:
             os.kill(self._child, signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _look(self) -> None:
-        """Learn what became of the rank since the last look."""
+    def _reap(self) -> None:
+        """Take the rank's changes of state since the last call; end where it has ended."""
         while True:
-            found, status = os.waitpid(self._child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            if not found:
+            pid, status = os.waitpid(self._child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not pid:
                 return
             if os.WIFEXITED(status):
                 os._exit(os.WEXITSTATUS(status))
             if os.WIFSIGNALED(status):
-                self._follow(os.WTERMSIG(status))
+                self._end_by_signal(os.WTERMSIG(status))
             self._stopped = os.WIFSTOPPED(status)
 
-    def _follow(self, number: int) -> NoReturn:
-        """End as befits a rank that died of a signal."""
-        heard = self._heard | signal.sigpending()
-        told_to, asked = number in heard, number == signal.SIGUSR1
-        alone = self._survivors_go_on and not self._cells[MET] and (asked or not heard & ENDING)
-        if (self._survivors_go_on or told_to) and not alone:
+    def _end_by_signal(self, number: int) -> NoReturn:
+        """End this process after the rank died of a signal: by the same signal, or with a report."""
+        received = self._received | signal.sigpending()
+        stop_requested = number == signal.SIGUSR1
+        unnoticed = (  # survivors would wait for it in MPI_Init, and ULFM's launcher lets them
+            self._survivors_go_on
+            and not self._page[MPI_READY]
+            and (stop_requested or not received & TERMINATION_SIGNALS)
+        )
+        if (self._survivors_go_on or number in received) and not unnoticed:
             _die_of(number)
-        if self._ended_ticks is None:
+        if self._ticks_since_kill is None:
             name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
-            self._say(f"was killed by {name} {self._where()}{self._what_now()}")
-        if alone:  # the others wait for it in MPI_Init, and ULFM's launcher lets them
-            write_exit_status(EXIT_RESUMABLE, asked=asked)
+            self._report(f"was killed by {name} {self._where()}{self._advice()}")
+        if unnoticed:
+            write_exit_status(EXIT_RESUMABLE, stop_requested=stop_requested)
             if os.getppid() == self._launcher:
                 with contextlib.suppress(OSError):  # it may be the system's
                     os.kill(self._launcher, signal.SIGTERM)
-        _end_hydras_job()
+        _abort_hydra_job()
         os._exit(EXIT_RESUMABLE)
 
     def _tick(self) -> None:
-        """Count how long the rank has said nothing; end it at its limit, or when nobody could end it."""
-        if self._ended_ticks is not None:
-            self._ended_ticks += 1
-            if self._ended_ticks >= UNKILLABLE_TICKS:
-                self._follow(signal.SIGKILL)
+        """Count silent ticks; kill the rank at a limit, and give it up where it cannot be killed."""
+        if self._ticks_since_kill is not None:
+            self._ticks_since_kill += 1
+            if self._ticks_since_kill >= UNKILLABLE_TICKS:
+                self._end_by_signal(signal.SIGKILL)
             return
-        cells, limit_ms = self._cells, self._cells[LIMIT_MS]
-        busy = limit_ms and cells[ROUND] and cells[WAITS] <= 0
-        self._beats = _moved(self._beats, cells[BEATS], counts=bool(busy))
-        # While libraries are loaded and data is read, no thread may run for long: only a stop counts then.
-        self._alive = _moved(self._alive, cells[ALIVE], counts=bool(cells[ROUND]) or self._stopped)
-        ready_ms = cells[READY_MS]
-        self._unready = _moved(self._unready, ready_ms, counts=ready_ms > 0)
-        silent_ms = max(self._beats[1], self._alive[1]) * TICK_S * 1000
-        if silent_ms >= limit_ms > 0:
-            self._end(f"said nothing for {limit_ms / 1000:g} s {self._where()} ({self._why(limit_ms)})")
-        elif self._unready[1] * TICK_S * 1000 >= ready_ms > 0:
-            self._end(f"was not ready after {ready_ms / 1000:g} s {self._where()}")
+        self._count_silence()
+        silent_limit_ms, ready_limit_ms = self._page[SILENT_LIMIT_MS], self._page[READY_LIMIT_MS]
+        if _milliseconds(max(self._heartbeats[1], self._alive[1])) >= silent_limit_ms > 0:
+            seconds, reason = silent_limit_ms / 1000, self._silence_reason(silent_limit_ms)
+            self._kill(f"was silent for {seconds:g} s {self._where()} ({reason})")
+        elif _milliseconds(self._unready[1]) >= ready_limit_ms > 0:
+            self._kill(f"was not ready after {ready_limit_ms / 1000:g} s {self._where()}")
         elif os.getppid() != self._launcher:
-            self._end(f"lost its launcher {self._where()}")
+            self._kill(f"lost its launcher {self._where()}")
 
-    def _why(self, limit_ms: int) -> str:
+    def _count_silence(self) -> None:
+        page = self._page
+        computes = page[SILENT_LIMIT_MS] and page[ROUND] and page[WAIT_DEPTH] <= 0
+        self._heartbeats = _count_still(self._heartbeats, page[HEARTBEATS], counts=bool(computes))
+        # While libraries are loaded and data is read, no thread may run for long: only a stop counts then.
+        in_rounds = bool(page[ROUND]) or self._stopped
+        self._alive = _count_still(self._alive, page[ALIVE_TICKS], counts=in_rounds)
+        limit = page[READY_LIMIT_MS]
+        self._unready = _count_still(self._unready, limit, counts=limit > 0)
+
+    def _silence_reason(self, limit_ms: int) -> str:
         if self._stopped:
             return "stopped by a signal"
-        no_thread = self._alive[1] * TICK_S * 1000 >= limit_ms
+        no_thread = _milliseconds(self._alive[1]) >= limit_ms
         return "none of its threads runs" if no_thread else "its main thread makes no progress"
 
-    def _end(self, why: str) -> None:
-        """Kill the rank; `_look` sees it die."""
-        self._say(f"{why}: ended{'' if self._survivors_go_on else self._what_now()}")
-        self._ended_ticks = 0
+    def _kill(self, reason: str) -> None:
+        """Kill the rank and report why; `_reap` sees it die."""
+        self._report(f"{reason}: killed{'' if self._survivors_go_on else self._advice()}")
+        self._ticks_since_kill = 0
         os.kill(self._child, signal.SIGKILL)
 
-    def _say(self, sentence: str) -> None:
-        started = self._cells[TEXT_LENGTH] > 0
-        who = f"silo {self._cells[SILO]} (rank {self._rank})" if started else f"rank {self._rank}"
-        with contextlib.suppress(OSError):  # nobody listens any more
-            os.write(2, f"silofl: {who} {sentence}\n".encode())
+    def _report(self, sentence: str) -> None:
+        in_run = self._page[ADVICE_LENGTH] > 0
+        name = f"silo {self._page[SILO]} (rank {self._rank})" if in_run else f"rank {self._rank}"
+        with contextlib.suppress(OSError):  # standard error may be closed
+            os.write(2, f"silofl: {name} {sentence}\n".encode())
 
     def _where(self) -> str:
-        number = self._cells[ROUND]
+        number = self._page[ROUND]
         return f"in round {number}" if number else "before its first round"
 
-    def _what_now(self) -> str:
-        committed = self._cells[COMMITTED]
+    def _advice(self) -> str:
+        committed = self._page[COMMITTED]
         known = f"; rounds up to {committed} are certainly committed" if committed else ""
-        return f"{known}: {read_text(self._cells) or 'start the same command again'}"
+        return f"{known}: {read_advice(self._page) or 'start the same command again'}"
 
 
-def _moved(seen: tuple[int, int], value: int, *, counts: bool) -> tuple[int, int]:
-    """The counter's new value and for how many ticks that count it has not moved."""
-    return (value, seen[1] + 1) if counts and value == seen[0] else (value, 0)
+def _count_still(last: tuple[int, int], value: int, *, counts: bool) -> tuple[int, int]:
+    """A counter's new value, and for how many ticks that count it has not moved."""
+    return (value, last[1] + 1) if counts and value == last[0] else (value, 0)
 
 
-def _become_small() -> None:
-    """Hold on to nothing of the rank's, and be known by a name of one's own.
+def _milliseconds(ticks: int) -> float:
+    return ticks * TICK_S * 1000
 
-    But to Hydra's connection: were it lost with the rank, Hydra would kill the job before a word is said.
+
+def _release_resources() -> None:
+    """Close the rank's descriptors, and set a process name of its own.
+
+    All but Hydra's connection: were it closed with the rank, Hydra would kill the job before the report.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave nothing to wait for
-    kept = {0, 1, 2, _hydras_socket()}
+    kept = {0, 1, 2, _hydra_socket()}
     with contextlib.suppress(OSError):  # no /proc in this container
         for number in map(int, os.listdir("/proc/self/fd")):
             if number not in kept:
@@ -202,8 +213,8 @@ def _become_small() -> None:
         Path("/proc/self/comm").write_text("silofl-watchdog", encoding="ascii")
 
 
-def _hydras_socket() -> int | None:
-    """The descriptor by which a rank talks to Hydra, the launcher of MPICH; None under other launchers."""
+def _hydra_socket() -> int | None:
+    """The descriptor of a rank's connection to Hydra, the launcher of MPICH; None under other launchers."""
     number = os.environ.get("PMI_FD", "")
     with contextlib.suppress(OSError):
         if number.isdecimal() and stat.S_ISSOCK(os.fstat(int(number)).st_mode):
@@ -211,12 +222,12 @@ def _hydras_socket() -> int | None:
     return None
 
 
-def _end_hydras_job() -> None:
+def _abort_hydra_job() -> None:
     """Have Hydra end the job with our exit code, as MPI_Abort does (`cmd=abort` of the PMI-1 wire protocol).
 
-    By itself it adds up the exit codes of all ranks, and most of them it kills.
+    By itself it combines the exit codes of all ranks, most of which it kills.
     """
-    socket = _hydras_socket()
+    socket = _hydra_socket()
     if socket is not None:
         time.sleep(PRINT_GRACE_S)  # Hydra does not wait for what ranks have printed
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
-from silofl.launcher import machine
+from silofl.launcher.process_tree import launcher_pid
 from silofl.report import events
 from silofl.report.live import LiveDisplay
 from silofl.report.plain import PlainDisplay
@@ -90,7 +90,7 @@ def on_terminal() -> bool:
     if not sys.stdout.isatty():
         return False
     try:
-        launcher = os.readlink(f"/proc/{machine.launcher_pid()}/fd/1")
+        launcher = os.readlink(f"/proc/{launcher_pid()}/fd/1")
     except OSError:
         return True  # not Linux, or a parent that is not ours to look at
     return launcher.startswith(("/dev/pts/", "/dev/tty"))

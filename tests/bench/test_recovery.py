@@ -87,9 +87,9 @@ def test_the_watch_sees_a_manifest_and_the_one_that_takes_its_place(tmp_path: Pa
 
 def test_the_watch_hears_rehearsals_alone(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 4)
-    watch.hear("silofl: rehearsal: slow silo 2 in round 4 at collect first")
-    watch.hear("silofl: rehearsal: kill silo 2 in round 8 at collect first")
-    watch.hear("  note: silo 2 was lost in round 9; the others met after 0.00 s")
+    watch.hear("silofl: injected fault: slow silo 2 in round 4 at collect first")
+    watch.hear("silofl: injected fault: kill silo 2 in round 8 at collect first")
+    watch.hear("  note: silo 2 failed in round 9; recovered in 0.00 s")
     assert list(watch.marks) == [4, 8]
 
 

@@ -24,14 +24,14 @@ def main(comm, shutdown):
     comm.barrier()
 
 
-def tell(text):
+def print_line(text):
     """One line in one write: launchers merge the output of ranks."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def fine(comm, shutdown):
-    tell(f"rank {comm.rank} of {comm.size} is fine")
+    print_line(f"rank {comm.rank} of {comm.size} is fine")
 
 
 def raises(comm, shutdown):
@@ -92,14 +92,14 @@ def one_dies(comm, shutdown):
 
 def many_small_steps(comm, shutdown):
     names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    tell("threads " + " ".join(os.environ[name] for name in names))
+    print_line("threads " + " ".join(os.environ[name] for name in names))
     values, steps = np.ones(256, np.float32), 200
     comm.barrier()
     begun = time.perf_counter()
     for _ in range(steps):
         comm.allreduce(values)
     if comm.rank == 0:
-        tell(f"milliseconds {(time.perf_counter() - begun) / steps * 1e3}")
+        print_line(f"milliseconds {(time.perf_counter() - begun) / steps * 1e3}")
 
 
 def burn(seconds):
@@ -125,7 +125,7 @@ def one_computes(comm, shutdown):
         together += time.perf_counter() - begun
     alone = float(comm.allreduce(np.array([alone]))[0])
     if comm.rank == 0:
-        tell(f"times {together / alone}")
+        print_line(f"times {together / alone}")
 
 
 def beyond_two_gib(comm, shutdown):
@@ -152,7 +152,7 @@ def beyond_two_gib(comm, shutdown):
         ends = [end for i in range(n) for end in (sum(counts[:i]), sum(counts[: i + 1]) - 1)]
         assert flat[ends].tolist() == [50 + i for i in range(n) for _ in range(2)], (backoff, flat[ends])
         assert np.count_nonzero(flat) == 2 * n
-    tell("moved")
+    print_line("moved")
 
 
 MODES = {name: value for name, value in globals().items() if callable(value)}

@@ -20,7 +20,7 @@ from silofl.comm.protocol import RankFailedError
 from silofl.comm.respawn import Place, join, respawn, spawned_by
 
 
-def tell(text):
+def print_line(text):
     """One line in one write: launchers merge the output of ranks."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -46,7 +46,7 @@ def total(group):
 
 
 def one_after_another(comm, shutdown):
-    """Ranks die before, within and after a step, the first one too; the others agree on every sum."""
+    """Ranks fail before, within and after a step, rank 0 too; the survivors agree on every sum."""
     group = ElasticGroup(comm)
     sums = []
     for step in range(30):
@@ -63,7 +63,7 @@ def one_after_another(comm, shutdown):
         if step == 20:
             die(group, 1)
     failures = [failure.silos for failure in group.failures]
-    tell(f"rank {group.silo_id} {sorted(set(sums), reverse=True)} {failures}")
+    print_line(f"rank {group.silo_id} {sorted(set(sums), reverse=True)} {failures}")
 
 
 def two_at_once(comm, shutdown):
@@ -74,11 +74,11 @@ def two_at_once(comm, shutdown):
         die(group, 1, 4)
         return value
 
-    tell(f"rank {group.silo_id} {group.step(work)}")
+    print_line(f"rank {group.silo_id} {group.step(work)}")
 
 
 def a_thread_waits(comm, shutdown):
-    """A collective of another thread on a duplicate ends, too, and what a lost rank wrote stays readable."""
+    """A failure ends a collective of another thread on a duplicate; shared memory stays readable."""
     group, other, ended = ElasticGroup(comm), comm.duplicate(), []
     shared = comm.shared_buffer(8)
     shared.segments[comm.rank][:] = comm.rank + 7
@@ -96,10 +96,10 @@ def a_thread_waits(comm, shutdown):
         time.sleep(0.2)
     group.step(lambda: die(group, 3))
     thread.join(10)
-    tell(f"rank {group.silo_id} {ended} {[int(segment[0]) for segment in shared.segments]}")
+    print_line(f"rank {group.silo_id} {ended} {[int(segment[0]) for segment in shared.segments]}")
 
 
-def comes_back(comm, shutdown):
+def rejoins(comm, shutdown):
     spawn_info = spawned_by()
     if spawn_info is not None:
         merged = join(comm, spawn_info)
@@ -111,18 +111,20 @@ def comes_back(comm, shutdown):
         places = [Place(socket.gethostname(), number) for number in range(5)]
         merged = respawn(group.comm, (0, 2), places, timeout_s=30)
         group.adopt(merged)
-    tell(f"rank {group.silo_id} of {group.members} {group.step(lambda: total(group))} {group.completed}")
+    print_line(
+        f"rank {group.silo_id} of {group.members} {group.step(lambda: total(group))} {group.completed}"
+    )
     return group, spawn_info is not None
 
 
-def dies_again(comm, shutdown):
-    group, came_back = comes_back(comm, shutdown)
-    group.step(lambda: die(group, 2) if came_back else None)
-    tell(f"rank {group.silo_id} {group.step(lambda: total(group))}")
+def fails_again(comm, shutdown):
+    group, rejoined = rejoins(comm, shutdown)
+    group.step(lambda: die(group, 2) if rejoined else None)
+    print_line(f"rank {group.silo_id} {group.step(lambda: total(group))}")
 
 
-def does_not_come(comm, shutdown):
-    """What is started again never calls `join`: the others go on."""
+def does_not_rejoin(comm, shutdown):
+    """The respawned process never calls `join`: the survivors go on."""
     spawn_info = spawned_by()
     if spawn_info is not None:
         time.sleep(2)
@@ -131,12 +133,12 @@ def does_not_come(comm, shutdown):
     group.step(lambda: die(group, 2))
     places = [Place(socket.gethostname(), number) for number in range(3)]
     merged = respawn(group.comm, (2,), places, timeout_s=0.5)
-    tell(f"rank {group.silo_id} {merged} {group.step(lambda: total(group))}")
+    print_line(f"rank {group.silo_id} {merged} {group.step(lambda: total(group))}")
 
 
 MODES = {
     mode.__name__: mode
-    for mode in (one_after_another, two_at_once, a_thread_waits, comes_back, dies_again, does_not_come)
+    for mode in (one_after_another, two_at_once, a_thread_waits, rejoins, fails_again, does_not_rejoin)
 }
 
 if __name__ == "__main__":

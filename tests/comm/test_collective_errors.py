@@ -10,7 +10,7 @@ from silofl.errors import DataError, ProtocolError, SiloflError
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SiloflError)]
 
 
-def verdict_of(n, body):
+def raised_on(n, body):
     """What each rank raised: (class, text, rank)."""
 
     def run(comm):
@@ -24,7 +24,7 @@ def verdict_of(n, body):
 
 
 def test_no_error_raises_nothing():
-    assert verdict_of(3, lambda comm: raise_if_any(comm, None)) == [None] * 3
+    assert raised_on(3, lambda comm: raise_if_any(comm, None)) == [None] * 3
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -32,12 +32,12 @@ def test_every_class_travels(kind):
     def body(comm):
         raise_if_any(comm, kind("silo é\n2 has no data") if comm.rank == 1 else None)
 
-    assert verdict_of(3, body) == [(kind, "silo é\n2 has no data", 1)] * 3
+    assert raised_on(3, body) == [(kind, "silo é\n2 has no data", 1)] * 3
 
 
 def test_the_lowest_failing_rank_wins():
     assert (
-        verdict_of(4, lambda comm: raise_if_any(comm, DataError(f"{comm.rank}") if comm.rank > 1 else None))
+        raised_on(4, lambda comm: raise_if_any(comm, DataError(f"{comm.rank}") if comm.rank > 1 else None))
         == [(DataError, "2", 2)] * 4
     )
 
@@ -51,13 +51,13 @@ def test_a_protocol_errors_sender_travels():
     run_in_threads(2, body)
 
 
-def test_notes_are_exchanged_unless_a_rank_fails():
+def test_values_are_exchanged_unless_a_rank_raises():
     def body(comm, failing=None):
-        note = {"rank": comm.rank} if comm.rank else None
-        return allgather_object(comm, note, DataError("no note") if comm.rank == failing else None)
+        value = {"rank": comm.rank} if comm.rank else None
+        return allgather_object(comm, value, DataError("no value") if comm.rank == failing else None)
 
     assert run_in_threads(3, body) == [[None, {"rank": 1}, {"rank": 2}]] * 3
-    assert verdict_of(3, lambda comm: body(comm, failing=2)) == [(DataError, "no note", 2)] * 3
+    assert raised_on(3, lambda comm: body(comm, failing=2)) == [(DataError, "no value", 2)] * 3
 
 
 def test_a_foreign_subclass_travels_as_its_ancestor():
@@ -65,7 +65,7 @@ def test_a_foreign_subclass_travels_as_its_ancestor():
         pass
 
     assert (
-        verdict_of(2, lambda comm: raise_if_any(comm, None if comm.rank else LocalError("x")))
+        raised_on(2, lambda comm: raise_if_any(comm, None if comm.rank else LocalError("x")))
         == [(DataError, "x", 0)] * 2
     )
 
@@ -76,7 +76,7 @@ def test_a_block_raises_together():
             if comm.rank == 2:
                 raise DataError("silo 2 is empty")
 
-    assert verdict_of(3, body) == [(DataError, "silo 2 is empty", 2)] * 3
+    assert raised_on(3, body) == [(DataError, "silo 2 is empty", 2)] * 3
 
 
 def test_an_unexpected_exception_becomes_one_sentence():
@@ -84,7 +84,7 @@ def test_an_unexpected_exception_becomes_one_sentence():
         with raise_on_all_ranks(comm):
             [][comm.rank - 1 if comm.rank == 1 else slice(0)]
 
-    (kind, text, rank), *others = verdict_of(3, body)
+    (kind, text, rank), *others = raised_on(3, body)
     assert (kind, rank) == (SiloflError, 1)
     assert text.startswith("rank 1 raised IndexError: list index out of range (test_collective_errors.py:")
     assert others == [(kind, text, rank)] * 2
@@ -102,7 +102,7 @@ def test_a_decorated_function_raises_together_and_returns():
         assert step(1) == 1
         step(comm.rank + 1)
 
-    assert verdict_of(3, body) == [(DataError, "too much", 2)] * 3
+    assert raised_on(3, body) == [(DataError, "too much", 2)] * 3
 
 
 def test_the_failing_rank_keeps_its_own_traceback():
@@ -116,7 +116,7 @@ def test_the_failing_rank_keeps_its_own_traceback():
     assert run_in_threads(2, body) == [cause, None]
 
 
-def test_leaving_by_system_exit_is_not_a_verdict():
+def test_system_exit_passes_through():
     def body(comm):
         with raise_on_all_ranks(comm):
             raise SystemExit(3)

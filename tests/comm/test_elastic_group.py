@@ -1,4 +1,4 @@
-"""Steps of a group: taken again by all or by nobody, however ranks are lost in them."""
+"""Steps of a group: retried by all ranks or by none, however ranks fail in them."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def sum_of(group: ElasticGroup) -> int:
     return int(group.comm.allreduce(np.array([10**group.silo_id]))[0])
 
 
-@pytest.mark.parametrize("lost", [0, 1, 3])
-def test_a_step_is_taken_again_by_those_who_are_left(lost: int) -> None:
+@pytest.mark.parametrize("failed", [0, 1, 3])
+def test_survivors_retry_a_step(failed: int) -> None:
     def body(group: ElasticGroup) -> Any:
         taken = []
 
         def work() -> int:
             taken.append(group.members)
-            if group.silo_id == lost:
+            if group.silo_id == failed:
                 raise SimulatedCrash
             return sum_of(group)
 
         return group.step(work), taken, group.completed, [failure.silos for failure in group.failures]
 
-    left = tuple(k for k in range(4) if k != lost)
-    result = (sum(10**k for k in left), [(0, 1, 2, 3), left], 1, [(lost,)])
-    assert groups(4, body) == [None if k == lost else result for k in range(4)]
+    left = tuple(k for k in range(4) if k != failed)
+    result = (sum(10**k for k in left), [(0, 1, 2, 3), left], 1, [(failed,)])
+    assert groups(4, body) == [None if k == failed else result for k in range(4)]
 
 
-def test_a_step_that_somebody_completed_is_not_taken_again() -> None:
-    """Rank 0 dies when all have brought everything, and only rank 1 has come out of the step by then."""
+def test_a_step_that_one_rank_completed_is_not_retried() -> None:
+    """Rank 0 fails when all have contributed, and only rank 1 has come out of the step by then."""
 
     def body(group: ElasticGroup) -> Any:
         taken = []
@@ -60,26 +60,26 @@ def test_a_step_that_somebody_completed_is_not_taken_again() -> None:
 
         barrier = group.comm.barrier
 
-        def late_news() -> None:
+        def late_error() -> None:
             barrier()
             if group.silo_id > 1:
-                raise RankFailedError("the news of the loss came before the end of the barrier")
+                raise RankFailedError("the failure was detected before the end of the barrier")
 
-        group.comm.barrier = late_news  # type: ignore[method-assign]
+        group.comm.barrier = late_error  # type: ignore[method-assign]
         first = group.step(work)
         if group.silo_id == 0:
             raise SimulatedCrash
         second = group.step(work)
         return first, second, taken, group.completed
 
-    everybody = (0, 1, 2, 3)
+    all_ranks = (0, 1, 2, 3)
     died, ahead, *behind = groups(4, body)
     assert died is None
-    assert ahead == (1111, 1110, [everybody, everybody, (1, 2, 3)], 2)
-    assert behind == [(1111, 1110, [everybody, (1, 2, 3)], 2)] * 2
+    assert ahead == (1111, 1110, [all_ranks, all_ranks, (1, 2, 3)], 2)
+    assert behind == [(1111, 1110, [all_ranks, (1, 2, 3)], 2)] * 2
 
 
-def test_several_are_lost_at_once_and_one_after_another() -> None:
+def test_several_ranks_fail_at_once_and_one_after_another() -> None:
     deaths = {0: 1, 4: 1, 2: 2, 5: 3}
 
     def body(group: ElasticGroup) -> Any:
@@ -97,15 +97,15 @@ def test_several_are_lost_at_once_and_one_after_another() -> None:
     results = groups(6, body)
     sums = [111111, 101110, 101010, 1010]
     for silo in (1, 3):
-        totals, losses, members, completed = results[silo]
+        totals, failures, members, completed = results[silo]
         assert (totals, members, completed) == (sums, (1, 3), 4)
-        assert sorted(one for lost in losses for one in lost) == sorted(deaths)
+        assert sorted(one for failed in failures for one in failed) == sorted(deaths)
     assert [results[silo] for silo in deaths] == [None] * 4
 
 
 @pytest.mark.parametrize("when", ["recover", "exchange", "announce"])
-def test_a_rank_is_lost_while_the_others_recover(when: str) -> None:
-    """Rank 3 dies of the news that rank 0 is lost, before or after it met the others."""
+def test_a_rank_fails_while_the_others_recover(when: str) -> None:
+    """Rank 3 fails after rank 0, before or after it has recovered."""
 
     def body(group: ElasticGroup) -> Any:
         comm = group.comm
@@ -144,7 +144,7 @@ def test_a_rank_is_lost_while_the_others_recover(when: str) -> None:
     assert groups(4, body) == [None, (110, (1, 2), [0, 3]), (110, (1, 2), [0, 3]), None]
 
 
-def test_an_error_that_all_raise_together_is_the_result_of_its_step() -> None:
+def test_an_error_of_all_ranks_is_the_result_of_its_step() -> None:
     def body(group: ElasticGroup) -> Any:
         def work() -> None:
             error = DataError("nothing here") if group.silo_id == 2 else None
@@ -157,7 +157,7 @@ def test_an_error_that_all_raise_together_is_the_result_of_its_step() -> None:
     assert groups(3, body) == [(2, 1, 111)] * 3
 
 
-def test_an_error_is_raised_by_all_who_are_left_though_a_rank_was_lost_beside_it() -> None:
+def test_an_error_is_raised_on_all_survivors_though_a_rank_failed_beside_it() -> None:
     def body(group: ElasticGroup) -> Any:
         taken = []
 
@@ -177,7 +177,7 @@ def test_an_error_is_raised_by_all_who_are_left_though_a_rank_was_lost_beside_it
     assert groups(4, body) == [None, *[(left, 1)] * 3]
 
 
-def test_an_error_of_one_rank_alone_ends_all() -> None:
+def test_an_error_of_one_rank_only_ends_all() -> None:
     woken = []
 
     def body(group: ElasticGroup) -> None:
@@ -197,11 +197,11 @@ def test_an_error_of_one_rank_alone_ends_all() -> None:
     assert sorted(woken) == [0, 2]
 
 
-def test_those_who_are_left_refuse_together() -> None:
-    told = []
+def test_survivors_stop_together() -> None:
+    calls = []
 
     def refuse(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
-        told.append((failure.silos, left))
+        calls.append((failure.silos, left))
         return StoppedError("too few") if len(left) < 3 else None
 
     def body(group: ElasticGroup) -> Any:
@@ -216,10 +216,10 @@ def test_those_who_are_left_refuse_together() -> None:
         return first, caught.value.rank, group.completed, group.members
 
     assert groups(4, body, stop_reason=refuse) == [None, (1110, 0, 1, (1, 3)), None, (1110, 0, 1, (1, 3))]
-    assert sorted(told) == sorted([((0,), (1, 2, 3))] * 3 + [((2,), (1, 3))] * 2)
+    assert sorted(calls) == sorted([((0,), (1, 2, 3))] * 3 + [((2,), (1, 3))] * 2)
 
 
-def test_without_repeats_the_loss_goes_to_the_caller() -> None:
+def test_a_group_that_is_not_fault_tolerant_raises_the_failure() -> None:
     def body(group: ElasticGroup) -> Any:
         assert not group.fault_tolerant
         if group.silo_id == 1:
@@ -231,25 +231,25 @@ def test_without_repeats_the_loss_goes_to_the_caller() -> None:
     assert groups(3, body, fault_tolerant=False) == [((0, 1, 2), []), None, ((0, 1, 2), [])]
 
 
-def test_a_collective_that_fails_although_nobody_is_lost_is_not_tried_for_ever() -> None:
+def test_an_error_without_a_failed_rank_is_not_retried_for_ever() -> None:
     def body(group: ElasticGroup) -> None:
         def work() -> None:
             raise RankFailedError("wrongly")
 
-        with pytest.raises(RuntimeError, match="although no rank is lost"):
+        with pytest.raises(RuntimeError, match="although no rank did"):
             group.step(work)
 
     groups(2, body)
 
 
-def test_a_crew_goes_on_with_other_ranks() -> None:
-    """Ranks 0 and 1 have taken two steps and lost one; rank 2, who is new, is told of them."""
+def test_a_group_adopts_other_ranks() -> None:
+    """Ranks 0 and 1 have completed two steps; rank 2 is new and gets their number."""
 
     def rank(comm: ThreadCommunicator) -> Any:
-        group, heard = ElasticGroup(comm), []
+        group, replacements = ElasticGroup(comm), []
         if comm.rank < 2:
             group._completed = 2
-            comm.on_replace(lambda merged: heard.append(merged.members))
+            comm.on_replace(lambda merged: replacements.append(merged.members))
             group.adopt(comm)
         else:
             group.adopt(comm, 2)
@@ -260,10 +260,10 @@ def test_a_crew_goes_on_with_other_ranks() -> None:
                 raise SimulatedCrash
             return sum_of(group)
 
-        return group.step(work), group.completed, heard
+        return group.step(work), group.completed, replacements
 
-    news = [(0, 1, 2), (1, 2)]
-    assert run_in_threads(3, rank, timeout_s=20) == [None, (110, 4, news), (110, 4, [])]
+    expected = [(0, 1, 2), (1, 2)]
+    assert run_in_threads(3, rank, timeout_s=20) == [None, (110, 4, expected), (110, 4, [])]
 
 
 def enter(comm: Communicator) -> None:
@@ -314,7 +314,7 @@ def test_bytes_sent_go_on_counting_after_a_failure() -> None:
     assert run_in_threads(3, rank, timeout_s=20) == [None, (7, 7), (7, 7)]
 
 
-def test_memory_of_a_lost_rank_stays_readable() -> None:
+def test_memory_of_a_failed_rank_stays_readable() -> None:
     def rank(comm: Communicator) -> Any:
         shared = comm.shared_buffer(8)
         assert shared is not None
@@ -330,7 +330,7 @@ def test_memory_of_a_lost_rank_stays_readable() -> None:
     assert run_in_threads(3, rank, timeout_s=20) == [None, everything, everything]
 
 
-def test_the_dead_are_nobodys_error() -> None:
+def test_a_simulated_crash_is_no_error_of_the_run() -> None:
     def rank(comm: Communicator) -> int:
         if comm.rank != 1:
             raise SimulatedCrash

@@ -28,9 +28,9 @@ VARIANTS = {
     "world": MpiCommunicator,
     "self": self_world,
     "duplicate": lambda: MpiCommunicator().duplicate(),
-    "pieces": lambda: MpiCommunicator(chunk_bytes=501),  # cuts inside elements; long rows in many pieces
+    "chunks": lambda: MpiCommunicator(chunk_bytes=501),  # cuts inside elements; long rows in many chunks
     "backoff": lambda: MpiCommunicator(backoff=True),
-    "impatient": lambda: MpiCommunicator(backoff=False),
+    "spinning": lambda: MpiCommunicator(backoff=False),
 }
 
 
@@ -49,7 +49,7 @@ def test_body(check, variant):
     check(comm)
 
 
-def test_memory_that_one_rank_cannot_offer_is_none_everywhere(monkeypatch):
+def test_shared_memory_that_one_rank_cannot_allocate_is_none_everywhere(monkeypatch):
     comm = communicator("world")
     if comm.rank == comm.size - 1:
 
@@ -57,12 +57,12 @@ def test_memory_that_one_rank_cannot_offer_is_none_everywhere(monkeypatch):
             raise OSError("no anonymous files here")
 
         monkeypatch.setattr("silofl.comm.shared_memory.os.memfd_create", refuse)
-    collective_assert(comm, comm.shared_buffer(10) is None, "a window beyond the memory there is")
+    collective_assert(comm, comm.shared_buffer(10) is None, "shared memory of some ranks only")
     monkeypatch.undo()
     check_shared_buffer(comm)
 
 
-def test_pieces_of_one_byte():
+def test_chunks_of_one_byte():
     comm = MpiCommunicator(chunk_bytes=1)
     send = rows_sent(comm.rank, comm.size, 3, "uint32")
     receive, gathered = np.zeros_like(send), np.zeros(3 * comm.size, np.uint16)
@@ -76,7 +76,7 @@ def test_pieces_of_one_byte():
     comm.free()
 
 
-def test_piece_bytes_beyond_an_int_are_refused():
+def test_chunk_bytes_beyond_an_int_are_refused():
     comm = communicator("world")
     for wrong in (0, -1, 1 << 31):
         collective_assert(
@@ -84,7 +84,7 @@ def test_piece_bytes_beyond_an_int_are_refused():
         )
 
 
-def test_messages_do_not_meet_those_of_the_world():
+def test_messages_do_not_match_those_of_the_world():
     from mpi4py import MPI
 
     comm, world = communicator("world"), MPI.COMM_WORLD
@@ -93,7 +93,9 @@ def test_messages_do_not_meet_those_of_the_world():
     pending = world.Iallreduce(mine, total) if comm.rank % 2 else None
     texts = comm.allgather_bytes(b"%d" % comm.rank)
     (pending or world.Iallreduce(mine, total)).Wait()
-    collective_assert(comm, total[0] == sum(range(comm.size)) and len(texts) == comm.size, "messages met")
+    collective_assert(
+        comm, total[0] == sum(range(comm.size)) and len(texts) == comm.size, "messages were mixed up"
+    )
 
 
 def test_local_rank_is_the_launchers(monkeypatch):

@@ -1,4 +1,4 @@
-"""Ranks that die under a real `mpirun --with-ft ulfm`: the others go on, and the lost come back."""
+"""Ranks that fail under a real `mpirun --with-ft ulfm`: the survivors go on, and respawned ranks rejoin."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ PROGRAM = str(Path(__file__).with_name("recovery_program.py"))
 
 
 def run(mode, n, folder):
-    """What every rank told, sorted; the job ends well."""
+    """The line that every rank printed, sorted; the job succeeds."""
     line, _ = launcher("openmpi", n, ulfm=True)
     command = [*line, sys.executable, PROGRAM, mode]
     job = Job([sys.executable, "-c", SUPERVISE, *command], folder, dict(os.environ)).wait(60)
@@ -23,29 +23,29 @@ def run(mode, n, folder):
     return sorted(line for line in job.out.splitlines() if line.startswith("rank "))
 
 
-def test_ranks_die_one_after_another(tmp_path):
+def test_ranks_fail_one_after_another(tmp_path):
     assert run("one_after_another", 6, tmp_path) == [
         f"rank {rank} [15, 13, 12] [(2,), (0,), (1,)]" for rank in (3, 4, 5)
     ]
 
 
-def test_two_ranks_die_at_once(tmp_path):
+def test_two_ranks_fail_at_once(tmp_path):
     assert run("two_at_once", 5, tmp_path) == [f"rank {rank} 5" for rank in (0, 2, 3)]
 
 
-def test_other_threads_wait_no_more_and_shared_memory_stays(tmp_path):
+def test_a_failure_ends_waits_of_other_threads_and_keeps_shared_memory(tmp_path):
     assert run("a_thread_waits", 4, tmp_path) == [f"rank {rank} [True] [7, 8, 9, 10]" for rank in range(3)]
 
 
-def test_lost_ranks_come_back(tmp_path):
+def test_respawned_ranks_rejoin(tmp_path):
     expected = [f"rank {rank} of (0, 1, 2, 3, 4) 10 3" for rank in range(5)]
-    assert run("comes_back", 5, tmp_path) == expected
+    assert run("rejoins", 5, tmp_path) == expected
 
 
-def test_one_that_came_back_dies_again(tmp_path):
-    lines = run("dies_again", 5, tmp_path)
+def test_a_rejoined_rank_fails_again(tmp_path):
+    lines = run("fails_again", 5, tmp_path)
     assert [line for line in lines if " of " not in line] == [f"rank {rank} 8" for rank in (0, 1, 3, 4)]
 
 
-def test_a_rank_that_does_not_come_back_in_time_is_left(tmp_path):
-    assert run("does_not_come", 3, tmp_path) == [f"rank {rank} None 1" for rank in (0, 1)]
+def test_survivors_go_on_without_a_rank_that_does_not_rejoin_in_time(tmp_path):
+    assert run("does_not_rejoin", 3, tmp_path) == [f"rank {rank} None 1" for rank in (0, 1)]

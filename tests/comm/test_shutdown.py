@@ -1,4 +1,4 @@
-"""Ranks that raise, exit, die or hang, under real launchers: all end, soon, with one line that says why."""
+"""Ranks that raise, exit, die or hang, under real launchers: all end soon, with one line that says why."""
 
 import os
 import subprocess
@@ -93,9 +93,9 @@ def test_a_killed_rank_ends_the_job(vendor, tmp_path):
 def test_eight_ranks_divide_few_cores_and_do_not_crawl(vendor, tmp_path):
     job = run(vendor, 8, "many_small_steps", cwd=tmp_path)
     each = max(1, len(os.sched_getaffinity(0)) // 8)
-    told = sorted(job.out.splitlines())
-    assert told[1:] == [f"threads {each} {each} {each}"] * 8
-    assert float(told[0].removeprefix("milliseconds ")) < 25
+    lines = sorted(job.out.splitlines())
+    assert lines[1:] == [f"threads {each} {each} {each}"] * 8
+    assert float(lines[0].removeprefix("milliseconds ")) < 25
 
 
 @pytest.mark.skipif(not MPICH.exists(), reason="needs MPICH in .venv/mpich")
@@ -112,7 +112,7 @@ def test_the_other_vendors_library_is_refused_in_one_sentence(vendor, tmp_path):
 
 
 @pytest.mark.skipif(not MPICH.exists(), reason="needs MPICH in .venv/mpich")
-def test_without_preparation_the_trap_is_still_noticed(tmp_path):
+def test_a_wrong_library_is_refused_without_preparation_too(tmp_path):
     job = run("mpich", 2, "fine", "unprepared", cwd=tmp_path)
     assert job.code == 2
     assert "set MPI4PY_LIBMPI to the libmpi.so of MPICH" in sentences(job)[0]

@@ -59,20 +59,20 @@ def test_as_many_copies_as_silos_may_be_lost_at_once() -> None:
     [
         ({}, (4,), (0, 1, 2, 3), None),
         ({"policy": "shrink"}, (4,), (0, 1, 2), None),
-        ({}, (0, 1, 4), (2, 3), "silos 0, 1 and 4 were lost, and 2 of 5 silos are left and a round needs 3"),
-        ({"policy": "abort"}, (1, 4), (0, 2, 3), 'silos 1 and 4 were lost, and failure.policy = "abort"'),
+        ({}, (0, 1, 4), (2, 3), "silos 0, 1 and 4 failed, and 2 of 5 silos are left and a round needs 3"),
+        ({"policy": "abort"}, (1, 4), (0, 2, 3), 'silos 1 and 4 failed, and failure.policy = "abort"'),
         (
             {"protocol": "additive"},
             (3,),
             (0, 1, 2, 4),
-            'silo 3 was lost, and secure.protocol = "additive" has no recovery',
+            'silo 3 failed, and secure.protocol = "additive" has no recovery',
         ),
         ({"protocol": "plain"}, (1, 2, 3), (0, 4), None),
         (
             {"min_silos": 5},
             (3,),
             (0, 1, 2, 4),
-            "silo 3 was lost, and 4 of 5 silos are left and a round needs 5",
+            "silo 3 failed, and 4 of 5 silos are left and a round needs 5",
         ),
     ],
 )
@@ -89,9 +89,9 @@ def test_why_a_run_does_not_go_on(
 
 def test_names() -> None:
     assert [silos_text((2,)), silos_text((0, 1)), silos_text((1, 2, 7))] == [
-        "silo 2 was",
-        "silos 0 and 1 were",
-        "silos 1, 2 and 7 were",
+        "silo 2",
+        "silos 0 and 1",
+        "silos 1, 2 and 7",
     ]
 
 

@@ -150,7 +150,7 @@ def test_a_run_that_must_stop_resumes_to_the_same_model(
     assert {type(error) for error in errors} == {StoppedError}
     assert {error.exit_code for error in errors} == {EXIT_RESUMABLE}
     assert {str(error) for error in errors} == {
-        f"silo 1 was lost, and {why}: --resume goes on from the last committed round"
+        f"silo 1 failed, and {why}: --resume goes on from the last committed round"
     }
     resumed = federate(config, silos, resume=True)
     assert [line["round"] for line in records(tmp_path)] == [1, 2, 3, 4]
@@ -180,7 +180,7 @@ def test_an_additive_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {(type(error), str(error)) for error in errors} == {
         (
             StoppedError,
-            'silo 3 was lost, and secure.protocol = "additive" has no recovery: '
+            'silo 3 failed, and secure.protocol = "additive" has no recovery: '
             "--resume goes on from the last committed round",
         )
     }

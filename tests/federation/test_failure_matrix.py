@@ -181,9 +181,9 @@ def inject(faults: list[tuple[str, int, int, str]]) -> str:
 
 
 def assert_fired(end: Finished, action: str, silo: int, number: int, step: str) -> None:
-    assert f"rehearsal: {action} silo {silo} in round {number} at {step}\n" in end.err
+    assert f"injected fault: {action} silo {silo} in round {number} at {step}\n" in end.err
     if action == "stop":
-        assert f"silo {silo} (rank {silo}) said nothing" in end.err
+        assert f"silo {silo} (rank {silo}) was silent" in end.err
 
 
 def lose(start: Start, folder: Path, case: Case) -> Trial:

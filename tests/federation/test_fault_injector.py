@@ -49,7 +49,7 @@ def test_a_fault_fires_once_at_its_step_of_its_round_on_its_silo(capfd: pytest.C
             comm.mark(step)
             fired += [(number, step)] if len(deaths) > len(fired) else []
     assert fired == [(5, "agree")]
-    assert capfd.readouterr().err == "silofl: rehearsal: kill silo 2 in round 5 at agree\n"
+    assert capfd.readouterr().err == "silofl: injected fault: kill silo 2 in round 5 at agree\n"
 
 
 def test_files_of_a_round_may_be_published_in_the_next_one() -> None:

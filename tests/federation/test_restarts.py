@@ -26,9 +26,9 @@ def launch(folder: Path, name: str, *options: str) -> tuple[str, dict[str, Any]]
 
 def test_a_job_that_lost_too_many_silos_is_started_again(tmp_path: Path) -> None:
     told, summary = launch(tmp_path, "lost", 'failure.inject=["kill silo 1 round 3 at collect"]')
-    assert "rehearsal: kill silo 1 in round 3" in told
+    assert "injected fault: kill silo 1 in round 3" in told
     assert "2 of 3 silos are left and a round needs 3" in told
-    assert "starting the job again from the last committed round (1 of 3 times)" in told
+    assert "restarting the job from the last committed round (restart 1 of 3)" in told
     quiet, whole = launch(tmp_path, "whole")
     assert "starting" not in quiet
     assert summary["model_sha256"] == whole["model_sha256"]

@@ -1,4 +1,4 @@
-"""What ranks tell `silofl launch` of the job's end."""
+"""The exit status that ranks write for `silofl launch`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = """
 import sys, time
 from silofl.comm import run_on_ranks
 
-def body(comm, ending):
+def body(comm, shutdown):
     if comm.rank == 1 and sys.argv[1] == "late":
         time.sleep(1.0)
         raise RuntimeError("after rank 0 is done")
@@ -24,10 +24,10 @@ sys.exit(run_on_ranks(body))
 
 
 @pytest.mark.parametrize("how", ["well", "late"])
-def test_a_job_has_ended_well_once_all_have(start: Start, tmp_path: Path, how: str) -> None:
-    note = tmp_path / "outcome"
+def test_a_job_succeeds_only_when_all_ranks_have(start: Start, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "exit-status"
     command = [sys.executable, "-c", PROGRAM, how]
-    end = start(2, ranks=[command, command], env={"SILOFL_EXIT_STATUS": str(note)}).wait()
-    assert mpi_ready_file(note).exists()
-    assert read_exit_status(note) == ((0, False) if how == "well" else None)
+    end = start(2, ranks=[command, command], env={"SILOFL_EXIT_STATUS": str(path)}).wait()
+    assert mpi_ready_file(path).exists()
+    assert read_exit_status(path) == ((0, False) if how == "well" else None)
     assert (end.code == 0) == (how == "well")

@@ -1,4 +1,4 @@
-"""A launcher that is asked to stop, that does not end, and whose own parent dies."""
+"""A launcher that is asked to stop, that hangs, and whose parent is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 PARENT = """
 import sys
 from silofl.launcher import job_supervisor
-job_supervisor.LAUNCHER_ENDS_S, job_supervisor.RANKS_HEAR_S = 1.0, float(sys.argv[2])
+job_supervisor.LAUNCHER_EXIT_TIMEOUT_S, job_supervisor.RANKS_READY_S = 1.0, float(sys.argv[2])
 sys.exit(job_supervisor.supervise([sys.executable, "-c", sys.argv[1]]).code)
 """
 STUBBORN = """
@@ -29,7 +29,7 @@ rank.wait()
 print("MPI_ABORT was invoked on rank 0", file=sys.stderr, flush=True)
 time.sleep(60)
 """
-HEARS = """
+PRINTS_SIGNALS = """
 import signal, sys
 numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -40,10 +40,10 @@ sys.exit(7)
 """
 
 
-def start(folder: Path, launcher: str, *, hear_s: float = 0.0) -> subprocess.Popen[str]:
-    """A supervisor whose launcher is up, and its ranks taken to hear signals after `hear_s` seconds."""
+def start(folder: Path, launcher: str, *, ready_s: float = 0.0) -> subprocess.Popen[str]:
+    """A supervisor whose launcher is up; its ranks are taken to handle signals after `ready_s` seconds."""
     job = subprocess.Popen(
-        [sys.executable, "-c", PARENT, launcher, str(hear_s)],
+        [sys.executable, "-c", PARENT, launcher, str(ready_s)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,7 +56,7 @@ def start(folder: Path, launcher: str, *, hear_s: float = 0.0) -> subprocess.Pop
 
 
 @pytest.mark.parametrize(
-    ("sent", "heard"),
+    ("sent", "received"),
     [
         ([signal.SIGINT], ["SIGUSR1"]),
         ([signal.SIGTERM], ["SIGUSR1"]),
@@ -65,22 +65,22 @@ def start(folder: Path, launcher: str, *, hear_s: float = 0.0) -> subprocess.Pop
         ([signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT], ["SIGUSR1", "SIGTERM"]),
     ],
 )
-def test_the_first_signal_asks_and_the_second_ends(
-    tmp_path: Path, sent: list[signal.Signals], heard: list[str]
+def test_the_first_signal_requests_a_stop_and_the_second_ends_the_job(
+    tmp_path: Path, sent: list[signal.Signals], received: list[str]
 ) -> None:
-    job = start(tmp_path, HEARS.format(count=len(heard)))
+    job = start(tmp_path, PRINTS_SIGNALS.format(count=len(received)))
     assert job.stdout is not None
     lines = []
     for place, number in enumerate(sent):
         job.send_signal(number)
-        if place < len(heard) - 1 or place == len(sent) - 1:
+        if place < len(received) - 1 or place == len(sent) - 1:
             lines.append(job.stdout.readline().strip())
         else:
-            time.sleep(0.5)  # one that is not passed on
-    _, told = job.communicate(timeout=30)
-    assert lines == heard
+            time.sleep(0.5)  # one that is not forwarded
+    _, err = job.communicate(timeout=30)
+    assert lines == received
     assert job.returncode == 7
-    assert ("once more stops it now" in told) == (signal.SIGUSR1 not in sent)
+    assert ("a second signal stops now" in err) == (signal.SIGUSR1 not in sent)
 
 
 UP = """
@@ -89,27 +89,29 @@ from pathlib import Path
 print("up", flush=True)
 time.sleep(0.5)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-Path(os.environ["SILOFL_EXIT_STATUS"]).with_suffix(".up").touch()
+Path(os.environ["SILOFL_EXIT_STATUS"]).with_suffix(".mpi-ready").touch()
 signal.sigwait([signal.SIGUSR1])
 sys.exit(75)
 """
 
 
-def test_ranks_are_asked_once_they_hear(tmp_path: Path) -> None:
-    job = start(tmp_path, UP, hear_s=60.0)
+def test_a_stop_is_forwarded_once_ranks_handle_signals(tmp_path: Path) -> None:
+    job = start(tmp_path, UP, ready_s=60.0)
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=30)
     assert job.returncode == 75
 
 
-@pytest.mark.parametrize(("note", "code"), [("", 75), ("0", 0)])
-def test_a_job_that_was_asked_and_says_nothing_can_go_on(tmp_path: Path, note: str, code: int) -> None:
+@pytest.mark.parametrize(("exit_status", "code"), [("", 75), ("0", 0)])
+def test_a_stopped_job_without_exit_status_can_be_resumed(
+    tmp_path: Path, exit_status: str, code: int
+) -> None:
     """Open MPI ends with 0 where ranks died before MPI knew of them."""
-    leave = f"Path(os.environ['SILOFL_EXIT_STATUS']).write_text({note!r}); " if note else ""
+    write = f"Path(os.environ['SILOFL_EXIT_STATUS']).write_text({exit_status!r}); " if exit_status else ""
     job = start(
         tmp_path,
         "import os, signal; from pathlib import Path; signal.pthread_sigmask(0, [signal.SIGUSR1]); "
-        f"print('up', flush=True); signal.sigwait([signal.SIGUSR1]); {leave}",
+        f"print('up', flush=True); signal.sigwait([signal.SIGUSR1]); {write}",
     )
     job.send_signal(signal.SIGINT)
     job.communicate(timeout=30)
@@ -117,8 +119,8 @@ def test_a_job_that_was_asked_and_says_nothing_can_go_on(tmp_path: Path, note: s
 
 
 @pytest.mark.parametrize("rank_s", [0.5, 25])
-def test_a_launcher_that_does_not_end_is_ended(tmp_path: Path, rank_s: float) -> None:
-    """Its ranks are gone, or it was told to end."""
+def test_a_hung_launcher_is_killed(tmp_path: Path, rank_s: float) -> None:
+    """Its ranks have ended, or it was sent SIGTERM."""
     job = start(tmp_path, STUBBORN.replace("{rank_s}", str(rank_s)))
     if rank_s > 20:
         job.send_signal(signal.SIGTERM)
@@ -128,17 +130,17 @@ def test_a_launcher_that_does_not_end_is_ended(tmp_path: Path, rank_s: float) ->
     assert job.returncode == 128 + signal.SIGKILL
 
 
-def test_a_launcher_that_is_killed_leaves_a_job_that_goes_on(tmp_path: Path) -> None:
+def test_a_job_whose_launcher_is_killed_can_be_resumed(tmp_path: Path) -> None:
     job = start(tmp_path, "import os; print('up', flush=True); os.kill(os.getpid(), 9)")
-    _, told = job.communicate(timeout=15)
-    assert (job.returncode, told) == (75, "silofl: the launcher was ended by SIGKILL, and the job with it\n")
+    _, err = job.communicate(timeout=15)
+    assert (job.returncode, err) == (75, "silofl: the launcher was killed by SIGKILL, and the job with it\n")
 
 
-def test_a_launcher_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_launcher_has_a_session_directory_of_its_own(tmp_path: Path) -> None:
     """One that was killed leaves files under its process number, in the way of the next with that number."""
-    note = "open('note', 'w').write(os.environ['PRTE_MCA_prte_local_tmpdir_base'])"
-    start(tmp_path, f"import os; print('up'); {note}").communicate(timeout=15)
-    folder = Path((tmp_path / "note").read_text())
+    write = "open('directory', 'w').write(os.environ['PRTE_MCA_prte_local_tmpdir_base'])"
+    start(tmp_path, f"import os; print('up'); {write}").communicate(timeout=15)
+    folder = Path((tmp_path / "directory").read_text())
     assert folder.name.startswith("silofl-")
     assert not folder.exists()
 

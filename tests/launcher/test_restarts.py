@@ -1,4 +1,4 @@
-"""Jobs that are started again, and those that must not be."""
+"""Jobs that are restarted, and jobs that must not be."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ count = pathlib.Path("count")
 number = int(count.read_text()) + 1 if count.exists() else 1
 count.write_text(str(number))
 pathlib.Path("arguments").open("a").write(" ".join(sys.argv[2:]) + ";")
-code, _, note = sys.argv[1].split(",")[number - 1].partition(" ")
-if note:
-    pathlib.Path(os.environ["SILOFL_EXIT_STATUS"]).write_text(f"{code} {note}")
+code, _, stop = sys.argv[1].split(",")[number - 1].partition(" ")
+if stop:
+    pathlib.Path(os.environ["SILOFL_EXIT_STATUS"]).write_text(f"{code} {stop}")
 sys.exit(int(code))
 """
 
@@ -36,18 +36,18 @@ sys.exit(int(code))
         ("75,75,75,75,0", 3, 75, 4),
         ("75,0", 0, 75, 1),
         ("74,0", 3, 74, 1),
-        ("75 asked,0", 3, 75, 1),
-        ("75,75 asked,0", 3, 75, 2),
+        ("75 stop-requested,0", 3, 75, 1),
+        ("75,75 stop-requested,0", 3, 75, 2),
     ],
 )
-def test_a_job_is_started_again_where_it_can_go_on(
+def test_a_job_is_restarted_where_it_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: str, most: int, end: int, starts: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(restarts, "PAUSES_S", (0.0,))
     first = [sys.executable, "-c", JOB, codes, "first"]
-    assert supervise_restarts(first, [*first[:-1], "again"], most) == end
-    assert (tmp_path / "arguments").read_text() == ";".join(["first"] + ["again"] * (starts - 1)) + ";"
+    assert supervise_restarts(first, [*first[:-1], "resumed"], most) == end
+    assert (tmp_path / "arguments").read_text() == ";".join(["first"] + ["resumed"] * (starts - 1)) + ";"
 
 
 WAITING = """
@@ -68,14 +68,14 @@ sys.exit(restarts.supervise_restarts(job, job, 3))
 
 
 @pytest.mark.parametrize("body", [WAITING, AT_ONCE], ids=["while it runs", "before the next"])
-def test_a_job_that_was_asked_to_stop_stays_down(body: str) -> None:
+def test_a_job_that_was_asked_to_stop_is_not_restarted(body: str) -> None:
     command = [sys.executable, "-c", PARENT, body]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout is not None
     assert job.stderr is not None
     assert job.stdout.readline() == "up\n"
     if body == AT_ONCE:
-        assert "starting the job again" in job.stderr.readline()
+        assert "restarting the job" in job.stderr.readline()
         time.sleep(0.5)  # into the pause
     os.kill(job.pid, signal.SIGUSR1)
     out, _ = job.communicate(timeout=30)

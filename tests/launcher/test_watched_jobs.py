@@ -1,4 +1,4 @@
-"""A job whose launcher lets no rank outlive another: one sentence, exit code 75, and nothing is left."""
+"""A job without ULFM in which a rank fails: one line, exit code 75, and no process is left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signal_rank(job: Job, rank: int, number: int) -> list[int]:
     return every
 
 
-def lose(job: Job, run: Path, number: int) -> str:
+def end_by(job: Job, run: Path, number: int) -> str:
     """Signal rank 1 in the middle of a run; the job's one sentence, once it has ended as it should."""
     while (committed(run) or [0])[-1] < 4 and job.process.poll() is None:
         time.sleep(0.01)
@@ -57,12 +57,12 @@ def lose(job: Job, run: Path, number: int) -> str:
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_a_killed_silo_ends_the_job_in_one_sentence(
+def test_a_killed_silo_ends_the_job_with_one_line(
     start: Start, quick: Path, tmp_path: Path, vendor: str
 ) -> None:
     run = tmp_path / "run"
     job = start(3, "train", str(quick), "--run", "run", "--set", "run.rounds=100000", vendor=vendor)
-    sentence = lose(job, run, signal.SIGKILL)
+    sentence = end_by(job, run, signal.SIGKILL)
     found = re.fullmatch(
         r"silofl: silo 1 \(rank 1\) was killed by SIGKILL in round \d+; "
         r"rounds up to (\d+) are certainly committed: start the same command with --resume",
@@ -74,11 +74,11 @@ def test_a_killed_silo_ends_the_job_in_one_sentence(
 
 @pytest.mark.long
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_a_stopped_silo_ends_the_job_in_one_sentence(
+def test_a_stopped_silo_ends_the_job_with_one_line(
     start: Start, quick: Path, tmp_path: Path, vendor: str
 ) -> None:
     more = ["--set", "run.rounds=100000", "--set", "failure.silent_s=5"]
     job = start(3, "train", str(quick), "--run", "run", *more, vendor=vendor)
-    sentence = lose(job, tmp_path / "run", signal.SIGSTOP)
-    assert sentence.startswith("silofl: silo 1 (rank 1) said nothing for 5 s in round ")
-    assert "(stopped by a signal): ended; rounds up to " in sentence
+    sentence = end_by(job, tmp_path / "run", signal.SIGSTOP)
+    assert sentence.startswith("silofl: silo 1 (rank 1) was silent for 5 s in round ")
+    assert "(stopped by a signal): killed; rounds up to " in sentence

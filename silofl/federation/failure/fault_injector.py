@@ -51,7 +51,7 @@ class FaultInjector:
             self._fire(fault)
 
     def _fire(self, fault: Fault) -> None:
-        log(f"rehearsal: {fault.action} silo {fault.silo} in round {fault.round} at {fault.step}")
+        log(f"injected fault: {fault.action} silo {fault.silo} in round {fault.round} at {fault.step}")
         if fault.action == "kill":
             self._die()
         elif fault.action == "stop":

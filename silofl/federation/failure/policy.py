@@ -73,7 +73,7 @@ def stop_reason(config: Config, silos: int) -> StopReason:
 def describe_policy(config: Config, silos: int) -> str:
     """What a run of `silos` does when one of them dies, in one line."""
     policy, fewest = config.failure.policy, min_silos(config, silos)
-    end = "a silo's death ends the job with exit code 75, --resume goes on"
+    end = "a silo's failure ends the job with exit code 75, --resume goes on"
     if policy == "respawn":
         end += " (silofl launch by itself)"
     if policy == "abort":
@@ -82,9 +82,9 @@ def describe_policy(config: Config, silos: int) -> str:
         return f'{end}: secure.protocol = "{config.secure.protocol}" has no recovery'
     if fewest >= silos:
         return f"{end}: a round needs {fewest} of {silos} silos"
-    again = "is started again" if policy == "respawn" else "stays away"
+    again = "is respawned" if policy == "respawn" else "stays away"
     at_once = replicas(config, silos, MAX_REPLICAS)
     return (
-        f"{policy}: rounds go on with {fewest} of {silos} silos or more, {at_once} failing at a time, "
-        f"and a silo that failed {again}; needs ULFM"
+        f"{policy}: rounds go on with {fewest} of {silos} silos or more, up to {at_once} failed at a time, "
+        f"and a failed silo {again}; needs ULFM"
     )

@@ -73,7 +73,7 @@ def rejoin(
 
 def _stay_away(number: int, error: Exception) -> NoReturn:
     """End this process and no other: the others go on without it, as after its first death."""
-    log(f"silo {number} cannot come back: {describe(error)}")
+    log(f"silo {number} cannot rejoin: {describe(error)}")
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable: this process is dead")

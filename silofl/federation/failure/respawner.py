@@ -26,15 +26,15 @@ def respawn_failed(state: RunState, number: int) -> None:
 
 def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
     state.commit(number, forced=True)  # first: whatever comes of a silo that is started again
-    state.logger.notice(f"{silos_text(silos)} failed: starting again")
+    state.logger.notice(f"{silos_text(silos)} failed: respawning")
     began = time.perf_counter()
     if not state.respawns.respawn(state.group, silos, number, _rejoin_state(state, silos, number)):
-        state.logger.notice(f"{silos_text(silos)} not back in time; the others go on")
+        state.logger.notice(f"{silos_text(silos)} did not rejoin in time; the survivors go on")
         return
     state.checkpoints.own_state(silos)
     state.federation.rebuild(silos)
     state.tracker.mark_rejoined(silos)
-    state.logger.notice(f"{silos_text(silos)} away for {time.perf_counter() - began:.1f} s and is back")
+    state.logger.notice(f"{silos_text(silos)} rejoined after {time.perf_counter() - began:.1f} s")
     if state.group.comm.rank != 0:
         state.logger.step_down()
 

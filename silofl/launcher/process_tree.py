@@ -1,0 +1,48 @@
+"""Parents, children and ancestors of processes, as far as /proc tells."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from silofl.launcher import watchdog
+
+MAX_ANCESTORS = 12
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None where it cannot be read."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process."""
+    children: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            children += map(int, path.read_text().split())
+    return children
+
+
+def launcher_pid() -> int:
+    """The process that started this rank: its parent, or its watchdog's parent."""
+    parent = os.getppid()
+    return (parent_of(parent) or parent) if watchdog.has_watchdog() else parent
+
+
+def ancestor_executables() -> list[str]:
+    """Executables of this rank's ancestors, from the launcher on, nearest first, as far as readable."""
+    executables: list[str] = []
+    pid: int | None = launcher_pid()
+    while pid is not None and pid > 1 and len(executables) < MAX_ANCESTORS:
+        try:
+            executables.append(os.readlink(f"/proc/{pid}/exe"))
+        except OSError:
+            break
+        pid = parent_of(pid)
+    return executables
