@@ -18,7 +18,8 @@ from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Tail, Wire, Words
+from silofl.aggregation.tail import Tail
+from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
 from silofl.crypto.capacity import count_limbs
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
@@ -87,15 +88,17 @@ class Additive:
         self._session.group.step(lambda: self._reduce(contribution, magnitudes))
 
     def _reduce(self, contribution: Contribution, magnitudes: Magnitudes) -> None:
+        self._tail = None  # its words are overwritten
         self._deal_again(self.layout.shards.size)
         if self._range is not None:
             self._ranges = self._wire.fixed_ranges(self._range)
         else:
             own = self._wire.exponents(magnitudes, contribution.weight)
             self._ranges = self._wire.ranges(self._small_total(own)) if own.size else {}
-        encoded = self._wire.encode(contribution, self.spec.samples / self.summed_samples, self._ranges)
+        share = self.spec.samples / self.summed_samples
+        encoded = self._wire.encode(contribution, share, magnitudes, self._ranges)
         self._collect(encoded)
-        self._tail = self._wire.read_tail(self._small_total(self._wire.tail(encoded)))
+        self._tail = self._wire.tail.decode(self._small_total(encoded.tail()))
 
     def _deal_again(self, size: int) -> None:
         """Fresh seeds; small sums take positions of their masks behind the first `size`."""
@@ -108,12 +111,13 @@ class Additive:
         tail = self._tail
         if tail is None:
             raise RuntimeError("nothing was added up")
-        return total_of(self, index, lambda block: self._read(block, tail), dict(tail.scalars))
+        scalars = {name: value / tail.weights for name, value in tail.scalars.items()}
+        return total_of(self, index, lambda block: self._read(block, tail), self._wire.empty, scalars)
 
     def _read(self, block: Block, tail: Tail) -> Vector:
         start = self._bounds[self._comm.rank]
         words = self._exchange.result[block.start - start : block.stop - start]
-        total = self._wire.total_weight(self.spec.vector(block.name), tail, len(self.participants))
+        total = self._wire.total_weight(block.name, tail, len(self.participants))
         mean: Vector = self._wire.decode(
             block, words, MaskSet(self._session.rules.prg, [], []), self._ranges, total
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.layout import Layout
+from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.collective_errors import raise_on_all_ranks
@@ -64,21 +64,25 @@ class Aggregator(Protocol):
         Args:
             contribution: vectors of the spec's type, or ring words; not changed.
             round_number: keys and rounding may depend on it.
-            magnitudes: what `wire.measure` says of the contribution; finite.
+            magnitudes: what `wire.measure` says of the contribution.
             authorizer: asked before the sum can be read.
+
+        Raises:
+            DataError: values of a tensor, a scalar or a weight of the round are not finite, or too large for
+                their format, at some silo; named. On every rank.
         """
 
     def total(self, index: int) -> Total:
         """Slice `index` of the last sum, which this rank serves or keeps a replica of; not collective.
 
-        StoppedError where it is lost with all ranks that had it.
+        StoppedError where it is lost with all ranks that had it; RuntimeError where the last `reduce` failed.
         """
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Exact sums over ranks of a few numbers, float64 (k,), k equal; collective.
 
         As private as the vectors are. NaN where a silo's number is not finite, or where a rank failed after
-        another saw the sum.
+        another had sent its numbers.
         """
 
     def close(self) -> None:
@@ -98,9 +102,13 @@ def authorize(group: ElasticGroup, authorizer: Authorizer | None, silos: tuple[i
 
 
 def total_of(
-    aggregator: Aggregator, index: int, read: Callable[[Any], Any], scalars: dict[str, float]
+    aggregator: Aggregator,
+    index: int,
+    read: Callable[[Block], Any],
+    empty: Callable[[str], Any],
+    scalars: Mapping[str, float],
 ) -> Total:
-    """Slice `index` of a sum, block by block as `read` gives them; vectors without values there are empty."""
-    mean = {one.name: np.empty(0, aggregator.spec.dtype) for one in aggregator.spec.vectors}
+    """Slice `index` of a sum, block by block as `read` gives them; `empty(name)` where a vector has none."""
+    mean = {one.name: empty(one.name) for one in aggregator.spec.vectors}
     mean |= {block.name: read(block) for block in aggregator.layout.blocks(index)}
     return Total(mean, scalars, len(aggregator.participants), aggregator.spec.silos)

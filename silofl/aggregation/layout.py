@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -65,12 +66,11 @@ class Layout:
 
         Of such a part `first` and `last` are the values that it touches.
         """
-        for index, blocks in enumerate(self._blocks):
-            if self.shards.bounds[index + 1] <= start:
-                continue
-            if self.shards.bounds[index] >= stop:
+        bounds = self.shards.bounds
+        for index in range(max(bisect_right(bounds, start) - 1, 0), len(self._blocks)):
+            if bounds[index] >= stop:
                 return
-            for block in blocks:
+            for block in self._blocks[index]:
                 begin, end = max(start, block.start), min(stop, block.stop)
                 if begin < end:
                     width = self._words[block.name]

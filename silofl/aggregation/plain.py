@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.aggregation.tail import valid_weight
 from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.errors import DataError
 from silofl.types import Contribution, Total
 from silofl_kernels import reduce_rows, reduce_rows_float, scale_into
 
@@ -51,9 +54,18 @@ class PlainAggregator:
 
     def _weigh(self, contribution: Contribution) -> None:
         """Learn the sums of sample counts, of the round's weights, and of weighed scalars; collective."""
-        samples = float(self.spec.samples)
-        scalars = [samples * contribution.scalars.get(name, 0.0) for name in self.spec.scalars]
-        sums = self._group.comm.allreduce(np.array([samples, contribution.weight, *scalars]))
+        samples, names = float(self.spec.samples), self.spec.scalars
+        scalars = [contribution.scalars.get(name, 0.0) for name in names]
+        unfit = [not valid_weight(contribution.weight), *(not math.isfinite(one) for one in scalars)]
+        sums, bad = np.split(
+            self._group.comm.allreduce(
+                np.array([samples, contribution.weight, *(samples * one for one in scalars), *unfit])
+            ),
+            [2 + len(names)],
+        )
+        if bad.any():
+            which = ("weight of the round", *names)[int(np.flatnonzero(bad)[0])]
+            raise DataError(f"a silo's {which} is not finite, or too large; nothing was added up", rank=0)
         self.summed_samples, self._round_weight = map(float, sums[:2])
         self._scalars = {
             name: float(total) / self.summed_samples
@@ -114,7 +126,11 @@ class PlainAggregator:
             raise RuntimeError("nothing was added up")
         start, values = self.layout.shards.bounds[index], collection.of(index)
         return total_of(
-            self, index, lambda block: values[block.start - start : block.stop - start], self._scalars
+            self,
+            index,
+            lambda block: values[block.start - start : block.stop - start],
+            lambda name: np.empty(0, self._dtype),
+            self._scalars,
         )
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

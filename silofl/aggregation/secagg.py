@@ -19,7 +19,8 @@ from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Tail, Wire, Words
+from silofl.aggregation.tail import Tail
+from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
 from silofl.crypto.capacity import count_limbs
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
@@ -46,7 +47,7 @@ class UnmaskedSum:
         block = next(one for one in self.wire.layout.blocks(index) if one.name == name)
         start = self.wire.layout.shards.bounds[index]
         masked = self.collection.of(index)[block.start - start : block.stop - start]
-        total = self.wire.total_weight(self.wire.spec.vector(name), self.tail, len(self.silos))
+        total = self.wire.total_weight(name, self.tail, len(self.silos))
         mean: Vector = self.wire.decode(block, masked, self.left, self.ranges, total)
         return mean
 
@@ -55,11 +56,8 @@ class UnmaskedSum:
 
         Collective, over ranks of which none failed.
         """
-        step = (
-            factor
-            * self.wire.step(name, self.ranges)
-            / self.wire.total_weight(self.wire.spec.vector(name), self.tail, len(self.silos))
-        )
+        total = self.wire.total_weight(name, self.tail, len(self.silos))
+        step = factor * self.wire.step(name, self.ranges) / total
         exchange, rank = self.collection.exchange, self.collection.comm.rank
         bounds, masked = self.wire.layout.shards.bounds, self.collection.of(self.collection.comm.rank)
         for start in range(0, bounds[1], exchange.allgather_width):
@@ -99,7 +97,7 @@ class SecAggSum:
         self.wire = Wire(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
         self._collection = self._open_collection()
-        self._prefetcher = KeyPrefetcher(session, self._size + self.wire.tail_words)
+        self._prefetcher = KeyPrefetcher(session, self._size + self.wire.tail.words)
         self._small: SmallSums | None = None
 
     @property
@@ -123,7 +121,7 @@ class SecAggSum:
         self._small = SmallSums(self.session, keys)
         ranges = self._agreed_ranges(self._small, magnitudes, contribution.weight)
         rounding = self.wire.rounding(keys.masks.prg, group.silo_id, round_number)
-        encoded = self.wire.encode(contribution, share, ranges, rounding)
+        encoded = self.wire.encode(contribution, share, magnitudes, ranges, rounding)
 
         # Masked words to the ranks that serve slices, and their sums; then to all ranks: what rides along.
         # The same words again if a rank fails meanwhile, over the others.
@@ -133,22 +131,22 @@ class SecAggSum:
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self._size)
-        return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.read_tail(tail), survivors)
+        return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.tail.decode(tail), survivors)
 
     def _collect(self, encoded: EncodedContribution, keys: SecAggRound) -> tuple[tuple[int, ...], Words]:
         group = self.session.group
         if self._collection.comm is not group.comm:
             self._collection = self._open_collection()
+        encoded.begin()
         self._collection.run(lambda first, last, out: encoded.fill(first, last, out, keys.masks), reduce_rows)
-        return group.members, masked_total(group.comm, self.wire.tail(encoded), keys.masks, self._size)
+        return group.members, masked_total(group.comm, encoded.tail(), keys.masks, self._size)
 
     def _agreed_ranges(self, small: SmallSums, magnitudes: Magnitudes, weight: float) -> Mapping[str, Ranges]:
         if self._range is not None:
             return self.wire.fixed_ranges(self._range)
-        own = self.wire.exponents(magnitudes, weight)
-        if not own.size:
+        if not self.wire.ranged:
             return {}
-        total = small.total(lambda silos: own, repeatable=True)
+        total = small.total(lambda silos: self.wire.exponents(magnitudes, weight), repeatable=True)
         assert total is not None, "a repeatable sum is repeated"
         return self.wire.ranges(total[0])
 
@@ -212,6 +210,7 @@ class SecAgg:
     ) -> None:
         """See `Aggregator`."""
         share = self.spec.samples / self._total
+        self._opened = None  # its words are overwritten
         self._opened = self._sum.open(contribution, share, round_number, magnitudes, authorizer)
         self.participants = self._opened.silos
 
@@ -221,7 +220,8 @@ class SecAgg:
         if opened is None:
             raise RuntimeError("nothing was added up")
         scalars = {name: value / opened.tail.weights for name, value in opened.tail.scalars.items()}
-        return total_of(self, index, lambda block: opened.block(index, block.name), scalars)
+        empty = opened.wire.empty
+        return total_of(self, index, lambda block: opened.block(index, block.name), empty, scalars)
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""

@@ -46,9 +46,7 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
 
 
 class SmallSums:
-    """Sums under the pair masks for small sums of one keyed round, at positions that are used
-    once.
-    """
+    """Sums under the pair masks for small sums of one keyed round, at positions that are used once."""
 
     def __init__(self, session: SecureSession, keys: SecAggRound) -> None:
         self._session, self._keys, self._next = session, keys, 0
@@ -56,23 +54,33 @@ class SmallSums:
     def total(self, encode: Encode, *, repeatable: bool) -> tuple[Words, int] | None:
         """The sum over the silos that are left, and how many they are; collective.
 
-        Two sums that differ by one silo show what it brought. So when a silo is lost after somebody saw the
-        sum, it is None, unless it is `repeatable`: one of which nobody minds.
+        Two sums that differ by one silo show what it brought, and one whose words all went out can be read on
+        the wire. So when a silo is lost after another sent its words, the sum is None. One that is
+        `repeatable` stays what it was for a rank that has it, or is taken again over those who are left.
+        `encode` is called anew for that: words that nothing but the sum determines are drawn again.
         """
         group, keys = self._session.group, self._keys
         silos = len(keys.members)
         width = len(encode(silos))
         start, self._next = self._next, self._next + silos * width
-        seen: list[Words] = []
+        sent, seen = False, b""  # seen: number of silos and the words of their sum
 
         def reduce() -> tuple[Words, int] | None:
+            nonlocal sent, seen
             left, comm = group.members, group.comm
-            lost = silos - len(left)
-            if lost and not repeatable and any(comm.allgather_bytes(b"seen" if seen else b"")):
+            lost, known = silos - len(left), b""
+            if lost:
+                told = comm.allgather_bytes(seen if repeatable else b"sent" * sent)
+                known = next(filter(None, told), b"")
+            if known and not repeatable:
                 return None
-            at = start + lost * width
-            words = masked_total(comm, encode(len(left)), keys.small_masks(left), at)
-            seen.append(words)
-            return words, len(left)
+            words = encode(len(left))
+            if not known:
+                sent = True
+                at = start + lost * width
+                total = masked_total(comm, words, keys.small_masks(left), at)
+                known = len(left).to_bytes(4) + total.tobytes()
+            seen = known
+            return np.frombuffer(known, words.dtype, offset=4), int.from_bytes(known[:4])
 
         return group.step(reduce)

@@ -5,60 +5,25 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.formats import NO_RANGES, Encoded, NumberFormat, Ranges, Scaled, format_of
+from silofl.aggregation.formats import NO_RANGES, Encoded, NumberFormat, Ranges, Scaled, Weight, format_of
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.ranges import decode_ranges, encode_exponents
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.crypto.capacity import Limbs, decode_weight, encode_weight, weight_limbs
-from silofl.errors import DataError
+from silofl.aggregation.tail import EncodingQuality, OwnTail, Tail, TailFormat, valid_weight
 from silofl.types import Contribution, RingBits
-from silofl_kernels import KEY_BYTES, ExactFormat, MaskSet, Prg, Stream, max_abs, ring_dtype
+from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, max_abs, ring_dtype
+
+__all__ = ["EncodedContribution", "EncodingQuality", "Magnitudes", "Wire", "first_nonfinite", "measure"]
 
 Words = NDArray[np.unsignedinteger[Any]]
 Magnitudes = Mapping[str, NDArray[np.float64]]
 """By vector: the largest magnitude of each tensor, float64 (m,); infinite where a value is not finite."""
-
-COARSE = 0.01
-"""Relative error of a tensor's encoding above which it is reported."""
-
-
-@dataclass(frozen=True)
-class EncodingQuality:
-    """How well a round's values were encoded; the same on every rank.
-
-    Attributes:
-        clipped_silos: silos with values beyond a configured range.
-        error: mean over silos of the relative L2 error that rounding made of their vectors.
-        coarse: tensors of which rounding took more than 1 % at some silo, and at how many.
-    """
-
-    clipped_silos: int = 0
-    error: float = 0.0
-    coarse: Mapping[str, int] | None = None
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What the tail of a sum tells.
-
-    Attributes:
-        weights: sum of the p_i, this sum's part of all sample weights.
-        round_weight: sum of the silos' `Contribution.weight`.
-        scalars: by name, the sum of p_i times the silo's number.
-        quality: how well vectors were encoded.
-    """
-
-    weights: float
-    round_weight: float
-    scalars: Mapping[str, float]
-    quality: EncodingQuality
 
 
 def measure(contribution: Contribution, spec: AggregationSpec) -> Magnitudes:
@@ -73,7 +38,7 @@ def measure(contribution: Contribution, spec: AggregationSpec) -> Magnitudes:
 def first_nonfinite(magnitudes: Magnitudes, spec: AggregationSpec) -> str | None:
     """The first tensor that has a value which is not finite; None if all are."""
     for one in spec.vectors:
-        found = np.flatnonzero(~np.isfinite(magnitudes.get(one.name, np.zeros(1))))
+        found = np.flatnonzero(~np.isfinite(magnitudes.get(one.name, NO_RANGES)))
         if found.size:
             return one.tensor_names[int(found[0])]
     return None
@@ -86,69 +51,90 @@ class Wire:
         spec: the vectors and scalars.
         bits: of the ring.
         shards: who serves.
-        stochastic: whether rounding is stochastic, by a stream of (seed, silo, round).
+        stochastic: whether rounding is stochastic, by a stream of (seed, silo, round, vector).
+
+    Attributes:
+        layout: where vectors lie.
+        ranged: the vectors whose ranges are agreed on.
+        tail: what rides along.
+
+    Raises:
+        ConfigError: so many silos do not fit the ring.
     """
 
     def __init__(self, spec: AggregationSpec, bits: RingBits, shards: Shards, *, stochastic: bool) -> None:
-        self.spec, self._bits, self._stochastic = spec, bits, stochastic
-        self._silos = len(shards.members)
+        self.spec, self._stochastic = spec, stochastic
+        self._words, self._silos = ring_dtype(bits), len(shards.members)
         self.formats: dict[str, NumberFormat] = {
             one.name: format_of(one, bits, self._silos, stochastic=stochastic) for one in spec.vectors
         }
         widths = {name: kind.width for name, kind in self.formats.items()}
         self.layout = Layout(spec.vectors, widths, shards)
-        self._ranged = [one for one in spec.vectors if self.formats[one.name].ranges]
-        self._weights, self._flag = weight_limbs(bits, self._silos), Limbs(bits, self._silos, 1)
-        self._numbers = ExactFormat(bits, self._silos)
-
-    @property
-    def tail_words(self) -> int:
-        """Words of the tail."""
-        flags = 2 + sum(self.formats[one.name].ranges for one in self.spec.vectors)
-        numbers: int = self._count * self._numbers.words
-        return self._weights.words + flags * self._flag.words + numbers
-
-    @property
-    def _count(self) -> int:
-        """Exact numbers in the tail: the encoding's error, the weight of the round, and scalars."""
-        return 2 + len(self.spec.scalars)
+        self.ranged = [one for one in spec.vectors if self.formats[one.name].ranges]
+        self._rounded = tuple(name for one in self.ranged for name in one.tensor_names)
+        self._checked = [one for one in spec.vectors if one.format != "words"]
+        checked = tuple(name for one in self._checked for name in one.tensor_names)
+        self.tail = TailFormat(bits, self._silos, checked, self._rounded, spec.scalars)
 
     def exponents(self, magnitudes: Magnitudes, weight: float) -> Words:
-        """What this silo adds to the agreement on ranges; empty where nothing has to be agreed."""
-        own = [magnitudes[one.name] * (weight if one.weighting == "round" else 1.0) for one in self._ranged]
-        return encode_exponents(np.concatenate([np.empty(0), *own]), ring_dtype(self._bits))
+        """What this silo adds to the agreement on ranges, other words each time; empty if there is none."""
+        fits = valid_weight(weight)
+        own = [
+            magnitudes[one.name] * (weight if one.weighting == "round" else 1.0)
+            if fits or one.weighting != "round"
+            else np.full(len(one.tensor_ends), np.inf)
+            for one in self.ranged
+        ]
+        return encode_exponents(np.concatenate([NO_RANGES, *own]), self._words)
 
     def ranges(self, sums: Words) -> dict[str, Ranges]:
         """Each vector's agreed ranges, float64 (m,), from the sums of all silos' `exponents`."""
-        names = tuple(name for one in self._ranged for name in one.tensor_names)
-        found = decode_ranges(sums, names) if names else NO_RANGES
-        lengths = np.cumsum([len(one.tensor_ends) for one in self._ranged])[:-1]
-        return {one.name: part for one, part in zip(self._ranged, np.split(found, lengths), strict=True)}
+        found = decode_ranges(sums, self._rounded) if self._rounded else NO_RANGES
+        lengths = np.cumsum([len(one.tensor_ends) for one in self.ranged])[:-1]
+        return {one.name: part for one, part in zip(self.ranged, np.split(found, lengths), strict=True)}
 
     def fixed_ranges(self, value_range: float) -> dict[str, Ranges]:
-        """The same range for every tensor, as configured."""
-        return {one.name: np.full(len(one.tensor_ends), value_range) for one in self._ranged}
+        """The same range for every tensor, as configured, times this silo's weight of the round."""
+        return {one.name: np.full(len(one.tensor_ends), value_range) for one in self.ranged}
 
     def encode(
         self,
         contribution: Contribution,
         share: float,
+        magnitudes: Magnitudes,
         ranges: Mapping[str, Ranges],
         rounding: Callable[[str], Stream | None] = lambda name: None,
     ) -> EncodedContribution:
         """One silo's contribution, whose samples are `share` of all silos' together."""
-        encoded = {}
-        for one in self.spec.vectors:
-            part = share if one.weighting == "samples" else 1.0 / self._silos
-            weight = contribution.weight if one.weighting == "round" else 1.0
-            encoded[one.name] = self.formats[one.name].encode(
-                contribution.vectors[one.name],
-                part * weight,
-                part,
-                ranges.get(one.name, NO_RANGES),
-                rounding(one.name),
+        share = self.tail.share(share)
+        weights = {one.name: self._weight(one, share, contribution.weight) for one in self.spec.vectors}
+        parts = {
+            name: self.formats[name].encode(
+                contribution.vectors[name], weight, ranges.get(name, NO_RANGES), rounding(name)
             )
-        return EncodedContribution(self, contribution, share, encoded)
+            for name, weight in weights.items()
+        }
+        unfit = {
+            one.name: ~(magnitudes[one.name] * weights[one.name].factor < self.formats[one.name].largest)
+            for one in self._checked
+        }
+        return EncodedContribution(self, contribution, share, parts, unfit)
+
+    def _weight(self, one: VectorSpec, share: float, weight: float) -> Weight:
+        """What a silo's vector is multiplied by. Exact sums do without 1/n, so that nothing is lost."""
+        if one.weighting == "samples":
+            return Weight(share, share)
+        factor = weight if one.weighting == "round" else 1.0
+        factor = factor if valid_weight(factor) else 1.0  # the tail tells
+        return Weight(factor if one.format == "exact" else factor / self._silos, 1.0 / self._silos)
+
+    def total_weight(self, name: str, tail: Tail, survivors: int) -> float:
+        """What a vector's sum is divided by to be the weighted mean over the silos in it."""
+        one = self.spec.vector(name)
+        if one.weighting == "samples":
+            return tail.weights
+        total = survivors if one.weighting == "uniform" else tail.round_weight
+        return total if one.format == "exact" else total / self._silos
 
     def rounding(self, prg: Prg, silo: int, round_number: int) -> Callable[[str], Stream | None]:
         """The streams that round a silo's vectors stochastically; none where rounding is to nearest."""
@@ -161,71 +147,71 @@ class Wire:
 
         return stream
 
-    def tail(self, encoded: EncodedContribution) -> Words:
-        """What rides along with one silo's vectors; call it when all of them were written."""
-        parts = encoded.parts
-        met = [sum(getattr(one, kind) for one in parts.values()) for kind in ("clipped", "nonfinite")]
-        errors = {one.name: parts[one.name].errors() for one in self._ranged}
-        coarse = [error > COARSE for one in self._ranged for error in errors[one.name]]
-        numbers = self._tail_numbers(encoded, max((e.max() for e in errors.values()), default=0.0))
-        words = np.empty(self._count * self._numbers.words, ring_dtype(self._bits))
-        met[1] += self._numbers.encode(numbers, words)
-        flags = [self._flag.encode(int(bool(one))) for one in (*met, *coarse)]
-        return np.concatenate([encode_weight(encoded.share, self._weights), *flags, words])
-
-    def _tail_numbers(self, encoded: EncodedContribution, error: float) -> NDArray[np.float64]:
-        given = encoded.contribution
-        scalars = [encoded.share * given.scalars[name] for name in self.spec.scalars]
-        return np.array([error, given.weight, *scalars], np.float64)
-
-    def read_tail(self, sums: Words) -> Tail:
-        """The tail of the sum. DataError where a silo's values are not finite."""
-        at, each = self._weights.words, self._flag.words
-        names = [name for one in self._ranged for name in one.tensor_names]
-        flags = [self._flag.decode(sums[at + k * each :][:each]) for k in range(2 + len(names))]
-        if flags[1]:
-            raise DataError(
-                f"{flags[1]} of the silos have values that are not finite; the sum was not opened", rank=0
-            )
-        numbers = np.empty(self._count)
-        self._numbers.decode(sums[at + len(flags) * each :], numbers)
-        coarse = {name: count for name, count in zip(names, flags[2:], strict=True) if count}
-        quality = EncodingQuality(flags[0], float(numbers[0]) / self._silos, coarse)
-        scalars = dict(zip(self.spec.scalars, map(float, numbers[2:]), strict=True))
-        return Tail(decode_weight(sums[:at], self._weights), float(numbers[1]), scalars, quality)
-
-    def total_weight(self, one: VectorSpec, tail: Tail, survivors: int) -> float:
-        """What a vector's sum is divided by to be the weighted mean over the silos in it."""
-        kinds = {"samples": tail.weights, "uniform": survivors / self._silos}
-        return kinds.get(one.weighting, tail.round_weight / self._silos)
-
     def step(self, name: str, ranges: Mapping[str, Ranges]) -> float:
         """Value of one ring unit of a scaled vector with a single range."""
-        form = self.formats[name]
+        form: object = self.formats[name]
         assert isinstance(form, Scaled), f"{name} has one word a value"
         return float(form.steps(ranges[name])[0])
+
+    def empty(self, name: str, count: int = 0) -> Any:
+        """Room for so many decoded values of a vector: of the vectors' type, or ring words."""
+        return np.empty(count, self.formats[name].dtype or self.spec.dtype)
 
     def decode(
         self, block: Block, masked: Words, masks: MaskSet, ranges: Mapping[str, Ranges], total: float
     ) -> Any:
-        """A block's mean, of the vectors' type, from its masked sum; raw words of a vector of words."""
-        one = self.spec.vector(block.name)
-        dtype = ring_dtype(self._bits) if one.format == "words" else self.spec.dtype
-        out = np.empty(block.last - block.first, dtype)
+        """A block's mean (k,), of the vectors' type, from its masked sum; raw words of a vector of words."""
+        out = self.empty(block.name, block.last - block.first)
         self.formats[block.name].decode(block, masked, masks, ranges.get(block.name, NO_RANGES), total, out)
         return out
 
 
-@dataclass(frozen=True)
 class EncodedContribution:
-    """One silo's contribution, ready to be written to the wire piece by piece."""
+    """One silo's contribution, ready to be written to the wire piece by piece, as often as ranks fail.
 
-    wire: Wire
-    contribution: Contribution
-    share: float
-    parts: Mapping[str, Encoded]
+    Masks go onto the same words each time. So the tail, which tells how the vectors were encoded, is made
+    once and stays: rounding errors are added up in another order when slices are cut otherwise.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        contribution: Contribution,
+        share: float,
+        parts: Mapping[str, Encoded],
+        unfit: Mapping[str, NDArray[np.bool_]],
+    ) -> None:
+        self._wire, self._contribution, self._share = wire, contribution, share
+        self._parts, self._unfit = parts, unfit
+        self._tail: Words | None = None
+
+    def begin(self) -> None:
+        """All words will be written, perhaps once more."""
+        for part in self._parts.values():
+            part.begin()
 
     def fill(self, first: int, last: int, out: Words, masks: MaskSet) -> None:
         """Write masked wire words [first, last) over `out`."""
-        for block in self.wire.layout.within(first, last):
-            self.parts[block.name].write(block, out[block.start - first : block.stop - first], masks)
+        for block in self._wire.layout.within(first, last):
+            self._parts[block.name].write(block, out[block.start - first : block.stop - first], masks)
+
+    def tail(self) -> Words:
+        """What rides along with the vectors, the same each time; call it when all words were written."""
+        if self._tail is None:
+            self._tail = self._wire.tail.encode(self._own_tail())
+        return self._tail
+
+    def _own_tail(self) -> OwnTail:
+        given, parts = self._contribution, self._parts.values()
+        unfit = [
+            flags if flags.any() else flags | (self._parts[name].nonfinite > 0)
+            for name, flags in self._unfit.items()
+        ]
+        scalars = [self._share * given.scalars[name] for name in self._wire.spec.scalars]
+        return OwnTail(
+            self._share,
+            any(part.clipped for part in parts),
+            np.concatenate([np.empty(0, np.bool_), *unfit]),
+            np.concatenate([NO_RANGES, *(part.errors() for part in parts)]),
+            np.array([given.weight, *scalars], np.float64),
+        )

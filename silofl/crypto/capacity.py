@@ -52,11 +52,11 @@ def check_capacity(
 
 
 def word_limit(weight: float, value_range: float, scale: float, *, stochastic: bool = False) -> int:
-    """The largest magnitude that one silo's words round(p_i x_i s) have for |x_i| <= value_range; at least 1.
+    """The largest magnitude that one silo's words round(p_i x_i s) have for |x_i| <= value_range.
 
     Limiting words to it keeps the sum within what `check_capacity` counted on, whatever the arithmetic.
     """
-    return max(1, math.floor(weight * value_range * scale + (1 if stochastic else 0.5)))
+    return math.floor(weight * value_range * scale + (1 if stochastic else 0.5))
 
 
 def _check_numbers(bits: int, value_range: float, silos: int, total_weight: float) -> None:

@@ -1,0 +1,164 @@
+"""The tail of a masked sum: a few numbers of each silo that ride along behind its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.exact_numbers import MAGNITUDE, exact_format
+from silofl.crypto.capacity import Limbs, decode_weight, encode_weight, weight_limbs
+from silofl.errors import DataError
+from silofl.types import RingBits
+from silofl_kernels import ring_dtype
+
+Words = NDArray[np.unsignedinteger[Any]]
+
+COARSE = 0.01
+"""Relative error of a tensor's encoding above which it is reported."""
+LARGEST_WEIGHT = 2.0**32
+"""Weights of a round are between the inverse of this and this."""
+ERROR_BITS = 16
+"""Binary places of the error that a silo reports: more would tell of its values."""
+
+
+def valid_weight(weight: float) -> bool:
+    """Whether a silo may have this weight in a round; NaN is none."""
+    return 1 / LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT
+
+
+@dataclass(frozen=True)
+class EncodingQuality:
+    """How well a round's values were encoded; the same on every rank.
+
+    Attributes:
+        clipped_silos: silos with values beyond a configured range.
+        error: mean over silos of the relative L2 error of their worst tensor, in steps of 2^-16.
+        coarse: tensors of which rounding took more than 1 % at some silo, and at how many.
+    """
+
+    clipped_silos: int = 0
+    error: float = 0.0
+    coarse: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What the tail of a sum tells.
+
+    Attributes:
+        weights: sum of the p_i, this sum's part of all sample weights.
+        round_weight: sum of the silos' `Contribution.weight`.
+        scalars: by name, the sum of p_i times the silo's number.
+        quality: how well vectors were encoded.
+    """
+
+    weights: float
+    round_weight: float
+    scalars: Mapping[str, float]
+    quality: EncodingQuality
+
+
+@dataclass(frozen=True)
+class OwnTail:
+    """What one silo says in the tail.
+
+    Attributes:
+        share: p_i, its part of all samples, on the grid of `TailFormat.share`.
+        clipped: whether values lay beyond a configured range.
+        bad: bool (m,), of every checked tensor whether a value has no words: not finite, or too large.
+        errors: float64 (r,), relative error of every rounded tensor.
+        numbers: float64 (1 + s,): the weight of the round, and p_i times each scalar.
+    """
+
+    share: float
+    clipped: bool
+    bad: NDArray[np.bool_]
+    errors: NDArray[np.float64]
+    numbers: NDArray[np.float64]
+
+
+class TailFormat:
+    """Words of the tail: p_i, flags of one word each, the error, exact numbers.
+
+    Args:
+        bits: of the ring.
+        silos: in the sum.
+        checked: names of the tensors that may have values without words, m.
+        rounded: names of the tensors that are rounded, r.
+        scalars: names of the scalars, s.
+
+    Raises:
+        ConfigError: so many silos do not fit the ring.
+    """
+
+    def __init__(
+        self,
+        bits: RingBits,
+        silos: int,
+        checked: tuple[str, ...],
+        rounded: tuple[str, ...],
+        scalars: tuple[str, ...],
+    ) -> None:
+        self._silos, self._rounded, self._scalars = silos, rounded, scalars
+        self._dtype = ring_dtype(bits)
+        self._checked = (*checked, "weight of the round", *scalars)
+        self._weights = weight_limbs(bits, silos)
+        self._error = Limbs(bits, silos, ERROR_BITS + 1)
+        self._numbers = exact_format(bits, silos)
+        flags = 1 + len(self._checked) + len(rounded)
+        numbers = self._numbers.words * (1 + len(scalars))
+        self._ends = np.cumsum([self._weights.words, flags, self._error.words, numbers])
+        self.words = int(self._ends[-1])
+
+    def share(self, share: float) -> float:
+        """p_i as the tail has it, a multiple of 2^-40 / n: a weighted mean of equal numbers is exact.
+
+        On a grid that all silos share, the lowest bits of a sum are those of no single silo's count.
+        """
+        return decode_weight(encode_weight(share, self._weights), self._weights)
+
+    def encode(self, own: OwnTail) -> Words:
+        """uintB (words,): one silo's part of the tail, to be masked."""
+        unfit = ~(np.abs(own.numbers) < MAGNITUDE)
+        unfit[0] |= not valid_weight(own.numbers[0])
+        exact = np.empty(self._numbers.words * len(unfit), self._dtype)
+        self._numbers.encode(np.where(unfit, 0.0, own.numbers), exact)
+        flags = np.concatenate([[own.clipped], own.bad, unfit, own.errors > COARSE])
+        worst = np.nan_to_num(own.errors, nan=1.0).max(initial=0.0)
+        error = round(min(float(worst), 1.0) * (1 << ERROR_BITS))
+        return np.concatenate(
+            [
+                encode_weight(own.share, self._weights),
+                flags.astype(self._dtype),
+                self._error.encode(error),
+                exact,
+            ]
+        )
+
+    def decode(self, sums: Words) -> Tail:
+        """The tail of the sum from uintB (words,).
+
+        Raises:
+            DataError: naming a tensor or scalar that has no sum, for its values are not finite or too large
+                at some silo. On every rank.
+        """
+        weights, flags, error, exact = np.split(sums, self._ends[:-1])
+        checked, coarse = flags[1 : 1 + len(self._checked)], flags[1 + len(self._checked) :]
+        bad = np.flatnonzero(checked)
+        if bad.size:
+            raise DataError(
+                f"{checked[bad[0]]} of {self._silos} silos' {self._checked[bad[0]]} has values that are not "
+                "finite, or too large; the sum was not used",
+                rank=0,
+            )
+        numbers = np.empty(1 + len(self._scalars))
+        self._numbers.decode(np.ascontiguousarray(exact), numbers)
+        found = {name: int(count) for name, count in zip(self._rounded, coarse, strict=True) if count}
+        mean_error = self._error.decode(error) / (self._silos << ERROR_BITS)
+        quality = EncodingQuality(int(flags[0]), mean_error, found)
+        scalars = dict(zip(self._scalars, map(float, numbers[1:]), strict=True))
+        return Tail(decode_weight(weights, self._weights), float(numbers[0]), scalars, quality)
