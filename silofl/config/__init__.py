@@ -11,8 +11,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError, model_validator
 
-from silofl.config import mistakes
-from silofl.config.conflicts import conflicts
+from silofl.config import conflicts, mistakes
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -64,7 +63,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
-        sentence = next(conflicts(self), None)
+        sentence = next(conflicts.found(self), None)
         if sentence is not None:
             raise ValueError(sentence)
         return self

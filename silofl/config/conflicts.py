@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Rule = tuple[bool, str]
 
 
-def conflicts(config: Config) -> Iterator[str]:
+def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
     rules = strategy_rules(config, strategy)

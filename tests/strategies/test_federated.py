@@ -1,0 +1,124 @@
+"""Whole federations of threads against the plain references: in the clear, masked, and with deaths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from silofl import config as configuration
+from silofl.comm.protocol import Communicator, SimulatedCrash
+from silofl.comm.threads import run_in_threads
+from silofl.federation.failure.fault_injector import FaultInjector
+from silofl.federation.loop import train
+from silofl.tasks.base import SiloData
+from tests.strategies import naive
+from tests.strategies.naive import FEATURES, ROUNDS, SIZES, Array
+
+LR, STEPS = 0.02, 5
+FAULT = "kill silo 2 round 5 at train"
+WITHOUT_2 = [(0, 1, 2, 3)] * 4 + [(0, 1, 3)] * (ROUNDS - 4)
+
+
+class LeastSquares:
+    """The silos of `naive`, as a task: from zero, nothing random."""
+
+    def model(self) -> nn.Module:
+        model = nn.Linear(FEATURES, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        return model
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        x, y = (torch.from_numpy(values) for values in naive.silos()[silo])
+        return SiloData(TensorDataset(x, y[:, None]))
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        return 0.5 * (model(x) - y).square().mean()
+
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {}
+
+
+CASES: list[tuple[dict[str, Any], Any]] = [
+    ({"name": "fedavg"}, lambda data, here: naive.fedavg(data, here, LR, STEPS)),
+    (
+        {"name": "fedavg", "lr": 0.7, "momentum": 0.5},
+        lambda data, here: naive.fedavg(data, here, LR, STEPS, server_lr=0.7, momentum=0.5),
+    ),
+    ({"name": "fedsgd", "lr": 0.05, "momentum": 0.5}, lambda data, here: naive.fedsgd(data, here, 0.05, 0.5)),
+    ({"name": "fedprox", "mu": 1.0}, lambda data, here: naive.fedprox(data, here, LR, STEPS, 1.0)),
+    ({"name": "scaffold"}, lambda data, here: naive.scaffold(data, here, LR, STEPS)[0]),
+    ({"name": "scaffold", "lr": 0.6}, lambda data, here: naive.scaffold(data, here, LR, STEPS, 0.6)[0]),
+]
+EVERY = pytest.mark.parametrize(("strategy", "reference"), CASES, ids=[str(table) for table, _ in CASES])
+
+
+def federate(path: Path, strategy: dict[str, Any], *inject: str, **secure: Any) -> Array:
+    """The model that the survivors of a run of four threads have."""
+    config = configuration.parse(
+        {
+            "run": {"name": "f", "dir": str(path), "display": "none", "rounds": ROUNDS},
+            "train": {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"},
+            "strategy": strategy,
+            "secure": secure,
+            "failure": {"policy": "shrink", "inject": list(inject)},
+        }
+    )
+
+    def rank(comm: Communicator) -> Any:
+        torch.set_num_threads(1)
+        return train(config, LeastSquares(), comm=comm)
+
+    results = run_in_threads(len(SIZES), rank, timeout_s=60)
+    assert [silo for silo, result in enumerate(results) if result is None] == [2] * len(inject)
+    assert len({result["model_sha256"] for result in results if result is not None}) == 1
+    weight: Array = load_file(path / "model.safetensors")["weight"][0]
+    return weight
+
+
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsed `kill` ends a thread as SIGKILL ends a process."""
+
+    def die() -> None:
+        raise SimulatedCrash
+
+    monkeypatch.setitem(FaultInjector.__init__.__kwdefaults__, "die", die)  # type: ignore[misc]
+
+
+def compare(model: Array, expected: Array, bound: float) -> None:
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(model, expected, rtol=0, atol=bound)
+
+
+@EVERY
+def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any) -> None:
+    model = federate(tmp_path, strategy, protocol="plain")
+    compare(model, reference(naive.silos(), naive.ALL), 1e-9)
+
+
+@EVERY
+@pytest.mark.parametrize(("bits", "bound"), [(32, 1e-5), (16, 1e-2)])
+def test_masked(tmp_path: Path, strategy: dict[str, Any], reference: Any, bits: int, bound: float) -> None:
+    model = federate(tmp_path, strategy, protocol="secagg", bits=bits)
+    compare(model, reference(naive.silos(), naive.ALL), bound)
+
+
+@EVERY
+@pytest.mark.usefixtures("deaths")
+@pytest.mark.parametrize(
+    ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]
+)
+def test_a_silo_dies(
+    tmp_path: Path, strategy: dict[str, Any], reference: Any, secure: dict[str, Any], bound: float
+) -> None:
+    """What it has of its own is lost with it; all others go on, and c stays a mean over all four."""
+    model = federate(tmp_path, strategy, FAULT, **secure)
+    compare(model, reference(naive.silos(), WITHOUT_2), bound)

@@ -1,0 +1,88 @@
+"""SCAFFOLD against plain lines, after the return of a silo with older state, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silofl import config as configuration
+from silofl.errors import ConfigError
+from silofl.strategies.scaffold import Scaffold
+from tests.strategies import naive
+from tests.strategies.loop import LR, STEPS, Loop
+from tests.strategies.naive import ALL, FEATURES, SOME, silos
+
+
+@pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("bounds", [(0, FEATURES), (0, 2, 2, 5, FEATURES)], ids=["whole", "sliced"])
+@pytest.mark.parametrize("lr", [1.0, 0.6])
+def test_scaffold(present: Any, bounds: Any, lr: float) -> None:
+    loop = Loop(Scaffold(lr), silos(), bounds)
+    model = loop.run(present)
+    expected, c, c_i = naive.scaffold(silos(), present, LR, STEPS, lr)
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(model, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(loop.shared["control"], c, rtol=0, atol=1e-12)
+    np.testing.assert_allclose([own["control"] for own in loop.own], c_i, rtol=0, atol=1e-12)
+    assert np.abs(c).max() > 1e-3
+
+
+def bias(loop: Loop) -> float:
+    """How far c is from the mean of all c_i."""
+    mean = np.mean([own["control"] for own in loop.own], axis=0)
+    return float(np.abs(loop.shared["control"] - mean).max())
+
+
+@pytest.mark.parametrize("resync", [False, True])
+def test_an_older_state_biases_the_control_until_all_resynchronize(resync: bool) -> None:
+    loop = Loop(Scaffold(), silos())
+    loop.run(SOME)
+    older = loop.own[1]
+    loop.run(SOME)
+    assert bias(loop) < 1e-12
+    loop.own[1] = older
+    loop.round(ALL[0], resync=resync)
+    loop.run(SOME)
+    assert (bias(loop) < 1e-12) == resync
+
+
+def test_it_goes_to_the_optimum_of_all_silos_where_fedavg_drifts() -> None:
+    data = silos()
+    hessian = sum(a.T @ a / len(b) for a, b in data)
+    optimum = np.linalg.solve(hessian, sum(a.T @ b / len(b) for a, b in data))
+    reached, _, _ = naive.scaffold(data, ALL * 400, 0.1, STEPS)
+    model = Loop(Scaffold(), data).run(ALL * 100)
+    expected, _, _ = naive.scaffold(data, ALL * 100, LR, STEPS)
+    np.testing.assert_allclose(model, expected, rtol=0, atol=1e-10)
+    assert np.abs(reached - optimum).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ({"optimizer": "AdamW"}, "train.optimizer = 'AdamW'"),
+        ({"momentum": 0.9}, "train.momentum = 0.9"),
+        ({"options": {"momentum": 0.9}}, "train.options.momentum = 0.9"),
+        ({"options": {"maximize": True}}, "train.options.maximize = True"),
+        ({"precision": "float16"}, "train.precision = 'float16'"),
+        ({"dtype": "bfloat16"}, "train.dtype = 'bfloat16'"),
+    ],
+)
+def test_steps_that_are_no_plain_descent_are_refused(train: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configuration.parse({"strategy": {"name": "scaffold"}, "train": train})
+    assert told in str(caught.value)
+    assert "set it to" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"momentum": 0.0, "weight_decay": 0.1, "clip_norm": 1.0, "keep_optimizer": True},
+        {"options": {"foreach": True}, "precision": "bfloat16", "dtype": "float64"},
+    ],
+)
+def test_gradients_of_any_kind_may_go_with_it(train: dict[str, Any]) -> None:
+    assert configuration.parse({"strategy": {"name": "scaffold"}, "train": train}).strategy.name == "scaffold"
