@@ -1,4 +1,4 @@
-"""A silo is lost while a run is set up or resumed: nothing has begun, so all end and start again."""
+"""A silo fails while a run is set up or resumed: nothing has begun, so all end and start again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from silofl.tasks.base import SiloData
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
 COLLECTIVES = ("allgather", "allreduce", "alltoall", "barrier", "broadcast_bytes")
-SENTENCE = "silo 1 was lost before the run began: start the same command again"
+SENTENCE = "silo 1 failed before the run began: start the same command again"
 
 
 def all_end(results: list[Any]) -> None:

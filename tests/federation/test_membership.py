@@ -15,8 +15,8 @@ from silofl.federation.failure.policy import describe_policy, refuse_idle_faults
 @pytest.mark.parametrize(
     ("failure", "secure", "silos", "words"),
     [
-        ({}, {}, 4, ["respawn: ", "3 of 4 silos or more", "1 lost at a time", "started again"]),
-        ({"policy": "shrink"}, {}, 9, ["shrink: ", "5 of 9", "2 lost at a time", "stays away"]),
+        ({}, {}, 4, ["respawn: ", "3 of 4 silos or more", "1 failing at a time", "started again"]),
+        ({"policy": "shrink"}, {}, 9, ["shrink: ", "5 of 9", "2 failing at a time", "stays away"]),
         ({"policy": "abort"}, {}, 9, ["abort: ", "exit code 75"]),
         ({}, {}, 3, ["ends the job", "a round needs 3 of 3"]),
         ({}, {"protocol": "plain"}, 3, ["respawn: ", "2 of 3"]),
