@@ -33,6 +33,12 @@ def example(name: str) -> Strategy:
     return kind(**{field.name: 0.5 for field in fields(kind)})
 
 
+def examples(name: str) -> list[Strategy]:
+    """That one, the defaults, and those with one field set."""
+    kind: Any = STRATEGIES[name]
+    return [example(name), kind(), *(kind(**{field.name: 0.5}) for field in fields(kind))]
+
+
 def draw(size: int, kind: Any, *seed: int) -> Any:
     return np.random.default_rng([5, *seed]).standard_normal(size).astype(kind)
 
@@ -108,21 +114,25 @@ def test_it_says_what_it_is(name: str) -> None:
 @OF_ANY_TYPE
 @pytest.mark.parametrize("resync", [False, True])
 def test_any_slicing_gives_the_same_bits(name: str, kind: Any, resync: bool) -> None:
-    strategy, outcomes = example(name), []
-    for spans in (WHOLE, UNEVEN):
-        shared = {one: draw(SIZE, kind, 4, at) for at, one in enumerate(strategy.shared)}
-        states = [strategy.init(stop - start, np.dtype(kind)) for start, stop in spans]
-        for _ in range(3):
-            for at, span in enumerate(spans):
-                total = total_of(strategy, kind, slice(*span), resync=resync)
-                views = {one: values[slice(*span)] for one, values in shared.items()}
-                states[at] = strategy.step(states[at], views, total)
-        whole = {one: np.concatenate([state[one] for state in states]) for one in states[0]}
-        assert all(values.dtype == kind for values in (*shared.values(), *whole.values()))
-        outcomes.append((shared, whole))
-    (shared, state), (pieced, pieces) = outcomes
-    assert equal(shared, pieced)
-    assert equal(state, pieces)
+    for strategy in examples(name):
+        (shared, state), (pieced, pieces) = (
+            steps(strategy, kind, spans, resync) for spans in (WHOLE, UNEVEN)
+        )
+        assert equal(shared, pieced)
+        assert equal(state, pieces)
+        assert all(values.dtype == kind for values in (*shared.values(), *state.values()))
+
+
+def steps(strategy: Strategy, kind: Any, spans: Any, resync: bool) -> tuple[Any, Any]:
+    """The shared vectors, and the whole state, after three steps of slices."""
+    shared = {one: draw(SIZE, kind, 4, at) for at, one in enumerate(strategy.shared)}
+    states = [strategy.init(stop - start, np.dtype(kind)) for start, stop in spans]
+    for _ in range(3):
+        for at, span in enumerate(spans):
+            total = total_of(strategy, kind, slice(*span), resync=resync)
+            views = {one: values[slice(*span)] for one, values in shared.items()}
+            states[at] = strategy.step(states[at], views, total)
+    return shared, {one: np.concatenate([state[one] for state in states]) for one in states[0]}
 
 
 @EVERY

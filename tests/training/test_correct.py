@@ -13,8 +13,11 @@ from torch.utils.data import TensorDataset
 from silofl.config import TrainConfig
 from silofl.tasks.base import SiloData
 from silofl.training.batches import Batches
+from silofl.training.clipped import ClippedStats
 from silofl.training.flat import Correct, FlatModel
+from silofl.training.private import PrivateSteps
 from silofl.training.trainer import LocalTrainer
+from silofl_kernels import Stream
 
 CPU = torch.device("cpu")
 
@@ -179,3 +182,41 @@ def test_private_parameters_are_trained_and_not_corrected() -> None:
     own, before = model.own_state()["private"], begun.own_state()["private"]
     assert set(own) == {"head.weight", "head.bias"}
     assert all(not np.array_equal(own[name], before[name]) for name in own)
+
+
+class Ones:
+    """Clipped sums of one for every parameter."""
+
+    def sum(self, indices: Any, out: Tensor) -> tuple[Tensor, ClippedStats]:
+        return out.fill_(1.0), ClippedStats(len(indices), 0.5, 0.0, 0)
+
+
+class Louder:
+    """Noise that is easily told."""
+
+    def add(self, total: Tensor, divisor: float, streams: Any, place: Any) -> None:
+        total += 100.0 + place[2]
+
+
+class Streams:
+    def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
+        return Stream("aes-128-ctr", bytes(16))
+
+
+def test_noisy_gradients_are_corrected_after_the_noise() -> None:
+    seen: list[Tensor] = []
+
+    def halve(gradient: Tensor, values: Tensor) -> None:
+        assert values.shape == gradient.shape == (model.trainable,)
+        seen.append(gradient.clone())
+        gradient *= 0.5
+
+    model = FlatModel(Words().model(), torch.float64, CPU)
+    before = model.vector.clone()
+    fakes: Any = (Ones(), Louder(), Streams())
+    private = PrivateSteps(fakes[0], model, 14, 0.5, fakes[2])
+    optimizer = torch.optim.SGD([p for p in model.module.parameters() if p.requires_grad], lr=0.1)
+    private.train(optimizer, 3, fakes[1], 1, 0, halve)
+    assert [float(gradient[0]) for gradient in seen] == [101.0, 102.0, 103.0]
+    moved = (before - model.vector)[: model.trainable]
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.1 * 0.5 * 306))
