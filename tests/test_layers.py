@@ -26,7 +26,19 @@ FLOORS = {
     "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config", "silofl.console", "silofl.launcher"},
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
-        *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.comm"),
+        *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.comm", "silofl.transforms"),
+    },
+    "silofl.transforms": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        *("silofl.crypto", "silofl.privacy"),
+    },
+    "silofl.topologies": {
+        *("silofl.errors", "silofl.types", "silofl.config"),
+        *("silofl.comm", "silofl.aggregation", "silofl.strategies"),
+    },
+    "silofl.report": {
+        *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),
+        *("silofl.comm", "silofl.__version__"),
     },
     "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.training": {
@@ -43,6 +55,20 @@ FLOORS = {
     },
 }
 """What each package may import of ours, besides itself; the run's floor, not listed, may import all."""
+
+WINGS = {
+    "silofl.federation.privacy": {"silofl.federation.silo"},
+    "silofl.federation.stateful": set[str](),
+    "silofl.federation.silo": set[str](),
+    "silofl.federation.failure.membership_tracker": {"silofl.federation.stateful"},
+    "silofl.federation.failure.respawn_policy": {
+        *("silofl.federation.stateful", "silofl.federation.failure.rejoin_state"),
+    },
+    "silofl.federation.failure.policy": set[str](),
+    "silofl.federation.failure.fault_injector": set[str](),
+    "silofl.federation.failure.rejoin_state": set[str](),
+}
+"""What of the federation these parts of it may import, besides themselves: none knows the loop."""
 
 HOMES = {
     "mpi4py": ["silofl/comm/"],
@@ -95,6 +121,16 @@ def test_imports_go_downwards(path: Path) -> None:
     ours = {package(name) for name in imported(path) if name.split(".")[0] in ("silofl", "silofl_kernels")}
     above = ours - FLOORS[home] - {home, "silofl"}
     assert not above, f"{name_of(path)} reaches {sorted(above)}"
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_part_of_the_federation_does_not_know_the_whole(wing: str) -> None:
+    for path in modules():
+        name = name_of(path)
+        if name == wing or name.startswith(f"{wing}."):
+            ours = {one for one in run_time(path) if one.startswith("silofl.federation")}
+            above = {one for one in ours - WINGS[wing] if one != wing and not one.startswith(f"{wing}.")}
+            assert not above, f"{name} reaches {sorted(above)}"
 
 
 @pytest.mark.parametrize("library", HOMES)

@@ -98,7 +98,8 @@ class Reference:
     def __init__(
         self, task: Blobs, federation: Federation, keys: NoiseKeys, native: NativeReductions
     ) -> None:
-        config, number, silos = federation.config, federation.group.silo_id, federation.silos
+        context, number = federation.context, federation.group.silo_id
+        config, silos = context.config, context.silos
         train = task.data(number, silos).train
         self._model = FlatModel(task.model(), torch.float32, torch.device("cpu"))
         self._model.load(federation.values)
@@ -147,7 +148,7 @@ class Private:
 
     def drift(self, values: Vector) -> float:
         """Distance from the reference's model, over what the noise of all rounds is expected to make it."""
-        silos = self.federation.silos
+        silos = self.federation.context.silos
         noise = math.sqrt(self._grid.variance(silos)) * self._grid.step
         records = RATE * self.federation.silo.samples * silos
         expected = LR / records * noise * math.sqrt(self._number * values.size)
@@ -271,7 +272,7 @@ def _privacy(federation: Federation) -> PrivacyEngine:
 def _keys(federation: Federation) -> NoiseKeys:
     """Those that the silo draws its samples with."""
     number, nonce = federation.group.silo_id, _privacy(federation).state()["parameters"]["nonce"]
-    own = silo_key(federation.config.checkpoint.key_file, number)
+    own = silo_key(federation.context.config.checkpoint.key_file, number)
     return NoiseKeys(own, bytes.fromhex(nonce), number)
 
 

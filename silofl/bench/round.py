@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, RunContext, build_silo, setup
 from silofl.federation.round import run_round
-from silofl.strategies.registry import build
 from silofl.tasks.base import SiloData
 
 PLAIN = "MPI_Allreduce, float32"
@@ -78,7 +78,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
 def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
     group, task = ElasticGroup(comm), Trivial(parameters)
     silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
-    return setup(RunContext(group, settings, silo, comm.size, build(settings.strategy), None))
+    return setup(RunContext.of(group, settings, silo, comm.size, Path()))
 
 
 def _rounds(federation: Any) -> Call:

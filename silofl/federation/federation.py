@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from silofl import config as configuration
 from silofl import startup
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.shards import MAX_REPLICAS, Shards
+from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.aggregation.wire import Magnitudes, first_nonfinite, measure
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.policy import replicas
+from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.metrics import FederationMeans
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.silo import Fitted, Silo, place
+from silofl.federation.stateful import Part, State, Stateful, committed_state, restore
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.tasks import registry as tasks
@@ -29,25 +32,33 @@ from silofl.topologies.registry import topology_of
 from silofl.topologies.sharded_server import BUFFERS, ShardedServer
 from silofl.types import Vector
 
-State = dict[str, Any]
 
-
-@dataclass
+@dataclass(frozen=True)
 class Federation:
-    """What a round works with on one rank."""
+    """What a round works with on one rank: made once, rebuilt whenever silos fail or rejoin."""
 
-    group: ElasticGroup
-    config: Config
-    silos: int
-    """How many the run has in all."""
-    silo: Silo
-    strategy: Strategy
+    context: RunContext
     topology: ShardedServer
-    means: FederationMeans
-    privacy: PrivacyEngine | None
-    """What makes the run differentially private; None where nothing does."""
-    resync: bool = False
-    """Whether a silo has rejoined since the last round: see `strategies.base.LocalRound.resync`."""
+
+    @property
+    def group(self) -> ElasticGroup:
+        """The ranks."""
+        return self.context.group
+
+    @property
+    def silo(self) -> Silo:
+        """This rank's own."""
+        return self.context.silo
+
+    @property
+    def privacy(self) -> PrivacyEngine | None:
+        """What makes the run differentially private; None where nothing does."""
+        return self.context.privacy
+
+    @property
+    def parts(self) -> tuple[Stateful, ...]:
+        """All that has state, in the order in which it is restored."""
+        return (*self.context.parts, self.topology)
 
     @property
     def aggregator(self) -> Aggregator:
@@ -74,10 +85,10 @@ class Federation:
         return fitted, magnitudes
 
     def _fit(self, round_number: int) -> Fitted:
-        buffers = self.values[len(self.topology.shared["model"]) :]
-        arguments = (self.topology.shared, buffers, round_number, self.strategy)
+        context, shared = self.context, self.topology.shared
+        buffers = self.values[len(shared["model"]) :]
         fit = self.silo.fit if self.privacy is None else self.privacy.fit
-        return fit(*arguments, resync=self.resync)
+        return fit(shared, buffers, round_number, context.strategy, resync=context.membership.resync)
 
     def reduce(self, fitted: Fitted, round_number: int, magnitudes: Magnitudes) -> None:
         """Add up what all silos learnt, and let this silo's state follow; collective."""
@@ -88,23 +99,19 @@ class Federation:
 
     def server_step(self, fitted: Fitted, round_number: int) -> None:
         """Step the shared vectors; the update's memory is written over. Collective."""
-        self.topology.step(fitted.contribution.vectors["update"], resync=self.resync)
-        self.resync = False
+        membership = self.context.membership
+        self.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
+        membership.resync = False
         if self.privacy is not None:
             self.privacy.complete(self.aggregator, round_number)
-
-    def state(self) -> State:
-        """What this rank commits: its slice of the server and its silo's own state."""
-        state = {"server": self.topology.state(), "silo": self.silo.state()}
-        return state | ({"privacy": self.privacy.state()} if self.privacy is not None else {})
 
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         notices = [] if self.privacy is None else self.privacy.begin(committed)
-        protocol = protocols.choose_protocol(self.config.secure, self.silos)
-        if self.config.secure.protocol == "auto" and not protocol.private:
+        secure, silos = self.context.config.secure, self.context.silos
+        if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
             notices.append(
-                f"updates are added up in the clear: among {self.silos} silos a sum hides nothing, "
+                f"updates are added up in the clear: among {silos} silos a sum hides nothing, "
                 "for it less one's own update is the other's; three or more are protected"
             )
         return notices
@@ -123,66 +130,107 @@ class Federation:
         if self.privacy is None:
             return None
         spent = self.privacy.budget.epsilon_per_silo()
-        return [spent.get(number, 0.0) for number in range(self.silos)]
-
-    def rejoin_state(self) -> State:
-        """What a silo that comes back needs to go on being private; JSON."""
-        return {} if self.privacy is None else self.privacy.rejoin_state()
+        return [spent.get(number, 0.0) for number in range(self.context.silos)]
 
     def affordable(self) -> int:
         """How many more rounds stay within the privacy that the run may spend, up to 2."""
         return 2 if self.privacy is None else self.privacy.affordable()
 
-    def restore(self, state: State | None, members: tuple[int, ...], *, member: bool) -> None:
-        """Take up a committed state, of this rank where it has one, of the round that `members` committed.
+    def state(self) -> State:
+        """What this rank commits, by part."""
+        return committed_state(self.parts)
 
-        Collective. `member`: whether this silo's state is of that round; else only its own part counts.
-        """
-        if state is not None:
-            self.silo.restore(state["silo"])
-        if self.privacy is not None:
-            own = None if state is None else state["privacy"]
-            self.topology.aggregator = self.privacy.restore(own, member=member)
-        self.topology.restore(state["server"] if state is not None and member else None, members)
-        self.resync = set(self.members) != set(members)
+    def restore(self, state: State | None, members: tuple[int, ...], *, member: bool) -> None:
+        """Take up committed states of the round that `members` committed: see `Stateful`. Collective."""
+        restore(self.context.parts, state, members, member=member)
+        if self.context.private_part is not None:
+            self.topology.aggregator = self.context.private_part.aggregator
+        restore((self.topology,), state, members, member=member)
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.
 
-        Each of the `newcomers` has just come back: it calls `join` meanwhile.
+        Each of the `newcomers` has just been respawned: it lets its parts `take_over` meanwhile.
         """
         self.topology.rebuild(newcomers)
-        self.resync = self.resync or bool(newcomers)
 
     def close(self) -> None:
         """Release what is held; collective."""
         self.topology.close()
 
 
+class PrivatePart(Part):
+    """The privacy engine's state. What all silos share of it is in every silo's checkpoint."""
+
+    name = "privacy"
+
+    def __init__(self, engine: PrivacyEngine) -> None:
+        self.engine = engine
+        self.aggregator: Aggregator
+        """What the engine made of the aggregator when it was restored."""
+
+    def state(self) -> State:
+        """See `Stateful`."""
+        return self.engine.state()
+
+    def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
+        """See `Stateful`."""
+        self.aggregator = self.engine.restore(state, member=member)
+
+    def rejoin_state(self) -> State:
+        """See `Stateful`."""
+        return self.engine.rejoin_state()
+
+    def take_over(self, told: State, own: State | None) -> None:
+        """See `Stateful`."""
+        self.engine.come_back(told)
+
+
 @dataclass(frozen=True)
 class RunContext:
-    """What does not change while silos come and go."""
+    """What does not change while silos fail and rejoin."""
 
     group: ElasticGroup
     config: Config
     silo: Silo
     silos: int
+    """How many the run has in all."""
     strategy: Strategy
     privacy: PrivacyEngine | None
+    membership: MembershipTracker
+    means: FederationMeans
+    respawns: RespawnPolicy
+    private_part: PrivatePart | None
 
     @classmethod
-    def of(cls, group: ElasticGroup, config: Config, silo: Silo, silos: int, path: Path) -> RunContext:
-        """This rank's; not collective. `path` is the run directory."""
-        private = config.privacy.unit != "none"
-        engine = PrivacyEngine(group, config, silo, path) if private else None
-        return cls(group, config, silo, silos, strategies.build(config.strategy), engine)
+    def of(
+        cls,
+        group: ElasticGroup,
+        config: Config,
+        silo: Silo,
+        silos: int,
+        path: Path,
+        respawns: RespawnPolicy | None = None,
+    ) -> RunContext:
+        """This rank's; not collective. `path` is the run directory; without `respawns` no silo rejoins."""
+        engine = PrivacyEngine(group, config, silo, path) if config.privacy.unit != "none" else None
+        return cls(
+            group,
+            config,
+            silo,
+            silos,
+            strategies.build(config.strategy),
+            engine,
+            MembershipTracker(group.members),
+            FederationMeans(),
+            RespawnPolicy(config.failure.rejoin_s) if respawns is None else respawns,
+            None if engine is None else PrivatePart(engine),
+        )
 
-    def come_back(self, own: State | None, rejoin_state: State) -> None:
-        """Take up what this silo had committed of its own, and what the others tell of their privacy."""
-        if own is not None:
-            self.silo.restore(own["silo"])
-        if self.privacy is not None:
-            self.privacy.come_back(rejoin_state)
+    @cached_property
+    def parts(self) -> tuple[Stateful, ...]:
+        """See `parts_of`."""
+        return parts_of(self)
 
     def aggregator(self) -> Aggregator:
         """The aggregator for the silos that are there; collective."""
@@ -193,28 +241,28 @@ class RunContext:
         inner = protocols.build(self.group, self.config.secure, self.privacy.inner_spec(spec))
         return self.privacy.wrap(inner, spec, self.silos)
 
-    def federation(self, shards: Shards | None = None, newcomers: tuple[int, ...] = ()) -> Federation:
-        """This rank's federation; collective. See `ShardedServer` for the arguments."""
+    def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
+        """This rank's federation; collective, but on one of the `newcomers`: see `ShardedServer`."""
         topology = topology_of(self.config.topology)(
             self.group,
             self.strategy,
             self.aggregator,
             self.silo.initial(),
             self.silo.model.trainable,
-            shards=shards,
             newcomers=newcomers,
         )
-        return Federation(
-            self.group,
-            self.config,
-            self.silos,
-            self.silo,
-            self.strategy,
-            topology,
-            FederationMeans(),
-            self.privacy,
-            resync=bool(newcomers),
-        )
+        return Federation(self, topology)
+
+
+def parts_of(context: RunContext) -> tuple[Stateful, ...]:
+    """Everything with state but the topology, which is made of these: a new part is one more line here."""
+    return (
+        context.silo,
+        *(() if context.private_part is None else (context.private_part,)),
+        context.membership,
+        context.means,
+        context.respawns,
+    )
 
 
 def aggregation_spec(
@@ -248,14 +296,6 @@ def setup(context: RunContext) -> Federation:
     """
     context.group.step(lambda: agree_on_model(context.group.comm, context.silo.model))
     return context.federation()
-
-
-def join(context: RunContext, earlier: Shards, newcomers: tuple[int, ...]) -> Federation:
-    """This rank, one of the `newcomers`, comes back to a run whose parameters lay in `earlier`; collective.
-
-    The others call `Federation.rebuild` meanwhile.
-    """
-    return context.federation(earlier, newcomers)
 
 
 def build_task(group: ElasticGroup, config: Config, task: Task | None) -> Task:

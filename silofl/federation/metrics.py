@@ -9,12 +9,15 @@ import numpy as np
 from silofl.aggregation.base import Aggregator
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.federation.stateful import Json, Part, State
 
 Metrics = dict[str, float]
 
 
-class FederationMeans:
+class FederationMeans(Part):
     """Sums metrics over silos. Which metrics there are is agreed in the first call and stays."""
+
+    name = "metrics"
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -24,7 +27,7 @@ class FederationMeans:
         """Means over the held-out samples of all silos that are there; collective.
 
         A silo without samples (count 0) brings nothing; a metric that only some silos report is averaged
-        over those. Nothing where a silo was lost while they were added up.
+        over those. Nothing where a silo failed while they were added up.
         """
         if not self._agreed:
             every = group.step(lambda: allgather_object(group.comm, sorted(metrics)))
@@ -37,12 +40,11 @@ class FederationMeans:
         means = {name: float(s / c) for name, (s, c) in zip(self._names, totals, strict=True) if c}
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
-    @property
-    def names(self) -> list[str] | None:
-        """The metrics that were agreed on; None before the first evaluation."""
-        return self._names if self._agreed else None
+    def rejoin_state(self) -> Json:
+        """See `Stateful`: the metrics that were agreed on; None before the first evaluation."""
+        return {"names": self._names if self._agreed else None}
 
-    def agree(self, names: list[str] | None) -> None:
-        """Take the names that the others agreed on, if they did, on a rank that has come back."""
-        if names is not None:
-            self._names, self._agreed = names, True
+    def take_over(self, told: Json, own: State | None) -> None:
+        """See `Stateful`."""
+        if told["names"] is not None:
+            self._names, self._agreed = told["names"], True

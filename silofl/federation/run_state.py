@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
@@ -22,21 +22,41 @@ from silofl.federation.summary import plan_of
 class RunState:
     """One rank's run; every rank has the same but for what is its silo's own."""
 
-    group: ElasticGroup
-    config: Config
-    path: Path
     federation: Federation
+    path: Path
     checkpoints: CheckpointManager
     logger: RunLogger
-    clock: Clock
-    tracker: MembershipTracker
-    respawns: RespawnPolicy
+    lock: IO[bytes] | None
+    """Keeps other jobs from being this silo in this directory."""
     first_round: int = 1
     """The first round of this process."""
     affordable: int = 2
     """How many more rounds the run may spend privacy on, up to 2."""
     changed: bool = False
     """Whether silos failed since the last commit was begun."""
+    clock: Clock = field(default_factory=Clock)
+    seen: int = 0
+    """How many rank failures the lines of metrics have told of."""
+
+    @property
+    def group(self) -> ElasticGroup:
+        """The ranks."""
+        return self.federation.group
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+        return self.federation.context.config
+
+    @property
+    def tracker(self) -> MembershipTracker:
+        """Which silos failed and rejoined."""
+        return self.federation.context.membership
+
+    @property
+    def respawns(self) -> RespawnPolicy:
+        """When failed silos are started again."""
+        return self.federation.context.respawns
 
     def plan(self) -> dict[str, Any]:
         """What is about to run, for people."""

@@ -59,11 +59,14 @@ class Silo:
         samples: how many it trains on.
         test_samples: how many are held out.
         strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
+        name: of this part of a run, see `Stateful`.
 
     Raises:
         DataError: it has no training samples, or its model cannot be shared.
         ConfigError: an optimizer, or private parameters, that the configuration cannot have.
     """
+
+    name = "silo"
 
     def __init__(
         self,
@@ -255,8 +258,20 @@ class Silo:
             "strategy": dict(self.strategy_state),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of an earlier `state()`."""
+    def rejoin_state(self) -> dict[str, Any]:
+        """See `Stateful`: nothing of a silo's own is told."""
+        return {}
+
+    def take_over(self, told: dict[str, Any], own: dict[str, Any] | None) -> None:
+        """See `Stateful`."""
+        self.restore(own)
+
+    def restore(
+        self, state: dict[str, Any] | None, committed_by: tuple[int, ...] = (), *, member: bool = True
+    ) -> None:
+        """See `Stateful`: its own state counts, whichever round it is of."""
+        if state is None:
+            return
         self.model.load_own_state(state["model"])
         self.trainer.load_optimizer_state(_to_torch(state["optimizer"]))
         self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}

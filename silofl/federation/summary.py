@@ -20,14 +20,14 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
     """What is about to run, for people."""
     return {
         "version": silofl.__version__,
-        "name": federation.config.run.name,
-        "silos": federation.silos,
+        "name": federation.context.config.run.name,
+        "silos": federation.context.silos,
         "parameters": federation.silo.model.size,
-        "strategy": type(federation.strategy).__name__,
+        "strategy": type(federation.context.strategy).__name__,
         "protocol": federation.aggregator.description,
         "privacy": "" if federation.privacy is None else federation.privacy.description,
         "device": str(federation.silo.model.vector.device),
-        "rounds": federation.config.run.rounds,
+        "rounds": federation.context.config.run.rounds,
         "first_round": first_round,
         "path": path,
     }
@@ -78,16 +78,16 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256:
     phases = sorted({name for one in rounds for name in one.seconds_by_phase})
     return {
         "silofl": silofl.__version__,
-        "name": federation.config.run.name,
+        "name": federation.context.config.run.name,
         "rounds": last.round,
-        "silos": federation.silos,
+        "silos": federation.context.silos,
         "parameters": federation.silo.model.size,
         "loss": last.means.get("loss"),
         "accuracy": last.means.get("accuracy"),
         "accuracy_per_silo": [silo.get("accuracy") for silo in last.per_silo],
         "epsilon": _finite(federation.epsilon()),
         "epsilon_per_silo": spent and [_finite(epsilon) for epsilon in spent],
-        "delta": federation.config.privacy.delta if federation.privacy is not None else None,
+        "delta": federation.context.config.privacy.delta if federation.privacy is not None else None,
         "seconds": round(sum(one.seconds for one in rounds), 3),
         "seconds_by_phase": {
             name: round(sum(one.seconds_by_phase.get(name, 0.0) for one in rounds), 3) for name in phases

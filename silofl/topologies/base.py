@@ -10,7 +10,10 @@ from silofl.types import Contribution, Vector
 
 
 class Topology(Protocol):
-    """One rank's part of it. All calls are collective but for `state`."""
+    """One rank's part of it. All calls are collective but for `state` and `rejoin_state`."""
+
+    name: str
+    """Its key in checkpoints and in what a silo that rejoins is told."""
 
     aggregator: Aggregator
     """What adds up contributions."""
@@ -39,8 +42,17 @@ class Topology(Protocol):
     def state(self) -> dict[str, Any]:
         """What this rank commits of the shared vectors and of the server's state, as views."""
 
-    def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...]) -> None:
-        """Take up committed states: this rank's, or none, of a round that `committed_by` committed."""
+    def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...], *, member: bool) -> None:
+        """Take up committed states of a round that `committed_by` committed.
+
+        This rank's counts where it was a `member` of that round.
+        """
+
+    def rejoin_state(self) -> dict[str, Any]:
+        """What a silo that rejoins has to know to `take_over`, as JSON."""
+
+    def take_over(self, told: dict[str, Any], own: dict[str, Any] | None) -> None:
+        """Rejoin, on a newcomer, while all others `rebuild`; what it committed itself does not matter."""
 
     def close(self) -> None:
         """Release what is held."""

@@ -1,4 +1,4 @@
-"""A server that is nobody: every rank serves one slice of the shared vectors, as a sharded optimizer does."""
+"""A server in slices: every rank serves one slice of the shared vectors, as a sharded optimizer does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Slices = dict[str, Vector]
 
 
 class ShardedServer:
-    """`Topology` of ranks that each own a slice of every shared vector; collective to make.
+    """`Topology` of ranks that each own a slice of every shared vector.
+
+    Collective to make; a silo that rejoins makes it alone, and then calls `take_over`.
 
     Args:
         group: the ranks.
@@ -30,9 +32,10 @@ class ShardedServer:
         make_aggregator: the aggregator for the ranks that there are; collective.
         values: (d,) the model's parameters, then its buffers; changed in place from here on.
         parameters: P, how many leading values are parameters.
-        shards: ownership of the parameters before this rank rejoined; None at the start of a run.
-        newcomers: the silos that have just rejoined, this rank among them, while the others `rebuild`.
+        newcomers: the silos that have just rejoined, this rank among them; none at the start of a run.
     """
+
+    name = "server"
 
     def __init__(
         self,
@@ -42,7 +45,6 @@ class ShardedServer:
         values: Vector,
         parameters: int,
         *,
-        shards: Shards | None = None,
         newcomers: tuple[int, ...] = (),
     ) -> None:
         self._group, self._strategy, self._make_aggregator = group, strategy, make_aggregator
@@ -51,13 +53,11 @@ class ShardedServer:
         self.shared: Slices = {MODEL: values[:parameters], **more}
         self.aggregator: Aggregator
         self._server: Server
-        if shards is None:
+        self._newcomers = newcomers
+        if not newcomers:
             self.aggregator = make_aggregator()
             self._server = self._new_server(self.aggregator.layout.shards.of_size(parameters))
             self._distribute()
-        else:
-            self._server = self._new_server(shards)
-            self._remake(newcomers)
 
     def _new_server(self, shards: Shards) -> Server:
         return Server(self._strategy, shards, self._group.silo_id, self.values.dtype)
@@ -147,9 +147,9 @@ class ShardedServer:
         slices = {name: v[slice(*self._span(name).span(index))] for name, v in self._all.items()}
         return {"slices": slices, "strategy": self._server.own_state()}
 
-    def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...]) -> None:
+    def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...], *, member: bool) -> None:
         """See `Topology`."""
-        group = self._group
+        group, state = self._group, state if member else None
         committed = self._server.resharded(Shards(self._parameters, committed_by))
         if state is not None:
             committed.load_own(state["strategy"])
@@ -165,9 +165,19 @@ class ShardedServer:
         return gather_parts(self._group.comm, mine, counts, self.values.dtype)
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
-        """See `Topology`; each of the newcomers makes its own `ShardedServer` meanwhile."""
+        """See `Topology`; each of the newcomers calls `take_over` meanwhile."""
         self.aggregator.close()
         self._remake(newcomers)
+
+    def rejoin_state(self) -> dict[str, Any]:
+        """See `Topology`: ownership of the parameters before silos rejoin."""
+        return {"members": self.shards.members, "replica_count": self.shards.replica_count}
+
+    def take_over(self, told: dict[str, Any], own: dict[str, Any] | None) -> None:
+        """See `Topology`."""
+        shards = Shards(self._parameters, tuple(told["members"]), told["replica_count"])
+        self._server = self._new_server(shards)
+        self._remake(self._newcomers)
 
     def _remake(self, newcomers: tuple[int, ...]) -> None:
         """An aggregator and a server for the silos that are there now, however often that changes."""

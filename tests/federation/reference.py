@@ -7,7 +7,8 @@
     federation.model_sha256()  # what summary.json says
 
 Silos train with the code under test; how their updates become the next global model is written anew here:
-fixed point, an integer sum, weights, FedAvg with momentum, all over the whole vector. Nearest rounding only.
+a range for each tensor, fixed point, an integer sum, weights, FedAvg with momentum, all over the whole
+vector; buffers are averaged as exact fractions. Nearest rounding only.
 
 Silos that are threads share torch's one generator while they train: compare models that draw nothing then, or
 processes.
@@ -20,6 +21,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from silofl.config import Config
-from silofl.federation.silo import Silo
+from silofl.federation.silo import Fitted, Silo
+from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
 
@@ -37,33 +40,33 @@ Vector = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Attendance:
-    """Who took part in a round."""
+    """The silos of a round."""
 
     present: tuple[int, ...]
     """The silos that the round began with: those that the aggregator was made for."""
     summed: tuple[int, ...]
     """The silos whose updates are in the sum: `survivors` of metrics.jsonl."""
     ranged: tuple[int, ...] | None = None
-    """The silos that agreed on the range, where it is agreed; None: all that were present. Whoever dies
+    """The silos that agreed on ranges, where they are agreed; None: all that were present. A silo that fails
     before `collect first` is not among them."""
     restored: dict[int, int] = field(default_factory=dict)
-    """Silos that came back before this round, with the round whose own state they took up; 0: none."""
+    """Silos that rejoined before this round, with the round whose own state they took up; 0: none."""
 
 
 def attendance(records: Iterable[dict[str, Any]]) -> list[Attendance]:
     """That of every round, from the lines of metrics.jsonl of a run that was not resumed.
 
-    A silo that was lost in round r comes back with what it had committed for certain, of round r - 2. The
-    range of a round counts all that were present: where it is agreed, see `Attendance.ranged`.
+    A silo that failed in round r rejoins with what it had committed for certain, of round r - 2. The ranges
+    of a round count all that were present: where they are agreed, see `Attendance.ranged`.
     """
-    lost_in = dict[int, int]()
+    failed_in = dict[int, int]()
     rounds = []
     for record in records:
-        restored = {silo: max(lost_in[silo] - 2, 0) for silo in record["returned"]}
+        restored = {silo: max(failed_in[silo] - 2, 0) for silo in record["rejoined"]}
         rounds.append(
             Attendance(tuple(record["began"]), tuple(record["survivors"]), ranged=None, restored=restored)
         )
-        lost_in |= dict.fromkeys(record["lost"], record["round"])
+        failed_in |= dict.fromkeys(record["failed"], record["round"])
     return rounds
 
 
@@ -82,6 +85,7 @@ class Reference:
         self._protocol = config.secure.protocol
         if self._protocol == "auto":
             self._protocol = "plain" if silos < 3 and not config.secure.allow_two else "secagg"
+        self._strategy = build(config.strategy)
         self._silos = [self._silo(number, silos) for number in range(silos)]
         self._states: list[dict[int, dict[str, Any]]] = [{0: self._state(silo)} for silo in self._silos]
         self.vector: Vector = self._silos[0].initial()
@@ -102,53 +106,87 @@ class Reference:
         for silo, state_of in who.restored.items():
             self._silos[silo].restore(copy.deepcopy(self._states[silo][state_of]))
         ranged = who.present if who.ranged is None else who.ranged
-        updates = {silo: self._fit(silo, number) for silo in sorted({*ranged, *who.summed})}
-        mean = self._mean(updates, who, ranged)
-        self._step(mean)
+        fitted = {silo: self._fit(silo, number) for silo in sorted({*ranged, *who.summed})}
+        sent = {silo: dict(one.contribution.vectors) for silo, one in fitted.items()}
+        self._step(self._mean_update(sent, who, ranged), self._mean_buffers(sent, who))
         for silo in who.present:
             self._states[silo][number] = self._state(self._silos[silo])
         return self.vector
 
-    def _fit(self, silo: int, number: int) -> Vector:
+    def _fit(self, silo: int, number: int) -> Fitted:
+        count = len(self._velocity)
         torch.set_num_threads(1)
         try:
-            update, _ = self._silos[silo].fit(self.vector, number, "delta")
+            shared, buffers = {"model": self.vector[:count]}, self.vector[count:]
+            return copy.deepcopy(self._silos[silo].fit(shared, buffers, number, self._strategy))
         finally:
             torch.set_num_threads(self._threads)
-        return update.copy()
 
-    def _mean(self, updates: dict[int, Vector], who: Attendance, ranged: tuple[int, ...]) -> Vector:
-        """Weighted mean of the updates in the sum; weights are sample counts."""
-        config, kind = self._config.secure, self.vector.dtype
-        samples = {silo: self._silos[silo].samples for silo in who.present}
-        if self._protocol == "plain":  # products are rounded to the update's type, then added up in float64
-            total = np.zeros(len(self.vector))
-            for silo in who.summed:
-                share = samples[silo] / sum(samples[one] for one in who.summed)
-                total += (updates[silo].astype(np.float64) * share).astype(kind)
-            return np.asarray(total, kind)
-        shares = {silo: count / sum(samples.values()) for silo, count in samples.items()}
-        value_range = config.range or smallest_power(max(np.abs(updates[silo]).max() for silo in ranged))
-        scale = scale_of(config.bits, value_range, len(who.present))
-        words = np.zeros(len(self.vector), np.int64)
+    def _samples(self, who: tuple[int, ...]) -> dict[int, int]:
+        return {silo: self._silos[silo].samples for silo in who}
+
+    def _shares(self, who: Attendance) -> dict[int, float]:
+        """Each silo's part of all samples."""
+        samples = self._samples(who.present)
+        return {silo: count / sum(samples.values()) for silo, count in samples.items()}
+
+    def _part(self, who: Attendance) -> float:
+        """What the silos in a masked sum have of all samples, as precisely as the sum's tail tells it."""
+        shares, precision = self._shares(who), 2 ** (40 + math.ceil(math.log2(len(who.present))))
+        return sum(round(shares[silo] * precision) for silo in who.summed) / precision
+
+    def _plain(self, vectors: dict[int, Vector], who: Attendance) -> Vector:
+        """Products are rounded to the vector's type, then added up in float64 in the order of silos."""
+        kind, samples = self.vector.dtype, self._samples(who.summed)
+        total = np.zeros(len(vectors[who.summed[0]]))
         for silo in who.summed:
-            words += words_of(updates[silo], shares[silo], scale, value_range, config.bits)
-        assert np.abs(words).max() < 1 << (config.bits - 1)  # nothing wrapped
-        step = 1.0 / scale
-        if self._protocol == "secagg":
-            precision = 2 ** (40 + math.ceil(math.log2(len(who.present))))
-            step *= 1.0 / (sum(round(shares[silo] * precision) for silo in who.summed) / precision)
-        return np.asarray(words * np.float64(step), kind)
+            share = samples[silo] / sum(samples.values())
+            total += (vectors[silo].astype(np.float64) * share).astype(kind)
+        return np.asarray(total, kind)
 
-    def _step(self, mean: Vector) -> None:
+    def _mean_update(
+        self, sent: dict[int, dict[str, Vector]], who: Attendance, ranged: tuple[int, ...]
+    ) -> Vector:
+        """Weighted mean of the updates in the sum, tensor by tensor; weights are sample counts."""
+        updates = {silo: vectors["update"] for silo, vectors in sent.items()}
+        if self._protocol == "plain":
+            return self._plain(updates, who)
+        config, shares, part = self._config.secure, self._shares(who), self._part(who)
+        mean, start = np.empty(len(self._velocity), self.vector.dtype), 0
+        for end in map(int, self._silos[0].model.tensor_ends):
+            tensors = {silo: update[start:end] for silo, update in updates.items()}
+            largest = max(float(np.abs(tensors[silo]).max(initial=0.0)) for silo in ranged)
+            value_range = config.range or smallest_power(largest)
+            unit, words = unit_of(config.bits, len(who.present)), np.zeros(end - start, np.int64)
+            for silo in who.summed:
+                words += words_of(tensors[silo], shares[silo], unit, value_range, config.bits)
+            assert np.abs(words).max(initial=0) < 1 << (config.bits - 1)  # nothing wrapped
+            mean[start:end] = words * np.float64(value_range / unit / part)
+            start = end
+        assert start == len(mean)
+        return mean
+
+    def _mean_buffers(self, sent: dict[int, dict[str, Vector]], who: Attendance) -> Vector:
+        """Weighted mean of the changes of buffers; under a secure sum a fraction, rounded in the end."""
+        if len(self.vector) == len(self._velocity):
+            return np.empty(0, self.vector.dtype)
+        changes = {silo: vectors["buffers"] for silo, vectors in sent.items()}
+        if self._protocol == "plain":
+            return self._plain(changes, who)
+        shares, part, sums = self._shares(who), self._part(who), []
+        for place in range(len(self.vector) - len(self._velocity)):
+            products = [shares[silo] * float(changes[silo][place]) for silo in who.summed]
+            sums.append(float(sum(map(Fraction, products), Fraction(0))))
+        return np.asarray(np.array(sums) / part, self.vector.dtype)
+
+    def _step(self, change: Vector, buffers: Vector) -> None:
         """FedAvg with momentum; buffers, which lie behind the parameters, are averaged."""
         strategy, number = self._config.strategy, self.vector.dtype.type
         new, count = self.vector.copy(), len(self._velocity)
-        change = mean[:count]
         if strategy.momentum:
             change = self._velocity = self._velocity * number(strategy.momentum) + change
         new[:count] += change * number(strategy.lr)
-        new[count:] += mean[count:]
+        new[count:] += buffers
         self.vector = new
 
     def model_sha256(self) -> str:
@@ -157,16 +195,16 @@ class Reference:
         return hashlib.sha256(save(dict(sorted(arrays.items())), {})).hexdigest()
 
 
-def scale_of(bits: int, value_range: float, silos: int) -> float:
-    """Ring units per unit of a weighted value: rounding may move the sum by half a unit for each silo."""
-    return ((2 ** (bits - 1) - 1) - silos / 2) * (1 - 2.0**-21) / value_range
+def unit_of(bits: int, silos: int) -> float:
+    """Ring units at the end of the range: rounding may move the sum by half a unit for each silo."""
+    return ((2 ** (bits - 1) - 1) - silos / 2) * (1 - 2.0**-21)
 
 
-def words_of(x: Vector, share: float, scale: float, value_range: float, bits: int) -> NDArray[np.int64]:
-    """round(share * scale * x), limited, in float32 for float32 values in words up to 16 bits."""
+def words_of(x: Vector, share: float, unit: float, value_range: float, bits: int) -> NDArray[np.int64]:
+    """round(share * unit / range * x), limited, in float32 for float32 values in words up to 16 bits."""
     kind = np.float32 if bits <= 16 and x.dtype == np.float32 else np.float64
-    limit = max(1, math.floor(share * value_range * scale + 0.5))
-    products = x.astype(kind) * np.array(share * scale).astype(kind)
+    limit = max(1, math.floor(share * unit + 0.5))
+    products = x.astype(kind) * np.array(share * unit / value_range).astype(kind)
     words = np.rint(products).astype(np.int64)
     limited: NDArray[np.int64] = np.clip(words, -limit, limit)
     return limited

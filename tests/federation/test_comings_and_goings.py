@@ -1,4 +1,4 @@
-"""Who may go on without whom, when a lost silo is called again, and who writes the results then."""
+"""When a run goes on without silos, when a failed silo is started again, and which rank leads then."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import StoppedError
 from silofl.federation.failure import respawn_policy
-from silofl.federation.failure.policy import min_silos, replicas, silos_text, stop_reason
+from silofl.federation.failure.policy import min_silos, replicas, stop_reason
+from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.rundir import RunDirectory
 from silofl.report.display import Display, choose_display
+from silofl.report.round_metrics import RoundMetrics, silos_text
 
 
 def config(**failure: Any) -> Config:
@@ -48,7 +50,7 @@ def test_the_fewest_silos_of_a_round(keys: dict[str, Any], fewest: list[int]) ->
     assert [min_silos(config(**keys), silos) for silos in (1, 2, 3, 4, 5, 8)] == fewest
 
 
-def test_as_many_copies_as_silos_may_be_lost_at_once() -> None:
+def test_as_many_replicas_as_silos_may_fail_at_once() -> None:
     assert [replicas(config(), silos, 2) for silos in (1, 2, 3, 4, 5, 8)] == [0, 0, 0, 1, 2, 2]
     assert [replicas(config(protocol="plain"), silos, 2) for silos in (1, 2, 3, 4)] == [0, 0, 1, 2]
     assert replicas(config(policy="abort"), 8, 2) == 0
@@ -103,8 +105,8 @@ def due(made: RespawnPolicy, left: tuple[int, ...], rounds: range) -> dict[int, 
     return {number: made.due(left, number) for number in rounds if made.due(left, number)}
 
 
-def test_a_silo_is_called_in_the_round_in_which_it_was_lost() -> None:
-    made = RespawnPolicy(PLACES, 1.0)
+def test_a_silo_is_started_again_in_the_round_in_which_it_failed() -> None:
+    made = RespawnPolicy(1.0, PLACES)
     assert due(made, (0, 1, 2), range(9)) == {}
     made.note((3,), 4)
     made.note((1,), 6)
@@ -116,8 +118,8 @@ def returns(made: RespawnPolicy, silo: int, number: int) -> None:
     made._backoffs[silo].returned = number
 
 
-def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() -> None:
-    made, left = RespawnPolicy(PLACES, 1.0), (0, 1, 2)
+def test_a_silo_that_fails_again_soon_waits_longer_each_time_and_at_last_for_ever() -> None:
+    made, left = RespawnPolicy(1.0, PLACES), (0, 1, 2)
     for at, called_in in ((10, 10), (12, 13), (16, 19), (22, None)):
         made.note((3,), at)
         assert next(iter(due(made, left, range(at, 60))), None) == called_in
@@ -125,8 +127,8 @@ def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() ->
             returns(made, 3, called_in)
 
 
-def test_who_held_out_for_more_than_three_rounds_begins_anew() -> None:
-    made = RespawnPolicy(PLACES, 1.0)
+def test_a_silo_that_held_out_for_more_than_three_rounds_begins_anew() -> None:
+    made = RespawnPolicy(1.0, PLACES)
     made.note((3,), 10)
     returns(made, 3, 10)
     made.note((3,), 13)
@@ -136,12 +138,13 @@ def test_who_held_out_for_more_than_three_rounds_begins_anew() -> None:
     assert next(iter(due(made, (0, 1, 2), range(18, 60)))) == 18
 
 
-def test_who_comes_back_knows_what_the_others_know() -> None:
-    made = RespawnPolicy(PLACES, 1.0)
+def test_a_silo_that_rejoins_knows_what_survivors_know() -> None:
+    made = RespawnPolicy(1.0, PLACES)
     made.note((3,), 2)
     returns(made, 3, 2)
     made.note((1, 3), 4)
-    told = RespawnPolicy.from_state(json.loads(json.dumps(made._state())), 1.0)
+    told = RespawnPolicy(1.0)
+    told.take_over(json.loads(json.dumps(made.rejoin_state())), None)
     assert (
         due(told, (0, 2), range(9))
         == due(made, (0, 2), range(9))
@@ -151,7 +154,7 @@ def test_who_comes_back_knows_what_the_others_know() -> None:
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["comes", "dies on its way"])
-def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
+def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
     monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
     """Three silos call the fourth, a thread that stands for a new process."""
@@ -166,19 +169,21 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
     def rank(comm: ThreadCommunicator) -> Any:
         successors[comm.rank] = comm
         world = comm._rendezvous.group.world  # type: ignore[union-attr]
-        three = comm._meet("three", payload=Group(world, (0, 1, 2))).wait()[0]
+        three = comm._enter("three", payload=Group(world, (0, 1, 2))).wait()[0]
         if comm.rank == 3:
             if dies:
                 raise SimulatedCrash
-            rejoin_state = json.loads(comm.broadcast_bytes(b""))
+            told = RejoinState.decode(comm.broadcast_bytes(b""))
             group = ElasticGroup(comm)
-            group.adopt(comm, rejoin_state["completed"])
+            group.adopt(comm, told.completed)
             group.step(group.comm.barrier)
-            return group.members, rejoin_state["round"]
+            return group.members, told.round
         group = ElasticGroup(ThreadCommunicator(three.first, comm.rank))
-        made = RespawnPolicy(PLACES, 1.0)
+        made = RespawnPolicy(1.0, PLACES)
         made.note((3,), 5)
-        came = made.call(group, (3,), 5, {"round": 5})
+        completed = group.completed + 1
+        told = RejoinState((3,), 5, completed, "", [], 2, {})
+        came = made.respawn(group, (3,), 5, lambda: told)
         group.step(group.comm.barrier)
         return group.members, came, [failure.silos for failure in group.failures]
 
@@ -189,8 +194,8 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
         assert results == [((0, 1, 2, 3), True, [])] * 3 + [((0, 1, 2, 3), 5)]
 
 
-def line(number: int, text: str = "") -> dict[str, Any]:
-    return {"round": number, "text": text, "seconds_by_phase": {}, "per_silo": []}
+def line(number: int, text: str = "loss") -> RoundMetrics:
+    return RoundMetrics(number, means={text: 1.0})
 
 
 def test_a_new_leader_writes_what_the_old_one_wrote(tmp_path: Path) -> None:
@@ -201,7 +206,7 @@ def test_a_new_leader_writes_what_the_old_one_wrote(tmp_path: Path) -> None:
         old.append(line(number, "old"))
     new.take_over(config(), [line(number, "new") for number in (2, 3)], next_round=4)
     new.append(line(4, "new"))
-    texts = [(one["round"], one["text"]) for one in new.records()]
+    texts = [(one.round, *one.means) for one in new.rounds()]
     assert texts == [(1, "old"), (2, "new"), (3, "new"), (4, "new")]
 
 
@@ -211,7 +216,7 @@ def test_a_new_leader_of_a_resumed_run_keeps_the_rounds_before(tmp_path: Path) -
     for number in (1, 2, 3):
         old.append(line(number))
     new.take_over(config(), [], next_round=3)
-    assert new.records() == [line(1), line(2)]
+    assert new.rounds() == [line(1), line(2)]
 
 
 def test_the_lead_goes_over_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +238,7 @@ def test_the_lead_goes_over_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     second.become_leader({"first_round": 1})
     second.round(line(3))
     back = RunLogger(config(), tmp_path / "0", leads=False)
-    back.records = list(second.records)
+    back.rounds = list(second.rounds)
     back.become_leader({"first_round": 4})
     second.step_down()
     second.step_down()
@@ -242,7 +247,7 @@ def test_the_lead_goes_over_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     second.become_leader({"first_round": 1})
     second.become_leader({"first_round": 1})
     second.round(line(5))
-    assert [one["round"] for one in back.written_records()] == [1, 2, 3, 4]
-    assert [one["round"] for one in second.written_records()] == [1, 2, 3, 4, 5]
+    assert [one.round for one in back.written_rounds()] == [1, 2, 3, 4]
+    assert [one.round for one in second.written_rounds()] == [1, 2, 3, 4, 5]
     begun, over, came_back = [("0", True), ("1", False)], [("1", True)], [("0", False), ("0", True)]
     assert shown == [*begun, *over, *came_back, ("1", False), ("1", True)]

@@ -1,4 +1,4 @@
-"""A silo is lost while a run is set up or resumed: nothing has begun, so all end and start again."""
+"""A silo fails while a run is set up or resumed: nothing has begun, so all end and start again."""
 
 from __future__ import annotations
 

@@ -34,32 +34,32 @@ def check(path: Path, config: Any, silos: int, deaths: dict[int, str], results: 
 
     lines = records(path)
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
-    assert sorted(silo for line in lines for silo in line["lost"]) == sorted(deaths)
-    assert all((line["recovery_seconds"] > 0) == bool(line["lost"]) for line in lines)
+    assert sorted(silo for line in lines for silo in line["failed"]) == sorted(deaths)
+    assert all((line["recovery_seconds"] > 0) == bool(line["failed"]) for line in lines)
     assert lines[-1]["survivors"] == left
     rounds = attendance(lines)
     for silo, step in deaths.items():
-        lost = next(line["round"] for line in lines if silo in line["lost"])
-        assert lost == ROUND if step not in LATER else lost in (ROUND, ROUND + 1)
+        failed = next(line["round"] for line in lines if silo in line["failed"])
+        assert failed == ROUND if step not in LATER else failed in (ROUND, ROUND + 1)
         last = max(line["round"] for line in lines if silo in line["survivors"])
-        assert last in expected_last(step, lost)
+        assert last in expected_last(step, failed)
         assert all(silo in line["survivors"] for line in lines[:last])
         if step in BEFORE_RANGE:
-            others = tuple(other for other in rounds[lost - 1].present if other != silo)
-            rounds[lost - 1] = replace(rounds[lost - 1], ranged=others)
+            others = tuple(other for other in rounds[failed - 1].present if other != silo)
+            rounds[failed - 1] = replace(rounds[failed - 1], ranged=others)
 
     reference = Reference(config, silos, Normalized())
     reference.rounds(rounds)
     assert digests == {reference.model_sha256()}
 
 
-def expected_last(step: str, lost: int) -> tuple[int, ...]:
-    """The last round whose sum a silo may be in that died at a step and was missed in round `lost`."""
+def expected_last(step: str, failed: int) -> tuple[int, ...]:
+    """The last round whose sum a silo may be in that died at a step and was missed in round `failed`."""
     if step in BACKGROUND:
-        return (lost,)
+        return (failed,)
     if step in OUT or step == "between rounds":
-        return (lost - 1,)
-    return (lost - 1, lost) if step in EITHER else (lost,)
+        return (failed - 1,)
+    return (failed - 1, failed) if step in EITHER else (failed,)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -121,7 +121,7 @@ def test_a_new_leader_goes_on_in_its_own_folder(
     results = federate(configs, 4)
     lines = [(1, []), (2, []), (3, [0]), (4, [])]
     assert [line["round"] for line in records(tmp_path / "0")] == [1, 2]
-    assert [(line["round"], line["lost"]) for line in records(tmp_path / "1")] == lines[: 3 if stops else 4]
+    assert [(line["round"], line["failed"]) for line in records(tmp_path / "1")] == lines[: 3 if stops else 4]
     assert (tmp_path / "1" / "config.toml").exists()
     assert [(tmp_path / str(silo) / "summary.json").exists() for silo in (1, 2)] == [not stops, False]
     if stops:
@@ -166,9 +166,9 @@ def test_a_resumed_run_says_who_is_back(tmp_path: Path, monkeypatch: pytest.Monk
     assert [type(result) for result in federate(config, 4)[1::2]] == [StoppedError] * 2
     summary = federate(config, 4, resume=True)[0]
     first = next(line for line in records(tmp_path) if line["round"] > 2 and line["began"] == [0, 1, 2, 3])
-    assert first["returned"] == [2]
-    assert summary["lost"] == [[2, 2]]
-    assert summary["returned"] == [[first["round"], 2]]
+    assert first["rejoined"] == [2]
+    assert summary["failed"] == [[2, 2]]
+    assert summary["rejoined"] == [[first["round"], 2]]
 
 
 def test_an_additive_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

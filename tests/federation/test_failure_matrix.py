@@ -160,7 +160,9 @@ class Trial:
                 read_tree(directory.folder(manifest.round) / entry.name, entry.sha256)
                 for entry in manifest.files.values()
             ]
-            model = np.concatenate([tree["server"]["slice"] for tree in trees]).tobytes()
+            slices = [tree["server"]["slices"] for tree in trees]
+            parts = [one[name] for name in ("model", "buffers") for one in slices if name in one]
+            model = np.concatenate(parts).tobytes()
             assert models.setdefault(manifest.round, model) == model
         return models
 
@@ -195,7 +197,7 @@ def lose(start: Start, folder: Path, case: Case) -> Trial:
         assert_fired(end, *fault)
     records = trial.records
     assert [record["round"] for record in records] == list(range(1, ROUNDS + 1))
-    assert {silo for record in records for silo in record["lost"]} == case.victims
+    assert {silo for record in records for silo in record["failed"]} == case.victims
     assert set(records[-1]["survivors"]) == set(range(case.silos)) - case.victims
     for _, silo, step in case.faults:
         if step in LEFT_OUT + COUNTED and len(case.faults) == 1:
@@ -234,8 +236,8 @@ def test_a_killed_silo_comes_back(start: Start, tmp_path: Path) -> None:
     assert [record["survivors"] for record in trial.records] == [
         [0, 1, 2, 3] if number != FAULT_ROUND else [1, 2, 3] for number in range(1, ROUNDS + 1)
     ]
-    assert [record["lost"] for record in trial.records][FAULT_ROUND - 1] == [0]
-    assert [record["returned"] for record in trial.records][FAULT_ROUND] == [0]
+    assert [record["failed"] for record in trial.records][FAULT_ROUND - 1] == [0]
+    assert [record["rejoined"] for record in trial.records][FAULT_ROUND] == [0]
     trial.check()
 
 
@@ -266,8 +268,8 @@ def test_silos_come_back_from_every_step_in_turn(start: Start, tmp_path: Path, n
         assert_fired(end, *fault)
     records = trial.records
     assert [record["round"] for record in records] == list(range(1, rounds + 1))
-    assert sorted(silo for record in records for silo in record["lost"]) == sorted(f[1] for f in faults)
-    assert sorted(silo for record in records for silo in record["returned"]) == sorted(f[1] for f in faults)
+    assert sorted(silo for record in records for silo in record["failed"]) == sorted(f[1] for f in faults)
+    assert sorted(silo for record in records for silo in record["rejoined"]) == sorted(f[1] for f in faults)
     assert records[-1]["survivors"] == list(range(silos))
     trial.check()
 
@@ -293,13 +295,13 @@ def test_a_silo_lost_in_every_fifth_of_a_hundred_rounds_comes_back_each_time(
     for fault in faults:
         assert_fired(end, *fault)
         _, silo, number, step = fault
-        lost_in = next(one["round"] for one in records[number - 1 :] if silo in one["lost"])
+        lost_in = next(one["round"] for one in records[number - 1 :] if silo in one["failed"])
         # A round's files are published while the next one trains.
         assert lost_in in ([number] if step in LEFT_OUT + COUNTED else [number, number + 1, number + 2])
-        assert records[lost_in]["returned"] == [silo]
+        assert records[lost_in]["rejoined"] == [silo]
         if step in LEFT_OUT:
             assert silo not in records[number - 1]["survivors"]
-    assert sum(len(record["lost"]) for record in records) == len(faults)
+    assert sum(len(record["failed"]) for record in records) == len(faults)
     assert records[-1]["survivors"] == list(range(silos))
     trial.check()
 

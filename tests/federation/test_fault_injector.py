@@ -135,7 +135,7 @@ def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     config = settings(tmp_path, failure={"inject": ["slow silo 1 round 2 at train x3"]})
     assert len({result["model_sha256"] for result in federate(config, 3)}) == 1
     assert stretched
-    assert [line["lost"] for line in records(tmp_path)] == [[]] * 4
+    assert [line["failed"] for line in records(tmp_path)] == [[]] * 4
 
 
 @pytest.mark.parametrize("step", SENDING)

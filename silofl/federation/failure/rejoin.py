@@ -1,4 +1,4 @@
-"""The way back of a lost silo: it restores itself while the others wait, and joins them between rounds."""
+"""The way back of a failed silo: it restores itself while survivors wait, and rejoins between rounds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rejoin(
     on_directory: Callable[[Path], None] = lambda path: None,
     stop: StopRequest | None = None,
 ) -> Json:
-    """`train` on a rank that was started again; collective with `RespawnPolicy.call` of the others.
+    """`train` on a rank that was started again; collective with `RespawnPolicy.respawn` of the others.
 
     `comm` is what this process began with, alone. Where it cannot come back, or too late, it ends by itself.
     """
@@ -64,11 +64,9 @@ def rejoin(
     group.adopt(merged, told.completed)
     path = Path(config.run.dir or told.path)
     on_directory(path)
-    respawns = RespawnPolicy.from_state(told.respawns, config.failure.rejoin_s)
-    context = RunContext.of(group, config, silo, spawn_info.silos, path)
-    run = Run(context, path, stop, respawns, resumed=resumed)
-    run.rejoin(told)
-    return run.complete(told.round)
+    respawns = RespawnPolicy(config.failure.rejoin_s)
+    context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns)
+    return Run(context, path, stop, resumed=resumed).rejoin(told)
 
 
 def _stay_away(number: int, error: Exception) -> NoReturn:

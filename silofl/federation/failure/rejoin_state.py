@@ -21,13 +21,8 @@ class RejoinState:
         completed: steps of the group that are done once the silos are in.
         path: the leader's run directory.
         rounds: metrics of the rounds that this process of the leader ran.
-        members: owners of the parameters' slices before.
-        replica_count: with how many neighbours each slice lies.
-        metrics: names of the metrics that were agreed on; None before the first evaluation.
         affordable: how many more rounds the run may spend privacy on, up to 2.
-        tracker: state of the `MembershipTracker`.
-        respawns: state of the `RespawnPolicy`.
-        privacy: state that survivors share of the `PrivacyEngine`.
+        parts: what each `Stateful` part of the run tells, by name.
     """
 
     silos: tuple[int, ...]
@@ -35,13 +30,8 @@ class RejoinState:
     completed: int
     path: str
     rounds: list[RoundMetrics]
-    members: tuple[int, ...]
-    replica_count: int
-    metrics: list[str] | None
     affordable: int
-    tracker: Json
-    respawns: Json
-    privacy: Json
+    parts: Json
 
     def encode(self) -> bytes:
         """As a message."""
@@ -53,5 +43,5 @@ class RejoinState:
     def decode(cls, message: bytes) -> RejoinState:
         """From a message."""
         table = json.loads(message)
-        table |= {"silos": tuple(table["silos"]), "members": tuple(table["members"])}
-        return cls(**table | {"rounds": [RoundMetrics.from_json(line) for line in table["rounds"]]})
+        rounds = [RoundMetrics.from_json(line) for line in table["rounds"]]
+        return cls(**table | {"silos": tuple(table["silos"]), "rounds": rounds})

@@ -1,11 +1,11 @@
-"""Bringing lost silos back: who is started again and when, and what they are told as they join."""
+"""Respawning: which failed silos are started again and when, and what they are told as they join."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
@@ -13,48 +13,60 @@ from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator, RankFailedError
 from silofl.comm.respawn import Place, respawn
 from silofl.federation.failure.rejoin_state import RejoinState
+from silofl.federation.stateful import Json, Part, State
 
 SOON_ROUNDS = 3
-"""A silo that is lost again within so many rounds of coming back is in backoff of its own."""
+"""A silo that fails again within so many rounds of rejoining waits longer each time."""
 MOST_IN_A_ROW = 3
 
 
 @dataclass
 class Backoff:
-    """How often in a row a silo was lost soon after it came back, and when it may be called again."""
+    """How often in a row a silo failed soon after it had rejoined, and when it may be started again."""
 
     streak: int = 0
     returned: int = -SOON_ROUNDS - 1
     not_before: int = 0
 
 
-class RespawnPolicy:
-    """One rank's part of calling lost silos back; all ranks know the same.
+class RespawnPolicy(Part):
+    """When failed silos are started again; all ranks have the same.
 
-    A silo is started again in the round in which it was lost. Lost again within 3 rounds of its return it
+    A silo is started again in the round in which it failed. Failing again within 3 rounds of its return it
     waits for 1 round, then for 3; then it stays away.
+
+    Args:
+        timeout_s: how long survivors wait for a silo that they started.
+        places: where every rank runs; a rank that rejoins is told.
     """
 
-    def __init__(self, places: list[Place], timeout_s: float) -> None:
-        self._places, self._timeout_s = places, timeout_s
+    name = "respawns"
+
+    def __init__(self, timeout_s: float, places: list[Place] | None = None) -> None:
+        self._places, self._timeout_s = places or [], timeout_s
         self._backoffs: dict[int, Backoff] = {}
 
     @classmethod
     def of(cls, group: ElasticGroup, timeout_s: float) -> RespawnPolicy:
         """Note where every rank runs; collective, while all are there."""
         own = [socket.gethostname(), group.comm.local_rank]
-        return cls([Place(*one) for one in allgather_object(group.comm, own)], timeout_s)
+        return cls(timeout_s, [Place(*one) for one in allgather_object(group.comm, own)])
 
-    @classmethod
-    def from_state(cls, state: dict[str, Any], timeout_s: float) -> RespawnPolicy:
-        """From another rank's `state`, on a rank that comes back."""
-        respawns = cls([Place(*one) for one in state["places"]], timeout_s)
-        respawns._backoffs = {silo: Backoff(*values) for silo, *values in state["backoffs"]}
-        return respawns
+    def rejoin_state(self) -> Json:
+        """See `Stateful`."""
+        return {
+            "places": [[place.host, place.local_rank] for place in self._places],
+            "backoffs": [[silo, t.streak, t.returned, t.not_before] for silo, t in self._backoffs.items()],
+        }
 
-    def note(self, lost: tuple[int, ...], number: int) -> None:
-        """Silos were lost in round `number`."""
-        for silo in lost:
+    def take_over(self, told: Json, own: State | None) -> None:
+        """See `Stateful`."""
+        self._places = [Place(*one) for one in told["places"]]
+        self._backoffs = {silo: Backoff(*values) for silo, *values in told["backoffs"]}
+
+    def note(self, failed: tuple[int, ...], number: int) -> None:
+        """Silos failed in round `number`."""
+        for silo in failed:
             backoff = self._backoffs.setdefault(silo, Backoff())
             soon = number - backoff.returned <= SOON_ROUNDS
             backoff.streak = backoff.streak + 1 if soon else 1
@@ -71,16 +83,16 @@ class RespawnPolicy:
         )
 
     def respawn(
-        self, group: ElasticGroup, silos: tuple[int, ...], number: int, rejoin_state: RejoinState
+        self, group: ElasticGroup, silos: tuple[int, ...], number: int, tell: Callable[[], RejoinState]
     ) -> bool:
         """Start `silos` again after round `number` and take them in; whether they came. Collective.
 
-        `rejoin_state` is what they need to know. Those that do not come count as lost once more.
+        `tell` says what they need to know, this policy's part of it included. A silo that does not come has
+        failed once more.
         """
         for silo in silos:
             self._backoffs[silo].returned = number
-        attempt = _Respawn(group, silos, self._places, self._timeout_s)
-        told = replace(rejoin_state, respawns=self._state(), completed=group.completed + 1)
+        attempt, told = _Respawn(group, silos, self._places, self._timeout_s), tell()
         merged = group.step(lambda: attempt.run(told.encode()))
         if merged is None:
             attempt.abandon()
@@ -88,12 +100,6 @@ class RespawnPolicy:
             return False
         group.adopt(merged)
         return True
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "places": [[place.host, place.local_rank] for place in self._places],
-            "backoffs": [[silo, t.streak, t.returned, t.not_before] for silo, t in self._backoffs.items()],
-        }
 
 
 class _Respawn:
@@ -107,29 +113,29 @@ class _Respawn:
         self._merged: MpiCommunicator | None = None
 
     def run(self, rejoin_state: bytes) -> MpiCommunicator | None:
-        """The communicator with the silos that came back, on all ranks or on none; collective.
+        """The communicator with the silos that rejoin, on all ranks or on none; collective.
 
-        The rejoin_state is sent once every rank has that communicator: who has it is taken in, and who has
-        not may end without being missed.
+        The rejoin state is sent once every rank has that communicator: a silo that has it is taken in, and
+        one that has not may end without being missed.
         """
         comm = self._group.comm
         if any(allgather_object(comm, self._tried)):
-            return self._merged if self._everybody(comm) else None
+            return self._merged if self._on_all(comm) else None
         self._tried = True
         assert isinstance(comm, MpiCommunicator), "only processes come back"
         self._merged = respawn(comm, self._silos, self._places, timeout_s=self._timeout_s)
-        if not self._everybody(comm):
+        if not self._on_all(comm):
             return None
         assert self._merged is not None
         leader = self._merged.members.index(comm.members[0])
-        with suppress(RankFailedError):  # whoever is missing there, all find out as they go on with it
+        with suppress(RankFailedError):  # a rank that fails here is missed as all go on with it
             self._merged.broadcast_bytes(rejoin_state, leader)
         return self._merged
 
     def abandon(self) -> None:
-        """Let those go that came too late."""
+        """Let silos go that came too late."""
         if self._merged is not None:
             self._merged.revoke()
 
-    def _everybody(self, comm: Communicator) -> bool:
+    def _on_all(self, comm: Communicator) -> bool:
         return all(allgather_object(comm, self._merged is not None))

@@ -6,6 +6,7 @@ import time
 
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.run_state import RunState
+from silofl.federation.stateful import rejoin_state
 from silofl.report.round_metrics import silos_text
 
 
@@ -28,7 +29,7 @@ def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
     state.commit(number, forced=True)  # first: whatever comes of a silo that is started again
     state.logger.notice(f"{silos_text(silos)} failed: respawning")
     began = time.perf_counter()
-    if not state.respawns.respawn(state.group, silos, number, _rejoin_state(state, silos, number)):
+    if not state.respawns.respawn(state.group, silos, number, lambda: _rejoin_state(state, silos, number)):
         state.logger.notice(f"{silos_text(silos)} did not rejoin in time; the survivors go on")
         return
     state.checkpoints.own_state(silos)
@@ -40,19 +41,13 @@ def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
 
 
 def _rejoin_state(state: RunState, silos: tuple[int, ...], number: int) -> RejoinState:
-    """What the silos that rejoin have to know; the policy completes it."""
-    shards = state.federation.topology.shards
+    """What the silos that rejoin have to know."""
     return RejoinState(
         silos=silos,
         round=number,
         completed=state.group.completed + 1,
         path=str(state.path),
         rounds=state.logger.rounds,
-        members=shards.members,
-        replica_count=shards.replica_count,
-        metrics=state.federation.means.names,
         affordable=state.affordable,
-        tracker=state.tracker.state(),
-        respawns={},
-        privacy=state.federation.rejoin_state(),
+        parts=rejoin_state(state.federation.parts),
     )

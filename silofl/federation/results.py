@@ -1,0 +1,72 @@
+"""What ranks exchange at the end of a round and of a run, and what the leading rank writes of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.federation.round import RoundResult
+from silofl.federation.run_state import RunState
+from silofl.federation.summary import metrics_of, summary_of
+
+Json = dict[str, Any]
+
+
+def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool) -> bool:
+    """Write and show the round's line; whether any rank was `asked` to stop. Collective.
+
+    The line comes before the commit of its round: one too many is dropped by a resume, one too few would
+    be lost. The round before is committed in the same exchange.
+    """
+    group, federation = state.group, state.federation
+    with state.clock.phase("checkpoint"):
+        mine = _report(state, result, asked=asked)
+        reports = group.step(lambda: state.checkpoints.commit_pending(mine, state.logger.problem))
+        members = state.follow_failures()
+    state.affordable = reports[0]["affordable"]
+    state.respawns.note(state.tracker.mark_failed(members), result.round)
+    failures, state.seen = group.failures[state.seen :], len(group.failures)
+    silos, changes = federation.context.silos, state.tracker.changes()
+    metrics = metrics_of(result, reports, silos, failures, changes, time.perf_counter() - began)
+    state.logger.round(metrics)
+    for notice in metrics.notices(state.config.secure.range):
+        state.logger.notice(notice)
+    return any(report["stop"] for report in reports)
+
+
+def _report(state: RunState, result: RoundResult, *, asked: bool) -> Json:
+    """What this rank tells the others of its round."""
+    federation = state.federation
+    return {
+        "silo": state.group.silo_id,
+        "shown": result.shown(state.config),
+        "phases": state.clock.take(),
+        "stop": asked,
+        "affordable": federation.affordable(),
+        "epsilon": federation.epsilon() if state.group.comm.rank == 0 else None,
+        "clip_norm": federation.clip_norm,
+    }
+
+
+def finish(state: RunState) -> Json:
+    """Write the model and the summary; the summary on every rank. Collective."""
+    group, logger, federation = state.group, state.logger, state.federation
+
+    def write() -> Json:
+        summary: Json = {}
+        with raise_on_all_ranks(group.comm):
+            if logger.problem is not None:
+                raise logger.problem
+            if group.comm.rank == 0:
+                logger.become_leader(state.plan())
+                digest = logger.write_model(federation.silo.export(federation.values))
+                summary = summary_of(federation, logger.written_rounds(), digest)
+                logger.write_summary(summary)
+        first: Json = allgather_object(group.comm, summary)[0]
+        return first
+
+    summary = group.step(write)
+    logger.finish(summary)
+    federation.close()
+    return summary
