@@ -20,13 +20,21 @@ FLOORS = {
     "silofl.launcher": {"silofl.errors", "silofl.console"},
     "silofl.constrained": set(),
     "silofl.strategies": {"silofl.errors", "silofl.types", "silofl.constrained"},
-    "silofl.config": {"silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"},
+    "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
+    "silofl.config": {
+        *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
+        "silofl.privacy.places",
+    },
     "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
-    "silofl.privacy": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.privacy": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        "silofl.privacy.places",
+    },
+    "silofl.transforms": {"silofl_kernels", "silofl.types", "silofl.privacy"},
     "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config", "silofl.console", "silofl.launcher"},
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
-        *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.comm"),
+        *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.transforms", "silofl.comm"),
     },
     "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.training": {
@@ -75,6 +83,8 @@ def imported(path: Path) -> set[str]:
 
 def package(name: str) -> str:
     """`silofl.comm.mpi` belongs to `silofl.comm`, `silofl_kernels.aes` to `silofl_kernels`."""
+    if name.startswith("silofl.privacy.places"):  # which the configuration reads, and which needs none
+        return "silofl.privacy.places"
     parts = name.split(".")
     return parts[0] if parts[0] != "silofl" else ".".join(parts[:2])
 

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from silofl import config as configuration
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.row_exchange import MessageExchange
-from silofl.aggregation.secagg import SecureVectorSum
+from silofl.aggregation.secagg import SecAggSum
 from silofl.comm.protocol import Communicator, RankFailedError, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
@@ -64,7 +64,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
 
     for kind, name, value in (
         (FaultInjector, "die", die),
-        (SecureVectorSum, "chunk", 4 * CHUNK),
+        (SecAggSum, "chunk", 4 * CHUNK),
         (PlainAggregator, "chunk", CHUNK),
     ):
         monkeypatch.setitem(kind.__init__.__kwdefaults__, name, value)  # type: ignore[misc]
