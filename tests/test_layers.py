@@ -20,9 +20,16 @@ FLOORS = {
     "silofl.launcher": {"silofl.errors", "silofl.console"},
     "silofl.constrained": set(),
     "silofl.strategies": {"silofl.errors", "silofl.types", "silofl.constrained"},
-    "silofl.config": {"silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"},
+    "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
+    "silofl.config": {
+        *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
+        "silofl.privacy.places",
+    },
     "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
-    "silofl.privacy": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.privacy": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        "silofl.privacy.places",
+    },
     "silofl.comm": {"silofl.errors", "silofl.types", "silofl.config", "silofl.console", "silofl.launcher"},
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
@@ -101,6 +108,8 @@ def imported(path: Path) -> set[str]:
 
 def package(name: str) -> str:
     """`silofl.comm.mpi` belongs to `silofl.comm`, `silofl_kernels.aes` to `silofl_kernels`."""
+    if name.startswith("silofl.privacy.places"):  # which the configuration reads, and which needs none
+        return "silofl.privacy.places"
     parts = name.split(".")
     return parts[0] if parts[0] != "silofl" else ".".join(parts[:2])
 

@@ -126,7 +126,9 @@ class TransformedSum:
     def _decode(self, values: Any, place: Slice, divisor: float) -> Any:
         for transform in reversed(self._transforms):
             values = transform.decode(values, place)
-        return (values / divisor).astype(self.spec.dtype)
+        mean = np.empty(values.size, self.spec.dtype)
+        np.divide(values, divisor, out=mean, casting="same_kind")  # in float64, rounded once
+        return mean
 
     @property
     def participants(self) -> tuple[int, ...]:

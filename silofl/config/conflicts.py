@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config.sections import PrivacyConfig, TrainConfig
+from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES, build
 
@@ -45,7 +46,7 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
 def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[privacy] bounds and hides one vector, unless all that is sent is made of noisy steps."""
     privacy, name = config.privacy, config.strategy.name
-    noisy_steps = privacy.unit == "example" and privacy.place == "local"
+    noisy_steps = privacy.unit == "example" and PLACES[privacy.place].alone
     remedy = 'privacy.place = "local"' if privacy.unit == "example" else 'strategy.name = "fedavg"'
     others = [kind for kind in strategy.sends if kind != "update"]
     by_round = [kind for kind, weighting in strategy.sends.items() if weighting == "round"]
@@ -66,7 +67,8 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
 def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[privacy] and the sections that it leans on."""
     privacy, train = config.privacy, config.train
-    example, alone = privacy.unit == "example", privacy.place == "local"
+    place = PLACES[privacy.place]
+    example, alone = privacy.unit == "example", place.alone
     trains = strategy.local == "train"
     gradients = " or ".join(f'"{name}"' for name, kind in STRATEGIES.items() if kind.local == "gradient")
     return [
@@ -75,8 +77,8 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             "[privacy] takes its noise from one key: set privacy.noise_multiplier or privacy.target_epsilon",
         ),
         (
-            privacy.place == "distributed" and config.secure.protocol == "plain",
-            'privacy.place = "distributed" hides noisy parts in a secure sum, secure.protocol = "plain" '
+            place.needs_private_sum and config.secure.protocol == "plain",
+            f'privacy.place = "{privacy.place}" hides noisy parts in a secure sum, secure.protocol = "plain" '
             'shows each: choose "secagg", or privacy.place = "local"',
         ),
         (
@@ -86,7 +88,7 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
         ),
         (
             example and alone and not trains,
-            'privacy.unit = "example" with privacy.place = "local" trains in each silo and '
+            f'privacy.unit = "example" with privacy.place = "{privacy.place}" trains in each silo and '
             f'strategy.name = "{config.strategy.name}" does not: set "fedavg", or privacy.place = '
             '"distributed"',
         ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from silofl.constrained import Decay, Fraction, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault
+from silofl.privacy.places import PLACES
 
 
 class Section(BaseModel):
@@ -144,15 +145,21 @@ class SecureConfig(Section):
     """The institutions' public keys, from `silofl roster`; exchanged at the start when empty."""
 
 
+if TYPE_CHECKING:
+    PlaceName = str
+else:
+    PlaceName = Literal[tuple(PLACES)]
+
+
 class PrivacyConfig(Section):
     """[privacy]: how little the trained model may tell of its data, as (epsilon, delta)."""
 
     unit: Literal["none", "example", "silo"] = "none"
     """What is protected: one record of a silo's training data (`example`), or all its data (`silo`)."""
-    place: Literal["local", "distributed", "central"] = "distributed"
+    place: PlaceName = "distributed"
     """Where noise enters: each silo adds all of it alone (`local`); each adds a share inside the secure sum,
-    so that only the noisy sum ever exists (`distributed`); those who serve the sum, who are trusted, add it
-    (`central`)."""
+    so that only the noisy sum ever exists (`distributed`); the ranks that serve the sum, which are trusted,
+    add it (`central`)."""
     mechanism: Literal["discrete-gaussian", "skellam"] = "discrete-gaussian"
     clip_norm: PositiveFloat = 1.0
     """Largest L2 norm of an example's gradient, or of a silo's update."""

@@ -12,6 +12,7 @@ from silofl.federation.handshake import model_mismatch
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import bytes_per_round
+from silofl.privacy.places import PLACES
 from silofl.report.dry_run import MIB, DryRun, SiloDryRun
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
@@ -39,7 +40,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     silos, strategy = len(rows), build(config.strategy)
     tolerant = config.failure.policy != "abort"
     spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant)
-    words = config.privacy.unit != "none" and config.privacy.place != "local"
+    words = config.privacy.unit != "none" and not PLACES[config.privacy.place].alone
     sent = bytes_per_round(config.secure, strategy, spec, words=words, tolerant=tolerant)
     privacy, weak = _privacy(config, rows, silo)
     return DryRun(
@@ -65,7 +66,7 @@ def _memory(silo: Silo, shared: int, silos: int) -> int:
 
 
 def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, list[str]]:
-    """The epsilon that the run will end with if nobody is lost; raises what the run would refuse."""
+    """The epsilon that the run will end with if no silo fails; raises what the run would refuse."""
     if config.privacy.unit == "none":
         return "", []
     silo.refuse_unprotectable(config.privacy)

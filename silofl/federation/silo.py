@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -232,11 +233,16 @@ class Silo:
         *,
         resync: bool = False,
     ) -> Fitted:
-        """As `fit`, by noisy steps: all that is sent is made of gradients that have their noise."""
+        """As `fit`, by noisy steps: all that is sent is made of gradients that have their noise.
+
+        The loss has none: the strategy is given NaN for it, which no sum takes.
+        """
         self.model.load_parts(shared["model"], buffers)
         correct = self._correction(strategy, shared, resync)
         result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt, correct)
-        return self._contribution(self.model.parameters, result, shared, buffers, strategy, resync)
+        told, parameters = replace(result, loss=math.nan), self.model.parameters
+        fitted = self._contribution(parameters, told, shared, buffers, strategy, resync)
+        return replace(fitted, loss=result.loss)
 
     def evaluate(self, global_vector: Vector) -> tuple[dict[str, float], int]:
         """The global model's means over this silo's held-out samples, and how many there are.

@@ -11,6 +11,7 @@ from silofl.errors import ConfigError
 from silofl.privacy.accountant import Method, epsilon
 from silofl.privacy.calibration import noise_multiplier_for
 from silofl.privacy.grid import BETA, LEAST_SHARE, Grid, Need, grid_for
+from silofl.privacy.places import PLACES, Place
 from silofl.privacy.releases import Release
 from silofl.types import RingBits
 from silofl_kernels import NOISE_DISTANCE
@@ -33,7 +34,7 @@ class Plan:
     dimensions: int
     """d, values of a vector."""
     bits: RingBits
-    """Of the ring in which vectors are added up; 32 where noise is `local`."""
+    """Of the ring in which noise is added; 32 where each silo adds its own alone."""
     silos: int
     """How many are there."""
     records: float
@@ -43,7 +44,7 @@ class Plan:
     """How often a silo releases a noisy vector in a round."""
 
     def __post_init__(self) -> None:
-        if self.config.place == "distributed" and self.needed < 1:
+        if self.needed < 1:
             raise ConfigError(
                 f"privacy.colluding = {self.config.colluding} and privacy.dropouts = {self.config.dropouts} "
                 f"leave no noise of {self.silos} silos: they must be fewer than the silos together"
@@ -53,7 +54,12 @@ class Plan:
     def rotates(self) -> bool:
         """Whether vectors are rotated: in small rings, where no coordinate may stand out."""
         chosen = self.config.rotate
-        return self.bits < 32 and self.config.place != "local" if chosen is None else chosen
+        return not self.place.alone and (self.bits < 32 if chosen is None else chosen)
+
+    @property
+    def place(self) -> Place:
+        """Where noise enters."""
+        return PLACES[self.config.place]
 
     @property
     def method(self) -> Method:
@@ -62,18 +68,8 @@ class Plan:
 
     @property
     def needed(self) -> int:
-        """How many silos' shares must be as much noise as was promised."""
-        if self.config.place != "distributed":
-            return 1
-        return self.silos - self.config.colluding - self.config.dropouts
-
-    @property
-    def _sources(self) -> int:
-        return self.silos if self.config.place == "distributed" else 1
-
-    @property
-    def _summed(self) -> int:
-        return 1 if self.config.place == "local" else self.silos
+        """How many sources must be as much noise as was promised."""
+        return self.place.needed(self.silos, self.config.colluding, self.config.dropouts)
 
     def grid(self, noise_multiplier: float) -> Grid:
         """The grid for so much noise. ConfigError where the ring is too small for it."""
@@ -83,9 +79,9 @@ class Plan:
                 noise_multiplier,
                 self.dimensions,
                 self.bits,
-                silos=self._summed,
+                silos=self.place.summed(self.silos),
                 shares=self.needed,
-                sources=self._sources,
+                sources=self.place.sources(self.silos),
                 bound=self._bound(),
             )
         )
@@ -94,7 +90,7 @@ class Plan:
         """Largest magnitude that a coordinate of one silo's vector should have, where it is as usual."""
         norm = self.config.clip_norm
         if self.config.unit == "example":
-            norm *= max(1.0, 2 * self.config.sample_rate * self.records / self._summed)
+            norm *= max(1.0, 2 * self.config.sample_rate * self.records / self.place.summed(self.silos))
         if not self.rotates:
             return norm
         block = max(1, self.dimensions // self.silos)
@@ -106,12 +102,12 @@ class Plan:
         return {self.of_sum(grid, survivors): self.steps, **counted}
 
     def of_sum(self, grid: Grid, survivors: int) -> Release:
-        """What one noisy sum releases to the observer whom the configuration names.
+        """What one noisy sum releases to the observer that the configuration names.
 
         ConfigError where no noise is left.
         """
         config = self.config
-        shares = survivors - config.colluding if config.place == "distributed" else 1
+        shares = self.place.shares(survivors, config.colluding)
         if shares < 1:
             raise ConfigError(f"of {survivors} silos' noise none is left beside privacy.colluding")
         sampled = config.unit == "example" and config.sample_rate < 1
@@ -122,7 +118,7 @@ class Plan:
             sample_rate=config.sample_rate if sampled else 1.0,
             sampler="poisson" if sampled else "none",
             slack=BETA,
-            distance=NOISE_DISTANCE * self.dimensions * self._sources,
+            distance=NOISE_DISTANCE * self.dimensions * self.place.sources(self.silos),
         )
 
     def of_count(self, survivors: int) -> Release:
@@ -140,7 +136,7 @@ class Plan:
         return max(variance / needed, LEAST_SHARE)
 
     def whole(self, noise_multiplier: float) -> Mapping[Release, int]:
-        """All that a run in which nobody is lost releases."""
+        """All that a run in which no silo fails releases."""
         return self.of_rounds(noise_multiplier, self.rounds)
 
     def of_rounds(self, noise_multiplier: float, rounds: int) -> Mapping[Release, int]:

@@ -43,7 +43,7 @@ class Transform(Protocol):
     """Whether decoding gives the sum on average over the transform's own randomness."""
 
     def encode(self, values: Values, place: Slice, out: Values) -> Values:
-        """A silo's slice (k,) on its way into the sum; not changed.
+        """A silo's slice (k,) on its way into the sum; not changed, unless it is `out`.
 
         `out` (k,), of the type that is added up, is where the slice lies in the end: a transform that gives
         that type writes there and returns it.

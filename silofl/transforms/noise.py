@@ -21,7 +21,9 @@ class SiloNoise:
     unbiased: ClassVar[bool] = True
 
     def encode(self, values: Values, place: Slice, out: Values) -> Values:
-        """See `Transform`: on the integers that lie in `out`."""
+        """See `Transform`: uintB (k,) with noise; integers that lie in `out` are written over."""
+        if values is not out:
+            out[:] = values
         stream = self.keys.stream("noise", place.round_number, place.attempt)
         add_noise(out, self.table, stream, position=place.position)
         return out
@@ -39,7 +41,7 @@ class ServerNoise:
     table: NoiseTable
     keys: SecretStreams
 
-    linear: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
     unbiased: ClassVar[bool] = True
 
     def encode(self, values: Values, place: Slice, out: Values) -> Values:

@@ -68,12 +68,12 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
     keys = {"checkpoint": {"key_file": str(tmp_path / "silo-{silo}.key")}}
     learn, first = PrivacyEngine.fit, {}
 
-    def learn_twice(self: PrivacyEngine, vector: Any, round_number: int, local: str) -> Any:
-        if round_number == 3:  # as if a killed run had shown the round, and other values of it
+    def learn_twice(self: PrivacyEngine, *start: Any, resync: bool) -> Any:
+        if start[2] == 3:  # as if a killed run had shown the round, and other values of it
             monkeypatch.setattr(PrivacyBudget, "was_begun", lambda self, number: number == 3)
-            update, _ = learn(self, vector, round_number, local)
-            first[self._group.silo_id] = update.copy()
-        return learn(self, vector, round_number, local)
+            fitted = learn(self, *start, resync=resync)
+            first[self._group.silo_id] = fitted.contribution.vectors["update"].copy()
+        return learn(self, *start, resync=resync)
 
     once = federate(settings(tmp_path / "once", privacy=privacy, **more, **keys))[0]
     monkeypatch.setattr(PrivacyEngine, "fit", learn_twice)

@@ -17,22 +17,25 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
-from silofl.aggregation.noisy import Noise, NoisySum
 
-from silofl.aggregation.protocols import AggregationSpec, build
+from silofl.aggregation.protocols import build
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.aggregation.transformed import TransformedSum
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import PrivacyConfig, SecureConfig
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
-from silofl.federation.privacy import engine
+from silofl.federation.privacy import pipeline
+from silofl.federation.privacy.clip_norm import ClipNorm
+from silofl.federation.privacy.pipeline import Pipeline
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.plan import Plan
 from silofl.training.private import StepNoise
 from silofl.training.sampling import PoissonSampler
-from silofl.types import Update
-from silofl_kernels import Stream, dequantize, unrotate
+from silofl.types import Contribution
+from silofl_kernels import Stream, dequantize, ring_dtype, unrotate
 
 SILOS, CANARIES, DELTA, CLIP, NOISE = 4, 100_000, 1e-5, 0.7, 1.0
 ERROR = 0.01
@@ -53,7 +56,7 @@ class Open:
     def repeats(self, round_number: int, attempt: int, tag: str) -> bool:
         return True
 
-    def permit(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
+    def authorize(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
         pass
 
 
@@ -76,8 +79,8 @@ def keys_of(silo: int) -> NoiseKeys:
 
 
 def table_of(of: Plan) -> Any:
-    """As `PrivacyEngine.wrap` makes it."""
-    return engine.TABLES[of.config.mechanism](of.grid(NOISE).share)
+    """As `Pipeline` makes it."""
+    return pipeline.TABLES[of.config.mechanism](of.grid(NOISE).share)
 
 
 def split(measured: Floats, there: NDArray[np.bool_]) -> Seen:
@@ -116,30 +119,35 @@ def seen_of_steps(of: Plan, steps: int, sampled: float) -> Seen:
 
 def seen_of_a_sum(of: Plan, rounds: int, silos: int = SILOS) -> Seen:
     """Of a sum through the whole protocol. The attacker is the last silo, which takes off what it brought."""
-    size, central = of.dimensions, of.config.place == "central"
-    rotation = Stream("aes-128-ctr", bytes(16))
-    sums = SecureConfig(protocol="plain" if central else "secagg", bits=of.bits)
+    size, grid = of.dimensions, of.grid(NOISE)
+    sums = SecureConfig(protocol="secagg" if of.place.needs_private_sum else "plain", bits=of.bits)
+
+    def spec(format: Any) -> AggregationSpec:
+        return AggregationSpec(
+            (VectorSpec("update", size, format),), np.dtype(np.float32), 1, 0, bytes(32), silos
+        )
 
     def body(comm: Communicator) -> list[Floats]:
-        inner = build(
-            ElasticGroup(comm), sums, AggregationSpec(size, np.dtype(np.float32), 1, 0, bytes(32), silos)
-        )
-        noise = Noise(of.grid(NOISE), table_of(of), central, rotation if of.rotates else None)
-        one, results = NoisySum(inner, noise, keys_of(comm.rank), Open(), lambda inner: 1.0), []
+        inner, keys = build(ElasticGroup(comm), sums, spec("words")), keys_of(comm.rank)
+        silo: Any = None  # clipped vectors come from here
+        way = Pipeline(silo, of, grid, keys, ClipNorm(of.config), ("update",)).transforms()
+        ring, results = ring_dtype(of.bits), []
+        one = TransformedSum(inner, spec("scaled"), ring, way, Open(), keys.tag, lambda inner: 1.0)
         for number in range(rounds):
             x = CLIP * coins(size, number) if comm.rank == 0 else np.zeros(size)
-            one.reduce(Update(x.astype(np.float32)), number)
-            results.append(one.mean(inner.shards.members.index(comm.rank)).astype(np.float64))
+            one.reduce(Contribution({"update": x.astype(np.float32)}), number, {})
+            mean = one.total(comm.rank).mean["update"]
+            results.append(mean.astype(np.float64))
             if comm.rank == silos - 1:
-                known[number] = brought(one, number)
+                known[number] = brought(one)
         return results
 
-    def brought(one: NoisySum, number: int) -> Floats:
+    def brought(one: TransformedSum) -> Floats:
         """What the attacker's silo added to the sum: zeros, rounded and with its noise."""
-        words, values = one._words(Update(np.zeros(size, np.float32)), number, 0), np.empty(size)
-        dequantize(words, values, step=of.grid(NOISE).step)
-        for begin, end in map(one.shards.span, range(silos) if of.rotates else ()):
-            unrotate(values[begin:end], rotation)
+        values = np.empty(size)
+        dequantize(one._words, values, step=grid.step)
+        for begin, end in map(one.layout.shards.span, range(silos) if of.rotates else ()):
+            unrotate(values[begin:end], Stream("aes-128-ctr", pipeline.ROTATION_KEY))
         return values
 
     known = np.zeros((rounds, size))
@@ -187,8 +195,8 @@ PLACES: dict[str, Callable[[Plan, int], Seen]] = {
 
 def halve(monkeypatch: pytest.MonkeyPatch, mechanism: str) -> None:
     """The bug: half the standard deviation, of which grid and accountant know nothing."""
-    table = engine.TABLES[mechanism]
-    monkeypatch.setitem(engine.TABLES, mechanism, lambda variance: table(variance / 4))
+    table = pipeline.TABLES[mechanism]
+    monkeypatch.setitem(pipeline.TABLES, mechanism, lambda variance: table(variance / 4))
 
 
 @pytest.mark.parametrize("mechanism", ["discrete-gaussian", "skellam"])

@@ -9,6 +9,7 @@ from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.comm.elastic_group import RankFailure
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
+from silofl.privacy.places import PLACES
 from silofl.report.round_metrics import silos_text
 
 StopReason = Callable[[RankFailure, tuple[int, ...]], SiloflError | None]
@@ -25,7 +26,7 @@ def min_silos(config: Config, silos: int) -> int:
 
 def _noisy(privacy: PrivacyConfig) -> int:
     """The fewest silos of whose noise some is left."""
-    shared = privacy.unit != "none" and privacy.place == "distributed"
+    shared = privacy.unit != "none" and PLACES[privacy.place].needs_private_sum
     return privacy.colluding + privacy.dropouts + 1 if shared else 0
 
 

@@ -1,4 +1,4 @@
-"""What a run spends of its privacy: counted before a sum can be read, and never twice, never forgotten."""
+"""Privacy budget: releases are logged before sums can be read, so that a crash loses and repeats none."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from silofl.federation.privacy.epsilon_prefetch import EpsilonPrefetch
 from silofl.federation.privacy.release_log import Entry, ReleaseLog
 from silofl.privacy.accountant import Method
 from silofl.privacy.ledger import Ledger
+from silofl.privacy.places import PLACES
 from silofl.privacy.releases import Release
 
 UNKNOWN = "unknown"
@@ -24,16 +25,16 @@ Price = Callable[[int], Mapping[Release, int]]
 
 
 class PrivacyBudget:
-    """One rank's account; the ledger is the same on every rank. Implements `noisy.ReleaseGate`.
+    """One rank's account; the ledger is the same on every rank. Implements `transformed.ReleaseGate`.
 
     A round that was about to be read when the run was killed is taken again. If every silo then shows the
-    same, with the same noise, nobody learns more, and it counts once. Otherwise each takes other noise, and
-    both count.
+    same, with the same noise, nothing more is learnt, and it counts once. Otherwise each takes other noise,
+    and both count.
     """
 
     def __init__(self, group: ElasticGroup, config: PrivacyConfig, method: Method, log: ReleaseLog) -> None:
         self._group, self._config, self._method, self._log = group, config, method, log
-        self._repeatable = config.place != "central"  # the noise of who served a slice would be another's
+        self._repeatable = PLACES[config.place].repeatable
         self.price: Price
         self.ledger = Ledger()
         self._open: list[Entry] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -10,37 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
+from silofl.federation.privacy.clip_norm import ClipNorm
+from silofl.federation.privacy.pipeline import TABLES, Pipeline, Start
 from silofl.federation.privacy.release_log import ReleaseLog
 from silofl.federation.silo import Fitted, Silo
-from silofl.privacy.clipping import clip
-from silofl.privacy.grid import Grid
-from silofl.privacy.plan import COUNT_SENSITIVITY, COUNT_UNIT, Plan, method_for
+from silofl.privacy.places import PLACES
+from silofl.privacy.plan import Plan, method_for
 from silofl.strategies.base import Strategy
-from silofl.topologies.sharded_server import BUFFERS
-from silofl.training.private import StepNoise
-from silofl.transforms.base import Transform
-from silofl.transforms.integer_grid import IntegerGrid
-from silofl.transforms.noise import ServerNoise, SiloNoise
-from silofl.transforms.rotation import Rotation
-from silofl.types import Contribution, Vector
-from silofl_kernels import Stream, discrete_gaussian, draw_noise, ring_dtype, skellam
-
-TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
-MOST_STRETCH = 1e6
-"""How far the clipping norm may move from where it began, as a factor."""
-ROTATION_KEY = b"silofl rotations"  # 16 bytes; a rotation is no secret
+from silofl.types import Vector
+from silofl_kernels import ring_dtype
 
 
 @dataclass
@@ -57,19 +45,18 @@ class PrivacyEngine:
 
     def __init__(self, group: ElasticGroup, config: Config, silo: Silo, path: Path) -> None:
         self._group, self._config, self._silo = group, config, silo
+        self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
         self._own = silo_key(config.checkpoint.key_file, group.silo_id)
-        folder = path / f"silo-{group.silo_id:04d}"
-        log = ReleaseLog(folder / "privacy.jsonl")
+        log = ReleaseLog(path / f"silo-{group.silo_id:04d}" / "privacy.jsonl")
         self.budget = PrivacyBudget(group, config.privacy, method_for(config.privacy), log)
-        self._parameters = PrivacyParameters(new_nonce().hex(), 0.0, config.privacy.clip_norm)
+        self._nonce, self._multiplier = new_nonce().hex(), 0.0
+        self._norm = ClipNorm(config.privacy)
         self._plan: Plan
         self._inner: Aggregator
         self._spec: AggregationSpec
         self._silos: int
         self._keys: NoiseKeys
-        self._noise: StepNoise
-        self._within = True
-        """Whether this silo's last update was within the clipping norm."""
+        self._pipeline: Pipeline
         self._shown: tuple[int, ...] = ()
         self._failures = 0
         self._before: tuple[int, dict[str, Any]] | None = None
@@ -77,67 +64,8 @@ class PrivacyEngine:
         self._use_nonce()
 
     def _use_nonce(self) -> None:
-        self._keys = NoiseKeys(self._own, bytes.fromhex(self._parameters.nonce), self._group.silo_id)
-        self._silo.protect(self._config.privacy, self._keys)
-
-    def inner_spec(self, spec: AggregationSpec) -> AggregationSpec:
-        """What is added up inside: ring integers, unless each silo protects itself alone."""
-        if self._config.privacy.place == "local":
-            return spec
-        words = tuple(replace(one, format="words", tensors=(), ends=None) for one in spec.vectors)
-        return replace(spec, vectors=words)
-
-    def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
-        """The aggregator whose sums are noisy enough among the silos that there are; collective."""
-        self._inner, self._spec, self._silos = inner, spec, silos
-        self._plan = guarantee.plan_for(
-            self._config, self._silo.model.size, inner.summed_samples, len(inner.layout.shards.members), silos
-        )
-        if not self._parameters.noise_multiplier:
-            self._parameters.noise_multiplier = self._agreed_multiplier()
-        grid = self._plan.grid(self._parameters.noise_multiplier)
-        self._noise = StepNoise(grid, TABLES[self._config.privacy.mechanism](grid.share))
-        plan = self._plan
-        self.budget.price = lambda survivors: plan.of_round(grid, survivors)
-        if self._config.privacy.place == "local":
-            return inner
-        ring = ring_dtype(self._plan.bits)
-        return TransformedSum(
-            inner, spec, ring, self._transforms(grid), self.budget, self._keys.tag, self._divisor
-        )
-
-    def _transforms(self, grid: Grid) -> list[Transform]:
-        """What silos do to their vectors before they are added up, first to last."""
-        central, table = self._config.privacy.place == "central", self._noise.table
-        rotation: list[Transform] = (
-            [Rotation(Stream("aes-128-ctr", ROTATION_KEY))] if self._plan.rotates else []
-        )
-        noise: Transform = ServerNoise(table, self._keys) if central else SiloNoise(table, self._keys)
-        return [*rotation, IntegerGrid(grid, self._keys), noise]
-
-    def _agreed_multiplier(self) -> float:
-        """The leading rank's: the last bits of a calibration may differ from processor to processor."""
-        plan, group = self._plan, self._group
-
-        def agree() -> float:
-            own = 0.0
-            with raise_on_all_ranks(group.comm):
-                if group.comm.rank == 0:
-                    own = plan.noise_multiplier()
-            return float(allgather_object(group.comm, own)[0])
-
-        return group.step(agree)
-
-    def _divisor(self, inner: Aggregator) -> float:
-        """What makes a mean of the sum: the samples that a step expects, or the silos."""
-        if self._config.privacy.unit == "example":
-            return self._config.privacy.sample_rate * inner.summed_samples
-        return len(inner.participants) / self._stretch
-
-    @property
-    def _stretch(self) -> float:
-        """The clipping norm over the one that the grid is made for, to which updates are scaled."""
-        return self._parameters.clip_norm / self._config.privacy.clip_norm
+        self._keys = NoiseKeys(self._own, bytes.fromhex(self._nonce), self._group.silo_id)
+        self._silo.protect(self._privacy, self._keys)
 
     def fit(
         self,
@@ -148,22 +76,26 @@ class PrivacyEngine:
         *,
         resync: bool = False,
     ) -> Fitted:
-        """As `Silo.fit`: clipped, and noisy where each silo protects itself alone."""
-        start = _Start(shared, buffers, round_number, strategy, resync)
-        if self._group.comm.rank == 0:  # who tells
+        """As `Silo.fit`, with no more in it than noise covers: see `Pipeline`, which is the whole way."""
+        start = Start(shared, buffers, round_number, strategy, resync)
+        if self._group.comm.rank == 0:  # which tells
             self.budget.foresee(round_number)
-        if self._config.privacy.place != "local":
-            self._begin_afresh(round_number)
-            return self._clipped(start)
         while True:
             self._begin_afresh(round_number)
             attempt = self.budget.attempt(round_number)
-            fitted = self._noisy(start, attempt)
-            tag = self._keys.tag(round_number, attempt, _flat(fitted))
-            if self.budget.repeats_alone(round_number, attempt, tag):
-                self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
+            fitted = self._pipeline.fit(start, attempt)
+            if not self._place.alone or self._may_show(fitted, round_number, attempt):
                 return fitted
             self.budget.retake(round_number)
+
+    def _may_show(self, fitted: Fitted, round_number: int, attempt: int) -> bool:
+        """Whether noisy values are those that a killed run may have shown; they are counted then."""
+        whole = np.concatenate([*fitted.contribution.vectors.values()])
+        tag = self._keys.tag(round_number, attempt, whole)
+        if not self.budget.repeats_alone(round_number, attempt, tag):
+            return False
+        self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
+        return True
 
     def _begin_afresh(self, round_number: int) -> None:
         """Give the silo back what it had before a round that it takes again.
@@ -175,103 +107,66 @@ class PrivacyEngine:
         elif self.budget.was_begun(round_number):
             self._before = round_number, deepcopy(self._silo.state())
 
-    def _clipped(self, start: _Start) -> Fitted:
-        if self._config.privacy.unit == "example":
-            return self._clipped_sum(start)
-        fitted = self._silo.fit(
-            start.shared, start.buffers, start.round_number, start.strategy, resync=start.resync
-        )
-        vectors = list(fitted.contribution.vectors.values())
-        norm = clip(vectors, self._parameters.clip_norm)
-        if not math.isfinite(norm):
-            raise self._silo.diverged(start.round_number)
-        self._within = norm <= self._parameters.clip_norm
-        for vector in vectors:
-            np.divide(vector, self._stretch, out=vector)
-        return fitted
+    def inner_spec(self, spec: AggregationSpec) -> AggregationSpec:
+        """What is added up inside: ring integers, unless silos bring noisy values. No scalar has noise."""
+        if self._place.alone:
+            return replace(spec, scalars=())
+        words = tuple(replace(one, format="words", tensors=(), ends=None) for one in spec.vectors)
+        return replace(spec, vectors=words, scalars=())
 
-    def _clipped_sum(self, start: _Start) -> Fitted:
-        """The clipped gradients of a sample of records, without noise."""
-        parameters = len(start.shared["model"])
-        values = np.concatenate([start.shared["model"], start.buffers])
-        attempt = self.budget.attempt(start.round_number)
-        total, result = self._silo.clipped_sum(values, start.round_number, attempt)
-        vectors = {"update": total[:parameters], BUFFERS: total[parameters:]}
-        kept = {name: vector for name, vector in vectors.items() if len(vector)}
-        return Fitted(Contribution(kept), self._silo.strategy_state, result.loss, result.steps)
-
-    @property
-    def clip_norm(self) -> float | None:
-        """The clipping norm of the next round, where it changes from round to round."""
-        return None if self._config.privacy.clip_quantile is None else self._parameters.clip_norm
+    def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
+        """The aggregator whose sums are noisy enough among the silos that there are; collective."""
+        self._inner, self._spec, self._silos = inner, spec, silos
+        members, model = len(inner.layout.shards.members), self._silo.model
+        plan = guarantee.plan_for(self._config, model.size, inner.summed_samples, members, silos)
+        self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
+        grid, covered = plan.grid(self._multiplier), tuple(one.name for one in spec.vectors)
+        self.budget.price = lambda survivors: plan.of_round(grid, survivors)
+        self._plan = plan
+        self._pipeline = way = Pipeline(self._silo, plan, grid, self._keys, self._norm, covered)
+        transforms, ring = way.transforms(), ring_dtype(plan.bits)
+        if not transforms:
+            return inner
+        return TransformedSum(inner, spec, ring, transforms, self.budget, self._keys.tag, way.divisor)
 
     def account(self, aggregator: Aggregator, round_number: int) -> None:
-        """Count what the round's sum has told; collective.
-
-        Where each silo protects itself alone, of all silos that were there: the others may have seen a part.
-        """
-        alone = self._config.privacy.place == "local"
-        self._shown = self._inner.layout.shards.members if alone else aggregator.participants
+        """Count what the round's sum has told; collective."""
+        self._shown = self._place.shown(self._inner.layout.shards.members, aggregator.participants)
         self._failures = len(self._group.failures)
         self.budget.record(round_number, self._shown)
 
     def complete(self, aggregator: Aggregator, round_number: int) -> None:
-        """After the round's step; collective. Those who served the sum have added their noise by then.
+        """After the round's step; collective. The ranks that serve the sum have added their noise by then.
 
-        When one of them was lost meanwhile, another added noise of its own to the same slice.
+        Where one of them failed meanwhile and noise is not repeatable, another added other noise to the same
+        slice.
         """
-        if self._config.privacy.place == "central":
+        if not self._place.repeatable:
             group = self._group
-            again = max(
-                group.step(lambda: allgather_object(group.comm, len(group.failures) - self._failures))
-            )
-            for _ in range(again):
+            again = group.step(lambda: allgather_object(group.comm, len(group.failures) - self._failures))
+            for _ in range(max(again)):
                 self.budget.add(self.budget.price(len(self._shown)), self._shown)
-        if self._config.privacy.clip_quantile is not None:
-            self._adapt(self._config.privacy.clip_quantile, aggregator, round_number)
+        if self._norm.follows:
+            self._follow(aggregator, round_number)
 
-    def _adapt(self, quantile: float, aggregator: Aggregator, round_number: int) -> None:
-        """Move the clipping norm towards its quantile by a noisy count; collective.
+    def _follow(self, aggregator: Aggregator, round_number: int) -> None:
+        """Let the clipping norm follow its quantile; collective.
 
-        Andrew et al. 2021, algorithm 1, with learning rate 0.2. A count over fewer silos has less noise: it
-        is counted beside the one that was planned.
+        A count over fewer silos has less noise: it is counted beside the one that was planned.
         """
         stream = self._keys.stream("count", round_number, self.budget.attempt(round_number))
-        noise = np.zeros(1, np.int32)
-        draw_noise(noise, TABLES[self._config.privacy.mechanism](self._plan.count_share), stream)
-        own = (COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY) + float(noise[0])
-        total, silos = aggregator.sum_scalars(np.array([own, 1.0]))
-        if np.isnan(total):  # somebody saw it, over all who are left at least
-            self.budget.add({self._plan.of_count(len(self._group.agreed_members())): 1}, self._shown)
-        else:
-            if round(silos) < len(self._shown):
-                self.budget.add({self._plan.of_count(round(silos)): 1}, self._shown)
-            within = min(max(total / silos / COUNT_UNIT + 0.5, 0.0), 1.0)
-            first = self._config.privacy.clip_norm
-            norm = self._parameters.clip_norm * math.exp(-0.2 * (within - quantile))
-            self._parameters.clip_norm = min(max(norm, first / MOST_STRETCH), first * MOST_STRETCH)
+        table = TABLES[self._privacy.mechanism](self._plan.count_share)
+        counted = self._norm.follow(aggregator, table, stream)
+        if counted is None:  # some rank may have seen it, over the survivors at least
+            counted = len(self._group.agreed_members())
+            self.budget.add({self._plan.of_count(counted): 1}, self._shown)
+        elif counted < len(self._shown):
+            self.budget.add({self._plan.of_count(counted): 1}, self._shown)
 
-    def _noisy(self, start: _Start, attempt: int) -> Fitted:
-        place = (start.round_number, attempt)
-        if self._config.privacy.unit == "example":
-            return self._silo.fit_privately(
-                start.shared,
-                start.buffers,
-                self._plan.steps,
-                self._noise,
-                *place,
-                start.strategy,
-                resync=start.resync,
-            )
-        fitted = self._clipped(start)
-        whole = _flat(fitted)
-        self._noise.add(torch.from_numpy(whole), 1.0, self._keys, (*place, 0))
-        ends = np.cumsum([len(vector) for vector in fitted.contribution.vectors.values()])
-        for vector, noisy in zip(
-            fitted.contribution.vectors.values(), np.split(whole, ends[:-1]), strict=True
-        ):
-            vector[:] = noisy
-        return fitted
+    @property
+    def clip_norm(self) -> float | None:
+        """The clipping norm of the next round, where it changes from round to round."""
+        return self._norm.value if self._norm.follows else None
 
     def affordable(self) -> int:
         """How many more rounds stay within `privacy.max_epsilon`, up to 2."""
@@ -280,16 +175,17 @@ class PrivacyEngine:
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         self.budget.begin(committed)
-        return guarantee.notes(self._plan, self._parameters.noise_multiplier)
+        return guarantee.notes(self._plan, self._multiplier)
 
     @property
     def description(self) -> str:
         """What is promised, in a few words."""
-        return guarantee.describe(self._plan, self._parameters.noise_multiplier)
+        return guarantee.describe(self._plan, self._multiplier)
 
     def state(self) -> dict[str, Any]:
         """For this silo's checkpoint."""
-        return {"parameters": asdict(self._parameters), "ledger": self.budget.state()}
+        parameters = PrivacyParameters(self._nonce, self._multiplier, self._norm.value)
+        return {"parameters": asdict(parameters), "ledger": self.budget.state()}
 
     def restore(self, state: dict[str, Any] | None, *, member: bool) -> Aggregator:
         """Take up a `state()` where this silo has one; the aggregator that goes with it. Collective.
@@ -297,22 +193,19 @@ class PrivacyEngine:
         What all share is taken from a silo that was a `member` of the round that was committed.
         """
         if state is not None:
-            self._own_terms(state)
+            self._nonce = state["parameters"]["nonce"]
+            self._use_nonce()
         mine = state if member else None
         every = self._group.step(lambda: allgather_object(self._group.comm, mine))
-        whole = next(state for state in every if state is not None)
-        self._share(whole)
+        self._share(next(state for state in every if state is not None))
         wrapped = self.wrap(self._inner, self._spec, self._silos)
-        guarantee.refuse_longer(self._plan, self._parameters.noise_multiplier)
+        guarantee.refuse_longer(self._plan, self._multiplier)
         return wrapped
-
-    def _own_terms(self, state: dict[str, Any]) -> None:
-        self._parameters = PrivacyParameters(**state["parameters"])
-        self._use_nonce()
 
     def _share(self, state: dict[str, Any]) -> None:
         """Take up all of another silo's `state()` but what is that silo's own."""
-        self._parameters = PrivacyParameters(**state["parameters"] | {"nonce": self._parameters.nonce})
+        parameters = PrivacyParameters(**state["parameters"])
+        self._multiplier, self._norm.value = parameters.noise_multiplier, parameters.clip_norm
         self.budget.restore(state["ledger"])
 
     def rejoin_state(self) -> dict[str, Any]:
@@ -323,19 +216,3 @@ class PrivacyEngine:
         """Go on with the others' `rejoin_state()`, and with noise that this silo never had before."""
         self._share(rejoin_state)
         self.budget.come_back(rejoin_state["budget"])
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What a silo begins a round with."""
-
-    shared: Mapping[str, Vector]
-    buffers: Vector
-    round_number: int
-    strategy: Strategy
-    resync: bool
-
-
-def _flat(fitted: Fitted) -> Vector:
-    """All vectors of a contribution as one, (d,): a copy."""
-    return np.concatenate([*fitted.contribution.vectors.values()])

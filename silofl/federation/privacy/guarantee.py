@@ -5,30 +5,33 @@ from __future__ import annotations
 import math
 
 from silofl.aggregation.protocols import choose_protocol
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon
+from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
 from silofl.training.private import steps_in
 from silofl.types import RingBits
 
 
 def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
-    """The plan of a run of `silos` of whom those `here` have `records` together."""
-    privacy = config.privacy
+    """The plan of a run of `silos`, of which `here` are there and have `records` together."""
+    privacy, place = config.privacy, PLACES[config.privacy.place]
     protocol = choose_protocol(config.secure, silos)
     clear = not protocol.private
-    if clear and privacy.place == "distributed":
+    if clear and place.needs_private_sum:
         raise ConfigError(
-            f'privacy.place = "distributed" hides each silo\'s part in a secure sum, and over {silos} silos '
-            'there is none: start three or more, or set privacy.place = "local"',
+            f'privacy.place = "{privacy.place}" hides each silo\'s part in a secure sum, and over {silos} '
+            'silos there is none: start three or more, or set privacy.place = "local"',
             rank=0,
         )
-    bits: RingBits = 32 if clear or privacy.place == "local" else config.secure.bits
+    bits: RingBits = 32 if clear or place.alone else config.secure.bits
     steps = 1
-    if privacy.unit == "example" and privacy.place == "local":
+    if privacy.unit == "example" and place.alone:
         steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
-    if privacy.place == "distributed":
+    if place.needs_private_sum:
         _refuse_openers(config, silos)
     return Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)
 
@@ -45,6 +48,22 @@ def _refuse_openers(config: Config, silos: int) -> None:
             f"less, or to {alone}, with which each share is enough",
             rank=0,
         )
+
+
+def agreed_multiplier(group: ElasticGroup, plan: Plan) -> float:
+    """The leading rank's noise multiplier; collective. ConfigError where none meets `target_epsilon`.
+
+    The last bits of a calibration may differ from processor to processor.
+    """
+
+    def agree() -> float:
+        own = 0.0
+        with raise_on_all_ranks(group.comm):
+            if group.comm.rank == 0:
+                own = plan.noise_multiplier()
+        return float(allgather_object(group.comm, own)[0])
+
+    return group.step(agree)
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:
