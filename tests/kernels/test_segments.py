@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -245,3 +250,31 @@ def test_bad_arguments_write_nothing() -> None:
             max_abs(x, ends)
     assert (out == 3).all()
     assert (x == 1).all()
+
+
+EVERYTHING = """
+import numpy as np
+from silofl_kernels import ExactFormat, MaskSet, Segments, Stream, dequantize, max_abs, quantize_and_mask
+x = (np.random.default_rng(0).standard_normal(300) * 60).astype(np.float32)
+x[[0, 100]] = np.nan, np.inf
+parts, error = Segments([0, 7, 7, 40, 300], [1.5, 2, 3, 4, 5], [90, 100, 200, 3000, 40]), np.zeros((5, 2))
+words, out, prg = np.zeros(300, np.uint16), np.zeros(300, np.float32), "aes-128-ctr"
+chosen = {"masks": MaskSet(prg, [bytes(16)], [1]), "rounding": Stream(prg, bytes(range(16)))}
+counts = quantize_and_mask(x, words, segments=parts, offset=3, first=0, error=error, **chosen)
+dequantize(words, out, steps=parts.scales, ends=parts.ends)
+form, values, sums = ExactFormat(16, 4), np.array([1 / 3, -5e-30, 2.0**100, np.nan, 2.0**-97]), np.zeros(5)
+digits = np.zeros(5 * form.words, np.uint16)
+print(form.encode(values, digits, weight=0.7), digits.tolist(), tuple(map(int, counts)), words.tolist())
+form.decode(digits, sums)
+print(sums.tolist(), out.tolist(), max_abs(x, parts.ends).tolist(), np.log(error + 1).round(4).tolist())
+"""
+
+
+def test_without_compilation_everything_is_the_same() -> None:
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EVERYTHING], env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()) as here:
+        exec(EVERYTHING, {})
+    assert told.stdout == here.getvalue()

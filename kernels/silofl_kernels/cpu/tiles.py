@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
 from silofl_kernels.cpu import features, streams
 from silofl_kernels.cpu.jit import Kernel, device
@@ -73,7 +72,7 @@ class TileCode(NamedTuple):
 def make_tile(variant: Variant) -> TileCode:
     """The code of `variant`."""
     label = variant.label
-    real = types.float32 if variant.single else types.float64
+    real = np.float32 if variant.single else np.float64
     if variant.noisy is None:
         draw = device(_draw_nothing, "nearest")
     else:
