@@ -159,7 +159,9 @@ def _weights(case: Case, one: VectorSpec, part: float) -> list[float]:
 def _exact(case: Case, one: VectorSpec, among: list[int], fixed_range: float | None) -> NDArray[Any]:
     factors = _weights(case, one, 1.0)
     total = float(exact_sum([factors[k] for k in among]))
-    columns = np.array([case.contributions[k].vectors[one.name].astype(np.float64) * factors[k] for k in among])
+    columns = np.array(
+        [case.contributions[k].vectors[one.name].astype(np.float64) * factors[k] for k in among]
+    )
     return np.array([float(exact_sum(list(column))) / total for column in columns.T]).astype(case.dtype)
 
 
@@ -192,7 +194,9 @@ def normal(silos: int, size: int, dtype: Any = np.float32) -> list[NDArray[Any]]
     return [(rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2)).astype(dtype) for _ in range(silos)]
 
 
-def one_vector(silos: int, size: int, *, weighting: Any = "samples", dtype: Any = np.float32, **more: Any) -> Case:
+def one_vector(
+    silos: int, size: int, *, weighting: Any = "samples", dtype: Any = np.float32, **more: Any
+) -> Case:
     """A case of one scaled vector, with sample counts from 1 to 1e7."""
     given = [Contribution({"x": values}) for values in normal(silos, size, dtype)]
     samples = [10 ** (k % 8) for k in range(silos)]

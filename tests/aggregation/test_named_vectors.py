@@ -70,7 +70,9 @@ def test_secure_means_are_those_of_integers_and_fractions(
         assert found[vector.name].dtype == dtype
         np.testing.assert_array_equal(found[vector.name], wanted[vector.name], err_msg=vector.name)
     parts = shares(one.samples)
-    loss = exact_sum([float(p) * given.scalars["loss"] for p, given in zip(parts, one.contributions, strict=True)])
+    loss = exact_sum(
+        [float(p) * given.scalars["loss"] for p, given in zip(parts, one.contributions, strict=True)]
+    )
     for result in results:
         assert result.scalars == {"loss": float(loss) / float(sum(parts)), "steps": 10.0}
         assert result.silos == silos
@@ -98,7 +100,9 @@ def test_protocols_agree_within_half_a_step_a_silo() -> None:
     np.testing.assert_array_equal(secure[0]["update"], secure[1]["update"])
     start = 0
     for end in ENDS:
-        largest = max(np.abs(given.vectors["update"][start:end]).max(initial=0) for given in one.contributions)
+        largest = max(
+            np.abs(given.vectors["update"][start:end]).max(initial=0) for given in one.contributions
+        )
         bound = 4 / 2 * 2 * largest / (2**15 - 3) + largest * 1e-6  # half a step each, of at most twice that
         assert (np.abs(secure[0]["update"] - plain["update"])[start:end] <= bound).all()
         start = end
