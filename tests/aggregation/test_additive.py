@@ -1,4 +1,4 @@
-"""Additive sharing over ranks: the plain integer sum, for every committee, and nothing readable on the way."""
+"""Additive sharing over ranks: the plain integer sum, for every committee; no mask is used twice."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_words_are_added_up_as_they_are(bits: Any) -> None:
     [
         (
             lambda: format_of(VectorSpec("x", 1), 8, 300, stochastic=False),
-            "300 silos do not fit an 8-bit ring",
+            "300 silos do not fit an 8-bit",
         ),
         (
             lambda: exact_format(8, 128),

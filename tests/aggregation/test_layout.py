@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_every_word_of_every_value_lies_on_the_wire_once(built: Any, data: Any) 
     places = {name: np.full(count * width, -1) for name, (count, width) in named.items()}
     cuts = data.draw(st.lists(st.integers(0, size), max_size=12))
     bounds = sorted({0, size, *cuts})
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         at = start
         for block in layout.within(start, stop):
             width = named[block.name][1]

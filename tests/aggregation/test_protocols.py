@@ -68,9 +68,8 @@ def test_private_protocols_alone_show_no_value_of_a_silo(name: str) -> None:
 
     for sent in in_ranks(3, rank):
         whole = b"".join(sent)
-        constant = any(len(set(one[k : k + 800 : 8] for k in range(0, 8))) <= 8 and
-                       one[:800] == one[:8] * 100 for one in sent if len(one) >= 800)  # fmt: skip
-        shown = constant or (MARK / 3).hex().encode() in whole or np.float64(MARK).tobytes() in whole
+        constant = any(one[:800] == one[:8] * 100 for one in sent if len(one) >= 800)
+        shown = constant or np.float64(MARK).tobytes() in whole
         assert shown == (not PROTOCOLS[name].private)
 
 
