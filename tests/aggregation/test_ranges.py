@@ -50,7 +50,7 @@ def test_what_cannot_be_added_up_is_refused_by_the_name_of_its_tensor(magnitude:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
 def test_the_sum_shows_neither_who_nor_how_many_reached_a_level(dtype: Any) -> None:
-    """Below the maximum all bytes are uniform, of one silo's words and of any sum; above it there are zeros."""
+    """Up to the maximum all bytes of any sum are uniform, above it there are zeros."""
     runs = 400
     for silos in ([[8.0], [8.0], [8.0]], [[8.0], [1e-9], [0.0]]):
         sums = np.array([total(silos, np.dtype(dtype)) for _ in range(runs)])
