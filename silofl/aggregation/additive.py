@@ -21,6 +21,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.tail import Tail
 from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
 from silofl.crypto.capacity import count_limbs
+from silofl.errors import StoppedError
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
 
@@ -88,6 +89,7 @@ class Additive:
         self._session.group.step(lambda: self._reduce(contribution, magnitudes))
 
     def _reduce(self, contribution: Contribution, magnitudes: Magnitudes) -> None:
+        self._refuse_loss()
         self._tail = None  # its words are overwritten
         self._deal_again(self.layout.shards.size)
         if self._range is not None:
@@ -99,6 +101,14 @@ class Additive:
         encoded = self._wire.encode(contribution, share, magnitudes, self._ranges)
         self._collect(encoded)
         self._tail = self._wire.tail.decode(self._small_total(encoded.tail()))
+
+    def _refuse_loss(self) -> None:
+        """StoppedError, on every rank, once one of them has failed: seeds are dealt to all or none."""
+        if self._session.group.comm is not self._comm:
+            raise StoppedError(
+                "a silo is lost, and the protocol additive goes on without none; --resume repeats the round",
+                rank=0,
+            )
 
     def _deal_again(self, size: int) -> None:
         """Fresh seeds; small sums take positions of their masks behind the first `size`."""
@@ -166,5 +176,6 @@ class Additive:
                 add_masks(row, seeds, offset=first)
 
     def _small_total(self, words: Words) -> Words:
+        self._refuse_loss()
         start, self._next = self._next, self._next + len(words)  # every position is used once
         return self._deal.small_total(words, start)

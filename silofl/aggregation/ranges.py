@@ -15,8 +15,8 @@ LOWEST, HIGHEST = -64, 96
 """Binary exponents that are told apart; smaller magnitudes count as the lowest."""
 LEVELS = HIGHEST - LOWEST + 2
 """One for each exponent, and one for what is larger or not finite."""
-LEVEL_BYTES = 8
-"""A level that silos reached is taken for empty with probability 2^-64."""
+LEVEL = np.dtype(np.uint64)
+"""Words of a level together. A level that silos reached is taken for empty with probability 2^-64."""
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -32,10 +32,10 @@ def encode_exponents(magnitudes: NDArray[np.float64], dtype: np.dtype[Any]) -> W
         dtype: of the ring.
     """
     reached = _exponents(magnitudes) - LOWEST + 1
-    levels = np.empty((len(magnitudes), LEVELS, LEVEL_BYTES // dtype.itemsize), dtype)
+    levels = np.empty((len(magnitudes), LEVELS), LEVEL)
     keystream(Stream("aes-128-ctr", os.urandom(16)), levels.reshape(-1).view(np.uint8))
-    levels[np.arange(LEVELS) >= reached[:, None]] = 0
-    return levels.reshape(-1)
+    levels *= np.arange(LEVELS) < reached[:, None]
+    return levels.reshape(-1).view(dtype)
 
 
 def decode_ranges(sums: Words, tensors: tuple[str, ...]) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def decode_ranges(sums: Words, tensors: tuple[str, ...]) -> NDArray[np.float64]:
 
     Raises DataError, the same on every rank, naming a tensor whose values are beyond 2^96 or not finite.
     """
-    used = np.any(sums.reshape(len(tensors), LEVELS, -1) != 0, axis=2)
+    used = sums.view(LEVEL).reshape(len(tensors), LEVELS) != 0
     reached = LEVELS - 1 - np.argmax(used[:, ::-1], axis=1)
     beyond = np.flatnonzero(reached == LEVELS - 1)
     if beyond.size:

@@ -61,7 +61,8 @@ class SmallSums:
         """
         group, keys = self._session.group, self._keys
         silos = len(keys.members)
-        width = len(encode(silos))
+        drawn = {0: encode(silos)}  # by how many silos are lost: a position never meets other words
+        width = len(drawn[0])
         start, self._next = self._next, self._next + silos * width
         sent, seen = False, b""  # seen: number of silos and the words of their sum
 
@@ -74,13 +75,15 @@ class SmallSums:
                 known = next(filter(None, told), b"")
             if known and not repeatable:
                 return None
-            words = encode(len(left))
+            if lost not in drawn:
+                drawn[lost] = encode(len(left))
+            words = drawn[lost]
             if not known:
                 sent = True
                 at = start + lost * width
                 total = masked_total(comm, words, keys.small_masks(left), at)
-                known = len(left).to_bytes(4) + total.tobytes()
+                known = len(left).to_bytes(8) + total.tobytes()
             seen = known
-            return np.frombuffer(known, words.dtype, offset=4), int.from_bytes(known[:4])
+            return np.frombuffer(known, words.dtype, offset=8), int.from_bytes(known[:8])
 
         return group.step(reduce)

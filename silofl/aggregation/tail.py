@@ -128,8 +128,8 @@ class TailFormat:
         exact = np.empty(self._numbers.words * len(unfit), self._dtype)
         self._numbers.encode(np.where(unfit, 0.0, own.numbers), exact)
         flags = np.concatenate([[own.clipped], own.bad, unfit, own.errors > COARSE])
-        worst = np.nan_to_num(own.errors, nan=1.0).max(initial=0.0)
-        error = round(min(float(worst), 1.0) * (1 << ERROR_BITS))
+        worst = float(own.errors.max(initial=0.0))
+        error = round((worst if worst < 1 else 1.0) * (1 << ERROR_BITS))  # 1 where it is NaN
         return np.concatenate(
             [
                 encode_weight(own.share, self._weights),

@@ -1,23 +1,23 @@
-"""Additive sharing over ranks: the plain integer sum, for every committee."""
+"""Additive sharing over ranks: the plain integer sum, for every committee; no mask is used twice."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from silofl.aggregation.fixed_point import fixed_point
 
-from silofl.aggregation.additive import Additive
+from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.row_exchange import MessageExchange
-from silofl.aggregation.secure_session import open_session
+from silofl.aggregation.spec import VectorSpec
+from silofl.aggregation.wire import measure
+from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.comm.protocol import Communicator
-from silofl.comm.threads import run_in_threads
-from silofl.crypto.secagg import Rules
 from silofl.errors import DataError
-from tests.aggregation.test_secagg_exact import updates
+from silofl.types import Contribution
+from tests.aggregation.harness import Case, expected, in_ranks, one_vector, read, reduce_and_read, whole
 
 CASES = [
     (3, 2, 16, 1000, 64),
@@ -39,70 +39,96 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
     messages: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("silofl.aggregation.additive.CHUNK_WORDS", chunk)
     if messages:
         monkeypatch.setattr("silofl.aggregation.additive.open_exchange", MessageExchange)
-    values = [value.astype(np.float64) for value in updates(silos, size)]
-    weights = [10 ** (k % 8) for k in range(silos)]
-    value_range = float(max(np.abs(v).max() for v in values))
+    case = one_vector(silos, size, dtype=np.float64, bits=bits, config={"committee": members})
 
-    def rank(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any], int]:
-        session = open_session(ElasticGroup(comm), Rules(bits=bits), bytes(32))
-        aggregator = Additive(
-            session,
-            size,
-            np.dtype(np.float64),
-            weight=weights[comm.rank],
-            committee=members,
-            value_range=value_range,
-            chunk=chunk,
-        )
-        aggregator.reduce(values[comm.rank], 1)
-        mean = aggregator.mean(comm.rank)
-        numbers = aggregator.sum_scalars(np.array([0.5, -float(comm.rank)]))
-        return mean, numbers, aggregator.clipped_silos
+    def rank(comm: Communicator) -> Any:
+        group = ElasticGroup(comm)
+        aggregator = case.make("additive", group)
+        found = reduce_and_read(aggregator, case, group)
+        return found, aggregator.sum_scalars(np.array([0.5, -float(comm.rank)]))
 
-    results = run_in_threads(silos, rank)
-    total = np.zeros(size)
-    for value, weight in zip(values, weights, strict=True):
-        numbers = fixed_point(bits, value_range, silos, weight / sum(weights), stochastic=False)
-        total += np.clip(np.rint(value * numbers.scale), -numbers.limit, numbers.limit)
-    np.testing.assert_array_equal(np.concatenate([mean for mean, _, _ in results]), total * numbers.step)
-    assert all(sums.tolist() == [0.5 * silos, -sum(range(silos))] for _, sums, _ in results)
-    assert {clipped for *_, clipped in results} == {0}
+    results = in_ranks(silos, rank)
+    np.testing.assert_array_equal(whole([found for found, _ in results])["x"], expected(case)["x"])
+    assert all(sums.tolist() == [0.5 * silos, -sum(range(silos))] for _, sums in results)
+    assert {found.quality.clipped_silos for found, _ in results} == {0}
 
 
-def test_values_that_are_not_finite_are_not_sent() -> None:
+def three(value: Any, size: int = 10, **config: Any) -> Case:
+    given = [Contribution({"x": np.full(size, value(k))}) for k in range(3)]
+    return Case((VectorSpec("x", size),), given, [1, 1, 1], np.float64, config={"committee": 3} | config)
+
+
+@pytest.mark.parametrize("value_range", [None, 1.0])
+def test_a_sum_with_values_that_are_not_finite_is_used_by_no_rank(value_range: float | None) -> None:
+    good, bad = three(lambda k: 0.5), three(lambda k: np.inf if k == 2 else 1.0)
+
     def rank(comm: Communicator) -> None:
-        x = np.full(10, np.inf if comm.rank == 2 else 1.0)
-        session = open_session(ElasticGroup(comm), Rules(), bytes(32))
-        aggregator = Additive(session, 10, np.dtype(np.float64), weight=1, committee=3)
-        with pytest.raises(DataError, match="a silo has values that are not finite"):
-            aggregator.reduce(x, 1)
+        group = ElasticGroup(comm)
+        aggregator = three(lambda k: 0.0, range=value_range).make("additive", group)
+        reduce_and_read(aggregator, good, group)
+        own = bad.contributions[comm.rank]
+        with pytest.raises(DataError, match=r"x has values that are not finite") as caught:
+            aggregator.reduce(own, 2, measure(own, aggregator.spec))
+        assert caught.value.rank == 0
+        with pytest.raises(RuntimeError, match="nothing was added up"):
+            read(aggregator, good, group)
 
-    run_in_threads(3, rank)
+    in_ranks(3, rank)
 
 
 def test_what_an_owner_receives_of_a_silo_is_not_its_words() -> None:
     """The residual for one owner, over two rounds of the same update, differs and is not the update."""
     seen: list[NDArray[Any]] = []
+    case = three(lambda k: 0.0, 256, range=1.0, committee=2)
 
     def rank(comm: Communicator) -> None:
-        session = open_session(ElasticGroup(comm), Rules(), bytes(32))
-        aggregator = Additive(session, 256, np.dtype(np.float64), weight=1, committee=2, value_range=1.0)
+        group = ElasticGroup(comm)
+        aggregator: Any = case.make("additive", group)
+        original = aggregator._exchange.alltoall
+
+        def alltoall() -> Any:
+            rows = original()
+            if comm.rank == 0:
+                seen.append(rows[2].copy())
+            return rows
+
+        aggregator._exchange.alltoall = alltoall
         for number in (1, 2):
-            original = aggregator._exchange.alltoall
+            reduce_and_read(aggregator, case, group, number)
 
-            def alltoall(original: Any = original) -> Any:
-                rows = original()
-                if comm.rank == 0:
-                    seen.append(rows[2].copy())
-                return rows
-
-            aggregator._exchange.alltoall = alltoall  # type: ignore[method-assign]
-            aggregator.reduce(np.zeros(256), number)
-            aggregator._exchange.alltoall = original  # type: ignore[method-assign]
-
-    run_in_threads(3, rank)
+    in_ranks(3, rank)
     first, second = seen[0], seen[2]
     assert (first != 0).mean() > 0.95
     assert (first != second).mean() > 0.95
+
+
+def test_no_position_of_a_rounds_masks_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors, exponents, tail and later sums of numbers lie one behind the other."""
+    case = three(lambda k: 1.0, 200)
+    used: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    original = AdditiveRound.small_total
+
+    def spy(self: AdditiveRound, words: Any, offset: int) -> Any:
+        used.setdefault((id(self), self._comm.rank), []).append((offset, offset + len(words)))
+        kept.append(self)
+        return original(self, words, offset)
+
+    kept: list[AdditiveRound] = []  # so that no two have one id
+    monkeypatch.setattr(AdditiveRound, "small_total", spy)
+
+    def rank(comm: Communicator) -> None:
+        group = ElasticGroup(comm)
+        aggregator = case.make("additive", group)
+        for number in (1, 2):
+            reduce_and_read(aggregator, case, group, number)
+            for _ in range(2):
+                aggregator.sum_scalars(np.ones(3))
+
+    in_ranks(3, rank)
+    assert len(used) == 3 * 3
+    for places in used.values():
+        assert all(end <= start for (_, end), (start, _) in pairwise(sorted(places)))
+        assert len(places) == 1 or (len(places) == 4 and min(places)[0] >= 200)

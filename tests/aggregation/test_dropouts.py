@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.row_exchange import MessageExchange
-from silofl.aggregation.secagg import SecAgg, SecureVectorSum
+from silofl.aggregation.secagg import SecAgg, SecAggSum
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.aggregation.wire import measure
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
+from silofl.types import Contribution
 
 SIZE, CHUNK = 700, 256
 BEFORE = ("advertise", "share", "mask", "collect first", "collect middle", "collect last")
@@ -43,42 +46,47 @@ def values_of(silo: int) -> NDArray[np.float64]:
 
 
 def run(silos: int, deaths: dict[int, str], make: Any) -> list[Any]:
-    """What every rank has in the end: (participants, (index, mean) pairs, sums of numbers); None if dead."""
+    """What every rank has in the end, None if dead.
+
+    Participants, pairs of (index, mean), sums of numbers, how many silos the total has, mean of a scalar.
+    """
 
     def rank(comm: Communicator) -> Any:
         fault = Fault(comm, deaths.get(comm.rank))
         group = ElasticGroup(comm)
         aggregator = make(group)
         fault.armed = True
-        aggregator.reduce(values_of(group.silo_id), 1)
+        own = Contribution({"x": values_of(group.silo_id)}, {"silo": float(group.silo_id)})
+        aggregator.reduce(own, 1, measure(own, aggregator.spec))
         fault.reach("use")
         group.step(lambda: None)
         parts = [
-            (index, aggregator.mean(index).copy())
-            for index in aggregator.shards.slices_of(group.silo_id, group.members)
+            (index, aggregator.total(index).mean["x"].copy())
+            for index in aggregator.layout.shards.slices_of(group.silo_id, group.members)
         ]
         numbers = aggregator.sum_scalars(np.array([1.0, float(group.silo_id)]))
-        return aggregator.participants, parts, numbers.tolist()
+        total = aggregator.total(parts[0][0])
+        return aggregator.participants, parts, numbers.tolist(), total.silos, total.scalars["silo"]
 
-    return run_in_threads(silos, rank, timeout_s=30)
+    return run_in_threads(silos, rank, timeout_s=100)
+
+
+def spec(group: ElasticGroup, replica_count: int) -> AggregationSpec:
+    samples, silos = group.silo_id + 1, len(group.members)
+    vectors = (VectorSpec("x", SIZE),)
+    return AggregationSpec(
+        vectors, np.dtype(np.float64), samples, 0, bytes(32), silos, replica_count, ("silo",)
+    )
 
 
 def secagg(group: ElasticGroup) -> SecAgg:
     session = open_session(group, Rules(bits=32), bytes(32))
-    copies = len(group.members) - 3
-    vectors = SecureVectorSum(session, SIZE, value_range=1.0, chunk=CHUNK, replica_count=min(copies, 2))
-    return SecAgg(vectors, np.dtype(np.float64), weight=group.silo_id + 1)
+    copies = min(len(group.members) - 3, 2)
+    return SecAgg(SecAggSum(session, spec(group, copies), value_range=1.0, chunk=CHUNK))
 
 
 def plain(group: ElasticGroup) -> PlainAggregator:
-    return PlainAggregator(
-        group,
-        SIZE,
-        np.dtype(np.float64),
-        weight=group.silo_id + 1,
-        replica_count=2,
-        chunk=CHUNK // len(group.members),
-    )
+    return PlainAggregator(group, spec(group, 2), chunk=CHUNK // len(group.members))
 
 
 def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
@@ -95,7 +103,10 @@ def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
     parts = dict(part for silo in left for part in results[silo][1])
     mean = np.concatenate([parts[index] for index in range(len(results))])
     np.testing.assert_allclose(mean, expected, atol=tolerance)
-    assert all(results[silo][2] == [len(left), sum(left)] for silo in left)
+    for silo in left:
+        assert results[silo][2] == [len(left), sum(left)]
+        assert results[silo][3] == len(summed)
+        assert abs(results[silo][4] - np.average(summed, weights=weights)) < 1e-12
 
 
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from silofl.aggregation.fixed_point import fixed_point
 
 from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads
 from silofl.types import RingBits
 from silofl_kernels import ring_dtype
+from tests.aggregation.harness import scaled_words
 
 SILOS, SIZE, RANGE = 3, 3 << 16, 1.0  # the vector goes in one chunk, and slices are whole rows
 LOWEST, HIGHEST = 141.0, 415.0  # chi-square, 255 degrees of freedom: 1e-9 lies below, 1e-9 above
@@ -120,11 +120,8 @@ def run(bits: RingBits, shared: bool, sums: int = 2) -> list[Sent]:
 
 def plain_words(bits: RingBits) -> list[NDArray[Any]]:
     """What would go out without masks."""
-    numbers = fixed_point(bits, RANGE, SILOS, 1 / SILOS, stochastic=False)
-    kind = np.float32 if bits <= 16 else np.float64
     return [
-        np.rint(x.astype(kind) * kind(numbers.scale)).astype(np.int64).astype(ring_dtype(bits))
-        for x in updates()
+        scaled_words(x, bits, SILOS, 1 / SILOS, 1 / SILOS, RANGE).astype(ring_dtype(bits)) for x in updates()
     ]
 
 

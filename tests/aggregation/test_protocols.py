@@ -1,0 +1,167 @@
+"""Protocols: what each states of itself, measured over all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silofl.aggregation.protocols import PROTOCOLS, build, choose_protocol, protocol_name
+from silofl.aggregation.spec import VectorSpec
+from silofl.comm import Communicator
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import SharedBuffer, SimulatedCrash
+from silofl.config import SecureConfig
+from silofl.errors import ConfigError, StoppedError
+from silofl.types import Contribution
+from tests.aggregation.harness import Case, in_ranks, one_vector, outcomes, reduce_and_read
+
+every_protocol = pytest.mark.parametrize("name", list(PROTOCOLS))
+MARK = 1234.5
+
+
+class Watched:
+    """A communicator that keeps every byte that goes out, by message or by shared memory."""
+
+    def __init__(self, comm: Any, out: list[bytes]) -> None:
+        self._comm, self._out = comm, out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def duplicate(self) -> Any:
+        return Watched(self._comm.duplicate(), self._out)
+
+    def allgather_bytes(self, payload: bytes) -> Any:
+        self._out.append(payload)
+        return self._comm.allgather_bytes(payload)
+
+    def alltoall_bytes(self, payloads: Any) -> Any:
+        self._out += payloads
+        return self._comm.alltoall_bytes(payloads)
+
+    def alltoall(self, send: Any, receive: Any) -> None:
+        self._out.append(send.tobytes())
+        self._comm.alltoall(send, receive)
+
+    def allreduce(self, values: Any, *op: Any) -> Any:
+        self._out.append(values.tobytes())
+        return self._comm.allreduce(values, *op)
+
+    def shared_buffer(self, nbytes: int) -> SharedBuffer | None:
+        return None
+
+
+@every_protocol
+def test_private_protocols_alone_show_no_value_of_a_silo(name: str) -> None:
+    """All silos bring one known value, as words of the format and as floats: sought in all that goes out."""
+    values = [np.full(2000, MARK, np.float64) for _ in range(3)]
+    given = [Contribution({"x": one}, {"loss": MARK}) for one in values]
+    case = Case((VectorSpec("x", 2000),), given, [1, 1, 1], np.float64, 32, ("loss",))
+
+    def rank(comm: Communicator) -> list[bytes]:
+        out: list[bytes] = []
+        group = ElasticGroup(Watched(comm, out))  # type: ignore[arg-type]
+        reduce_and_read(case.make(name, group), case, group)
+        return out
+
+    for sent in in_ranks(3, rank):
+        whole = b"".join(sent)
+        constant = any(one[:800] == one[:8] * 100 for one in sent if len(one) >= 800)
+        shown = constant or np.float64(MARK).tobytes() in whole
+        assert shown == (not PROTOCOLS[name].private)
+
+
+@every_protocol
+def test_a_round_goes_on_when_a_rank_fails_where_a_protocol_recovers(name: str) -> None:
+    case = one_vector(4, 300, bits=32)
+
+    def rank(comm: Communicator) -> Any:
+        group = ElasticGroup(comm)
+        aggregator = case.make(name, group)
+        count = 0
+
+        def die(*_: Any) -> None:
+            nonlocal count
+            count += 1
+            if comm.rank == 2:
+                raise SimulatedCrash
+
+        if comm.rank == 2:  # at its first message of the round
+            comm.allgather_bytes = comm.alltoall = comm.allreduce = comm.shared_buffer = die  # type: ignore[method-assign, assignment]
+            comm.barrier = die  # type: ignore[method-assign]
+        try:
+            return reduce_and_read(aggregator, case, group).participants
+        except StoppedError as error:
+            return type(error)
+
+    found = in_ranks(4, rank)
+    assert found[2] is None
+    survived = [one == (0, 1, 3) for k, one in enumerate(found) if k != 2]
+    assert survived == [PROTOCOLS[name].recovers] * 3
+    if not PROTOCOLS[name].recovers:
+        assert [found[k] for k in (0, 1, 3)] == [StoppedError] * 3
+
+
+@every_protocol
+def test_gives_the_sum_and_rows_only_where_it_says_so(name: str) -> None:
+    protocol, case = PROTOCOLS[name], one_vector(3, 100)
+    assert "sum" in protocol.gives
+    assert not (protocol.private and "rows" in protocol.gives)
+
+    def rank(comm: Communicator) -> bool:
+        group = ElasticGroup(comm)
+        aggregator = case.make(name, group)
+        reduce_and_read(aggregator, case, group)
+        return aggregator.total(comm.rank).rows is not None
+
+    assert in_ranks(3, rank) == ["rows" in protocol.gives] * 3
+
+
+@every_protocol
+@pytest.mark.parametrize("silos", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("allow_two", [False, True])
+def test_a_round_needs_as_many_silos_as_hide_each_other(name: str, silos: int, allow_two: bool) -> None:
+    protocol, secure = PROTOCOLS[name], SecureConfig(protocol=name, allow_two=allow_two)  # type: ignore[arg-type]
+    fewest = protocol.fewest(secure, silos)
+    if protocol.private:
+        assert fewest == max(silos // 2 + 1, 2 if allow_two else 3)
+        if silos < (2 if allow_two else 3):
+            with pytest.raises(ConfigError, match="hides nothing"):
+                choose_protocol(secure, silos)
+    else:
+        assert fewest == min(2, silos)
+    openers, why = protocol.openers(secure, silos)
+    assert openers >= 1
+    assert why
+    assert (openers == 1) == (not protocol.private) or silos == 1
+
+
+@every_protocol
+def test_a_refusal_is_raised_on_every_rank_before_anything_is_made(name: str) -> None:
+    case = one_vector(3, 10, config={"committee": 4})
+    secure = case.secure(name)
+    refusal = PROTOCOLS[name].refusal(secure, 3)
+    assert (refusal is not None) == (name == "additive")
+
+    def rank(comm: Communicator) -> Any:
+        try:
+            build(ElasticGroup(comm), secure, case.spec(comm.rank)).close()
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    assert in_ranks(3, rank) == [refusal] * 3
+
+
+def test_auto_is_secure_for_three_silos_and_clear_below() -> None:
+    assert [protocol_name(SecureConfig(), n) for n in (1, 2, 3, 4)] == ["plain", "plain", "secagg", "secagg"]
+    assert protocol_name(SecureConfig(allow_two=True), 2) == "secagg"
+
+
+@every_protocol
+def test_a_protocol_adds_up_round_after_round(name: str) -> None:
+    first, last = outcomes(one_vector(3, 70), name), outcomes(one_vector(3, 70), name, (1, 2, 3))
+    for one, other in zip(first, last, strict=True):
+        np.testing.assert_array_equal(one.mean["x"], other.mean["x"])

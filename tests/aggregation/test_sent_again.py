@@ -1,0 +1,105 @@
+"""Words that are sent again when a rank fails: the same under the same masks, whatever met them meanwhile.
+
+Two different texts under one mask show their difference to whoever reads the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silofl.aggregation.secagg import SecAggSum
+from silofl.aggregation.secure_session import open_session
+from silofl.aggregation.shards import Shards
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.aggregation.wire import Wire, measure
+from silofl.comm import Communicator
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import SimulatedCrash
+from silofl.crypto.secagg import Rules
+from silofl.types import Contribution
+from silofl_kernels import MaskSet
+from tests.aggregation.harness import in_ranks, one_vector
+
+MASKS = MaskSet("aes-128-ctr", [bytes(16)], [1])
+
+
+def wire() -> tuple[Wire, Contribution]:
+    rng = np.random.default_rng(3)
+    ends = np.array([7, 2000, 5003], np.int64)
+    vectors = (VectorSpec("x", 5003, ends=ends), VectorSpec("y", 9, "exact", "uniform"))
+    spec = AggregationSpec(vectors, np.dtype(np.float32), 5, 0, bytes(32), 3, 0, ("loss",))
+    own = Contribution(
+        {"x": rng.standard_normal(5003).astype(np.float32), "y": rng.standard_normal(9).astype(np.float32)},
+        {"loss": 0.3},
+    )
+    return Wire(spec, 16, Shards(0, (0, 1, 2)), stochastic=False), own
+
+
+@pytest.mark.parametrize("first_pass", ["whole", "part"])
+def test_vectors_and_tail_are_the_same_in_other_pieces(first_pass: str) -> None:
+    one, own = wire()
+    size = one.layout.shards.size
+
+    def sent(encoded: Any, width: int, stop: int = size) -> tuple[Any, Any]:
+        out = np.zeros(size, np.uint16)
+        encoded.begin()
+        for start in range(0, stop, width):
+            end = min(start + width, stop)
+            encoded.fill(start, end, out[start:end], MASKS)
+        return out, encoded.tail() if stop == size else None
+
+    def encoded() -> Any:
+        return one.encode(own, 0.4, measure(own, one.spec), one.fixed_ranges(8.0))
+
+    words, tail = sent(encoded(), size)
+    again = encoded()
+    if first_pass == "whole":
+        sent(again, size)
+        later = sent(again, 77)
+        np.testing.assert_array_equal(later[1], tail)
+    else:
+        sent(again, 1000, 3000)
+        later = sent(again, 1000)
+        np.testing.assert_array_equal(later[1], sent(encoded(), 1000)[1])  # no trace of the first pass
+    np.testing.assert_array_equal(later[0], words)
+
+
+def test_the_tail_on_the_wire_is_the_same_when_it_is_sent_again() -> None:
+    """Silo 4 dies when its tail is out. The others' second tails go with slices that are cut otherwise."""
+    case = one_vector(5, 4000)
+    case.samples = [3, 1, 4, 1, 5]
+    tails: dict[int, list[bytes]] = {}
+
+    def rank(comm: Communicator) -> None:
+        group = ElasticGroup(comm)
+        session = open_session(group, Rules(bits=16), bytes(32))
+        sums = SecAggSum(session, case.spec(comm.rank), chunk=500)
+        width = 2 * sums.wire.tail.words
+
+        def spied(comm: Any) -> None:
+            allgather, recover = comm.allgather_bytes, comm.recover
+
+            def spy(payload: bytes) -> list[bytes]:
+                if len(payload) == width:
+                    tails.setdefault(group.silo_id, []).append(payload)
+                    if group.silo_id == 4:
+                        raise SimulatedCrash
+                return allgather(payload)  # type: ignore[no-any-return]
+
+            def recovered() -> Any:
+                other = recover()
+                spied(other)
+                return other
+
+            comm.allgather_bytes, comm.recover = spy, recovered
+
+        spied(comm)
+        own = case.contributions[comm.rank]
+        sums.open(own, case.samples[comm.rank] / 14, 1, measure(own, sums.spec))
+
+    in_ranks(5, rank)
+    assert sorted(map(len, tails.values())) == [1, 2, 2, 2, 2]
+    assert all(len(set(sent)) == 1 for sent in tails.values())
