@@ -95,6 +95,8 @@ class TransformedSum:
         """Have the ring integers that this silo brings in `_words`."""
         for index in range(len(self.layout.shards.members)):
             for name, first, last, position in self._parts(index):
+                if last == first:
+                    continue
                 out = self._words[position : position + last - first]
                 values: Any = contribution.vectors[name][first:last]
                 for transform in self._transforms:
@@ -119,8 +121,10 @@ class TransformedSum:
         total, divisor = self._inner.total(index), self._divisor(self._inner)
         mean = {
             name: self._decode(total.mean[name], Slice(position, self._round, self._attempt), divisor)
-            for name, _, _, position in self._parts(index)
+            for name, first, last, position in self._parts(index)
+            if last > first
         }
+        mean |= {one.name: np.empty(0, self.spec.dtype) for one in self.spec.vectors if one.name not in mean}
         return Total(mean, {}, total.silos, total.all_silos)
 
     def _decode(self, values: Any, place: Slice, divisor: float) -> Any:
