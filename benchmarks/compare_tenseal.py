@@ -27,7 +27,7 @@ SCALE = 2.0**40
 
 
 class Ckks:
-    """Sums under one key of all silos.
+    """AggregationSpec under one key of all silos.
 
     Args:
         degree: of the polynomial ring; a ciphertext holds half as many values.

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from silofl.aggregation.drop_in import SecureAggregator
+from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.bench.measure import Row, machine, row, table
 from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads

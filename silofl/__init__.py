@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from silofl.aggregation.drop_in import SecureAggregator, secure_sum
+    from silofl.aggregation.secure_sum import SecureAggregator, secure_sum
     from silofl.federation.entry import train
 
 __version__ = "0.1.0"
 __all__ = ["SecureAggregator", "__version__", "secure_sum", "train"]
 
 _HOMES = {
-    "SecureAggregator": "silofl.aggregation.drop_in",
-    "secure_sum": "silofl.aggregation.drop_in",
+    "SecureAggregator": "silofl.aggregation.secure_sum",
+    "secure_sum": "silofl.aggregation.secure_sum",
     "train": "silofl.federation.entry",
 }
 

@@ -75,11 +75,11 @@ def train(
 @app.command()
 def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None:
     """Say what would run: silos, devices, samples, bytes a round, memory."""
-    from silofl.federation.forecast import forecast
-    from silofl.report.tables import print_forecast
+    from silofl.federation.dry_run import dry_run
+    from silofl.report.tables import print_dry_run
 
     settings = _load(config, overrides, "")
-    print_forecast(settings, forecast(settings, n))
+    print_dry_run(settings, dry_run(settings, n))
 
 
 @app.command()

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Permit, ask
-from silofl.aggregation.dealt_round import DealtRound
-from silofl.aggregation.exchange import open_exchange
+from silofl.aggregation.additive_round import AdditiveRound
+from silofl.aggregation.base import Authorizer, authorize
 from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
-from silofl.aggregation.keyed_vector import Layout
-from silofl.aggregation.numbers import Numbers
-from silofl.aggregation.secagg import PIECE_WORDS
-from silofl.aggregation.session import SecureSession
+from silofl.aggregation.fixed_point64 import FixedPoint64
+from silofl.aggregation.mask_offsets import MaskOffsets
+from silofl.aggregation.row_exchange import open_exchange
+from silofl.aggregation.secagg import CHUNK_WORDS
+from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.crypto.capacity import Limbs, count_limbs
 from silofl.errors import DataError
@@ -58,7 +58,7 @@ class Additive:
         weight: int,
         committee: int,
         value_range: float | None = None,
-        piece: int = PIECE_WORDS,
+        chunk: int = CHUNK_WORDS,
     ) -> None:
         comm = session.group.comm
         self._session, self._comm, self._size, self._members = session, comm, size, committee
@@ -67,13 +67,13 @@ class Additive:
         self.shards = Shards(size, session.members, servers=committee)
         self.participants = session.members
         self._bounds = self.shards.bounds
-        self._width = max(min(piece // silos, self._bounds[1]), 1)
+        self._width = max(min(chunk // silos, self._bounds[1]), 1)
         own = self._bounds[comm.rank + 1] - self._bounds[comm.rank]
         self.ring = ring_dtype(self._bits)
         self._exchange = open_exchange(comm, self._width, own, self.ring)
         self._flag = Limbs(self._bits, silos, 1)
-        self._deal = DealtRound(session, committee)
-        self._layout = Layout(0, 0)
+        self._deal = AdditiveRound(session, committee)
+        self._offsets = MaskOffsets(0, 0)
         counts = count_limbs(self._bits, silos)
         self.summed_weight = float(counts.decode(self._small_total(counts.encode(weight))))
         self._share = weight / self.summed_weight
@@ -95,11 +95,11 @@ class Additive:
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
-    def add_up(self, update: Floats, round_number: int) -> None:
+    def reduce(self, update: Floats, round_number: int) -> None:
         """See `Aggregator`."""
-        self._session.group.step(lambda: self._add_up(update))
+        self._session.group.step(lambda: self._reduce(update))
 
-    def add_words(self, words: Words, permit: Permit) -> None:
+    def reduce_words(self, words: Words, authorizer: Authorizer) -> None:
         """See `WordAggregator`."""
 
         def fill(first: int, last: int, row: Words, masks: MaskSet) -> int:
@@ -107,18 +107,18 @@ class Additive:
             add_masks(row, masks, offset=first)
             return 0
 
-        def add_up() -> None:
+        def reduce() -> None:
             self._deal_anew()
             self._collect(fill)
 
-        ask(self._session.group, permit, self.participants)
-        self._session.group.step(add_up)
+        authorize(self._session.group, authorizer, self.participants)
+        self._session.group.step(reduce)
 
     def _deal_anew(self) -> None:
-        self._deal = DealtRound(self._session, self._members)
-        self._layout = Layout(self._size, 0)
+        self._deal = AdditiveRound(self._session, self._members)
+        self._offsets = MaskOffsets(self._size, 0)
 
-    def _add_up(self, update: Floats) -> None:
+    def _reduce(self, update: Floats) -> None:
         self._deal_anew()
         value_range = self._range or self._agree_on_range(update)
         numbers = fixed_point(self._bits, value_range, self._comm.size, self._share, stochastic=False)
@@ -141,11 +141,11 @@ class Additive:
         """See `WordAggregator`; a rank has its own slice alone."""
         if index != self._comm.rank:
             raise ValueError(f"rank {self._comm.rank} does not serve slice {index}")
-        return TotalSlice(self._exchange.kept)
+        return TotalSlice(self._exchange.result)
 
-    def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
-        code = Numbers(self._bits, self._comm.size, len(values))
+        code = FixedPoint64(self._bits, self._comm.size, len(values))
         words = code.encode(values)
         return code.decode(self._session.group.step(lambda: self._small_total(words)))
 
@@ -154,9 +154,9 @@ class Additive:
         self._exchange.close()
 
     def _collect(self, fill: MaskedFill) -> int:
-        """Have this rank's slice of the sum in `kept`; the sum of what `fill` returned."""
+        """Have this rank's slice of the sum in `result`; the sum of what `fill` returned."""
         rank, members = self._comm.rank, self._members
-        total = self._exchange.kept
+        total = self._exchange.result
         clipped = 0
         for start in range(0, self._bounds[1], self._width):
             places = [
@@ -165,10 +165,10 @@ class Additive:
             ]
             part = total[start : start + self._width]
             clipped += self._send_residuals(fill, places)
-            residuals = self._exchange.swap()
+            residuals = self._exchange.alltoall()
             fold([row[: part.size] for row in residuals], part) if part.size else None
             self._send_seeds(places)
-            seeds = self._exchange.swap()
+            seeds = self._exchange.alltoall()
             if part.size:
                 fold([part, *(seeds[j][: part.size] for j in range(members) if j != rank)], part)
         return clipped
@@ -193,11 +193,11 @@ class Additive:
         return decode_range(self._small_total(own))
 
     def _small_total(self, words: Words) -> Words:
-        start = self._layout.take(len(words))
+        start = self._offsets.take(len(words))
         if start is None:
-            self._deal = DealtRound(self._session, self._members)
-            self._layout = Layout(0, 0)
-            start = self._layout.take(len(words))
+            self._deal = AdditiveRound(self._session, self._members)
+            self._offsets = MaskOffsets(0, 0)
+            start = self._offsets.take(len(words))
         assert start is not None, "a new round has room for every small sum"
         return self._deal.small_total(words, start)
 

@@ -13,8 +13,8 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import RingVector, TotalSlice, Update
 
-Permit = Callable[[tuple[int, ...]], None]
-"""permit(silos) is called on every rank when it is settled of which silos a sum is, before it can be read;
+Authorizer = Callable[[tuple[int, ...]], None]
+"""authorizer(silos) is called on every rank once the silos of a sum are agreed and before it can be read;
 what it raises on any rank, all raise, and the sum stays unread."""
 
 
@@ -47,16 +47,16 @@ class Aggregator(Protocol):
 
     @property
     def participants(self) -> tuple[int, ...]:
-        """Numbers of the silos whose vectors are in the last sum, ascending."""
+        """FixedPoint64 of the silos whose vectors are in the last sum, ascending."""
 
     @property
     def bytes_sent_per_round(self) -> int:
-        """Bytes of updates that this rank hands to other ranks in one `add_up`."""
+        """Bytes of updates that this rank hands to other ranks in one `reduce`."""
 
     def prepare(self) -> None:
-        """Begin in the background what the next `add_up` needs and no update changes, such as keys."""
+        """Begin in the background what the next `reduce` needs and no update changes, such as keys."""
 
-    def add_up(self, update: Update, round_number: int) -> None:
+    def reduce(self, update: Update, round_number: int) -> None:
         """Have sum_i weight_i update_i / sum_i weight_i ready in slices; collective.
 
         Args:
@@ -70,7 +70,7 @@ class Aggregator(Protocol):
         Not collective. StoppedError where it is lost with all who had it.
         """
 
-    def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over ranks of a few numbers, (k,) float64 of magnitudes below 2^39, k equal; collective.
 
         As private as the vectors are. NaN where a silo's number is not finite.
@@ -85,31 +85,31 @@ class WordAggregator(Aggregator, Protocol):
 
     @property
     def ring(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """Type of the words that `add_words` takes."""
+        """Type of the words that `reduce_words` takes."""
 
     @property
     def summed_weight(self) -> float:
         """Sum of the weights of the silos in the last sum; before it, of all that are there."""
 
-    def add_words(self, words: RingVector, permit: Permit) -> None:
+    def reduce_words(self, words: RingVector, authorizer: Authorizer) -> None:
         """Have the sum of all silos' words, in their ring, ready in slices; collective.
 
         Args:
             words: (d,) of the type `ring`; not changed.
-            permit: asked before the sum can be read.
+            authorizer: asked before the sum can be read.
         """
 
     def words(self, index: int) -> TotalSlice:
         """Slice `index` of the last sum of words; as `mean`."""
 
 
-def ask(group: ElasticGroup, permit: Permit | None, silos: tuple[int, ...]) -> None:
-    """Raise on every rank what `permit` raises on any; collective."""
-    if permit is None:
+def authorize(group: ElasticGroup, authorizer: Authorizer | None, silos: tuple[int, ...]) -> None:
+    """Raise on every rank what `authorizer` raises on any; collective."""
+    if authorizer is None:
         return
 
-    def all_permit() -> None:
+    def authorized() -> None:
         with raise_on_all_ranks(group.comm):
-            permit(silos)
+            authorizer(silos)
 
-    group.step(all_permit)
+    group.step(authorized)

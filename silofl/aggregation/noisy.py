@@ -1,4 +1,6 @@
-"""Sums that are noisy before anybody can read them: differential privacy for the federation as a whole."""
+"""Sums that are noisy before anybody can read them: differential privacy for the federation as a
+whole.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Keys(Protocol):
         """Tells whether what was shown in a round was equal."""
 
 
-class Gate(Protocol):
+class ReleaseGate(Protocol):
     """Decides which sums may be read, and keeps account of them."""
 
     def attempt(self, round_number: int) -> int:
@@ -40,11 +42,11 @@ class Gate(Protocol):
         Otherwise the next attempt is under way.
         """
 
-    def permit(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
-        """See `Permit`: on disk before the sum can be read."""
+    def authorize(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
+        """See `Authorizer`: on disk before the sum can be read."""
 
 
-class TakeAgain(Exception):
+class RetryRound(Exception):
     """A killed run showed other values of this round: take it again with other samples and noise."""
 
 
@@ -57,7 +59,7 @@ class Noise:
     """Of one source's noise."""
     central: bool
     """Whether those who serve the sum add it, once, in place of every silo its share."""
-    turns: Stream | None
+    rotation: Stream | None
     """Of the random rotation, the same on every silo; None for none."""
 
 
@@ -73,7 +75,7 @@ class NoisySum:
         inner: WordAggregator,
         noise: Noise,
         keys: Keys,
-        gate: Gate,
+        gate: ReleaseGate,
         divisor: Callable[[WordAggregator], float],
     ) -> None:
         self._inner, self._noise, self._keys, self._gate = inner, noise, keys, gate
@@ -83,23 +85,23 @@ class NoisySum:
         self._buffer = np.empty(inner.shards.size, inner.ring)
         self.clipped_silos = 0
 
-    def add_up(self, update: Update, round_number: int) -> None:
-        """See `Aggregator`. Raises TakeAgain, on every rank, before anything is shown."""
+    def reduce(self, update: Update, round_number: int) -> None:
+        """See `Aggregator`. Raises RetryRound, on every rank, before anything is shown."""
         attempt = self._gate.attempt(round_number)
         words = self._words(update, round_number, attempt)
         tag = self._keys.tag(round_number, attempt, words)
         if not self._gate.repeats(round_number, attempt, tag):
-            raise TakeAgain
+            raise RetryRound
         self._round, self._attempt, self._dtype = round_number, attempt, update.dtype
-        self._inner.add_words(words, lambda silos: self._gate.permit(round_number, attempt, tag, silos))
+        self._inner.reduce_words(words, lambda silos: self._gate.authorize(round_number, attempt, tag, silos))
 
     def _words(self, update: Update, round_number: int, attempt: int) -> RingVector:
         """What this silo brings: integers, with its noise where it adds any. In float64 until rounded."""
         noise, values = self._noise, self._unrounded(update)
-        if noise.turns is not None:
+        if noise.rotation is not None:
             for index in range(len(self.shards.members)):
                 begin, end = self.shards.span(index)
-                rotate(values[begin:end], noise.turns)
+                rotate(values[begin:end], noise.rotation)
         words = self._buffer[: values.size]
         coins = self._keys.stream("rounding", round_number, attempt)
         quantize(values, words, scale=1.0 / noise.grid.step, limit=noise.grid.limit, rounding=coins)
@@ -109,16 +111,16 @@ class NoisySum:
 
     def _unrounded(self, update: Update) -> Floats:
         """In float64; the update itself, not to be changed, where `quantize` takes it to float64 anyway."""
-        as_it_is = self._noise.turns is None and self._inner.ring.itemsize == 4
+        as_it_is = self._noise.rotation is None and self._inner.ring.itemsize == 4
         return update if as_it_is else update.astype(np.float64)
 
     def mean(self, index: int) -> Floats:
         """See `Aggregator`."""
         noise, words = self._noise, self._noisy_words(index)
-        out: Floats = np.empty(words.size, self._dtype if noise.turns is None else np.float64)
+        out: Floats = np.empty(words.size, self._dtype if noise.rotation is None else np.float64)
         dequantize(words, out, step=noise.grid.step / self._divisor(self._inner))
-        if noise.turns is not None:
-            unrotate(out, noise.turns)
+        if noise.rotation is not None:
+            unrotate(out, noise.rotation)
         return out.astype(self._dtype, copy=False)
 
     def _noisy_words(self, index: int) -> TotalSlice:
@@ -165,9 +167,9 @@ class NoisySum:
         """See `Aggregator`."""
         self._inner.prepare()
 
-    def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`; without noise."""
-        return self._inner.sum_numbers(values)
+        return self._inner.sum_scalars(values)
 
     def close(self) -> None:
         """See `Aggregator`."""

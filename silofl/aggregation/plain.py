@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Permit, ask
-from silofl.aggregation.collecting import Collection, Fill, Fold
+from silofl.aggregation.base import Authorizer, authorize
+from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.shards import Shards
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import RingVector, TotalSlice, Update
 from silofl_kernels import fold, fold_float, scale_into
 
-PIECE = 1 << 16
+CHUNK = 1 << 16
 """Values of each slice that move at a time: buffers stay in cache and extra memory stays small."""
 
 
@@ -40,14 +40,14 @@ class PlainAggregator:
         dtype: np.dtype[np.floating[Any]],
         *,
         weight: int,
-        copies: int = 0,
-        piece: int = PIECE,
+        replica_count: int = 0,
+        chunk: int = CHUNK,
     ) -> None:
         self._group, self._dtype, self._weight = group, dtype, weight
-        self.shards = Shards(size, group.members, copies)
-        self._piece = piece * len(group.members)
+        self.shards = Shards(size, group.members, replica_count)
+        self._chunk = chunk * len(group.members)
         self.participants = group.members
-        self._collection: Collection | None = None
+        self._collection: ReduceScatter | None = None
         self._weigh()
         start, stop = self.shards.span(group.comm.rank)
         self.bytes_sent_per_round = dtype.itemsize * (size - (stop - start))
@@ -56,14 +56,14 @@ class PlainAggregator:
         comm = self._group.comm
         self.summed_weight = float(comm.allreduce(np.array([self._weight], np.int64))[0])
 
-    def add_words(self, words: RingVector, permit: Permit) -> None:
+    def reduce_words(self, words: RingVector, authorizer: Authorizer) -> None:
         """See `WordAggregator`."""
 
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             row[:] = words[first:last]
 
         self._collect(fill, fold, self.ring)
-        ask(self._group, permit, self.participants)
+        authorize(self._group, authorizer, self.participants)
 
     def words(self, index: int) -> TotalSlice:
         """See `WordAggregator`."""
@@ -72,7 +72,7 @@ class PlainAggregator:
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
-    def add_up(self, update: Update, round_number: int) -> None:
+    def reduce(self, update: Update, round_number: int) -> None:
         """See `Aggregator`; the round does not matter here."""
 
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
@@ -85,14 +85,14 @@ class PlainAggregator:
             comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
                 self._weigh()
-                self._collection = Collection(comm, self.shards, dtype, piece=self._piece)
+                self._collection = ReduceScatter(comm, self.shards, dtype, chunk=self._chunk)
             self._collection.run(fill, fold)
             return self._group.members
 
         self.participants = self._group.step(collect)
 
     @property
-    def _result(self) -> Collection:
+    def _result(self) -> ReduceScatter:
         if self._collection is None:
             raise RuntimeError("nothing was added up")
         return self._collection
@@ -102,7 +102,7 @@ class PlainAggregator:
         mean: NDArray[np.floating[Any]] = self._result.of(index)
         return mean
 
-    def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
         return self._group.step(lambda: self._group.comm.allreduce(values))
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Permit, ask
-from silofl.aggregation.collecting import Collection, Fill
+from silofl.aggregation.base import Authorizer, authorize
 from silofl.aggregation.fixed_point import FixedPoint, decode_range, encode_exponent, fixed_point
-from silofl.aggregation.key_supply import KeySupply
-from silofl.aggregation.keyed_round import KeyedRound
-from silofl.aggregation.numbers import Numbers
-from silofl.aggregation.session import SecureSession
+from silofl.aggregation.fixed_point64 import FixedPoint64
+from silofl.aggregation.key_prefetcher import KeyPrefetcher
+from silofl.aggregation.reduce_scatter import Fill, ReduceScatter
+from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.crypto.capacity import Limbs, count_limbs, decode_weight, encode_weight, weight_limbs
@@ -38,16 +38,16 @@ from silofl_kernels import (
 
 Floats = NDArray[np.floating[Any]]
 Words = NDArray[np.unsignedinteger[Any]]
-PIECE_WORDS = 1 << 19
+CHUNK_WORDS = 1 << 19
 """Words that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A masked sum with what opens it. Not collective to read, but for `spread`."""
+class UnmaskedSum:
+    """A masked sum with what opens it. Not collective to read, but for `allgather`."""
 
     shards: Shards
-    collection: Collection
+    collection: ReduceScatter
     left: MaskSet
     """What to add to the masked sum to have the plain one."""
     step: float
@@ -56,7 +56,7 @@ class Opened:
     """Sum of the weights of the silos in the sum."""
     clipped_silos: int
     silos: tuple[int, ...]
-    """Numbers of the silos in the sum."""
+    """FixedPoint64 of the silos in the sum."""
 
     def masked(self, index: int) -> Words:
         """The masked sum of a slice that this rank serves or keeps a copy of."""
@@ -71,18 +71,18 @@ class Opened:
         begin = self.shards.bounds[index]
         fold_dequantize([self.masked(index)], out, step=self.step * scale, masks=self.left, offset=begin)
 
-    def spread(self, scale: float, out: Floats) -> None:
+    def gather(self, scale: float, out: Floats) -> None:
         """Write `scale` times the whole sum to `out` (size,) on every rank; collective."""
         exchange, bounds, rank = self.collection.exchange, self.shards.bounds, self.collection.comm.rank
         masked = self.masked(rank)
-        for start in range(0, bounds[1], exchange.spread_width):
-            count = min(exchange.spread_width, bounds[1] - start)
-            part = masked[start : start + exchange.spread_width]
+        for start in range(0, bounds[1], exchange.allgather_width):
+            count = min(exchange.allgather_width, bounds[1] - start)
+            part = masked[start : start + exchange.allgather_width]
             flat = exchange.outgoing().reshape(-1)
             if part.size:
                 fold([part], flat[: part.size], masks=self.left, offset=bounds[rank] + start)
-            for row, (begin, end) in zip(exchange.spread(count), pairwise(bounds), strict=True):
-                first, last = min(begin + start, end), min(begin + start + exchange.spread_width, end)
+            for row, (begin, end) in zip(exchange.allgather(count), pairwise(bounds), strict=True):
+                first, last = min(begin + start, end), min(begin + start + exchange.allgather_width, end)
                 dequantize(row[: last - first], out[first:last], step=self.step * scale)
 
 
@@ -90,11 +90,10 @@ class SecureVectorSum:
     """Sums of p_i x_i over all silos of a session, x_i of `size` values; collective to make.
 
     Args:
-        session: the ranks, their identities and rules.
-        size: d, values of a vector.
-        value_range: where values are clipped; None: agreed in every round, so that none is.
-        rounding_seed: makes stochastic rounding a function of (seed, silo, round, coordinate); None: nearest.
-        copies: with how many other ranks the sum of each slice lies, for the case that its server is lost.
+        session: the ranks, their identities and rules. size: d, values of a vector. value_range: where values
+        are clipped; None: agreed in every round, so that none is. rounding_seed: makes stochastic rounding a
+        function of (seed, silo, round, coordinate); None: nearest. replica_count: with how many other ranks
+        the sum of each slice lies, for the case that its server is lost.
     """
 
     def __init__(
@@ -104,24 +103,24 @@ class SecureVectorSum:
         *,
         value_range: float | None = None,
         rounding_seed: int | None = None,
-        copies: int = 0,
-        piece: int = PIECE_WORDS,
+        replica_count: int = 0,
+        chunk: int = CHUNK_WORDS,
     ) -> None:
         bits, silos = session.rules.bits, len(session.members)
         self.session, self.size = session, size
-        self.shards = Shards(size, session.members, copies)
-        self._range, self._rounding_seed, self._piece = value_range, rounding_seed, piece
+        self.shards = Shards(size, session.members, replica_count)
+        self._range, self._rounding_seed, self._chunk = value_range, rounding_seed, chunk
         self._dtype = ring_dtype(bits)
         self._weights, self._flags = weight_limbs(bits, silos), Limbs(bits, silos, 1)
         self._fixed(value_range or 1.0, 1.0, 1.0)  # refuses now what would be refused in a round
         self._collection = self._open_collection()
-        self._supply = KeySupply(session, size + self._weights.words + 2 * self._flags.words)
+        self._supply = KeyPrefetcher(session, size + self._weights.words + 2 * self._flags.words)
         self._small: SmallSums | None = None
 
-    def _open_collection(self) -> Collection:
-        return Collection(self.session.group.comm, self.shards, self._dtype, piece=self._piece)
+    def _open_collection(self) -> ReduceScatter:
+        return ReduceScatter(self.session.group.comm, self.shards, self._dtype, chunk=self._chunk)
 
-    def open(self, x: Floats, weight: float, total_weight: float, round_number: int) -> Opened:
+    def open(self, x: Floats, weight: float, total_weight: float, round_number: int) -> UnmaskedSum:
         """Add up `weight` * x; collective. `total_weight` is the sum of all weights, known beforehand."""
         keys, small = self._take_keys()
         numbers = self._fixed(self._range or self._agree_on_range(small, x), weight, total_weight)
@@ -129,7 +128,7 @@ class SecureVectorSum:
         fill = self._filler(x, keys.masks, numbers, round_number, met)
         return self._open(keys, fill, weight, met, numbers.step, None)
 
-    def open_words(self, words: Words, weight: float, permit: Permit) -> Opened:
+    def open_words(self, words: Words, weight: float, authorizer: Authorizer) -> UnmaskedSum:
         """Add up ring words (size,) as they are; collective. `weight` is added up beside them."""
         keys, _ = self._take_keys()
 
@@ -137,22 +136,22 @@ class SecureVectorSum:
             out[:] = words[first:last]
             add_masks(out, keys.masks, offset=first)
 
-        return self._open(keys, fill, weight, {"clipped": 0, "nonfinite": 0}, 1.0, permit)
+        return self._open(keys, fill, weight, {"clipped": 0, "nonfinite": 0}, 1.0, authorizer)
 
-    def _take_keys(self) -> tuple[KeyedRound, SmallSums]:
+    def _take_keys(self) -> tuple[SecAggRound, SmallSums]:
         keys = self._supply.take()
         self._small = SmallSums(self.session, keys)
         return keys, self._small
 
     def _open(
         self,
-        keys: KeyedRound,
+        keys: SecAggRound,
         fill: Fill,
         weight: float,
         met: dict[str, int],
         step: float,
-        permit: Permit | None,
-    ) -> Opened:
+        authorizer: Authorizer | None,
+    ) -> UnmaskedSum:
         group = self.session.group
 
         # Masked words to those who serve slices, folded; then to all: this silo's weight, and what it met.
@@ -165,19 +164,19 @@ class SecureVectorSum:
             return group.members, masked_total(group.comm, own, keys.masks, self.size)
 
         survivors, tail = group.step(collect)
-        ask(group, permit, survivors)
+        authorize(group, authorizer, survivors)
 
         # Only when everybody has everybody's words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self.size)
         weights, clipped = self._read_tail(tail)
-        return Opened(self.shards, self._collection, left, step, weights, clipped, survivors)
+        return UnmaskedSum(self.shards, self._collection, left, step, weights, clipped, survivors)
 
-    def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Exact sums of a few numbers; NaN where a silo was lost after somebody saw them."""
 
         def encode(silos: int) -> Words:
-            return Numbers(self.session.rules.bits, silos, len(values)).encode(values)
+            return FixedPoint64(self.session.rules.bits, silos, len(values)).encode(values)
 
         if self._small is None:
             total: tuple[Words, int] | None = secure_total(self.session, encode)
@@ -186,7 +185,7 @@ class SecureVectorSum:
         if total is None:
             return np.full(len(values), np.nan)
         words, silos = total
-        return Numbers(self.session.rules.bits, silos, len(values)).decode(words)
+        return FixedPoint64(self.session.rules.bits, silos, len(values)).decode(words)
 
     def close(self) -> None:
         """Release the buffers; collective."""
@@ -263,7 +262,7 @@ class SecAgg:
         total, _ = secure_total(session, lambda silos: counts.encode(weight))
         self._total = counts.decode(total)
         self._share = weight / self._total
-        self._opened: Opened | None = None
+        self._opened: UnmaskedSum | None = None
         self.participants = session.members
         self.clipped_silos = 0
 
@@ -293,18 +292,18 @@ class SecAgg:
         """See `Aggregator`."""
         self._sum.prepare()
 
-    def add_up(self, update: Floats, round_number: int) -> None:
+    def reduce(self, update: Floats, round_number: int) -> None:
         """See `Aggregator`."""
         opened = self._opened = self._sum.open(update, self._share, 1.0, round_number)
         self.clipped_silos, self.participants = opened.clipped_silos, opened.silos
 
-    def add_words(self, words: Words, permit: Permit) -> None:
+    def reduce_words(self, words: Words, authorizer: Authorizer) -> None:
         """See `WordAggregator`."""
-        opened = self._opened = self._sum.open_words(words, self._share, permit)
+        opened = self._opened = self._sum.open_words(words, self._share, authorizer)
         self.clipped_silos, self.participants = opened.clipped_silos, opened.silos
 
     @property
-    def _result(self) -> Opened:
+    def _result(self) -> UnmaskedSum:
         if self._opened is None:
             raise RuntimeError("nothing was added up")
         return self._opened
@@ -323,9 +322,9 @@ class SecAgg:
         self._result.words(index, total)
         return TotalSlice(total)
 
-    def sum_numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
-        return self._sum.sum_numbers(values)
+        return self._sum.sum_scalars(values)
 
     def close(self) -> None:
         """Release the buffers; collective."""

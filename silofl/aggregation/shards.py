@@ -9,7 +9,7 @@ from itertools import pairwise
 
 ALIGNMENT = 64
 """Slices start at multiples of this many values: whole cache lines, whole cipher blocks."""
-MOST_COPIES = 2
+MAX_REPLICAS = 2
 
 
 def slice_bounds(size: int, ranks: int) -> list[int]:
@@ -31,13 +31,14 @@ def slice_counts(bounds: Sequence[int]) -> list[int]:
 class Shards:
     """A vector of `size` values in one slice for each of `members`, the numbers of ranks, ascending.
 
-    Slice k is served by members[k]. `copies` of what belongs to it lie with the nearest other members, the
-    first of whom takes it over when its server is lost; who serves several slices serves neighbours.
+    Slice k is served by members[k]. `replica_count` copies of what belongs to it lie with the nearest other
+    members, the first of whom takes it over when its server is lost; who serves several slices serves
+    neighbours.
     """
 
     size: int
     members: tuple[int, ...]
-    copies: int = 0
+    replica_count: int = 0
     servers: int | None = None
     """How many members serve, the first ones; the others' slices are empty. None: all."""
 
@@ -51,21 +52,21 @@ class Shards:
         """Where a slice begins and ends."""
         return self.bounds[index], self.bounds[index + 1]
 
-    def keepers(self, index: int) -> tuple[int, ...]:
+    def replicas(self, index: int) -> tuple[int, ...]:
         """The members that keep copies of what belongs to a slice, nearest first."""
-        return tuple(self._nearest(index)[1 : 1 + self.copies])
+        return tuple(self._nearest(index)[1 : 1 + self.replica_count])
 
     def server(self, index: int, left: Collection[int]) -> int:
         """The member of those left that serves a slice."""
         return next(member for member in self._nearest(index) if member in left)
 
-    def served(self, member: int, left: Collection[int]) -> list[int]:
+    def slices_of(self, member: int, left: Collection[int]) -> list[int]:
         """The slices, ascending and adjacent, that a member serves when only `left` are left."""
         return [index for index in range(len(self.members)) if self.server(index, left) == member]
 
-    def territories(self, left: Sequence[int]) -> list[int]:
+    def owned_ranges(self, left: Sequence[int]) -> list[int]:
         """Offsets (len(left) + 1,) of what each of those left serves, in their order."""
-        ends = [self.bounds[max(self.served(member, left)) + 1] for member in left]
+        ends = [self.bounds[max(self.slices_of(member, left)) + 1] for member in left]
         return [0, *ends]
 
     def _nearest(self, index: int) -> list[int]:

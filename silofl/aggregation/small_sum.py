@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.keyed_round import KeyedRound
-from silofl.aggregation.session import SecureSession
+from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secure_session import SecureSession
 from silofl.comm.protocol import Communicator
 from silofl_kernels import MaskSet, add_masks
 
@@ -30,13 +30,13 @@ def masked_total(comm: Communicator, words: Words, masks: MaskSet, offset: int) 
 def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
     """Sum over silos of a few words, and of how many silos, by a keyed round of its own; collective.
 
-    Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
+    UnmaskedSum as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
     """
     group, number = session.group, session.take_number()
 
-    def collect() -> tuple[KeyedRound, Words]:
+    def collect() -> tuple[SecAggRound, Words]:
         words = encode(len(group.members))
-        keys = KeyedRound(group.comm, session.round(number), session.identity, len(words))
+        keys = SecAggRound(group.comm, session.round(number), session.identity, len(words))
         return keys, masked_total(group.comm, words, keys.masks, 0)
 
     keys, total = group.step(collect)
@@ -46,9 +46,11 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
 
 
 class SmallSums:
-    """Sums under the pair masks for small sums of one keyed round, at positions that are used once."""
+    """Sums under the pair masks for small sums of one keyed round, at positions that are used
+    once.
+    """
 
-    def __init__(self, session: SecureSession, keys: KeyedRound) -> None:
+    def __init__(self, session: SecureSession, keys: SecAggRound) -> None:
         self._session, self._keys, self._next = session, keys, 0
 
     def total(self, encode: Encode, *, repeatable: bool) -> tuple[Words, int] | None:
@@ -63,7 +65,7 @@ class SmallSums:
         start, self._next = self._next, self._next + silos * width
         seen: list[Words] = []
 
-        def add_up() -> tuple[Words, int] | None:
+        def reduce() -> tuple[Words, int] | None:
             left, comm = group.members, group.comm
             lost = silos - len(left)
             if lost and not repeatable and any(comm.allgather_bytes(b"seen" if seen else b"")):
@@ -73,4 +75,4 @@ class SmallSums:
             seen.append(words)
             return words, len(left)
 
-        return group.step(add_up)
+        return group.step(reduce)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from silofl.aggregation.drop_in import SecureAggregator
+from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.bench.measure import Call, Row, row
 from silofl.bench.ranks import cpu_seconds_of_all, interleaved_over_ranks
 from silofl.comm.native import NativeReductions

@@ -152,11 +152,11 @@ def _measure(
         begin()
         for _ in range(buddy):  # the copy of a round crosses one round later
             slowest(training)
-            slowest(store.settle, begin)
+            slowest(store.commit_pending, begin)
         (beside, _) = slowest(training)
-        settling, copying, stall = slowest(store.settle, begin)
-        store.drain()
-        (_, _, waiting) = slowest(begin, store.drain)
+        settling, copying, stall = slowest(store.commit_pending, begin)
+        store.flush()
+        (_, _, waiting) = slowest(begin, store.flush)
         figures = {
             ROUND: alone,
             "round beside which files are written": beside,

@@ -84,7 +84,7 @@ def privacy(
     parameters: Annotated[int, typer.Option(min=1, help="Size of the model.")] = 1_000_000,
     batch: Annotated[int, typer.Option(min=1, help="Records that a silo samples in a step.")] = 256,
     repeats: Repeats = 15,
-    directory: Annotated[Path, typer.Option(help="On the disk that journals are flushed to.")] = Path(),
+    directory: Annotated[Path, typer.Option(help="On the disk that logs are flushed to.")] = Path(),
     json: Json = None,
 ) -> None:
     """A step of distributed DP-SGD beside the same clipped step with MPI_Allreduce and no noise."""

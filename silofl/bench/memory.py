@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from silofl.aggregation.drop_in import SecureAggregator
 from silofl.aggregation.fixed_point import fixed_point
+from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.bench.measure import machine
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.protocol import Communicator
@@ -113,7 +113,7 @@ def to_json(figures: list[Figures]) -> str:
 
 
 def _check_room(comm: Communicator, parameters: int) -> None:
-    """Refuse before memory runs out and the system ends somebody's process."""
+    """StopReason before memory runs out and the system ends somebody's process."""
     if not STATUS.exists():
         raise ConfigError("silofl bench memory reads Linux's /proc/self/status, which is not here")
     vector = 4 * parameters

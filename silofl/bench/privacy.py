@@ -2,7 +2,7 @@
 
 Both take the same Poisson sample of the same records, clip its gradients in the same way and add them up. The
 reference sums over silos by `MPI_Allreduce` and steps. The private step is a whole round of a run: keys made
-beside training, rounding, noise, masks, the sum, its entry in the journal on disk, the server's step, the
+beside training, rounding, noise, masks, the sum, its entry in the log on disk, the server's step, the
 new model on every rank, and the epsilon that one of them tells.
 """
 
@@ -34,9 +34,9 @@ from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.errors import ConfigError, SiloflError
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, Parts, build_silo, establish
-from silofl.federation.promise import plan_for
-from silofl.federation.protection import Protection
+from silofl.federation.federation import Federation, RunContext, build_silo, setup
+from silofl.federation.privacy.engine import PrivacyEngine
+from silofl.federation.privacy.guarantee import plan_for
 from silofl.federation.round import run_round
 from silofl.privacy.grid import Grid
 from silofl.tasks.base import SiloData
@@ -59,7 +59,7 @@ RINGS: dict[str, dict[str, Any]] = {
 PHASES = {
     "train": "clipped sum",
     "wait": "waiting for the slowest silo",
-    "aggregate": "rounding, noise, masks, sum, journal",
+    "aggregate": "rounding, noise, masks, sum, log",
     "step": "decoding, server's step, allgather",
 }
 Vector = NDArray[np.floating[Any]]
@@ -162,7 +162,7 @@ def run(comm: Communicator, *, parameters: int, batch: int, repeats: int, direct
         parameters: about as many values has the model.
         batch: records that a silo is expected to sample in a step.
         repeats: turns of the measurement.
-        directory: on the disk that journals are flushed to.
+        directory: on the disk that logs are flushed to.
 
     Raises:
         ConfigError: fewer than three ranks, a directory that cannot be written, or no ring is large enough.
@@ -249,7 +249,7 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
                 raise
             notes.append(f"no {name}: {error}")
             continue
-        federation = establish(group, Parts.of(group, settings, silo, comm.size, path / f"{len(rounds)}"))
+        federation = setup(group, RunContext.of(group, settings, silo, comm.size, path / f"{len(rounds)}"))
         if rounds:
             _begin_as(next(iter(rounds.values())).federation, federation)
         federation.begin(0)
@@ -260,17 +260,17 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
 def _begin_as(first: Federation, other: Federation) -> None:
     """Have another federation begin with the first one's model, and draw its samples; collective."""
     other.global_vector[:] = first.global_vector
-    other.aggregator = _protection(other).restore(_protection(first).state(), member=True)
+    other.aggregator = _privacy(other).restore(_privacy(first).state(), member=True)
 
 
-def _protection(federation: Federation) -> Protection:
-    assert federation.protection is not None, "[privacy] is set"
-    return federation.protection
+def _privacy(federation: Federation) -> PrivacyEngine:
+    assert federation.privacy is not None, "[privacy] is set"
+    return federation.privacy
 
 
 def _keys(federation: Federation) -> NoiseKeys:
     """Those that the silo draws its samples with."""
-    number, nonce = federation.group.silo_id, _protection(federation).state()["terms"]["nonce"]
+    number, nonce = federation.group.silo_id, _privacy(federation).state()["terms"]["nonce"]
     own = silo_key(federation.config.checkpoint.key_file, number)
     return NoiseKeys(own, bytes.fromhex(nonce), number)
 

@@ -17,7 +17,7 @@ from silofl.comm.native import NativeReductions
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, Parts, build_silo, establish
+from silofl.federation.federation import Federation, RunContext, build_silo, setup
 from silofl.federation.round import run_round
 from silofl.tasks.base import SiloData
 
@@ -77,7 +77,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
 def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
     group, task = ElasticGroup(comm), Trivial(parameters)
     silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
-    return establish(group, Parts(settings, silo, comm.size, None))
+    return setup(group, RunContext(settings, silo, comm.size, None))
 
 
 def _rounds(federation: Any) -> Call:

@@ -13,13 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from silofl.background import Background
+from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.files import PieceWriter
 from silofl.checkpoint.manifest import FileEntry, Manifest
-from silofl.checkpoint.shelf import Shelf
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator, RankFailedError
-from silofl.crypto.secret import Secret
-from silofl.crypto.vault import (
+from silofl.crypto.chunked_aead import (
     CHUNK_BYTES,
     SALT_BYTES,
     TAG_BYTES,
@@ -28,6 +27,7 @@ from silofl.crypto.vault import (
     piece_count,
     sealed_bytes,
 )
+from silofl.crypto.secret import Secret
 from silofl.errors import CheckpointError, StorageError
 
 BOX_BYTES = CHUNK_BYTES + TAG_BYTES
@@ -38,21 +38,21 @@ class Buddies:
 
     Args:
         comm: the ranks that are there now.
-        shelf: this rank's folder.
+        directory: this rank's folder.
         key: 32 bytes that only this silo holds.
     """
 
-    def __init__(self, comm: Communicator, shelf: Shelf, key: Secret) -> None:
-        self._comm, self._shelf, self._key = comm, shelf, key
-        self._keeper: Background[None] = Background()
+    def __init__(self, comm: Communicator, directory: CheckpointDirectory, key: Secret) -> None:
+        self._comm, self._directory, self._key = comm, directory, key
+        self._checkpoints: Background[None] = Background()
         self._problem: StorageError | None = None
         self._channel: Communicator | None = None
 
     def reform(self, comm: Communicator) -> None:
         """Go on with other ranks; a copy that is under way is finished or given up. Not collective."""
-        if self._keeper.busy:
+        if self._checkpoints.busy:
             with suppress(StorageError, RankFailedError):  # a disk that refuses again is reported then
-                self._keeper.result()
+                self._checkpoints.result()
         self._comm, self._problem, self._channel = comm, None, None
 
     def result(self) -> None:
@@ -60,8 +60,8 @@ class Buddies:
 
         Raises StorageError where this rank's part failed, RankFailedError where a rank was lost meanwhile.
         """
-        if self._keeper.busy:
-            self._keeper.result()
+        if self._checkpoints.busy:
+            self._checkpoints.result()
         problem, self._problem = self._problem, None
         if problem is not None:
             raise problem
@@ -76,7 +76,7 @@ class Buddies:
         if self._channel is None:
             self._channel = self._comm.duplicate()
         channel = self._channel
-        self._keeper.start(lambda: self._swap(channel, round_number, files))
+        self._checkpoints.start(lambda: self._swap(channel, round_number, files))
 
     def _swap(self, channel: Communicator, round_number: int, files: list[FileEntry]) -> None:
         rank, size = channel.rank, channel.size
@@ -99,8 +99,8 @@ class Buddies:
 
     def _boxes(self, round_number: int, entry: FileEntry) -> Iterator[bytes]:
         """This silo's file, sealed; nothing more once it could not be read."""
-        path = self._shelf.folder(round_number) / entry.name
-        sealer, last = Sealer(self._key, self._shelf.silo, round_number), piece_count(entry.bytes) - 1
+        path = self._directory.folder(round_number) / entry.name
+        sealer, last = Sealer(self._key, self._directory.silo, round_number), piece_count(entry.bytes) - 1
         try:
             with path.open("rb") as file:
                 for number in range(last + 1):
@@ -110,7 +110,7 @@ class Buddies:
 
     def _copy(self, round_number: int, silo: int) -> PieceWriter | None:
         try:
-            return PieceWriter(self._shelf.make_folder(round_number) / sealed_name(silo))
+            return PieceWriter(self._directory.make_folder(round_number) / sealed_name(silo))
         except StorageError as error:
             self._problem = error
             return None
@@ -135,14 +135,18 @@ class Buddies:
         """
         mine = None
         if wanted is not None:
-            mine = [self._shelf.silo, wanted.round, sealed_bytes(wanted.files[self._shelf.silo].bytes)]
+            mine = [
+                self._directory.silo,
+                wanted.round,
+                sealed_bytes(wanted.files[self._directory.silo].bytes),
+            ]
         needs = [need for need in allgather_object(self._comm, mine) if need is not None]
         every = allgather_object(self._comm, [self._holds(*need) for need in needs])
         answer: tuple[int | None, str] = (None, "no other silo has a copy")
         for place, (silo, found, size) in enumerate(needs):
             for keeper in (rank for rank, holds in enumerate(every) if holds[place]):
                 problem = self._return(silo, found, keeper, size, wanted)
-                if silo == self._shelf.silo:
+                if silo == self._directory.silo:
                     answer = (None, problem) if problem else (self._comm.members[keeper], "")
                 if not any(allgather_object(self._comm, problem)):
                     break
@@ -157,8 +161,8 @@ class Buddies:
         count = 1 + (size - SALT_BYTES - 1) // BOX_BYTES
         boxes = self._kept_boxes(self._sealed(silo, found)) if self._comm.rank == keeper else iter(())
         restoring = None
-        if wanted is not None and silo == self._shelf.silo:
-            restoring = _Restoring(self._shelf, self._key, wanted)
+        if wanted is not None and silo == self._directory.silo:
+            restoring = _Restoring(self._directory, self._key, wanted)
         for number in range(count):
             box = next(boxes, b"")
             every = self._comm.alltoall_bytes([box if k == owner else b"" for k in range(self._comm.size)])
@@ -184,20 +188,20 @@ class Buddies:
             return False
 
     def _sealed(self, silo: int, found: int) -> Path:
-        return self._shelf.folder(found) / sealed_name(silo)
+        return self._directory.folder(found) / sealed_name(silo)
 
 
 class _Restoring:
     """A file that comes back piece by piece; its first problem ends it."""
 
-    def __init__(self, shelf: Shelf, key: Secret, manifest: Manifest) -> None:
-        self._entry = manifest.files[shelf.silo]
-        self._opener = Opener(key, shelf.silo, manifest.round)
+    def __init__(self, directory: CheckpointDirectory, key: Secret, manifest: Manifest) -> None:
+        self._entry = manifest.files[directory.silo]
+        self._opener = Opener(key, directory.silo, manifest.round)
         self._sha = hashlib.sha256()
         self._file: PieceWriter | None = None
         self._problem = ""
         try:
-            self._file = PieceWriter(shelf.make_folder(manifest.round) / self._entry.name)
+            self._file = PieceWriter(directory.make_folder(manifest.round) / self._entry.name)
         except StorageError as error:
             self._problem = str(error)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
+from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.manifest import Manifest, parse
-from silofl.checkpoint.shelf import Shelf
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator
 from silofl.errors import MismatchError, SiloflError
 
 
-def gather_manifests(comm: Communicator, shelf: Shelf) -> tuple[list[Manifest], list[str]]:
+def gather_manifests(comm: Communicator, directory: CheckpointDirectory) -> tuple[list[Manifest], list[str]]:
     """Every manifest that any rank sees, newest round first, and a line for each damaged one; collective.
 
     A rank's folder may lack rounds that others have: its disk is new, or it was away. A round has several
@@ -25,11 +25,11 @@ def gather_manifests(comm: Communicator, shelf: Shelf) -> tuple[list[Manifest], 
     damaged: list[int] = []
     problem: SiloflError | None = None
     try:
-        intact, damaged = shelf.manifests()
+        intact, damaged = directory.manifests()
     except MismatchError as error:
         problem = error
     texts = {(one.round, _digest(data)): data for one, data in ((m, m.encode()) for m in intact)}
-    mine = {"silo": shelf.silo, "intact": list(texts), "damaged": damaged}
+    mine = {"silo": directory.silo, "intact": list(texts), "damaged": damaged}
     every = allgather_object(comm, mine, problem)
     owners: dict[tuple[int, str], tuple[int, int]] = {}
     for rank, one in enumerate(every):

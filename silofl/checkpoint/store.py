@@ -20,9 +20,9 @@ from typing import Any
 from silofl.background import Background
 from silofl.checkpoint.buddies import Buddies
 from silofl.checkpoint.catalogue import gather_manifests
+from silofl.checkpoint.directory import CheckpointDirectory, kept_rounds
 from silofl.checkpoint.files import read_tree
 from silofl.checkpoint.manifest import FileEntry, Manifest
-from silofl.checkpoint.shelf import Shelf, kept_rounds
 from silofl.checkpoint.snapshot import Snapshot
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.protocol import Communicator
@@ -81,8 +81,8 @@ class CheckpointStore:
         buddy_key: Secret | None = None,
     ) -> None:
         self._comm, self._identity, self._silos, self._keep = comm, identity, silos, keep
-        self._shelf = Shelf(directory, comm.members[comm.rank])
-        self._buddies = Buddies(comm, self._shelf, buddy_key) if buddy_key is not None else None
+        self._directory = CheckpointDirectory(directory, comm.members[comm.rank])
+        self._buddies = Buddies(comm, self._directory, buddy_key) if buddy_key is not None else None
         self._writer: Background[FileEntry] = Background()
         self._publisher: Background[None] = Background()
         self._snapshot = Snapshot()
@@ -102,11 +102,11 @@ class CheckpointStore:
 
         def write() -> FileEntry:
             self._comm.mark("checkpoint write")
-            return self._shelf.write_state(round_number, attempt, skeleton, arrays)
+            return self._directory.write_state(round_number, attempt, skeleton, arrays)
 
         self._writer.start(write)
 
-    def settle(self, note: Any = None, *, problem: SiloflError | None = None) -> list[Any]:
+    def commit_pending(self, note: Any = None, *, problem: SiloflError | None = None) -> list[Any]:
         """Once every rank's file is written, write the manifest in the background; collective.
 
         Returns every rank's `note`, which rides along. Raises on every rank what any rank's disk refused, or
@@ -138,10 +138,10 @@ class CheckpointStore:
             self._buddies.give(published.round, list(published.files.values()))
         return [one["note"] for one in every]
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Return when the newest round is committed for good; collective."""
-        self.settle()
-        self.settle()
+        self.commit_pending()
+        self.commit_pending()
         if self._publisher.busy:
             self._publisher.result()
 
@@ -157,7 +157,7 @@ class CheckpointStore:
                     work.result()
         if self._published is not None:
             with suppress(SiloflError):
-                self._shelf.publish(self._published)
+                self._directory.publish(self._published)
         if self._buddies is not None:
             self._buddies.reform(comm)
         self._comm, self._published, self._history = comm, None, None
@@ -171,11 +171,11 @@ class CheckpointStore:
             MismatchError: the run was of another configuration, model or number of silos.
             CheckpointError: rounds were committed and none can be read.
         """
-        manifests, notices = gather_manifests(self._comm, self._shelf)
+        manifests, notices = gather_manifests(self._comm, self._directory)
         for place, manifest in enumerate(manifests):
-            manifest.check(self._identity, self._silos, str(self._shelf.directory))
-            mine = [m for m in manifests[place:] if self._shelf.silo in m.files]
-            if self._shelf.silo in manifest.files:
+            manifest.check(self._identity, self._silos, str(self._directory.directory))
+            mine = [m for m in manifests[place:] if self._directory.silo in m.files]
+            if self._directory.silo in manifest.files:
                 mine = mine[:1]
             own = self._own(mine)
             every = dict(zip(self._comm.members, allgather_object(self._comm, own.lines), strict=True))
@@ -190,7 +190,7 @@ class CheckpointStore:
             notices.append(f"the checkpoint of round {manifest.round} cannot be used ({reasons[0]})")
         if notices:
             raise CheckpointError(
-                f"no checkpoint in {self._shelf.directory} can be read: {'; '.join(notices)}", rank=0
+                f"no checkpoint in {self._directory.directory} can be read: {'; '.join(notices)}", rank=0
             )
         return None
 
@@ -200,8 +200,8 @@ class CheckpointStore:
         None for the others, and for a silo that has no round that can be read. Collective, after `reform` to
         the ranks that are there now.
         """
-        manifests, _ = gather_manifests(self._comm, self._shelf)
-        silo = self._shelf.silo
+        manifests, _ = gather_manifests(self._comm, self._directory)
+        silo = self._directory.silo
         mine = [m for m in manifests if silo in m.files] if silo in silos else []
         own = self._own(mine)
         self._level(manifests)
@@ -217,8 +217,8 @@ class CheckpointStore:
                 keeper, reason = self._buddies.ask(wanted if problem else None)
                 if keeper is not None and wanted is not None:
                     own.lines["restored"].append(
-                        f"{problem}: silo {self._shelf.silo} got its file of round {wanted.round} back from "
-                        f"silo {keeper}"
+                        f"{problem}: silo {self._directory.silo} got its file of round {wanted.round} back "
+                        f"from silo {keeper}"
                     )
                     problem = self._read(wanted, own)
                 elif problem:
@@ -230,9 +230,9 @@ class CheckpointStore:
 
     def _read(self, manifest: Manifest, own: _Own) -> str:
         """Read this silo's file of a round into `own`; why that failed, or an empty string."""
-        entry = manifest.files[self._shelf.silo]
+        entry = manifest.files[self._directory.silo]
         try:
-            own.state = read_tree(self._shelf.folder(manifest.round) / entry.name, entry.sha256)
+            own.state = read_tree(self._directory.folder(manifest.round) / entry.name, entry.sha256)
         except CheckpointError as error:
             return str(error)
         own.round = manifest.round
@@ -245,13 +245,13 @@ class CheckpointStore:
             first.setdefault(manifest.round, manifest)
         with raise_on_all_ranks(self._comm):
             for manifest in first.values():
-                self._shelf.publish(manifest)
+                self._directory.publish(manifest)
         self._history = _history(manifests)
 
     def _kept(self, newest: Manifest) -> list[int]:
         """Rank 0: the rounds that stay now that `newest` is committed everywhere."""
         if self._history is None:
-            self._history = _history(self._shelf.manifests()[0])
+            self._history = _history(self._directory.manifests()[0])
         earlier = self._history.get(newest.round, ())
         self._history[newest.round] = tuple(sorted({*earlier, *newest.members}))
         before = {found: members for found, members in self._history.items() if found <= newest.round}
@@ -262,10 +262,10 @@ class CheckpointStore:
     def _publish(self, manifest: Manifest | None, confirmed: Manifest | None, kept: list[int] | None) -> None:
         """Make a round exist; then forget what is older than the last one that exists in every folder."""
         self._comm.mark("checkpoint rename")
-        if manifest is not None and self._shelf.leads(manifest):
-            self._shelf.publish(manifest)
+        if manifest is not None and self._directory.leads(manifest):
+            self._directory.publish(manifest)
         if confirmed is not None and kept:
-            self._shelf.prune(kept, confirmed.round)
+            self._directory.prune(kept, confirmed.round)
 
 
 def _history(manifests: list[Manifest]) -> dict[int, tuple[int, ...]]:

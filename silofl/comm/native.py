@@ -11,7 +11,9 @@ from silofl.comm import mpi_library
 
 
 class NativeReductions:
-    """Sums over all ranks by the library itself, blocking, on a COMM_WORLD of its own; collective to make."""
+    """Sums over all ranks by the library itself, blocking, on a COMM_WORLD of its own; collective
+    to make.
+    """
 
     def __init__(self) -> None:
         self._comm = mpi_library.load().COMM_WORLD.Dup()

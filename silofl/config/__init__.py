@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError, model_validator
 
-from silofl.config.rules import against_privacy
+from silofl.config.conflicts import privacy_conflicts
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -64,7 +64,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _privacy_is_possible(self) -> Config:
-        for wrong, sentence in against_privacy(self) if self.privacy.unit != "none" else ():
+        for wrong, sentence in privacy_conflicts(self) if self.privacy.unit != "none" else ():
             if wrong:
                 raise ValueError(sentence)
         return self

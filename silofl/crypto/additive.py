@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping
 
 from silofl.crypto.masks import MaskKeys, mask_key, mask_keys
 from silofl.crypto.sealing import NONCE_BYTES, OVERHEAD, associated_data, seal, unseal
-from silofl.crypto.secagg.audience import Audience, gather_audience
 from silofl.crypto.secagg.channels import Channels
 from silofl.crypto.secagg.messages import SeedDeal, receive
+from silofl.crypto.secagg.participants import Participants, gather_audience
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Advertised, Party
 from silofl.crypto.secret import Secret
@@ -32,14 +32,14 @@ class Dealt(Stage):
     def __init__(
         self,
         party: Party,
-        audience: Audience,
+        participants: Participants,
         channels: Channels,
         committee: tuple[int, ...],
         seeds: Mapping[int, Secret],
     ) -> None:
         super().__init__(party.me, party.context.number)
         self.party = party
-        self.audience = audience
+        self.participants = participants
         self.channels = channels
         self.committee = committee
         self._seeds = seeds
@@ -49,7 +49,7 @@ class Dealt(Stage):
         _check_member(owner, self.committee)
         party, prg = self.party, self.party.context.rules.prg
         others = [member for member in self.committee if member != owner]
-        keys = (_key(party, self.audience, party.me, member, self._seeds[member]) for member in others)
+        keys = (_key(party, self.participants, party.me, member, self._seeds[member]) for member in others)
         return mask_keys(prg, [(key, -1) for key in keys])
 
     @property
@@ -71,8 +71,10 @@ class Member(Stage):
         _check_member(owner, self._dealt.committee)
         if owner == self.me:
             raise ProtocolError(f"member {owner} adds residuals to its own slice, not seeds")
-        party, audience = self._dealt.party, self._dealt.audience
-        keys = (_key(party, audience, dealer, self.me, seed) for dealer, seed in sorted(self._seeds.items()))
+        party, participants = self._dealt.party, self._dealt.participants
+        keys = (
+            _key(party, participants, dealer, self.me, seed) for dealer, seed in sorted(self._seeds.items())
+        )
         return mask_keys(party.context.rules.prg, [(key, 1) for key in keys])
 
 
@@ -109,21 +111,21 @@ def _deal(
     stage: Advertised, adverts: Mapping[int, bytes], committee: tuple[int, ...]
 ) -> tuple[Dealt, dict[int, bytes]]:
     party = stage.party
-    audience = gather_audience(stage, adverts)
+    participants = gather_audience(stage, adverts)
     for silo in party.context.members:
-        if silo not in audience.adverts:
+        if silo not in participants.adverts:
             raise _missing(silo)
     seeds = {member: Secret(party.entropy(SEED_BYTES)) for member in committee}
     message = SeedDeal(
-        party.context.session, party.context.number, party.me, audience.digest, frozenset(committee)
+        party.context.session, party.context.number, party.me, participants.digest, frozenset(committee)
     )
-    public, channels = message.encode(), Channels(party, audience)
+    public, channels = message.encode(), Channels(party, participants)
     packets = {
         member: public + _box(party, channels, public, member, seed)
         for member, seed in seeds.items()
         if member != party.me
     }
-    return Dealt(party, audience, channels, committee, seeds), packets
+    return Dealt(party, participants, channels, committee, seeds), packets
 
 
 def _box(party: Party, channels: Channels, public: bytes, member: int, seed: Secret) -> bytes:
@@ -132,19 +134,19 @@ def _box(party: Party, channels: Channels, public: bytes, member: int, seed: Sec
 
 
 def _open(stage: Dealt, silo: int, packet: bytes) -> Secret:
-    party, audience = stage.party, stage.audience
+    party, participants = stage.party, stage.participants
     split = max(0, len(packet) - SEED_BYTES - OVERHEAD)
     public, box = packet[:split], packet[split:]
     message = receive(SeedDeal, public, party.context, silo)
-    if message.adverts != audience.digest or message.committee != frozenset(stage.committee):
+    if message.adverts != participants.digest or message.committee != frozenset(stage.committee):
         raise ProtocolError(f"silo {silo} deals over other adverts or to another committee", sender=silo)
     bound = associated_data(party.context.session, party.context.number, silo, party.me, public)
     return unseal(stage.channels.box_key(silo, party.me), box, bound, sender=silo)
 
 
-def _key(party: Party, audience: Audience, dealer: int, member: int, seed: Secret) -> Secret:
+def _key(party: Party, participants: Participants, dealer: int, member: int, seed: Secret) -> Secret:
     context = party.context
-    purpose, salt = "additive share", audience.digest
+    purpose, salt = "additive share", participants.digest
     return mask_key(
         context.rules.prg, seed, purpose, context.session, context.number, dealer, member, salt=salt
     )

@@ -13,7 +13,7 @@ from silofl.comm.ranks import communicator_of, world
 from silofl.comm.respawn import spawned_by
 from silofl.config import Config
 from silofl.federation import loop
-from silofl.federation.rejoin import rejoin
+from silofl.federation.failure.rejoin import rejoin
 from silofl.federation.stop import StopRequest
 from silofl.tasks.base import Task
 

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from silofl import config as configuration
 from silofl import startup
-from silofl.aggregation import registry as aggregators
+from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.registry import Sums
-from silofl.aggregation.shards import MOST_COPIES, Shards, slice_counts
+from silofl.aggregation.protocols import AggregationSpec
+from silofl.aggregation.shards import MAX_REPLICAS, Shards, slice_counts
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.federation.failure.policy import replicas
 from silofl.federation.handshake import agree_on_model
-from silofl.federation.membership import copies
 from silofl.federation.metrics import FederationMeans
-from silofl.federation.protection import Protection
+from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.server import Server, gather_parts
 from silofl.federation.silo import Silo, place
 from silofl.strategies import registry as strategies
@@ -47,10 +47,10 @@ class Federation:
     aggregator: Aggregator
     server: Server
     means: FederationMeans
-    protection: Protection | None
+    privacy: PrivacyEngine | None
     """What makes the run differentially private; None where nothing does."""
     global_vector: Vector
-    """(d,) the committed or pending global model, the same bytes on every rank after `advance`."""
+    """(d,) the committed or pending global model, the same bytes on every rank after `server_step`."""
 
     @property
     def bytes_sent_per_round(self) -> int:
@@ -66,7 +66,7 @@ class Federation:
         """The silos that all parts are made for."""
         return self.server.shards.members
 
-    def advance(self, spare: Update) -> None:
+    def server_step(self, spare: Update) -> None:
         """Step every slice with its mean and give every rank the whole new model; collective.
 
         A slice whose server is lost is stepped by who keeps copies of what belongs to it. `spare` (d,) is
@@ -80,7 +80,7 @@ class Federation:
         def step() -> dict[int, State]:
             comm = group.comm
             comm.mark("step")
-            served = shards.served(group.silo_id, group.members)
+            served = shards.slices_of(group.silo_id, group.members)
             with raise_on_all_ranks(comm):
                 for index in set(served) - set(stepped):
                     start, stop = shards.span(index)
@@ -90,9 +90,9 @@ class Federation:
             comm.mark("allgather")
             parts = [stepped[index][0] for index in served]
             mine = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            comm.allgather(mine, target, slice_counts(shards.territories(group.members)))
+            comm.allgather(mine, target, slice_counts(shards.owned_ranges(group.members)))
             states = {index: stepped[index][1] for index in served}
-            return states | (self.server.copies(comm, states) if group.fault_tolerant else {})
+            return states | (self.server.replicate(comm, states) if group.fault_tolerant else {})
 
         self.server.accept(group.step(step))
         if group.fault_tolerant:
@@ -112,11 +112,11 @@ class Federation:
     def state(self) -> dict[str, Any]:
         """What this rank commits: its slice of the server and its silo's own state."""
         state = {"server": self.server.state(self.global_vector), "silo": self.silo.state()}
-        return state | ({"privacy": self.protection.state()} if self.protection is not None else {})
+        return state | ({"privacy": self.privacy.state()} if self.privacy is not None else {})
 
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
-        notices = [] if self.protection is None else self.protection.begin(committed)
+        notices = [] if self.privacy is None else self.privacy.begin(committed)
         if self.config.secure.protocol == "auto" and self.aggregator.in_the_clear:
             notices.append(
                 f"updates are added up in the clear: among {self.silos} silos a sum hides nothing, "
@@ -124,45 +124,45 @@ class Federation:
             )
         return notices
 
-    def learn(self, number: int) -> tuple[Update, FitResult]:
+    def fit(self, number: int) -> tuple[Update, FitResult]:
         """Train from the global model; what to send."""
-        if self.protection is not None:
-            return self.protection.learn(self.global_vector, number, self.strategy.local)
-        return self.silo.learn(self.global_vector, number, self.strategy.local)
+        if self.privacy is not None:
+            return self.privacy.fit(self.global_vector, number, self.strategy.local)
+        return self.silo.fit(self.global_vector, number, self.strategy.local)
 
     def account(self, number: int) -> None:
         """Count what the round's sum has told."""
-        if self.protection is not None:
-            self.protection.account(self.aggregator, number)
+        if self.privacy is not None:
+            self.privacy.account(self.aggregator, number)
 
     @property
     def clip_norm(self) -> float | None:
         """What updates are clipped to, where that changes from round to round."""
-        return None if self.protection is None else self.protection.clip_norm
+        return None if self.privacy is None else self.privacy.clip_norm
 
     def complete(self, number: int) -> None:
         """What privacy has to do after the round's step; collective."""
-        if self.protection is not None:
-            self.protection.complete(self.aggregator, number)
+        if self.privacy is not None:
+            self.privacy.complete(self.aggregator, number)
 
     def epsilon(self) -> float | None:
         """What was spent so far; None without privacy."""
-        return None if self.protection is None else self.protection.spending.epsilon()
+        return None if self.privacy is None else self.privacy.budget.epsilon()
 
     def epsilon_per_silo(self) -> list[float] | None:
         """The same of each silo's data, in the order of their numbers."""
-        if self.protection is None:
+        if self.privacy is None:
             return None
-        spent = self.protection.spending.epsilon_per_silo()
+        spent = self.privacy.budget.epsilon_per_silo()
         return [spent.get(number, 0.0) for number in range(self.silos)]
 
-    def handover(self) -> dict[str, Any]:
+    def rejoin_state(self) -> dict[str, Any]:
         """What a silo that comes back needs to go on being private; JSON."""
-        return {} if self.protection is None else self.protection.handover()
+        return {} if self.privacy is None else self.privacy.rejoin_state()
 
     def affordable(self) -> int:
         """How many more rounds stay within the privacy that the run may spend, up to 2."""
-        return 2 if self.protection is None else self.protection.affordable()
+        return 2 if self.privacy is None else self.privacy.affordable()
 
     def restore(self, state: dict[str, Any] | None, members: tuple[int, ...], *, member: bool) -> None:
         """Take up a committed state, of this rank where it has one, of the round that `members` committed.
@@ -170,15 +170,15 @@ class Federation:
         Collective. `member`: whether this silo's state is of that round; else only its own part counts.
         """
         group, size = self.group, len(self.global_vector)
-        committed = self.server.over(Shards(size, members))
+        committed = self.server.resharded(Shards(size, members))
         if state is not None:
             self.silo.restore(state["silo"])
-        if self.protection is not None:
+        if self.privacy is not None:
             own = None if state is None else state["privacy"]
-            self.aggregator = self.protection.restore(own, member=member)
+            self.aggregator = self.privacy.restore(own, member=member)
         mine: list[Vector] = []
         if state is not None and member:
-            committed.put(state["server"]["strategy"])
+            committed.load_own(state["server"]["strategy"])
             mine = [state["server"]["slice"]]
         lengths = dict(zip(members, slice_counts(committed.shards.bounds), strict=True))
 
@@ -187,17 +187,17 @@ class Federation:
             return gather_parts(group.comm, mine, counts, self.global_vector.dtype)
 
         self.global_vector[:] = group.step(gather)
-        self.server.take(group.step(lambda: committed.whole(group.comm, members)))
+        self.server.load_full(group.step(lambda: committed.gather_full(group.comm, members)))
 
-    def reform(self, newcomers: tuple[int, ...] = ()) -> None:
+    def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.
 
         Each of the `newcomers` has just come back: it calls `join` meanwhile.
         """
         self.aggregator.close()
-        self.aggregator, self.server = _renew(
+        self.aggregator, self.server = _rebuild(
             self.group,
-            Parts(self.config, self.silo, self.silos, self.protection),
+            RunContext(self.config, self.silo, self.silos, self.privacy),
             self.server,
             self.global_vector,
             newcomers,
@@ -214,43 +214,43 @@ def gathered_bytes(bounds: list[int], rank: int, itemsize: int) -> int:
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunContext:
     """What an aggregator is made for, whoever is there."""
 
     config: Config
     silo: Silo
     silos: int
-    protection: Protection | None
+    privacy: PrivacyEngine | None
 
     @classmethod
-    def of(cls, group: ElasticGroup, config: Config, silo: Silo, silos: int, path: Path) -> Parts:
+    def of(cls, group: ElasticGroup, config: Config, silo: Silo, silos: int, path: Path) -> RunContext:
         """This rank's; not collective. `path` is the run directory."""
         private = config.privacy.unit != "none"
-        return cls(config, silo, silos, Protection(group, config, silo, path) if private else None)
+        return cls(config, silo, silos, PrivacyEngine(group, config, silo, path) if private else None)
 
-    def come_back(self, own: dict[str, Any] | None, handover: dict[str, Any]) -> None:
+    def come_back(self, own: dict[str, Any] | None, rejoin_state: dict[str, Any]) -> None:
         """Take up what this silo had committed of its own, and what the others tell of their privacy."""
         if own is not None:
             self.silo.restore(own["silo"])
-        if self.protection is not None:
-            self.protection.come_back(handover)
+        if self.privacy is not None:
+            self.privacy.come_back(rejoin_state)
 
     def aggregator(self, group: ElasticGroup) -> Aggregator:
         """The aggregator for the silos that are there; collective."""
-        kept = copies(self.config, self.silos, MOST_COPIES) if group.fault_tolerant else 0
+        kept = replicas(self.config, self.silos, MAX_REPLICAS) if group.fault_tolerant else 0
         size, dtype = self.silo.model.size, self.silo.model.wire_dtype
         digest = configuration.digest(self.config)
-        sums = Sums(size, dtype, self.silo.samples, self.config.run.seed, digest, self.silos, kept)
-        inner = aggregators.build(group, self.config.secure, sums)
-        return inner if self.protection is None else self.protection.fit_to(inner, self.silos)
+        sums = AggregationSpec(size, dtype, self.silo.samples, self.config.run.seed, digest, self.silos, kept)
+        inner = protocols.build(group, self.config.secure, sums)
+        return inner if self.privacy is None else self.privacy.wrap(inner, self.silos)
 
     def server(self, strategy: Strategy, shards: Shards, number: int) -> Server:
         """This rank's part of the server, with fresh state."""
         return Server(strategy, shards, number, self.silo.model.trainable, self.silo.model.wire_dtype)
 
 
-def _renew(
-    group: ElasticGroup, parts: Parts, earlier: Server, vector: Vector, newcomers: tuple[int, ...]
+def _rebuild(
+    group: ElasticGroup, context: RunContext, earlier: Server, vector: Vector, newcomers: tuple[int, ...]
 ) -> tuple[Aggregator, Server]:
     """The aggregator and the server for the silos that are there now; collective.
 
@@ -268,43 +268,43 @@ def _renew(
     while True:
         if newcomers:
             vector[:] = group.step(give)
-        whole = group.step(lambda: earlier.whole(group.comm, holders()))
-        aggregator = parts.aggregator(group)
-        server = earlier.over(aggregator.shards)
-        server.take(whole)
+        whole = group.step(lambda: earlier.gather_full(group.comm, holders()))
+        aggregator = context.aggregator(group)
+        server = earlier.resharded(aggregator.shards)
+        server.load_full(whole)
         if aggregator.shards.members == group.agreed_members():
             return aggregator, server
         aggregator.close()
 
 
-def join(group: ElasticGroup, parts: Parts, earlier: Shards, newcomers: tuple[int, ...]) -> Federation:
+def join(group: ElasticGroup, context: RunContext, earlier: Shards, newcomers: tuple[int, ...]) -> Federation:
     """This rank, one of the `newcomers`, comes back to a run whose vector lay in `earlier`; collective.
 
-    The others call `Federation.reform` meanwhile.
+    The others call `Federation.rebuild` meanwhile.
     """
-    strategy, vector = strategies.build(parts.config.strategy), parts.silo.initial()
-    server = parts.server(strategy, earlier, group.silo_id)
-    aggregator, server = _renew(group, parts, server, vector, newcomers)
-    return _federation_of(group, parts, strategy, aggregator, server, vector)
+    strategy, vector = strategies.build(context.config.strategy), context.silo.initial()
+    server = context.server(strategy, earlier, group.silo_id)
+    aggregator, server = _rebuild(group, context, server, vector, newcomers)
+    return _federation_of(group, context, strategy, aggregator, server, vector)
 
 
-def establish(group: ElasticGroup, parts: Parts) -> Federation:
+def setup(group: ElasticGroup, context: RunContext) -> Federation:
     """Build every rank's parts and make sure they fit together; collective.
 
     The first rank's untrained model is everyone's. Raises together what any rank finds wrong.
     """
-    group.step(lambda: agree_on_model(group.comm, parts.silo.model))
-    strategy = strategies.build(parts.config.strategy)
-    aggregator = parts.aggregator(group)
-    server = parts.server(strategy, aggregator.shards, group.silo_id)
-    federation = _federation_of(group, parts, strategy, aggregator, server, parts.silo.initial())
+    group.step(lambda: agree_on_model(group.comm, context.silo.model))
+    strategy = strategies.build(context.config.strategy)
+    aggregator = context.aggregator(group)
+    server = context.server(strategy, aggregator.shards, group.silo_id)
+    federation = _federation_of(group, context, strategy, aggregator, server, context.silo.initial())
     federation.distribute()
     return federation
 
 
 def _federation_of(
     group: ElasticGroup,
-    parts: Parts,
+    context: RunContext,
     strategy: Strategy,
     aggregator: Aggregator,
     server: Server,
@@ -312,14 +312,14 @@ def _federation_of(
 ) -> Federation:
     return Federation(
         group=group,
-        config=parts.config,
-        silos=parts.silos,
-        silo=parts.silo,
+        config=context.config,
+        silos=context.silos,
+        silo=context.silo,
         strategy=strategy,
         aggregator=aggregator,
         server=server,
         means=FederationMeans(),
-        protection=parts.protection,
+        privacy=context.privacy,
         global_vector=vector,
     )
 

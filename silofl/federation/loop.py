@@ -15,18 +15,18 @@ from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.errors import AskedError, SiloflError
 from silofl.federation import rundir
-from silofl.federation.chronicle import Chronicle
+from silofl.federation.checkpoint_manager import CheckpointManager
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, Parts, build_silo, build_task, establish, join
+from silofl.federation.failure.fault_injector import FaultInjector
+from silofl.federation.failure.membership_tracker import MembershipTracker
+from silofl.federation.failure.policy import refuse_idle_faults, silos_text, stop_reason
+from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.federation import Federation, RunContext, build_silo, build_task, join, setup
 from silofl.federation.handshake import agree_on_version_and_config
-from silofl.federation.keeping import Keeper
-from silofl.federation.membership import name, refusal, refuse_idle_faults
-from silofl.federation.promise import too_dear
-from silofl.federation.recalls import Recalls
-from silofl.federation.record import notices_of, plan_of, record_of, summary_of
-from silofl.federation.rehearsal import Rehearsal
-from silofl.federation.roll import Roll
+from silofl.federation.privacy.guarantee import over_budget
 from silofl.federation.round import RoundResult, run_round
+from silofl.federation.round_metrics import notices_of, plan_of, record_of, summary_of
+from silofl.federation.run_logger import RunLogger
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
@@ -60,7 +60,7 @@ def train(
         SiloflError: any other failure, the same on every rank.
     """
     stop = StopRequest() if stop is None else stop
-    group = ElasticGroup(comm, stop_reason=refusal(config, comm.size))
+    group = ElasticGroup(comm, stop_reason=stop_reason(config, comm.size))
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     if not resume:
         refuse_idle_faults(config, comm.size)
@@ -68,8 +68,8 @@ def train(
     on_directory(path)
     built = build_task(group, config, task)
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
-    recalls = group.step(lambda: Recalls.of(group, config.failure.rejoin_s))
-    run = Run(group, config, silo, comm.size, path, stop, resumed=resume, recalls=recalls)
+    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s))
+    run = Run(group, config, silo, comm.size, path, stop, resumed=resume, respawns=respawns)
     run.begin()
     group.started()
     return run.complete()
@@ -91,52 +91,54 @@ class Run:
         stop: StopRequest,
         *,
         resumed: bool,
-        recalls: Recalls,
+        respawns: RespawnPolicy,
     ) -> None:
         self._group, self._config, self._silo, self._silos = group, config, silo, silos
-        self._path, self._stop, self._resumed, self._recalls = path, stop, resumed, recalls
-        self._rehearsal = Rehearsal(group.comm, [] if resumed else config.failure.faults, group.silo_id)
-        self._chronicle = Chronicle(config, path, leads=False)
+        self._path, self._stop, self._resumed, self._respawns = path, stop, resumed, respawns
+        self._faults = FaultInjector(group.comm, [] if resumed else config.failure.faults, group.silo_id)
+        self._logger = RunLogger(config, path, leads=False)
         self._clock = Clock()
         self._first, self._told = 1, 0
-        self._roll = Roll(())
+        self._membership = MembershipTracker(())
         self._changed = False
         self._affordable = 2
         """How many more rounds the run may spend privacy on, up to 2."""
         self._federation: Federation
-        self._keeper: Keeper
+        self._checkpoints: CheckpointManager
         watchdog.start(silent_s=config.failure.silent_s, silo=group.silo_id, resume=RESUME)
 
-    def _open(self) -> Keeper:
+    def _open(self) -> CheckpointManager:
         with raise_on_all_ranks(self._group.comm):
-            self._held = rundir.hold(self._path, self._group.silo_id, resume=self._resumed)
-            return self._keeper_alone()
+            self._lock = rundir.lock(self._path, self._group.silo_id, resume=self._resumed)
+            return self._checkpoints_alone()
 
-    def _keeper_alone(self) -> Keeper:
-        return Keeper(self._group, self._config, self._path, self._silo.model.fingerprint(), self._silos)
+    def _checkpoints_alone(self) -> CheckpointManager:
+        return CheckpointManager(
+            self._group, self._config, self._path, self._silo.model.fingerprint(), self._silos
+        )
 
     def begin(self) -> None:
         """Put all parts together, restore the last committed round if asked to, say what is about to run."""
         group, config = self._group, self._config
         with raise_on_all_ranks(group.comm):
-            parts = Parts.of(group, config, self._silo, self._silos, self._path)
-        self._federation = establish(group, parts)
-        self._roll = Roll(self._federation.members)
-        self._keeper = group.step(self._open)
-        self._chronicle = Chronicle(config, self._path, leads=group.comm.rank == 0)
+            context = RunContext.of(group, config, self._silo, self._silos, self._path)
+        self._federation = setup(group, context)
+        self._membership = MembershipTracker(self._federation.members)
+        self._checkpoints = group.step(self._open)
+        self._logger = RunLogger(config, self._path, leads=group.comm.rank == 0)
         notices = self._restore() if self._resumed else []
         notices += self._federation.begin(self._first - 1)
         self._affordable = group.step(lambda: allgather_object(group.comm, self._federation.affordable()))[0]
         if self._first == 1 and not self._affordable:
-            raise too_dear(config.privacy.max_epsilon)
+            raise over_budget(config.privacy.max_epsilon)
 
         def say() -> None:
             with raise_on_all_ranks(group.comm):
-                self._chronicle.begin(self._plan(), resume=self._resumed)
+                self._logger.begin(self._plan(), resume=self._resumed)
 
         group.step(say)
         for notice in notices:
-            self._chronicle.notice(notice)
+            self._logger.notice(notice)
 
     def complete(self, committing: int | None = None) -> Record:
         """Run every round that is left, after others come back and round `committing` is committed; end."""
@@ -150,25 +152,25 @@ class Run:
             self._keep_last_round(error)
             raise
         finally:
-            self._chronicle.close()
+            self._logger.close()
             watchdog.stop()
 
     def _plan(self) -> Record:
         return plan_of(self._federation, self._first, str(self._path))
 
     def _restore(self) -> list[str]:
-        restored = self._keeper.latest()
+        restored = self._checkpoints.latest()
         if restored is None:
             return []
         own = self._group.silo_id in restored.members
         self._federation.restore(restored.state, restored.members, member=own)
         away = tuple(silo for silo in self._federation.members if silo not in restored.members)
-        self._roll = Roll(restored.members)
-        self._roll.enter(away)
+        self._membership = MembershipTracker(restored.members)
+        self._membership.mark_rejoined(away)
         self._first = restored.round + 1
         return [
             *restored.notices,
-            *([f"{name(away)} away in round {restored.round} and back"] if away else []),
+            *([f"{silos_text(away)} away in round {restored.round} and back"] if away else []),
         ]
 
     def _rounds(self) -> None:
@@ -176,10 +178,10 @@ class Run:
         self._clock.take()
         began = time.perf_counter()
         for number in range(self._first, self._config.run.rounds + 1):
-            self._rehearsal.round = number
+            self._faults.round = number
             watchdog.report_round(number, self._certainly_committed(number))
             if not self._affordable:
-                self._chronicle.notice(f"round {number} would exceed privacy.max_epsilon: the run is over")
+                self._logger.notice(f"round {number} would exceed privacy.max_epsilon: the run is over")
                 break
             last = number == self._config.run.rounds or self._affordable == 1
             evaluate = last or number % self._config.run.evaluate_every == 0
@@ -218,11 +220,11 @@ class Run:
             "clip_norm": self._federation.clip_norm,
         }
         with self._clock.phase("checkpoint"):
-            every = group.step(lambda: self._keeper.settle(mine, self._chronicle.problem))
+            every = group.step(lambda: self._checkpoints.commit_pending(mine, self._logger.problem))
             left = self._follow_changes()
         self._affordable = every[0]["affordable"]
-        self._recalls.note(self._roll.strike(left), result.round)
-        lost, returned = self._roll.since()
+        self._respawns.note(self._membership.mark_failed(left), result.round)
+        lost, returned = self._membership.changes()
         failures, self._told = group.failures[self._told :], len(group.failures)
         record = record_of(
             result,
@@ -233,18 +235,18 @@ class Run:
             time.perf_counter() - began,
             self._federation.bytes_sent_per_round,
         )
-        self._chronicle.round(record)
+        self._logger.round(record)
         for notice in notices_of(record, self._config.secure.range):
-            self._chronicle.notice(notice)
+            self._logger.notice(notice)
         return any(report["stop"] for report in every)
 
     def _follow_changes(self) -> tuple[int, ...]:
         """Make everything anew for the silos that are there, where some were lost; who is there."""
         while self._federation.members != (members := self._group.agreed_members()):
             self._changed = True
-            self._federation.reform()
+            self._federation.rebuild()
         if self._group.comm.rank == 0:
-            self._chronicle.lead(self._plan())
+            self._logger.become_leader(self._plan())
         return members
 
     def _call_back(self, number: int) -> None:
@@ -254,8 +256,8 @@ class Run:
         """
         while self._config.failure.policy == "respawn" and self._group.fault_tolerant:
             members = self._group.agreed_members()
-            self._recalls.note(self._roll.strike(members), number)
-            due = self._recalls.due(members, number)
+            self._respawns.note(self._membership.mark_failed(members), number)
+            due = self._respawns.due(members, number)
             if not due:
                 break
             with self._clock.phase("return"):
@@ -264,50 +266,53 @@ class Run:
     def _call_one(self, silos: tuple[int, ...], number: int) -> None:
         group = self._group
         self._commit(number, forced=True)  # first: whatever comes of one that is started again
-        self._chronicle.notice(f"{name(silos)} lost: starting again")
+        self._logger.notice(f"{silos_text(silos)} lost: starting again")
         shards = self._federation.server.shards
-        handover = {
+        rejoin_state = {
             "silos": silos,
             "round": number,
             "path": str(self._path),
-            "records": self._chronicle.records,
-            "roll": self._roll.state(),
+            "records": self._logger.records,
+            "tracker": self._membership.state(),
             "metrics": self._federation.means.names,
-            "shards": [list(shards.members), shards.copies],
-            "privacy": self._federation.handover(),
+            "shards": [list(shards.members), shards.replica_count],
+            "privacy": self._federation.rejoin_state(),
             "affordable": self._affordable,
         }
         began = time.perf_counter()
-        if not self._recalls.call(group, silos, number, handover):
-            self._chronicle.notice(f"{name(silos)} not back in time; the others go on")
+        if not self._respawns.call(group, silos, number, rejoin_state):
+            self._logger.notice(f"{silos_text(silos)} not back in time; the others go on")
             return
-        self._keeper.own_state(silos)
-        self._federation.reform(silos)
-        self._roll.enter(silos)
-        self._chronicle.notice(f"{name(silos)} away for {time.perf_counter() - began:.1f} s and is back")
+        self._checkpoints.own_state(silos)
+        self._federation.rebuild(silos)
+        self._membership.mark_rejoined(silos)
+        self._logger.notice(f"{silos_text(silos)} away for {time.perf_counter() - began:.1f} s and is back")
         if group.comm.rank != 0:
-            self._chronicle.follow()
+            self._logger.step_down()
 
-    def rejoin(self, handover: Record) -> None:
+    def rejoin(self, rejoin_state: Record) -> None:
         """Come back to the others after the round that they have just completed."""
-        group, silos = self._group, tuple(handover["silos"])
-        members, copies = handover["shards"]
+        group, silos = self._group, tuple(rejoin_state["silos"])
+        members, copies = rejoin_state["shards"]
         with suppress(SiloflError):  # the others' locks keep other jobs out, too
-            self._held = rundir.hold(self._path, group.silo_id, resume=True)
-        self._keeper = self._keeper_alone()
-        own = self._keeper.own_state(silos)
+            self._lock = rundir.lock(self._path, group.silo_id, resume=True)
+        self._checkpoints = self._checkpoints_alone()
+        own = self._checkpoints.own_state(silos)
         shards = Shards(self._silo.model.size, tuple(members), copies)
-        parts = Parts.of(group, self._config, self._silo, self._silos, self._path)
-        parts.come_back(None if own is None else own[1], handover["privacy"])
-        self._federation = join(group, parts, shards, silos)
-        self._federation.means.agree(handover["metrics"])
-        self._roll, self._affordable = Roll.taken_up(handover["roll"]), handover["affordable"]
-        self._roll.enter(silos)
-        self._first = handover["round"] + 1
-        self._rehearsal.skip(handover["round"])
-        self._chronicle.records = handover["records"]
+        context = RunContext.of(group, self._config, self._silo, self._silos, self._path)
+        context.come_back(None if own is None else own[1], rejoin_state["privacy"])
+        self._federation = join(group, context, shards, silos)
+        self._federation.means.agree(rejoin_state["metrics"])
+        self._membership, self._affordable = (
+            MembershipTracker.from_state(rejoin_state["tracker"]),
+            rejoin_state["affordable"],
+        )
+        self._membership.mark_rejoined(silos)
+        self._first = rejoin_state["round"] + 1
+        self._faults.skip(rejoin_state["round"])
+        self._logger.records = rejoin_state["records"]
         if group.comm.rank == 0:
-            self._chronicle.lead(self._plan())
+            self._logger.become_leader(self._plan())
 
     def _commit(self, number: int, *, forced: bool) -> None:
         """Begin to commit a round; complete it at once where it is `forced`.
@@ -321,37 +326,37 @@ class Run:
         with self._clock.phase("checkpoint"):
             while True:
                 self._follow_changes()
-                if self._keeper.members() != self._federation.members:
+                if self._checkpoints.members() != self._federation.members:
                     continue
                 self._changed = False
-                self._keeper.begin(number, self._federation.state())
-                if not forced or self._keeper.drain():
+                self._checkpoints.begin(number, self._federation.state())
+                if not forced or self._checkpoints.flush():
                     return
 
     def _finish(self) -> Record:
         """Write the model and the summary; the summary on every rank."""
-        group, chronicle, federation = self._group, self._chronicle, self._federation
+        group, logger, federation = self._group, self._logger, self._federation
 
         def write() -> Record:
             summary: Record = {}
             with raise_on_all_ranks(group.comm):
-                if chronicle.problem is not None:
-                    raise chronicle.problem
+                if logger.problem is not None:
+                    raise logger.problem
                 if group.comm.rank == 0:
-                    chronicle.lead(self._plan())
+                    logger.become_leader(self._plan())
                     model = federation.silo.export(federation.global_vector)
-                    digest = chronicle.write_model(model)
-                    summary = summary_of(federation, chronicle.written_records(), digest)
-                    chronicle.write_summary(summary)
+                    digest = logger.write_model(model)
+                    summary = summary_of(federation, logger.written_records(), digest)
+                    logger.write_summary(summary)
             first: Record = allgather_object(group.comm, summary)[0]
             return first
 
         summary = group.step(write)
-        chronicle.finish(summary)
+        logger.finish(summary)
         federation.close()
         return summary
 
     def _keep_last_round(self, error: SiloflError) -> None:
         """Commit the round whose files are on their way, if all ranks raised the error together."""
-        if error.rank is not None and self._keeper.close():
+        if error.rank is not None and self._checkpoints.close():
             self._federation.close()

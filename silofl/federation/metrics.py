@@ -33,7 +33,7 @@ class FederationMeans:
         if not self._names:
             return {}
         own = [(metrics[name] * count, count) if name in metrics else (0.0, 0) for name in self._names]
-        totals = aggregator.sum_numbers(np.array(own, np.float64).reshape(-1)).reshape(-1, 2)
+        totals = aggregator.sum_scalars(np.array(own, np.float64).reshape(-1)).reshape(-1, 2)
         means = {name: float(s / c) for name, (s, c) in zip(self._names, totals, strict=True) if c}
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 

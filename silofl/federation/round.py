@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from silofl.aggregation.noisy import TakeAgain
+from silofl.aggregation.noisy import RetryRound
 from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
@@ -47,11 +47,11 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     group.comm.mark("train")
 
     while True:
-        update, train_loss = _learn(federation, number, clock)
+        update, train_loss = _fit(federation, number, clock)
 
         # Many vectors in, slices of their weighted mean out.
-        with clock.phase("aggregate"), suppress(TakeAgain):
-            aggregator.add_up(update, number)
+        with clock.phase("aggregate"), suppress(RetryRound):
+            aggregator.reduce(update, number)
             break
     federation.account(number)
     result = RoundResult(number, own={"train_loss": train_loss}, began=federation.members)
@@ -59,7 +59,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
-        federation.advance(update)
+        federation.server_step(update)
         federation.complete(number)
 
     if evaluate:
@@ -71,7 +71,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     return result
 
 
-def _learn(federation: Federation, number: int, clock: Clock) -> tuple[Update, float]:
+def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Update, float]:
     """Every silo trains from the global model, while the sum's keys are made beside it; collective.
 
     A silo that failed says so before anything is shared.
@@ -80,7 +80,7 @@ def _learn(federation: Federation, number: int, clock: Clock) -> tuple[Update, f
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
     with clock.phase("train"):
-        trained = capture(lambda: federation.learn(number))
+        trained = capture(lambda: federation.fit(number))
         group.comm.mark("trained")  # where a rehearsed `slow ... at train` is over
     with clock.phase("wait"):
         group.step(lambda: raise_if_any(group.comm, trained.error(group.comm.rank)))

@@ -76,7 +76,7 @@ def pick(config: Config, *, resume: bool) -> str:
     raise AssertionError("unreachable: a million runs of one name")
 
 
-def hold(path: Path, silo: int, *, resume: bool) -> IO[bytes]:
+def lock(path: Path, silo: int, *, resume: bool) -> IO[bytes]:
     """Keep other jobs from being this silo in this directory, for as long as the returned file is open.
 
     Where one is already, and still is a few seconds later, it raises ConfigError, or with `resume`

@@ -33,7 +33,7 @@ class Server:
         self._states = {index: self._fresh(index) for index in self._held()}
         self._names = sorted(strategy.init(0, dtype))
 
-    def over(self, shards: Shards) -> Server:
+    def resharded(self, shards: Shards) -> Server:
         """A server of the same strategy and rank over other shards, with fresh state."""
         return Server(self._strategy, shards, self._number, self._trainable, self._dtype)
 
@@ -52,15 +52,15 @@ class Server:
         """Take up new states of slices."""
         self._states.update(states)
 
-    def copies(self, comm: Communicator, states: dict[int, State]) -> dict[int, State]:
+    def replicate(self, comm: Communicator, states: dict[int, State]) -> dict[int, State]:
         """Hand copies of new states to who keeps them; what this rank gets to keep. Collective."""
-        if not self._names or not self.shards.copies:
+        if not self._names or not self.shards.replica_count:
             return {}
         parcels = [
             b"".join(
                 state[name].tobytes()
                 for index, state in sorted(states.items())
-                if member in self.shards.keepers(index)
+                if member in self.shards.replicas(index)
                 for name in self._names
             )
             for member in comm.members
@@ -68,8 +68,8 @@ class Server:
         kept: dict[int, State] = {}
         for member, parcel in zip(comm.members, comm.alltoall_bytes(parcels), strict=True):
             values = np.frombuffer(parcel, self._dtype)
-            for index in self.shards.served(member, comm.members):
-                if self._number in self.shards.keepers(index) and member != self._number:
+            for index in self.shards.slices_of(member, comm.members):
+                if self._number in self.shards.replicas(index) and member != self._number:
                     count = self._count(index)
                     kept[index] = {
                         name: values[place * count : (place + 1) * count].copy()
@@ -84,12 +84,12 @@ class Server:
         start, stop = self.shards.span(index)
         return {"slice": global_vector[start:stop], "strategy": dict(self._states[index])}
 
-    def whole(self, comm: Communicator, holders: tuple[int, ...]) -> dict[str, Vector]:
+    def gather_full(self, comm: Communicator, holders: tuple[int, ...]) -> dict[str, Vector]:
         """The strategy's whole state, from the slices that `holders`, who are all here, serve. Collective.
 
         Raises StoppedError, on every rank, where a slice is lost with all who kept copies of it.
         """
-        served = {member: self.shards.served(member, holders) for member in holders}
+        served = {member: self.shards.slices_of(member, holders) for member in holders}
         mine = served.get(self._number, [])
         with raise_on_all_ranks(comm):
             for index in mine if self._names else []:
@@ -104,7 +104,7 @@ class Server:
             for name in self._names
         }
 
-    def take(self, whole: dict[str, Vector]) -> None:
+    def load_full(self, whole: dict[str, Vector]) -> None:
         """Cut this rank's slices, and those that it keeps, out of the whole state."""
         for index in self._held():
             start = self.shards.bounds[index]
@@ -112,7 +112,7 @@ class Server:
                 name: values[start : start + self._count(index)].copy() for name, values in whole.items()
             }
 
-    def put(self, state: State) -> None:
+    def load_own(self, state: State) -> None:
         """Take up a committed state of this rank's own slice."""
         self._states[self.shards.members.index(self._number)] = state
 
@@ -130,7 +130,7 @@ class Server:
         return [
             index
             for index, member in enumerate(shards.members)
-            if member == self._number or self._number in shards.keepers(index)
+            if member == self._number or self._number in shards.replicas(index)
         ]
 
     def _fresh(self, index: int) -> State:

@@ -19,8 +19,8 @@ from silofl.training.clipped import ClippedGradients
 from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, FlatModel, as_array
+from silofl.training.gradient_check import EXAMPLES
 from silofl.training.private import PrivateSteps, StepNoise, Streams
-from silofl.training.proof import EXAMPLES
 from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.types import Update
@@ -78,7 +78,7 @@ class Silo:
         self.model.store(values)
         return values
 
-    def learn(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
+    def fit(self, global_vector: Vector, round_number: int, local: str) -> tuple[Update, FitResult]:
         """Train from the global model; what to send is valid until the next call on this silo.
 
         Raises TrainingError where it is not finite: it must not be shared.
@@ -131,15 +131,15 @@ class Silo:
         return self._private
 
     def clipped_sum(self, global_vector: Vector, round_number: int, attempt: int) -> tuple[Update, FitResult]:
-        """The clipped gradients of a sample of records, added up, without noise; else as `learn`."""
+        """The clipped gradients of a sample of records, added up, without noise; else as `fit`."""
         self.model.load(global_vector)
         total, stats = self._steps.sum(round_number, attempt)
         return self._finite(as_array(total), round_number), FitResult(stats.loss, 1)
 
-    def learn_privately(
+    def fit_privately(
         self, global_vector: Vector, steps: int, noise: StepNoise, round_number: int, attempt: int
     ) -> tuple[Update, FitResult]:
-        """Train by noisy steps from the global model; else as `learn`."""
+        """Train by noisy steps from the global model; else as `fit`."""
         self.model.load(global_vector)
         result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt)
         np.subtract(as_array(self.model.vector), global_vector, out=self._wire)

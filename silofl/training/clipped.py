@@ -14,8 +14,8 @@ from silofl.errors import ConfigError
 from silofl.tasks.base import PerExampleTask, Task
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
+from silofl.training.gradient_check import check_gradients
 from silofl.training.per_example import Clipping, ExampleGradients, refuse_unsupported
-from silofl.training.proof import hold_to_autograd
 
 PHYSICAL: dict[Clipping, int] = {"ghost": 1024, "hooks": 128, "functorch": 128}
 """Examples that are in memory at a time."""
@@ -53,8 +53,8 @@ class ClippedGradients:
     adding or replacing the whole of one example moves a sum by at most `clip_norm` (twice that for
     replacing), up to the rounding of the sum itself.
 
-    The first sum is held to autograd, one example at a time (`silofl.training.proof`): a layer that Opacus
-    follows wrongly would make every epsilon wrong.
+    The first sum is held to autograd, one example at a time (`silofl.training.gradient_check`): a layer that
+    Opacus follows wrongly would make every epsilon wrong.
 
     Args:
         task: has `losses` for "ghost" (see `PerExampleTask`); else `loss` is taken for a mean over examples.
@@ -130,7 +130,7 @@ class ClippedGradients:
     def _prove(self, index: Tensor) -> bool:
         """Whether there was a gradient to hold to autograd's; ConfigError where something is wrong."""
         before = self._model.vector.clone()
-        proven = hold_to_autograd(self._examples, self._loss, self._train, index, self._model, self._silo)
+        proven = check_gradients(self._examples, self._loss, self._train, index, self._model, self._silo)
         if not torch.equal(before, self._model.vector):
             self._fail(f"the model {WRITES}")
         return proven

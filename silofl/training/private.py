@@ -72,7 +72,7 @@ class PrivateSteps:
         self.seed(round_number, attempt)
         return self._gradients.sum(self._sampler(round_number, attempt).draw(0), self._total)
 
-    def descend(
+    def train(
         self,
         optimizer: torch.optim.Optimizer,
         steps: int,

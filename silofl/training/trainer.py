@@ -81,7 +81,7 @@ class LocalTrainer:
         if not self._config.keep_optimizer:
             self._optimizer = self._new_optimizer()
         self._model.module.train()
-        return FitResult(private.descend(self._optimizer, steps, noise, round_number, attempt), steps)
+        return FitResult(private.train(self._optimizer, steps, noise, round_number, attempt), steps)
 
     def gradient(self, round_number: int) -> tuple[Tensor, FitResult]:
         """Mean gradient (d,) at the model's values: over all samples if `full_batch`, else over one batch.

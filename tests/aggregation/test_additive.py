@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from silofl.aggregation.additive import Additive
-from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.fixed_point import fixed_point
-from silofl.aggregation.session import open_session
+from silofl.aggregation.row_exchange import MessageExchange
+from silofl.aggregation.secure_session import open_session
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
@@ -28,14 +28,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("silos", "members", "bits", "size", "piece"), CASES)
+@pytest.mark.parametrize(("silos", "members", "bits", "size", "chunk"), CASES)
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 def test_the_mean_is_that_of_the_plain_integer_sum(
     silos: int,
     members: int,
     bits: Any,
     size: int,
-    piece: int,
+    chunk: int,
     messages: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -54,11 +54,11 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
             weight=weights[comm.rank],
             committee=members,
             value_range=value_range,
-            piece=piece,
+            chunk=chunk,
         )
-        aggregator.add_up(values[comm.rank], 1)
+        aggregator.reduce(values[comm.rank], 1)
         mean = aggregator.mean(comm.rank)
-        numbers = aggregator.sum_numbers(np.array([0.5, -float(comm.rank)]))
+        numbers = aggregator.sum_scalars(np.array([0.5, -float(comm.rank)]))
         return mean, numbers, aggregator.clipped_silos
 
     results = run_in_threads(silos, rank)
@@ -77,7 +77,7 @@ def test_values_that_are_not_finite_are_not_sent() -> None:
         session = open_session(ElasticGroup(comm), Rules(), bytes(32))
         aggregator = Additive(session, 10, np.dtype(np.float64), weight=1, committee=3)
         with pytest.raises(DataError, match="a silo has values that are not finite"):
-            aggregator.add_up(x, 1)
+            aggregator.reduce(x, 1)
 
     run_in_threads(3, rank)
 
@@ -90,17 +90,17 @@ def test_what_an_owner_receives_of_a_silo_is_not_its_words() -> None:
         session = open_session(ElasticGroup(comm), Rules(), bytes(32))
         aggregator = Additive(session, 256, np.dtype(np.float64), weight=1, committee=2, value_range=1.0)
         for number in (1, 2):
-            original = aggregator._exchange.swap
+            original = aggregator._exchange.alltoall
 
-            def swap(original: Any = original) -> Any:
+            def alltoall(original: Any = original) -> Any:
                 rows = original()
                 if comm.rank == 0:
                     seen.append(rows[2].copy())
                 return rows
 
-            aggregator._exchange.swap = swap  # type: ignore[method-assign]
-            aggregator.add_up(np.zeros(256), number)
-            aggregator._exchange.swap = original  # type: ignore[method-assign]
+            aggregator._exchange.alltoall = alltoall  # type: ignore[method-assign]
+            aggregator.reduce(np.zeros(256), number)
+            aggregator._exchange.alltoall = original  # type: ignore[method-assign]
 
     run_in_threads(3, rank)
     first, second = seen[0], seen[2]

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.plain import PlainAggregator
+from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
-from silofl.aggregation.session import open_session
+from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
 
-SIZE, PIECE = 700, 256
+SIZE, CHUNK = 700, 256
 BEFORE = ("advertise", "share", "mask", "collect first", "collect middle", "collect last")
 AFTER = ("reveal", "unmask", "use")
 COUNTED = {"agree"}
@@ -50,14 +50,14 @@ def run(silos: int, deaths: dict[int, str], make: Any) -> list[Any]:
         group = ElasticGroup(comm)
         aggregator = make(group)
         fault.armed = True
-        aggregator.add_up(values_of(group.silo_id), 1)
+        aggregator.reduce(values_of(group.silo_id), 1)
         fault.reach("use")
         group.step(lambda: None)
         parts = [
             (index, aggregator.mean(index).copy())
-            for index in aggregator.shards.served(group.silo_id, group.members)
+            for index in aggregator.shards.slices_of(group.silo_id, group.members)
         ]
-        numbers = aggregator.sum_numbers(np.array([1.0, float(group.silo_id)]))
+        numbers = aggregator.sum_scalars(np.array([1.0, float(group.silo_id)]))
         return aggregator.participants, parts, numbers.tolist()
 
     return run_in_threads(silos, rank, timeout_s=30)
@@ -66,7 +66,7 @@ def run(silos: int, deaths: dict[int, str], make: Any) -> list[Any]:
 def secagg(group: ElasticGroup) -> SecAgg:
     session = open_session(group, Rules(bits=32), bytes(32))
     copies = len(group.members) - 3
-    vectors = SecureVectorSum(session, SIZE, value_range=1.0, piece=PIECE, copies=min(copies, 2))
+    vectors = SecureVectorSum(session, SIZE, value_range=1.0, chunk=CHUNK, replica_count=min(copies, 2))
     return SecAgg(vectors, np.dtype(np.float64), weight=group.silo_id + 1)
 
 
@@ -76,8 +76,8 @@ def plain(group: ElasticGroup) -> PlainAggregator:
         SIZE,
         np.dtype(np.float64),
         weight=group.silo_id + 1,
-        copies=2,
-        piece=PIECE // len(group.members),
+        replica_count=2,
+        chunk=CHUNK // len(group.members),
     )
 
 
@@ -103,7 +103,7 @@ def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
 @pytest.mark.parametrize("silos", [4, 5])
 def test_a_silo_dies(silos: int, step: str, messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if messages:
-        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
     for silo in range(silos):
         check(run(silos, {silo: step}, secagg), {silo: step}, 1e-7)
 
@@ -111,7 +111,7 @@ def test_a_silo_dies(silos: int, step: str, messages: bool, monkeypatch: pytest.
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if messages:
-        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
     pairs = [("collect last", "collect last"), ("mask", "reveal"), ("reveal", "unmask"), ("use", "use")]
     for first, second in combinations(range(5), 2):
         for steps in pairs:
@@ -127,15 +127,15 @@ def test_a_silo_dies_in_a_plain_sum(step: str) -> None:
 
 def test_territories_are_adjacent_and_kept_by_who_takes_over() -> None:
     for silos in range(1, 8):
-        shards = Shards(1000, tuple(range(silos)), copies=2)
+        shards = Shards(1000, tuple(range(silos)), replica_count=2)
         for gone in [set(), *({a, b} for a in range(silos) for b in range(silos))]:
             left = [silo for silo in range(silos) if silo not in gone]
             if not left:
                 continue
-            served = [shards.served(member, left) for member in left]
+            served = [shards.slices_of(member, left) for member in left]
             assert [index for indices in served for index in indices] == list(range(silos))
-            offsets = shards.territories(left)
+            offsets = shards.owned_ranges(left)
             assert offsets[-1] == 1000
             for member, indices in zip(left, served, strict=True):
                 taken = [index for index in indices if index != member]
-                assert all(member in shards.keepers(index) for index in taken)
+                assert all(member in shards.replicas(index) for index in taken)

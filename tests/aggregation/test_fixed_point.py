@@ -17,7 +17,7 @@ from silofl.aggregation.fixed_point import (
     encode_exponent,
     fixed_point,
 )
-from silofl.aggregation.numbers import Numbers
+from silofl.aggregation.fixed_point64 import FixedPoint64
 from silofl.errors import ConfigError, DataError
 
 U16 = np.dtype(np.uint16)
@@ -69,7 +69,7 @@ def test_a_ring_too_small_for_the_silos_is_refused_beforehand() -> None:
     bits=st.sampled_from([8, 16, 32]),
 )
 def test_numbers_add_up_exactly_in_steps_of_their_fraction(values: list[list[float]], bits: Any) -> None:
-    code = Numbers(bits, len(values), 3)
+    code = FixedPoint64(bits, len(values), 3)
     words = [code.encode(np.array(v)) for v in values]
     total = code.decode(np.add.reduce(words, axis=0, dtype=words[0].dtype))
     expected = [sum(round(v[i] * 2**24) for v in values) / 2**24 for i in range(3)]

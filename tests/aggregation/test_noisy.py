@@ -1,4 +1,6 @@
-"""Sums of words, and sums with noise: exact where there is none, noisy before anybody can read them."""
+"""Sums of words, and sums with noise: exact where there is none, noisy before anybody can read
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import WordAggregator
-from silofl.aggregation.noisy import Noise, NoisySum, TakeAgain
-from silofl.aggregation.registry import Sums, build
+from silofl.aggregation.noisy import Noise, NoisySum, RetryRound
+from silofl.aggregation.protocols import AggregationSpec, build
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import run_in_threads
@@ -28,10 +30,10 @@ SILOS = 4
 
 
 def aggregator(
-    group: ElasticGroup, protocol: str, size: int, bits: int = 32, copies: int = 0
+    group: ElasticGroup, protocol: str, size: int, bits: int = 32, replica_count: int = 0
 ) -> WordAggregator:
     config, silos = SecureConfig(protocol=protocol, bits=bits), len(group.members)  # type: ignore[arg-type]
-    sums = Sums(size, np.dtype(np.float32), 10 + group.silo_id, 0, bytes(32), silos, copies)
+    sums = AggregationSpec(size, np.dtype(np.float32), 10 + group.silo_id, 0, bytes(32), silos, replica_count)
     return build(group, config, sums)
 
 
@@ -49,7 +51,7 @@ def test_a_sum_of_words_is_the_sum_in_the_ring(protocol: str, size: int) -> None
     def body(comm: Communicator) -> NDArray[Any]:
         one, before = aggregator(ElasticGroup(comm), protocol, size), words[comm.rank].copy()
         asked: list[tuple[int, ...]] = []
-        one.add_words(before, asked.append)
+        one.reduce_words(before, asked.append)
         assert asked == [(0, 1, 2, 3)]
         assert one.summed_weight == pytest.approx(10 + 11 + 12 + 13)
         np.testing.assert_array_equal(before, words[comm.rank])
@@ -69,7 +71,7 @@ def test_what_is_not_permitted_stays_unread_on_every_rank(protocol: str) -> None
                 raise StoppedError("too dear")
 
         with pytest.raises(StoppedError, match="too dear") as caught:
-            one.add_words(np.zeros(200, np.uint32), refuse)
+            one.reduce_words(np.zeros(200, np.uint32), refuse)
         return str(caught.value)
 
     assert run_in_threads(SILOS, body) == ["too dear"] * SILOS
@@ -89,7 +91,7 @@ class Open:
         self.attempts += self._other
         return not self._other
 
-    def permit(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
+    def authorize(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
         self.permitted.append(silos)
 
 
@@ -100,33 +102,33 @@ def noisy(
     protocol: str = "secagg",
     central: bool = False,
     variance: float = 64.0,
-    turns: bool = False,
+    rotation: bool = False,
     gate: Open | None = None,
-    copies: int = 0,
+    replica_count: int = 0,
 ) -> NoisySum:
     grid = Grid(step=2.0**-12, limit=1 << 20, sensitivity=100.0, share=variance)
-    stream = Stream("aes-128-ctr", bytes(16)) if turns else None
+    stream = Stream("aes-128-ctr", bytes(16)) if rotation else None
     keys = NoiseKeys(Secret(bytes([group.silo_id + 1] * 32)), bytes(16), group.silo_id)
     noise = Noise(grid, discrete_gaussian(variance), central, stream)
-    inner = aggregator(group, protocol, size, copies=copies)
+    inner = aggregator(group, protocol, size, replica_count=replica_count)
     return NoisySum(inner, noise, keys, gate or Open(), lambda inner: 2.0)
 
 
-@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize(
     ("central", "protocol", "sources"), [(False, "secagg", SILOS), (True, "secagg", 1), (True, "plain", 1)]
 )
 def test_a_mean_is_the_sum_with_the_noise_promised(
-    central: bool, protocol: str, sources: int, turns: bool
+    central: bool, protocol: str, sources: int, rotation: bool
 ) -> None:
     size, variance = 20_000, 400.0
     x = np.random.default_rng(0).uniform(-1, 1, (SILOS, size)).astype(np.float32)
 
     def body(comm: Communicator) -> NDArray[Any]:
         one = noisy(
-            ElasticGroup(comm), size, protocol=protocol, central=central, variance=variance, turns=turns
+            ElasticGroup(comm), size, protocol=protocol, central=central, variance=variance, rotation=rotation
         )
-        one.add_up(Update(x[comm.rank]), 3)
+        one.reduce(Update(x[comm.rank]), 3)
         first, again = slices(one, one.mean, comm), slices(one, one.mean, comm)
         np.testing.assert_array_equal(first, again)  # read twice it is the same, or noise would average out
         return first
@@ -138,7 +140,7 @@ def test_a_mean_is_the_sum_with_the_noise_promised(
     assert abs(error.mean()) < 4 * np.sqrt(expected / size)
 
 
-@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize(
     ("deaths", "summed"),
     [
@@ -149,7 +151,7 @@ def test_a_mean_is_the_sum_with_the_noise_promised(
     ],
 )
 def test_a_sum_with_silos_missing_has_the_noise_of_those_in_it(
-    deaths: dict[int, str], summed: tuple[int, ...], turns: bool
+    deaths: dict[int, str], summed: tuple[int, ...], rotation: bool
 ) -> None:
     """Under secagg, over the silos whose words it has, whether they lived to see it opened or not."""
     silos, size, variance = 5, 20_000, 400.0
@@ -163,11 +165,11 @@ def test_a_sum_with_silos_missing_has_the_noise_of_those_in_it(
                 raise SimulatedCrash
 
         comm.on_mark(reach)
-        one = noisy(group, size, variance=variance, turns=turns, gate=gate, copies=2)
+        one = noisy(group, size, variance=variance, rotation=rotation, gate=gate, replica_count=2)
         armed.set()
-        one.add_up(Update(x[group.silo_id]), 3)
+        one.reduce(Update(x[group.silo_id]), 3)
         assert one.participants == gate.permitted[-1] == summed
-        return {index: one.mean(index) for index in one.shards.served(group.silo_id, group.members)}
+        return {index: one.mean(index) for index in one.shards.slices_of(group.silo_id, group.members)}
 
     results = run_in_threads(silos, body)
     assert [silo for silo, found in enumerate(results) if found is None] == sorted(deaths)
@@ -184,7 +186,7 @@ def test_noise_differs_from_round_to_round_and_from_silo_to_silo() -> None:
         one, zeros = noisy(ElasticGroup(comm), 4000), Update(np.zeros(4000, np.float32))
         rounds = []
         for number in (1, 2):
-            one.add_up(zeros, number)
+            one.reduce(zeros, number)
             rounds.append(slices(one, one.mean, comm))
         return one._words(zeros, 1, 0).view(np.int32), np.stack(rounds)
 
@@ -201,7 +203,7 @@ def test_the_same_round_from_the_same_values_shows_the_same() -> None:
         both = []
         for _ in range(2):
             one = noisy(ElasticGroup(comm), 300)
-            one.add_up(x, 7)
+            one.reduce(x, 7)
             both.append(slices(one, one.mean, comm))
         return both[0], both[1]
 
@@ -213,8 +215,8 @@ def test_other_values_than_a_killed_run_showed_are_not_shown_with_the_same_noise
     def body(comm: Communicator) -> None:
         gate = Open(other=True)
         one = noisy(ElasticGroup(comm), 300, gate=gate)
-        with pytest.raises(TakeAgain):
-            one.add_up(Update(np.zeros(300, np.float32)), 1)
+        with pytest.raises(RetryRound):
+            one.reduce(Update(np.zeros(300, np.float32)), 1)
         assert gate.permitted == []
 
     run_in_threads(SILOS, body)

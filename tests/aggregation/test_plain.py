@@ -1,4 +1,4 @@
-"""The plain mean: the reference's bits, whatever the pieces and the exchange."""
+"""The plain mean: the reference's bits, whatever the chunks and the exchange."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.plain import PlainAggregator
+from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.shards import ALIGNMENT, slice_bounds, slice_counts
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
@@ -20,22 +20,22 @@ from silofl.comm.threads import run_in_threads
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("silos", [1, 2, 5])
-@pytest.mark.parametrize("piece", [1, 100, 1 << 16])
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 16])
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 def test_the_mean_is_the_sum_in_rank_order_in_float64(
-    dtype: type, silos: int, piece: int, messages: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: type, silos: int, chunk: int, messages: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if messages:
-        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
     size, weights = 333, [3, 1, 400, 7, 10_000_000][:silos]
     values = [np.random.default_rng(k).standard_normal(size).astype(dtype) for k in range(silos)]
 
     def rank(comm: Communicator) -> NDArray[Any]:
         aggregator = PlainAggregator(
-            ElasticGroup(comm), size, np.dtype(dtype), weight=weights[comm.rank], piece=piece
+            ElasticGroup(comm), size, np.dtype(dtype), weight=weights[comm.rank], chunk=chunk
         )
         before = values[comm.rank].copy()
-        aggregator.add_up(values[comm.rank], 1)
+        aggregator.reduce(values[comm.rank], 1)
         mean = aggregator.mean(comm.rank).copy()
         np.testing.assert_array_equal(values[comm.rank], before)
         aggregator.close()

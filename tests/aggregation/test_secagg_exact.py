@@ -1,4 +1,4 @@
-"""The secure sum is the plain integer sum, bit for bit, whatever the silos, weights, rings and pieces."""
+"""The secure sum is the plain integer sum, bit for bit, whatever the silos, weights, rings and chunks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchange import MessageExchange
+from silofl.aggregation.agreed_rules import common_prg
 from silofl.aggregation.fixed_point import fixed_point
-from silofl.aggregation.rules import common_prg
+from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
-from silofl.aggregation.session import open_session
+from silofl.aggregation.secure_session import open_session
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
@@ -20,7 +20,7 @@ from silofl.crypto.secagg import Rules
 from silofl_kernels import add_masks, ring_dtype
 
 CASES = [
-    # silos, bits, prg, size, piece
+    # silos, bits, prg, size, chunk
     (3, 8, "aes-128-ctr", 1, 7),
     (3, 16, "aes-128-ctr", 1000, 64),
     (4, 16, "chacha20", 4099, 512),
@@ -44,13 +44,13 @@ def session(comm: Communicator, **rules: Any) -> Any:
     return open_session(ElasticGroup(comm), Rules(**rules), bytes(32))
 
 
-@pytest.mark.parametrize(("silos", "bits", "prg", "size", "piece"), CASES)
+@pytest.mark.parametrize(("silos", "bits", "prg", "size", "chunk"), CASES)
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 def test_the_secure_integer_sum_is_the_plain_integer_sum(
-    silos: int, bits: int, prg: str, size: int, piece: int, messages: bool, monkeypatch: pytest.MonkeyPatch
+    silos: int, bits: int, prg: str, size: int, chunk: int, messages: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if messages:
-        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
     values = updates(silos, size)
     weights = [10 ** (k % 8) for k in range(silos)]  # 1 to 1e7
     shares = [w / sum(weights) for w in weights]
@@ -58,7 +58,7 @@ def test_the_secure_integer_sum_is_the_plain_integer_sum(
 
     def rank(comm: Communicator) -> NDArray[Any]:
         vectors = SecureVectorSum(
-            session(comm, bits=bits, prg=prg), size, value_range=value_range, piece=piece
+            session(comm, bits=bits, prg=prg), size, value_range=value_range, chunk=chunk
         )
         opened = vectors.open(values[comm.rank], shares[comm.rank], 1.0, 1)
         words: NDArray[Any] = opened.masked(comm.rank).copy()
@@ -97,7 +97,7 @@ def test_the_mean_is_within_the_bound_of_its_fixed_point(bits: int, stochastic: 
     def rank(comm: Communicator) -> NDArray[Any]:
         vectors = SecureVectorSum(session(comm, bits=bits), size, rounding_seed=7 if stochastic else None)
         secagg = SecAgg(vectors, np.dtype(np.float32), weight=weights[comm.rank])
-        secagg.add_up(values[comm.rank], 1)
+        secagg.reduce(values[comm.rank], 1)
         return secagg.mean(comm.rank)
 
     mean = np.concatenate(run_in_threads(silos, rank))
@@ -126,7 +126,7 @@ def test_values_beyond_a_configured_range_are_clipped_and_counted() -> None:
     def rank(comm: Communicator) -> tuple[NDArray[Any], int]:
         vectors = SecureVectorSum(session(comm, bits=32), 70, value_range=1.0)
         secagg = SecAgg(vectors, np.dtype(np.float32), weight=1)
-        secagg.add_up(values[comm.rank], 1)
+        secagg.reduce(values[comm.rank], 1)
         return secagg.mean(comm.rank), secagg.clipped_silos
 
     results = run_in_threads(3, rank)
@@ -151,10 +151,10 @@ def test_values_that_are_not_finite_stop_every_rank(value_range: float | None) -
 def test_small_sums_are_exact_and_use_no_position_twice() -> None:
     def rank(comm: Communicator) -> list[Any]:
         vectors = SecureVectorSum(session(comm, bits=16), 64)
-        early = vectors.sum_numbers(np.array([float(comm.rank)]))
+        early = vectors.sum_scalars(np.array([float(comm.rank)]))
         vectors.open(np.ones(64, np.float32), 1 / 3, 1.0, 1)
-        later = [vectors.sum_numbers(np.array([0.1 * comm.rank, -1e11, 2.0**-24])) for _ in range(3)]
-        bad = vectors.sum_numbers(np.array([np.inf if comm.rank else 1.0, 4.0]))
+        later = [vectors.sum_scalars(np.array([0.1 * comm.rank, -1e11, 2.0**-24])) for _ in range(3)]
+        bad = vectors.sum_scalars(np.array([np.inf if comm.rank else 1.0, 4.0]))
         return [early[0], [list(one) for one in later], list(bad)]
 
     for early, later, bad in run_in_threads(3, rank):
@@ -180,8 +180,8 @@ def test_masks_of_two_sums_of_one_round_never_overlap() -> None:
             return original(payload)
 
         comm.allgather_bytes = spy  # type: ignore[method-assign]
-        vectors.sum_numbers(np.zeros(4))
-        vectors.sum_numbers(np.zeros(4))
+        vectors.sum_scalars(np.zeros(4))
+        vectors.sum_scalars(np.zeros(4))
 
     run_in_threads(3, rank)
     first, second = wire

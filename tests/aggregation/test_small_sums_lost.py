@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from silofl.aggregation import small_sum
-from silofl.aggregation.keyed_round import KeyedRound
-from silofl.aggregation.session import open_session
+from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.small_sum import SmallSums
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
@@ -36,7 +36,9 @@ def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     def rank(comm: Communicator) -> Any:
         group = ElasticGroup(comm)
         session = open_session(group, Rules(bits=16), bytes(32))
-        sums = SmallSums(session, KeyedRound(comm, session.round(session.take_number()), session.identity, 1))
+        sums = SmallSums(
+            session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1)
+        )
 
         def encode(number: int, silos: int) -> Any:
             dying = (silos == 5 and group.silo_id == 4) or (silos == 4 and group.silo_id == 3)
@@ -64,7 +66,9 @@ def test_a_sum_that_somebody_saw_is_void(repeatable: bool) -> None:
     def rank(comm: Communicator) -> Any:
         group = ElasticGroup(comm)
         session = open_session(group, Rules(bits=16), bytes(32))
-        sums = SmallSums(session, KeyedRound(comm, session.round(session.take_number()), session.identity, 1))
+        sums = SmallSums(
+            session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1)
+        )
         barrier = comm.barrier
 
         def dying() -> None:

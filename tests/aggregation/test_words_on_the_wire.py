@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silofl.aggregation.drop_in import SecureAggregator
 from silofl.aggregation.fixed_point import fixed_point
+from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads
 from silofl.types import RingBits
 from silofl_kernels import ring_dtype
 
-SILOS, SIZE, RANGE = 3, 3 << 16, 1.0  # the vector goes in one piece, and slices are whole rows
+SILOS, SIZE, RANGE = 3, 3 << 16, 1.0  # the vector goes in one chunk, and slices are whole rows
 LOWEST, HIGHEST = 141.0, 415.0  # chi-square, 255 degrees of freedom: 1e-9 lies below, 1e-9 above
 MOST_CORRELATION = 6.11 / np.sqrt(SIZE)  # of independent words: normal, 1e-9 for both sides
 

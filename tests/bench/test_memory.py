@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from silofl.aggregation.drop_in import SecureAggregator
+from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.bench import memory
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads

@@ -91,9 +91,9 @@ class Silos:
 
         def work(store: CheckpointStore, silo: int) -> None:
             for number in rounds:
-                store.settle()
+                store.commit_pending()
                 store.begin(number, state_of(silo, number, tag))
-            store.drain()
+            store.flush()
 
         self.together(silos, work)
 

@@ -13,9 +13,9 @@ from silofl.checkpoint import buddies as buddies_module
 from silofl.checkpoint.files import PieceWriter
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm.protocol import RankFailedError
+from silofl.crypto.chunked_aead import CHUNK_BYTES
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.secret import Secret
-from silofl.crypto.vault import CHUNK_BYTES
 from silofl.errors import CheckpointError, StorageError
 from tests.checkpoint.run_of_silos import Silos, same, state_of
 
@@ -52,7 +52,7 @@ def test_files_of_many_pieces_and_of_different_lengths(tmp_path: Path) -> None:
 
     def commit(store: CheckpointStore, silo: int) -> None:
         store.begin(1, states[silo])
-        store.drain()
+        store.flush()
 
     silos.together(silos.everybody, commit)
     shutil.rmtree(silos.folder(1))
@@ -146,9 +146,9 @@ def test_a_loss_in_the_middle_of_a_transfer_endangers_no_commit(
 
     def until_the_transfer(store: CheckpointStore, silo: int) -> None:
         store.begin(2, state_of(silo, 2))
-        store.settle()
+        store.commit_pending()
         with pytest.raises(RankFailedError):
-            store.settle()
+            store.commit_pending()
 
     with monkeypatch.context() as patch:
         patch.setattr(PieceWriter, "write", lose)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from silofl.checkpoint import files
-from silofl.checkpoint.shelf import Shelf
+from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.store import CheckpointStore
 from tests.checkpoint.run_of_silos import Silos, same, state_of
 
@@ -63,11 +63,11 @@ def a_run_that_loses_its_leader(silos: Silos, done: Callable[[int], None]) -> No
     def rounds(numbers: range, tag: int) -> Callable[[CheckpointStore, int], None]:
         def work(store: CheckpointStore, silo: int) -> None:
             for number in numbers:
-                store.settle()
+                store.commit_pending()
                 if silo == 1:
                     done(number - 2)  # whose manifest's writers have all been heard of
                 store.begin(number, state_of(silo, number, tag))
-            store.settle()
+            store.commit_pending()
 
         return work
 
@@ -130,5 +130,5 @@ def test_a_folder_that_another_silo_removes_meanwhile_is_no_trouble(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", gone)
-    Shelf(tmp_path, 0)
+    CheckpointDirectory(tmp_path, 0)
     assert not (tmp_path / "round-000002" / ".silo-0000.x.tmp").exists()

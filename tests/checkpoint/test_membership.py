@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from silofl.checkpoint.shelf import Shelf, kept_rounds
+from silofl.checkpoint.directory import CheckpointDirectory, kept_rounds
 from silofl.checkpoint.store import CheckpointStore
 from silofl.errors import CheckpointError, MismatchError
 from tests.checkpoint.run_of_silos import Silos, same, state_of
@@ -86,18 +86,18 @@ def test_survivors_commit_what_a_leader_died_before_publishing(
 ) -> None:
     silos = Silos(tmp_path, 3, shared=shared)
     silos.commit(silos.everybody, 1)
-    publish = Shelf.publish
+    publish = CheckpointDirectory.publish
 
-    def refuse(shelf: Shelf, manifest: Any) -> None:
-        if shelf.silo != 0:
-            publish(shelf, manifest)
+    def refuse(directory: CheckpointDirectory, manifest: Any) -> None:
+        if directory.silo != 0:
+            publish(directory, manifest)
 
     def until_files_are_there(store: CheckpointStore, silo: int) -> None:
         store.begin(2, state_of(silo, 2))
-        store.settle()
+        store.commit_pending()
 
     with monkeypatch.context() as dead_leader:
-        dead_leader.setattr(Shelf, "publish", refuse)
+        dead_leader.setattr(CheckpointDirectory, "publish", refuse)
         silos.together(silos.everybody, until_files_are_there)
         silos.together([1, 2], lambda store, silo: None)
     for silo, found in silos.latest().items():

@@ -17,10 +17,10 @@ def test_training_goes_on_while_the_files_are_written(tmp_path: Path) -> None:
     def work(store: CheckpointStore, silo: int) -> None:
         for number in (1, 2, 3):
             state = state_of(silo, number)
-            store.settle()
+            store.commit_pending()
             store.begin(number, state)
             state["slice"][:] = -1
-        store.drain()
+        store.flush()
 
     silos.together(silos.everybody, work)
     for silo, found in silos.latest().items():

@@ -20,9 +20,9 @@ def test_the_opened_mask_key_of_a_lost_silo_opens_no_sealed_shares():
     party = network.stages[4].party
     assert party.mask_pair.public != party.seal_pair.public
     packet = network.sent["share"][0][4]
-    audience = network.stages[0].masking.audience
+    participants = network.stages[0].masking.participants
     opened = dataclasses.replace(party, seal_pair=party.mask_pair)
-    keys = [Channels(one, audience).box_key(0, 4) for one in (party, opened)]
+    keys = [Channels(one, participants).box_key(0, 4) for one in (party, opened)]
     assert keys[0] != keys[1]
     assert len(packet) > 160
 

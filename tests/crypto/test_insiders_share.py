@@ -4,8 +4,8 @@ import pytest
 
 from silofl.crypto.sealing import associated_data, seal
 from silofl.crypto.secagg import mask, share
-from silofl.crypto.secagg.audience import gather_audience
 from silofl.crypto.secagg.messages import Advert
+from silofl.crypto.secagg.participants import gather_audience
 from silofl.crypto.secret import Secret
 from silofl.errors import ThresholdError
 from tests.crypto.harness import Network, make_round, random_vectors, repeatable
@@ -75,8 +75,8 @@ def test_silos_that_took_other_adverts_are_found_at_once():
 def test_too_few_holders_in_a_sparse_graph_stop_the_round_before_masking():
     network = Network(make_round(20, bounds=SPARSE), random_vectors(20, 3, 16), entropy=repeatable)
     network.run("share")
-    audience = gather_audience(network.stages[0], network.sent["advertise"])
-    lost = sorted(audience.neighbours[0])[: len(audience.neighbours[0]) + 2 - audience.threshold]
+    participants = gather_audience(network.stages[0], network.sent["advertise"])
+    lost = sorted(participants.neighbours[0])[: len(participants.neighbours[0]) + 2 - participants.threshold]
     network.dies = dict.fromkeys(lost, "share")
     assert len(network.alive("share")) >= network.context.minimum
     network.sent["share"] = network.step("share", network.share)

@@ -116,7 +116,7 @@ def test_a_deal_altered_for_a_silo_without_a_box_is_found_at_the_vote():
     """A silo that is no neighbour of the dealer has its deal without a box; the transcripts differ by it."""
     network = Network(make_round(20, bounds=SPARSE), random_vectors(20, 3, 16), entropy=repeatable)
     network.run("mask")
-    neighbours = network.stages[0].audience.neighbours
+    neighbours = network.stages[0].participants.neighbours
     far = min(set(range(1, 20)) - neighbours[0])
     packet = network.sent["share"][0][far]
     network.sent["share"][0][far] = packet[:-1] + bytes([packet[-1] ^ 1])

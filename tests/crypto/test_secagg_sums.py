@@ -155,8 +155,8 @@ def test_a_sparse_graph_recovers_its_dropouts(monkeypatch):
     dies = {3: "share", 7: "mask", 12: "reveal"}
     network = Network(make_round(n, bounds=bounds), vectors, dies)
     results = network.run()
-    audience = network.stages[0].masking.audience
-    assert {len(peers) for peers in audience.neighbours.values()} < set(range(n - 1))
+    participants = network.stages[0].masking.participants
+    assert {len(peers) for peers in participants.neighbours.values()} < set(range(n - 1))
     survivors = set(range(n)) - {3, 7}
     for result in results.values():
         np.testing.assert_array_equal(result, plain_sum(vectors, survivors))

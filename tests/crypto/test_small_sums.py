@@ -54,10 +54,10 @@ def test_small_masks_outlive_an_opened_mask_key():
     keys = set(small_keys(network.stages[0], range(4)).expose())
     lost = network.stages[3].party
     opened = dataclasses.replace(lost, seal_pair=KeyPair(lost.mask_pair.private))
-    channels = Channels(opened, network.stages[0].audience)
-    assert Channels(lost, network.stages[0].audience).small_key(0).expose() in keys
+    channels = Channels(opened, network.stages[0].participants)
+    assert Channels(lost, network.stages[0].participants).small_key(0).expose() in keys
     assert channels.small_key(0).expose() not in keys
-    vector_keys = _own_masks(network.stages[0].party, network.stages[0].audience, frozenset(range(4)))
+    vector_keys = _own_masks(network.stages[0].party, network.stages[0].participants, frozenset(range(4)))
     assert not keys & set(vector_keys.expose())
 
 
@@ -81,8 +81,8 @@ def test_improper_small_sums_are_refused():
     with pytest.raises(ThresholdError, match="needs 3 silos and 2 are in a small sum"):
         small_keys(stage, (0, 1))
     sparse = masking_round(20, bounds=SPARSE)
-    audience = sparse.stages[0].audience
-    lost = sorted(audience.neighbours[0])[: len(audience.holders[0]) - audience.threshold + 1]
+    participants = sparse.stages[0].participants
+    lost = sorted(participants.neighbours[0])[: len(participants.holders[0]) - participants.threshold + 1]
     left = [k for k in range(20) if k not in lost]
     assert len(left) >= sparse.context.minimum
     with pytest.raises(ThresholdError, match=r"hold shares of silo \d+"):

@@ -102,17 +102,17 @@ class Reference:
         for silo, state_of in who.restored.items():
             self._silos[silo].restore(copy.deepcopy(self._states[silo][state_of]))
         ranged = who.present if who.ranged is None else who.ranged
-        updates = {silo: self._learn(silo, number) for silo in sorted({*ranged, *who.summed})}
+        updates = {silo: self._fit(silo, number) for silo in sorted({*ranged, *who.summed})}
         mean = self._mean(updates, who, ranged)
         self._step(mean)
         for silo in who.present:
             self._states[silo][number] = self._state(self._silos[silo])
         return self.vector
 
-    def _learn(self, silo: int, number: int) -> Vector:
+    def _fit(self, silo: int, number: int) -> Vector:
         torch.set_num_threads(1)
         try:
-            update, _ = self._silos[silo].learn(self.vector, number, "delta")
+            update, _ = self._silos[silo].fit(self.vector, number, "delta")
         finally:
             torch.set_num_threads(self._threads)
         return update.copy()

@@ -16,10 +16,10 @@ from silofl.comm.respawn import Place
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import StoppedError
-from silofl.federation import recalls
-from silofl.federation.chronicle import Chronicle
-from silofl.federation.membership import copies, minimum, name, refusal
-from silofl.federation.recalls import Recalls
+from silofl.federation.failure import respawn_policy
+from silofl.federation.failure.policy import min_silos, replicas, silos_text, stop_reason
+from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.run_logger import RunLogger
 from silofl.federation.rundir import RunDirectory
 from silofl.report.display import Display, choose_display
 
@@ -45,13 +45,13 @@ def config(**failure: Any) -> Config:
     ids=str,
 )
 def test_the_fewest_silos_of_a_round(keys: dict[str, Any], fewest: list[int]) -> None:
-    assert [minimum(config(**keys), silos) for silos in (1, 2, 3, 4, 5, 8)] == fewest
+    assert [min_silos(config(**keys), silos) for silos in (1, 2, 3, 4, 5, 8)] == fewest
 
 
 def test_as_many_copies_as_silos_may_be_lost_at_once() -> None:
-    assert [copies(config(), silos, 2) for silos in (1, 2, 3, 4, 5, 8)] == [0, 0, 0, 1, 2, 2]
-    assert [copies(config(protocol="plain"), silos, 2) for silos in (1, 2, 3, 4)] == [0, 0, 1, 2]
-    assert copies(config(policy="abort"), 8, 2) == 0
+    assert [replicas(config(), silos, 2) for silos in (1, 2, 3, 4, 5, 8)] == [0, 0, 0, 1, 2, 2]
+    assert [replicas(config(protocol="plain"), silos, 2) for silos in (1, 2, 3, 4)] == [0, 0, 1, 2]
+    assert replicas(config(policy="abort"), 8, 2) == 0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_as_many_copies_as_silos_may_be_lost_at_once() -> None:
 def test_why_a_run_does_not_go_on(
     keys: dict[str, Any], lost: tuple[int, ...], left: tuple[int, ...], sentence: str | None
 ) -> None:
-    error = refusal(config(**keys), 5)(RankFailure(lost, 0.1), left)
+    error = stop_reason(config(**keys), 5)(RankFailure(lost, 0.1), left)
     if sentence is None:
         assert error is None
     else:
@@ -88,7 +88,7 @@ def test_why_a_run_does_not_go_on(
 
 
 def test_names() -> None:
-    assert [name((2,)), name((0, 1)), name((1, 2, 7))] == [
+    assert [silos_text((2,)), silos_text((0, 1)), silos_text((1, 2, 7))] == [
         "silo 2 was",
         "silos 0 and 1 were",
         "silos 1, 2 and 7 were",
@@ -98,13 +98,13 @@ def test_names() -> None:
 PLACES = [Place("here", silo) for silo in range(4)]
 
 
-def due(made: Recalls, left: tuple[int, ...], rounds: range) -> dict[int, tuple[int, ...]]:
+def due(made: RespawnPolicy, left: tuple[int, ...], rounds: range) -> dict[int, tuple[int, ...]]:
     """In which rounds silos are called, and whom, if nobody comes or goes meanwhile."""
     return {number: made.due(left, number) for number in rounds if made.due(left, number)}
 
 
 def test_a_silo_is_called_in_the_round_in_which_it_was_lost() -> None:
-    made = Recalls(PLACES, 1.0)
+    made = RespawnPolicy(PLACES, 1.0)
     assert due(made, (0, 1, 2), range(9)) == {}
     made.note((3,), 4)
     made.note((1,), 6)
@@ -112,12 +112,12 @@ def test_a_silo_is_called_in_the_round_in_which_it_was_lost() -> None:
     assert due(made, (0, 1, 2, 3), range(9)) == {}
 
 
-def returns(made: Recalls, silo: int, number: int) -> None:
-    made._troubles[silo].returned = number
+def returns(made: RespawnPolicy, silo: int, number: int) -> None:
+    made._backoffs[silo].returned = number
 
 
 def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() -> None:
-    made, left = Recalls(PLACES, 1.0), (0, 1, 2)
+    made, left = RespawnPolicy(PLACES, 1.0), (0, 1, 2)
     for at, called_in in ((10, 10), (12, 13), (16, 19), (22, None)):
         made.note((3,), at)
         assert next(iter(due(made, left, range(at, 60))), None) == called_in
@@ -126,7 +126,7 @@ def test_who_is_lost_again_soon_waits_longer_each_time_and_at_last_for_ever() ->
 
 
 def test_who_held_out_for_more_than_three_rounds_begins_anew() -> None:
-    made = Recalls(PLACES, 1.0)
+    made = RespawnPolicy(PLACES, 1.0)
     made.note((3,), 10)
     returns(made, 3, 10)
     made.note((3,), 13)
@@ -137,11 +137,11 @@ def test_who_held_out_for_more_than_three_rounds_begins_anew() -> None:
 
 
 def test_who_comes_back_knows_what_the_others_know() -> None:
-    made = Recalls(PLACES, 1.0)
+    made = RespawnPolicy(PLACES, 1.0)
     made.note((3,), 2)
     returns(made, 3, 2)
     made.note((1, 3), 4)
-    told = Recalls.taken_up(json.loads(json.dumps(made._state())), 1.0)
+    told = RespawnPolicy.from_state(json.loads(json.dumps(made._state())), 1.0)
     assert (
         due(told, (0, 2), range(9))
         == due(made, (0, 2), range(9))
@@ -156,8 +156,12 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
 ) -> None:
     """Three silos call the fourth, a thread that stands for a new process."""
     successors: dict[int, ThreadCommunicator] = {}
-    monkeypatch.setattr(recalls, "MpiCommunicator", ThreadCommunicator)
-    monkeypatch.setattr(recalls, "recall", lambda comm, numbers, places, timeout_s: successors[comm.rank])
+    monkeypatch.setattr(respawn_policy, "MpiCommunicator", ThreadCommunicator)
+
+    def respawn(comm: ThreadCommunicator, silos: Any, places: Any, timeout_s: float) -> ThreadCommunicator:
+        return successors[comm.rank]
+
+    monkeypatch.setattr(respawn_policy, "respawn", respawn)
 
     def rank(comm: ThreadCommunicator) -> Any:
         successors[comm.rank] = comm
@@ -166,13 +170,13 @@ def test_a_silo_that_dies_as_it_comes_back_is_lost_once_more(
         if comm.rank == 3:
             if dies:
                 raise SimulatedCrash
-            handover = json.loads(comm.broadcast_bytes(b""))
+            rejoin_state = json.loads(comm.broadcast_bytes(b""))
             group = ElasticGroup(comm)
-            group.adopt(comm, handover["completed"])
+            group.adopt(comm, rejoin_state["completed"])
             group.step(group.comm.barrier)
-            return group.members, handover["round"]
+            return group.members, rejoin_state["round"]
         group = ElasticGroup(ThreadCommunicator(three.first, comm.rank))
-        made = Recalls(PLACES, 1.0)
+        made = RespawnPolicy(PLACES, 1.0)
         made.note((3,), 5)
         came = made.call(group, (3,), 5, {"round": 5})
         group.step(group.comm.barrier)
@@ -218,25 +222,25 @@ def test_the_lead_goes_over_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
         shown.append((path.name, leader))
         return choose_display("none", path, leader=leader)
 
-    monkeypatch.setattr("silofl.federation.chronicle.choose_display", choose)
-    first, second = (Chronicle(config(), tmp_path / str(k), leads=k == 0) for k in (0, 1))
+    monkeypatch.setattr("silofl.federation.run_logger.choose_display", choose)
+    first, second = (RunLogger(config(), tmp_path / str(k), leads=k == 0) for k in (0, 1))
     for k, one in enumerate((first, second)):
         (tmp_path / str(k)).mkdir(exist_ok=True)
         one.begin({"first_round": 1}, resume=False)
     for number in (1, 2):
         for one in (first, second):
             one.round(line(number))
-    second.lead({"first_round": 1})
+    second.become_leader({"first_round": 1})
     second.round(line(3))
-    back = Chronicle(config(), tmp_path / "0", leads=False)
+    back = RunLogger(config(), tmp_path / "0", leads=False)
     back.records = list(second.records)
-    back.lead({"first_round": 4})
-    second.follow()
-    second.follow()
+    back.become_leader({"first_round": 4})
+    second.step_down()
+    second.step_down()
     for one in (back, second):
         one.round(line(4))
-    second.lead({"first_round": 1})
-    second.lead({"first_round": 1})
+    second.become_leader({"first_round": 1})
+    second.become_leader({"first_round": 1})
     second.round(line(5))
     assert [one["round"] for one in back.written_records()] == [1, 2, 3, 4]
     assert [one["round"] for one in second.written_records()] == [1, 2, 3, 4, 5]

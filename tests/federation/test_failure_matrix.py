@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
+from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.files import read_tree
-from silofl.checkpoint.shelf import Shelf
 from silofl.faults import STEPS
 from tests.conftest import Finished, Start
 from tests.federation.reference import Attendance, Reference, attendance
@@ -155,13 +155,13 @@ class Trial:
 
     def committed(self) -> dict[int, bytes]:
         """The global model of every round on disk, put together from the slices of its members."""
-        shelf = Shelf(self.run / "checkpoints", 0)
-        manifests, damaged = shelf.manifests()
+        directory = CheckpointDirectory(self.run / "checkpoints", 0)
+        manifests, damaged = directory.manifests()
         assert not damaged
         models = {}
         for manifest in manifests:
             trees = [
-                read_tree(shelf.folder(manifest.round) / entry.name, entry.sha256)
+                read_tree(directory.folder(manifest.round) / entry.name, entry.sha256)
                 for entry in manifest.files.values()
             ]
             model = np.concatenate([tree["server"]["slice"] for tree in trees]).tobytes()

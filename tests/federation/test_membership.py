@@ -9,7 +9,7 @@ import pytest
 from silofl import config as configuration
 from silofl.config import Config
 from silofl.errors import ConfigError
-from silofl.federation.membership import outlook, refuse_idle_faults
+from silofl.federation.failure.policy import describe_policy, refuse_idle_faults
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from silofl.federation.membership import outlook, refuse_idle_faults
 def test_the_outlook_names_policy_minimum_and_losses(
     failure: dict[str, Any], secure: dict[str, Any], silos: int, words: list[str]
 ) -> None:
-    line = outlook(Config.model_validate({"failure": failure, "secure": secure}), silos)
+    line = describe_policy(Config.model_validate({"failure": failure, "secure": secure}), silos)
     assert all(word in line for word in words), line
     assert "\n" not in line
 

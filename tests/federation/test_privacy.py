@@ -22,8 +22,8 @@ from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.crypto.noise_keys import NONCE_BYTES
 from silofl.errors import ConfigError, SiloflError, StoppedError
-from silofl.federation.chronicle import Chronicle
 from silofl.federation.loop import train
+from silofl.federation.run_logger import RunLogger
 from silofl.tasks.base import SiloData
 from tests.federation.threads import prepare
 
@@ -48,7 +48,7 @@ class Plain:
         return SiloData(data, data)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self.failures(model, batch).mean()
+        return self.losses(model, batch).mean()
 
     def losses(self, model: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
@@ -165,7 +165,7 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
         return settings(tmp_path / name, **(sections | own | more))
 
     # one nonce for both runs: they have the same noise then
-    monkeypatch.setattr("silofl.federation.protection.new_nonce", lambda: bytes(NONCE_BYTES))
+    monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(NONCE_BYTES))
     whole = federate(at("whole"))[0]
     killed = federate(at("killed", failure=faults))
     assert all(result is None or isinstance(result, StoppedError) for result in killed)
@@ -176,7 +176,7 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
 
 
 @pytest.mark.parametrize("place", ["distributed", "local"])
-@pytest.mark.parametrize("spoilt", ["other values", "no journal"])
+@pytest.mark.parametrize("spoilt", ["other values", "no log"])
 def test_what_a_killed_run_showed_otherwise_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, spoilt: str
 ) -> None:
@@ -186,19 +186,19 @@ def test_what_a_killed_run_showed_otherwise_counts_too(
     more["privacy"] = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
     federate(settings(tmp_path, **more, failure={"policy": "abort", "inject": inject}))
-    journals = [tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl" for silo in range(SILOS)]
-    entries = [json.loads(line) for line in journals[1].read_text().splitlines()]
+    logs = [tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl" for silo in range(SILOS)]
+    entries = [json.loads(line) for line in logs[1].read_text().splitlines()]
     assert [entry["round"] for entry in entries] == [1, 2, 3]
     committed = len(list((tmp_path / "run/checkpoints").glob("*/manifest.json")))
     assert committed in (0, 1, 2)
-    if spoilt == "no journal":
-        journals[1].unlink()
+    if spoilt == "no log":
+        logs[1].unlink()
     else:
         entries[-1]["tag"] = "0" * 64
-        journals[1].write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        logs[1].write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     resumed = federate(settings(tmp_path, **more), resume=True)[0]
     assert resumed["rounds"] == 5
-    lost = spoilt == "no journal" or not committed  # without a checkpoint the noise is another, too
+    lost = spoilt == "no log" or not committed  # without a checkpoint the noise is another, too
     twice = 3 - committed if lost else 1
     run = {"dir": str(tmp_path / "longer"), "rounds": 5 + twice}
     assert resumed["epsilon"] == federate(settings(tmp_path, **more, run=run))[0]["epsilon"]
@@ -270,7 +270,7 @@ def test_a_run_ends_before_it_exceeds_what_it_may_spend(tmp_path: Path) -> None:
 
 def test_a_delta_that_is_too_large_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(Chronicle, "notice", lambda self, text: told.append(text))
+    monkeypatch.setattr(RunLogger, "notice", lambda self, text: told.append(text))
     privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
     federate(settings(tmp_path / "fine", privacy=privacy | {"delta": 1.2e-3}))  # 800 records
     assert told == []

@@ -54,4 +54,4 @@ def test_a_file_system_without_locks_keeps_nobody_out(
         raise OSError(rundir.errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(rundir.fcntl, "lockf", refuse)
-    rundir.hold(tmp_path, 0, resume=True).close()
+    rundir.lock(tmp_path, 0, resume=True).close()

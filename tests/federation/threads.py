@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
-from silofl.aggregation.exchange import MessageExchange
 from silofl.aggregation.plain import PlainAggregator
+from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secagg import SecureVectorSum
 from silofl.comm.protocol import Communicator, RankFailedError, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import SiloflError
+from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
-from silofl.federation.rehearsal import Rehearsal
 from silofl.tasks.base import SiloData
 
 Record = dict[str, Any]
 FEATURES, CLASSES = 60, 10
-PIECE = 64
-"""Values of a slice that move at a time: so few that a collection has a first, a middle and a last piece."""
+CHUNK = 64
+"""Values of a slice that move at a time: so few that a collection has a first, a middle and a last chunk."""
 
 
 class Normalized:
@@ -63,15 +63,15 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
         raise SimulatedCrash
 
     for kind, name, value in (
-        (Rehearsal, "die", die),
-        (SecureVectorSum, "piece", 4 * PIECE),
-        (PlainAggregator, "piece", PIECE),
+        (FaultInjector, "die", die),
+        (SecureVectorSum, "chunk", 4 * CHUNK),
+        (PlainAggregator, "chunk", CHUNK),
     ):
         monkeypatch.setitem(kind.__init__.__kwdefaults__, name, value)  # type: ignore[misc]
     for name in ("allgather", "alltoall"):
         monkeypatch.setattr(ThreadCommunicator, name, torn(getattr(ThreadCommunicator, name)))
     if messages:
-        monkeypatch.setattr("silofl.aggregation.collecting.open_exchange", MessageExchange)
+        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
 
 
 def torn(collective: Any) -> Any:

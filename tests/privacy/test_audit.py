@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from silofl.aggregation.noisy import Noise, NoisySum
-from silofl.aggregation.registry import Sums, build
+from silofl.aggregation.protocols import AggregationSpec, build
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import PrivacyConfig, SecureConfig
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
-from silofl.federation import protection
+from silofl.federation.privacy import engine
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.plan import Plan
 from silofl.training.private import StepNoise
@@ -76,8 +76,8 @@ def keys_of(silo: int) -> NoiseKeys:
 
 
 def table_of(of: Plan) -> Any:
-    """As `Protection.fit_to` makes it."""
-    return protection.TABLES[of.config.mechanism](of.grid(NOISE).share)
+    """As `PrivacyEngine.wrap` makes it."""
+    return engine.TABLES[of.config.mechanism](of.grid(NOISE).share)
 
 
 def split(measured: Floats, there: NDArray[np.bool_]) -> Seen:
@@ -117,16 +117,18 @@ def seen_of_steps(of: Plan, steps: int, sampled: float) -> Seen:
 def seen_of_a_sum(of: Plan, rounds: int, silos: int = SILOS) -> Seen:
     """Of a sum through the whole protocol. The attacker is the last silo, which takes off what it brought."""
     size, central = of.dimensions, of.config.place == "central"
-    turns = Stream("aes-128-ctr", bytes(16))
+    rotation = Stream("aes-128-ctr", bytes(16))
     sums = SecureConfig(protocol="plain" if central else "secagg", bits=of.bits)
 
     def body(comm: Communicator) -> list[Floats]:
-        inner = build(ElasticGroup(comm), sums, Sums(size, np.dtype(np.float32), 1, 0, bytes(32), silos))
-        noise = Noise(of.grid(NOISE), table_of(of), central, turns if of.rotates else None)
+        inner = build(
+            ElasticGroup(comm), sums, AggregationSpec(size, np.dtype(np.float32), 1, 0, bytes(32), silos)
+        )
+        noise = Noise(of.grid(NOISE), table_of(of), central, rotation if of.rotates else None)
         one, results = NoisySum(inner, noise, keys_of(comm.rank), Open(), lambda inner: 1.0), []
         for number in range(rounds):
             x = CLIP * coins(size, number) if comm.rank == 0 else np.zeros(size)
-            one.add_up(Update(x.astype(np.float32)), number)
+            one.reduce(Update(x.astype(np.float32)), number)
             results.append(one.mean(inner.shards.members.index(comm.rank)).astype(np.float64))
             if comm.rank == silos - 1:
                 known[number] = brought(one, number)
@@ -137,7 +139,7 @@ def seen_of_a_sum(of: Plan, rounds: int, silos: int = SILOS) -> Seen:
         words, values = one._words(Update(np.zeros(size, np.float32)), number, 0), np.empty(size)
         dequantize(words, values, step=of.grid(NOISE).step)
         for begin, end in map(one.shards.span, range(silos) if of.rotates else ()):
-            unrotate(values[begin:end], turns)
+            unrotate(values[begin:end], rotation)
         return values
 
     known = np.zeros((rounds, size))
@@ -185,8 +187,8 @@ PLACES: dict[str, Callable[[Plan, int], Seen]] = {
 
 def halve(monkeypatch: pytest.MonkeyPatch, mechanism: str) -> None:
     """The bug: half the standard deviation, of which grid and accountant know nothing."""
-    table = protection.TABLES[mechanism]
-    monkeypatch.setitem(protection.TABLES, mechanism, lambda variance: table(variance / 4))
+    table = engine.TABLES[mechanism]
+    monkeypatch.setitem(engine.TABLES, mechanism, lambda variance: table(variance / 4))
 
 
 @pytest.mark.parametrize("mechanism", ["discrete-gaussian", "skellam"])

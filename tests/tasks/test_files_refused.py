@@ -13,7 +13,7 @@ from silofl.errors import DataError
 from silofl.tasks import build
 
 
-def refusal(path, **task):
+def stop_reason(path, **task):
     task = task if "labels" in task else {"classes": 3, **task}
     built = build(parse({"task": {"name": "files", **task}, "data": {"path": str(path)}}))
     with pytest.raises(DataError) as caught:
@@ -81,19 +81,19 @@ TEXTS = {
 def test_csv(tmp_path, text):
     path = csv(tmp_path, text)
     pattern = re.escape(TEXTS[text]).replace(r"\.\*", ".*").replace(r"\{path\}", re.escape(str(path)))
-    assert re.fullmatch(pattern, refusal(path))
+    assert re.fullmatch(pattern, stop_reason(path))
 
 
 def test_an_unknown_word(tmp_path):
     path = csv(tmp_path, "a,label\n1,benign\n2,malign\n3,benign\n")
-    assert refusal(path, labels=["benign", "malignant"]) == (
+    assert stop_reason(path, labels=["benign", "malignant"]) == (
         f"label 'malign' of 1 sample(s) in {path} (silo 2) is not one of "
         "task.labels = ['benign', 'malignant']: correct the file, or add it to task.labels at every silo"
     )
 
 
 def test_missing_file_names_the_path_and_the_silo(tmp_path):
-    assert refusal(tmp_path / "away.csv") == (
+    assert stop_reason(tmp_path / "away.csv") == (
         f"{tmp_path / 'away.csv'} (silo 2) does not exist: check data.path"
     )
     with pytest.raises(DataError, match=r"silo-2\.npz \(silo 2\) does not exist"):
@@ -106,7 +106,7 @@ def test_missing_file_names_the_path_and_the_silo(tmp_path):
 
 def test_unknown_kind(tmp_path):
     (tmp_path / "mine.xlsx").write_bytes(b"x")
-    assert refusal(tmp_path / "mine.xlsx").endswith(
+    assert stop_reason(tmp_path / "mine.xlsx").endswith(
         "is of no known kind: give a folder of images or a file .npz, .csv, .tsv, .parquet, .pq"
     )
 
@@ -118,15 +118,15 @@ def test_no_permission(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr("pathlib.Path.stat", refuse)
     path = tmp_path / f"mine.{name}"
-    assert refusal(path) == f"{path} (silo 2) may not be read: permission denied"
+    assert stop_reason(path) == f"{path} (silo 2) may not be read: permission denied"
 
 
 def test_npz_without_its_arrays(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, features=np.zeros((4, 2)), y=np.zeros(4))
-    assert refusal(path) == f"{path} (silo 2) has no array 'x': it has features, y"
+    assert stop_reason(path) == f"{path} (silo 2) has no array 'x': it has features, y"
     np.savez(path, x=np.zeros((4, 2)), target=np.zeros(4))
-    assert refusal(path, label_column="diagnosis") == (
+    assert stop_reason(path, label_column="diagnosis") == (
         f"{path} (silo 2) has no array 'diagnosis' or 'y': it has target, x"
     )
 
@@ -153,7 +153,7 @@ BAD_ARRAYS = [
 @pytest.mark.parametrize(("x", "y", "sentence"), BAD_ARRAYS, ids=range(len(BAD_ARRAYS)))
 def test_npz_with_bad_arrays(tmp_path, x, y, sentence):
     np.savez(tmp_path / "mine.npz", x=x, y=y)
-    assert re.search(sentence, refusal(tmp_path / "mine.npz"))
+    assert re.search(sentence, stop_reason(tmp_path / "mine.npz"))
 
 
 def write_both(path):
@@ -180,7 +180,7 @@ def test_truncated_files(tmp_path, ending, kept):
         "npz": "is not an NPZ archive or is cut short",
         "parquet": "cannot be read as Parquet, it is damaged",
     }
-    assert said[ending] in refusal(path)
+    assert said[ending] in stop_reason(path)
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
@@ -188,7 +188,7 @@ def test_one_flipped_bit_in_a_number(tmp_path, ending):
     path = tmp_path / f"mine.{ending}"
     whole, place = write_both(path)
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    assert "is damaged" in refusal(path)
+    assert "is damaged" in stop_reason(path)
 
 
 PARQUET = [
@@ -218,22 +218,24 @@ PARQUET = [
 @pytest.mark.parametrize(("columns", "sentence"), PARQUET, ids=range(len(PARQUET)))
 def test_parquet(tmp_path, columns, sentence):
     parquet.write_table(pa.table(columns), tmp_path / "mine.parquet")
-    assert re.search(sentence, refusal(tmp_path / "mine.parquet"))
+    assert re.search(sentence, stop_reason(tmp_path / "mine.parquet"))
 
 
 def test_folders_without_images(tmp_path):
     said = "silo 2 has no samples: .* has no images in folders that are named after the classes"
-    assert re.fullmatch(said, refusal(tmp_path))
+    assert re.fullmatch(said, stop_reason(tmp_path))
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "notes.txt").write_text("")
     Image.new("L", (8, 8)).save(tmp_path / "loose.png")
-    assert re.fullmatch(said, refusal(tmp_path))
+    assert re.fullmatch(said, stop_reason(tmp_path))
 
 
 def test_a_damaged_image_and_an_unknown_class(tmp_path):
     (tmp_path / "7").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "7" / "a.png")
-    assert refusal(tmp_path).startswith(f"label '7' of 1 sample(s) in {tmp_path} (silo 2) is not an integer")
+    assert stop_reason(tmp_path).startswith(
+        f"label '7' of 1 sample(s) in {tmp_path} (silo 2) is not an integer"
+    )
     whole = (tmp_path / "7" / "a.png").read_bytes()
     (tmp_path / "7" / "b.png").write_bytes(whole[: len(whole) // 2])
-    assert refusal(tmp_path).startswith(f"{tmp_path / '7' / 'b.png'} (silo 2) cannot be read as an image")
+    assert stop_reason(tmp_path).startswith(f"{tmp_path / '7' / 'b.png'} (silo 2) cannot be read as an image")

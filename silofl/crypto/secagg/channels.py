@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from silofl.crypto.masks import mask_key
 from silofl.crypto.sealing import sealing_key
-from silofl.crypto.secagg.audience import Audience
+from silofl.crypto.secagg.participants import Participants
 from silofl.crypto.secagg.step1_advertise import Party
 from silofl.crypto.secret import Secret, Unpicklable
 
@@ -16,10 +16,10 @@ from silofl.crypto.secret import Secret, Unpicklable
 class Channels(Unpicklable):
     """One party's keys with every other silo of a round, made when they are first asked for."""
 
-    __slots__ = ("_audience", "_party", "_secrets")
+    __slots__ = ("_participants", "_party", "_secrets")
 
-    def __init__(self, party: Party, audience: Audience) -> None:
-        self._party, self._audience = party, audience
+    def __init__(self, party: Party, participants: Participants) -> None:
+        self._party, self._participants = party, participants
         self._secrets: dict[int, Secret] = {}
 
     def box_key(self, sender: int, receiver: int) -> Secret:
@@ -29,19 +29,19 @@ class Channels(Unpicklable):
         """
         context = self._party.context
         secret = self._secret(receiver if sender == self._party.me else sender)
-        salt = self._audience.digest
+        salt = self._participants.digest
         return sealing_key(secret, context.session, context.number, sender, receiver, salt=salt)
 
     def small_key(self, peer: int) -> Secret:
         """The key of the masks that hide small sums between this silo and `peer`, the same on both sides."""
         context, pair = self._party.context, sorted((self._party.me, peer))
-        prg, salt = context.rules.prg, self._audience.digest
+        prg, salt = context.rules.prg, self._participants.digest
         return mask_key(
             prg, self._secret(peer), "small sum mask", context.session, context.number, *pair, salt=salt
         )
 
     def _secret(self, peer: int) -> Secret:
         if peer not in self._secrets:
-            public = self._audience.adverts[peer].seal_public
+            public = self._participants.adverts[peer].seal_public
             self._secrets[peer] = self._party.seal_pair.agree(public, sender=peer)
         return self._secrets[peer]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from silofl.crypto.masks import MaskKeys, mask_keys
-from silofl.crypto.secagg.audience import refuse_thin_neighbourhoods, refuse_too_few
+from silofl.crypto.secagg.participants import refuse_thin_neighbourhoods, refuse_too_few
 from silofl.crypto.secagg.step3_mask import Masking, pair_sign
 from silofl.errors import ProtocolError
 
@@ -31,8 +31,8 @@ def small_keys(stage: Masking, among: Collection[int]) -> MaskKeys:
             f"silo {silo} is in a small sum of a round in which it shared nothing", sender=silo
         )
     refuse_too_few(stage.party.context, len(chosen), "are in a small sum")
-    refuse_thin_neighbourhoods(stage.audience, chosen)
-    peers = sorted(stage.audience.neighbours[me] & chosen)
+    refuse_thin_neighbourhoods(stage.participants, chosen)
+    peers = sorted(stage.participants.neighbours[me] & chosen)
     return mask_keys(
         stage.party.context.rules.prg,
         [(stage.channels.small_key(peer), pair_sign(me, peer)) for peer in peers],

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from silofl.crypto import shamir
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.sealing import NONCE_BYTES, associated_data, seal
-from silofl.crypto.secagg.audience import Audience, gather_audience
 from silofl.crypto.secagg.channels import Channels
 from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, SHARE_DIGEST_BYTES, Deal
+from silofl.crypto.secagg.participants import Participants, gather_audience
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Advertised, Party
@@ -26,11 +26,11 @@ class Shared(Stage):
     """After step 2: this silo's shares are on their way."""
 
     def __init__(
-        self, party: Party, audience: Audience, channels: Channels, deal: Deal, own: SharePair
+        self, party: Party, participants: Participants, channels: Channels, deal: Deal, own: SharePair
     ) -> None:
         super().__init__(party.me, party.context.number)
         self.party = party
-        self.audience = audience
+        self.participants = participants
         self.channels = channels
         self.deal = deal
         self.own = own
@@ -46,22 +46,22 @@ def share(stage: Advertised, adverts: Mapping[int, bytes]) -> tuple[Shared, dict
     return stage.once("share", request, lambda: _share(stage.party, gather_audience(stage, adverts)))
 
 
-def _share(party: Party, audience: Audience) -> tuple[Shared, dict[int, bytes]]:
-    holders = audience.holders[party.me]
+def _share(party: Party, participants: Participants) -> tuple[Shared, dict[int, bytes]]:
+    holders = participants.holders[party.me]
     points = [silo + 1 for silo in holders]
     seeds, keys = (
-        shamir.split(secret, audience.threshold, points, entropy=party.entropy)
+        shamir.split(secret, participants.threshold, points, entropy=party.entropy)
         for secret in (party.seed, party.mask_pair.private)
     )
     pairs = {silo: (seeds[silo + 1], keys[silo + 1]) for silo in holders}
-    deal = _deal(party, audience, pairs)
-    public, channels = deal.encode(), Channels(party, audience)
-    others = [silo for silo in audience.adverts if silo != party.me]
+    deal = _deal(party, participants, pairs)
+    public, channels = deal.encode(), Channels(party, participants)
+    others = [silo for silo in participants.adverts if silo != party.me]
     packets = {silo: public + _box(party, channels, public, silo, pairs.get(silo)) for silo in others}
-    return Shared(party, audience, channels, deal, pairs[party.me]), packets
+    return Shared(party, participants, channels, deal, pairs[party.me]), packets
 
 
-def _deal(party: Party, audience: Audience, pairs: Mapping[int, SharePair]) -> Deal:
+def _deal(party: Party, participants: Participants, pairs: Mapping[int, SharePair]) -> Deal:
     context, me = party.context, party.me
     rows = tuple(
         (
@@ -72,7 +72,7 @@ def _deal(party: Party, audience: Audience, pairs: Mapping[int, SharePair]) -> D
         for holder, pair in pairs.items()
     )
     commitment = seed_commitment(context, me, party.seed)
-    return Deal(context.session, context.number, me, audience.digest, commitment, rows)
+    return Deal(context.session, context.number, me, participants.digest, commitment, rows)
 
 
 def _box(party: Party, channels: Channels, public: bytes, receiver: int, pair: SharePair | None) -> bytes:

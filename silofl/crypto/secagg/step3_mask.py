@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from silofl.crypto.kdf import digest
 from silofl.crypto.masks import MaskKeys, Sign, mask_key, mask_keys
 from silofl.crypto.sealing import OVERHEAD, associated_data, unseal
-from silofl.crypto.secagg.audience import Audience, refuse_thin_neighbourhoods, refuse_too_few
 from silofl.crypto.secagg.messages import Deal, receive
+from silofl.crypto.secagg.participants import Participants, refuse_thin_neighbourhoods, refuse_too_few
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Party
@@ -32,14 +32,14 @@ class Masking(Stage):
         party = shared.party
         super().__init__(party.me, party.context.number)
         self.party = party
-        self.audience = shared.audience
+        self.participants = shared.participants
         self.channels = shared.channels
         self.deals = deals
         """Of everybody who shared."""
         self.commitments = {dealer: deal.digests() for dealer, deal in deals.items()}
         self.held = held
         """The shares that this silo holds, by dealer."""
-        self.transcript = _transcript(shared.audience, deals)
+        self.transcript = _transcript(shared.participants, deals)
         self.length = length
         """Ring words that are masked."""
 
@@ -68,27 +68,27 @@ def _mask(
         deals[silo], pair = _open_packet(stage, silo, packets.get(silo, b""))
         if pair is not None:
             held[silo] = pair
-    return Masking(stage, deals, held, length), _own_masks(stage.party, stage.audience, shared)
+    return Masking(stage, deals, held, length), _own_masks(stage.party, stage.participants, shared)
 
 
 def _check_shared(stage: Shared, shared: frozenset[int]) -> None:
-    context, audience = stage.party.context, stage.audience
+    context, participants = stage.party.context, stage.participants
     if stage.me not in shared:
         raise ProtocolError(f"silo {stage.me} has shared, but is not counted among those who did")
-    strangers = shared - set(audience.adverts)
+    strangers = shared - set(participants.adverts)
     if strangers:
         raise ProtocolError(f"silo {min(strangers)} shared without an advert", sender=min(strangers))
     refuse_too_few(context, len(shared), "shared")
-    refuse_thin_neighbourhoods(audience, shared)
+    refuse_thin_neighbourhoods(participants, shared)
 
 
 def _open_packet(stage: Shared, silo: int, packet: bytes) -> tuple[Deal, SharePair | None]:
-    audience = stage.audience
-    holders = audience.holders[silo]
+    participants = stage.participants
+    holders = participants.holders[silo]
     cut = max(0, len(packet) - _BOX_BYTES) if stage.me in holders else len(packet)
     public, box = packet[:cut], packet[cut:]
     deal = receive(Deal, public, stage.party.context, silo)
-    if deal.adverts != audience.digest:
+    if deal.adverts != participants.digest:
         raise ProtocolError(f"silo {silo} took other adverts than this silo", sender=silo)
     if tuple(holder for holder, *_ in deal.shares) != holders:
         raise ProtocolError(f"silo {silo} dealt shares to others than its neighbours", sender=silo)
@@ -104,18 +104,18 @@ def _open_box(stage: Shared, deal: Deal, public: bytes, box: bytes) -> SharePair
     return pair
 
 
-def _transcript(audience: Audience, deals: Mapping[int, Deal]) -> bytes:
+def _transcript(participants: Participants, deals: Mapping[int, Deal]) -> bytes:
     """Equal on two silos only if they saw the same adverts and the same deals of the same silos."""
     ordered = (deals[silo].encode() for silo in sorted(deals))
-    return digest("transcript", audience.digest, *ordered)
+    return digest("transcript", participants.digest, *ordered)
 
 
-def _own_masks(party: Party, audience: Audience, shared: frozenset[int]) -> MaskKeys:
+def _own_masks(party: Party, participants: Participants, shared: frozenset[int]) -> MaskKeys:
     context, me = party.context, party.me
-    pairs: list[tuple[Secret, Sign]] = [(self_key(context, audience, me, party.seed), 1)]
-    for peer in sorted(audience.neighbours[me] & shared):
-        secret = party.mask_pair.agree(audience.adverts[peer].mask_public, sender=peer)
-        pairs.append((pair_key(context, audience, me, peer, secret), pair_sign(me, peer)))
+    pairs: list[tuple[Secret, Sign]] = [(self_key(context, participants, me, party.seed), 1)]
+    for peer in sorted(participants.neighbours[me] & shared):
+        secret = party.mask_pair.agree(participants.adverts[peer].mask_public, sender=peer)
+        pairs.append((pair_key(context, participants, me, peer, secret), pair_sign(me, peer)))
     return mask_keys(context.rules.prg, pairs)
 
 
@@ -124,14 +124,14 @@ def pair_sign(silo: int, peer: int) -> Sign:
     return 1 if silo < peer else -1
 
 
-def self_key(context: Round, audience: Audience, silo: int, seed: Secret) -> Secret:
+def self_key(context: Round, participants: Participants, silo: int, seed: Secret) -> Secret:
     """The key of PRG(b_i)."""
     return mask_key(
-        context.rules.prg, seed, "self mask", context.session, context.number, silo, salt=audience.digest
+        context.rules.prg, seed, "self mask", context.session, context.number, silo, salt=participants.digest
     )
 
 
-def pair_key(context: Round, audience: Audience, one: int, other: int, secret: Secret) -> Secret:
+def pair_key(context: Round, participants: Participants, one: int, other: int, secret: Secret) -> Secret:
     """The key of PRG(s_ij), the same on both sides."""
     low, high = min(one, other), max(one, other)
     return mask_key(
@@ -142,5 +142,5 @@ def pair_key(context: Round, audience: Audience, one: int, other: int, secret: S
         context.number,
         low,
         high,
-        salt=audience.digest,
+        salt=participants.digest,
     )

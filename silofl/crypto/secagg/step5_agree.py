@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from silofl.crypto.secagg.audience import refuse_too_few
 from silofl.crypto.secagg.messages import Vote, sign
+from silofl.crypto.secagg.participants import refuse_too_few
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step3_mask import Masking
 from silofl.errors import ProtocolError

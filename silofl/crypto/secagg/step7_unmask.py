@@ -32,7 +32,7 @@ def unmask(stage: Revealed, reveals: Mapping[int, bytes]) -> MaskKeys:
     for silo in sorted(masking.deals):
         if silo in survivors:
             left.append(_self_mask(masking, silo, pool[silo]))
-        elif masking.audience.neighbours[silo] & survivors:
+        elif masking.participants.neighbours[silo] & survivors:
             left += _pair_masks(masking, silo, survivors, pool[silo])
     return mask_keys(masking.party.context.rules.prg, left)
 
@@ -52,7 +52,7 @@ def _check_reveal(stage: Revealed, silo: int, data: bytes) -> Reveal:
     message = receive(Reveal, data, masking.party.context, silo)
     if message.transcript != stage.reveal.transcript:
         raise ProtocolError(f"silo {silo} reveals in another transcript of the round", sender=silo)
-    held = [dealer for dealer in masking.audience.holders[silo] if dealer in masking.deals]
+    held = [dealer for dealer in masking.participants.holders[silo] if dealer in masking.deals]
     due = [(dealer, called_for(dealer, stage.survivors)) for dealer in held]
     if [(dealer, kind) for dealer, kind, _ in message.shares] != due:
         raise ProtocolError(f"silo {silo} reveals other shares than the survivors call for", sender=silo)
@@ -64,7 +64,7 @@ def _check_reveal(stage: Revealed, silo: int, data: bytes) -> Reveal:
 
 
 def _open(masking: Masking, dealer: int, shares: list[Share]) -> Secret:
-    threshold = masking.audience.threshold
+    threshold = masking.participants.threshold
     if len(shares) < threshold:
         raise ThresholdError(
             f"{len(shares)} of the {threshold} shares that open silo {dealer}'s mask are left: "
@@ -81,20 +81,20 @@ def _self_mask(masking: Masking, silo: int, shares: list[Share]) -> tuple[Secret
     seed = _open(masking, silo, shares)
     if seed_commitment(context, silo, seed) != masking.deals[silo].seed_commitment:
         raise _wrong_dealer(silo)
-    return self_key(context, masking.audience, silo, seed), -1
+    return self_key(context, masking.participants, silo, seed), -1
 
 
 def _pair_masks(
     masking: Masking, lost: int, survivors: frozenset[int], shares: list[Share]
 ) -> list[tuple[Secret, Sign]]:
-    context, audience = masking.party.context, masking.audience
+    context, participants = masking.party.context, masking.participants
     pair = KeyPair.from_private_bytes(_open(masking, lost, shares))
-    if pair.public != audience.adverts[lost].mask_public:
+    if pair.public != participants.adverts[lost].mask_public:
         raise _wrong_dealer(lost)
     masks: list[tuple[Secret, Sign]] = []
-    for peer in sorted(audience.neighbours[lost] & survivors):
-        secret = pair.agree(audience.adverts[peer].mask_public, sender=peer)
-        masks.append((pair_key(context, audience, lost, peer, secret), flipped(pair_sign(peer, lost))))
+    for peer in sorted(participants.neighbours[lost] & survivors):
+        secret = pair.agree(participants.adverts[peer].mask_public, sender=peer)
+        masks.append((pair_key(context, participants, lost, peer, secret), flipped(pair_sign(peer, lost))))
     return masks
 
 

@@ -1,0 +1,56 @@
+"""One round of `additive` on one rank: seeds to a committee, residuals and seed totals to the owners."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.secagg_round import mask_set
+from silofl.aggregation.secure_session import SecureSession
+from silofl.crypto import additive, secagg
+from silofl.crypto.wire import Inbox, outbox
+from silofl_kernels import MaskSet, add_masks
+
+Words = NDArray[np.unsignedinteger[Any]]
+
+
+class AdditiveRound:
+    """Fresh seeds of every silo for every member of the committee, the ranks below `members`; collective."""
+
+    def __init__(self, session: SecureSession, members: int) -> None:
+        comm = session.group.comm
+        self._comm, self._members = comm, members
+        context = session.round(session.take_number())
+        advertised, advert = secagg.advertise(context, comm.rank, session.identity)
+        adverts = Inbox.of(comm.allgather_bytes(advert))
+        dealt, packets = additive.deal(advertised, adverts, range(members))
+        received = Inbox.of(comm.alltoall_bytes(outbox(packets, range(comm.size))))
+        self.residual = [mask_set(dealt.residual_keys(owner)) for owner in range(members)]
+        """For each owner: what to add to this silo's words before they go there."""
+        self.seeds: list[MaskSet | None] = [None] * members
+        """For each owner: what this member sends there, from zeros; None for itself and on other ranks."""
+        if comm.rank < members:
+            member = additive.receive_seeds(dealt, received)
+            others = [owner for owner in range(members) if owner != comm.rank]
+            for owner in others:
+                self.seeds[owner] = mask_set(member.total_keys(owner))
+
+    def small_total(self, words: Words, offset: int) -> Words:
+        """Sum over ranks of a few words, by the committee's first member, to everybody; collective.
+
+        `offset` is where the words' masks begin; each position is used once.
+        """
+        comm = self._comm
+        residual = words.copy()
+        add_masks(residual, self.residual[0], offset=offset)
+        parts = [residual.tobytes()]
+        if self.seeds[0] is not None:
+            total = np.zeros_like(words)
+            add_masks(total, self.seeds[0], offset=offset)
+            parts.append(total.tobytes())
+        received = comm.alltoall_bytes([b"".join(parts)] + [b""] * (comm.size - 1))
+        rows = np.frombuffer(b"".join(received), words.dtype).reshape(-1, len(words))
+        total = np.add.reduce(rows, axis=0, dtype=words.dtype)
+        return np.frombuffer(comm.broadcast_bytes(total.tobytes()), words.dtype)

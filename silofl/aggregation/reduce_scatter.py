@@ -1,0 +1,110 @@
+"""The data path of every sum: rows out to those who serve a slice, folded there, and kept in copies.
+
+A sum that was collected is there until it is used: when a server is lost, whoever takes its slices over has
+them. Sums that are kept elsewhere are of no use to a reader as long as their masks are on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.row_exchange import Exchange, Row, open_exchange
+from silofl.aggregation.shards import Shards
+from silofl.comm.protocol import Communicator
+from silofl.errors import StoppedError
+
+Fill = Callable[[int, int, NDArray[Any]], None]
+"""fill(first, last, out) writes what this silo brings to coordinates [first, last) into `out`."""
+Fold = Callable[[list[Row], NDArray[Any]], None]
+"""fold(rows, out) adds up every silo's row."""
+
+
+class ReduceScatter:
+    """Every silo's values, added up in slices, over the ranks of one communicator; collective to make.
+
+    Extra memory is a few chunks and one slice, never a multiple of the vector.
+
+    Args:
+        comm: the ranks that are left of `shards.members`.
+        shards: who serves what.
+        dtype: of the values that travel.
+        chunk: values that a rank has under way at a time.
+    """
+
+    def __init__(self, comm: Communicator, shards: Shards, dtype: np.dtype[Any], *, chunk: int) -> None:
+        self.comm, self._shards, self._members = comm, shards, comm.members
+        self._offsets = shards.owned_ranges(comm.members)
+        self.start, self.stop = self._offsets[comm.rank : comm.rank + 2]
+        self._longest = max(end - start for start, end in pairwise(self._offsets))
+        self._width = max(min(chunk // comm.size, self._longest), 1)
+        self.exchange: Exchange = open_exchange(comm, self._width, self.stop - self.start, dtype)
+        self._copies: dict[int, NDArray[Any]] = {}
+
+    def run(self, fill: Fill, fold: Fold) -> None:
+        """Collect: afterwards this rank's part is in `result`, and copies of it with others. Collective."""
+        steps = range(0, self._longest, self._width)
+        for count, start in enumerate(steps):
+            self._mark(count, len(steps))
+            for row, (begin, end) in zip(self.exchange.outgoing(), pairwise(self._offsets), strict=True):
+                first, last = min(begin + start, end), min(begin + start + self._width, end)
+                fill(first, last, row[: last - first])
+            rows = self.exchange.alltoall()
+            part = self.exchange.result[start : start + self._width]
+            fold([row[: part.size] for row in rows], part)
+        self._share_copies()
+
+    def of(self, index: int) -> NDArray[Any]:
+        """The sum of one slice, which this rank served or keeps a copy of.
+
+        Raises StoppedError where neither it nor anybody else has it any more.
+        """
+        server = self._shards.server(index, self._members)
+        result = self.exchange.result_of(self._members.index(server))
+        if result is None:
+            result = self._copies.get(index)
+            if result is None:
+                raise StoppedError(
+                    f"the sums of slice {index} are lost with the silos that kept them, and may not be "
+                    "collected again from fewer; --resume repeats the round with all silos",
+                    rank=self.comm.rank,
+                )
+            return result
+        offset = self._offsets[self._members.index(server)]
+        return result[self._shards.bounds[index] - offset : self._shards.bounds[index + 1] - offset]
+
+    def close(self) -> None:
+        """Release the buffers."""
+        self.exchange.close()
+
+    def _mark(self, count: int, chunks: int) -> None:
+        """Tell which chunk is next; the only one is the first and the last."""
+        if count == 0:
+            self.comm.mark("collect first")
+        if 0 < count < chunks - 1:
+            self.comm.mark("collect middle")
+        if count == chunks - 1:
+            self.comm.mark("collect last")
+
+    def _share_copies(self) -> None:
+        """Where results lie in private memory, send copies to those who would take over."""
+        comm, shards = self.comm, self._shards
+        shared = comm.size == 1 or self.exchange.result_of((comm.rank + 1) % comm.size) is not None
+        if shared or not shards.replica_count or not comm.resilient:
+            return
+        mine = shards.slices_of(self._members[comm.rank], self._members)
+        parcels = [
+            b"".join(self.of(index).tobytes() for index in mine if member in shards.replicas(index))
+            for member in self._members
+        ]
+        received = comm.alltoall_bytes(parcels)
+        for member, parcel in zip(self._members, received, strict=True):
+            words = np.frombuffer(parcel, self.exchange.result.dtype)
+            for index in shards.slices_of(member, self._members):
+                if self._members[comm.rank] in shards.replicas(index):
+                    length = shards.bounds[index + 1] - shards.bounds[index]
+                    self._copies[index], words = words[:length], words[length:]

@@ -1,0 +1,69 @@
+"""One round of `secagg` on one rank: moves the protocol's messages between the pure steps of `crypto`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from silofl.comm.protocol import Communicator
+from silofl.crypto import secagg
+from silofl.crypto.identity import Identity
+from silofl.crypto.masks import MaskKeys
+from silofl.crypto.secagg import Round
+from silofl.crypto.wire import Inbox, outbox
+from silofl_kernels import MaskSet
+
+
+class SecAggRound:
+    """Fresh keys for one masked vector of `length` ring words of each rank of `comm`; collective to make.
+
+    Attributes:
+        members: the silos that have these keys.
+        masks: what hides this silo's vector: its self mask and one mask for each neighbour.
+    """
+
+    def __init__(self, comm: Communicator, context: Round, identity: Identity, length: int) -> None:
+        silos = comm.members
+
+        # Everybody's fresh public keys, then everybody's sealed shares.
+        comm.mark("advertise")
+        advertised, advert = secagg.advertise(context, silos[comm.rank], identity)
+        shared, packets = secagg.share(advertised, Inbox.of(comm.allgather_bytes(advert), silos))
+        comm.mark("share")
+        received = Inbox.of(comm.alltoall_bytes(outbox(packets, silos)), silos)
+
+        # What hides this silo's vector.
+        comm.mark("mask")
+        self.members = silos
+        self._masking, keys = secagg.mask(shared, received, silos, length)
+        self.masks = mask_set(keys)
+        self._small: dict[frozenset[int], MaskSet] = {}
+
+    def small_masks(self, among: Collection[int]) -> MaskSet:
+        """Masks of pairs alone, which cancel in a small sum over exactly the silos `among`.
+
+        Each of their positions is used once. Nothing recovers such a sum: it is void when a silo is lost.
+        """
+        chosen = frozenset(among)
+        if chosen not in self._small:
+            self._small[chosen] = mask_set(secagg.small_keys(self._masking, chosen))
+        return self._small[chosen]
+
+    def open(self, comm: Communicator, survivors: Collection[int]) -> MaskSet:
+        """What to add to the sum of the survivors' masked vectors to have the plain one; collective.
+
+        Over the ranks that are left, of whom some survivors may be missing. It can be taken again with fewer
+        ranks, for the same survivors only.
+        """
+        comm.mark("agree")
+        agreed, vote = secagg.agree(self._masking, survivors)
+        votes = Inbox.of(comm.allgather_bytes(vote), comm.members)
+        comm.mark("reveal")
+        revealed, reveal = secagg.reveal(agreed, votes)
+        reveals = Inbox.of(comm.allgather_bytes(reveal), comm.members)
+        comm.mark("unmask")
+        return mask_set(secagg.unmask(revealed, reveals))
+
+
+def mask_set(keys: MaskKeys) -> MaskSet:
+    """The protocol's keys as the kernels take them."""
+    return MaskSet(keys.prg, keys.expose(), keys.signs)

@@ -1,0 +1,96 @@
+"""Who takes part: when a run goes on without silos that were lost, and what it says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from silofl.aggregation.protocols import choose_protocol
+from silofl.aggregation.shards import MAX_REPLICAS
+from silofl.comm.elastic_group import RankFailure
+from silofl.config import Config, PrivacyConfig
+from silofl.errors import ConfigError, SiloflError, StoppedError
+
+StopReason = Callable[[RankFailure, tuple[int, ...]], SiloflError | None]
+
+
+def min_silos(config: Config, silos: int) -> int:
+    """The fewest silos that a round of a run of `silos` may be over."""
+    if choose_protocol(config.secure, silos) == "plain":
+        return config.failure.min_silos or min(2, silos)
+    threshold = config.secure.threshold or silos // 2 + 1
+    secure = max(threshold, 2 if config.secure.allow_two else 3)
+    return max(secure, config.failure.min_silos or 0, _noisy(config.privacy))
+
+
+def _noisy(privacy: PrivacyConfig) -> int:
+    """The fewest silos of whose noise some is left."""
+    shared = privacy.unit != "none" and privacy.place == "distributed"
+    return privacy.colluding + privacy.dropouts + 1 if shared else 0
+
+
+def refuse_idle_faults(config: Config, silos: int) -> None:
+    """Raise ConfigError, the same on every rank, where a fault to rehearse would not happen."""
+    for text, fault in zip(config.failure.inject, config.failure.faults, strict=True):
+        if fault.silo >= silos:
+            raise ConfigError(
+                f"failure.inject has {text!r} and the silos are 0 to {silos - 1}: name one of them", rank=0
+            )
+        if fault.round > config.run.rounds:
+            raise ConfigError(
+                f"failure.inject has {text!r} and run.rounds = {config.run.rounds}: name one of them", rank=0
+            )
+
+
+def replicas(config: Config, silos: int, most: int) -> int:
+    """With how many others each slice's sums lie: enough for as many silos as may be lost at once."""
+    if config.failure.policy == "abort":
+        return 0
+    return min(most, max(0, silos - min_silos(config, silos)))
+
+
+def stop_reason(config: Config, silos: int) -> StopReason:
+    """Says of a loss why the run of `silos` cannot go on; None where it can."""
+    fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
+
+    def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
+        lost = silos_text(failure.silos)
+        if failure.early:
+            return StoppedError(f"{lost} lost before the run began: start the same command again")
+        if config.failure.policy == "abort":
+            why = 'failure.policy = "abort"'
+        elif protocol == "additive":
+            why = 'secure.protocol = "additive" has no recovery'
+        elif len(left) < fewest:
+            why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+        else:
+            return None
+        return StoppedError(f"{lost} lost, and {why}: --resume goes on from the last committed round")
+
+    return stop_reason_of
+
+
+def describe_policy(config: Config, silos: int) -> str:
+    """What a run of `silos` does when one of them dies, in one line."""
+    policy, fewest = config.failure.policy, min_silos(config, silos)
+    end = "a silo's death ends the job with exit code 75, --resume goes on"
+    if policy == "respawn":
+        end += " (silofl launch by itself)"
+    if policy == "abort":
+        return f"abort: {end}"
+    if choose_protocol(config.secure, silos) == "additive":
+        return f'{end}: secure.protocol = "additive" has no recovery'
+    if fewest >= silos:
+        return f"{end}: a round needs {fewest} of {silos} silos"
+    again = "is started again" if policy == "respawn" else "stays away"
+    at_once = replicas(config, silos, MAX_REPLICAS)
+    return (
+        f"{policy}: rounds go on with {fewest} of {silos} silos or more, {at_once} lost at a time, "
+        f"and who was lost {again}; needs ULFM"
+    )
+
+
+def silos_text(silos: tuple[int, ...]) -> str:
+    """`silo 2 was` or `silos 1 and 2 were`."""
+    if len(silos) == 1:
+        return f"silo {silos[0]} was"
+    return f"silos {', '.join(map(str, silos[:-1]))} and {silos[-1]} were"

@@ -1,0 +1,134 @@
+"""What a run promises of its privacy, told before it starts, and what it must not be allowed to promise."""
+
+from __future__ import annotations
+
+import math
+
+from silofl.aggregation.protocols import choose_protocol
+from silofl.config import Config, SecureConfig
+from silofl.crypto.graph import Bounds, choose_degree
+from silofl.errors import ConfigError
+from silofl.privacy.accountant import epsilon
+from silofl.privacy.plan import Plan
+from silofl.training.private import steps_in
+from silofl.types import RingBits
+
+
+def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
+    """The plan of a run of `silos` of whom those `here` have `records` together."""
+    privacy = config.privacy
+    clear = choose_protocol(config.secure, silos) == "plain"
+    if clear and privacy.place == "distributed":
+        raise ConfigError(
+            f'privacy.place = "distributed" hides each silo\'s part in a secure sum, and over {silos} silos '
+            'there is none: start three or more, or set privacy.place = "local"',
+            rank=0,
+        )
+    bits: RingBits = 32 if clear or privacy.place == "local" else config.secure.bits
+    steps = 1
+    if privacy.unit == "example" and privacy.place == "local":
+        steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
+    if privacy.place == "distributed":
+        _refuse_openers(config, silos)
+    return Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)
+
+
+def _refuse_openers(config: Config, silos: int) -> None:
+    """Raise ConfigError where colluding silos see through the secure sum: to parts of one share of noise."""
+    privacy, (openers, why) = config.privacy, _openers(config.secure, silos)
+    alone = silos - 1 - privacy.dropouts
+    if openers <= privacy.colluding < alone:
+        raise ConfigError(
+            f"privacy.colluding = {privacy.colluding}: as many of {silos} silos can open every other's part "
+            f"({why}), which has its own share of noise alone; set privacy.colluding to {openers - 1} or "
+            f"less, or to {alone}, with which each share is enough",
+            rank=0,
+        )
+
+
+def _openers(secure: SecureConfig, silos: int) -> tuple[int, str]:
+    """How many silos, colluding, see through the secure sum, and why."""
+    if choose_protocol(secure, silos) == "additive":
+        return secure.committee, f"secure.committee is {secure.committee}"
+    bounds = Bounds()
+    if choose_degree(silos, bounds) is not None:
+        return math.floor(silos * bounds.colluding) + 1, "each silo shares its keys among some others only"
+    threshold = secure.threshold or silos // 2 + 1
+    return threshold, f"secure.threshold is {threshold}"
+
+
+def describe(plan: Plan, noise_multiplier: float) -> str:
+    """`every example, distributed discrete-gaussian noise of multiplier 1.1, epsilon 3 at ...`."""
+    privacy, rounds = plan.config, plan.rounds
+    most, until = privacy.max_epsilon, f"after {rounds} rounds"
+    if most is not None and _reached(plan, noise_multiplier, rounds) > most:
+        rounds = _affordable(plan, noise_multiplier, most)
+        until = f"after {rounds} of {plan.rounds} rounds, where privacy.max_epsilon = {most:g} ends the run"
+    return (
+        f"every {privacy.unit}, {privacy.place} {privacy.mechanism} noise of multiplier "
+        f"{noise_multiplier:.4g}, epsilon {_reached(plan, noise_multiplier, rounds):.4g} "
+        f"at delta {privacy.delta:g} {until}"
+    )
+
+
+def _reached(plan: Plan, noise_multiplier: float, rounds: int) -> float:
+    return epsilon(plan.of_rounds(noise_multiplier, rounds), plan.config.delta, plan.method)
+
+
+def _affordable(plan: Plan, noise_multiplier: float, most: float) -> int:
+    """How many rounds stay within `most`; fewer than the run has."""
+    good, bad = 0, plan.rounds
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        within = _reached(plan, noise_multiplier, middle) <= most
+        good, bad = (middle, bad) if within else (good, middle)
+    return good
+
+
+def refuse_over_budget(plan: Plan, noise_multiplier: float) -> None:
+    """Raise `over_budget` where it is."""
+    most = plan.config.max_epsilon
+    if most is not None and _reached(plan, noise_multiplier, 1) > most:
+        raise over_budget(most)
+
+
+def over_budget(most: float | None) -> ConfigError:
+    """The error of a run that cannot afford one round."""
+    return ConfigError(
+        f"privacy.max_epsilon = {most} does not allow one round: it would spend more at once; set more noise "
+        "or a larger privacy.max_epsilon",
+        rank=0,
+    )
+
+
+def notes(plan: Plan, noise_multiplier: float) -> list[str]:
+    """What the user should know of a promise that is weaker than it looks."""
+    privacy, told = plan.config, []
+    units = plan.records if privacy.unit == "example" else plan.silos
+    if privacy.delta * units >= 1:
+        told.append(
+            f"privacy.delta = {privacy.delta:g} is not below one over the {units:.0f} {privacy.unit}s: "
+            "with such a chance everything of one of them may be shown"
+        )
+    if math.isinf(_reached(plan, noise_multiplier, plan.rounds)):
+        told.append(
+            f"noise of multiplier {noise_multiplier:.4g} is too little for any epsilon that can be told at "
+            f"privacy.delta = {privacy.delta:g} after {plan.rounds} rounds: nothing is promised; set more "
+            "privacy.noise_multiplier, or privacy.target_epsilon"
+        )
+    return told
+
+
+def refuse_longer(plan: Plan, noise_multiplier: float) -> None:
+    """Raise the ConfigError of a resumed run of more rounds than its noise was calibrated for."""
+    target = plan.config.target_epsilon
+    if target is None:
+        return
+    reached = _reached(plan, noise_multiplier, plan.rounds)
+    if reached > target * (1 + 1e-6):
+        raise ConfigError(
+            f"run.rounds = {plan.rounds} would spend epsilon {reached:.4g}: the run's noise was made for "
+            f"privacy.target_epsilon = {target:g} over fewer rounds; leave run.rounds as it was, or begin "
+            "another run",
+            rank=0,
+        )

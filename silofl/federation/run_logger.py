@@ -1,0 +1,82 @@
+"""What a run tells, to people and to programs: the leading rank shows and writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from silofl.config import Config
+from silofl.errors import StorageError
+from silofl.federation.rundir import RunDirectory, refuse_second_run
+from silofl.report.display import Display, choose_display
+
+Record = dict[str, Any]
+
+
+class RunLogger:
+    """One rank's part: every rank knows all records, so that any can lead on. Calls are not collective."""
+
+    def __init__(self, config: Config, path: Path, *, leads: bool) -> None:
+        self._config, self._leads = config, leads
+        self._directory = RunDirectory(path)
+        self._display: Display = choose_display(config.run.display, path, leader=leads)
+        self.records: list[Record] = []
+        """Those of this process's rounds, and on a rank that came back those of the rounds that it missed."""
+
+    @property
+    def problem(self) -> StorageError | None:
+        """What kept a line from being written; ranks raise it together at their next meeting."""
+        return self._directory.problem
+
+    def begin(self, plan: Record, *, resume: bool) -> None:
+        """StopReason to write over another run; say what is about to run."""
+        if self._leads:
+            refuse_second_run(self._directory.path, resume=resume)
+            self._directory.begin(self._config, last_round=plan["first_round"] - 1)
+        self._display.begin(plan)
+
+    def become_leader(self, plan: Record) -> None:
+        """Take over from a leader that is lost, unless this rank leads already."""
+        if not self._leads:
+            self._leads = True
+            self._directory.take_over(self._config, self.records, next_round=plan["first_round"])
+            self._display = choose_display(self._config.run.display, self._directory.path, leader=True)
+            self._display.begin(plan)
+
+    def step_down(self) -> None:
+        """Leave the lead to a rank that came back."""
+        if self._leads:
+            self._leads = False
+            self._display.close()
+            self._display = choose_display(self._config.run.display, self._directory.path, leader=False)
+
+    def notice(self, text: str) -> None:
+        """A line for people."""
+        self._display.notice(text)
+
+    def round(self, record: Record) -> None:
+        """A round is over."""
+        self.records.append(record)
+        if self._leads:
+            self._directory.append(record)
+        self._display.round(record)
+
+    def write_model(self, model: dict[str, Any]) -> str:
+        """Write the model; its SHA-256."""
+        return self._directory.write_model(model)
+
+    def written_records(self) -> list[Record]:
+        """Every round's line so far, those before a resume, too."""
+        return self._directory.records()
+
+    def write_summary(self, summary: Record) -> None:
+        """Write `summary.json`."""
+        self._directory.finish(summary)
+
+    def finish(self, summary: Record) -> None:
+        """The run is over."""
+        self._display.finish(summary)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._display.close()
