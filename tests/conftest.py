@@ -97,6 +97,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="let every process load its libraries itself")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test` runs in a group of its own, by the fixtures that it uses."""
+    groups = {"ranks": {"start", "python"}, "slurm": {"cluster"}}
+    for item in items:
+        for marker, fixtures in groups.items():
+            if fixtures.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
+
+
 @pytest.fixture(scope="session")
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Python whose processes have loaded everything already: see `tests.warm`.
@@ -118,7 +127,7 @@ Start = Callable[..., Job]
 
 @pytest.fixture
 def start(tmp_path: Path, python: str) -> Iterator[Start]:
-    """`start(n, *silofl_arguments)` starts `silofl` on n ranks in tmp_path.
+    """`start(n, *arguments)` starts `silofl`, or another `module`, on n ranks in tmp_path.
 
     `ranks=[[...], [...]]` gives every rank arguments of Python of its own; `ulfm=True` lets ranks outlive
     each other; `cold=True` has every rank load its libraries itself.
@@ -133,13 +142,14 @@ def start(tmp_path: Path, python: str) -> Iterator[Start]:
         env: dict[str, str] | None = None,
         ulfm: bool = False,
         cold: bool = False,
+        module: str = "silofl",
     ) -> Job:
         line, base = launcher(vendor, 1 if ranks else n, ulfm=ulfm)
         sessions = tmp_path / ".mpi"
         sessions.mkdir(exist_ok=True)
         own_python = sys.executable if cold else python
         if ranks is None:
-            command = [*line, own_python, "-m", "silofl", *arguments]
+            command = [*line, own_python, "-m", module, *arguments]
         else:
             count = line[-2:]
             command = [*line, own_python, *ranks[0]]
