@@ -4,7 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from tests.conftest import Job, launcher
+import pytest
+
+from tests.conftest import ONE_THREAD, Job, launcher
 
 SUPERVISE = (
     "import sys; from silofl.launcher.job_supervisor import supervise; sys.exit(supervise(sys.argv[1:]).code)"
@@ -12,40 +14,49 @@ SUPERVISE = (
 PROGRAM = str(Path(__file__).with_name("recovery_program.py"))
 
 
-def run(mode, n, folder):
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture
+def run(python, tmp_path):
+    return lambda mode, n: run_program(python, mode, n, tmp_path)
+
+
+def run_program(python, mode, n, folder):
     """What every rank told, sorted; the job ends well."""
     line, _ = launcher("openmpi", n, ulfm=True)
-    command = [*line, sys.executable, PROGRAM, mode]
-    job = Job([sys.executable, "-c", SUPERVISE, *command], folder, dict(os.environ)).wait(60)
+    command = [*line, python, PROGRAM, mode]
+    env = {**os.environ, **ONE_THREAD}
+    job = Job([sys.executable, "-c", SUPERVISE, *command], folder, env).wait(60)
     assert job.code == 0, job.err[-2000:]
     assert "silofl: " not in job.err
     assert "NBC_Progress" not in job.err
     return sorted(line for line in job.out.splitlines() if line.startswith("rank "))
 
 
-def test_ranks_die_one_after_another(tmp_path):
-    assert run("one_after_another", 6, tmp_path) == [
+def test_ranks_die_one_after_another(run):
+    assert run("one_after_another", 6) == [
         f"rank {rank} [15, 13, 12] [(2,), (0,), (1,)]" for rank in (3, 4, 5)
     ]
 
 
-def test_two_ranks_die_at_once(tmp_path):
-    assert run("two_at_once", 5, tmp_path) == [f"rank {rank} 5" for rank in (0, 2, 3)]
+def test_two_ranks_die_at_once(run):
+    assert run("two_at_once", 5) == [f"rank {rank} 5" for rank in (0, 2, 3)]
 
 
-def test_other_threads_wait_no_more_and_shared_memory_stays(tmp_path):
-    assert run("a_thread_waits", 4, tmp_path) == [f"rank {rank} [True] [7, 8, 9, 10]" for rank in range(3)]
+def test_other_threads_wait_no_more_and_shared_memory_stays(run):
+    assert run("a_thread_waits", 4) == [f"rank {rank} [True] [7, 8, 9, 10]" for rank in range(3)]
 
 
-def test_lost_ranks_come_back(tmp_path):
+def test_lost_ranks_come_back_from_a_cold_start(tmp_path):
     expected = [f"rank {rank} of (0, 1, 2, 3, 4) 10 3" for rank in range(5)]
-    assert run("comes_back", 5, tmp_path) == expected
+    assert run_program(sys.executable, "comes_back", 5, tmp_path) == expected
 
 
-def test_one_that_came_back_dies_again(tmp_path):
-    lines = run("dies_again", 5, tmp_path)
+def test_one_that_came_back_dies_again(run):
+    lines = run("dies_again", 5)
     assert [line for line in lines if " of " not in line] == [f"rank {rank} 8" for rank in (0, 1, 3, 4)]
 
 
-def test_a_rank_that_does_not_come_back_in_time_is_left(tmp_path):
-    assert run("does_not_come", 3, tmp_path) == [f"rank {rank} None 1" for rank in (0, 1)]
+def test_a_rank_that_does_not_come_back_in_time_is_left(run):
+    assert run("does_not_come", 3) == [f"rank {rank} None 1" for rank in (0, 1)]

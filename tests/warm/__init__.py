@@ -48,11 +48,13 @@ class WarmPython:
 
     def __init__(self, folder: Path) -> None:
         self.executable = str(folder / "python")
+        """Its folder holds the command `silofl`, too, as the folder of a Python does."""
         self.forks = folder / "forks"
         self.forks.mkdir()
         text = (FOLDER / "stub.py").read_text()
-        Path(self.executable).write_text(f"#!{sys.executable} -ISE\n{text}")
-        Path(self.executable).chmod(0o755)
+        for name in ("python", "silofl"):
+            (folder / name).write_text(f"#!{sys.executable} -ISE\n{text}")
+            (folder / name).chmod(0o755)
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self._server = subprocess.Popen(

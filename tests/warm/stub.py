@@ -29,7 +29,7 @@ def main():
     for number in PASSED_ON:
         signal.signal(number, lambda *_: None)
     server = socket.socket(socket.AF_UNIX)
-    server.connect(os.path.join(os.path.dirname(sys.argv[0]), "socket"))
+    server.connect(os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "socket"))
     hand_over(server, launcher, mask)
     while True:
         ready, _, _ = select.select([server, heard], [], [], LOOK_S)
@@ -48,7 +48,7 @@ def main():
 def hand_over(server, launcher, mask):
     inherited = [fd for fd in map(int, os.listdir("/proc/self/fd")) if passed_down(fd)]
     request = {
-        "arguments": sys.argv,
+        "arguments": program(sys.argv[0]) + sys.argv[1:],
         "environ": dict(os.environ),
         "folder": os.getcwd(),
         "descriptors": inherited,
@@ -60,6 +60,12 @@ def hand_over(server, launcher, mask):
     content = json.dumps(request).encode()
     socket.send_fds(server, [len(content).to_bytes(8, "big")], inherited)
     server.sendall(content)
+
+
+def program(path):
+    """This file as Python, or as the command `silofl` beside it."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return [os.path.join(folder, "python"), *(["-m", name] if name != "python" else [])]
 
 
 def passed_down(descriptor):
