@@ -53,8 +53,8 @@ def test_lost_ranks_come_back_from_a_cold_start(tmp_path):
     assert run_program(sys.executable, "comes_back", 5, tmp_path) == expected
 
 
-def test_one_that_came_back_dies_again(run):
-    lines = run("dies_again", 5)
+def test_one_that_came_back_dies_again_after_cold_starts(tmp_path):
+    lines = run_program(sys.executable, "dies_again", 5, tmp_path)
     assert [line for line in lines if " of " not in line] == [f"rank {rank} 8" for rank in (0, 1, 3, 4)]
 
 
