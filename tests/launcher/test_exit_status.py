@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ sys.exit(run_on_ranks(body))
 @pytest.mark.parametrize("how", ["well", "late"])
 def test_a_job_has_ended_well_once_all_have(start: Start, tmp_path: Path, how: str) -> None:
     note = tmp_path / "outcome"
-    command = [sys.executable, "-c", PROGRAM, how]
+    command = ["-c", PROGRAM, how]
     end = start(2, ranks=[command, command], env={"SILOFL_EXIT_STATUS": str(note)}).wait()
     assert mpi_ready_file(note).exists()
     assert read_exit_status(note) == ((0, False) if how == "well" else None)
