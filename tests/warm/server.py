@@ -52,14 +52,14 @@ def load() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # the first one loads torch's compiler
     silofl_kernels.MaskSet("aes-128-ctr", [bytes(16)], [1])  # the first kernel loads what numba knows
     Identity.generate()
-    assert "mpi4py.MPI" not in sys.modules
-    assert len(os.listdir("/proc/self/task")) == 1, "a fork has the thread that forks, and no other"
-    gc.collect()
-    gc.freeze()
 
 
 def serve(folder: Path) -> Request:
     """Fork for every stub; returns in the forks. Ends when standard input does."""
+    assert "mpi4py.MPI" not in sys.modules
+    assert len(os.listdir("/proc/self/task")) == 1, "a fork has the thread that forks, and no other"
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "socket"))
     listener.listen(128)
