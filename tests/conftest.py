@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 
 from silofl.launcher.job_supervisor import private_session_dir
+from tests import warm
+
+pytest_plugins = ["tests.cpu_times"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"
@@ -73,10 +76,11 @@ class Job:
 def descendants(pid: int) -> list[int]:
     """Processes started, directly or not, by a process that we started."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return [p for child in map(int, children) for p in (child, *descendants(child))]
+    fork = warm.fork_of(pid)
+    return [p for child in [*children, *([fork] if fork else [])] for p in (child, *descendants(child))]
 
 
 def launcher(vendor: str, n: int, *, ulfm: bool = False) -> tuple[list[str], dict[str, str]]:
@@ -89,14 +93,44 @@ def launcher(vendor: str, n: int, *, ulfm: bool = False) -> tuple[list[str], dic
     return [*mpirun, *(["--with-ft", "ulfm"] if ulfm else []), "-n", str(n)], env
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cold", action="store_true", help="let every process load its libraries itself")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test` runs in a group of its own, by the fixtures that it uses."""
+    groups = {"ranks": {"start", "python"}, "slurm": {"cluster"}}
+    for item in items:
+        for marker, fixtures in groups.items():
+            if fixtures.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
+
+
+@pytest.fixture(scope="session")
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Python whose processes have loaded everything already: see `tests.warm`.
+
+    With `--cold`, and where the operating system is not Linux, the usual one. What it runs has one thread of
+    each library, by `ONE_THREAD`.
+    """
+    if request.config.getoption("--cold") or sys.platform != "linux":
+        yield sys.executable
+        return
+    made = warm.WarmPython(tmp_path_factory.mktemp("warm"))
+    yield made.executable
+    made.stop()
+
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 Start = Callable[..., Job]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """`start(n, *silofl_arguments)` starts `silofl` on n ranks in tmp_path.
+def start(tmp_path: Path, python: str) -> Iterator[Start]:
+    """`start(n, *arguments)` starts `silofl`, or another `module`, on n ranks in tmp_path.
 
-    `ranks=[[...], [...]]` gives every rank a command of its own; `ulfm=True` lets ranks outlive each other.
+    `ranks=[[...], [...]]` gives every rank arguments of Python of its own; `ulfm=True` lets ranks outlive
+    each other; `cold=True` has every rank load its libraries itself.
     """
     jobs: list[Job] = []
 
@@ -107,17 +141,21 @@ def start(tmp_path: Path) -> Iterator[Start]:
         ranks: list[list[str]] | None = None,
         env: dict[str, str] | None = None,
         ulfm: bool = False,
+        cold: bool = False,
+        module: str = "silofl",
     ) -> Job:
         line, base = launcher(vendor, 1 if ranks else n, ulfm=ulfm)
         sessions = tmp_path / ".mpi"
         sessions.mkdir(exist_ok=True)
-        silofl = [sys.executable, "-m", "silofl"]
-        command = [*line, *silofl, *arguments]
-        if ranks:
+        own_python = sys.executable if cold else python
+        if ranks is None:
+            command = [*line, own_python, "-m", module, *arguments]
+        else:
             count = line[-2:]
-            command = [*line, *ranks[0]]
+            command = [*line, own_python, *ranks[0]]
             for own in ranks[1:]:
-                command += [":", *count, *own]
+                command += [":", *count, own_python, *own]
+        base |= {} if cold else ONE_THREAD
         jobs.append(Job(command, tmp_path, private_session_dir(str(sessions), {**base, **(env or {})})))
         return jobs[-1]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import launcher
+from tests.conftest import ONE_THREAD, launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,8 +26,10 @@ PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
 PATIENCE_S = 110
 
 
-def run(command: str, cwd: Path) -> str:
-    env = {**os.environ, "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
+def run(command: str, cwd: Path, python: str = sys.executable) -> str:
+    """What a command prints that finds `silofl` beside a Python, and mpirun beside the usual one."""
+    path = f"{Path(python).parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, **({} if python == sys.executable else ONE_THREAD), "PATH": path}
     env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     env |= {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     done = subprocess.run(
@@ -51,14 +53,15 @@ def test_the_commands_are_those_that_are_tried_here() -> None:
         if c.startswith(("silofl ", "mpirun "))
     ],
 )
-def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
+def test_a_command_of_the_readme_runs(command: str, python: str, tmp_path: Path) -> None:
     (tmp_path / "launch").symlink_to(ROOT / "launch")
-    assert run(command, tmp_path)
+    assert run(command, tmp_path, python)
     if " train " in command or " launch " in command:
         assert list(tmp_path.glob("runs/*/summary.json"))
 
 
-def test_make_run_says_what_happened_and_where() -> None:
+@pytest.mark.ranks
+def test_make_run_starts_cold_and_says_what_happened_and_where() -> None:
     out = run("make run", ROOT)
     accuracy = re.search(r"done: accuracy (0\.\d+)", out)
     assert accuracy is not None
@@ -69,29 +72,28 @@ def test_make_run_says_what_happened_and_where() -> None:
     assert len(out.splitlines()) <= 40  # one screen
 
 
-def test_the_task_of_the_readme_trains(tmp_path: Path) -> None:
+def test_the_task_of_the_readme_trains(python: str, tmp_path: Path) -> None:
     (tmp_path / "wine.py").write_text(PROGRAMS[0])
     (tmp_path / "wine.toml").write_text('[task]\nfactory = "wine:Wine"\n')
-    accuracy = [
-        float(
-            re.findall(r"done: accuracy (0\.\d+)", run(f"silofl launch -n 3 wine.toml {more}", tmp_path))[0]
-        )
+    told = [
+        run(f"silofl launch -n 3 wine.toml {more}", tmp_path, python)
         for more in ("", "--set secure.protocol=plain")
     ]
+    accuracy = [float(re.findall(r"done: accuracy (0\.\d+)", out)[0]) for out in told]
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.005)
     assert accuracy[0] > 0.9
 
 
-def test_the_program_of_the_readme_adds_up(tmp_path: Path) -> None:
+def test_the_program_of_the_readme_adds_up(python: str, tmp_path: Path) -> None:
     check = (
         "\nplain = MPI.COMM_WORLD.allreduce(x)\nassert np.abs(total - plain).max() < 1e-2\nprint('equal')\n"
     )
     (tmp_path / "sum.py").write_text(PROGRAMS[1] + check)
     line, env = launcher("openmpi", 3)
     done = subprocess.run(
-        [*line, sys.executable, "sum.py"],
+        [*line, python, "sum.py"],
         cwd=tmp_path,
-        env=env,
+        env={**env, **ONE_THREAD},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

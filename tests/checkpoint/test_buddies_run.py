@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def test_a_silo_without_its_run_directory_resumes_bit_for_bit(
     start: Start, quick: Path, tmp_path: Path, lost: int
 ) -> None:
     def finish(run: str, *more: str) -> Finished:
-        line = [sys.executable, "-m", "silofl", "train", str(quick), *more, "--set", "checkpoint.buddy=true"]
+        line = ["-m", "silofl", "train", str(quick), *more, "--set", "checkpoint.buddy=true"]
         line += ["--set", f"checkpoint.key_file={tmp_path}/keys/{{silo}}.key"]
         ranks = [[*line, "--run", str(tmp_path / f"disk-{silo}" / run)] for silo in range(SILOS)]
         return start(SILOS, ranks=ranks).wait()

@@ -4,7 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from tests.conftest import Job, launcher
+import pytest
+
+from tests.conftest import ONE_THREAD, Job, launcher
 
 SUPERVISE = (
     "import sys; from silofl.launcher.job_supervisor import supervise; sys.exit(supervise(sys.argv[1:]).code)"
@@ -12,40 +14,49 @@ SUPERVISE = (
 PROGRAM = str(Path(__file__).with_name("recovery_program.py"))
 
 
-def run(mode, n, folder):
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture
+def run(python, tmp_path):
+    return lambda mode, n: run_program(python, mode, n, tmp_path)
+
+
+def run_program(python, mode, n, folder):
     """The line that every rank printed, sorted; the job succeeds."""
     line, _ = launcher("openmpi", n, ulfm=True)
-    command = [*line, sys.executable, PROGRAM, mode]
-    job = Job([sys.executable, "-c", SUPERVISE, *command], folder, dict(os.environ)).wait(60)
+    command = [*line, python, PROGRAM, mode]
+    env = {**os.environ, **ONE_THREAD}
+    job = Job([sys.executable, "-c", SUPERVISE, *command], folder, env).wait(60)
     assert job.code == 0, job.err[-2000:]
     assert "silofl: " not in job.err
     assert "NBC_Progress" not in job.err
     return sorted(line for line in job.out.splitlines() if line.startswith("rank "))
 
 
-def test_ranks_fail_one_after_another(tmp_path):
-    assert run("one_after_another", 6, tmp_path) == [
+def test_ranks_fail_one_after_another(run):
+    assert run("one_after_another", 6) == [
         f"rank {rank} [15, 13, 12] [(2,), (0,), (1,)]" for rank in (3, 4, 5)
     ]
 
 
-def test_two_ranks_fail_at_once(tmp_path):
-    assert run("two_at_once", 5, tmp_path) == [f"rank {rank} 5" for rank in (0, 2, 3)]
+def test_two_ranks_fail_at_once(run):
+    assert run("two_at_once", 5) == [f"rank {rank} 5" for rank in (0, 2, 3)]
 
 
-def test_a_failure_ends_waits_of_other_threads_and_keeps_shared_memory(tmp_path):
-    assert run("a_thread_waits", 4, tmp_path) == [f"rank {rank} [True] [7, 8, 9, 10]" for rank in range(3)]
+def test_a_failure_ends_waits_of_other_threads_and_keeps_shared_memory(run):
+    assert run("a_thread_waits", 4) == [f"rank {rank} [True] [7, 8, 9, 10]" for rank in range(3)]
 
 
-def test_respawned_ranks_rejoin(tmp_path):
+def test_ranks_respawned_from_a_cold_start_rejoin(tmp_path):
     expected = [f"rank {rank} of (0, 1, 2, 3, 4) 10 3" for rank in range(5)]
-    assert run("rejoins", 5, tmp_path) == expected
+    assert run_program(sys.executable, "rejoins", 5, tmp_path) == expected
 
 
-def test_a_rejoined_rank_fails_again(tmp_path):
-    lines = run("fails_again", 5, tmp_path)
+def test_a_rejoined_rank_fails_again_after_cold_starts(tmp_path):
+    lines = run_program(sys.executable, "fails_again", 5, tmp_path)
     assert [line for line in lines if " of " not in line] == [f"rank {rank} 8" for rank in (0, 1, 3, 4)]
 
 
-def test_survivors_go_on_without_a_rank_that_does_not_rejoin_in_time(tmp_path):
-    assert run("does_not_rejoin", 3, tmp_path) == [f"rank {rank} None 1" for rank in (0, 1)]
+def test_survivors_go_on_without_a_rank_that_does_not_rejoin_in_time(run):
+    assert run("does_not_rejoin", 3) == [f"rank {rank} None 1" for rank in (0, 1)]

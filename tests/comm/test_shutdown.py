@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MPICH, Job, launcher
+from tests.conftest import MPICH, ONE_THREAD, Job, launcher
+
+pytestmark = pytest.mark.ranks
 
 PROGRAM = str(Path(__file__).with_name("rank_program.py"))
 
@@ -18,13 +20,13 @@ VENDORS = [
 vendors = pytest.mark.parametrize("vendor", VENDORS)
 
 
-def run(vendor, n, *arguments, cwd, timeout_s=40, **variables):
+def run(vendor, n, *arguments, cwd, timeout_s=40, python=sys.executable, **variables):
     """Run the program on n ranks of a clean environment; the job is killed if it outlasts its time."""
     line, _ = launcher(vendor, n)
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MPI4PY_", "NUMBA_NUM", "OPENBLAS_"))
     }
-    return Job([*line, sys.executable, PROGRAM, *arguments], cwd, {**kept, **variables}).wait(timeout_s)
+    return Job([*line, python, PROGRAM, *arguments], cwd, {**kept, **variables}).wait(timeout_s)
 
 
 def sentences(job):
@@ -52,11 +54,19 @@ CASES = {
 }
 
 
-@vendors
+@pytest.mark.skipif(not MPICH.exists(), reason="needs MPICH in .venv/mpich")
 @pytest.mark.parametrize("mode", CASES)
-def test_every_rank_ends_with_one_line(mode, vendor, tmp_path):
+def test_every_rank_ends_with_one_line(mode, tmp_path, python):
+    check_end(mode, run("mpich", 3, mode, cwd=tmp_path, python=python, **ONE_THREAD))
+
+
+@pytest.mark.parametrize("mode", CASES)
+def test_every_rank_that_started_cold_ends_with_one_line(mode, tmp_path):
+    check_end(mode, run("openmpi", 3, mode, cwd=tmp_path))
+
+
+def check_end(mode, job):
     code, start = CASES[mode]
-    job = run(vendor, 3, mode, cwd=tmp_path)
     assert job.code == code, job.err
     said = sentences(job)
     assert said, job.err

@@ -86,16 +86,21 @@ def test_an_empty_silo(start: Start, hospitals: Path, tmp_path: Path) -> None:
 
 
 def test_different_configurations(start: Start, quick: Path) -> None:
-    train = [*SILOFL, "train", str(quick)]
+    train = ["-m", "silofl", "train", str(quick)]
     job = start(2, ranks=[train, [*train, "--set", "train.lr=0.07"]])
     refused(job.wait(PATIENCE_S), "rank 1", "train.lr is 0.07 here and 0.05 on rank 0")
 
 
-def test_different_versions(start: Start, quick: Path) -> None:
-    train = [*SILOFL, "train", str(quick)]
+def test_different_versions_of_ranks_that_start_cold(start: Start, quick: Path) -> None:
+    train = ["-m", "silofl", "train", str(quick)]
     patched = "import sys, silofl; silofl.__version__ = '9.9'; from silofl.__main__ import main; main()"
-    other = [sys.executable, "-c", patched, "train", str(quick)]
-    refused(start(2, ranks=[train, other]).wait(PATIENCE_S), "rank 1", "version 9.9 here and", "on rank 0")
+    other = ["-c", patched, "train", str(quick)]
+    refused(
+        start(2, ranks=[train, other], cold=True).wait(PATIENCE_S),
+        "rank 1",
+        "version 9.9 here and",
+        "on rank 0",
+    )
 
 
 def test_more_silos_than_samples(quick: Path) -> None:

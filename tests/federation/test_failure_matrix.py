@@ -130,13 +130,17 @@ class Trial:
         self.reference = Reference(configuration.load(self._path), silos)
 
     def train(
-        self, *settings: str, limit_s: float = STARTING_S + HANGS_AFTER_S, codes: Container[int] = (0,)
+        self,
+        *settings: str,
+        limit_s: float = STARTING_S + HANGS_AFTER_S,
+        codes: Container[int] = (0,),
+        cold: bool = False,
     ) -> Finished:
         more = [word for setting in settings for word in ("--set", setting)]
         resume = ["--resume"] if self.run.exists() else []
         one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as the reference: bits depend on it
         command = ["train", str(self._path), "--run", str(self.run), *resume, *more]
-        end = self._start(self._silos, *command, env=one_thread, ulfm=True).wait(limit_s)
+        end = self._start(self._silos, *command, env=one_thread, ulfm=True, cold=cold).wait(limit_s)
         assert end.code in codes, end.out + end.err
         return end
 
@@ -229,9 +233,9 @@ def test_a_stopped_silo_is_ended_and_left_out(start: Start, tmp_path: Path) -> N
     lose(start, tmp_path, Case(4, (("stop", 2, "collect middle"),)))
 
 
-def test_a_killed_silo_comes_back(start: Start, tmp_path: Path) -> None:
+def test_a_killed_silo_comes_back_from_a_cold_start(start: Start, tmp_path: Path) -> None:
     trial = Trial(start, tmp_path, WIDE, 4)
-    end = trial.train(f"run.rounds={ROUNDS}", inject([("kill", 0, FAULT_ROUND, "collect middle")]))
+    end = trial.train(f"run.rounds={ROUNDS}", inject([("kill", 0, FAULT_ROUND, "collect middle")]), cold=True)
     assert_fired(end, "kill", 0, FAULT_ROUND, "collect middle")
     assert [record["survivors"] for record in trial.records] == [
         [0, 1, 2, 3] if number != FAULT_ROUND else [1, 2, 3] for number in range(1, ROUNDS + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ EVERY = [(vendor, n) for vendor in ("openmpi", "mpich") for n in (1, 2, 3, 5, 8)
 USUAL = [("openmpi", 3), ("mpich", 2)]
 
 
-def check_digits(start: Start, tmp_path: Path, vendor: str, n: int, *more: str) -> None:
-    job = start(n, "train", str(ROOT / "launch/digits.toml"), "--run", "run", *more, vendor=vendor)
+def check_digits(start: Start, tmp_path: Path, vendor: str, n: int, *more: str, cold: bool = False) -> None:
+    job = start(n, "train", str(ROOT / "launch/digits.toml"), "--run", "run", *more, vendor=vendor, cold=cold)
     end = job.wait(300)
     assert end.code == 0, end.err
     summary = json.loads((tmp_path / "run/summary.json").read_text())
@@ -30,8 +29,10 @@ def check_digits(start: Start, tmp_path: Path, vendor: str, n: int, *more: str) 
 
 
 @pytest.mark.parametrize(("vendor", "n"), USUAL)
-def test_digits_trains_under_both_libraries(start: Start, tmp_path: Path, vendor: str, n: int) -> None:
-    check_digits(start, tmp_path, vendor, n, "--set", "run.rounds=2")
+def test_digits_trains_from_a_cold_start_under_both_libraries(
+    start: Start, tmp_path: Path, vendor: str, n: int
+) -> None:
+    check_digits(start, tmp_path, vendor, n, "--set", "run.rounds=2", cold=True)
 
 
 @pytest.mark.long
@@ -76,8 +77,7 @@ def test_one_command_per_institution(start: Start, tmp_path: Path) -> None:
     app = (ROOT / "launch/institutions.app").read_text()
     commands = re.findall(r"^-n 1 silofl (.*)$", app, re.MULTILINE)
     assert len(commands) == 3
-    silofl = [sys.executable, "-m", "silofl"]
-    job = start(3, ranks=[[*silofl, *command.split()] for command in commands])
+    job = start(3, ranks=[["-m", "silofl", *command.split()] for command in commands])
     end = job.wait()
     assert end.code == 0, end.err
     summary = json.loads((tmp_path / "runs/institutions/summary.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,25 +12,28 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import ONE_THREAD, ROOT
 
 
-def launch(folder: Path, name: str, *options: str) -> tuple[str, dict[str, Any]]:
+def launch(python: str, folder: Path, name: str, *options: str) -> tuple[str, dict[str, Any]]:
     """What `silofl launch` says, and the summary of the run that it names itself."""
-    command = [sys.executable, "-m", "silofl", "launch", "-n", "3", str(ROOT / "launch/digits.toml")]
+    command = [python, "-m", "silofl", "launch", "-n", "3", str(ROOT / "launch/digits.toml")]
     settings = (f"run.name={name}", "run.rounds=4", "run.display=plain", *options)
     command += [part for setting in settings for part in ("--set", setting)]
-    end = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    env = {**os.environ, **ONE_THREAD}
+    end = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False
+    )
     assert end.returncode == 0, end.stdout + end.stderr
     return end.stderr, json.loads((folder / "runs" / name / "summary.json").read_text())
 
 
-def test_a_job_that_lost_too_many_silos_is_started_again(tmp_path: Path) -> None:
-    told, summary = launch(tmp_path, "lost", 'failure.inject=["kill silo 1 round 3 at collect"]')
+def test_a_job_that_lost_too_many_silos_is_started_again(python: str, tmp_path: Path) -> None:
+    told, summary = launch(python, tmp_path, "lost", 'failure.inject=["kill silo 1 round 3 at collect"]')
     assert "injected fault: kill silo 1 in round 3" in told
     assert "2 of 3 silos are left and a round needs 3" in told
     assert "restarting the job from the last committed round (restart 1 of 3)" in told
-    quiet, whole = launch(tmp_path, "whole")
+    quiet, whole = launch(python, tmp_path, "whole")
     assert "starting" not in quiet
     assert summary["model_sha256"] == whole["model_sha256"]
     rounds = [json.loads(line) for line in (tmp_path / "runs/lost/metrics.jsonl").read_text().splitlines()]
@@ -37,13 +41,24 @@ def test_a_job_that_lost_too_many_silos_is_started_again(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)]
+    ("number", "code", "cold"),
+    [(signal.SIGINT, 75, False), (signal.SIGTERM, 75, False), (signal.SIGKILL, -9, True)],
 )
-def test_a_launch_is_asked_to_stop_or_dies(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_launch_is_asked_to_stop_or_dies(
+    python: str, tmp_path: Path, number: signal.Signals, code: int, cold: bool
+) -> None:
     """Its ranks end their round, or die with it; either way no process is left and the run goes on."""
-    command = [sys.executable, "-m", "silofl", "launch", "-n", "3", str(ROOT / "launch/digits.toml")]
+    command = [sys.executable if cold else python, "-m", "silofl", "launch", "-n", "3"]
+    command.append(str(ROOT / "launch/digits.toml"))
     command += ["--run", "run", "--set", "run.rounds=500", "--set", "run.display=plain"]
-    job = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **({} if cold else ONE_THREAD)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert job.stdout is not None
     while not job.stdout.readline().startswith("round   2/"):
         assert job.poll() is None

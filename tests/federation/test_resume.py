@@ -6,14 +6,13 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import QUICK, Finished, Job, Start, launcher
+from tests.conftest import ONE_THREAD, QUICK, Finished, Job, Start, launcher
 
 SILOS = 3
 
@@ -27,20 +26,20 @@ def committed(path: Path) -> list[int]:
     return sorted(int(p.parent.name[6:]) for p in path.glob("checkpoints/round-*/manifest.json"))
 
 
-def finish(start: Start, config: Path, run: str, *more: str) -> Finished:
-    return start(SILOS, "train", str(config), "--run", run, *more).wait()
+def finish(start: Start, config: Path, run: str, *more: str, cold: bool = False) -> Finished:
+    return start(SILOS, "train", str(config), "--run", run, *more, cold=cold).wait()
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def earlier(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
     """A folder with two finished runs: `whole` of six rounds, and `part` of the first four."""
     folder = tmp_path_factory.mktemp("earlier")
     config = folder / "quick.toml"
     config.write_text(QUICK)
     line, env = launcher("openmpi", SILOS)
     for run, rounds in (("whole", 6), ("part", 4)):
-        command = [*line, sys.executable, "-m", "silofl", "train", str(config), "--run", run]
-        done = Job([*command, "--set", f"run.rounds={rounds}"], folder, env).wait()
+        command = [*line, python, "-m", "silofl", "train", str(config), "--run", run]
+        done = Job([*command, "--set", f"run.rounds={rounds}"], folder, {**env, **ONE_THREAD}).wait()
         assert done.code == 0, done.err
     return folder
 
@@ -96,7 +95,7 @@ def test_killed_at_random_instants_and_resumed_bit_for_bit(
     "damage",
     ["flipped", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("truncated", "manifest"))],
 )
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_in_a_cold_start(
     start: Start, quick: Path, tmp_path: Path, earlier: Path, reference: str, damage: str
 ) -> None:
     run = tmp_path / "run"
@@ -109,7 +108,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     else:
         del content[len(content) // 2 :]
     target.write_bytes(content)
-    end = finish(start, quick, "run", "--resume")
+    end = finish(start, quick, "run", "--resume", cold=True)
     assert end.code == 0, end.err
     assert "from round 4" in end.out
     assert "note: the " in end.out

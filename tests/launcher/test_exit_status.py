@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ sys.exit(run_on_ranks(body))
 @pytest.mark.parametrize("how", ["well", "late"])
 def test_a_job_succeeds_only_when_all_ranks_have(start: Start, tmp_path: Path, how: str) -> None:
     path = tmp_path / "exit-status"
-    command = [sys.executable, "-c", PROGRAM, how]
+    command = ["-c", PROGRAM, how]
     end = start(2, ranks=[command, command], env={"SILOFL_EXIT_STATUS": str(path)}).wait()
     assert mpi_ready_file(path).exists()
     assert read_exit_status(path) == ((0, False) if how == "well" else None)

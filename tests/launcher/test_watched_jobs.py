@@ -61,7 +61,9 @@ def test_a_killed_silo_ends_the_job_with_one_line(
     start: Start, quick: Path, tmp_path: Path, vendor: str
 ) -> None:
     run = tmp_path / "run"
-    job = start(3, "train", str(quick), "--run", "run", "--set", "run.rounds=100000", vendor=vendor)
+    job = start(
+        3, "train", str(quick), "--run", "run", "--set", "run.rounds=100000", vendor=vendor, cold=True
+    )
     sentence = end_by(job, run, signal.SIGKILL)
     found = re.fullmatch(
         r"silofl: silo 1 \(rank 1\) was killed by SIGKILL in round \d+; "
@@ -78,7 +80,7 @@ def test_a_stopped_silo_ends_the_job_with_one_line(
     start: Start, quick: Path, tmp_path: Path, vendor: str
 ) -> None:
     more = ["--set", "run.rounds=100000", "--set", "failure.silent_s=5"]
-    job = start(3, "train", str(quick), "--run", "run", *more, vendor=vendor)
+    job = start(3, "train", str(quick), "--run", "run", *more, vendor=vendor, cold=True)
     sentence = end_by(job, tmp_path / "run", signal.SIGSTOP)
     assert sentence.startswith("silofl: silo 1 (rank 1) was silent for 5 s in round ")
     assert "(stopped by a signal): killed; rounds up to " in sentence

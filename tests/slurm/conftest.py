@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ONE_THREAD, ROOT
 from tests.slurm.cluster import Cluster, why_not
 
 JOB_TIMEOUT_S = 200.0
@@ -68,16 +68,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 class Queue:
     """A user's folder with `paced.toml` and `slurm/`, and the jobs submitted from it."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
+    def __init__(self, cluster: Cluster, folder: Path, python: str) -> None:
+        self.cluster, self.folder, self._python = cluster, folder, python
         (folder / "paced.py").write_text(PACED)
         (folder / "paced.toml").write_text(CONFIG)
         (folder / "slurm").symlink_to(ROOT / "slurm")
         (folder / "launch").symlink_to(ROOT / "launch")
 
-    def sbatch(self, *arguments: str, **env: str) -> str:
-        """Submit as a user would, with silofl on PATH; the job's id."""
-        path = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
+    def sbatch(self, *arguments: str, warm: bool = False, **env: str) -> str:
+        """Submit as a user would, with silofl on PATH; the job's id. `warm`: nothing is loaded anew."""
+        beside = Path(self._python if warm else sys.executable).parent
+        path = f"{beside}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = (ONE_THREAD if warm else {}) | env
         done = subprocess.run(
             ["sbatch", "--parsable", *arguments],
             cwd=self.folder,
@@ -134,5 +136,5 @@ class Queue:
 
 
 @pytest.fixture(scope="module")
-def queue(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Queue:
-    return Queue(cluster, tmp_path_factory.mktemp("user"))
+def queue(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, python: str) -> Queue:
+    return Queue(cluster, tmp_path_factory.mktemp("user"), python)

@@ -18,9 +18,9 @@ TOO_SLOW = "10"  # seconds a round: twelve rounds do not fit in one minute
 
 @pytest.fixture(scope="module")
 def jobs(queue: Queue) -> dict[str, str]:
-    """All jobs of the quick tests, submitted together: most of their time they wait."""
+    """All jobs of the quick tests, submitted together: most of their time they wait. Two start cold."""
     return {
-        "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole"),
+        "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole", warm=True),
         "limited": queue.sbatch(THREE, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
         "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2"),
     }
@@ -43,7 +43,7 @@ def test_a_cancelled_job_leaves_a_run_that_another_job_finishes(
     assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
     newest = queue.committed("cancelled")[-1]
     assert newest < 12
-    second = queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled")
+    second = queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", warm=True)
     assert queue.ended(second)["JobState"] == "COMPLETED", queue.output(second)
     assert f"from round {newest + 1}" in queue.output(second)
     assert queue.digest("cancelled") == reference

@@ -60,7 +60,7 @@ def catches_warnings(pid: int) -> bool:
 
 @pytest.mark.long
 def test_a_warning_while_ranks_load_their_libraries(start: Start, quick: Path) -> None:
-    job = start(1, "train", str(quick), "--run", "run")
+    job = start(1, "train", str(quick), "--run", "run", cold=True)
     deadline = time.monotonic() + PATIENCE_S
     ready: list[int] = []
     while not ready and time.monotonic() < deadline:

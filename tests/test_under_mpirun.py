@@ -1,0 +1,21 @@
+"""The tests marked `mpi` run on every rank of a job: pytest within pytest."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import MPICH, ROOT, Start
+
+JOBS = [("openmpi", 2, "cold"), ("openmpi", 5, "warm"), ("mpich", 1, "warm"), ("mpich", 3, "warm")]
+
+
+@pytest.mark.timeout(320)
+@pytest.mark.parametrize(("vendor", "n", "how"), JOBS)
+def test_ranks_agree_with_each_other(start: Start, vendor: str, n: int, how: str) -> None:
+    if vendor == "mpich" and not MPICH.exists():
+        pytest.skip("needs MPICH in .venv/mpich")
+    folders = [str(ROOT / "tests" / folder) for folder in ("comm", "aggregation")]
+    options = ["--only-mpi", "-p", "no:cacheprovider", "-m", "not long", "--color", "no", *folders]
+    end = start(n, *options, vendor=vendor, cold=how == "cold", module="pytest").wait(300)
+    assert end.code == 0, end.out[-8000:] + end.err[-2000:]
+    assert end.out.count(" passed") == n
