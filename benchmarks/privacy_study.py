@@ -1,7 +1,7 @@
 """How accurate a model is at a given epsilon, by where the noise of DP-SGD enters.
 
 Every record is protected with (epsilon, 1e-5): by each silo alone (`local`), by shares of noise inside the
-secure sum (`distributed`), or by those who serve the sum and are trusted (`central`). All places take the
+secure sum (`distributed`), or by the ranks that serve the sum, which are trusted (`central`). All places take the
 same number of steps on the same model, with the same clipping norm and sample rate. Learning rates are tuned
 on seeds that do not count after that, for each task, number of silos and epsilon: the smallest of a grid that
 comes within one point of the best. `local` also chooses how many steps a round has; `distributed` takes what
@@ -58,7 +58,7 @@ class Study(NamedTuple):
     local_rounds: tuple[int, ...] = (6, 60)
     """Over how many rounds `local` spreads the steps; each is tried."""
     colluding: int = 1
-    """Silos against whom `distributed` protects; 0: who sees the model alone, as `central` does."""
+    """Silos against whom `distributed` protects; 0: from observers of the model alone, as `central` does."""
 
 
 @dataclass(frozen=True)

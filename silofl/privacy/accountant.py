@@ -3,7 +3,7 @@
 `pld` composes privacy loss distributions: a release's loss is put on a grid by dp-accounting's pessimistic
 rule (connect the dots: Doroshenko et al. 2022, Section 3), losses add up as a product of Fourier transforms
 (Koskela, Jälkö, Honkela 2020), and what is not sampled is dp-accounting's exact Gaussian. `rdp` adds up Renyi
-orders (Mironov 2017), for Skellam noise, whose loss distribution in many dimensions nobody knows.
+orders (Mironov 2017), for Skellam noise, whose loss distribution in many dimensions is not known.
 
 The result depends on the counts alone, not on order or calls: a resumed run reports the same bits. It never
 falls as more is spent, because the grid only gets coarser, each one a part of the finer.
