@@ -54,6 +54,7 @@ class PlainAggregator:
 
     def _weigh(self, contribution: Contribution) -> None:
         """Learn the sums of sample counts, of the round's weights, and of weighed scalars; collective."""
+        self._weighed_by = self._group.comm
         samples, names = float(self.spec.samples), self.spec.scalars
         scalars = [contribution.scalars.get(name, 0.0) for name in names]
         unfit = [not valid_weight(contribution.weight), *(not math.isfinite(one) for one in scalars)]
@@ -109,10 +110,9 @@ class PlainAggregator:
     def _collect(self, fill: Fill, fold: Fold, contribution: Contribution) -> None:
         def collect() -> tuple[int, ...]:
             comm = self._group.comm
-            changed = self._collection is None or self._collection.comm is not comm
-            if self._collection is None or changed:
+            if self._collection is None or self._collection.comm is not comm:
                 self._collection = ReduceScatter(comm, self.layout.shards, self._dtype, chunk=self._chunk)
-            if changed or self._varies:
+            if self._weighed_by is not comm or self._varies:
                 self._weigh(contribution)
             self._collection.run(fill, fold)
             return self._group.members

@@ -97,11 +97,14 @@ class Federation:
         if self.privacy is not None:
             self.privacy.account(self.aggregator, round_number)
 
-    def server_step(self, fitted: Fitted, round_number: int) -> None:
+    def server_step(self, fitted: Fitted) -> None:
         """Step the shared vectors; the update's memory is written over. Collective."""
         membership = self.context.membership
         self.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
         membership.resync = False
+
+    def complete(self, round_number: int) -> None:
+        """Account for what the round's step has told; collective."""
         if self.privacy is not None:
             self.privacy.complete(self.aggregator, round_number)
 

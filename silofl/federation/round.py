@@ -63,8 +63,9 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
-        federation.server_step(fitted, number)
-    result.bytes_sent = group.comm.bytes_sent - sent
+        federation.server_step(fitted)
+        result.bytes_sent = group.comm.bytes_sent - sent
+        federation.complete(number)
 
     if evaluate:
         with clock.phase("evaluate"):

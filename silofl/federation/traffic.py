@@ -8,7 +8,8 @@ import numpy as np
 
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.plain import PlainAggregator
+from silofl.aggregation.plain import CHUNK, PlainAggregator
+from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
 from silofl.aggregation.wire import measure
@@ -21,8 +22,8 @@ from silofl.topologies.sharded_server import BUFFERS, ShardedServer
 from silofl.types import Contribution
 from silofl_kernels import ring_dtype
 
-TRIAL_VALUES = 1 << 16
-"""A longer vector is tried at this length and twice of it: bytes grow evenly."""
+TRIAL_VALUES = 1 << 26
+"""No trial has more values than so many, of all silos together."""
 
 
 class _Open:
@@ -53,13 +54,29 @@ def bytes_per_round(
         tolerant: whether ranks may fail, so that replicas are kept.
     """
     longest = max(one.size for one in spec.vectors)
-    if longest <= 2 * TRIAL_VALUES:
-        return _trial(secure, strategy, spec, words=words, tolerant=tolerant)
-    short, long = (
-        _trial(secure, strategy, _cut(spec, length), words=words, tolerant=tolerant)
-        for length in (TRIAL_VALUES, 2 * TRIAL_VALUES)
-    )
-    return round(short + (long - short) / TRIAL_VALUES * (longest - TRIAL_VALUES))
+
+    def trial(length: int) -> int:
+        cut = spec if length == longest else _cut(spec, length)
+        return _trial(secure, strategy, cut, words=words, tolerant=tolerant)
+
+    period = _period(secure, spec.silos)
+    if longest <= 2 * period:
+        return trial(longest)
+    short = period + longest % period
+    sent = trial(short)
+    return sent + (trial(short + period) - sent) * ((longest - short) // period)
+
+
+def _period(secure: SecureConfig, silos: int) -> int:
+    """Values after which bytes grow again as before: each rank's slice has moved by one whole chunk more.
+
+    The last chunk of a slice travels as whole as the others. Where trials of that length would take long, as
+    of very many silos, they are shorter, and what is foreseen leaves that out.
+    """
+    protocol = protocols.choose_protocol(secure, silos)
+    chunk = CHUNK_WORDS // silos if protocol.private else CHUNK
+    servers = silos if protocol.recovers else min(secure.committee, silos)
+    return chunk * servers if 3 * chunk * servers * silos <= TRIAL_VALUES else 1 << 16
 
 
 def _cut(spec: AggregationSpec, length: int) -> AggregationSpec:

@@ -15,8 +15,8 @@ from tests.federation.threads import federate, settings
 OTHER = """
 import sys
 from pathlib import Path
-from silofl.federation.rundir import hold
-held = hold(Path(sys.argv[1]), 1, resume=False)
+from silofl.federation.rundir import lock
+held = lock(Path(sys.argv[1]), 1, resume=False)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -47,7 +47,7 @@ def test_a_second_job_is_kept_out_until_the_first_ends(
     assert len({summary["model_sha256"] for summary in federate(config, 3)}) == 1
 
 
-def test_a_file_system_without_locks_keeps_nobody_out(
+def test_a_file_system_without_locks_keeps_no_job_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(file: object, how: int) -> None:

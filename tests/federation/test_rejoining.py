@@ -1,0 +1,186 @@
+"""A silo fails, rejoins with an older state, and what all share is made anew: against plain references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from silofl import config as configuration
+from silofl.checkpoint.directory import CheckpointDirectory
+from silofl.checkpoint.files import read_tree
+from silofl.comm.protocol import SimulatedCrash
+from silofl.comm.threads import run_in_threads
+from silofl.config import Config
+from silofl.federation import federation as whole
+from silofl.federation.failure.fault_injector import FaultInjector
+from silofl.federation.loop import train
+from silofl.federation.stateful import Json, Part, State
+from tests.federation.rejoining import federate
+from tests.federation.threads import records
+from tests.strategies import naive
+from tests.strategies.naive import FEATURES, SIZES, Array
+from tests.strategies.test_federated import LR, STEPS, LeastSquares
+
+ROUNDS, VICTIM, FAILS, BACK = 20, 2, 5, 7
+MU = 1.0
+ALL = tuple(range(len(SIZES)))
+OWN = FAILS - 2
+"""The newest round that a silo has committed for certain when it fails."""
+
+
+@pytest.fixture(autouse=True)
+def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An injected `kill` ends a thread as SIGKILL ends a process."""
+
+    def die() -> None:
+        raise SimulatedCrash
+
+    monkeypatch.setitem(FaultInjector.__init__.__kwdefaults__, "die", die)  # type: ignore[misc]
+
+
+def settings(path: Path, strategy: str, *inject: str, rounds: int = ROUNDS, **secure: Any) -> Config:
+    own = {"mu": MU} if strategy == "fedprox" else {}
+    return configuration.parse(
+        {
+            "run": {"name": "f", "dir": str(path), "display": "none", "rounds": rounds},
+            "train": {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"},
+            "strategy": {"name": strategy, **own},
+            "secure": secure,
+            "failure": {"policy": "respawn", "inject": list(inject)},
+        }
+    )
+
+
+def scaffold() -> Array:
+    """SCAFFOLD (Karimireddy et al. 2020, algorithm 1) in which one silo is away and comes back.
+
+    It comes back with the c_i of round `OWN`; in that round c becomes the mean of all c_i+.
+    """
+    data, n = naive.silos(), len(SIZES)
+    x, c, c_i = np.zeros(FEATURES), np.zeros(FEATURES), [np.zeros(FEATURES) for _ in SIZES]
+    kept = np.zeros(FEATURES)
+    for number in range(1, ROUNDS + 1):
+        if number == BACK:
+            c_i[VICTIM] = kept
+        here = [k for k in range(n) if k != VICTIM or not FAILS <= number < BACK]
+        dy, dc, plus = [], [], []
+        for k in here:
+            y = x
+            for _ in range(STEPS):
+                y = y - LR * (naive.gradient(data[k], y) - c_i[k] + c)
+            plus.append(c_i[k] - c + (x - y) / (STEPS * LR))
+            dy.append(y - x)
+            dc.append(plus[-1] - c_i[k])
+            c_i[k] = plus[-1]
+        x = x + np.mean(dy, axis=0)
+        c = np.mean(plus, axis=0) if number == BACK else c + len(here) / n * np.mean(dc, axis=0)
+        if number == OWN:
+            kept = c_i[VICTIM]
+    return x
+
+
+def fedprox() -> Array:
+    """It has no state of its own to be older."""
+    away = tuple(k for k in ALL if k != VICTIM)
+    present = [away if FAILS <= number < BACK else ALL for number in range(1, ROUNDS + 1)]
+    return naive.fedprox(naive.silos(), present, LR, STEPS, MU)
+
+
+@pytest.mark.parametrize(("strategy", "reference"), [("scaffold", scaffold), ("fedprox", fedprox)])
+@pytest.mark.parametrize(
+    ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]
+)
+def test_a_silo_is_away_for_two_rounds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    reference: Any,
+    secure: dict[str, Any],
+    bound: float,
+) -> None:
+    config = settings(tmp_path, strategy, f"kill silo {VICTIM} round {FAILS} at train", **secure)
+    results = federate(monkeypatch, config, LeastSquares, len(SIZES), VICTIM, after=BACK - 1)
+    assert len({result["model_sha256"] for result in results}) == 1
+    lines = records(tmp_path)
+    assert [line["round"] for line in lines if line["failed"] == [VICTIM]] == [FAILS]
+    assert [line["round"] for line in lines if line["rejoined"] == [VICTIM]] == [BACK]
+    model = load_file(tmp_path / "model.safetensors")["weight"][0]
+    np.testing.assert_allclose(model, reference(), rtol=0, atol=bound)
+
+
+def tree_of(path: Path, number: int, silo: int) -> Any:
+    directory = CheckpointDirectory(path / "checkpoints", silo)
+    manifest = next(one for one in directory.manifests()[0] if one.round == number)
+    entry = manifest.files[silo]
+    return read_tree(directory.folder(number) / entry.name, entry.sha256)
+
+
+def together(config: Config, *, resume: bool = False) -> list[Any]:
+    def rank(comm: Any) -> Any:
+        return train(config, LeastSquares(), comm=comm, resume=resume)
+
+    return run_in_threads(len(SIZES), rank, timeout_s=110)
+
+
+@pytest.mark.parametrize("secure", [{"protocol": "plain"}, {"protocol": "secagg"}], ids=str)
+def test_control_variates_are_resumed_bit_for_bit(tmp_path: Path, secure: dict[str, Any]) -> None:
+    """The whole job is killed in round 5 and resumed from the last one that it committed."""
+    faults = [f"kill silo {silo} round 5 at train" for silo in ALL]
+    assert together(settings(tmp_path / "killed", "scaffold", *faults, rounds=8, **secure)) == [None] * 4
+    resumed = together(settings(tmp_path / "killed", "scaffold", rounds=8, **secure), resume=True)
+    never = together(settings(tmp_path / "never", "scaffold", rounds=8, **secure))
+    assert {one["model_sha256"] for one in resumed} == {one["model_sha256"] for one in never}
+    for silo in ALL:
+        own, expected = (tree_of(tmp_path / run, 8, silo) for run in ("killed", "never"))
+        control, other = (tree["silo"]["strategy"]["control"] for tree in (own, expected))
+        assert np.any(control)
+        assert control.tobytes() == other.tobytes()
+        slices = [tree["server"]["slices"]["control"].tobytes() for tree in (own, expected)]
+        assert slices[0] == slices[1]
+
+
+class Counter(Part):
+    """A part that a test adds: it counts how often it was committed, and in how many processes."""
+
+    name = "counter"
+    made: list[Counter] = []  # noqa: RUF012 - a test's own list
+
+    def __init__(self, silo: int) -> None:
+        self.silo, self.commits, self.told, self.own = silo, 0, -1, -1
+        Counter.made.append(self)
+
+    def state(self) -> State:
+        self.commits += 1
+        return {"commits": self.commits, "silo": self.silo}
+
+    def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
+        assert state is not None
+        assert (state["silo"], committed_by, member) == (self.silo, ALL, True)
+        self.commits = state["commits"]
+
+    def rejoin_state(self) -> Json:
+        return {"commits": self.commits}
+
+    def take_over(self, told: Json, own: State | None) -> None:
+        assert own is not None
+        assert own["silo"] == self.silo
+        self.told, self.own, self.commits = told["commits"], own["commits"], told["commits"]
+
+
+def test_a_new_part_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is committed, told to a silo that rejoins, and resumed."""
+    before = whole.parts_of
+    monkeypatch.setattr(Counter, "made", [])
+    monkeypatch.setattr(whole, "parts_of", lambda c: (*before(c), Counter(c.group.silo_id)))
+    config = settings(tmp_path, "fedavg", "kill silo 2 round 5 at train", rounds=8, protocol="plain")
+    federate(monkeypatch, config, LeastSquares, len(SIZES), VICTIM, after=5)
+    back = next(one for one in Counter.made if one.told >= 0)
+    assert (back.silo, back.own, back.told) == (VICTIM, OWN, 5)
+    assert [tree_of(tmp_path, 8, silo)["counter"]["commits"] for silo in ALL] == [9] * 4
+    monkeypatch.setattr(Counter, "made", [])
+    together(settings(tmp_path, "fedavg", rounds=10, protocol="plain"), resume=True)
+    assert [one.commits for one in Counter.made] == [11] * 4
