@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,25 +120,21 @@ class TailFormat:
 
         On a grid that all silos share, the lowest bits of a sum are those of no single silo's count.
         """
-        return decode_weight(encode_weight(share, self._weights), self._weights)
+        return _on_grid(share, self._weights)
 
     def encode(self, own: OwnTail) -> Words:
         """uintB (words,): one silo's part of the tail, to be masked."""
+        words = np.empty(self.words, self._dtype)
+        weight, flags, error, exact = np.split(words, self._ends[:-1])
+        weight[:] = encode_weight(own.share, self._weights)
         unfit = ~(np.abs(own.numbers) < MAGNITUDE)
         unfit[0] |= not valid_weight(own.numbers[0])
-        exact = np.empty(self._numbers.words * len(unfit), self._dtype)
+        flags[0] = own.clipped
+        np.concatenate([own.bad, unfit, own.errors > COARSE], out=flags[1:], casting="unsafe")
+        worst = float(own.errors.max(initial=0.0))  # perhaps NaN, which counts as 1
+        error[:] = self._error.encode(round((worst if worst < 1 else 1.0) * (1 << ERROR_BITS)))
         self._numbers.encode(np.where(unfit, 0.0, own.numbers), exact)
-        flags = np.concatenate([[own.clipped], own.bad, unfit, own.errors > COARSE])
-        worst = float(own.errors.max(initial=0.0))
-        error = round((worst if worst < 1 else 1.0) * (1 << ERROR_BITS))  # 1 where it is NaN
-        return np.concatenate(
-            [
-                encode_weight(own.share, self._weights),
-                flags.astype(self._dtype),
-                self._error.encode(error),
-                exact,
-            ]
-        )
+        return words
 
     def decode(self, sums: Words) -> Tail:
         """The tail of the sum from uintB (words,).
@@ -162,3 +159,8 @@ class TailFormat:
         quality = EncodingQuality(int(flags[0]), mean_error, found)
         scalars = dict(zip(self._scalars, map(float, numbers[1:]), strict=True))
         return Tail(decode_weight(weights, self._weights), float(numbers[0]), scalars, quality)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_grid(share: float, limbs: Limbs) -> float:
+    return decode_weight(encode_weight(share, limbs), limbs)
