@@ -34,7 +34,7 @@ class Place(Protocol):
         """How many sources must be as much noise as was promised; below 1 where none would be left."""
 
     def shares(self, survivors: int, colluding: int) -> int:
-        """How many sources' noise is in a sum over `survivors` for an observer that knows `colluding` of them."""
+        """How many sources of noise in a sum over `survivors` the observer does not know."""
 
     def summed(self, silos: int) -> int:
         """How many silos' vectors one noisy vector holds."""
