@@ -1,7 +1,7 @@
 """Number formats: how a named vector becomes words of a ring, and how their sum becomes values again.
 
 `Scaled` is one word a value: fixed point with a range of its own for each tensor. `Exact` is several words a
-value, in which nothing is lost. `Words` are ring integers that somebody else encoded.
+value, in which nothing is lost. `Words` are ring integers already.
 """
 
 from __future__ import annotations

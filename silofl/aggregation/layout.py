@@ -30,7 +30,7 @@ class Layout:
     Args:
         vectors: in their order within a slice.
         words: wire words a value of each vector.
-        shards: who serves; its size does not matter.
+        shards: which member serves which slice; its size does not matter.
 
     Attributes:
         shards: ownership of the wire, in words.

@@ -1,4 +1,4 @@
-"""The data path of every sum: rows out to those who serve a slice, folded there, and kept in copies.
+"""The data path of every sum: rows out to the ranks that serve a slice, folded there, and kept in copies.
 
 A sum that was collected is there until it is used: when a server is lost, whoever takes its slices over has
 them. Sums that are kept elsewhere are of no use to a reader as long as their masks are on.
@@ -31,7 +31,7 @@ class ReduceScatter:
 
     Args:
         comm: the ranks that are left of `shards.members`.
-        shards: who serves what.
+        shards: which rank serves which slice.
         dtype: of the values that travel.
         chunk: values that a rank has under way at a time.
     """
@@ -91,7 +91,7 @@ class ReduceScatter:
             self.comm.mark("collect last")
 
     def _share_copies(self) -> None:
-        """Where results lie in private memory, send copies to those who would take over."""
+        """Where results lie in private memory, send copies to the ranks that would take over."""
         comm, shards = self.comm, self._shards
         shared = comm.size == 1 or self.exchange.result_of((comm.rank + 1) % comm.size) is not None
         if shared or not shards.replica_count or not comm.resilient:

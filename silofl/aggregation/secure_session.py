@@ -1,4 +1,4 @@
-"""The secure session of a run: who takes part, by which rules, and the rounds' numbers."""
+"""The secure session of a run: its silos, their rules, and the rounds' numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from silofl_kernels.cpu import features
 
 @dataclass
 class SecureSession:
-    """One rank's part of a session, from its opening until who takes part changes.
+    """One rank's part of a session, from its opening until the silos change.
 
     Rounds are numbered once each; no number is used twice, however often ranks are lost.
     """
@@ -59,10 +59,10 @@ def open_session(
     identity: Identity | None = None,
     roster: Roster | None = None,
 ) -> SecureSession:
-    """Meet, with a nonce of everybody's; collective.
+    """Meet, with a nonce of every silo's; collective.
 
     Without an identity every rank makes one for this session only: that protects the sum from curious ranks
-    and from readers of the wire, not from somebody who can change what is on it: `docs/threat-model.md`.
+    and from readers of the wire, not from a party that can change what is on it: `docs/threat-model.md`.
     """
     comm = group.comm
     own = identity or Identity.generate()
@@ -72,7 +72,7 @@ def open_session(
 
 
 def _ephemeral(group: ElasticGroup, keys: list[bytes]) -> Roster:
-    """The roster of these keys; in the place of silos that are not there are hashes, whose key nobody has."""
+    """The roster of these keys; absent silos have hashes, to which there is no key."""
     own = dict(zip(group.members, keys, strict=True))
     absent = {
         number: digest("absent silo", pack_silos((number,)), *keys)

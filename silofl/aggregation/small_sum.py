@@ -1,4 +1,4 @@
-"""Masked sums of a few words, which everybody gets."""
+"""Masked sums of a few words, which every rank gets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SmallSums:
 
         Two sums that differ by one silo show what it brought, and one whose words all went out can be read on
         the wire. So when a silo is lost after another sent its words, the sum is None. One that is
-        `repeatable` stays what it was for a rank that has it, or is taken again over those who are left.
+        `repeatable` stays what it was for a rank that has it, or is taken again over the silos that are left.
         `encode` is called anew for that: words that nothing but the sum determines are drawn again.
         """
         group, keys = self._session.group, self._keys

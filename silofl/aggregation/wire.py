@@ -50,7 +50,7 @@ class Wire:
     Args:
         spec: the vectors and scalars.
         bits: of the ring.
-        shards: who serves.
+        shards: which member serves which slice.
         stochastic: whether rounding is stochastic, by a stream of (seed, silo, round, vector).
 
     Attributes:

@@ -113,7 +113,7 @@ def to_json(figures: list[Figures]) -> str:
 
 
 def _check_room(comm: Communicator, parameters: int) -> None:
-    """StopReason before memory runs out and the system ends somebody's process."""
+    """Raise ConfigError before memory runs out and the system ends a process."""
     if not STATUS.exists():
         raise ConfigError("silofl bench memory reads Linux's /proc/self/status, which is not here")
     vector = 4 * parameters

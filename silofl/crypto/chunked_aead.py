@@ -1,4 +1,4 @@
-"""Long files sealed in pieces, for somebody to keep who must not read them.
+"""Long files sealed in pieces, to be kept by a party that must not read them.
 
 ChaCha20-Poly1305 (RFC 8439) over pieces in the manner of STREAM (Hoang, Reyhanitabar, Rogaway, Vizár 2015):
 the nonce is the piece's number and whether it is the last, so that pieces left out, exchanged or cut off at

@@ -1,8 +1,8 @@
-"""Who is whose neighbour: the complete graph, or the random k-regular graph of Bell et al. (2020).
+"""Neighbours in a round: the complete graph, or the random k-regular graph of Bell et al. (2020).
 
 Neighbours share pair masks and hold one another's Shamir shares. The graph is a Harary graph over a random
 order of the silos (Bell et al., section 3): everybody is joined to the k/2 silos on either side of a ring
-whose order is drawn from a hash of all adverts, so that nobody chooses neighbours.
+whose order is drawn from a hash of all adverts, so that no silo chooses its neighbours.
 
 k and t are the smallest for which, with at most a fraction `colluding` of the silos colluding and at most a
 fraction `dropping` lost, all drawn without regard to the order:

@@ -50,7 +50,7 @@ class NoiseKeys(Unpicklable):
         return Stream(self._prg, key.expose())
 
     def tag(self, round_number: int, attempt: int, values: NDArray[Any]) -> str:
-        """A keyed digest (hex) of what this silo shows: tells it, and nobody else, whether it shows the same.
+        """A keyed digest (hex) of what this silo shows: tells this silo alone whether it shows the same.
 
         Values (k,) of any type, contiguous. HMAC-SHA256 of a Poly1305 hash (RFC 8439, section 2.5), together
         a tenth of the work of SHA-256. Two vectors of b bytes that differ, chosen without the keys, have

@@ -61,7 +61,7 @@ class Reader:
         return frozenset(place for place in range(8 * len(bitmap)) if value >> place & 1)
 
     def end(self) -> None:
-        """StopReason a message that has more bytes."""
+        """Refuse a message that has more bytes."""
         if self._place != len(self._data):
             raise self.refuse(f"it has {len(self._data) - self._place} bytes too many")
 

@@ -32,6 +32,7 @@ def test_the_worst_sum_does_not_wrap(bits, silos, stochastic, value_range, seed)
     words = np.floor(extreme.astype(np.float64) + (1 if stochastic else 0.5)).astype(np.int64)
     assert int(words.sum()) <= 2 ** (bits - 1) - 1
     assert int(np.minimum(words, limits).sum()) <= 2 ** (bits - 1) - 1
+    assert sum(limits) <= 2 ** (bits - 1) - 1  # of clipped values, too
 
 
 def test_the_scale_uses_what_the_ring_has():

@@ -27,7 +27,7 @@ class Participants:
 
     @cached_property
     def holders(self) -> Mapping[int, tuple[int, ...]]:
-        """Who holds shares of each silo's secrets, its neighbours and itself, ascending; it holds theirs."""
+        """The holders of each silo's shares, ascending: itself and its neighbours; it holds theirs."""
         return {silo: tuple(sorted(peers | {silo})) for silo, peers in self.neighbours.items()}
 
 

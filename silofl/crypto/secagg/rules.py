@@ -42,7 +42,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of one run: the session (16 bytes), the round's number, who is expected, and the rules.
+    """One round of one run: the session (16 bytes), the round's number, its silos, and the rules.
 
     ConfigError unless it can protect anybody: one silo never, two only by `allow_two`, a threshold of more
     than half (two disjoint sets of survivors can then never both be agreed on).

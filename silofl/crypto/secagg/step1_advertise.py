@@ -17,7 +17,7 @@ from silofl.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Party(Unpicklable):
-    """One silo in one round: who it is and the secrets it made for it.
+    """One silo in one round: its identity and the secrets it made for it.
 
     Two key pairs, as in Bonawitz et al.: the one behind the pair masks may be opened when the silo is lost,
     the one that seals shares never is. One pair for both would open, with a lost silo's masks, the shares

@@ -35,7 +35,7 @@ class Masking(Stage):
         self.participants = shared.participants
         self.channels = shared.channels
         self.deals = deals
-        """Of everybody who shared."""
+        """Of all silos that shared."""
         self.commitments = {dealer: deal.digests() for dealer, deal in deals.items()}
         self.held = held
         """The shares that this silo holds, by dealer."""
@@ -47,7 +47,7 @@ class Masking(Stage):
 def mask(
     stage: Shared, packets: Mapping[int, bytes], shared: Collection[int], length: int
 ) -> tuple[Masking, MaskKeys]:
-    """Take the packets of all who shared; give this silo's masks.
+    """Take the packets of all silos that shared; give this silo's masks.
 
     `shared` is the set of silos whose packets reached all others, the same on every silo and with this one
     in it; packets of others are left out of the round. `length` is how many ring words will be masked. The
