@@ -24,6 +24,7 @@ from silofl.crypto.noise_keys import NONCE_BYTES
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.loop import train
 from silofl.federation.run_logger import RunLogger
+from silofl.privacy.places import PLACES
 from silofl.tasks.base import SiloData
 from tests.federation.threads import prepare
 
@@ -378,3 +379,21 @@ def test_a_sum_that_was_shown_and_is_never_taken_again_stays_counted(
         assert ended["epsilon"] == three["epsilon"]
     else:  # the noise was another, so all of it was shown anew
         assert ended["epsilon"] > three["epsilon"]
+
+
+class Elsewhere(type(PLACES["distributed"])):  # type: ignore[misc]
+    """A fourth place: one class."""
+
+    needs_private_sum = False
+
+
+def test_another_place_is_one_class_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of its own ways: shares in the clear, which `distributed` refuses."""
+    monkeypatch.setitem(PLACES, "elsewhere", Elsewhere())  # type: ignore[arg-type]
+    known = federate(settings(tmp_path / "known"))[0]
+    config = settings(tmp_path, secure={"protocol": "secagg"})
+    privacy = config.privacy.model_copy(update={"place": "elsewhere"})
+    secure = config.secure.model_copy(update={"protocol": "plain"})
+    results = federate(config.model_copy(update={"privacy": privacy, "secure": secure}))
+    assert {result["epsilon"] for result in results} == {known["epsilon"]}
+    assert len({result["model_sha256"] for result in results}) == 1
