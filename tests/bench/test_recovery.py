@@ -89,7 +89,7 @@ def test_the_watch_hears_rehearsals_alone(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 4)
     watch.hear("silofl: rehearsal: slow silo 2 in round 4 at collect first")
     watch.hear("silofl: rehearsal: kill silo 2 in round 8 at collect first")
-    watch.hear("  note: silo 2 was lost in round 9; the others met after 0.00 s")
+    watch.hear("  note: silo 2 failed in round 9; recovered in 0.00 s")
     assert list(watch.marks) == [4, 8]
 
 
