@@ -11,7 +11,7 @@ import pytest
 from silofl.comm.protocol import SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator
 from silofl.errors import EXIT_RESUMABLE, StoppedError
-from silofl.federation import loop
+from silofl.federation import start
 from silofl.tasks.base import SiloData
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
@@ -27,7 +27,7 @@ def all_end(results: list[Any]) -> None:
     assert {result.exit_code for result in left} == {EXIT_RESUMABLE}
 
 
-def dies(monkeypatch: pytest.MonkeyPatch, method: str, place: int) -> list[str]:
+def dies(monkeypatch: pytest.MonkeyPatch, function: str, place: int) -> list[str]:
     """Silo 1 dies at one of the collectives of a part of its set-up; returns at which kind it did."""
     local, died = threading.local(), []
 
@@ -46,16 +46,16 @@ def dies(monkeypatch: pytest.MonkeyPatch, method: str, place: int) -> list[str]:
 
     for name in COLLECTIVES:
         monkeypatch.setattr(ThreadCommunicator, name, counted(name))
-    part = getattr(loop.Run, method)
+    part = getattr(start, function)
 
-    def entered(run: loop.Run) -> Any:
-        local.left = place if run._group.silo_id == 1 else None
+    def entered(run: Any, *arguments: Any, **keywords: Any) -> Any:
+        local.left = place if run.group.silo_id == 1 else None
         try:
-            return part(run)
+            return part(run, *arguments, **keywords)
         finally:
             local.left = None
 
-    monkeypatch.setattr(loop.Run, method, entered)
+    monkeypatch.setattr(start, function, entered)
     return died
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from silofl.federation import federation as whole
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.federation.stateful import Json, Part, State
+from tests.conftest import Start
 from tests.federation.rejoining import federate
 from tests.federation.threads import records
 from tests.strategies import naive
@@ -55,8 +57,8 @@ def settings(path: Path, strategy: str, *inject: str, rounds: int = ROUNDS, **se
     )
 
 
-def scaffold() -> Array:
-    """SCAFFOLD (Karimireddy et al. 2020, algorithm 1) in which one silo is away and comes back.
+def scaffold(back: int = BACK) -> Array:
+    """SCAFFOLD (Karimireddy et al. 2020, algorithm 1) in which one silo is away, and back in round `back`.
 
     It comes back with the c_i of round `OWN`; in that round c becomes the mean of all c_i+.
     """
@@ -64,9 +66,9 @@ def scaffold() -> Array:
     x, c, c_i = np.zeros(FEATURES), np.zeros(FEATURES), [np.zeros(FEATURES) for _ in SIZES]
     kept = np.zeros(FEATURES)
     for number in range(1, ROUNDS + 1):
-        if number == BACK:
+        if number == back:
             c_i[VICTIM] = kept
-        here = [k for k in range(n) if k != VICTIM or not FAILS <= number < BACK]
+        here = [k for k in range(n) if k != VICTIM or not FAILS <= number < back]
         dy, dc, plus = [], [], []
         for k in here:
             y = x
@@ -77,7 +79,7 @@ def scaffold() -> Array:
             dc.append(plus[-1] - c_i[k])
             c_i[k] = plus[-1]
         x = x + np.mean(dy, axis=0)
-        c = np.mean(plus, axis=0) if number == BACK else c + len(here) / n * np.mean(dc, axis=0)
+        c = np.mean(plus, axis=0) if number == back else c + len(here) / n * np.mean(dc, axis=0)
         if number == OWN:
             kept = c_i[VICTIM]
     return x
@@ -141,6 +143,41 @@ def test_control_variates_are_resumed_bit_for_bit(tmp_path: Path, secure: dict[s
         assert control.tobytes() == other.tobytes()
         slices = [tree["server"]["slices"]["control"].tobytes() for tree in (own, expected)]
         assert slices[0] == slices[1]
+
+
+RUN = f"""
+[run]
+rounds = {ROUNDS}
+display = "plain"
+[task]
+factory = "tests.strategies.test_federated:LeastSquares"
+[train]
+full_batch = true
+steps = {STEPS}
+lr = {LR}
+dtype = "float64"
+[strategy]
+name = "scaffold"
+[secure]
+protocol = "plain"
+"""
+
+
+def test_a_real_silo_is_started_again(start: Start, tmp_path: Path) -> None:
+    """It fails in round 5, and takes part in round 6, in which all resynchronize."""
+    (tmp_path / "scaffold.toml").write_text(RUN)
+    fault = json.dumps([f"kill silo {VICTIM} round {FAILS} at train"])
+    more = ("--set", "failure.policy=respawn", "--set", f"failure.inject={fault}")
+    end = start(len(SIZES), "train", "scaffold.toml", "--run", "run", *more, ulfm=True).wait(240)
+    assert end.code == 0, end.out + end.err
+    lines = records(tmp_path / "run")
+    assert [line["round"] for line in lines] == list(range(1, ROUNDS + 1))
+    assert [(line["round"], line["failed"]) for line in lines if line["failed"]] == [(FAILS, [VICTIM])]
+    assert [(line["round"], line["rejoined"]) for line in lines if line["rejoined"]] == [
+        (FAILS + 1, [VICTIM])
+    ]
+    model = load_file(tmp_path / "run" / "model.safetensors")["weight"][0]
+    np.testing.assert_allclose(model, scaffold(FAILS + 1), rtol=0, atol=1e-9)
 
 
 class Counter(Part):

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from silofl.report.events import EventFiles
+from silofl.report.round_metrics import RoundMetrics
 
 
-def record(number: int) -> dict[str, Any]:
-    return {
-        "round": number,
-        "loss": 1.0 / number,
-        "accuracy": 0.5,
-        "bytes_sent": 10,
-        "seconds": 0.1,
-        "seconds_by_phase": {"train": 0.05},
-        "per_silo": [{"accuracy": 0.25}, {"accuracy": 0.75}],
-    }
+def metrics(number: int, epsilon: float | None = None) -> RoundMetrics:
+    return RoundMetrics(
+        number,
+        {"loss": 1.0 / number, "accuracy": 0.5},
+        epsilon=epsilon,
+        bytes_sent=10,
+        seconds=0.1,
+        seconds_by_phase={"train": 0.05},
+        per_silo=[{"accuracy": 0.25}, {"accuracy": 0.75}],
+    )
 
 
 def test_tensorboard_reads_the_rounds_and_a_resume_hides_what_it_repeats(tmp_path: Path) -> None:
     first = EventFiles(tmp_path)
     first.begin({"first_round": 1})
     for number in (1, 2, 3):
-        first.round(record(number))
+        first.round(metrics(number))
     first.finish({})
     second = EventFiles(tmp_path)
     second.begin({"first_round": 3})
-    second.round(record(3))
+    second.round(metrics(3))
     second.close()
     seen = EventAccumulator(str(tmp_path / "trace")).Reload()
     assert [(e.step, round(e.value, 4)) for e in seen.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 0.3333)]
@@ -49,6 +49,6 @@ def test_a_disk_that_refuses_ends_the_events_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(events._records, "write", refuse)
-    events.round(record(1))
-    events.round(record(2))
+    events.round(metrics(1))
+    events.round(metrics(2))
     events.finish({})

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from silofl.report.live import ROUNDS_SHOWN, LiveDisplay
-from tests.report.test_events import record
+from tests.report.test_events import metrics
 
 
 def test_a_run_as_a_person_sees_it() -> None:
@@ -18,7 +18,7 @@ def test_a_run_as_a_person_sees_it() -> None:
         {**plan, "first_round": 1, "protocol": "plain", "device": "cpu", "privacy": "", "path": "runs/demo"}
     )
     for number in range(1, 21):
-        display.round(record(number))
+        display.round(metrics(number))
     display.notice("a silo was late")
     summary = {
         "accuracy": 0.5,
@@ -49,8 +49,8 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     promise = "every example, epsilon 3 at delta 1e-05"
     more = {"first_round": 1, "protocol": "secagg", "device": "cpu", "privacy": promise, "path": "runs/demo"}
     display.begin({**plan, **more})
-    display.round({**record(1), "epsilon": 1.2345})
-    display.round(record(2))
+    display.round(metrics(1, epsilon=1.2345))
+    display.round(metrics(2))
     spent = {"accuracy": 0.5, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
     display.finish({**spent, "seconds": 2.0, "model_sha256": "ab", "seconds_by_phase": {"train": 1.0}})
     display.close()

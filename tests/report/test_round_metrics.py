@@ -1,0 +1,57 @@
+"""A line of metrics.jsonl and the round that it is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+from silofl.report.round_metrics import RoundMetrics, silos_text
+
+FULL = RoundMetrics(
+    7,
+    {"loss": 0.5, "accuracy": 0.75},
+    epsilon=1.5,
+    clip_norm=0.25,
+    per_silo=[{"accuracy": 1.0}, {}],
+    began=(0, 1, 2),
+    survivors=(0, 2),
+    failed=(1,),
+    rejoined=(2,),
+    recovery_seconds=0.125,
+    clipped_silos=1,
+    encoding_error=0.0625,
+    coarse_tensors={"0.weight": 2},
+    bytes_sent=99,
+    seconds=2.0,
+    seconds_by_phase={"train": 1.0},
+)
+
+
+def test_a_line_is_the_round() -> None:
+    line = json.loads(json.dumps(FULL.to_json()))
+    assert RoundMetrics.from_json(line) == FULL
+    assert (line["loss"], line["failed"], line["rejoined"]) == (0.5, [1], [2])
+    assert set(line) == {one.name for one in fields(RoundMetrics)} - {"means"} | {"loss", "accuracy"}
+
+
+def test_what_there_is_not_is_left_out() -> None:
+    line = RoundMetrics(1).to_json()
+    assert "epsilon" not in line
+    assert "clip_norm" not in line
+    assert RoundMetrics.from_json(line) == RoundMetrics(1)
+
+
+def test_notices() -> None:
+    assert RoundMetrics(1).notices(None) == []
+    failed, clipped, coarse = FULL.notices(0.5)
+    assert failed == "silo 1 failed in round 7; recovered in 0.12 s"
+    assert "1 silos had values beyond secure.range = 0.5" in clipped
+    assert "more than 1 % of 0.weight at 2 silos" in coarse
+
+
+def test_names() -> None:
+    assert [silos_text(one) for one in ((3,), (0, 1), (0, 1, 4))] == [
+        "silo 3",
+        "silos 0 and 1",
+        "silos 0, 1 and 4",
+    ]
