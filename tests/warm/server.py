@@ -179,11 +179,13 @@ def become(request: Request) -> None:
 
     import numpy as np
 
-    from silofl.launcher import machine
+    from silofl.launcher import machine, process_tree
+    from silofl.report import display
 
     np.random.seed()  # every Python has another one
     launcher = request["launcher"]
-    machine.launcher_pid = lambda: launcher  # the stub's: this process has the shepherd for a parent
+    for module in (process_tree, machine, display):  # the stub's: this process has the shepherd for a parent
+        module.launcher_pid = lambda: launcher
 
 
 def read_already(environ: dict[str, str], set_by_libraries: dict[str, str]) -> list[str]:
