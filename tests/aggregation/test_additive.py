@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from silofl.aggregation.fixed_point import fixed_point
 
 from silofl.aggregation.additive import Additive
+from silofl.aggregation.fixed_point import fixed_point
 from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secure_session import open_session
 from silofl.comm.elastic_group import ElasticGroup

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from silofl.aggregation.fixed_point import (
     HIGHEST,
     LOWEST,
@@ -17,7 +18,6 @@ from silofl.aggregation.fixed_point import (
     fixed_point,
 )
 from silofl.aggregation.fixed_point64 import FixedPoint64
-
 from silofl.errors import ConfigError, DataError
 
 U16 = np.dtype(np.uint16)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from silofl.aggregation.noisy import Noise, NoisySum, RetryRound
 
 from silofl.aggregation.base import WordAggregator
+from silofl.aggregation.noisy import Noise, NoisySum, RetryRound
 from silofl.aggregation.protocols import AggregationSpec, build
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from silofl.aggregation.agreed_rules import common_prg
 from silofl.aggregation.fixed_point import fixed_point
-
 from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secagg import SecAgg, SecureVectorSum
 from silofl.aggregation.secure_session import open_session

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from silofl.aggregation.fixed_point import fixed_point
 
+from silofl.aggregation.fixed_point import fixed_point
 from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads

@@ -17,8 +17,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
-from silofl.aggregation.noisy import Noise, NoisySum
 
+from silofl.aggregation.noisy import Noise, NoisySum
 from silofl.aggregation.protocols import AggregationSpec, build
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
