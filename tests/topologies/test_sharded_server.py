@@ -43,17 +43,19 @@ def contribution(strategy: Strategy, silo: int, number: int, buffers: int) -> Co
     return Contribution(vectors, {name: float(silo) for name in strategy.scalars}, 1.0 + silo)
 
 
-def start(buffers: int) -> Array:
-    return np.random.default_rng(9).standard_normal(SIZE + buffers).astype(np.float32)
+def start(silo: int, buffers: int) -> Array:
+    """A silo's untrained model: that of the first rank counts."""
+    return np.random.default_rng(900 + silo).standard_normal(SIZE + buffers).astype(np.float32)
 
 
 class Whole:
     """One server over whole vectors; means as `PlainAggregator` says that it makes them."""
 
-    def __init__(self, strategy: Strategy, buffers: int, silos: int) -> None:
-        self._strategy, self._silos, self._buffers = strategy, silos, start(buffers)[SIZE:]
+    def __init__(self, strategy: Strategy, buffers: int, silos: int, *, first: int = 0) -> None:
+        values = start(first, buffers)
+        self._strategy, self._silos, self._buffers = strategy, silos, values[SIZE:]
         self.shared = {name: np.zeros(SIZE, np.float32) for name in strategy.shared}
-        self.shared["model"] = start(buffers)[:SIZE]
+        self.shared["model"] = values[:SIZE]
         self.state = strategy.init(SIZE, np.dtype(np.float32))
 
     def round(self, number: int, here: tuple[int, ...], *, resync: bool = False) -> None:
@@ -97,9 +99,7 @@ class Rank:
         kind = np.dtype(np.float32)
         samples, silos = SAMPLES[group.silo_id], more.pop("silos", group.comm.size)
         spec = AggregationSpec(tuple(vectors), kind, samples, 0, bytes(32), silos, 1, strategy.scalars)
-        values = start(buffers)
-        if group.silo_id:  # the first rank's counts
-            values += 1
+        values = start(group.silo_id, buffers)
         self.server = ShardedServer(
             group, strategy, lambda: PlainAggregator(group, spec), values, SIZE, **more
         )
@@ -167,32 +167,39 @@ def test_a_rank_fails(strategy: Strategy, step: str, victim: int) -> None:
 
 
 @EVERY
-def test_a_silo_rejoins(strategy: Strategy) -> None:
+@pytest.mark.parametrize("new", [0, 1, 3])
+def test_a_silo_rejoins(strategy: Strategy, new: int) -> None:
     """Three ranks take a fourth in after round 2: it has all vectors, and its slice of the state."""
+    old = tuple(silo for silo in range(4) if silo != new)
 
-    def rank(comm: ThreadCommunicator) -> list[bytes]:
+    def rank(comm: ThreadCommunicator) -> list[list[bytes]]:
         world = comm._rendezvous.group.world  # type: ignore[union-attr]
-        three = comm._enter("three", payload=Group(world, (0, 1, 2))).wait()[0]
-        group = ElasticGroup(comm if comm.rank == 3 else ThreadCommunicator(three.first, comm.rank))
-        mine = Rank(group, strategy, EXTRA, silos=4, newcomers=(3,) if comm.rank == 3 else ())
-        for number in (1, 2) if comm.rank != 3 else ():
+        three = comm._enter("three", payload=Group(world, old)).wait()[0]
+        joins, leader = comm.rank == new, old[0]
+        own = comm if joins else ThreadCommunicator(three.first, old.index(comm.rank))
+        mine = Rank(ElasticGroup(own), strategy, EXTRA, silos=4, newcomers=(new,) if joins else ())
+        for number in (1, 2) if not joins else ():
             mine.round(number)
-        told = {} if comm.rank == 3 else mine.server.rejoin_state()
-        message = comm.broadcast_bytes(json.dumps([group.completed + 1, told]).encode())
-        completed, told = json.loads(message)
-        group.adopt(comm, completed if comm.rank == 3 else None)
-        if comm.rank == 3:
+        told = {} if joins else mine.server.rejoin_state()
+        message = json.dumps([mine.group.completed + 1, told]).encode()
+        completed, told = json.loads(comm.broadcast_bytes(message, leader))
+        mine.group.adopt(comm, completed if joins else None)
+        if joins:
             mine.server.take_over(told, None)
         else:
-            mine.server.rebuild((3,))
+            mine.server.rebuild((new,))
+        seen = [mine.everything]
         for number in (3, 4):
             mine.round(number, resync=number == 3)
-        return mine.everything
+            seen.append(mine.everything)
+        return seen
 
-    whole = Whole(strategy, EXTRA, 4)
+    whole, expected = Whole(strategy, EXTRA, 4, first=old[0]), []
     for number in (1, 2, 3, 4):
-        whole.round(number, (0, 1, 2) if number < 3 else (0, 1, 2, 3), resync=number == 3)
-    assert run_in_threads(4, rank) == [whole.everything] * 4  # type: ignore[arg-type]
+        here = old if number < 3 else (0, 1, 2, 3)
+        whole.round(number, here, resync=number == 3)
+        expected.append(whole.everything)
+    assert run_in_threads(4, rank) == [expected[1:]] * 4  # type: ignore[arg-type]
 
 
 @EVERY
