@@ -37,17 +37,24 @@ class NoiseKeys(Unpicklable):
         prg: the generator.
     """
 
-    __slots__ = ("_nonce", "_own", "_prg", "_silo")
+    __slots__ = ("_newest", "_nonce", "_own", "_prg", "_silo")
 
     def __init__(self, own: Secret, nonce: bytes, silo: int, prg: Prg = "aes-128-ctr") -> None:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a run's nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
         self._own, self._nonce, self._silo, self._prg = own, nonce, silo, prg
+        self._newest: dict[str, tuple[tuple[int, int], Stream]] = {}
 
     def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
-        """The stream of one purpose in one attempt at a round; each position of it is for one use."""
-        key = self._derive(purpose, round_number, attempt, KEY_BYTES[self._prg])
-        return Stream(self._prg, key.expose())
+        """The stream of one purpose in one attempt at a round; each position of it is for one use.
+
+        The newest of each purpose is kept: vectors are made slice by slice.
+        """
+        place, kept = (round_number, attempt), self._newest.get(purpose)
+        if kept is None or kept[0] != place:
+            key = self._derive(purpose, round_number, attempt, KEY_BYTES[self._prg])
+            kept = self._newest[purpose] = place, Stream(self._prg, key.expose())
+        return kept[1]
 
     def tag(self, round_number: int, attempt: int, values: NDArray[Any]) -> str:
         """A keyed digest (hex) of what this silo shows: tells this silo alone whether it shows the same.

@@ -50,4 +50,4 @@ class Transform(Protocol):
         """
 
     def decode(self, total: Values, place: Slice) -> Values:
-        """A slice (k,) of the sum of encoded slices; not changed."""
+        """A slice (k,) of the sum of encoded slices; ring integers are not changed, others may be."""

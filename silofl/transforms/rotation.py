@@ -29,7 +29,7 @@ class Rotation:
         return turned
 
     def decode(self, total: Values, place: Slice) -> Values:
-        """See `Transform`."""
-        turned = total.astype(np.float64)
+        """See `Transform`: float64 (k,)."""
+        turned = total.astype(np.float64, copy=False)
         unrotate(turned, self.stream)
         return turned
