@@ -1,11 +1,11 @@
 """How accurate a model is at a given epsilon, by where the noise of DP-SGD enters.
 
 Every record is protected with (epsilon, 1e-5): by each silo alone (`local`), by shares of noise inside the
-secure sum (`distributed`), or by the ranks that serve the sum, which are trusted (`central`). All places take the
-same number of steps on the same model, with the same clipping norm and sample rate. Learning rates are tuned
-on seeds that do not count after that, for each task, number of silos and epsilon: the smallest of a grid that
-comes within one point of the best. `local` also chooses how many steps a round has; `distributed` takes what
-was chosen for `central`. Without privacy it is full-batch gradient descent of as many steps.
+secure sum (`distributed`), or by the ranks that serve the sum, which are trusted (`central`). All places take
+the same number of steps on the same model, with the same clipping norm and sample rate. Learning rates are
+tuned on seeds that do not count after that, for each task, number of silos and epsilon: the smallest of a
+grid that comes within one point of the best. `local` also chooses how many steps a round has; `distributed`
+takes what was chosen for `central`. Without privacy it is full-batch gradient descent of as many steps.
 
     python benchmarks/privacy_study.py [--json FILE] [--plot FILE]     what it needs: 'silofl[privacy]'
 """
