@@ -341,8 +341,8 @@ def test_a_silo_that_is_started_again_goes_on_with_noise_and_ledger(tmp_path: Pa
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     missed = sum(2 not in line["survivors"] for line in rounds)
     assert [line["round"] for line in rounds] == list(range(1, 9))
-    assert sorted(silo for line in rounds for silo in line["lost"]) == [2, 3]
-    assert sorted(silo for line in rounds for silo in line["returned"]) == [2, 3]
+    assert sorted(silo for line in rounds for silo in line["failed"]) == [2, 3]
+    assert sorted(silo for line in rounds for silo in line["rejoined"]) == [2, 3]
     assert missed >= 1
     spent = summary["epsilon_per_silo"]
     assert spent[0] == spent[1] == spent[3] == summary["epsilon"] > 3.0  # one round had less noise

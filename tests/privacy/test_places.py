@@ -52,6 +52,7 @@ def test_a_place_is_what_it_says(name: str) -> None:
     assert place.alone == (first is None)
     assert place.needed(SILOS, 0, 0) == place.sources(SILOS)
     assert 1 <= place.needed(SILOS, 1, 1) <= place.shares(SILOS - 1, 1) <= place.sources(SILOS)
+    assert place.shares(SILOS, 1) == max(1, place.sources(SILOS) - 1)
     assert place.summed(SILOS) == (1 if place.alone else SILOS)
     assert place.shown((0, 1, 2), (0, 2)) == ((0, 1, 2) if place.alone else (0, 2))
     if first is not None:
