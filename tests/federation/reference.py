@@ -126,14 +126,15 @@ class Reference:
         return {silo: self._silos[silo].samples for silo in who}
 
     def _shares(self, who: Attendance) -> dict[int, float]:
-        """Each silo's part of all samples."""
-        samples = self._samples(who.present)
-        return {silo: count / sum(samples.values()) for silo, count in samples.items()}
+        """Each silo's part of all samples in a masked sum, on a grid that all silos share."""
+        samples, precision = self._samples(who.present), 2 ** (40 + math.ceil(math.log2(len(who.present))))
+        total = sum(samples.values())
+        return {silo: round(count / total * precision) / precision for silo, count in samples.items()}
 
     def _part(self, who: Attendance) -> float:
         """What the silos in a masked sum have of all samples, as precisely as the sum's tail tells it."""
-        shares, precision = self._shares(who), 2 ** (40 + math.ceil(math.log2(len(who.present))))
-        return sum(round(shares[silo] * precision) for silo in who.summed) / precision
+        shares = self._shares(who)
+        return sum(shares[silo] for silo in who.summed)
 
     def _plain(self, vectors: dict[int, Vector], who: Attendance) -> Vector:
         """Products are rounded to the vector's type, then added up in float64 in the order of silos."""
@@ -203,7 +204,7 @@ def unit_of(bits: int, silos: int) -> float:
 def words_of(x: Vector, share: float, unit: float, value_range: float, bits: int) -> NDArray[np.int64]:
     """round(share * unit / range * x), limited, in float32 for float32 values in words up to 16 bits."""
     kind = np.float32 if bits <= 16 and x.dtype == np.float32 else np.float64
-    limit = max(1, math.floor(share * unit + 0.5))
+    limit = math.floor(share * unit + 0.5)
     products = x.astype(kind) * np.array(share * unit / value_range).astype(kind)
     words = np.rint(products).astype(np.int64)
     limited: NDArray[np.int64] = np.clip(words, -limit, limit)

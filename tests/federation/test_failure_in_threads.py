@@ -44,7 +44,7 @@ def check(path: Path, config: Any, silos: int, deaths: dict[int, str], results: 
         last = max(line["round"] for line in lines if silo in line["survivors"])
         assert last in expected_last(step, failed)
         assert all(silo in line["survivors"] for line in lines[:last])
-        if step in BEFORE_RANGE:
+        if step in (*BEFORE_RANGE, "between rounds"):
             others = tuple(other for other in rounds[failed - 1].present if other != silo)
             rounds[failed - 1] = replace(rounds[failed - 1], ranged=others)
 
