@@ -19,6 +19,7 @@ from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.tail import Tail
+from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
 from silofl.crypto.capacity import count_limbs
 from silofl.errors import StoppedError
@@ -48,6 +49,7 @@ class Additive:
         self._session, self._comm, self.spec, self._committee = session, comm, spec, committee
         self._bits, self._range = session.rules.bits, value_range
         self._wire = Wire(spec, self._bits, Shards(0, session.members, servers=committee), stochastic=False)
+        compile_kernels(spec, self._bits, session.rules.prg, stochastic=False)
         self.layout, self.participants = self._wire.layout, session.members
         self._bounds = self.layout.shards.bounds
         self._width = max(min(chunk // comm.size, self._longest), 1)

@@ -14,6 +14,7 @@ from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.aggregation.tail import valid_weight
+from silofl.aggregation.warm_up import compile_plain
 from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import DataError
@@ -50,6 +51,7 @@ class PlainAggregator:
         self.participants = group.members
         self._collection: ReduceScatter | None = None
         self._scalars: dict[str, float] = {}
+        compile_plain(spec)
         self._weigh(Contribution({}))
 
     def _weigh(self, contribution: Contribution) -> None:

@@ -20,6 +20,7 @@ from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.tail import Tail
+from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
 from silofl.crypto.capacity import count_limbs
 from silofl.types import Contribution, Total, Vector
@@ -96,6 +97,7 @@ class SecAggSum:
         shards = Shards(0, session.members, spec.replica_count)
         self.wire = Wire(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
+        compile_kernels(spec, bits, session.rules.prg, stochastic=stochastic)
         self._collection = self._open_collection()
         self._prefetcher = KeyPrefetcher(session, self._size + self.wire.tail.words)
         self._small: SmallSums | None = None
