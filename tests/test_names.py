@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = Path(__file__).name
 
 RETIRED = {
-    "aggregators": "protocols",
     "add_up": "reduce",
     "add_words": "reduce",
     "against_privacy": "conflicts",
@@ -45,8 +44,6 @@ RETIRED = {
     "largest_magnitude": "max_abs",
     "learn": "fit",
     "leave_note": "write_exit_status",
-    "Loss": "RankFailure",
-    "losses_of_ranks": "failures",
     "Meeting": "Collective",
     "MOST_COPIES": "MAX_REPLICAS",
     "MpiFacts": "MpiInfo",
@@ -62,7 +59,6 @@ RETIRED = {
     "recall": "respawn",
     "recalls": "respawns",
     "Reckoning": "EpsilonPrefetch",
-    "refusal_of": "stop_reason",
     "Rehearsal": "FaultInjector",
     "Roll": "MembershipTracker",
     "Room": "Rendezvous",
@@ -74,10 +70,8 @@ RETIRED = {
     "TakeAgain": "RetryRound",
     "Terms": "PrivacyParameters",
     "territories": "owned_ranges",
-    "together": "raise_on_all_ranks",
     "too_dear": "over_budget",
     "vault": "chunked_aead",
-    "verdict": "collective_errors",
     "wait_politely": "wait_with_backoff",
     "WordAggregator": "Aggregator",
 }
@@ -123,19 +117,3 @@ def test_private_phrases_stay_out(phrase: str) -> None:
     texts += [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
     found = [str(path.relative_to(ROOT)) for path in texts if phrase in path.read_text()]
     assert not found, f"{phrase!r}: say {PHRASES[phrase]!r}"
-
-
-def test_a_file_name_means_one_thing() -> None:
-    """Modules of one name in several packages are the same kind of thing."""
-    shared = {"__init__", "__main__", "base", "registry", "cli", "config"}
-    known = {
-        "additive": {"aggregation", "crypto"},  # the protocol's ranks, and its party
-        "plain": {"aggregation", "report"},
-        "privacy": {"bench"},
-    }
-    places: dict[str, set[str]] = {}
-    for path in (ROOT / "silofl").rglob("*.py"):
-        if path.stem not in shared:
-            places.setdefault(path.stem, set()).add(path.parent.name)
-    clashes = {name: where for name, where in places.items() if len(where) > 1 and name not in known}
-    assert not clashes, clashes

@@ -1,7 +1,7 @@
 """The data path of every sum: rows out to the ranks that serve a slice, folded there, and kept in copies.
 
-A sum that was collected is there until it is used: when a server is lost, whoever takes its slices over has
-them. Sums that are kept elsewhere are of no use to a reader as long as their masks are on.
+A sum that was collected is there until it is used: when a server is lost, the rank that takes its slices over
+has them. Sums that are kept elsewhere are of no use to a reader as long as their masks are on.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class Buddies:
         return None
 
     def ask(self, wanted: Manifest | None) -> tuple[int | None, str]:
-        """Get this silo's file of a round back from whoever has its sealed copy; collective.
+        """Get this silo's file of a round back from the silo that has its sealed copy; collective.
 
         `wanted` is None where nothing is missing. Returns the silo that had the copy, the file being in its
         place then, or None and why it is not.

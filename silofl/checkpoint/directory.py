@@ -43,7 +43,7 @@ class CheckpointDirectory:
         """Write this silo's packed tree, durable on return.
 
         A round that is begun again (`attempt` > 0) gets another name, and so does one whose name a manifest
-        here has: a manifest of an earlier attempt, on whoever's disk, stays true. Raises StorageError.
+        here has: a manifest of an earlier attempt, on any disk, stays true. Raises StorageError.
         """
         taken = {entry.name for one in self._manifests_of(round_number) for entry in one.files.values()}
         names = (f"{_stem(self.silo)}{f'.{k}' if k else ''}.safetensors" for k in count(attempt))

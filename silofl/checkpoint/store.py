@@ -148,8 +148,8 @@ class CheckpointStore:
     def reform(self, comm: Communicator) -> None:
         """Go on with other ranks. What is under way is waited for, then dropped: begin its round again.
 
-        A round whose files were all in place is committed still, whoever was to do it. Not collective; raises
-        nothing.
+        A round whose files were all in place is committed still, whichever rank was to do it. Not collective;
+        raises nothing.
         """
         for work in (self._writer, self._publisher):
             if work.busy:

@@ -97,9 +97,9 @@ class Silo:
         self.samples = len(data.train)
         self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task
-        beat = watchdog.heartbeat  # every step of training and evaluation is progress
-        self._test = Batches(data.test, dtype, where, beat) if data.test is not None else None
-        self._train = Batches(data.train, dtype, where, beat)
+        heartbeat = watchdog.heartbeat  # every step of training and evaluation is progress
+        self._test = Batches(data.test, dtype, where, heartbeat) if data.test is not None else None
+        self._train = Batches(data.train, dtype, where, heartbeat)
         self.trainer = LocalTrainer(task, self.model, self._train, config.train, seed=seed, silo=number)
         self._number, self._precision = number, config.train.precision
         self._lr = config.train.lr
@@ -212,12 +212,12 @@ class Silo:
             raise RuntimeError("examples are not protected")
         return self._private
 
-    def clipped_sum(self, global_vector: Vector, round_number: int, attempt: int) -> tuple[Update, FitResult]:
+    def clipped_sum(self, values: Vector, round_number: int, attempt: int) -> tuple[Update, FitResult]:
         """The clipped gradients of a sample of records at the global model (d,), added up, without noise.
 
         Valid until the next call on this silo; it may have values that are not finite.
         """
-        self.model.load(global_vector)
+        self.model.load(values)
         total, stats = self._steps.sum(round_number, attempt)
         return Update(as_array(total)), FitResult(stats.loss, 1)
 
@@ -244,17 +244,17 @@ class Silo:
         fitted = self._contribution(parameters, told, shared, buffers, strategy, resync)
         return replace(fitted, loss=result.loss)
 
-    def evaluate(self, global_vector: Vector) -> tuple[dict[str, float], int]:
+    def evaluate(self, values: Vector) -> tuple[dict[str, float], int]:
         """The global model's means over this silo's held-out samples, and how many there are.
 
         Private parameters are this silo's own.
         """
-        self.model.load(global_vector)
+        self.model.load(values)
         return evaluate(self._task, self.model, self._test)
 
-    def export(self, global_vector: Vector) -> dict[str, NDArray[np.generic]]:
+    def export(self, values: Vector) -> dict[str, NDArray[np.generic]]:
         """What of the global model (d,) is published, by name, for `model.safetensors`."""
-        return published(self.model, global_vector)
+        return published(self.model, values)
 
     def state(self) -> dict[str, Any]:
         """All that only this silo has and a resume needs; its arrays change with the next training."""

@@ -66,14 +66,14 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
         privacy = privacy | {"unit": "silo", "sample_rate": 0.1}
     monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(16))
     keys = {"checkpoint": {"key_file": str(tmp_path / "silo-{silo}.key")}}
-    learn, first = PrivacyEngine.fit, {}
+    fit, first = PrivacyEngine.fit, {}
 
     def learn_twice(self: PrivacyEngine, *start: Any, resync: bool) -> Any:
         if start[2] == 3:  # as if a killed run had shown the round, and other values of it
             monkeypatch.setattr(PrivacyBudget, "was_begun", lambda self, number: number == 3)
-            fitted = learn(self, *start, resync=resync)
+            fitted = fit(self, *start, resync=resync)
             first[self._group.silo_id] = fitted.contribution.vectors["update"].copy()
-        return learn(self, *start, resync=resync)
+        return fit(self, *start, resync=resync)
 
     once = federate(settings(tmp_path / "once", privacy=privacy, **more, **keys))[0]
     monkeypatch.setattr(PrivacyEngine, "fit", learn_twice)

@@ -15,7 +15,7 @@ def small_keys(stage: Masking, among: Collection[int]) -> MaskKeys:
 
     Any number of sums may be hidden by them, each at positions of its own: words at a position used twice
     would show their difference. Nothing opens these masks, so a sum in which a silo is missing is void; the
-    caller takes it again over those who are left, at new positions. The sum over fewer silos, next to one
+    caller takes it again over the survivors, at new positions. The sum over fewer silos, next to one
     that was complete, shows the lost silo's words.
 
     ProtocolError when this silo is not in `among`, or names one that did not share; ThresholdError when
