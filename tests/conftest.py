@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from silofl.launcher.job_supervisor import private_session_dir
 from tests import warm
 
 pytest_plugins = ["tests.cpu_times"]
+
+settings.register_profile("no deadline", deadline=None)  # times are benchmarks, and first calls compile
+settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"
