@@ -20,7 +20,7 @@ from silofl.federation import federation as whole
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.federation.stateful import Json, Part, State
-from tests.conftest import Start
+from tests.conftest import ROOT, Start
 from tests.federation.rejoining import federate
 from tests.federation.threads import records
 from tests.strategies import naive
@@ -166,6 +166,7 @@ protocol = "plain"
 def test_a_real_silo_is_started_again(start: Start, tmp_path: Path) -> None:
     """It fails in round 5, and takes part in round 6, in which all resynchronize."""
     (tmp_path / "scaffold.toml").write_text(RUN)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")  # a task is looked for in the folder of the run, too
     fault = json.dumps([f"kill silo {VICTIM} round {FAILS} at train"])
     more = ("--set", "failure.policy=respawn", "--set", f"failure.inject={fault}")
     end = start(len(SIZES), "train", "scaffold.toml", "--run", "run", *more, ulfm=True).wait(240)
