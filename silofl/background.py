@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -12,12 +13,15 @@ Outcome = tuple[Result | None, BaseException | None]
 
 
 class Background(Generic[Result]):
-    """A thread that waits for work; `start` never blocks, `result` waits for what was started."""
+    """A thread that waits for work; `start` never blocks, `result` waits for what was started.
+
+    The thread ends with the last reference to this object.
+    """
 
     def __init__(self) -> None:
         self.busy = False
         """Whether work was started whose result has not been taken."""
-        self._work: SimpleQueue[Callable[[], Result]] = SimpleQueue()
+        self._work: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[Outcome[Result]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -26,8 +30,10 @@ class Background(Generic[Result]):
         if self.busy:
             raise RuntimeError("the work before is not finished")
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
+            queues = self._work, self._outcomes  # without `self`, which would keep it alive
+            self._thread = threading.Thread(target=_run, args=queues, daemon=True)
             self._thread.start()
+            weakref.finalize(self, self._work.put, None)
         self.busy = True
         self._work.put(work)
 
@@ -41,11 +47,11 @@ class Background(Generic[Result]):
             raise error
         return result  # type: ignore[return-value]
 
-    def _run(self) -> None:
-        while True:
-            work = self._work.get()
-            try:
-                self._outcomes.put((work(), None))
-            except BaseException as error:
-                self._outcomes.put((None, error))
-            del work  # what it holds may be large, or secret
+
+def _run(todo: SimpleQueue[Callable[[], Result] | None], outcomes: SimpleQueue[Outcome[Result]]) -> None:
+    while (work := todo.get()) is not None:
+        try:
+            outcomes.put((work(), None))
+        except BaseException as error:
+            outcomes.put((None, error))
+        del work  # what it holds may be large, or secret
