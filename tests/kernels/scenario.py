@@ -19,7 +19,15 @@ from silofl_kernels import (
 from silofl_kernels.cpu import features
 from silofl_kernels.prg import family
 
-SIZE, OFFSET = 700, 39
+SIZE, OFFSET = 400, 39
+
+
+def masks_alone(prg: Prg) -> str:
+    """SHA-256 of masked sums: what compiles in a second."""
+    masks = MaskSet(prg, [bytes([n]) * KEY_BYTES[prg] for n in (1, 2)], [1, -1])
+    words = np.arange(SIZE, dtype=np.uint16)
+    reduce_rows([words, words], total := np.zeros_like(words), masks=masks, offset=OFFSET)
+    return hashlib.sha256(total.tobytes()).hexdigest()
 
 
 def digest(prg: Prg, *, noisy: bool = False) -> str:
@@ -42,5 +50,7 @@ def digest(prg: Prg, *, noisy: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(features.path(family(name)), digest(name, noisy=bool(features.without_jit())))  # type: ignore[arg-type]
+    for argument in sys.argv[1:]:
+        name, _, part = argument.partition(":")
+        told = masks_alone(name) if part else digest(name, noisy=features.without_jit())  # type: ignore[arg-type]
+        print(features.path(family(name)), told)  # type: ignore[arg-type]

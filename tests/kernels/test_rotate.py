@@ -68,13 +68,24 @@ def halves_rotate(x: np.ndarray, stream: Stream) -> np.ndarray:
     return out / x.size**0.5
 
 
-@each_float
-@pytest.mark.parametrize("block", [None, 1, 4, 64])
-def test_it_is_the_naive_matrix(block: int | None, dtype: str, prg: str) -> None:
+each_block = pytest.mark.parametrize("block", [None, 1, 4, 64])
+
+
+def check_matrix(block: int | None, dtype: str, prg: str) -> None:
     for size in SIZES:
         x, stream = vector(size, dtype, size), stream_of(prg)
         want = naive_rotate(x, stream, block)
         assert np.abs(rotated(x, stream, block) - want).max() < TOLERANCE[dtype]
+
+
+@each_block
+def test_it_is_the_naive_matrix_on_every_path(block: int | None, prg: str) -> None:
+    check_matrix(block, "float32", prg)
+
+
+@each_block
+def test_it_is_the_naive_matrix_in_float64(block: int | None) -> None:
+    check_matrix(block, "float64", "aes-128-ctr")
 
 
 @pytest.mark.parametrize("power", [12, 13, 14, 17, 21, 22])

@@ -28,6 +28,7 @@ from silofl_kernels import (
     reduce_rows_dequantize,
     ring_limit,
 )
+from silofl_kernels.cpu import features
 
 from . import naive
 
@@ -76,9 +77,9 @@ def test_words_are_the_naive_ones(dtype: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_each_tensor_as_if_alone(noisy: bool, prg: str) -> None:
-    parts, masks = segments(RAGGED), masks_of(prg)
-    rounding = Stream(prg, bytes(KEY_BYTES[prg])) if noisy else None
+def test_each_tensor_as_if_alone(noisy: bool, fast_prg: str) -> None:
+    parts, masks = segments(RAGGED), masks_of(fast_prg)
+    rounding = Stream(fast_prg, bytes(KEY_BYTES[fast_prg])) if noisy else None
     x = vector("float32", 41_003)
     whole, alone = np.zeros(x.size, np.uint16), np.zeros(x.size, np.uint16)
     counts = quantize_and_mask(x, whole, segments=parts, masks=masks, offset=77, first=0, rounding=rounding)
@@ -92,6 +93,24 @@ def test_each_tensor_as_if_alone(noisy: bool, prg: str) -> None:
     add_masks(alone, masks, offset=77)
     assert whole.tobytes() == alone.tobytes()
     assert list(counts) == met
+
+
+def test_every_path_gives_the_same_words_and_errors(prg: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, x = segments(RAGGED), vector("float32", 41_003)
+
+    def found() -> tuple[bytes, tuple[int, int], np.ndarray]:
+        masks, rounding = masks_of(prg), Stream(prg, bytes(KEY_BYTES[prg]))
+        words, error = np.zeros(x.size, np.uint16), np.zeros((len(parts), 2))
+        counts = quantize_and_mask(
+            x, words, segments=parts, masks=masks, offset=77, first=0, rounding=rounding, error=error
+        )
+        return words.tobytes(), counts, error
+
+    words, counts, error = found()
+    monkeypatch.delenv(features.FORCE_VARIABLE)
+    fastest = found()
+    assert (words, counts) == fastest[:2]
+    np.testing.assert_allclose(error, fastest[2], rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -114,35 +133,36 @@ def test_any_chunks_give_the_same_words(ends: list[int], cuts: list[int]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bits"), [("float32", 8), ("float32", 16), ("float64", 8), ("float32", 32)]
+    ("dtype", "bits", "prg"),
+    [
+        *(("float32", 8, ""), ("float32", 16, ""), ("float64", 8, ""), ("float32", 32, "")),
+        *(("float32", 8, "aes-128-ctr"), ("float32", 16, "aes-128-ctr"), ("float32", 16, "chacha20")),
+        *(("float64", 8, "aes-128-ctr"), ("float32", 32, "chacha20")),
+    ],
 )
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_error_is_the_naive_one(dtype: str, bits: int, masked: bool, fast_prg: str) -> None:
+def test_the_error_is_the_naive_one(dtype: str, bits: int, prg: str) -> None:
     ends = [0, 7, 7, 40, 41, 300, 3000, 20_000]
-    parts, masks = segments(ends, bits), masks_of(fast_prg, 3 * masked)
+    parts, masks = segments(ends, bits), masks_of(prg, 3) if prg else masks_of("aes-128-ctr", 0)
     for first, size in ((0, 20_000), (9, 0), (3, 330)):
         for spoiled in (False, True):
             x = vector(dtype, size, spoiled=spoiled)
-            words, quick, error = (
-                np.zeros(size, f"uint{bits}"),
-                np.zeros(size, f"uint{bits}"),
-                np.ones((8, 2)),
-            )
-            counts = quantize_and_mask(x, words, segments=parts, masks=masks, first=first, error=error)
-            assert counts == quantize_and_mask(x, quick, segments=parts, masks=masks, first=first)
-            assert words.tobytes() == quick.tobytes()
-            quantize(x, words, segments=parts, first=first)
+            masked, words, error = *np.zeros((2, size), f"uint{bits}"), np.ones((8, 2))
+            counts = quantize_and_mask(x, masked, segments=parts, masks=masks, first=first, error=error)
+            assert counts == quantize(x, words, segments=parts, first=first)
+            again = words.copy()
+            add_masks(again, masks)
+            assert masked.tobytes() == again.tobytes()
             want = np.ones((8, 2))
             for own, run in naive.runs(parts.ends, first, size):
                 want[own] += naive.encoding_error(x[run], words[run].tolist(), parts.scales[own], bits)
             np.testing.assert_allclose(error, want, rtol=1e-5)
 
 
-def test_the_error_of_a_single_scale_and_on_every_path(prg: str) -> None:
+def test_the_error_of_a_single_scale(fast_prg: str) -> None:
     x = vector("float32", 20_011, spoiled=False)
     words, error = np.zeros(x.size, np.uint16), np.zeros((1, 2))
     quantize(x, words, scale=3.0, limit=200)
-    quantize_and_mask(x, words.copy(), scale=3.0, limit=200, masks=masks_of(prg), offset=5, error=error)
+    quantize_and_mask(x, words.copy(), scale=3.0, limit=200, masks=masks_of(fast_prg), offset=5, error=error)
     want = naive.encoding_error(x, words.tolist(), 3.0, 16)
     np.testing.assert_allclose(error, [want], rtol=1e-5)
     assert 0 < np.sqrt(error[0, 0] / error[0, 1]) < 1

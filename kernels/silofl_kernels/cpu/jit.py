@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -51,8 +52,14 @@ def device(function: Kernel, label: str) -> Kernel:
     `label` tells variants made by one factory apart; it becomes part of the symbol, so that two variants
     loaded from the cache never share one.
     """
-    compiled: Kernel = _named(function, label, no_cpython_wrapper=True)
-    return compiled
+    compiled: Any = _named(function, label, no_cpython_wrapper=True)
+    if not features.without_jit():
+        template = compiled.get_call_template
+        # A helper called with `0` is compiled for any integer: numba would do it for the literal, too, and a
+        # counter is a literal until its loop is seen.
+        compiled.get_call_template = lambda given, named: template([*map(types.unliteral, given)], named)
+    helper: Kernel = compiled
+    return helper
 
 
 def kernel(function: Kernel, label: str, *parameters: types.Type) -> Kernel:
@@ -74,8 +81,9 @@ def kernel(function: Kernel, label: str, *parameters: types.Type) -> Kernel:
 
 def _named(function: Kernel, label: str, **options: bool) -> Any:
     name = re.sub(r"\W", "_", f"{function.__name__}_{label}")
-    function.__name__ = function.__qualname__ = name
-    return _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
+    named = FunctionType(function.__code__, function.__globals__, name, None, function.__closure__)
+    named.__module__, named.__qualname__ = function.__module__, name
+    return _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(named)
 
 
 @functools.cache

@@ -77,13 +77,14 @@ def make_tile(variant: Variant) -> TileCode:
         draw = device(_draw_nothing, "nearest")
     else:
         draw = _make_draw(streams.steps(variant.noisy, 32))
-    runs = _make_runs(variant, real)
+    helpers = device(_enter, "run"), _make_close(variant, real)
+    runs = _make_runs(variant, real, *helpers)
     if variant.masked is None:
         return TileCode(label, real, draw, _plain_tile(runs, _no_masks, label))
     code = streams.steps(variant.masked, variant.bits)
     if code.vector is None:
         return TileCode(label, real, draw, _plain_tile(runs, code.masks, label))
-    return TileCode(label, real, draw, _register_tile(variant, runs, code, real))
+    return TileCode(label, real, draw, _register_tile(variant, runs, code, real, *helpers))
 
 
 def _make_draw(code: streams.Steps) -> Kernel:
@@ -118,12 +119,13 @@ def _plain_tile(runs: Kernel, onto: Kernel, label: str) -> Kernel:
     return device(plain_tile, label)
 
 
-def _register_tile(variant: Variant, runs: Kernel, code: streams.Steps, real: Any) -> Kernel:
+def _register_tile(
+    variant: Variant, runs: Kernel, code: streams.Steps, real: Any, enter: Kernel, close: Kernel
+) -> Kernel:
     """Rounds and masks whole steps of the cipher in registers."""
     assert code.vector is not None
     measured, label, per_step, blocks = variant.measured, variant.label, code.words, code.blocks
     step, onto = code.vector.rounded[variant.noisy is not None, measured], code.masks
-    enter, close = device(_enter, label), _make_close(variant, real)
 
     def register_tile(
         x: Any, out: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any, draws: Any,
@@ -161,10 +163,10 @@ def _enter(cursor: Any, ends: Any, first: Any, at: Any, size: Any) -> None:
     cursor[SEGMENT], cursor[BEGIN], cursor[STOP] = segment, at, min(size, ends[segment] - first)
 
 
-def _make_runs(variant: Variant, real: Any) -> Kernel:
+def _make_runs(variant: Variant, real: Any, enter: Kernel, close: Kernel) -> Kernel:
     """Helper: x[at:stop] rounded over `out`, whatever runs it has."""
     label, measured = variant.label, variant.measured
-    span, enter, close = _make_span(variant), device(_enter, label), _make_close(variant, real)
+    span = _make_span(variant)
 
     def round_runs(
         x: Any, out: Any, at: Any, stop: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any,
