@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ FLOORS = {
     "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
     "silofl.training": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
-        *("silofl.privacy", "silofl.tasks"),
+        *("silofl.privacy", "silofl.tasks", "silofl.transforms"),
     },
     "silofl.checkpoint": {
         "silofl.background",
@@ -90,10 +91,12 @@ HOMES = {
 """Where a library may be imported."""
 
 
+@cache
 def modules() -> list[Path]:
     return sorted([*ROOT.glob("silofl/**/*.py"), *ROOT.glob("kernels/**/*.py")])
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Names of all modules that a file imports, anywhere in it."""
     names: set[str] = set()
@@ -158,6 +161,7 @@ def test_one_module_alone_imports_mpi4py() -> None:
     assert names == ["silofl.comm.mpi_library"]
 
 
+@cache
 def run_time(path: Path) -> set[str]:
     """Imports outside `if TYPE_CHECKING:`."""
     tree = ast.parse(path.read_text())

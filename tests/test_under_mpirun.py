@@ -6,7 +6,11 @@ import pytest
 
 from tests.conftest import MPICH, ROOT, Start
 
-JOBS = [("openmpi", 2, "cold"), ("openmpi", 5, "warm"), ("mpich", 1, "warm"), ("mpich", 3, "warm")]
+MORE = [("openmpi", 2, "cold"), ("openmpi", 1, "warm"), ("mpich", 1, "warm"), ("mpich", 2, "warm")]
+JOBS = [
+    *(("openmpi", 5, "warm"), ("mpich", 3, "warm")),
+    *(pytest.param(*job, marks=pytest.mark.long) for job in MORE),
+]
 
 
 @pytest.mark.timeout(320)

@@ -13,16 +13,16 @@ pytestmark = pytest.mark.timeout(3 * JOB_TIMEOUT_S)
 TRAIN = "slurm/train.sbatch"
 THREE = "--ntasks=3"
 SHORT = ["--time=1", "--signal=B:USR1@10"]  # Slurm looks twice a minute: the warning comes after 20 to 50 s
-TOO_SLOW = "10"  # seconds a round: twelve rounds do not fit in one minute
+TOO_SLOW = "5.5"  # seconds a round: twelve rounds do not fit in one minute
 
 
 @pytest.fixture(scope="module")
 def jobs(queue: Queue) -> dict[str, str]:
-    """All jobs of the quick tests, submitted together: most of their time they wait. Two start cold."""
+    """All jobs of the quick tests, submitted together: most of their time they wait. One starts cold."""
     return {
         "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole", warm=True),
         "limited": queue.sbatch(THREE, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
-        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2"),
+        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", warm=True, PACE="2"),
     }
 
 
