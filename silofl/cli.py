@@ -76,7 +76,7 @@ def train(
 def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None:
     """Describe what would run: silos, devices, samples, bytes a round, memory."""
     from silofl.federation.dry_run import dry_run
-    from silofl.report.dry_run import print_dry_run
+    from silofl.report.dry_run_table import print_dry_run
 
     settings = _load(config, overrides, "")
     print_dry_run(dry_run(settings, n))

@@ -117,3 +117,23 @@ def test_private_phrases_stay_out(phrase: str) -> None:
     texts += [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
     found = [str(path.relative_to(ROOT)) for path in texts if phrase in path.read_text()]
     assert not found, f"{phrase!r}: say {PHRASES[phrase]!r}"
+
+
+CONVENTIONS = {"__init__", "base", "cli", "registry"}
+"""Files that every package may have."""
+
+ONE_THING = {
+    "additive": "the shares and the sum of one protocol",
+}
+"""Files of one name in several packages, and the one thing that they are about."""
+
+
+def test_a_file_name_means_one_thing() -> None:
+    """A benchmark has the name of what it measures."""
+    homes: dict[str, set[str]] = {}
+    for path in sources():
+        parts = path.relative_to(ROOT).parts
+        if parts[0] == "silofl" and parts[1] != "bench" and path.stem not in CONVENTIONS:
+            homes.setdefault(path.stem, set()).add("/".join(parts[1:-1]))
+    several = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+    assert several.keys() == ONE_THING.keys(), several

@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.base import Authorizer, authorize, total_of
+from silofl.aggregation.encoded_contribution import EncodedContribution
 from silofl.aggregation.exact_numbers import ExactNumbers
-from silofl.aggregation.formats import Ranges
+from silofl.aggregation.formats.base import Ranges, Words
 from silofl.aggregation.layout import Block
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.row_exchange import open_exchange
 from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.tail import Tail
+from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
-from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
+from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
 from silofl.errors import StoppedError
 from silofl.types import Contribution, Total, Vector
@@ -43,16 +45,18 @@ class Additive:
         *,
         committee: int,
         value_range: float | None = None,
-        chunk: int = CHUNK_WORDS,
+        stochastic: bool = False,
+        chunk: int | None = None,
     ) -> None:
         comm = session.group.comm
         self._session, self._comm, self.spec, self._committee = session, comm, spec, committee
         self._bits, self._range = session.rules.bits, value_range
-        self._wire = Wire(spec, self._bits, Shards(0, session.members, servers=committee), stochastic=False)
-        compile_kernels(spec, self._bits, session.rules.prg, stochastic=False)
+        shards = Shards(0, session.members, servers=committee)
+        self._wire = WireFormat(spec, self._bits, shards, stochastic=stochastic)
+        compile_kernels(spec, self._bits, session.rules.prg, stochastic=stochastic)
         self.layout, self.participants = self._wire.layout, session.members
         self._bounds = self.layout.shards.bounds
-        self._width = max(min(chunk // comm.size, self._longest), 1)
+        self._width = max(min((chunk or CHUNK_WORDS) // comm.size, self._longest), 1)
         start, stop = self.layout.shards.span(comm.rank)
         self._exchange = open_exchange(comm, self._width, stop - start, ring_dtype(self._bits))
         self._deal_again(0)
@@ -88,9 +92,9 @@ class Additive:
     ) -> None:
         """See `Aggregator`."""
         authorize(self._session.group, authorizer, self.participants)
-        self._session.group.step(lambda: self._reduce(contribution, magnitudes))
+        self._session.group.step(lambda: self._reduce(contribution, round_number, magnitudes))
 
-    def _reduce(self, contribution: Contribution, magnitudes: Magnitudes) -> None:
+    def _reduce(self, contribution: Contribution, round_number: int, magnitudes: Magnitudes) -> None:
         self._refuse_loss()
         self._tail = None  # its words are overwritten
         self._deal_again(self.layout.shards.size)
@@ -100,7 +104,9 @@ class Additive:
             own = self._wire.exponents(magnitudes, contribution.weight)
             self._ranges = self._wire.ranges(self._small_total(own)) if own.size else {}
         share = self.spec.samples / self.summed_samples
-        encoded = self._wire.encode(contribution, share, magnitudes, self._ranges)
+        silo, prg = self._session.group.silo_id, self._session.rules.prg
+        rounding = self._wire.rounding(prg, silo, round_number)
+        encoded = self._wire.encode(contribution, share, magnitudes, self._ranges, rounding)
         self._collect(encoded)
         self._tail = self._wire.tail.decode(self._small_total(encoded.tail()))
 

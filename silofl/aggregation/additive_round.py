@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.secagg_round import mask_set
 from silofl.aggregation.secure_session import SecureSession
 from silofl.crypto import additive, secagg
-from silofl.crypto.wire import Inbox, outbox
+from silofl.crypto.framing import Inbox, outbox
 from silofl_kernels import MaskSet, add_masks
 
 Words = NDArray[np.unsignedinteger[Any]]

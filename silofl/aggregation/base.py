@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.layout import Block, Layout
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.wire import EncodingQuality, Magnitudes
+from silofl.aggregation.tail import EncodingQuality
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import Contribution, Total
@@ -64,7 +65,7 @@ class Aggregator(Protocol):
         Args:
             contribution: vectors of the spec's type, or ring words; not changed.
             round_number: keys and rounding may depend on it.
-            magnitudes: what `wire.measure` says of the contribution.
+            magnitudes: what `magnitudes.measure` says of the contribution.
             authorizer: asked before the sum can be read.
 
         Raises:

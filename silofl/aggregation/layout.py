@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import VectorSpec
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Values [first, last) of a vector as words [start, stop) of the wire, the same number a value."""
 
     name: str
@@ -47,6 +46,8 @@ class Layout:
         offsets = (0, *accumulate(lengths))
         self.shards = Shards(offsets[-1], shards.members, shards.replica_count, shards.servers, offsets)
         self._blocks = [list(self._slice(k)) for k in range(len(shards.members))]
+        self._in_order = [block for blocks in self._blocks for block in blocks]
+        self._starts = [block.start for block in self._in_order]
 
     def _slice(self, index: int) -> Iterator[Block]:
         start = self.shards.bounds[index]
@@ -61,19 +62,21 @@ class Layout:
         """The parts of slice `index`, without empty ones."""
         return self._blocks[index]
 
-    def within(self, start: int, stop: int) -> Iterator[Block]:
+    def within(self, start: int, stop: int) -> list[Block]:
         """The parts of words [start, stop), which may begin and end inside a value of several words.
 
         Of such a part `first` and `last` are the values that it touches.
         """
-        bounds = self.shards.bounds
-        for index in range(max(bisect_right(bounds, start) - 1, 0), len(self._blocks)):
-            if bounds[index] >= stop:
-                return
-            for block in self._blocks[index]:
-                begin, end = max(start, block.start), min(stop, block.stop)
-                if begin < end:
-                    width = self._words[block.name]
-                    first = block.first + (begin - block.start) // width
-                    last = block.first - (block.start - end) // width
-                    yield Block(block.name, first, last, begin, end, block.word + begin - block.start)
+        if start >= stop:
+            return []
+        touched = slice(max(bisect_right(self._starts, start) - 1, 0), bisect_left(self._starts, stop))
+        return [self._part(block, start, stop) for block in self._in_order[touched]]
+
+    def _part(self, block: Block, start: int, stop: int) -> Block:
+        """What of a block lies in words [start, stop)."""
+        before, begin, end, width = block.start, start, stop, self._words[block.name]
+        begin = max(begin, before)
+        end = min(end, block.stop)
+        first = block.first + (begin - before) // width
+        last = block.first - (before - end) // width
+        return Block(block.name, first, last, begin, end, block.word + begin - before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize, total_of
 from silofl.aggregation.layout import Block, Layout
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
+from silofl.aggregation.row_exchange import Row
 from silofl.aggregation.shards import Shards
-from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.tail import valid_weight
+from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.tail import EncodingQuality, valid_weight
 from silofl.aggregation.warm_up import compile_plain
-from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import DataError
-from silofl.types import Contribution, Total
+from silofl.types import Contribution, Total, Vector, Weighting
 from silofl_kernels import reduce_rows, reduce_rows_float, scale_into
 
 CHUNK = 1 << 16
@@ -32,7 +34,8 @@ class PlainAggregator:
 
     The order of additions is fixed and accumulates in float64, so the bits depend neither on the MPI
     library nor on how many ranks share a node. Vectors of words are added up modulo 2^32; an aggregator has
-    vectors of floats or of words, never both.
+    vectors of floats or of words, never both. Where the spec asks for rows, slices of floats travel
+    unweighted and lie in memory once for each silo.
     """
 
     description = "plain (every rank sees a slice of every update)"
@@ -50,6 +53,10 @@ class PlainAggregator:
         self._chunk = chunk * len(group.members)
         self.participants = group.members
         self._collection: ReduceScatter | None = None
+        self._own_shares: dict[str, float] = {}
+        """By vector: this silo's part of the mean."""
+        self._shares: dict[Weighting, NDArray[np.float64]] = {}
+        """By weighting: every silo's part of a mean, in the order of members, where rows are kept."""
         self._scalars: dict[str, float] = {}
         compile_plain(spec)
         self._weigh(Contribution({}))
@@ -86,26 +93,26 @@ class PlainAggregator:
         authorizer: Authorizer | None = None,
     ) -> None:
         """See `Aggregator`; the round does not matter here."""
+        as_they_are = self._words or self.spec.rows
 
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             for block in self.layout.within(first, last):
-                self._write(contribution, block, row[block.start - first : block.stop - first])
+                values = contribution.vectors[block.name][block.first : block.last]
+                part = row[block.start - first : block.stop - first]
+                if as_they_are:
+                    part[:] = values
+                else:
+                    scale_into(values, self._own_shares[block.name], part)
 
-        self._collect(fill, reduce_rows if self._words else reduce_rows_float, contribution)
+        fold: Fold = reduce_rows if self._words else _keep_rows if self.spec.rows else reduce_rows_float
+        self._collect(fill, fold, contribution)
         authorize(self._group, authorizer, self.participants)
 
-    def _write(self, contribution: Contribution, block: Block, row: NDArray[Any]) -> None:
-        values = contribution.vectors[block.name][block.first : block.last]
-        if self._words:
-            row[:] = values
-        else:
-            scale_into(values, self._share(self.spec.vector(block.name), contribution), row)
-
-    def _share(self, vector: VectorSpec, contribution: Contribution) -> float:
-        """This silo's part of a vector's mean."""
-        if vector.weighting == "samples":
+    def _share(self, weighting: Weighting, contribution: Contribution) -> float:
+        """This silo's part of a mean."""
+        if weighting == "samples":
             return self.spec.samples / self.summed_samples
-        if vector.weighting == "uniform":
+        if weighting == "uniform":
             return 1.0 / self._group.comm.size
         return contribution.weight / self._round_weight
 
@@ -113,13 +120,28 @@ class PlainAggregator:
         def collect() -> tuple[int, ...]:
             comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
-                self._collection = ReduceScatter(comm, self.layout.shards, self._dtype, chunk=self._chunk)
+                kept = comm.size if self.spec.rows else 1
+                self._collection = ReduceScatter(
+                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept
+                )
             if self._weighed_by is not comm or self._varies:
                 self._weigh(contribution)
+            self._own_shares = {
+                one.name: self._share(one.weighting, contribution) for one in self.spec.vectors
+            }
+            if self.spec.rows:
+                self._shares = self._all_shares(contribution)
             self._collection.run(fill, fold)
             return self._group.members
 
         self.participants = self._group.step(collect)
+
+    def _all_shares(self, contribution: Contribution) -> dict[Weighting, NDArray[np.float64]]:
+        """Every silo's part of each kind of mean; collective."""
+        kinds = tuple(dict.fromkeys(one.weighting for one in self.spec.vectors))
+        own = np.array([self._share(kind, contribution) for kind in kinds])
+        given = np.array([np.frombuffer(one) for one in self._group.comm.allgather_bytes(own.tobytes())])
+        return dict(zip(kinds, np.ascontiguousarray(given.T), strict=True))
 
     def total(self, index: int) -> Total:
         """See `Aggregator`."""
@@ -127,13 +149,22 @@ class PlainAggregator:
         if collection is None:
             raise RuntimeError("nothing was added up")
         start, values = self.layout.shards.bounds[index], collection.of(index)
-        return total_of(
-            self,
-            index,
-            lambda block: values[block.start - start : block.stop - start],
-            lambda name: np.empty(0, self._dtype),
-            self._scalars,
-        )
+        rows: dict[str, list[Vector]] = {}
+
+        def read(block: Block) -> NDArray[Any]:
+            part = values[..., block.start - start : block.stop - start]
+            if not self.spec.rows:
+                return part
+            rows[block.name], mean = list(part), np.empty(part.shape[1], part.dtype)
+            reduce_rows_float(part, mean, weights=self._shares[self.spec.vector(block.name).weighting])
+            return mean
+
+        def empty(name: str) -> NDArray[Any]:
+            rows[name] = [np.empty(0, self._dtype) for _ in self.participants]
+            return np.empty(0, self._dtype)
+
+        total = total_of(self, index, read, empty, self._scalars)
+        return replace(total, rows=rows) if self.spec.rows else total
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `Aggregator`."""
@@ -143,3 +174,7 @@ class PlainAggregator:
         """Release the buffers."""
         if self._collection is not None:
             self._collection.close()
+
+
+def _keep_rows(rows: list[Row], out: NDArray[Any]) -> None:
+    np.stack(rows, out=out)

@@ -49,7 +49,7 @@ class Plain:
 
     private: ClassVar[bool] = False
     recovers: ClassVar[bool] = True
-    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -128,8 +128,11 @@ class AdditiveProtocol:
     def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
         """See `SumProtocol`."""
         session = group.step(lambda: configured_session(group, secure, spec))
+        stochastic = secure.rounding == "stochastic"
         return group.step(
-            lambda: Additive(session, spec, committee=secure.committee, value_range=secure.range)
+            lambda: Additive(
+                session, spec, committee=secure.committee, value_range=secure.range, stochastic=stochastic
+            )
         )
 
 
@@ -170,6 +173,12 @@ def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> A
             refusal = protocol.refusal(secure, group.comm.size)
             if refusal is not None:
                 raise ConfigError(refusal)
+            if spec.rows and "rows" not in protocol.gives:
+                name = protocol_name(secure, spec.silos)
+                raise ConfigError(
+                    f'the strategy needs every silo\'s own update, and secure.protocol = "{name}" gives sums '
+                    'alone: set secure.protocol = "plain", or choose another strategy.name'
+                )
         return protocol
 
     return group.step(checked).build(group, secure, spec)

@@ -21,7 +21,7 @@ from silofl.errors import StoppedError
 Fill = Callable[[int, int, NDArray[Any]], None]
 """fill(first, last, out) writes what this silo brings to coordinates [first, last) into `out`."""
 Fold = Callable[[list[Row], NDArray[Any]], None]
-"""fold(rows, out) adds up every silo's row."""
+"""fold(rows, out) makes one vector (k,) of every silo's row (k,), or as many as are kept, (kept, k)."""
 
 
 class ReduceScatter:
@@ -34,32 +34,37 @@ class ReduceScatter:
         shards: which rank serves which slice.
         dtype: of the values that travel.
         chunk: values that a rank has under way at a time.
+        kept: vectors that a fold makes of each slice.
     """
 
-    def __init__(self, comm: Communicator, shards: Shards, dtype: np.dtype[Any], *, chunk: int) -> None:
+    def __init__(
+        self, comm: Communicator, shards: Shards, dtype: np.dtype[Any], *, chunk: int, kept: int = 1
+    ) -> None:
         self.comm, self._shards, self._members = comm, shards, comm.members
         self._offsets = shards.owned_ranges(comm.members)
         self.start, self.stop = self._offsets[comm.rank : comm.rank + 2]
         self._longest = max(end - start for start, end in pairwise(self._offsets))
         self._width = max(min(chunk // comm.size, self._longest), 1)
-        self.exchange: Exchange = open_exchange(comm, self._width, self.stop - self.start, dtype)
+        self._kept, length = kept, kept * (self.stop - self.start)
+        self.exchange: Exchange = open_exchange(comm, self._width, length, dtype)
         self._copies: dict[int, NDArray[Any]] = {}
 
     def run(self, fill: Fill, fold: Fold) -> None:
         """Collect: afterwards this rank's part is in `result`, and copies of it with others. Collective."""
         steps = range(0, self._longest, self._width)
+        results = self._by_row(self.exchange.result)
         for count, start in enumerate(steps):
             self._mark(count, len(steps))
             for row, (begin, end) in zip(self.exchange.outgoing(), pairwise(self._offsets), strict=True):
                 first, last = min(begin + start, end), min(begin + start + self._width, end)
                 fill(first, last, row[: last - first])
             rows = self.exchange.alltoall()
-            part = self.exchange.result[start : start + self._width]
-            fold([row[: part.size] for row in rows], part)
+            part = results[..., start : start + self._width]
+            fold([row[: part.shape[-1]] for row in rows], part)
         self._share_copies()
 
     def of(self, index: int) -> NDArray[Any]:
-        """The sum of one slice, which this rank served or keeps a copy of.
+        """The sum of one slice (k,), or what is kept of it (kept, k): served by this rank, or copied to it.
 
         Raises StoppedError where neither it nor anybody else has it any more.
         """
@@ -75,7 +80,11 @@ class ReduceScatter:
                 )
             return result
         offset = self._offsets[self._members.index(server)]
-        return result[self._shards.bounds[index] - offset : self._shards.bounds[index + 1] - offset]
+        first, last = self._shards.span(index)
+        return self._by_row(result)[..., first - offset : last - offset]
+
+    def _by_row(self, result: NDArray[Any]) -> NDArray[Any]:
+        return result if self._kept == 1 else result.reshape(self._kept, result.size // self._kept)
 
     def close(self) -> None:
         """Release the buffers."""
@@ -106,5 +115,5 @@ class ReduceScatter:
             words = np.frombuffer(parcel, self.exchange.result.dtype)
             for index in shards.slices_of(member, self._members):
                 if self._members[comm.rank] in shards.replicas(index):
-                    length = shards.bounds[index + 1] - shards.bounds[index]
-                    self._copies[index], words = words[:length], words[length:]
+                    length = self._kept * (shards.bounds[index + 1] - shards.bounds[index])
+                    self._copies[index], words = self._by_row(words[:length]), words[length:]

@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize, total_of
+from silofl.aggregation.encoded_contribution import EncodedContribution
 from silofl.aggregation.exact_numbers import ExactNumbers
-from silofl.aggregation.formats import Ranges
+from silofl.aggregation.formats.base import Ranges, Words
 from silofl.aggregation.key_prefetcher import KeyPrefetcher
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.reduce_scatter import ReduceScatter
 from silofl.aggregation.secagg_round import SecAggRound
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.tail import Tail
+from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
-from silofl.aggregation.wire import EncodedContribution, EncodingQuality, Magnitudes, Wire, Words
+from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
@@ -34,7 +36,7 @@ CHUNK_WORDS = 1 << 19
 class UnmaskedSum:
     """A masked sum with what opens it. Not collective to read, but for `gather`."""
 
-    wire: Wire
+    wire: WireFormat
     collection: ReduceScatter
     left: MaskSet
     """What to add to the masked sum to have the plain one."""
@@ -95,7 +97,7 @@ class SecAggSum:
         bits = session.rules.bits
         self.session, self.spec = session, spec
         shards = Shards(0, session.members, spec.replica_count)
-        self.wire = Wire(spec, bits, shards, stochastic=stochastic)
+        self.wire = WireFormat(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
         compile_kernels(spec, bits, session.rules.prg, stochastic=stochastic)
         self._collection = self._open_collection()

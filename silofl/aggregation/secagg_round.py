@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from silofl.comm.protocol import Communicator
 from silofl.crypto import secagg
+from silofl.crypto.framing import Inbox, outbox
 from silofl.crypto.identity import Identity
 from silofl.crypto.masks import MaskKeys
 from silofl.crypto.secagg import Round
-from silofl.crypto.wire import Inbox, outbox
 from silofl_kernels import MaskSet
 
 

@@ -12,13 +12,13 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig
+from silofl.crypto.framing import MOST_SILOS, Inbox
 from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import Prg
 from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules
 from silofl.crypto.session_id import session_id, session_nonce
-from silofl.crypto.wire import MOST_SILOS, Inbox
 from silofl.errors import ConfigError
 from silofl_kernels.cpu import features
 

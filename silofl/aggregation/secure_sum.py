@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.secagg import SecAggSum
 from silofl.aggregation.secure_session import open_session, rules_for
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import measure
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of
@@ -66,8 +66,12 @@ class SecureAggregator:
             TypeError: neither float32 nor float64.
         """
         values = _as_vector(x)
-        if self._sum is None or self._sum.spec.vector(NAME).size != values.size:
-            self._sum = self._make(values.size, values.dtype)
+        kind = values.size, values.dtype
+        if self._sum is not None and (self._sum.spec.vector(NAME).size, self._sum.spec.dtype) != kind:
+            self._sum.close()
+            self._sum = None
+        if self._sum is None:
+            self._sum = self._make(*kind)
         self._round += 1
         contribution = Contribution({NAME: values})
         opened = self._sum.open(

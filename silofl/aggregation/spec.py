@@ -62,6 +62,7 @@ class AggregationSpec:
         silos: how many the run has in all.
         replica_count: with how many other ranks the sums of each slice lie, in case that its server fails.
         scalars: names of the numbers that are averaged beside the vectors.
+        rows: whether every silo's own slices are wanted beside the means.
     """
 
     vectors: tuple[VectorSpec, ...]
@@ -72,6 +73,7 @@ class AggregationSpec:
     silos: int
     replica_count: int = 0
     scalars: tuple[str, ...] = field(default=())
+    rows: bool = False
 
     def vector(self, name: str) -> VectorSpec:
         """The vector of that name."""

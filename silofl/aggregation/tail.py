@@ -104,7 +104,7 @@ class TailFormat:
         rounded: tuple[str, ...],
         scalars: tuple[str, ...],
     ) -> None:
-        self._silos, self._rounded, self._scalars = silos, rounded, scalars
+        self._silos, self._rounded, self.scalars = silos, rounded, scalars
         self._dtype = ring_dtype(bits)
         self._checked = (*checked, "weight of the round", *scalars)
         self._weights = weight_limbs(bits, silos)
@@ -152,12 +152,12 @@ class TailFormat:
                 "finite, or too large; the sum was not used",
                 rank=0,
             )
-        numbers = np.empty(1 + len(self._scalars))
+        numbers = np.empty(1 + len(self.scalars))
         self._numbers.decode(np.ascontiguousarray(exact), numbers)
         found = {name: int(count) for name, count in zip(self._rounded, coarse, strict=True) if count}
         mean_error = self._error.decode(error) / (self._silos << ERROR_BITS)
         quality = EncodingQuality(int(flags[0]), mean_error, found)
-        scalars = dict(zip(self._scalars, map(float, numbers[1:]), strict=True))
+        scalars = dict(zip(self.scalars, map(float, numbers[1:]), strict=True))
         return Tail(decode_weight(weights, self._weights), float(numbers[0]), scalars, quality)
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.layout import Layout
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.wire import EncodingQuality, Magnitudes
+from silofl.aggregation.tail import EncodingQuality
 from silofl.transforms.base import Slice, Transform
 from silofl.types import Contribution, Total
 

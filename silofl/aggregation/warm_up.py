@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import Wire, measure
+from silofl.aggregation.wire_format import WireFormat
 from silofl.types import Contribution, RingBits
 from silofl_kernels import (
     KEY_BYTES,
@@ -30,7 +31,7 @@ def compile_kernels(spec: AggregationSpec, bits: RingBits, prg: Prg, *, stochast
     On a new machine that takes seconds, on every further start milliseconds: compiled code lies on disk.
     """
     small = _shortened(spec)
-    wire = Wire(small, bits, Shards(0, (0,)), stochastic=stochastic)
+    wire = WireFormat(small, bits, Shards(0, (0,)), stochastic=stochastic)
     given, ring = _zeros(small, bits), ring_dtype(bits)
     magnitudes, ranges = measure(given, small), wire.fixed_ranges(1.0)
     wire.exponents(magnitudes, 1.0)

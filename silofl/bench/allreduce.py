@@ -8,7 +8,7 @@ import numpy as np
 
 from silofl.aggregation.secure_sum import SecureAggregator
 from silofl.bench.measure import Call, Row, row
-from silofl.bench.ranks import cpu_seconds_of_all, interleaved_over_ranks
+from silofl.bench.measure_ranks import cpu_seconds_of_all, interleaved_over_ranks
 from silofl.comm.native import NativeReductions
 from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig

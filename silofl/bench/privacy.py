@@ -24,7 +24,7 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.bench.measure import Call, Row, row
-from silofl.bench.ranks import interleaved_over_ranks
+from silofl.bench.measure_ranks import interleaved_over_ranks
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.native import NativeReductions

@@ -1,9 +1,9 @@
 """`silofl bench recovery`: from the kill of a silo to the next committed round, seen from outside.
 
-Federations as `silofl launch` starts them, in which a rehearsal kills one silo, another one each time. This
-process takes the times: the kill's when its line arrives, a commit's from its manifest's file. The way from
-the same step to the same commit in rounds without a loss is measured in the same run, where rehearsals that
-slow the step by a factor of 1 say when it is reached.
+Federations as `silofl launch` starts them, in which an injected fault kills one silo, another one each time.
+This process takes the times: the kill's when its line arrives, a commit's from its manifest's file. The way
+from the same step to the same commit in rounds without a failure is measured in the same run, where injected
+faults that slow the step by a factor of 1 say when it is reached.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ keep = {rounds}
 policy = "{policy}"
 inject = {faults}
 """
-REHEARSED = re.compile(r"injected fault: (\w+) silo \d+ in round (\d+) ")
+INJECTED = re.compile(r"injected fault: (\w+) silo \d+ in round (\d+) ")
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ class Watch:
                 continue
 
     def hear(self, line: str) -> None:
-        """Note a rehearsal, now."""
-        found = REHEARSED.search(line)
+        """Note an injected fault, now."""
+        found = INJECTED.search(line)
         if found is not None:
             self.marks[int(found[2])] = time.time()
 
@@ -246,7 +246,7 @@ def times_of(
     def way(number: int, further: int, least: int) -> float:
         reached = [one.at for one in commits if one.round >= number + further and one.silos >= least]
         if number not in marks:
-            raise SiloflError(f"under {policy!r} nothing was heard of the rehearsal in round {number}")
+            raise SiloflError(f"under {policy!r} nothing was heard of the injected fault in round {number}")
         if not reached:
             raise SiloflError(f"under {policy!r} no round from {number + further} on has {least} silos")
         return min(reached) - marks[number]

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from silofl.background import Background
+from silofl.checkpoint.atomic_files import PieceWriter
 from silofl.checkpoint.directory import CheckpointDirectory
-from silofl.checkpoint.files import PieceWriter
 from silofl.checkpoint.manifest import FileEntry, Manifest
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator, RankFailedError

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.files import storage, write_bytes, write_packed
+from silofl.checkpoint.atomic_files import storage, write_bytes, write_packed
 from silofl.checkpoint.manifest import MANIFEST, FileEntry, Manifest, parse
 from silofl.checkpoint.tree import Arrays
 from silofl.errors import CheckpointError

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from silofl.background import Background
+from silofl.checkpoint.atomic_files import read_tree
 from silofl.checkpoint.buddies import Buddies
 from silofl.checkpoint.catalogue import gather_manifests
 from silofl.checkpoint.directory import CheckpointDirectory, kept_rounds
-from silofl.checkpoint.files import read_tree
 from silofl.checkpoint.manifest import FileEntry, Manifest
 from silofl.checkpoint.snapshot import Snapshot
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks

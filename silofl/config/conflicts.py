@@ -57,6 +57,11 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f'"{privacy.unit}" with privacy.place = "{privacy.place}" does not cover: set {remedy}',
         ),
         (
+            strategy.needs == "rows" and not PLACES[privacy.place].alone,
+            f'strategy.name = "{name}" needs every silo\'s own update, and privacy.place = "{privacy.place}" '
+            'shows noisy sums alone: set privacy.place = "local"',
+        ),
+        (
             bool(strategy.scalars or by_round),
             f'strategy.name = "{name}" tells {" and ".join([*strategy.scalars, *by_round[:1]])} of each '
             'silo\'s training without noise: set strategy.name = "fedavg", or privacy.unit = "none"',

@@ -217,7 +217,7 @@ class FailureConfig(Section):
     rejoin_s: PositiveFloat = 60.0
     """`respawn`: seconds in which a silo that was started again must be back; else they go on without it."""
     inject: list[str] = []
-    """Faults to rehearse: `kill silo 2 round 5 at collect`; see `docs/failure.md`. A resumed run has none."""
+    """Faults to inject: `kill silo 2 round 5 at collect`; see `docs/failure.md`. A resumed run has none."""
 
     @property
     def faults(self) -> list[Fault]:

@@ -13,7 +13,7 @@ from silofl.federation.privacy.guarantee import describe, notes, plan_for, refus
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import bytes_per_round
 from silofl.privacy.places import PLACES
-from silofl.report.dry_run import MIB, DryRun, SiloDryRun
+from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
 

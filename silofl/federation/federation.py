@@ -10,9 +10,9 @@ from silofl import config as configuration
 from silofl import startup
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.magnitudes import Magnitudes, first_nonfinite, measure
 from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import Magnitudes, first_nonfinite, measure
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
@@ -22,7 +22,7 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.metrics import FederationMeans
 from silofl.federation.privacy.engine import PrivacyEngine
-from silofl.federation.silo import Fitted, Silo, place
+from silofl.federation.silo import Fitted, RoundStart, Silo, place
 from silofl.federation.stateful import Part, State, Stateful, committed_state, restore
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
@@ -87,8 +87,8 @@ class Federation:
     def _fit(self, round_number: int) -> Fitted:
         context, shared = self.context, self.topology.shared
         buffers = self.values[len(shared["model"]) :]
-        fit = self.silo.fit if self.privacy is None else self.privacy.fit
-        return fit(shared, buffers, round_number, context.strategy, resync=context.membership.resync)
+        start = RoundStart(shared, buffers, round_number, context.strategy, context.membership.resync)
+        return self.silo.fit(start) if self.privacy is None else self.privacy.fit(start)
 
     def reduce(self, fitted: Fitted, round_number: int, magnitudes: Magnitudes) -> None:
         """Add up what all silos learnt, and let this silo's state follow; collective."""
@@ -289,6 +289,7 @@ def aggregation_spec(
         silos,
         replicas(config, silos, MAX_REPLICAS) if tolerant else 0,
         strategy.scalars,
+        strategy.needs == "rows",
     )
 
 

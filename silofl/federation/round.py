@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from silofl.aggregation.magnitudes import Magnitudes
+from silofl.aggregation.tail import EncodingQuality
 from silofl.aggregation.transformed import RetryRound
-from silofl.aggregation.wire import EncodingQuality, Magnitudes
 from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock

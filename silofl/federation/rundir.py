@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl import config as configuration
-from silofl.checkpoint.files import storage, write_arrays, write_bytes, write_json
+from silofl.checkpoint.atomic_files import storage, write_arrays, write_bytes, write_json
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.config import Config

@@ -24,10 +24,11 @@ from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel, as_array
 from silofl.training.gradient_check import EXAMPLES
-from silofl.training.private import PrivateSteps, StepNoise, Streams
+from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.publication import published
-from silofl.training.randomness import INITIAL_MODEL, derive, seed_everything
+from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
+from silofl.transforms.base import SecretStreams
 from silofl.types import Contribution, Update, Vector
 
 _DRAWING = threading.Lock()
@@ -37,6 +38,25 @@ _DRAWING = threading.Lock()
 def place(requested: str, local_rank: int) -> str:
     """The torch device that `train.device` means for a rank. Raises ConfigError for one that is not there."""
     return device_name(requested, torch.cuda.device_count(), local_rank)
+
+
+@dataclass(frozen=True)
+class RoundStart:
+    """What a silo begins a round's local work with.
+
+    Attributes:
+        shared: the strategy's shared vectors by name, (P,) each of the type that travels; not changed.
+        buffers: the global buffers (b,); not changed.
+        round_number: of the round, from 1.
+        strategy: whose halves the round has.
+        resync: see `LocalRound.resync`.
+    """
+
+    shared: Mapping[str, Vector]
+    buffers: Vector
+    round_number: int
+    strategy: Strategy
+    resync: bool = False
 
 
 @dataclass
@@ -111,63 +131,41 @@ class Silo:
         self.model.store(values)
         return values
 
-    def fit(
-        self,
-        shared: Mapping[str, Vector],
-        buffers: Vector,
-        round_number: int,
-        strategy: Strategy,
-        *,
-        resync: bool = False,
-    ) -> Fitted:
+    def fit(self, start: RoundStart) -> Fitted:
         """Train from the global model, or take the gradient at it, as the strategy says.
 
         What to send is valid until the next call on this silo, and may have values that are not finite: the
         aggregator refuses those before anything is shared. The silo's state of the strategy stays as it is,
         see `accept`, for a round may be taken again.
 
-        Args:
-            shared: the strategy's shared vectors by name, (P,) each of the type that travels; not changed.
-            buffers: the global buffers (b,); not changed.
-            round_number: of the round, from 1.
-            strategy: whose halves the round has.
-            resync: see `LocalRound.resync`.
-
         Raises:
             TrainingError: the loss is not finite.
         """
-        self.model.load_parts(shared["model"], buffers)
-        if strategy.local == "gradient":
-            trained, result = self.trainer.gradient(round_number)
+        self.model.load_parts(start.shared["model"], start.buffers)
+        if start.strategy.local == "gradient":
+            trained, result = self.trainer.gradient(start.round_number)
         else:
-            result = self.trainer.fit(round_number, self._correction(strategy, shared, resync))
+            result = self.trainer.fit(start.round_number, self._correction(start))
             trained = self.model.parameters
-        return self._contribution(trained, result, shared, buffers, strategy, resync)
+        return self._contribution(trained, result, start)
 
-    def _correction(self, strategy: Strategy, shared: Mapping[str, Vector], resync: bool) -> Correct | None:
+    def _correction(self, start: RoundStart) -> Correct | None:
         """What the strategy does to gradients; None where it does nothing, which costs nothing."""
+        strategy = start.strategy
         if type(strategy).correct is Strategy.correct:
             return None
-        on_device = {name: self.model.tensor(values) for name, values in shared.items()}
+        on_device = {name: self.model.tensor(values) for name, values in start.shared.items()}
         own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
-        local = LocalRound(on_device, own, self._lr, self.samples, resync)
+        local = LocalRound(on_device, own, self._lr, self.samples, start.resync)
         return lambda gradient, values: strategy.correct(gradient, values, local)
 
-    def _contribution(
-        self,
-        trained: torch.Tensor,
-        result: FitResult,
-        shared: Mapping[str, Vector],
-        buffers: Vector,
-        strategy: Strategy,
-        resync: bool,
-    ) -> Fitted:
+    def _contribution(self, trained: torch.Tensor, result: FitResult, start: RoundStart) -> Fitted:
         """What to send of trained parameters (P,), which are written over where they can be: no copy."""
-        local = LocalRound(shared, self.strategy_state, self._lr, self.samples, resync)
-        contribution, state = strategy.contribute(as_array(trained), result.steps, result.loss, local)
-        if len(buffers):
+        local = LocalRound(start.shared, self.strategy_state, self._lr, self.samples, start.resync)
+        contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
+        if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])
-            change -= buffers
+            change -= start.buffers
             contribution = replace(contribution, vectors={**contribution.vectors, "buffers": change})
         return Fitted(contribution, state, result.loss, result.steps)
 
@@ -179,7 +177,7 @@ class Silo:
         """The error of a round in which `what`, such as a tensor's name, is not finite."""
         return self.trainer.diverged(round_number, f"{what} has values that are not finite")
 
-    def protect(self, config: PrivacyConfig, streams: Streams) -> None:
+    def protect(self, config: PrivacyConfig, streams: SecretStreams) -> None:
         """Take single examples from now on as [privacy] says. Raises ConfigError where the model cannot."""
         if config.unit != "example":
             return
@@ -221,27 +219,16 @@ class Silo:
         total, stats = self._steps.sum(round_number, attempt)
         return Update(as_array(total)), FitResult(stats.loss, 1)
 
-    def fit_privately(
-        self,
-        shared: Mapping[str, Vector],
-        buffers: Vector,
-        steps: int,
-        noise: StepNoise,
-        round_number: int,
-        attempt: int,
-        strategy: Strategy,
-        *,
-        resync: bool = False,
-    ) -> Fitted:
+    def fit_privately(self, start: RoundStart, steps: int, noise: StepNoise, attempt: int) -> Fitted:
         """As `fit`, by noisy steps: all that is sent is made of gradients that have their noise.
 
         The loss has none: the strategy is given NaN for it, which no sum takes.
         """
-        self.model.load_parts(shared["model"], buffers)
-        correct = self._correction(strategy, shared, resync)
-        result = self.trainer.fit_privately(self._steps, steps, noise, round_number, attempt, correct)
-        told, parameters = replace(result, loss=math.nan), self.model.parameters
-        fitted = self._contribution(parameters, told, shared, buffers, strategy, resync)
+        self.model.load_parts(start.shared["model"], start.buffers)
+        result = self.trainer.fit_privately(
+            self._steps, steps, noise, start.round_number, attempt, self._correction(start)
+        )
+        fitted = self._contribution(self.model.parameters, replace(result, loss=math.nan), start)
         return replace(fitted, loss=result.loss)
 
     def evaluate(self, values: Vector) -> tuple[dict[str, float], int]:

@@ -8,11 +8,11 @@ import numpy as np
 
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.plain import CHUNK, PlainAggregator
 from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
-from silofl.aggregation.wire import measure
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads

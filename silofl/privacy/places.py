@@ -7,8 +7,7 @@ kernels before noise is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 if TYPE_CHECKING:
     from silofl.transforms.base import SecretStreams, Transform
@@ -17,55 +16,46 @@ if TYPE_CHECKING:
 Silos = tuple[int, ...]
 
 
-class Place(Protocol):
-    """One place of the noise in a federation of `silos`."""
+class Place:
+    """One place of the noise in a federation of `silos`; here added once, by ranks that are trusted."""
 
-    alone: ClassVar[bool]
+    alone: ClassVar[bool] = False
     """Whether all that leaves a silo has all its noise already: its noisy steps, or its noisy update."""
-    needs_private_sum: ClassVar[bool]
+    needs_private_sum: ClassVar[bool] = False
     """Whether the noise of one silo is too little for its own part, so that a secure sum must hide it."""
-    repeatable: ClassVar[bool]
+    repeatable: ClassVar[bool] = True
     """Whether a sum has the same noise whichever ranks serve it."""
 
     def sources(self, silos: int) -> int:
         """How many sources add noise to one sum."""
+        return 1
 
     def needed(self, silos: int, colluding: int, dropouts: int) -> int:
         """How many sources must be as much noise as was promised; below 1 where none would be left."""
+        return 1
 
     def shares(self, survivors: int, colluding: int) -> int:
         """How many sources of noise in a sum over `survivors` the observer does not know."""
+        return 1
 
     def summed(self, silos: int) -> int:
         """How many silos' vectors one noisy vector holds."""
+        return silos
 
     def shown(self, members: Silos, participants: Silos) -> Silos:
         """Of which silos a round shows something: of all that began it, or of those in its sum."""
+        return participants
 
     def noise(self, table: NoiseTable, keys: SecretStreams) -> Transform | None:
         """The last stage of what is added up; None where silos bring noisy values."""
+        raise NotImplementedError
 
 
 @final
-@dataclass(frozen=True)
-class Local:
+class Local(Place):
     """Each silo adds all of the noise to its own steps or update, and trusts no other rank."""
 
     alone: ClassVar[bool] = True
-    needs_private_sum: ClassVar[bool] = False
-    repeatable: ClassVar[bool] = True
-
-    def sources(self, silos: int) -> int:
-        """See `Place`."""
-        return 1
-
-    def needed(self, silos: int, colluding: int, dropouts: int) -> int:
-        """See `Place`."""
-        return 1
-
-    def shares(self, survivors: int, colluding: int) -> int:
-        """See `Place`: its own, which no other silo knows."""
-        return 1
 
     def summed(self, silos: int) -> int:
         """See `Place`."""
@@ -81,13 +71,10 @@ class Local:
 
 
 @final
-@dataclass(frozen=True)
-class Distributed:
+class Distributed(Place):
     """Each silo adds a share inside the secure sum, so that only the noisy sum ever exists."""
 
-    alone: ClassVar[bool] = False
     needs_private_sum: ClassVar[bool] = True
-    repeatable: ClassVar[bool] = True
 
     def sources(self, silos: int) -> int:
         """See `Place`."""
@@ -101,14 +88,6 @@ class Distributed:
         """See `Place`."""
         return survivors - colluding
 
-    def summed(self, silos: int) -> int:
-        """See `Place`."""
-        return silos
-
-    def shown(self, members: Silos, participants: Silos) -> Silos:
-        """See `Place`."""
-        return participants
-
     def noise(self, table: NoiseTable, keys: SecretStreams) -> Transform | None:
         """See `Place`."""
         from silofl.transforms.noise import SiloNoise
@@ -117,33 +96,10 @@ class Distributed:
 
 
 @final
-@dataclass(frozen=True)
-class Central:
+class Central(Place):
     """The ranks that serve the sum, which are trusted, add the noise to their slices of it."""
 
-    alone: ClassVar[bool] = False
-    needs_private_sum: ClassVar[bool] = False
     repeatable: ClassVar[bool] = False
-
-    def sources(self, silos: int) -> int:
-        """See `Place`."""
-        return 1
-
-    def needed(self, silos: int, colluding: int, dropouts: int) -> int:
-        """See `Place`."""
-        return 1
-
-    def shares(self, survivors: int, colluding: int) -> int:
-        """See `Place`."""
-        return 1
-
-    def summed(self, silos: int) -> int:
-        """See `Place`."""
-        return silos
-
-    def shown(self, members: Silos, participants: Silos) -> Silos:
-        """See `Place`."""
-        return participants
 
     def noise(self, table: NoiseTable, keys: SecretStreams) -> Transform | None:
         """See `Place`."""

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from silofl.launcher.process_tree import launcher_pid
 from silofl.report import events
-from silofl.report.live import LiveDisplay
-from silofl.report.plain import PlainDisplay
+from silofl.report.live_display import LiveDisplay
 from silofl.report.round_metrics import RoundMetrics
+from silofl.report.text_display import TextDisplay
 
 Kind = Literal["auto", "live", "plain", "none"]
 
@@ -77,7 +77,7 @@ def choose_display(kind: Kind, path: Path, *, leader: bool) -> Display:
     if kind == "live" or (kind == "auto" and on_terminal()):
         shown.append(LiveDisplay(Console(force_terminal=True)))
     elif kind != "none":
-        shown.append(PlainDisplay(sys.stdout))
+        shown.append(TextDisplay(sys.stdout))
     return Displays(*shown)
 
 

@@ -7,7 +7,7 @@ from silofl.tasks.base import SiloData
 from silofl.tasks.holdout import silo_data
 from silofl.tasks.partition import PARTITIONERS, partition
 from silofl.tasks.partition.base import Features, Labels
-from silofl.tasks.randomness import stream
+from silofl.tasks.random_streams import stream
 
 
 def deal(

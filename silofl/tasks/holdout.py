@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from silofl.errors import DataError
 from silofl.tasks.base import SiloData
-from silofl.tasks.randomness import stream
+from silofl.tasks.random_streams import stream
 
 Indices = NDArray[np.intp]
 

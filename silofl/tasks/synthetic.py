@@ -13,7 +13,7 @@ from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
 from silofl.tasks.holdout import silo_data
 from silofl.tasks.models import build_model
-from silofl.tasks.randomness import stream
+from silofl.tasks.random_streams import stream
 
 FEATURES, CLASSES = 60, 10
 SIGMA = np.arange(1, FEATURES + 1) ** -1.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.wire import Magnitudes
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.types import Contribution, Vector
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.shards import Shards, slice_counts
-from silofl.aggregation.wire import Magnitudes
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.strategies.base import State, Strategy

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from silofl.privacy.grid import Grid
 from silofl.training.clipped import ClippedGradients, ClippedStats
 from silofl.training.flat import Correct, FlatModel, as_array
-from silofl.training.randomness import seed_everything
 from silofl.training.sampling import PoissonSampler
-from silofl_kernels import NoiseTable, Stream, add_noise, dequantize, keystream, quantize
-
-
-class Streams(Protocol):
-    """This silo's secret streams."""
-
-    def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
-        """The stream of one purpose in one attempt at a round."""
+from silofl.training.seeding import seed_everything
+from silofl.transforms.base import SecretStreams, Slice
+from silofl.transforms.integer_grid import IntegerGrid
+from silofl.transforms.noise import SiloNoise
+from silofl_kernels import NoiseTable, keystream
 
 
 @dataclass(frozen=True)
@@ -32,20 +27,17 @@ class StepNoise:
     grid: Grid
     table: NoiseTable
 
-    def add(self, total: Tensor, divisor: float, streams: Streams, place: tuple[int, int, int]) -> None:
+    def add(self, total: Tensor, divisor: float, streams: SecretStreams, place: tuple[int, int, int]) -> None:
         """Put noise on a clipped sum (d,) and divide it; `place` is round, attempt and step.
 
         In float64 up to the rounding; what leaves here is a whole number of grid units.
         """
         round_number, attempt, step = place
-        values: NDArray[np.float64] = as_array(total).astype(np.float64)
-        words, first = np.empty(values.size, np.uint32), step * values.size
-        coins = streams.stream("rounding", round_number, attempt)
-        scale = 1.0 / self.grid.step
-        quantize(values, words, scale=scale, limit=self.grid.limit, first=first, rounding=coins)
-        add_noise(words, self.table, streams.stream("noise", round_number, attempt), position=first)
-        dequantize(words, values, step=self.grid.step / divisor)
-        total.copy_(torch.from_numpy(values))
+        values = as_array(total).astype(np.float64)
+        part, words = Slice(step * values.size, round_number, attempt), np.empty(values.size, np.uint32)
+        grid, noise = IntegerGrid(self.grid, streams), SiloNoise(self.table, streams)
+        noisy = grid.decode(noise.encode(grid.encode(values, part, words), part, words), part)
+        total.copy_(torch.from_numpy(noisy / divisor))
 
 
 @final
@@ -61,7 +53,7 @@ class PrivateSteps:
     """
 
     def __init__(
-        self, gradients: ClippedGradients, model: FlatModel, samples: int, rate: float, streams: Streams
+        self, gradients: ClippedGradients, model: FlatModel, samples: int, rate: float, streams: SecretStreams
     ) -> None:
         self._gradients, self._model, self._streams = gradients, model, streams
         self._samples, self._rate = samples, rate

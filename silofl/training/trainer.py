@@ -17,7 +17,7 @@ from silofl.tasks.base import Task
 from silofl.training.batches import Batches
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.private import PrivateSteps, StepNoise
-from silofl.training.randomness import derive, seed_everything
+from silofl.training.seeding import derive, seed_everything
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

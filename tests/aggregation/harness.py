@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.protocols import PROTOCOLS
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import measure
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
 from silofl.types import Contribution
+
+KINDS = [(np.float32, 8), (np.float32, 16), (np.float64, 32)]
+"""Type of the values and bits of the ring: each of both, not each pair, for each is a kernel to compile."""
 
 Means = dict[str, NDArray[Any]]
 

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.spec import VectorSpec
-from silofl.aggregation.wire import measure
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secagg import SecAgg, SecAggSum
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import measure
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
@@ -60,10 +61,12 @@ def run(silos: int, deaths: dict[int, str], make: Any) -> list[Any]:
         aggregator.reduce(own, 1, measure(own, aggregator.spec))
         fault.reach("use")
         group.step(lambda: None)
-        parts = [
-            (index, aggregator.total(index).mean["x"].copy())
-            for index in aggregator.layout.shards.slices_of(group.silo_id, group.members)
-        ]
+        served = aggregator.layout.shards.slices_of(group.silo_id, group.members)
+        parts = [(index, aggregator.total(index).mean["x"].copy()) for index in served]
+        for index in served if aggregator.spec.rows else ():
+            rows, here = aggregator.total(index).rows["x"], slice(*aggregator.layout.spans["x"].span(index))
+            for silo, row in zip(aggregator.participants, rows, strict=True):
+                np.testing.assert_array_equal(row, values_of(silo)[here])
         numbers = aggregator.sum_scalars(np.array([1.0, float(group.silo_id)]))
         total = aggregator.total(parts[0][0])
         return aggregator.participants, parts, numbers.tolist(), total.silos, total.scalars["silo"]
@@ -87,6 +90,10 @@ def secagg(group: ElasticGroup) -> SecAgg:
 
 def plain(group: ElasticGroup) -> PlainAggregator:
     return PlainAggregator(group, spec(group, 2), chunk=CHUNK // len(group.members))
+
+
+def rows(group: ElasticGroup) -> PlainAggregator:
+    return PlainAggregator(group, replace(spec(group, 2), rows=True), chunk=CHUNK // len(group.members))
 
 
 def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
@@ -130,10 +137,16 @@ def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
             check(run(5, deaths, secagg), deaths, 1e-7)
 
 
+@pytest.mark.parametrize("exchange", ["window", "messages"])
+@pytest.mark.parametrize("make", [plain, rows])
 @pytest.mark.parametrize("step", ["collect first", "collect last", "use"])
-def test_a_silo_dies_in_a_plain_sum(step: str) -> None:
+def test_a_silo_dies_in_a_plain_sum(
+    step: str, make: Any, exchange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if exchange == "messages":
+        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
     for silo in range(4):
-        check(run(4, {silo: step}, plain), {silo: step}, 1e-12)
+        check(run(4, {silo: step}, make), {silo: step}, 1e-12)
 
 
 def test_territories_are_adjacent_and_kept_by_who_takes_over() -> None:

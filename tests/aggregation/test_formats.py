@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from silofl.aggregation.exact_numbers import ExactNumbers, exact_format
-from silofl.aggregation.formats import NO_RANGES, Exact, PlainWords, Ranges, Scaled, Weight, format_of
+from silofl.aggregation.formats import format_of
+from silofl.aggregation.formats.base import NO_RANGES, Ranges, Weight
+from silofl.aggregation.formats.exact import Exact
+from silofl.aggregation.formats.plain_words import PlainWords
+from silofl.aggregation.formats.scaled import Scaled
 from silofl.aggregation.layout import Block
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import Wire
+from silofl.aggregation.wire_format import WireFormat
 from silofl.errors import ConfigError
 from silofl_kernels import MaskSet, Stream, ring_dtype
-from tests.aggregation.harness import exact_sum, unit
+from tests.aggregation.harness import KINDS, exact_sum, unit
 
 EVERY_FORMAT = ("scaled", "exact", "words")
 MASKS, NONE = MaskSet("aes-128-ctr", [bytes(16)], [1]), MaskSet("aes-128-ctr", [], [])
@@ -56,8 +60,9 @@ def sample(kind: str, size: int, bits: int, dtype: Any) -> NDArray[Any]:
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_words_are_the_same_wherever_blocks_are_cut_and_masks_come_off(kind: Any, bits: Any) -> None:
     size, ends = 300, np.array([3, 63, 300], np.int64)
+    dtype = np.float64 if bits == 32 else np.float32
     form = format_of(VectorSpec("x", size, kind, ends=ends), bits, 3, stochastic=False)
-    values = sample(kind, size, bits, np.float32)
+    values = sample(kind, size, bits, dtype)
     ranges = np.array([2.0**19, 1.0, 2.0**-45]) if form.ranges else NO_RANGES
     assert form.ranges == (3 if kind == "scaled" else 0)
     own = encode(form, values, Weight(1 / 3, 1 / 3), ranges)
@@ -77,8 +82,7 @@ def test_words_are_the_same_wherever_blocks_are_cut_and_masks_come_off(kind: Any
     )
 
 
-@pytest.mark.parametrize("bits", [8, 16, 32])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "bits"), KINDS)
 def test_scaled_is_within_half_a_step_of_each_tensors_own_range(bits: Any, dtype: Any) -> None:
     size, ends = 3000, np.array([3, 63, 63, 3000], np.int64)
     form = Scaled(VectorSpec("x", size, ends=ends), bits, 3, stochastic=False)
@@ -167,9 +171,9 @@ def test_stochastic_rounding_is_unbiased_and_a_function_of_seed_silo_round_and_c
     step = form.steps(np.ones(1))[0]
     values = np.full(size, 100.25 * step, np.float32)
 
-    def wire(seed: int) -> Wire:
+    def wire(seed: int) -> WireFormat:
         whole = AggregationSpec((spec,), np.dtype(np.float32), 1, seed, bytes(32), 3)
-        return Wire(whole, bits, Shards(0, (0, 1, 2)), stochastic=True)  # type: ignore[arg-type]
+        return WireFormat(whole, bits, Shards(0, (0, 1, 2)), stochastic=True)  # type: ignore[arg-type]
 
     def drawn(seed: int, silo: int, number: int, name: str = "x") -> NDArray[Any]:
         rounding = wire(seed).rounding("aes-128-ctr", silo, number)(name)

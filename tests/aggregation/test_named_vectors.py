@@ -13,6 +13,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
 from silofl.types import Contribution
 from tests.aggregation.harness import (
+    KINDS,
     Case,
     exact_sum,
     expected,
@@ -56,8 +57,7 @@ def case(silos: int, dtype: Any, bits: Any, **more: Any) -> Case:
     return Case(VECTORS, given, samples, dtype, bits, ("loss", "steps"), **more)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize(("dtype", "bits"), KINDS)
 @pytest.mark.parametrize("silos", [3, 4, 5])
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])
 def test_secure_means_are_those_of_integers_and_fractions(

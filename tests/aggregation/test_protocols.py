@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from silofl.comm.protocol import SharedBuffer, SimulatedCrash
 from silofl.config import SecureConfig
 from silofl.errors import ConfigError, StoppedError
 from silofl.types import Contribution
-from tests.aggregation.harness import Case, in_ranks, one_vector, outcomes, reduce_and_read
+from tests.aggregation.harness import Case, expected, in_ranks, one_vector, outcomes, reduce_and_read, whole
 
 every_protocol = pytest.mark.parametrize("name", list(PROTOCOLS))
 MARK = 1234.5
@@ -110,13 +111,27 @@ def test_gives_the_sum_and_rows_only_where_it_says_so(name: str) -> None:
     assert "sum" in protocol.gives
     assert not (protocol.private and "rows" in protocol.gives)
 
-    def rank(comm: Communicator) -> bool:
+    def rank(comm: Communicator) -> Any:
         group = ElasticGroup(comm)
         aggregator = case.make(name, group)
-        reduce_and_read(aggregator, case, group)
-        return aggregator.total(comm.rank).rows is not None
+        sums = reduce_and_read(aggregator, case, group).mean["x"].copy()
+        assert aggregator.total(comm.rank).rows is None
+        try:
+            asked = build(group, case.secure(name), replace(case.spec(comm.rank), rows=True))
+        except ConfigError as error:
+            return str(error)
+        found = reduce_and_read(asked, case, group)
+        np.testing.assert_allclose(found.mean["x"], sums, rtol=1e-6)
+        return asked.total(comm.rank).rows["x"]
 
-    assert in_ranks(3, rank) == ["rows" in protocol.gives] * 3
+    shown = in_ranks(3, rank)
+    if "rows" in protocol.gives:
+        for silo, own in enumerate(case.contributions):
+            parts = [rows[silo] for rows in shown]
+            np.testing.assert_array_equal(np.concatenate(parts), own.vectors["x"])
+    else:
+        assert shown == [shown[0]] * 3
+        assert f'secure.protocol = "{name}" gives sums alone' in shown[0]
 
 
 @every_protocol
@@ -153,6 +168,13 @@ def test_a_refusal_is_raised_on_every_rank_before_anything_is_made(name: str) ->
         return None
 
     assert in_ranks(3, rank) == [refusal] * 3
+
+
+def test_stochastic_rounding_is_the_same_whatever_hides_the_words() -> None:
+    case = one_vector(3, 500, config={"rounding": "stochastic"})
+    masked, dealt = (outcomes(case, name, (1, 2)) for name in ("secagg", "additive"))
+    np.testing.assert_array_equal(whole(masked)["x"], whole(dealt)["x"])
+    assert (whole(masked)["x"] != expected(case)["x"]).mean() > 0.2  # which rounds to nearest
 
 
 def test_auto_is_secure_for_three_silos_and_clear_below() -> None:

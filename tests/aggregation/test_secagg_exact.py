@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.row_exchange import MessageExchange
 from silofl.aggregation.secagg import SecAggSum, UnmaskedSum
 from silofl.aggregation.secure_session import SecureSession, common_prg, open_session
 from silofl.aggregation.spec import VectorSpec
-from silofl.aggregation.wire import measure
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.crypto.secagg import Rules
@@ -86,8 +86,9 @@ def test_the_secure_integer_sum_is_the_plain_integer_sum(
     np.testing.assert_array_equal(secure, exact.astype(ring_dtype(bits)))
 
 
-@pytest.mark.parametrize("bits", [8, 16, 32])
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize(
+    ("bits", "rounding"), [(8, "nearest"), (16, "nearest"), (32, "nearest"), (16, "stochastic")]
+)
 def test_the_mean_is_within_the_bound_of_its_fixed_point(bits: Any, rounding: str) -> None:
     silos, size = 5, 3000
     case = one_vector(silos, size, bits=bits, config={"rounding": rounding})

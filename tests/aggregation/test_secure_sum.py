@@ -31,11 +31,12 @@ def test_arrays_and_tensors_in_threads(silos: int) -> None:
     run_in_threads(silos, lambda comm: check(comm, comm.rank, comm.size))
 
 
-def test_one_aggregator_adds_up_often_and_lengths_may_change() -> None:
+def test_one_aggregator_adds_up_often_and_lengths_and_types_may_change() -> None:
     def rank(comm: Communicator) -> None:
         with silofl.SecureAggregator(comm, bits=32) as aggregator:
-            for size in (5, 5, 1000, 3):
-                total = aggregator.sum(np.full(size, comm.rank + 0.5))
+            for size, dtype in ((5, "f8"), (5, "f8"), (1000, "f8"), (1000, "f4"), (3, "f4")):
+                total = aggregator.sum(np.full(size, comm.rank + 0.5, dtype))
+                assert total.dtype == dtype
                 np.testing.assert_allclose(total, 4.5, atol=1e-6)
 
     run_in_threads(3, rank)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from silofl.aggregation.encoded_contribution import EncodedContribution
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.secagg import SecAggSum
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import EncodedContribution, Wire, measure
+from silofl.aggregation.wire_format import WireFormat
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
@@ -26,7 +28,7 @@ from tests.aggregation.harness import Case, in_ranks, one_vector, outcomes
 MASKS = MaskSet("aes-128-ctr", [bytes(16)], [1])
 
 
-def wire() -> tuple[Wire, Contribution]:
+def wire() -> tuple[WireFormat, Contribution]:
     rng = np.random.default_rng(3)
     ends = np.array([7, 2000, 5003], np.int64)
     vectors = (VectorSpec("x", 5003, ends=ends), VectorSpec("y", 9, "exact", "uniform"))
@@ -36,7 +38,7 @@ def wire() -> tuple[Wire, Contribution]:
         {"x": x.astype(np.float32), "y": rng.standard_normal(9).astype(np.float32)},
         {"loss": 0.3},
     )
-    return Wire(spec, 16, Shards(0, (0, 1, 2)), stochastic=False), own
+    return WireFormat(spec, 16, Shards(0, (0, 1, 2)), stochastic=False), own
 
 
 @pytest.mark.parametrize("first_pass", ["whole", "part"])
@@ -123,6 +125,7 @@ def test_every_word_is_masked_up_to_the_ragged_ends(protocol: str, monkeypatch: 
         for place, word in enumerate(out.tolist(), first):
             sent.setdefault(place, []).append(word)
 
+    monkeypatch.setattr(f"silofl.aggregation.{protocol}.compile_kernels", lambda *_, **__: None)
     monkeypatch.setattr(EncodedContribution, "fill", spy)
     outcomes(case, protocol, range(1, rounds + 1))
     assert sorted(sent) == list(range(size))

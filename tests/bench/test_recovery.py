@@ -85,7 +85,7 @@ def test_the_watch_sees_a_manifest_and_the_one_that_takes_its_place(tmp_path: Pa
     assert watch.commits[1].at == (folder / "manifest.json").stat().st_ctime
 
 
-def test_the_watch_hears_rehearsals_alone(tmp_path: Path) -> None:
+def test_the_watch_hears_injected_faults_alone(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 4)
     watch.hear("silofl: injected fault: slow silo 2 in round 4 at collect first")
     watch.hear("silofl: injected fault: kill silo 2 in round 8 at collect first")

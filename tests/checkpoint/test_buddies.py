@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from silofl.checkpoint import buddies as buddies_module
-from silofl.checkpoint.files import PieceWriter
+from silofl.checkpoint.atomic_files import PieceWriter
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm.protocol import RankFailedError
 from silofl.crypto.chunked_aead import CHUNK_BYTES

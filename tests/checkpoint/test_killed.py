@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from silofl.checkpoint import files
+from silofl.checkpoint import atomic_files
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.store import CheckpointStore
 from tests.checkpoint.run_of_silos import Silos, same, state_of
@@ -33,7 +33,7 @@ class Power:
             (shutil, "rmtree"),
         ):
             patch.setattr(home, name, self._limited(getattr(home, name), sync=name == "fsync"))
-        patch.setattr(files, "save_file", self._torn(files.save_file))
+        patch.setattr(atomic_files, "save_file", self._torn(atomic_files.save_file))
 
     def _spend(self) -> None:
         self.left -= 1

@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from silofl.crypto.framing import Inbox, Reader, outbox, pack_set
 from silofl.crypto.identity import Identity, verify
 from silofl.crypto.roster import Institution, Roster
 from silofl.crypto.session_id import session_id, session_nonce
-from silofl.crypto.wire import Inbox, Reader, outbox, pack_set
 from silofl.errors import ConfigError, ProtocolError, StorageError
 
 

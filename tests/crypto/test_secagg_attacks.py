@@ -5,8 +5,8 @@ import traceback
 
 import pytest
 
+from silofl.crypto.framing import HEADER
 from silofl.crypto.secagg import mask, reveal, share, unmask
-from silofl.crypto.wire import HEADER
 from silofl.errors import ProtocolError
 from tests.crypto.harness import (
     SESSION,

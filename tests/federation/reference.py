@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from silofl.config import Config
-from silofl.federation.silo import Fitted, Silo
+from silofl.federation.silo import Fitted, RoundStart, Silo
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
@@ -118,7 +118,7 @@ class Reference:
         torch.set_num_threads(1)
         try:
             shared, buffers = {"model": self.vector[:count]}, self.vector[count:]
-            return copy.deepcopy(self._silos[silo].fit(shared, buffers, number, self._strategy))
+            return copy.deepcopy(self._silos[silo].fit(RoundStart(shared, buffers, number, self._strategy)))
         finally:
             torch.set_num_threads(self._threads)
 

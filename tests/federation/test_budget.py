@@ -18,6 +18,7 @@ from silofl.errors import ConfigError
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.release_log import ReleaseLog
+from silofl.federation.silo import RoundStart
 from silofl.privacy.releases import Release
 from tests.federation.test_privacy import LOCAL, federate, settings
 
@@ -68,15 +69,14 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
     keys = {"checkpoint": {"key_file": str(tmp_path / "silo-{silo}.key")}}
     fit, first = PrivacyEngine.fit, {}
 
-    def learn_twice(self: PrivacyEngine, *start: Any, resync: bool) -> Any:
-        if start[2] == 3:  # as if a killed run had shown the round, and other values of it
+    def fit_twice(self: PrivacyEngine, start: RoundStart) -> Any:
+        if start.round_number == 3:  # as if a killed run had shown the round, and other values of it
             monkeypatch.setattr(PrivacyBudget, "was_begun", lambda self, number: number == 3)
-            fitted = fit(self, *start, resync=resync)
-            first[self._group.silo_id] = fitted.contribution.vectors["update"].copy()
-        return fit(self, *start, resync=resync)
+            first[self._group.silo_id] = fit(self, start).contribution.vectors["update"].copy()
+        return fit(self, start)
 
     once = federate(settings(tmp_path / "once", privacy=privacy, **more, **keys))[0]
-    monkeypatch.setattr(PrivacyEngine, "fit", learn_twice)
+    monkeypatch.setattr(PrivacyEngine, "fit", fit_twice)
     twice = federate(settings(tmp_path / "twice", privacy=privacy, **more, **keys))[0]
     assert len(first) == 4
     assert all(np.abs(update).max() > 0 for update in first.values())

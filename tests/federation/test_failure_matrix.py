@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
+from silofl.checkpoint.atomic_files import read_tree
 from silofl.checkpoint.directory import CheckpointDirectory
-from silofl.checkpoint.files import read_tree
 from silofl.faults import STEPS
 from tests.conftest import Finished, Start
 from tests.federation.reference import Attendance, Reference, attendance

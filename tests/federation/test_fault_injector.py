@@ -1,4 +1,4 @@
-"""Faults that are rehearsed happen once, on their silo, at their step."""
+"""Injected faults happen once, on their silo, at their step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.federation.threads import Normalized, federate, prepare, records, set
 
 
 class Marks:
-    """All that a rehearsal asks of a communicator."""
+    """All that a fault injector asks of a communicator."""
 
     def __init__(self) -> None:
         self.corrupted = 0
@@ -32,8 +32,8 @@ class Marks:
         self.corrupted += 1
 
 
-def rehearse(*lines: str, silo: int = 2) -> tuple[FaultInjector, Marks, list[str]]:
-    """A rehearsal of silo 2, what marks its steps, and a list that fills with its deaths."""
+def injector(*lines: str, silo: int = 2) -> tuple[FaultInjector, Marks, list[str]]:
+    """A fault injector of silo 2, what marks its steps, and a list that fills with its deaths."""
     comm, deaths = Marks(), list[str]()
     faults = [parse(line) for line in lines]
     made = FaultInjector(comm, faults, silo, die=lambda: deaths.append("dead"))  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def rehearse(*lines: str, silo: int = 2) -> tuple[FaultInjector, Marks, list[str
 
 
 def test_a_fault_fires_once_at_its_step_of_its_round_on_its_silo(capfd: pytest.CaptureFixture[str]) -> None:
-    made, comm, deaths = rehearse("kill silo 2 round 5 at agree", "kill silo 1 round 1 at train")
+    made, comm, deaths = injector("kill silo 2 round 5 at agree", "kill silo 1 round 1 at train")
     fired: list[tuple[int, str]] = []
     for number in range(8):
         made.round = number
@@ -53,7 +53,7 @@ def test_a_fault_fires_once_at_its_step_of_its_round_on_its_silo(capfd: pytest.C
 
 
 def test_files_of_a_round_may_be_published_in_the_next_one() -> None:
-    made, comm, deaths = rehearse("kill silo 2 round 5 at checkpoint rename", "kill silo 2 round 5 at unmask")
+    made, comm, deaths = injector("kill silo 2 round 5 at checkpoint rename", "kill silo 2 round 5 at unmask")
     made.round = 6
     comm.mark("unmask")
     assert not deaths
@@ -62,7 +62,7 @@ def test_files_of_a_round_may_be_published_in_the_next_one() -> None:
 
 
 def test_who_came_back_has_no_fault_of_an_earlier_round() -> None:
-    made, comm, deaths = rehearse(
+    made, comm, deaths = injector(
         "kill silo 2 round 5 at checkpoint agree", "kill silo 2 round 7 at checkpoint agree"
     )
     made.skip(5)
@@ -95,7 +95,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 def test_a_slow_step_takes_so_many_times_as_long(clock: Time) -> None:
-    made, comm, _ = rehearse("slow silo 2 round 1 at train x5")
+    made, comm, _ = injector("slow silo 2 round 1 at train x5")
     made.round = 1
     comm.mark("train")
     clock.now += 2.0
@@ -110,7 +110,7 @@ def test_a_slow_step_takes_so_many_times_as_long(clock: Time) -> None:
 
 def test_steps_of_a_thread_beside_do_not_end_a_slow_one(clock: Time) -> None:
     """Keys are made while a silo trains: their steps are marked in the middle of its own."""
-    made, comm, _ = rehearse("slow silo 2 round 1 at train x5")
+    made, comm, _ = injector("slow silo 2 round 1 at train x5")
     made.round = 1
     comm.mark("train")
     beside = threading.Thread(target=comm.mark, args=("advertise",))
@@ -163,7 +163,7 @@ def test_a_corrupt_message_is_refused_by_the_name_of_its_sender(
 def test_faults_are_for_the_right_silo() -> None:
     fault = Fault("kill", 2, 1, "train")
     for silo in range(4):
-        made, comm, deaths = rehearse("kill silo 2 round 1 at train", silo=silo)
+        made, comm, deaths = injector("kill silo 2 round 1 at train", silo=silo)
         made.round = fault.round
         comm.mark(fault.step)
         assert bool(deaths) == (silo == 2)

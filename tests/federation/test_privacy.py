@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from silofl.federation.loop import train
 from silofl.federation.run_logger import RunLogger
 from silofl.privacy.places import PLACES
 from silofl.tasks.base import SiloData
+from tests.conftest import ONE_THREAD
 from tests.federation.threads import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +148,10 @@ def test_every_line_tells_what_is_spent_whether_it_was_foreseen_or_not(
     assert (whole[0]["epsilon"], lost[0]["epsilon"]) == (foreseen[-1], dearer[-1])
 
 
-KILLS = ("train", "collect first", "agree", "reveal", "step", "checkpoint write", "between rounds")
+KILLS = [
+    *("collect first", "reveal", "checkpoint write"),
+    *(pytest.param(step, marks=pytest.mark.long) for step in ("train", "agree", "step", "between rounds")),
+]
 
 
 @pytest.mark.parametrize("step", KILLS)
@@ -183,8 +187,8 @@ def test_what_a_killed_run_showed_otherwise_counts_too(
 ) -> None:
     """A sum that is not, or may not be, the same again: another is shown, with other noise; both count."""
     prepare(monkeypatch, messages=False)
-    more: dict[str, Any] = LOCAL if place == "local" else {}
-    more["privacy"] = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
+    privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
+    more: dict[str, Any] = {"privacy": privacy} | (LOCAL if place == "local" else {})
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
     federate(settings(tmp_path, **more, failure={"policy": "abort", "inject": inject}))
     logs = [tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl" for silo in range(SILOS)]
@@ -328,13 +332,16 @@ def test_contradictions_are_refused_when_the_configuration_is_read(
     assert told in str(caught.value)
 
 
-def test_a_silo_that_is_started_again_goes_on_with_noise_and_ledger(tmp_path: Path) -> None:
+def test_a_silo_that_is_started_again_goes_on_with_noise_and_ledger(tmp_path: Path, python: str) -> None:
     """Real ranks: one is killed before its words are in the sum, a later one after they are."""
     faults = '["kill silo 2 round 3 at collect", "kill silo 3 round 6 at reveal"]'
-    command = [sys.executable, "-m", "silofl", "launch", "-n", "4", str(ROOT / "launch/private.toml")]
+    command = [python, "-m", "silofl", "launch", "-n", "4", str(ROOT / "launch/private.toml")]
     command += ["--run", "run", "--set", "run.rounds=8", "--set", f"failure.inject={faults}"]
     command += ["--set", f"checkpoint.key_file={tmp_path}/key-{{silo}}"]
-    end = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+    env = {**os.environ, **ONE_THREAD}
+    end = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110, check=False
+    )
     assert end.returncode == 0, end.stdout + end.stderr
     text = (tmp_path / "run/metrics.jsonl").read_text()
     rounds = [json.loads(line) for line in text.splitlines()]

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from silofl import config as configuration
+from silofl.checkpoint.atomic_files import read_tree
 from silofl.checkpoint.directory import CheckpointDirectory
-from silofl.checkpoint.files import read_tree
 from silofl.comm.protocol import SimulatedCrash
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config

@@ -1,4 +1,4 @@
-"""Silos as threads, in which a rehearsed `kill` ends a thread as SIGKILL ends a process."""
+"""Silos as threads, in which an injected `kill` ends a thread as SIGKILL ends a process."""
 
 from __future__ import annotations
 

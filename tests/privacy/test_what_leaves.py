@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from silofl.aggregation import wire
+from silofl.aggregation import wire_format
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
 from silofl.federation.loop import train
 from silofl.federation.privacy.clip_norm import ClipNorm
-from silofl.federation.privacy.pipeline import Pipeline, Start
-from silofl.federation.silo import Silo
+from silofl.federation.privacy.pipeline import Pipeline
+from silofl.federation.silo import RoundStart, Silo
 from silofl.privacy.plan import Plan
 from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.types import Contribution, Vector
@@ -52,7 +52,7 @@ class Telling(Strategy):
         return replace(contribution, vectors=vectors, scalars={"loss": loss}, weight=7.0), state
 
 
-def pipeline(path: Path, unit: str) -> tuple[Pipeline, Start, Telling, Plan]:
+def pipeline(path: Path, unit: str) -> tuple[Pipeline, RoundStart, Telling, Plan]:
     more: dict[str, Any] = LOCAL if unit == "example" else {"strategy": {"name": "fedavg", "momentum": 0.0}}
     config, strategy = settings(path, **more, privacy=UNIT[unit]), Telling()
     silo = Silo(config, Plain(), 0, SILOS, "cpu", strategy)
@@ -60,7 +60,7 @@ def pipeline(path: Path, unit: str) -> tuple[Pipeline, Start, Telling, Plan]:
     keys = NoiseKeys(Secret(bytes(32)), bytes(16), 0)
     silo.protect(config.privacy, keys)
     way = Pipeline(silo, plan, plan.grid(1.0), keys, ClipNorm(config.privacy), ("update",))
-    return way, Start({"model": silo.initial()}, np.empty(0, np.float32), 1, strategy, False), strategy, plan
+    return way, RoundStart({"model": silo.initial()}, np.empty(0, np.float32), 1, strategy), strategy, plan
 
 
 def units(values: Any, step: float) -> Any:
@@ -116,13 +116,13 @@ def test_ranges_are_agreed_of_noisy_values_alone(
 ) -> None:
     """Largest magnitudes tell of data. Under local noise they are those of what is shown anyway."""
     asked: list[Any] = []
-    encode = wire.encode_exponents
+    encode = wire_format.encode_exponents
 
     def look(magnitudes: Any, dtype: Any) -> Any:
         asked.append(magnitudes.copy())
         return encode(magnitudes, dtype)
 
-    monkeypatch.setattr(wire, "encode_exponents", look)
+    monkeypatch.setattr(wire_format, "encode_exponents", look)
     strategy = {"name": "fedavg", "momentum": 0.0} if unit == "silo" else {}
     sections: dict[str, Any] = {"privacy": UNIT[unit] | {"place": place}, "run": {"rounds": 2}}
     config = settings(tmp_path, **sections, strategy=strategy, secure={"protocol": "secagg"})

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from silofl.report.live import ROUNDS_SHOWN, LiveDisplay
+from silofl.report.live_display import ROUNDS_SHOWN, LiveDisplay
 from tests.report.test_events import metrics
 
 

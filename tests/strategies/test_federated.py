@@ -85,7 +85,7 @@ def federate(path: Path, strategy: dict[str, Any], *inject: str, **secure: Any) 
 
 @pytest.fixture
 def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rehearsed `kill` ends a thread as SIGKILL ends a process."""
+    """An injected `kill` ends a thread as SIGKILL ends a process."""
 
     def die() -> None:
         raise SimulatedCrash

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import ConfigError
-from silofl.federation.silo import Silo
+from silofl.federation.silo import RoundStart, Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedprox import FedProx
 from silofl.tasks.base import SiloData
@@ -56,7 +56,7 @@ def test_without_a_weight_it_is_fedavg_bit_for_bit(optimizer: str) -> None:
         train |= {"momentum": 0.9} if optimizer == "SGD" else {}
         silo = Silo(configuration.parse({"train": train, "strategy": table}), Network(), 1, 3, "cpu")
         whole, count = silo.initial(), silo.model.trainable
-        fitted = silo.fit({"model": whole[:count]}, whole[count:], 3, strategy)
+        fitted = silo.fit(RoundStart({"model": whole[:count]}, whole[count:], 3, strategy))
         return b"".join(values.tobytes() for values in fitted.contribution.vectors.values())
 
     plain = update(FedAvg(), {})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
-from silofl.federation.silo import Silo
+from silofl.federation.silo import RoundStart, Silo
 from silofl.strategies.registry import build
 from silofl.types import Total
 from tests.strategies import naive
@@ -33,7 +33,7 @@ def federate(table: dict[str, Any], present: Any, *, again: bool) -> Array:
         sent = []
         for k in here:
             for _ in range(1 + again):
-                fitted = silos[k].fit(shared, np.empty(0), number, strategy)
+                fitted = silos[k].fit(RoundStart(shared, np.empty(0), number, strategy))
             sent.append({name: v.copy() for name, v in fitted.contribution.vectors.items()})
             silos[k].accept(fitted)
             if again:

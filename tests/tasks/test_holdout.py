@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from silofl.errors import DataError
 from silofl.tasks.holdout import holdout, silo_data
-from silofl.tasks.randomness import stream
+from silofl.tasks.random_streams import stream
 
 
 @given(

@@ -9,7 +9,7 @@ from silofl.config import DataConfig
 from silofl.errors import ConfigError
 from silofl.tasks.partition import PARTITIONERS, Dirichlet, FeatureSkew, Iid, Quantity, Shards, partition
 from silofl.tasks.partition.base import share_out, shares
-from silofl.tasks.partition.features import first_component
+from silofl.tasks.partition.feature_skew import first_component
 
 ALPHAS = st.sampled_from([1e-300, 1e-3, 0.1, 0.5, 1.0, 100.0, 1e6, 1.7e308])
 

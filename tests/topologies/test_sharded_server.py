@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire import measure
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.rendezvous import Group

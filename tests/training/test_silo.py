@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import ConfigError, DataError, TrainingError
-from silofl.federation.silo import Fitted, Silo
+from silofl.federation.silo import Fitted, RoundStart, Silo
 from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedsgd import FedSGD
@@ -78,7 +78,7 @@ def fit(one: Silo, strategy: Strategy, number: int = 1, **more: Any) -> Fitted:
     count = one.model.trainable
     whole = np.random.default_rng(0).uniform(0.1, 0.5, one.model.size).astype(one.model.wire_dtype)
     shared = {"model": whole[:count]} | {name: np.ones(count, whole.dtype) for name in strategy.shared[1:]}
-    return one.fit(shared, whole[count:], number, strategy, **more)
+    return one.fit(RoundStart(shared, whole[count:], number, strategy, **more))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
@@ -87,7 +87,7 @@ def test_an_update_is_the_change_of_parameters_and_of_buffers(dtype: str, strate
     one, other = (silo(train={"dtype": dtype}) for _ in range(2))
     whole, count = one.initial(), one.model.trainable
     kept = whole.copy()
-    fitted = one.fit({"model": whole[:count]}, whole[count:], 2, strategy)
+    fitted = one.fit(RoundStart({"model": whole[:count]}, whole[count:], 2, strategy))
     assert whole.tobytes() == kept.tobytes()
     assert set(fitted.contribution.vectors) == {"update", "buffers"}
     update, change = (fitted.contribution.vectors[name] for name in ("update", "buffers"))

@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
+from silofl.crypto.framing import Reader, pack_header, pack_set
 from silofl.crypto.identity import SIGNATURE_BYTES, Identity
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secret import Secret
 from silofl.crypto.shamir import SHARE_BYTES
-from silofl.crypto.wire import Reader, pack_header, pack_set
 from silofl.errors import ProtocolError
 
 SEED_SHARE = 1

@@ -6,12 +6,12 @@ import struct
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from silofl.crypto.framing import MOST_SILOS
 from silofl.crypto.graph import Bounds
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import PRG_KEY_BYTES, Prg
 from silofl.crypto.roster import Roster
 from silofl.crypto.session_id import SESSION_BYTES
-from silofl.crypto.wire import MOST_SILOS
 from silofl.errors import ConfigError
 from silofl.types import RingBits
 

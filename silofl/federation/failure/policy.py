@@ -31,7 +31,7 @@ def _noisy(privacy: PrivacyConfig) -> int:
 
 
 def refuse_idle_faults(config: Config, silos: int) -> None:
-    """Raise ConfigError, the same on every rank, where a fault to rehearse would not happen."""
+    """Raise ConfigError, the same on every rank, where a fault to inject would not happen."""
     for text, fault in zip(config.failure.inject, config.failure.faults, strict=True):
         if fault.silo >= silos:
             raise ConfigError(

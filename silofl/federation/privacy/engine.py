@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,13 +20,11 @@ from silofl.crypto.noise_keys import NoiseKeys, new_nonce
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
-from silofl.federation.privacy.pipeline import TABLES, Pipeline, Start
+from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog
-from silofl.federation.silo import Fitted, Silo
+from silofl.federation.silo import Fitted, RoundStart, Silo
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for
-from silofl.strategies.base import Strategy
-from silofl.types import Vector
 from silofl_kernels import ring_dtype
 
 
@@ -67,17 +64,9 @@ class PrivacyEngine:
         self._keys = NoiseKeys(self._own, bytes.fromhex(self._nonce), self._group.silo_id)
         self._silo.protect(self._privacy, self._keys)
 
-    def fit(
-        self,
-        shared: Mapping[str, Vector],
-        buffers: Vector,
-        round_number: int,
-        strategy: Strategy,
-        *,
-        resync: bool = False,
-    ) -> Fitted:
+    def fit(self, start: RoundStart) -> Fitted:
         """As `Silo.fit`, with no more in it than noise covers: see `Pipeline`, which is the whole way."""
-        start = Start(shared, buffers, round_number, strategy, resync)
+        round_number = start.round_number
         if self._group.comm.rank == 0:  # which tells
             self.budget.foresee(round_number)
         while True:

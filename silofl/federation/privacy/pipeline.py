@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,10 +11,9 @@ from silofl.aggregation.base import Aggregator
 from silofl.config import PrivacyConfig
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.federation.privacy.clip_norm import ClipNorm
-from silofl.federation.silo import Fitted, Silo
+from silofl.federation.silo import Fitted, RoundStart, Silo
 from silofl.privacy.grid import Grid
 from silofl.privacy.plan import Plan
-from silofl.strategies.base import Strategy
 from silofl.training.private import StepNoise
 from silofl.transforms.base import Transform
 from silofl.transforms.integer_grid import IntegerGrid
@@ -25,17 +23,6 @@ from silofl_kernels import NoiseTable, Stream, discrete_gaussian, skellam
 
 TABLES = {"discrete-gaussian": discrete_gaussian, "skellam": skellam}
 ROTATION_KEY = b"silofl rotations"  # 16 bytes; a rotation is no secret
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a silo begins a round with: the arguments of `Silo.fit`."""
-
-    shared: Mapping[str, Vector]
-    buffers: Vector
-    round_number: int
-    strategy: Strategy
-    resync: bool
 
 
 class Pipeline:
@@ -58,7 +45,7 @@ class Pipeline:
         self._privacy: PrivacyConfig = plan.config
         self._table: NoiseTable = TABLES[plan.config.mechanism](grid.share)
 
-    def fit(self, start: Start, attempt: int) -> Fitted:
+    def fit(self, start: RoundStart, attempt: int) -> Fitted:
         """What a silo brings to the sum: bounded; noisy where each silo protects itself alone.
 
         Raises:
@@ -66,11 +53,7 @@ class Pipeline:
         """
         if self._privacy.unit == "example":
             return self._noisy_steps(start, attempt) if self._plan.place.alone else self._sum(start, attempt)
-        fitted = self._only_covered(
-            self._silo.fit(
-                start.shared, start.buffers, start.round_number, start.strategy, resync=start.resync
-            )
-        )
+        fitted = self._only_covered(self._silo.fit(start))
         vectors = list(fitted.contribution.vectors.values())
         if not self._norm.clip(vectors):
             raise self._silo.diverged(start.round_number)
@@ -97,22 +80,12 @@ class Pipeline:
         vectors = {name: fitted.contribution.vectors[name] for name in self._covered}
         return replace(fitted, contribution=Contribution(vectors))
 
-    def _noisy_steps(self, start: Start, attempt: int) -> Fitted:
+    def _noisy_steps(self, start: RoundStart, attempt: int) -> Fitted:
         """Steps on clipped examples with noise; all that is brought is made of those."""
         noise = StepNoise(self._grid, self._table)
-        fitted = self._silo.fit_privately(
-            start.shared,
-            start.buffers,
-            self._plan.steps,
-            noise,
-            start.round_number,
-            attempt,
-            start.strategy,
-            resync=start.resync,
-        )
-        return self._only_covered(fitted)
+        return self._only_covered(self._silo.fit_privately(start, self._plan.steps, noise, attempt))
 
-    def _sum(self, start: Start, attempt: int) -> Fitted:
+    def _sum(self, start: RoundStart, attempt: int) -> Fitted:
         """The clipped gradients of a sample of records, added up. Models with float buffers are refused."""
         total, result = self._silo.clipped_sum(start.shared["model"], start.round_number, attempt)
         return Fitted(Contribution({"update": total}), self._silo.strategy_state, result.loss, result.steps)

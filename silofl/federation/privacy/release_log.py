@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.files import storage, sync_directory, write_bytes
+from silofl.checkpoint.atomic_files import storage, sync_directory, write_bytes
 from silofl.privacy.releases import Release
 
 

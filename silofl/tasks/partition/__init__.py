@@ -10,10 +10,10 @@ from silofl.config import DataConfig
 from silofl.errors import ConfigError
 from silofl.tasks.partition.base import Features, Indices, Labels, Partitioner
 from silofl.tasks.partition.dirichlet import Dirichlet
-from silofl.tasks.partition.features import FeatureSkew
+from silofl.tasks.partition.feature_skew import FeatureSkew
 from silofl.tasks.partition.iid import Iid
+from silofl.tasks.partition.label_shards import Shards
 from silofl.tasks.partition.quantity import Quantity
-from silofl.tasks.partition.shards import Shards
 
 __all__ = [
     "PARTITIONERS",

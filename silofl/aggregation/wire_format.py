@@ -8,43 +8,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silofl.aggregation.formats import NO_RANGES, Encoded, NumberFormat, Ranges, Scaled, Weight, format_of
+from silofl.aggregation.encoded_contribution import EncodedContribution
+from silofl.aggregation.formats import format_of
+from silofl.aggregation.formats.base import NO_RANGES, NumberFormat, Ranges, Weight, Words
+from silofl.aggregation.formats.scaled import Scaled
 from silofl.aggregation.layout import Block, Layout
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.ranges import decode_ranges, encode_exponents
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.tail import EncodingQuality, OwnTail, Tail, TailFormat, valid_weight
+from silofl.aggregation.tail import Tail, TailFormat, valid_weight
 from silofl.types import Contribution, RingBits
-from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, max_abs, ring_dtype
-
-__all__ = ["EncodedContribution", "EncodingQuality", "Magnitudes", "Wire", "first_nonfinite", "measure"]
-
-Words = NDArray[np.unsignedinteger[Any]]
-Magnitudes = Mapping[str, NDArray[np.float64]]
-"""By vector: the largest magnitude of each tensor, float64 (m,); infinite where a value is not finite."""
+from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, ring_dtype
 
 
-def measure(contribution: Contribution, spec: AggregationSpec) -> Magnitudes:
-    """The largest magnitude of each tensor of the vectors that are rounded or weighed; not collective."""
-    return {
-        one.name: max_abs(contribution.vectors[one.name], one.tensor_ends)
-        for one in spec.vectors
-        if one.format != "words"
-    }
-
-
-def first_nonfinite(magnitudes: Magnitudes, spec: AggregationSpec) -> str | None:
-    """The first tensor that has a value which is not finite; None if all are."""
-    for one in spec.vectors:
-        found = np.flatnonzero(~np.isfinite(magnitudes.get(one.name, NO_RANGES)))
-        if found.size:
-            return one.tensor_names[int(found[0])]
-    return None
-
-
-class Wire:
+class WireFormat:
     """The form that contributions have on the wire of a secure sum, for one set of silos.
 
     Args:
@@ -118,7 +97,7 @@ class Wire:
             one.name: ~(magnitudes[one.name] * weights[one.name].factor < self.formats[one.name].largest)
             for one in self._checked
         }
-        return EncodedContribution(self, contribution, share, parts, unfit)
+        return EncodedContribution(self.layout, self.tail, contribution, share, parts, unfit)
 
     def _weight(self, one: VectorSpec, share: float, weight: float) -> Weight:
         """What a silo's vector is multiplied by. Exact sums do without 1/n, so that nothing is lost."""
@@ -164,54 +143,3 @@ class Wire:
         out = self.empty(block.name, block.last - block.first)
         self.formats[block.name].decode(block, masked, masks, ranges.get(block.name, NO_RANGES), total, out)
         return out
-
-
-class EncodedContribution:
-    """One silo's contribution, ready to be written to the wire piece by piece, as often as ranks fail.
-
-    Masks go onto the same words each time. So the tail, which tells how the vectors were encoded, is made
-    once and stays: rounding errors are added up in another order when slices are cut otherwise.
-    """
-
-    def __init__(
-        self,
-        wire: Wire,
-        contribution: Contribution,
-        share: float,
-        parts: Mapping[str, Encoded],
-        unfit: Mapping[str, NDArray[np.bool_]],
-    ) -> None:
-        self._wire, self._contribution, self._share = wire, contribution, share
-        self._parts, self._unfit = parts, unfit
-        self._tail: Words | None = None
-
-    def begin(self) -> None:
-        """All words will be written, perhaps once more."""
-        for part in self._parts.values():
-            part.begin()
-
-    def fill(self, first: int, last: int, out: Words, masks: MaskSet) -> None:
-        """Write masked wire words [first, last) over `out`."""
-        for block in self._wire.layout.within(first, last):
-            self._parts[block.name].write(block, out[block.start - first : block.stop - first], masks)
-
-    def tail(self) -> Words:
-        """What rides along with the vectors, the same each time; call it when all words were written."""
-        if self._tail is None:
-            self._tail = self._wire.tail.encode(self._own_tail())
-        return self._tail
-
-    def _own_tail(self) -> OwnTail:
-        given, parts = self._contribution, self._parts.values()
-        unfit = [
-            flags if flags.any() else flags | (self._parts[name].nonfinite > 0)
-            for name, flags in self._unfit.items()
-        ]
-        scalars = [self._share * given.scalars[name] for name in self._wire.spec.scalars]
-        return OwnTail(
-            self._share,
-            any(part.clipped for part in parts),
-            np.concatenate([np.empty(0, np.bool_), *unfit]),
-            np.concatenate([NO_RANGES, *(part.errors() for part in parts)]),
-            np.array([given.weight, *scalars], np.float64),
-        )

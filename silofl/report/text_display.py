@@ -8,7 +8,7 @@ from silofl.report.lines import Eta, closing, opening, round_line
 from silofl.report.round_metrics import RoundMetrics
 
 
-class PlainDisplay:
+class TextDisplay:
     """One line a round, flushed at once."""
 
     def __init__(self, out: TextIO) -> None:

@@ -1,0 +1,42 @@
+"""Wide fixed point of several words a value, in which nothing is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from silofl.aggregation.exact_numbers import MAGNITUDE, exact_format
+from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight, Words
+from silofl.aggregation.layout import Block
+from silofl.types import RingBits, Vector
+from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
+
+
+class Exact:
+    """Wide fixed point of several words a value: sums lose nothing, from 2^-96 up to 2^128.
+
+    A sum shows all its bits: where one silo's magnitudes are far below the others', their bits lie apart.
+    """
+
+    ranges, largest = 0, MAGNITUDE
+    dtype: np.dtype[Any] | None = None
+
+    def __init__(self, bits: RingBits, silos: int) -> None:
+        self._format, self._words = exact_format(bits, silos), ring_dtype(bits)
+        self.width = self._format.words
+
+    def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
+        """See `NumberFormat`; d `width` words are made at once."""
+        words = np.empty(len(values) * self.width, self._words)
+        return EncodedWords(words, self._format.encode(values, words, weight=weight.factor))
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Vector
+    ) -> None:
+        """See `NumberFormat`; a block begins and ends between values."""
+        words = np.empty(block.stop - block.start, self._words)
+        reduce_rows([masked], words, masks=masks, offset=block.start)
+        values = np.empty(block.last - block.first)
+        self._format.decode(words, values)
+        np.divide(values, total, out=out, casting="same_kind")

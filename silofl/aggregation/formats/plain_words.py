@@ -1,0 +1,32 @@
+"""Ring integers that were encoded before."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight, Words
+from silofl.aggregation.layout import Block
+from silofl.types import RingBits
+from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
+
+
+class PlainWords:
+    """Ring integers that were encoded before, such as values on the grid of a noise mechanism."""
+
+    width, ranges, largest = 1, 0, math.inf
+
+    def __init__(self, bits: RingBits) -> None:
+        self.dtype: np.dtype[Any] | None = ring_dtype(bits)
+
+    def encode(self, values: Words, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
+        """See `NumberFormat`; they are added up as they are."""
+        return EncodedWords(values)
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Words
+    ) -> None:
+        """See `NumberFormat`: the sum itself, whatever `total`."""
+        reduce_rows([masked], out, masks=masks, offset=block.start)
