@@ -181,7 +181,7 @@ def keygen(
     public = key.with_name(f"{key.name}.pub")
     identity.save(key, None if passphrase_file is None else read_passphrase(passphrase_file))
     public.write_text(Roster((Institution(name, identity.public),)).dumps(), encoding="utf-8")
-    typer.echo(f"private key {key} (stays here), public key {public} (goes to the keeper of the roster)")
+    typer.echo(f"private key {key} (stays here), public key {public} (goes to the maker of the roster)")
 
 
 @app.command()

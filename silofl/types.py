@@ -1,8 +1,4 @@
-"""Types that name the stage of the data on its way through a round, and what a round's sum takes and gives.
-
-A stage is a `NewType`: it costs nothing at run time and adding the wrong two is a type error.
-`docs/architecture.md` draws the way. d is the number of values of a vector, n the number of silos.
-"""
+"""What a round's sum takes and gives. d is the number of values of a vector, n the number of silos."""
 
 from __future__ import annotations
 
@@ -15,14 +11,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.floating[Any]]
 """float32 or float64 (d,)."""
-RingVector = NDArray[np.unsignedinteger[Any]]
-"""uintB (d,): integers modulo 2^B."""
 
 Update = NewType("Update", NDArray[np.floating[Any]])
 """float32 or float64 (d,): what one silo learnt in a round, in the clear, never leaves its rank."""
-
-TotalSlice = NewType("TotalSlice", NDArray[np.unsignedinteger[Any]])
-"""uintB (k/n,): the exact sum over the agreed survivors of the slice that this rank owns."""
 
 ReduceOp = Literal["sum", "min", "max"]
 RingBits = Literal[8, 16, 32]

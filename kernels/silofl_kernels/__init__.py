@@ -24,7 +24,7 @@ from silofl_kernels.noise_table import (
 from silofl_kernels.prg import KEY_BYTES, Prg
 from silofl_kernels.quantize import Counts, dequantize, quantize
 from silofl_kernels.reduce import reduce_rows, reduce_rows_dequantize, reduce_rows_float, scale_into
-from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit, signed_view
+from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit
 from silofl_kernels.rotate import rotate, unrotate
 from silofl_kernels.segments import Segments
 from silofl_kernels.streams import Stream, keystream
@@ -62,7 +62,6 @@ __all__ = [
     "ring_limit",
     "rotate",
     "scale_into",
-    "signed_view",
     "skellam",
     "unrotate",
 ]

@@ -38,8 +38,3 @@ def ring_bits(words: NDArray[Any]) -> int:
 def ring_limit(bits: int) -> int:
     """Largest magnitude that has both signs in the ring: 2^(B-1) - 1."""
     return int(np.iinfo(ring_dtype(bits)).max >> 1)
-
-
-def signed_view(words: Words) -> NDArray[np.signedinteger[Any]]:
-    """The same memory read as two's complement, which is what a sum of signed values means."""
-    return words.view(f"int{ring_bits(words)}")

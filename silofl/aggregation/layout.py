@@ -67,7 +67,7 @@ class Layout:
 
         Of such a part `first` and `last` are the values that it touches.
         """
-        if start >= stop:
+        if start >= min(stop, self.shards.size):
             return []
         touched = slice(max(bisect_right(self._starts, start) - 1, 0), bisect_left(self._starts, stop))
         return [self._part(block, start, stop) for block in self._in_order[touched]]

@@ -38,8 +38,6 @@ class PlainAggregator:
     unweighted and lie in memory once for each silo.
     """
 
-    description = "plain (every rank sees a slice of every update)"
-
     def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int = CHUNK) -> None:
         self._group, self.spec = group, spec
         self.quality = EncodingQuality()
@@ -82,6 +80,15 @@ class PlainAggregator:
             for name, total in zip(self.spec.scalars, sums[2:], strict=True)
         }
 
+    @property
+    def description(self) -> str:
+        """The protocol in a few words."""
+        if not self.spec.rows:
+            return "plain (every rank sees a slice of every update)"
+        slices = min(1 + self.spec.replica_count, self._group.comm.size)
+        seen = "a slice" if slices == 1 else f"{slices} slices"
+        return f"plain (every rank sees, and keeps for the round, {seen} of every update)"
+
     def prepare(self) -> None:
         """See `Aggregator`; nothing is made ahead."""
 
@@ -120,7 +127,7 @@ class PlainAggregator:
         def collect() -> tuple[int, ...]:
             comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
-                kept = comm.size if self.spec.rows else 1
+                kept = comm.size if self.spec.rows else None
                 self._collection = ReduceScatter(
                     comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept
                 )
@@ -155,6 +162,7 @@ class PlainAggregator:
             part = values[..., block.start - start : block.stop - start]
             if not self.spec.rows:
                 return part
+            part.flags.writeable = False  # ranks of one node share it
             rows[block.name], mean = list(part), np.empty(part.shape[1], part.dtype)
             reduce_rows_float(part, mean, weights=self._shares[self.spec.vector(block.name).weighting])
             return mean

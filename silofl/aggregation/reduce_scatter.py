@@ -27,25 +27,25 @@ Fold = Callable[[list[Row], NDArray[Any]], None]
 class ReduceScatter:
     """Every silo's values, added up in slices, over the ranks of one communicator; collective to make.
 
-    Extra memory is a few chunks and one slice, never a multiple of the vector.
+    Extra memory is a few chunks and one slice, never a multiple of the vector, unless rows are kept.
 
     Args:
         comm: the ranks that are left of `shards.members`.
         shards: which rank serves which slice.
         dtype: of the values that travel.
         chunk: values that a rank has under way at a time.
-        kept: vectors that a fold makes of each slice.
+        kept: how many vectors a fold makes of each slice, (kept, k); None: one, (k,).
     """
 
     def __init__(
-        self, comm: Communicator, shards: Shards, dtype: np.dtype[Any], *, chunk: int, kept: int = 1
+        self, comm: Communicator, shards: Shards, dtype: np.dtype[Any], *, chunk: int, kept: int | None = None
     ) -> None:
         self.comm, self._shards, self._members = comm, shards, comm.members
         self._offsets = shards.owned_ranges(comm.members)
         self.start, self.stop = self._offsets[comm.rank : comm.rank + 2]
         self._longest = max(end - start for start, end in pairwise(self._offsets))
         self._width = max(min(chunk // comm.size, self._longest), 1)
-        self._kept, length = kept, kept * (self.stop - self.start)
+        self._kept, length = kept, (kept or 1) * (self.stop - self.start)
         self.exchange: Exchange = open_exchange(comm, self._width, length, dtype)
         self._copies: dict[int, NDArray[Any]] = {}
 
@@ -84,7 +84,7 @@ class ReduceScatter:
         return self._by_row(result)[..., first - offset : last - offset]
 
     def _by_row(self, result: NDArray[Any]) -> NDArray[Any]:
-        return result if self._kept == 1 else result.reshape(self._kept, result.size // self._kept)
+        return result if self._kept is None else result.reshape(self._kept, result.size // self._kept)
 
     def close(self) -> None:
         """Release the buffers."""
@@ -115,5 +115,5 @@ class ReduceScatter:
             words = np.frombuffer(parcel, self.exchange.result.dtype)
             for index in shards.slices_of(member, self._members):
                 if self._members[comm.rank] in shards.replicas(index):
-                    length = self._kept * (shards.bounds[index + 1] - shards.bounds[index])
+                    length = (self._kept or 1) * (shards.bounds[index + 1] - shards.bounds[index])
                     self._copies[index], words = self._by_row(words[:length]), words[length:]

@@ -66,12 +66,11 @@ class SecureAggregator:
             TypeError: neither float32 nor float64.
         """
         values = _as_vector(x)
-        kind = values.size, values.dtype
-        if self._sum is not None and (self._sum.spec.vector(NAME).size, self._sum.spec.dtype) != kind:
+        if self._sum is not None and self._sum.spec.vector(NAME).size != values.size:
             self._sum.close()
             self._sum = None
         if self._sum is None:
-            self._sum = self._make(*kind)
+            self._sum = self._make(values.size, values.dtype)
         self._round += 1
         contribution = Contribution({NAME: values})
         opened = self._sum.open(

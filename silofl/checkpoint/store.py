@@ -39,9 +39,8 @@ class Restored:
     round: int
     """The newest that all its members could read; the same on every rank."""
     state: Tree | None
-    """This silo's tree of `own_round`; None where it has none."""
-    own_round: int
-    """`round` for its members; for others the newest before it in which they took part, 0 without one."""
+    """This silo's tree: of `round` for its members, for others of the newest before it that they committed;
+    None where it has none."""
     members: tuple[int, ...]
     """The silos that took part in `round`, ascending: their trees together are the whole of it."""
     notices: list[str]
@@ -186,7 +185,7 @@ class CheckpointStore:
                 notices += [
                     f"{line}; an older one is used" for lines in every.values() for line in lines["bad"]
                 ]
-                return Restored(manifest.round, own.state, own.round, manifest.members, notices)
+                return Restored(manifest.round, own.state, manifest.members, notices)
             notices.append(f"the checkpoint of round {manifest.round} cannot be used ({reasons[0]})")
         if notices:
             raise CheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from silofl.aggregation.plain import CHUNK
 from silofl.aggregation.protocols import protocol_name
 from silofl.aggregation.shards import slice_bounds
+from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
@@ -14,8 +15,10 @@ from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import bytes_per_round
 from silofl.privacy.places import PLACES
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
+from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
+from silofl.topologies.registry import topology_of
 
 
 def dry_run(config: Config, silos: int) -> DryRun:
@@ -41,7 +44,8 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     tolerant = config.failure.policy != "abort"
     spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant)
     words = config.privacy.unit != "none" and not PLACES[config.privacy.place].alone
-    sent = bytes_per_round(config.secure, strategy, spec, words=words, tolerant=tolerant)
+    topology = topology_of(config.topology)
+    sent = bytes_per_round(config.secure, topology, strategy, spec, words=words, tolerant=tolerant)
     privacy, weak = _privacy(config, rows, silo)
     return DryRun(
         silos=rows,
@@ -50,19 +54,22 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         rounds=config.run.rounds,
         protocol=protocol_name(config.secure, silos),
         bytes_sent_per_round=sent,
-        memory_mib=_memory(silo, len(strategy.shared), silos) / MIB,
+        memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,
         notes=weak,
     )
 
 
-def _memory(silo: Silo, shared: int, silos: int) -> int:
-    """Bytes of the shared vectors, the update, the local model with its gradients, and rows on their way."""
+def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
+    """Bytes of shared and sent vectors, the strategy's state, the local model, and rows of silos."""
     size, wire = silo.model.size, silo.model.wire_dtype.itemsize
     local = 2 * silo.model.vector.element_size()
-    rows = 2 * silos * min(CHUNK, slice_bounds(size, silos)[1]) * wire
-    return size * (wire * (1 + shared) + local) + rows
+    vectors = len(strategy.shared) + len(strategy.sends) + 2 * len(silo.strategy_state)
+    if spec.rows:
+        vectors += len(strategy.sends) * (1 + spec.replica_count)
+    rows = 2 * spec.silos * min(CHUNK, slice_bounds(size, spec.silos)[1]) * wire
+    return size * (wire * vectors + local) + rows
 
 
 def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, list[str]]:

@@ -28,8 +28,8 @@ from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
+from silofl.topologies.base import BUFFERS, Topology
 from silofl.topologies.registry import topology_of
-from silofl.topologies.sharded_server import BUFFERS, ShardedServer
 from silofl.types import Vector
 
 
@@ -38,7 +38,7 @@ class Federation:
     """What a round works with on one rank: made once, rebuilt whenever silos fail or rejoin."""
 
     context: RunContext
-    topology: ShardedServer
+    topology: Topology
 
     @property
     def group(self) -> ElasticGroup:
@@ -245,7 +245,7 @@ class RunContext:
         return self.privacy.wrap(inner, spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
-        """This rank's federation; collective, but on one of the `newcomers`: see `ShardedServer`."""
+        """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         topology = topology_of(self.config.topology)(
             self.group,
             self.strategy,

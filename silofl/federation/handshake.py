@@ -14,7 +14,7 @@ from silofl.training.flat import FlatModel
 
 
 def agree_on_version_and_config(comm: Communicator, config: Config) -> None:
-    """StopReason ranks whose silofl version or shared configuration differs from rank 0's; collective."""
+    """Refuse ranks whose silofl version or shared configuration differs from rank 0's; collective."""
     mine = {"version": silofl.__version__, "config": config.model_dump(mode="json")}
     first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
     raise_if_any(comm, _compare(comm.rank, config, first))
@@ -38,7 +38,7 @@ def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError 
 
 
 def agree_on_model(comm: Communicator, model: FlatModel) -> None:
-    """StopReason ranks whose model differs from rank 0's in names, shapes or frozen values; collective."""
+    """Refuse ranks whose model differs from rank 0's in names, shapes or frozen values; collective."""
     mine = [model.fingerprint(), model.describe()]
     first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
     raise_if_any(comm, model_mismatch(comm.rank, model, *first))

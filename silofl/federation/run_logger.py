@@ -30,7 +30,7 @@ class RunLogger:
         return self._directory.problem
 
     def begin(self, plan: Record, *, resume: bool) -> None:
-        """StopReason to write over another run; say what is about to run."""
+        """Refuse to write over another run; say what is about to run."""
         if self._leads:
             refuse_second_run(self._directory.path, resume=resume)
             self._directory.begin(self._config, last_round=plan["first_round"] - 1)

@@ -9,7 +9,7 @@ import numpy as np
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.plain import CHUNK, PlainAggregator
+from silofl.aggregation.plain import CHUNK
 from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
@@ -18,7 +18,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
 from silofl.strategies.base import Strategy
-from silofl.topologies.sharded_server import BUFFERS, ShardedServer
+from silofl.topologies.base import BUFFERS, Topology
 from silofl.types import Contribution
 from silofl_kernels import ring_dtype
 
@@ -42,12 +42,19 @@ class _Open:
 
 
 def bytes_per_round(
-    secure: SecureConfig, strategy: Strategy, spec: AggregationSpec, *, words: bool, tolerant: bool
+    secure: SecureConfig,
+    topology: type[Topology],
+    strategy: Strategy,
+    spec: AggregationSpec,
+    *,
+    words: bool,
+    tolerant: bool,
 ) -> int:
     """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
 
     Args:
         secure: [secure].
+        topology: what [topology] names.
         strategy: decides which vectors are sent and shared.
         spec: what is added up; its sample count does not matter.
         words: whether ring integers are added up, as under distributed privacy.
@@ -57,7 +64,7 @@ def bytes_per_round(
 
     def trial(length: int) -> int:
         cut = spec if length == longest else _cut(spec, length)
-        return _trial(secure, strategy, cut, words=words, tolerant=tolerant)
+        return _trial(secure, topology, strategy, cut, words=words, tolerant=tolerant)
 
     period = _period(secure, spec.silos)
     if longest <= 2 * period:
@@ -93,7 +100,13 @@ def _cut(spec: AggregationSpec, length: int) -> AggregationSpec:
 
 
 def _trial(
-    secure: SecureConfig, strategy: Strategy, spec: AggregationSpec, *, words: bool, tolerant: bool
+    secure: SecureConfig,
+    topology: type[Topology],
+    strategy: Strategy,
+    spec: AggregationSpec,
+    *,
+    words: bool,
+    tolerant: bool,
 ) -> int:
     own = secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
     sizes = {one.name: one.size for one in spec.vectors}
@@ -110,19 +123,20 @@ def _trial(
                 spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors)
             )
             inner = protocols.build(group, own, plain)
-            ring = ring_dtype(32 if isinstance(inner, PlainAggregator) else own.bits)
+            private = protocols.choose_protocol(own, spec.silos).private
+            ring = ring_dtype(own.bits if private else 32)
             return TransformedSum(inner, spec, ring, [], _Open(), lambda *of: "", lambda inner: 1.0)
 
         values = np.zeros(parameters + buffers, spec.dtype)
-        topology = ShardedServer(group, strategy, aggregator, values, parameters)
+        made = topology(group, strategy, aggregator, values, parameters)
         zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
         contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
         before = comm.bytes_sent
-        topology.aggregator.prepare()
-        topology.reduce(contribution, 1, measure(contribution, spec))
-        topology.step(np.empty(parameters, spec.dtype), resync=False)
+        made.aggregator.prepare()
+        made.reduce(contribution, 1, measure(contribution, spec))
+        made.step(np.empty(parameters, spec.dtype), resync=False)
         sent = comm.bytes_sent - before
-        topology.close()
+        made.close()
         return sent
 
     return run_in_threads(spec.silos, rank)[0]

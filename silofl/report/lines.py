@@ -39,8 +39,8 @@ def spread(per_silo: Sequence[Mapping[str, float]], name: str = "accuracy") -> s
 
 
 def phases(seconds: Mapping[str, float]) -> str:
-    """`train 0.15, wait 0.02, other 0.03`, with `return 2.50` where the silo waited for lost ones."""
-    named = {"train": 0.0, "wait": 0.0} | {k: seconds[k] for k in ("train", "wait", "return") if k in seconds}
+    """`train 0.15, wait 0.02, other 0.03`, with `rejoin 2.50` where silos waited for others to rejoin."""
+    named = {"train": 0.0, "wait": 0.0} | {k: seconds[k] for k in ("train", "wait", "rejoin") if k in seconds}
     named["other"] = sum(seconds.values()) - sum(named.values())
     return ", ".join(f"{name} {value:.2f}" for name, value in named.items())
 
@@ -50,7 +50,7 @@ def closing(summary: Record, path: str) -> list[str]:
     score = f"accuracy {summary['accuracy']:.4f}" if summary["accuracy"] is not None else "trained"
     seconds = summary["seconds_by_phase"]
     total = max(sum(seconds.values()), summary["seconds"]) or 1.0
-    train, waited, back = (seconds.get(phase, 0.0) for phase in ("train", "wait", "return"))
+    train, waited, back = (seconds.get(phase, 0.0) for phase in ("train", "wait", "rejoin"))
     outside = total - train - waited - back
     spent = ""
     if summary["epsilon"] is not None:
@@ -59,7 +59,7 @@ def closing(summary: Record, path: str) -> list[str]:
         f"done: {spent}{score} on held-out data after {summary['rounds']} rounds "
         f"in {duration(summary['seconds'])}; "
         f"{train / total:.0%} training, {waited / total:.0%} waiting for the slowest silo, "
-        f"{f'{back / total:.0%} for lost ones, ' if back else ''}"
+        f"{f'{back / total:.0%} waiting for silos to rejoin, ' if back else ''}"
         f"{outside / total:.0%} all else",
         f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
         f"  summary  {path}/summary.json",

@@ -55,13 +55,16 @@ class Strategy:
     """Vectors that every silo is given, each as long as the parameters; the first is the model."""
 
     sends: ClassVar[Mapping[str, Weighting]] = {"update": "samples"}
-    """Vectors that are added up, and by which weight."""
+    """Vectors that are added up, each as long as the parameters, and by which weight: "update", and others.
+
+    The model's buffers are averaged beside them, as "buffers".
+    """
 
     scalars: ClassVar[tuple[str, ...]] = ()
     """Numbers that are averaged beside them."""
 
     needs: ClassVar[Literal["sum", "rows"]] = "sum"
-    """Whether the server's half can do with the mean, or needs every silo's slice."""
+    """Whether the server's half can do with the mean, or needs every silo's slice of it as well."""
 
     local: ClassVar[Literal["train", "gradient"]] = "train"
     """Whether a silo trains by [train], or sends the gradient at the shared model."""

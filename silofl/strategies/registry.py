@@ -38,6 +38,8 @@ def strategy_of(module: ModuleType) -> type[Strategy]:
         raise TypeError(f"{module.__name__}.{kind.__name__} must be a @final @dataclass(frozen=True)")
     if any(field.default is MISSING for field in fields(kind)):
         raise TypeError(f"{module.__name__}.{kind.__name__} must give each of its fields a default")
+    if "update" not in kind.sends or "buffers" in kind.sends:
+        raise TypeError(f'{module.__name__}.{kind.__name__} must send "update", and leave out "buffers"')
     return cast(type[Strategy], kind)
 
 

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.magnitudes import Magnitudes
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.strategies.base import Strategy
 from silofl.types import Contribution, Vector
+
+BUFFERS = "buffers"
+"""Name of the vector of a model's buffers, which no strategy may send."""
 
 
 class Topology(Protocol):
-    """One rank's part of it. All calls are collective but for `state` and `rejoin_state`."""
+    """One rank's part of it. All calls are collective but for `state` and `rejoin_state`.
+
+    Collective to make; a silo that rejoins makes it alone, and then calls `take_over`.
+
+    Args:
+        group: the ranks.
+        strategy: both halves of the learning; its server half steps slices.
+        make_aggregator: the aggregator for the ranks that there are; collective.
+        values: (d,) the model's parameters, then its buffers; changed in place from here on.
+        parameters: P, how many leading values are parameters.
+        newcomers: the silos that have just rejoined, this rank among them; none at the start of a run.
+    """
+
+    def __init__(
+        self,
+        group: ElasticGroup,
+        strategy: Strategy,
+        make_aggregator: Callable[[], Aggregator],
+        values: Vector,
+        parameters: int,
+        *,
+        newcomers: tuple[int, ...] = (),
+    ) -> None: ...
 
     name: str
     """Its key in checkpoints and in what a silo that rejoins is told."""

@@ -14,26 +14,16 @@ from silofl.aggregation.shards import Shards, slice_counts
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.strategies.base import State, Strategy
+from silofl.topologies.base import BUFFERS
 from silofl.topologies.server_slices import Server, gather_parts
 from silofl.types import Contribution, Total, Vector
 
-MODEL, BUFFERS = "model", "buffers"
+MODEL = "model"
 Slices = dict[str, Vector]
 
 
 class ShardedServer:
-    """`Topology` of ranks that each own a slice of every shared vector.
-
-    Collective to make; a silo that rejoins makes it alone, and then calls `take_over`.
-
-    Args:
-        group: the ranks.
-        strategy: both halves of the learning; its server half steps slices.
-        make_aggregator: the aggregator for the ranks that there are; collective.
-        values: (d,) the model's parameters, then its buffers; changed in place from here on.
-        parameters: P, how many leading values are parameters.
-        newcomers: the silos that have just rejoined, this rank among them; none at the start of a run.
-    """
+    """`Topology` of ranks that each own a slice of every shared vector."""
 
     name = "server"
 

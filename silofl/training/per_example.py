@@ -175,7 +175,7 @@ def _opacus() -> Any:
 
 
 def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int) -> None:
-    """StopReason models in which examples meet, that rewrite themselves, or that Opacus cannot follow.
+    """Refuse models in which examples meet, that rewrite themselves, or that Opacus cannot follow.
 
     Raises:
         ConfigError: the layer, the silo and the remedy.

@@ -134,6 +134,22 @@ def test_gives_the_sum_and_rows_only_where_it_says_so(name: str) -> None:
         assert f'secure.protocol = "{name}" gives sums alone' in shown[0]
 
 
+def test_a_silo_alone_has_its_own_row() -> None:
+    case = one_vector(1, 100)
+
+    def rank(comm: Communicator) -> Any:
+        group = ElasticGroup(comm)
+        aggregator = build(group, case.secure("plain"), replace(case.spec(0), rows=True))
+        reduce_and_read(aggregator, case, group)
+        return aggregator.total(0)
+
+    total = in_ranks(1, rank)[0]
+    own = case.contributions[0].vectors["x"]
+    np.testing.assert_array_equal([*total.rows["x"], total.mean["x"]], [own, own])
+    with pytest.raises(ValueError, match="read-only"):
+        total.rows["x"][0].sort()
+
+
 @every_protocol
 @pytest.mark.parametrize("silos", [1, 2, 3, 7, 40])
 @pytest.mark.parametrize("allow_two", [False, True])

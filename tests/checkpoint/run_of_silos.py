@@ -34,6 +34,11 @@ def state_of(silo: int, round_number: int, tag: int = 0) -> dict[str, Any]:
     return {"slice": values, "own": {"silo": silo, "round": round_number, "tag": tag}}
 
 
+def own_round(found: Restored) -> int:
+    """Of which round a silo's own tree is, 0 without one."""
+    return 0 if found.state is None else int(found.state["own"]["round"])
+
+
 class Silos:
     """The stores of all silos, each with a folder of its own or all with one."""
 

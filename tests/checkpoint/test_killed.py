@@ -13,7 +13,7 @@ import pytest
 from silofl.checkpoint import atomic_files
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.store import CheckpointStore
-from tests.checkpoint.run_of_silos import Silos, same, state_of
+from tests.checkpoint.run_of_silos import Silos, own_round, same, state_of
 
 ROUNDS = 7
 
@@ -104,7 +104,7 @@ def test_killed_at_any_operation_the_newest_committed_round_is_readable(
         for silo, restored in everyone.items():
             if restored is not None and restored.state is not None:
                 tag = restored.state["own"]["tag"]
-                assert same(restored.state, state_of(silo, restored.own_round, tag))
+                assert same(restored.state, state_of(silo, own_round(restored), tag))
                 tags |= {tag} if silo in restored.members else set()
         assert len(tags) <= 1, f"killed after {operations} operations: two attempts are mixed"
         shutil.rmtree(tmp_path / str(operations), ignore_errors=True)

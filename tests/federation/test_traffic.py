@@ -20,6 +20,7 @@ from silofl.federation import traffic
 from silofl.federation.dry_run import dry_run
 from silofl.federation.loop import train
 from silofl.strategies.registry import STRATEGIES
+from silofl.topologies.sharded_server import ShardedServer
 from tests.federation.threads import CLASSES, FEATURES, Normalized, records
 
 
@@ -130,7 +131,7 @@ def test_a_long_vector_is_foreseen_within_a_thousandth(
 
     def sent() -> int:
         return traffic.bytes_per_round(
-            secure, STRATEGIES["fedavg"](), spec, words=False, tolerant=protocol != "additive"
+            secure, ShardedServer, STRATEGIES["fedavg"](), spec, words=False, tolerant=protocol != "additive"
         )
 
     began = time.perf_counter()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
+from pathlib import Path
 
 from silofl.report.round_metrics import RoundMetrics, silos_text
 
@@ -55,3 +57,10 @@ def test_names() -> None:
         "silos 0 and 1",
         "silos 0, 1 and 4",
     ]
+
+
+def test_the_documented_keys_are_those_of_a_line() -> None:
+    text = (Path(__file__).parents[2] / "docs/failure.md").read_text().partition("## What is recorded")[2]
+    documented = {key.partition(".")[0] for key in re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)}
+    assert len(documented) >= 5
+    assert documented <= {one.name for one in fields(RoundMetrics)}

@@ -30,13 +30,20 @@ OF_ANY_TYPE = pytest.mark.parametrize("kind", KINDS)
 def example(name: str) -> Strategy:
     """One with all its machinery on: a field that is off by default is set to a value that is not."""
     kind: Any = STRATEGIES[name]
-    return kind(**{field.name: 0.5 for field in fields(kind)})
+    return kind(**{field.name: _other(field) for field in fields(kind)})
+
+
+def _other(field: Any) -> Any:
+    """A value that is not the default, of its type."""
+    if isinstance(field.default, bool):
+        return not field.default
+    return field.default + 1 if isinstance(field.default, int) else 0.5
 
 
 def examples(name: str) -> list[Strategy]:
     """That one, the defaults, and those with one field set."""
     kind: Any = STRATEGIES[name]
-    return [example(name), kind(), *(kind(**{field.name: 0.5}) for field in fields(kind))]
+    return [example(name), kind(), *(kind(**{field.name: _other(field)}) for field in fields(kind))]
 
 
 def draw(size: int, kind: Any, *seed: int) -> Any:

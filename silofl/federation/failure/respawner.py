@@ -21,7 +21,7 @@ def respawn_failed(state: RunState, number: int) -> None:
         due = state.respawns.due(members, number)
         if not due:
             break
-        with state.clock.phase("return"):
+        with state.clock.phase("rejoin"):
             _respawn(state, due[:1], number)
 
 
