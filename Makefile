@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
-GROUPS := slurm ranks one-process
+GROUPS := slurm ranks kernels one-process
 
 # Bytecode of our own is kept even where PYTHONDONTWRITEBYTECODE is set: hundreds of processes would make it anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -18,13 +18,15 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target $(addprefix test-,$(GROUPS)) lint
 
-# A test that uses the fixtures of Slurm or of ranks has their marker: see tests/conftest.py.
+# The markers come from fixtures and folders: see tests/conftest.py.
 test-slurm: $(VENV)/.test
 	$(PYTEST) -m "slurm and not long" tests
 test-ranks: $(VENV)/.test
 	$(PYTEST) -m "ranks and not slurm and not long" tests
+test-kernels: $(VENV)/.test
+	$(PYTEST) -m "kernels and not ranks and not long" tests
 test-one-process: $(VENV)/.test
-	$(PYTEST) -m "not ranks and not slurm and not long" tests
+	$(PYTEST) -m "not kernels and not ranks and not slurm and not long" tests
 
 test-long: $(VENV)/.test
 	$(PYTEST) -m long --timeout 3600 tests

@@ -29,6 +29,8 @@ settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"
+KERNELS = ("kernels", "aggregation")
+"""Folders of the group that has most to compile."""
 PATIENCE_S = 90.0
 
 
@@ -102,9 +104,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test` runs in a group of its own, by the fixtures that it uses."""
+    """Mark what `make test` runs in a group of its own, by the fixtures that it uses, or its folder."""
     groups = {"ranks": {"start", "python"}, "slurm": {"cluster"}}
     for item in items:
+        if item.path.parent.name in KERNELS:
+            item.add_marker("kernels")
         for marker, fixtures in groups.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)

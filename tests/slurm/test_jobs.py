@@ -18,11 +18,14 @@ TOO_SLOW = "5.5"  # seconds a round: twelve rounds do not fit in one minute
 
 @pytest.fixture(scope="module")
 def jobs(queue: Queue) -> dict[str, str]:
-    """All jobs of the quick tests, submitted together: most of their time they wait. One starts cold."""
+    """All jobs of the quick tests, submitted together: most of their time they wait.
+
+    Two start cold: the scheduler's signals do not reach forks of another process.
+    """
     return {
         "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole", warm=True),
         "limited": queue.sbatch(THREE, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
-        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", warm=True, PACE="2"),
+        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2"),
     }
 
 

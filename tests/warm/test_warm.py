@@ -174,7 +174,8 @@ def test_ranks_find_their_launcher(python: str, vendor: str, tmp_path: Path) -> 
     code = (
         "import os; from silofl.launcher.environment import prepare_environment\n"
         "found = prepare_environment()\n"
-        "print(found.launcher, found.size, found.executable, os.environ['MPI4PY_LIBMPI'])"
+        "told = f\"{found.launcher} {found.size} {found.executable} {os.environ['MPI4PY_LIBMPI']}\"\n"
+        "os.write(1, told.encode() + b'\\n')"  # at once, or ranks mix their lines
     )
     line, env = launcher(vendor, 2)
     told = [
