@@ -40,6 +40,7 @@ _POINTS = 2.0**-14  # a grid's step, over the largest loss of one release
 _STEP = 4e-4  # a grid's step, over the standard deviation of the whole loss
 _FINEST = 2.0**-34  # a grid's step, below which rounding of the losses themselves is felt
 _TAIL = 1e-16  # mass of the whole loss that may lie outside the transform
+_NEARLY_ALL = 1 - 1e-4  # sampling of more than this is seen as none, which reveals no less
 _LOSS_ERROR = 1e-11  # of a cell's mean loss, by rounding: differences of distribution functions of 1/30000
 _DISTANCE_PARTS = (1e-3, 0.03, 0.5)  # of delta that are set aside for noise that is not quite as described
 _ORDERS = 2.0 ** np.arange(-13, 1.5, 0.5)  # of Chernoff's bound, per step of the grid
@@ -145,7 +146,7 @@ def _pld_epsilon(counts: Mapping[Release, int], delta: float) -> float:
     precision = []  # of the releases with everybody in, which are together one Gaussian
     for release, count in counts.items():
         noise, rate = gaussian_of(release)
-        if rate == 1:
+        if rate > _NEARLY_ALL:
             precision.append(count / noise**2)
         else:
             sampled[noise, rate] += count

@@ -6,6 +6,7 @@ kernels before noise is drawn.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, final
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 Silos = tuple[int, ...]
 
 
-class Place:
+class Place(ABC):
     """One place of the noise in a federation of `silos`; here added once, by ranks that are trusted."""
 
     alone: ClassVar[bool] = False
@@ -46,9 +47,9 @@ class Place:
         """Of which silos a round shows something: of all that began it, or of those in its sum."""
         return participants
 
+    @abstractmethod
     def noise(self, table: NoiseTable, keys: SecretStreams) -> Transform | None:
         """The last stage of what is added up; None where silos bring noisy values."""
-        raise NotImplementedError
 
 
 @final
