@@ -224,6 +224,9 @@ def test_its_states_lie_in_a_checkpoint_as_they_are(name: str) -> None:
         assert all(isinstance(values, np.ndarray) and values.shape == (SIZE,) for values in state.values())
 
 
+FROZEN = "@final\n@dataclass(frozen=True)\nclass A(Strategy):"
+
+
 def module_of(source: str) -> ModuleType:
     module = ModuleType("mine")
     head = (
@@ -243,6 +246,8 @@ def module_of(source: str) -> ModuleType:
         ("@final\n@dataclass\nclass A(Strategy): ...", "frozen=True"),
         ("@dataclass(frozen=True)\nclass A(Strategy): ...", "@final"),
         ("@final\n@dataclass(frozen=True)\nclass A(Strategy):\n    lr: float", "a default"),
+        (f"{FROZEN}\n    sends = {{'control': 'uniform'}}", 'must send "update"'),
+        (f"{FROZEN}\n    sends = {{'update': 'samples', 'buffers': 'samples'}}", 'leave out "buffers"'),
     ],
 )
 def test_a_file_that_is_no_strategy_is_refused(source: str, told: str) -> None:
