@@ -52,7 +52,7 @@ RETIRED = {
     "Opened": "UnmaskedSum",
     "outlook": "describe_policy",
     "Permit": "Authorizer",
-    "PIECE_WORDS": "CHUNK_WORDS",
+    "PIECE_WORDS": "CHUNK_BYTES",
     "polite": "backoff",
     "Protection": "PrivacyEngine",
     "RanksLost": "RankFailedError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ Floats = NDArray[np.floating[Any]]
 
 Rows = NDArray[Any] | Sequence[NDArray[Any]]
 """A 2-D array with contiguous rows, or vectors, all of one dtype and length."""
+
+
+@functools.cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """`dtype.name`, which NumPy puts together anew each time."""
+    return dtype.name
 
 
 def check_floats(name: str, x: NDArray[Any], *, writable: bool = False) -> None:

@@ -11,6 +11,7 @@ Words = NDArray[np.unsignedinteger[Any]]
 
 BITS = (8, 16, 32)
 """Ring widths that have kernels."""
+_DTYPES: dict[int, np.dtype[np.unsignedinteger[Any]]] = {bits: np.dtype(f"uint{bits}") for bits in BITS}
 
 
 def ring_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
@@ -19,9 +20,10 @@ def ring_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
     Raises:
         ValueError: `bits` is not 8, 16 or 32.
     """
-    if bits not in BITS:
+    found = _DTYPES.get(bits)
+    if found is None:
         raise ValueError(f"a ring has 8, 16 or 32 bits, not {bits}")
-    return np.dtype(f"uint{bits}")
+    return found
 
 
 def ring_bits(words: NDArray[Any]) -> int:
@@ -37,4 +39,4 @@ def ring_bits(words: NDArray[Any]) -> int:
 
 def ring_limit(bits: int) -> int:
     """Largest magnitude that has both signs in the ring: 2^(B-1) - 1."""
-    return int(np.iinfo(ring_dtype(bits)).max >> 1)
+    return (1 << 8 * ring_dtype(bits).itemsize - 1) - 1

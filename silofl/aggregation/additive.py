@@ -15,8 +15,8 @@ from silofl.aggregation.exact_numbers import ExactNumbers
 from silofl.aggregation.formats.base import Ranges, Words
 from silofl.aggregation.layout import Block
 from silofl.aggregation.magnitudes import Magnitudes
+from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.row_exchange import open_exchange
-from silofl.aggregation.secagg import CHUNK_WORDS
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
@@ -46,7 +46,6 @@ class Additive:
         committee: int,
         value_range: float | None = None,
         stochastic: bool = False,
-        chunk: int | None = None,
     ) -> None:
         comm = session.group.comm
         self._session, self._comm, self.spec, self._committee = session, comm, spec, committee
@@ -56,7 +55,7 @@ class Additive:
         compile_kernels(spec, self._bits, session.rules.prg, stochastic=stochastic)
         self.layout, self.participants = self._wire.layout, session.members
         self._bounds = self.layout.shards.bounds
-        self._width = max(min((chunk or CHUNK_WORDS) // comm.size, self._longest), 1)
+        self._width = chunk_width(self._longest, comm.size, ring_dtype(self._bits))
         start, stop = self.layout.shards.span(comm.rank)
         self._exchange = open_exchange(comm, self._width, stop - start, ring_dtype(self._bits))
         self._deal_again(0)

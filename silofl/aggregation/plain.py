@@ -23,8 +23,6 @@ from silofl.errors import DataError
 from silofl.types import Contribution, Total, Vector, Weighting
 from silofl_kernels import reduce_rows, reduce_rows_float, scale_into
 
-CHUNK = 1 << 16
-"""Values of each slice that move at a time: buffers stay in cache and extra memory stays small."""
 WORDS = np.dtype(np.uint32)
 """Type of ring integers in the clear."""
 
@@ -38,7 +36,7 @@ class PlainAggregator:
     unweighted and lie in memory once for each silo.
     """
 
-    def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int = CHUNK) -> None:
+    def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int | None = None) -> None:
         self._group, self.spec = group, spec
         self.quality = EncodingQuality()
         shards = Shards(0, group.members, spec.replica_count)
@@ -48,7 +46,7 @@ class PlainAggregator:
         """Whether weights or scalars are others in every round."""
         self._words = any(one.format == "words" for one in spec.vectors)
         self._dtype: np.dtype[Any] = WORDS if self._words else spec.dtype
-        self._chunk = chunk * len(group.members)
+        self._chunk = chunk
         self.participants = group.members
         self._collection: ReduceScatter | None = None
         self._own_shares: dict[str, float] = {}

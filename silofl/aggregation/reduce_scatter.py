@@ -14,14 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.row_exchange import Exchange, Row, open_exchange
-from silofl.aggregation.shards import Shards
+from silofl.aggregation.shards import ALIGNMENT, Shards
 from silofl.comm.protocol import Communicator
 from silofl.errors import StoppedError
+
+CHUNK_BYTES = 1 << 22
+"""Bytes that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
 
 Fill = Callable[[int, int, NDArray[Any]], None]
 """fill(first, last, out) writes what this silo brings to coordinates [first, last) into `out`."""
 Fold = Callable[[list[Row], NDArray[Any]], None]
 """fold(rows, out) makes one vector (k,) of every silo's row (k,), or as many as are kept, (kept, k)."""
+
+
+def chunk_width(longest: int, ranks: int, dtype: np.dtype[Any], chunk: int | None = None) -> int:
+    """Values of each slice that move at a time; `longest` is the longest slice's length.
+
+    `chunk` values of all slices together at most, `CHUNK_BYTES` when None. All chunks are of one length, for
+    the last one travels as whole as the others.
+    """
+    most = max((chunk or CHUNK_BYTES // dtype.itemsize) // ranks, 1)
+    chunks = max(-(-longest // most), 1)
+    width = max(-(-longest // chunks), 1)
+    return min(width + -width % ALIGNMENT, most)
 
 
 class ReduceScatter:
@@ -33,18 +48,24 @@ class ReduceScatter:
         comm: the ranks that are left of `shards.members`.
         shards: which rank serves which slice.
         dtype: of the values that travel.
-        chunk: values that a rank has under way at a time.
+        chunk: values that a rank has under way at a time; None: `CHUNK_BYTES`.
         kept: how many vectors a fold makes of each slice, (kept, k); None: one, (k,).
     """
 
     def __init__(
-        self, comm: Communicator, shards: Shards, dtype: np.dtype[Any], *, chunk: int, kept: int | None = None
+        self,
+        comm: Communicator,
+        shards: Shards,
+        dtype: np.dtype[Any],
+        *,
+        chunk: int | None,
+        kept: int | None = None,
     ) -> None:
         self.comm, self._shards, self._members = comm, shards, comm.members
         self._offsets = shards.owned_ranges(comm.members)
         self.start, self.stop = self._offsets[comm.rank : comm.rank + 2]
         self._longest = max(end - start for start, end in pairwise(self._offsets))
-        self._width = max(min(chunk // comm.size, self._longest), 1)
+        self._width = chunk_width(self._longest, comm.size, dtype, chunk)
         self._kept, length = kept, (kept or 1) * (self.stop - self.start)
         self.exchange: Exchange = open_exchange(comm, self._width, length, dtype)
         self._copies: dict[int, NDArray[Any]] = {}

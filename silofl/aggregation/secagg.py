@@ -28,9 +28,6 @@ from silofl.crypto.capacity import count_limbs
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
 
-CHUNK_WORDS = 1 << 19
-"""Words that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
-
 
 @dataclass(frozen=True)
 class UnmaskedSum:
@@ -82,7 +79,7 @@ class SecAggSum:
         spec: what is added up.
         value_range: where rounded values are clipped; None: agreed in every round, so that none is.
         stochastic: whether rounding is stochastic, a function of (seed, silo, round, coordinate).
-        chunk: wire words that a rank has under way at a time.
+        chunk: wire words that a rank has under way at a time; None: `reduce_scatter.CHUNK_BYTES`.
     """
 
     def __init__(
@@ -92,7 +89,7 @@ class SecAggSum:
         *,
         value_range: float | None = None,
         stochastic: bool = False,
-        chunk: int = CHUNK_WORDS,
+        chunk: int | None = None,
     ) -> None:
         bits = session.rules.bits
         self.session, self.spec = session, spec

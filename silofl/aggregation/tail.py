@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,9 @@ class TailFormat:
         self._numbers = exact_format(bits, silos)
         flags = 1 + len(self._checked) + len(rounded)
         numbers = self._numbers.words * (1 + len(scalars))
-        self._ends = np.cumsum([self._weights.words, flags, self._error.words, numbers])
-        self.words = int(self._ends[-1])
+        ends = [0, *accumulate((self._weights.words, flags, self._error.words, numbers))]
+        self._parts = [slice(*part) for part in pairwise(ends)]
+        self.words = ends[-1]
 
     def share(self, share: float) -> float:
         """p_i as the tail has it, a multiple of 2^-40 / n: a weighted mean of equal numbers is exact.
@@ -125,7 +127,7 @@ class TailFormat:
     def encode(self, own: OwnTail) -> Words:
         """uintB (words,): one silo's part of the tail, to be masked."""
         words = np.empty(self.words, self._dtype)
-        weight, flags, error, exact = np.split(words, self._ends[:-1])
+        weight, flags, error, exact = (words[part] for part in self._parts)
         weight[:] = encode_weight(own.share, self._weights)
         unfit = ~(np.abs(own.numbers) < MAGNITUDE)
         unfit[0] |= not valid_weight(own.numbers[0])
@@ -143,7 +145,7 @@ class TailFormat:
             DataError: naming a tensor or scalar that has no sum, for its values are not finite or too large
                 at some silo. On every rank.
         """
-        weights, flags, error, exact = np.split(sums, self._ends[:-1])
+        weights, flags, error, exact = (sums[part] for part in self._parts)
         checked, coarse = flags[1 : 1 + len(self._checked)], flags[1 + len(self._checked) :]
         bad = np.flatnonzero(checked)
         if bad.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ def _advice(bits: int, fitting: list[int]) -> str:
     return f"use secure.bits = {wider[0]}" if wider else "use fewer silos"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limbs:
     """A whole number of `width` bits as several B-bit words, so small that their sums over n never wrap.
 
@@ -104,12 +105,12 @@ class Limbs:
                 f"{self.silos} silos do not fit {_a_ring(self.bits)}: a one-bit limb would wrap"
             )
 
-    @property
+    @functools.cached_property
     def limb_bits(self) -> int:
         """The largest l with silos * (2^l - 1) <= 2^B - 1."""
         return (((1 << self.bits) - 1) // self.silos + 1).bit_length() - 1
 
-    @property
+    @functools.cached_property
     def words(self) -> int:
         """How many ring words one number takes."""
         return -(-self.width // self.limb_bits)

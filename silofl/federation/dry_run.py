@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from silofl.aggregation.plain import CHUNK
 from silofl.aggregation.protocols import protocol_name
+from silofl.aggregation.reduce_scatter import chunk_width
+from silofl.aggregation.row_exchange import BUFFERS
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config
@@ -68,7 +69,8 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
     vectors = len(strategy.shared) + len(strategy.sends) + 2 * len(silo.strategy_state)
     if spec.rows:
         vectors += len(strategy.sends) * (1 + spec.replica_count)
-    rows = 2 * spec.silos * min(CHUNK, slice_bounds(size, spec.silos)[1]) * wire
+    longest = slice_bounds(size, spec.silos)[1]
+    rows = BUFFERS * spec.silos * chunk_width(longest, spec.silos, silo.model.wire_dtype) * wire
     return size * (wire * vectors + local) + rows
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.plain import CHUNK
-from silofl.aggregation.secagg import CHUNK_WORDS
+from silofl.aggregation.shards import ALIGNMENT
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
 from silofl.comm.elastic_group import ElasticGroup
@@ -22,8 +21,8 @@ from silofl.topologies.base import BUFFERS, Topology
 from silofl.types import Contribution
 from silofl_kernels import ring_dtype
 
-TRIAL_VALUES = 1 << 26
-"""No trial has more values than so many, of all silos together."""
+TRIAL_VALUES = 1 << 16
+"""Longer vectors are foreseen from trials of about so many values."""
 
 
 class _Open:
@@ -75,15 +74,9 @@ def bytes_per_round(
 
 
 def _period(secure: SecureConfig, silos: int) -> int:
-    """Values after which bytes grow again as before: each rank's slice has moved by one whole chunk more.
-
-    The last chunk of a slice travels as whole as the others. Where trials of that length would take long, as
-    of very many silos, they are shorter, and what is foreseen leaves that out.
-    """
-    protocol = protocols.choose_protocol(secure, silos)
-    chunk = CHUNK_WORDS // silos if protocol.private else CHUNK
-    servers = silos if protocol.recovers else min(secure.committee, silos)
-    return chunk * servers if 3 * chunk * servers * silos <= TRIAL_VALUES else 1 << 16
+    """Values after which bytes grow again as before: all slices have grown by as many whole cache lines."""
+    step = ALIGNMENT * silos * secure.committee
+    return step * max(TRIAL_VALUES // step, 1)
 
 
 def _cut(spec: AggregationSpec, length: int) -> AggregationSpec:

@@ -39,7 +39,7 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
     messages: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("silofl.aggregation.additive.CHUNK_WORDS", chunk)
+    monkeypatch.setattr("silofl.aggregation.reduce_scatter.CHUNK_BYTES", chunk * bits // 8)
     if messages:
         monkeypatch.setattr("silofl.aggregation.additive.open_exchange", MessageExchange)
     case = one_vector(silos, size, dtype=np.float64, bits=bits, config={"committee": members})

@@ -89,11 +89,11 @@ def secagg(group: ElasticGroup) -> SecAgg:
 
 
 def plain(group: ElasticGroup) -> PlainAggregator:
-    return PlainAggregator(group, spec(group, 2), chunk=CHUNK // len(group.members))
+    return PlainAggregator(group, spec(group, 2), chunk=CHUNK)
 
 
 def rows(group: ElasticGroup) -> PlainAggregator:
-    return PlainAggregator(group, replace(spec(group, 2), rows=True), chunk=CHUNK // len(group.members))
+    return PlainAggregator(group, replace(spec(group, 2), rows=True), chunk=CHUNK)
 
 
 def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:

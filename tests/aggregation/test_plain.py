@@ -36,7 +36,7 @@ def test_the_mean_is_the_sum_in_rank_order_in_float64(
     def rank(comm: Communicator) -> NDArray[Any]:
         vectors = (VectorSpec("x", size),)
         spec = AggregationSpec(vectors, np.dtype(dtype), weights[comm.rank], 0, bytes(32), silos)
-        aggregator = PlainAggregator(ElasticGroup(comm), spec, chunk=chunk)
+        aggregator = PlainAggregator(ElasticGroup(comm), spec, chunk=chunk * silos)
         before = values[comm.rank].copy()
         aggregator.reduce(Contribution({"x": values[comm.rank]}), 1, {})
         mean: NDArray[Any] = aggregator.total(comm.rank).mean["x"].copy()

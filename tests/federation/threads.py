@@ -65,7 +65,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
     for kind, name, value in (
         (FaultInjector, "die", die),
         (SecAggSum, "chunk", 4 * CHUNK),
-        (PlainAggregator, "chunk", CHUNK),
+        (PlainAggregator, "chunk", 4 * CHUNK),
     ):
         monkeypatch.setitem(kind.__init__.__kwdefaults__, name, value)  # type: ignore[misc]
     for name in ("allgather", "alltoall"):

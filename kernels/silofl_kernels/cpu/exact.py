@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels.checks import Floats
+from silofl_kernels.checks import Floats, dtype_name
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.exact import HIGHEST, LOWEST
 from silofl_kernels.ring import Words, ring_bits
@@ -22,7 +22,7 @@ _FRACTION = np.uint64((1 << 52) - 1)
 
 def encode_exact(x: Floats, out: Words, weight: float, digit_bits: int) -> int:
     """See `silofl_kernels.ExactFormat.encode`."""
-    return int(_encode_kernel(x.dtype.name, ring_bits(out))(x, out, weight, digit_bits))
+    return int(_encode_kernel(dtype_name(x.dtype), ring_bits(out))(x, out, weight, digit_bits))
 
 
 def decode_exact(sums: Words, out: NDArray[np.float64], digit_bits: int) -> None:

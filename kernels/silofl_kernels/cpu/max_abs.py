@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl_kernels.checks import Floats
+from silofl_kernels.checks import Floats, dtype_name
 from silofl_kernels.cpu.jit import Kernel, array, kernel
 from silofl_kernels.cpu.rows import borrow
 from silofl_kernels.cpu.tiles import TILE
@@ -17,7 +17,7 @@ from silofl_kernels.cpu.tiles import TILE
 def max_abs(x: Floats, ends: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     """See `silofl_kernels.max_abs`; float64 (m,) over `out`."""
     words = np.zeros(len(ends), np.uint32 if x.dtype == np.float32 else np.uint64)
-    _max_kernel(x.dtype.name)(x.view(words.dtype), ends, words)
+    _max_kernel(dtype_name(x.dtype))(x.view(words.dtype), ends, words)
     out[:] = words.view(x.dtype)
     out[~np.isfinite(out)] = np.inf
 

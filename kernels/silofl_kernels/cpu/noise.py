@@ -9,6 +9,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from silofl_kernels.checks import dtype_name
 from silofl_kernels.cpu import features, streams
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.rows import borrow
@@ -41,7 +42,7 @@ def draw_noise(out: NDArray[np.int32], table: NoiseTable, stream: Stream, positi
 
 def _run(out: NDArray[Any], table: NoiseTable, stream: Stream, position: int, *, added: bool) -> None:
     kind = family(stream.prg)
-    code = _noise_kernel(out.dtype.name, kind, features.path(kind), added=added)
+    code = _noise_kernel(dtype_name(out.dtype), kind, features.path(kind), added=added)
     code(out, table.cells, table.limits, stream.prepared, position)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels.checks import Floats
+from silofl_kernels.checks import Floats, dtype_name
 from silofl_kernels.cpu import features
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.masking import mask_types
@@ -69,7 +69,7 @@ def _run(
     noise_kind = family(rounding.prg) if rounding is not None else None
     used = kind or noise_kind
     code = _quantize_kernel(
-        Variant(x.dtype.name, ring_bits(out), noise_kind, kind, error is not None),
+        Variant(dtype_name(x.dtype), ring_bits(out), noise_kind, kind, error is not None),
         features.path(used) if used else "",
     )
     outside, nonfinite = code(
@@ -136,7 +136,7 @@ def dequantize(
     words: Words, out: Floats, ends: NDArray[np.int64], steps: NDArray[np.float64], first: int
 ) -> None:
     """See `silofl_kernels.dequantize`."""
-    _dequantize_kernel(ring_bits(words), out.dtype.name)(words, ends, steps, first, out)
+    _dequantize_kernel(ring_bits(words), dtype_name(out.dtype))(words, ends, steps, first, out)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from silofl_kernels.checks import Floats, Rows
+from silofl_kernels.checks import Floats, Rows, dtype_name
 from silofl_kernels.cpu import features, streams
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.masking import mask_types
@@ -45,18 +45,18 @@ def reduce_rows_dequantize(
     """See `silofl_kernels.reduce_rows_dequantize`."""
     kind, offset, prepared = _masks(masks, offset)
     bits, path = ring_bits(rows[0]), features.path(kind) if kind else ""
-    code = _reduce_dequantize_kernel(bits, out.dtype.name, kind, path)
+    code = _reduce_dequantize_kernel(bits, dtype_name(out.dtype), kind, path)
     code(row_addresses(rows), rows[0], ends, steps, first, out, offset, *prepared)
 
 
 def reduce_rows_float(rows: Rows, out: Floats, weights: NDArray[np.float64]) -> None:
     """See `silofl_kernels.reduce_rows_float`."""
-    _reduce_float_kernel(out.dtype.name)(row_addresses(rows), weights, out)
+    _reduce_float_kernel(dtype_name(out.dtype))(row_addresses(rows), weights, out)
 
 
 def scale_into(x: Floats, weight: float, out: Floats) -> None:
     """See `silofl_kernels.scale_into`."""
-    _scale_kernel(x.dtype.name)(x, weight, out)
+    _scale_kernel(dtype_name(x.dtype))(x, weight, out)
 
 
 def _masks(masks: MaskSet | None, offset: int) -> tuple[Family | None, int, tuple[NDArray[np.uint64], int]]:

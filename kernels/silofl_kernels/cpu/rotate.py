@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import types
 
-from silofl_kernels.checks import Floats
+from silofl_kernels.checks import Floats, dtype_name
 from silofl_kernels.cpu import features, streams
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.rows import borrow
@@ -36,7 +36,7 @@ def unrotate(x: Floats, stream: Stream, window: int) -> None:
 def _run(x: Floats, stream: Stream, window: int, *, inverse: bool) -> None:
     if x.size:
         kind = family(stream.prg)
-        code = _rotate_kernel(x.dtype.name, kind, features.path(kind), inverse=inverse)
+        code = _rotate_kernel(dtype_name(x.dtype), kind, features.path(kind), inverse=inverse)
         code(x, window, 1 / math.sqrt(window), stream.prepared)
 
 
