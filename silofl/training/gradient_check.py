@@ -12,6 +12,7 @@ from silofl.errors import ConfigError
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.per_example import ExampleGradients
+from silofl.training.seeding import seed_torch, torch_generators_kept
 
 EXAMPLES = 3
 """How many are looked at."""
@@ -42,8 +43,7 @@ def check_gradients(
         ConfigError: they differ; names the parameter where they differ most.
     """
     few = index[:EXAMPLES]
-    device = model.vector.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch_generators_kept(model.vector.device):
         expected = torch.stack([_by_autograd(loss, train, one, model) for one in torch.split(few, 1)], dim=1)
         parts = torch.split(few, 1) if _is_random(loss, train, few) else (few,)
         found = torch.cat([_by_hooks(examples, loss, train, part) for part in parts], dim=1)
@@ -75,7 +75,7 @@ def _worst(found: Tensor, expected: Tensor) -> Tensor:
 
 def _by_autograd(loss: Loss, train: Batches, one: Tensor, model: FlatModel) -> Tensor:
     """Norms (parameters,) of one example's gradient."""
-    torch.manual_seed(0)
+    seed_torch(0)
     parameters = [p for p in model.module.parameters() if p.requires_grad]
     value = loss(train.take(one), 1).sum()
     gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
@@ -83,7 +83,7 @@ def _by_autograd(loss: Loss, train: Batches, one: Tensor, model: FlatModel) -> T
 
 
 def _by_hooks(examples: ExampleGradients, loss: Loss, train: Batches, part: Tensor) -> Tensor:
-    torch.manual_seed(0)
+    seed_torch(0)
     try:
         with examples.watching():
             return examples.norms(loss(train.take(part), len(part)))
@@ -98,6 +98,6 @@ def _is_random(loss: Loss, train: Batches, few: Tensor) -> bool:
     values = []
     with torch.no_grad():
         for seed in (0, 1):
-            torch.manual_seed(seed)
+            seed_torch(seed)
             values.append(loss(train.take(few), len(few)))
     return not torch.equal(*(value.nan_to_num() for value in values))
