@@ -64,7 +64,6 @@ class Backend(Protocol):
         segments: Segments,
         first: int,
         rounding: Stream | None,
-        error: NDArray[np.float64] | None,
         /,
     ) -> tuple[int, int]:
         """See `silofl_kernels.quantize`."""
@@ -77,7 +76,7 @@ class Backend(Protocol):
         segments: Segments,
         first: int,
         rounding: Stream | None,
-        error: NDArray[np.float64] | None,
+        error: NDArray[np.float64],
         masks: MaskSet,
         offset: int,
         /,

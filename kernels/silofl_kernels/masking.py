@@ -17,7 +17,7 @@ from silofl_kernels import streams
 from silofl_kernels.backend import backend_of
 from silofl_kernels.checks import Floats, check_vector
 from silofl_kernels.prg import Prg, check_span, family
-from silofl_kernels.quantize import Counts, check_quantize, check_rounding, counts
+from silofl_kernels.quantize import Counts, check_error, check_quantize, check_rounding, counts
 from silofl_kernels.ring import Words, ring_bits
 from silofl_kernels.segments import Segments
 from silofl_kernels.streams import Stream
@@ -91,7 +91,11 @@ def quantize_and_mask(
             `offset`.
         rounding: the stream that decides stochastic rounding; None rounds to nearest even. Its cipher
             (AES or ChaCha20) is that of the masks.
-        error: float64 (m, 2) that grows by what was lost and what there was in each segment: see `quantize`.
+        error: float64 (m, 2) on the host, m the number of segments (1 without). Row j grows by segment j's
+            sum of (word - x * scale)^2 and sum of (x * scale)^2 over finite x, limited words as they are, in
+            units of the ring: the root of their ratio is the relative L2 error of this encoding. The product
+            is the one that is rounded, in float32 where x is and B is at most 16; sums are then right to
+            1e-5, and products below 2^-70 may count as zero.
 
     Returns:
         How many values were clipped and how many were not finite. With `nonfinite` > 0 the words are
@@ -101,7 +105,10 @@ def quantize_and_mask(
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
     backend, first = backend_of(x, out), offset if first is None else first
-    parts = check_quantize(x, out, scale, limit, segments, first, error)
+    parts = check_quantize(x, out, scale, limit, segments, first)
+    if error is None:
+        error = np.zeros((len(parts), 2))
+    check_error(error, len(parts))
     check_masks(masks, offset, out)
     check_rounding(rounding, first, x.size)
     if rounding is not None and len(masks) and family(rounding.prg) != family(masks.prg):

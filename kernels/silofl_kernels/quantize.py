@@ -43,7 +43,6 @@ def quantize(
     segments: Segments | None = None,
     first: int = 0,
     rounding: Stream | None = None,
-    error: NDArray[np.float64] | None = None,
 ) -> Counts:
     """Write round(x * scale), limited, over `out`.
 
@@ -56,11 +55,6 @@ def quantize(
             each gets the words that it would get alone.
         first: coordinate of x[0] in the whole vector; matters to segments and stochastic rounding only.
         rounding: the stream that decides stochastic rounding; None rounds to nearest even.
-        error: float64 (m, 2) on the host, m the number of segments (1 without). Row j grows by segment j's
-            sum of (word - x * scale)^2 and sum of (x * scale)^2 over finite x, limited words as they are, in
-            units of the ring: the root of their ratio is the relative L2 error of this encoding. The product
-            is the one that is rounded, in float32 where x is and B is at most 16; sums are then right to
-            1e-5, and products below 2^-70 may count as zero. None measures nothing.
 
     Returns:
         How many values were clipped and how many were not finite.
@@ -69,9 +63,9 @@ def quantize(
         ValueError, TypeError: an argument is not as described; nothing was written.
     """
     backend = backend_of(x, out)
-    parts = check_quantize(x, out, scale, limit, segments, first, error)
+    parts = check_quantize(x, out, scale, limit, segments, first)
     check_rounding(rounding, first, x.size)
-    return counts(backend.quantize(x, out, parts, first, rounding, error))
+    return counts(backend.quantize(x, out, parts, first, rounding))
 
 
 def dequantize(
@@ -111,7 +105,6 @@ def check_quantize(
     limit: int | None,
     segments: Segments | None,
     first: int,
-    error: NDArray[np.float64] | None,
 ) -> Segments:
     """Refuse arguments that no kernel may see; the segments, one where a single scale is given."""
     check_floats("x", x)
@@ -124,8 +117,6 @@ def check_quantize(
         raise ValueError(
             f"limit is 1 to {ring_limit(bits)} in a ring of {bits} bits, not {parts.largest_limit}"
         )
-    if error is not None:
-        _check_error(error, len(parts))
     return parts
 
 
@@ -137,7 +128,8 @@ def _segments(scale: float | None, limit: int | None, segments: Segments | None)
     raise ValueError("quantization takes either a scale and a limit or segments")
 
 
-def _check_error(error: NDArray[np.float64], count: int) -> None:
+def check_error(error: NDArray[np.float64], count: int) -> None:
+    """Refuse what the sums of an encoding's error cannot be added to."""
     if error.dtype != np.float64 or error.shape != (count, 2):
         raise ValueError(f"error is float64 ({count}, 2), not {error.dtype} {error.shape}")
     if not (error.flags.c_contiguous and error.flags.writeable):

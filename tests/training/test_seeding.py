@@ -15,7 +15,7 @@ import torch
 from silofl.training.seeding import seed_everything, seed_torch, torch_generators_kept
 
 def work():
-    for turn in range(150):
+    for turn in range(300):
         with torch_generators_kept(torch.device("cpu")):
             seed_torch(0)
         seed_everything(turn)

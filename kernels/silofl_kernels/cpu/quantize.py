@@ -34,10 +34,9 @@ def quantize(
     segments: Segments,
     first: int,
     rounding: Stream | None,
-    error: NDArray[np.float64] | None,
 ) -> tuple[int, int]:
     """See `silofl_kernels.quantize`; how many values were out of bounds, and how many not finite."""
-    return _run(x, out, segments, first, rounding, error, None, (_NO_KEYS, 0), first)
+    return _run(x, out, segments, first, rounding, None, None, (_NO_KEYS, 0), first)
 
 
 def quantize_and_mask(
@@ -46,7 +45,7 @@ def quantize_and_mask(
     segments: Segments,
     first: int,
     rounding: Stream | None,
-    error: NDArray[np.float64] | None,
+    error: NDArray[np.float64],
     masks: MaskSet,
     offset: int,
 ) -> tuple[int, int]:
