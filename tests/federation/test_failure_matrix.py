@@ -37,13 +37,14 @@ WIDE = """
 display = "plain"
 [task]
 name = "synthetic"
-hidden = [17000]  # 1.2 million values: three pieces or more, so that there is a middle one
+hidden = [31000]  # 2.2 million values, with wide words: three chunks or more, so that there is a middle one
 [train]
 steps = 1
 batch_size = 16
 [strategy]
 momentum = 0.5
 [secure]
+bits = 32
 range = 0.25
 [checkpoint]
 keep = 10
