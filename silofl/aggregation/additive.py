@@ -20,10 +20,18 @@ from silofl.aggregation.row_exchange import open_exchange
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.sum_terms import (
+    NOTHING_IN_COMMON,
+    Common,
+    ranges_digest,
+    spec_digest,
+    total_digest,
+)
 from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
+from silofl.crypto.kdf import digest
 from silofl.errors import StoppedError
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
@@ -50,6 +58,7 @@ class Additive:
         comm = session.group.comm
         self._session, self._comm, self.spec, self._committee = session, comm, spec, committee
         self._bits, self._range = session.rules.bits, value_range
+        self._spec_digest = spec_digest(spec, value_range, stochastic=stochastic)
         shards = Shards(0, session.members, servers=committee)
         self._wire = WireFormat(spec, self._bits, shards, stochastic=stochastic)
         compile_kernels(spec, self._bits, session.rules.prg, stochastic=stochastic)
@@ -88,12 +97,15 @@ class Additive:
         round_number: int,
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
+        common: Common = NOTHING_IN_COMMON,
     ) -> None:
         """See `Aggregator`."""
         authorize(self._session.group, authorizer, self.participants)
-        self._session.group.step(lambda: self._reduce(contribution, round_number, magnitudes))
+        self._session.group.step(lambda: self._reduce(contribution, round_number, magnitudes, common))
 
-    def _reduce(self, contribution: Contribution, round_number: int, magnitudes: Magnitudes) -> None:
+    def _reduce(
+        self, contribution: Contribution, round_number: int, magnitudes: Magnitudes, common: Common
+    ) -> None:
         self._refuse_loss()
         self._tail = None  # its words are overwritten
         self._deal_again(self.layout.shards.size)
@@ -102,6 +114,9 @@ class Additive:
         else:
             own = self._wire.exponents(magnitudes, contribution.weight)
             self._ranges = self._wire.ranges(self._small_total(own)) if own.size else {}
+        terms = digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms)
+        weights = total_digest(self.summed_samples)
+        self._deal.agree(common, terms, weights, ranges_digest(self._ranges))
         share = self.spec.samples / self.summed_samples
         silo, prg = self._session.group.silo_id, self._session.rules.prg
         rounding = self._wire.rounding(prg, silo, round_number)

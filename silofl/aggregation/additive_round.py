@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.secagg_round import mask_set
 from silofl.aggregation.secure_session import SecureSession
+from silofl.aggregation.sum_terms import Common
 from silofl.crypto import additive, secagg
+from silofl.crypto.fingerprint import fingerprint
 from silofl.crypto.framing import Inbox, outbox
+from silofl.crypto.kdf import digest
+from silofl.crypto.secagg import SumInputs
+from silofl.crypto.secagg.inputs import NOTHING
 from silofl_kernels import MaskSet, add_masks
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -22,10 +27,12 @@ class AdditiveRound:
     def __init__(self, session: SecureSession, members: int) -> None:
         comm = session.group.comm
         self._comm, self._members = comm, members
+        self._heard: list[bytes] = []
         context = session.round(session.take_number())
         advertised, advert = secagg.advertise(context, comm.rank, session.identity)
         adverts = Inbox.of(comm.allgather_bytes(advert))
         dealt, packets = additive.deal(advertised, adverts, range(members))
+        self._dealt = dealt
         received = Inbox.of(comm.alltoall_bytes(outbox(packets, range(comm.size))))
         self.residual = [mask_set(dealt.residual_keys(owner)) for owner in range(members)]
         """For each owner: what to add to this silo's words before they go there."""
@@ -36,6 +43,18 @@ class AdditiveRound:
             others = [owner for owner in range(members) if owner != comm.rank]
             for owner in others:
                 self.seeds[owner] = mask_set(member.total_keys(owner))
+
+    def agree(self, common: Common, terms: bytes, weights: bytes, ranges: bytes) -> None:
+        """Raise ProtocolError, before a word of a sum is sent, unless silos have the same of it; collective.
+
+        `terms`, `weights` and `ranges` are digests of 32 bytes.
+        """
+        fresh = self._dealt.participants.digest
+        model = fingerprint(fresh, common.vectors) if common.vectors else NOTHING
+        inputs, heard = SumInputs(model, terms, weights, ranges), digest("small sums", *self._heard)
+        statement = additive.state(self._dealt, inputs, heard)
+        statements = Inbox.of(self._comm.allgather_bytes(statement))
+        additive.check_statements(self._dealt, statements, inputs, heard)
 
     def small_total(self, words: Words, offset: int) -> Words:
         """Sum over ranks of a few words, by the committee's first member, to everybody; collective.
@@ -53,4 +72,6 @@ class AdditiveRound:
         received = comm.alltoall_bytes([b"".join(parts)] + [b""] * (comm.size - 1))
         rows = np.frombuffer(b"".join(received), words.dtype).reshape(-1, len(words))
         total = np.add.reduce(rows, axis=0, dtype=words.dtype)
-        return np.frombuffer(comm.broadcast_bytes(total.tobytes()), words.dtype)
+        told = comm.broadcast_bytes(total.tobytes())
+        self._heard.append(told)
+        return np.frombuffer(told, words.dtype)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
@@ -59,6 +60,7 @@ class Aggregator(Protocol):
         round_number: int,
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
+        common: Common = NOTHING_IN_COMMON,
     ) -> None:
         """Have the weighted means of all silos' contributions ready in slices; collective.
 
@@ -67,8 +69,10 @@ class Aggregator(Protocol):
             round_number: keys and rounding may depend on it.
             magnitudes: what `magnitudes.measure` says of the contribution.
             authorizer: asked before the sum can be read.
+            common: what silos must have in common; a private sum stays closed where they have not.
 
         Raises:
+            ProtocolError: a silo has something else in common, or sent what it must not; it is named.
             DataError: values of a tensor, a scalar or a weight of the round are not finite, or too large for
                 their format, at some silo; named. On every rank.
         """

@@ -16,6 +16,7 @@ from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.row_exchange import Row
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality, valid_weight
 from silofl.aggregation.warm_up import compile_plain
 from silofl.comm.elastic_group import ElasticGroup
@@ -96,6 +97,7 @@ class PlainAggregator:
         round_number: int,
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
+        common: Common = NOTHING_IN_COMMON,
     ) -> None:
         """See `Aggregator`; the round does not matter here."""
         as_they_are = self._words or self.spec.rows

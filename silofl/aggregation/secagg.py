@@ -21,10 +21,19 @@ from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.sum_terms import (
+    NOTHING_IN_COMMON,
+    Common,
+    ranges_digest,
+    spec_digest,
+    total_digest,
+)
 from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
+from silofl.crypto.kdf import digest
+from silofl.crypto.secagg import SumInputs
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
 
@@ -96,6 +105,7 @@ class SecAggSum:
         shards = Shards(0, session.members, spec.replica_count)
         self.wire = WireFormat(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
+        self._spec_digest = spec_digest(spec, value_range, stochastic=stochastic)
         compile_kernels(spec, bits, session.rules.prg, stochastic=stochastic)
         self._collection = self._open_collection()
         self._prefetcher = KeyPrefetcher(session, self._size + self.wire.tail.words)
@@ -111,22 +121,35 @@ class SecAggSum:
     def open(
         self,
         contribution: Contribution,
-        share: float,
+        total: float,
         round_number: int,
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
+        common: Common = NOTHING_IN_COMMON,
     ) -> UnmaskedSum:
-        """Add up contributions, of which this silo's samples are `share` of all; collective."""
+        """Add up contributions of `total` samples in all; collective."""
         group = self.session.group
         keys = self._prefetcher.take()
         self._small = SmallSums(self.session, keys)
-        ranges = self._agreed_ranges(self._small, magnitudes, contribution.weight)
-        rounding = self.wire.rounding(keys.masks.prg, group.silo_id, round_number)
+        ranges = self._agreed_ranges(keys, self._small, magnitudes, contribution.weight)
+        rounding = self.wire.rounding(self.session.rules.prg, group.silo_id, round_number)
+        share = self.spec.samples / total
         encoded = self.wire.encode(contribution, share, magnitudes, ranges, rounding)
+
+        # Nothing leaves this silo but for the sum that it was told of: masks come off no other.
+        masks = keys.bind(
+            SumInputs(
+                keys.fingerprint(common.vectors),
+                digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms),
+                total_digest(total),
+                ranges_digest(ranges),
+            )
+        )
 
         # Masked words to the ranks that serve slices, and their sums; then to all ranks: what rides along.
         # The same words again if a rank fails meanwhile, over the others.
-        survivors, tail = group.step(lambda: self._collect(encoded, keys))
+        survivors, tail = group.step(lambda: self._collect(encoded, masks))
+        keys.heard(tail, len(survivors))
         authorize(group, authorizer, survivors)
 
         # Only when all ranks have all words are the survivors settled, and the masks come off.
@@ -134,21 +157,24 @@ class SecAggSum:
         add_masks(tail, left, offset=self._size)
         return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.tail.decode(tail), survivors)
 
-    def _collect(self, encoded: EncodedContribution, keys: SecAggRound) -> tuple[tuple[int, ...], Words]:
+    def _collect(self, encoded: EncodedContribution, masks: MaskSet) -> tuple[tuple[int, ...], Words]:
         group = self.session.group
         if self._collection.comm is not group.comm:
             self._collection = self._open_collection()
         encoded.begin()
-        self._collection.run(lambda first, last, out: encoded.fill(first, last, out, keys.masks), reduce_rows)
-        return group.members, masked_total(group.comm, encoded.tail(), keys.masks, self._size)
+        self._collection.run(lambda first, last, out: encoded.fill(first, last, out, masks), reduce_rows)
+        return group.members, masked_total(group.comm, encoded.tail(), masks, self._size)
 
-    def _agreed_ranges(self, small: SmallSums, magnitudes: Magnitudes, weight: float) -> Mapping[str, Ranges]:
+    def _agreed_ranges(
+        self, keys: SecAggRound, small: SmallSums, magnitudes: Magnitudes, weight: float
+    ) -> Mapping[str, Ranges]:
         if self._range is not None:
             return self.wire.fixed_ranges(self._range)
         if not self.wire.ranged:
             return {}
         total = small.total(lambda silos: self.wire.exponents(magnitudes, weight), repeatable=True)
         assert total is not None, "a repeatable sum is repeated"
+        keys.heard(*total)
         return self.wire.ranges(total[0])
 
     def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -208,11 +234,11 @@ class SecAgg:
         round_number: int,
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
+        common: Common = NOTHING_IN_COMMON,
     ) -> None:
         """See `Aggregator`."""
-        share = self.spec.samples / self._total
         self._opened = None  # its words are overwritten
-        self._opened = self._sum.open(contribution, share, round_number, magnitudes, authorizer)
+        self._opened = self._sum.open(contribution, self._total, round_number, magnitudes, authorizer, common)
         self.participants = self._opened.silos
 
     def total(self, index: int) -> Total:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from silofl.aggregation.formats.base import Words
 from silofl.comm.protocol import Communicator
 from silofl.crypto import secagg
+from silofl.crypto.fingerprint import fingerprint
 from silofl.crypto.framing import Inbox, outbox
 from silofl.crypto.identity import Identity
+from silofl.crypto.kdf import digest
 from silofl.crypto.masks import MaskKeys
-from silofl.crypto.secagg import Round
+from silofl.crypto.secagg import Round, SumInputs
+from silofl.crypto.secagg.inputs import NOTHING
+from silofl.types import Vector
 from silofl_kernels import MaskSet
 
 
@@ -18,7 +23,6 @@ class SecAggRound:
 
     Attributes:
         members: the silos that have these keys.
-        masks: what hides this silo's vector: its self mask and one mask for each neighbour.
     """
 
     def __init__(self, comm: Communicator, context: Round, identity: Identity, length: int) -> None:
@@ -31,12 +35,35 @@ class SecAggRound:
         comm.mark("share")
         received = Inbox.of(comm.alltoall_bytes(outbox(packets, silos)), silos)
 
-        # What hides this silo's vector.
+        # What hides this silo's vector, once it is known what decides the sum.
         comm.mark("mask")
         self.members = silos
-        self._masking, keys = secagg.mask(shared, received, silos, length)
-        self.masks = mask_set(keys)
+        self._masking = secagg.mask(shared, received, silos, length)
+        self._heard = [self._masking.transcript]
         self._small: dict[frozenset[int], MaskSet] = {}
+
+    def fingerprint(self, vectors: Sequence[Vector]) -> bytes:
+        """32 bytes that two silos have in common only if their vectors (k,), contiguous, are equal.
+
+        For vectors that were given out before this round's keys were made.
+        """
+        return fingerprint(self._masking.participants.digest, vectors) if vectors else NOTHING
+
+    def bind(self, inputs: SumInputs) -> MaskSet:
+        """What hides this silo's vector in the one sum that `inputs` decide: self mask, and pairs' masks."""
+        return mask_set(secagg.bind(self._masking, inputs))
+
+    def heard(self, total: Words, silos: int) -> None:
+        """Have the vote vouch for a small sum, or the tail, as this rank computed it."""
+        self._heard.append(silos.to_bytes(8) + total.tobytes())
+
+    def signed(self, words: bytes, position: int) -> bytes:
+        """Masked words of a small sum that no later vote vouches for, as they travel."""
+        return secagg.sign_words(self._masking, position, words)
+
+    def checked(self, message: bytes, position: int, silo: int) -> bytes:
+        """The words in what a silo sent; ProtocolError, naming it, unless it `signed` them."""
+        return secagg.check_words(self._masking, silo, position, message)
 
     def small_masks(self, among: Collection[int]) -> MaskSet:
         """Masks of pairs alone, which cancel in a small sum over exactly the silos `among`.
@@ -55,7 +82,7 @@ class SecAggRound:
         ranks, for the same survivors only.
         """
         comm.mark("agree")
-        agreed, vote = secagg.agree(self._masking, survivors)
+        agreed, vote = secagg.agree(self._masking, survivors, digest("small sums", *self._heard))
         votes = Inbox.of(comm.allgather_bytes(vote), comm.members)
         comm.mark("reveal")
         revealed, reveal = secagg.reveal(agreed, votes)

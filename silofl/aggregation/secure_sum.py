@@ -74,7 +74,7 @@ class SecureAggregator:
         self._round += 1
         contribution = Contribution({NAME: values})
         opened = self._sum.open(
-            contribution, 1.0 / self._comm.size, self._round, measure(contribution, self._sum.spec)
+            contribution, float(self._comm.size), self._round, measure(contribution, self._sum.spec)
         )
         out = np.empty_like(values)
         opened.gather(self._comm.size, NAME, out)

@@ -11,20 +11,57 @@ from numpy.typing import NDArray
 from silofl.aggregation.secagg_round import SecAggRound
 from silofl.aggregation.secure_session import SecureSession
 from silofl.comm.protocol import Communicator
+from silofl.crypto.kdf import digest
+from silofl.crypto.secagg import SumInputs
+from silofl.errors import ProtocolError
 from silofl_kernels import MaskSet, add_masks
 
 Words = NDArray[np.unsignedinteger[Any]]
 Encode = Callable[[int], Words]
 """encode(silos) gives this silo's words for a sum over so many silos; never more words for fewer silos."""
+ALONE = SumInputs(terms=digest("small sum of its own"))
+"""Nothing decides a small sum but its words."""
 
 
-def masked_total(comm: Communicator, words: Words, masks: MaskSet, offset: int) -> Words:
-    """Sum over ranks of words plus masks, masks still on; collective. `offset` is where the masks begin."""
+def masked_total(
+    comm: Communicator,
+    words: Words,
+    masks: MaskSet,
+    offset: int,
+    signed_by: SecAggRound | None = None,
+) -> Words:
+    """Sum over ranks of words plus masks, masks still on; collective.
+
+    Args:
+        comm: the ranks.
+        words: uintB (k,), of this rank.
+        masks: what hides them.
+        offset: where the masks begin.
+        signed_by: signs and checks each rank's words; None where a vote vouches for the sum.
+
+    Raises:
+        ProtocolError: a silo's words are too many, too few or not signed; it is named.
+    """
     masked = words.copy()
     add_masks(masked, masks, offset=offset)
-    rows = [np.frombuffer(message, words.dtype) for message in comm.allgather_bytes(masked.tobytes())]
+    sent = masked.tobytes()
+    messages = comm.allgather_bytes(sent if signed_by is None else signed_by.signed(sent, offset))
+    rows = [
+        _row(message if signed_by is None else signed_by.checked(message, offset, silo), words, silo)
+        for message, silo in zip(messages, comm.members, strict=True)
+    ]
     total: Words = np.add.reduce(rows, axis=0, dtype=words.dtype)
     return total
+
+
+def _row(message: bytes, words: Words, silo: int) -> Words:
+    if len(message) != words.nbytes:
+        raise ProtocolError(
+            f"silo {silo}'s words of a small sum are refused: {len(message)} bytes, not {words.nbytes}",
+            sender=silo,
+        )
+    row: Words = np.frombuffer(message, words.dtype)
+    return row
 
 
 def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
@@ -37,9 +74,10 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
     def collect() -> tuple[SecAggRound, Words]:
         words = encode(len(group.members))
         keys = SecAggRound(group.comm, session.round(number), session.identity, len(words))
-        return keys, masked_total(group.comm, words, keys.masks, 0)
+        return keys, masked_total(group.comm, words, keys.bind(ALONE), 0)
 
     keys, total = group.step(collect)
+    keys.heard(total, len(keys.members))
     left = group.step(lambda: keys.open(group.comm, keys.members))
     add_masks(total, left)
     return total, len(keys.members)
@@ -58,6 +96,8 @@ class SmallSums:
         the wire. So when a silo is lost after another sent its words, the sum is None. One that is
         `repeatable` stays what it was for a rank that has it, or is taken again over the silos that are left.
         `encode` is called anew for that: words that nothing but the sum determines are drawn again.
+
+        The vote on the round vouches for sums that are `repeatable`; the words of others are signed.
         """
         group, keys = self._session.group, self._keys
         silos = len(keys.members)
@@ -81,7 +121,8 @@ class SmallSums:
             if not known:
                 sent = True
                 at = start + lost * width
-                total = masked_total(comm, words, keys.small_masks(left), at)
+                signed_by = None if repeatable else keys
+                total = masked_total(comm, words, keys.small_masks(left), at, signed_by)
                 known = len(left).to_bytes(8) + total.tobytes()
             seen = known
             return np.frombuffer(known, words.dtype, offset=8), int.from_bytes(known[:8])

@@ -12,6 +12,7 @@ from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.layout import Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.spec import AggregationSpec
+from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
 from silofl.transforms.base import Slice, Transform
 from silofl.types import Contribution, Total
@@ -76,6 +77,7 @@ class TransformedSum:
         round_number: int,
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
+        common: Common = NOTHING_IN_COMMON,
     ) -> None:
         """See `Aggregator`. Raises RetryRound, on every rank, before anything is shown."""
         attempt = self._gate.attempt(round_number)
@@ -90,7 +92,7 @@ class TransformedSum:
             if authorizer is not None:
                 authorizer(silos)
 
-        self._inner.reduce(Contribution(self._vectors()), round_number, {}, allow)
+        self._inner.reduce(Contribution(self._vectors()), round_number, {}, allow, common)
 
     def _encode(self, contribution: Contribution, round_number: int, attempt: int) -> None:
         """Have the ring integers that this silo brings in `_words`."""

@@ -6,7 +6,8 @@ owner k the sum over all silos i of PRG(r_ij) on k's slice; the owner adds resid
 members learn nothing of a silo but the sum: one seed, or the residual, is missing. Nothing recovers a
 dropout: every silo and every member must finish.
 
-Steps: `secagg.advertise`, `deal`, `receive_seeds`; the vectors themselves move outside.
+Steps: `secagg.advertise`, `deal`, `receive_seeds`, `state`, `check_statements`; only then the vectors move,
+outside.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Collection, Mapping
 from silofl.crypto.masks import MaskKeys, mask_key, mask_keys
 from silofl.crypto.sealing import NONCE_BYTES, OVERHEAD, associated_data, seal, unseal
 from silofl.crypto.secagg.channels import Channels
-from silofl.crypto.secagg.messages import SeedDeal, receive
+from silofl.crypto.secagg.inputs import SumInputs, refuse_other_inputs
+from silofl.crypto.secagg.messages import SeedDeal, Statement, receive, receive_signed, sign
 from silofl.crypto.secagg.participants import Participants, gather_audience
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step1_advertise import Advertised, Party
@@ -105,6 +107,30 @@ def receive_seeds(stage: Dealt, packets: Mapping[int, bytes]) -> Member:
                 raise _missing(silo)
             seeds[silo] = _open(stage, silo, packets[silo])
     return Member(stage, seeds)
+
+
+def state(stage: Dealt, inputs: SumInputs, heard: bytes) -> bytes:
+    """What decides the sum, signed, for all; `heard` is a digest (32 bytes) of the small sums before."""
+    context, party = stage.party.context, stage.party
+    statement = Statement(context.session, context.number, stage.me, stage.participants.digest, inputs, heard)
+    return sign(statement, party.identity)
+
+
+def check_statements(stage: Dealt, statements: Mapping[int, bytes], inputs: SumInputs, heard: bytes) -> None:
+    """Take everybody's `state`, before a word of the sum is sent.
+
+    ProtocolError names a silo that was given something else, or whose statement is bad; ThresholdError when
+    one is missing.
+    """
+    for silo in stage.party.context.members:
+        if silo == stage.me:
+            continue
+        if not statements.get(silo):
+            raise _missing(silo)
+        told = receive_signed(Statement, statements[silo], stage.party.context, silo)
+        if told.adverts != stage.participants.digest:
+            raise ProtocolError(f"silo {silo} took other adverts than this silo", sender=silo)
+        refuse_other_inputs(silo, inputs, heard, told.inputs, told.heard)
 
 
 def _deal(

@@ -3,7 +3,7 @@
 | bytes | field |
 |---|---|
 | 3 | `SFL` |
-| 1 | version of the protocol, 1 |
+| 1 | version of the protocol, 2 |
 | 1 | kind of message |
 | 16 | session |
 | 8 | round |
@@ -19,7 +19,7 @@ from typing import Any, Self
 from silofl.errors import ProtocolError
 
 MAGIC = b"SFL"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(">3sBB16sQI")
 MOST_SILOS = 1 << 16
 
@@ -54,11 +54,15 @@ class Reader:
 
     def silos(self) -> frozenset[int]:
         """A set of silos written by `pack_set`; only its one shortest form is accepted."""
-        bitmap = self.take(self.number(2))
+        count = self.number(2)
+        if count > MOST_SILOS // 8:
+            raise self.refuse(f"its set has {count} bytes, of {MOST_SILOS} silos at most")
+        bitmap = self.take(count)
         if bitmap[-1:] == b"\0":
             raise self.refuse("its set of silos is padded")
-        value = int.from_bytes(bitmap, "little")
-        return frozenset(place for place in range(8 * len(bitmap)) if value >> place & 1)
+        return frozenset(
+            8 * place + bit for place, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1
+        )
 
     def end(self) -> None:
         """Refuse a message that has more bytes."""

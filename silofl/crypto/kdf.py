@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from silofl.crypto.secret import Secret
 
-PROTOCOL = b"silofl/1"
+PROTOCOL = b"silofl/2"
 """Name and version of the protocol; it opens every `info` and every digest."""
 
 

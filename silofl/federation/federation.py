@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,10 +93,15 @@ class Federation:
 
     def reduce(self, fitted: Fitted, round_number: int, magnitudes: Magnitudes) -> None:
         """Add up what all silos learnt, and let this silo's state follow; collective."""
-        self.topology.reduce(fitted.contribution, round_number, magnitudes)
+        self.topology.reduce(fitted.contribution, round_number, magnitudes, self._terms())
         self.silo.accept(fitted)
         if self.privacy is not None:
             self.privacy.account(self.aggregator, round_number)
+
+    def _terms(self) -> bytes:
+        """What decides contributions besides the shared vectors; the same on every silo."""
+        terms = {} if self.privacy is None else self.privacy.terms()
+        return json.dumps([type(self.context.strategy).__name__, terms]).encode()
 
     def server_step(self, fitted: Fitted) -> None:
         """Step the shared vectors; the update's memory is written over. Collective."""

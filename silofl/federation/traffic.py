@@ -126,7 +126,7 @@ def _trial(
         contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
         before = comm.bytes_sent
         made.aggregator.prepare()
-        made.reduce(contribution, 1, measure(contribution, spec))
+        made.reduce(contribution, 1, measure(contribution, spec), b"")
         made.step(np.empty(parameters, spec.dtype), resync=False)
         sent = comm.bytes_sent - before
         made.close()

@@ -58,8 +58,10 @@ class Topology(Protocol):
     def values(self) -> Vector:
         """(d,) the model's parameters, then its buffers."""
 
-    def reduce(self, contribution: Contribution, round_number: int, magnitudes: Magnitudes) -> None:
-        """Add up all silos' contributions."""
+    def reduce(
+        self, contribution: Contribution, round_number: int, magnitudes: Magnitudes, terms: bytes
+    ) -> None:
+        """Add up all silos' contributions, which were made from `shared` and `values` under equal `terms`."""
 
     def step(self, spare: Vector, *, resync: bool) -> None:
         """Step the shared vectors with the sum and give every rank all of them."""

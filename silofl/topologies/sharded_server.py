@@ -11,6 +11,7 @@ import numpy as np
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.shards import Shards, slice_counts
+from silofl.aggregation.sum_terms import Common
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.strategies.base import State, Strategy
@@ -74,9 +75,12 @@ class ShardedServer:
     def _span(self, name: str) -> Shards:
         return self.shards.of_size(len(self._all[name]))
 
-    def reduce(self, contribution: Contribution, round_number: int, magnitudes: Magnitudes) -> None:
+    def reduce(
+        self, contribution: Contribution, round_number: int, magnitudes: Magnitudes, terms: bytes
+    ) -> None:
         """See `Topology`."""
-        self.aggregator.reduce(contribution, round_number, magnitudes)
+        common = Common(tuple(self._all.values()), terms)
+        self.aggregator.reduce(contribution, round_number, magnitudes, common=common)
 
     def step(self, spare: Vector, *, resync: bool) -> None:
         """See `Topology`. A slice whose server has failed is stepped by a rank that keeps its replicas.

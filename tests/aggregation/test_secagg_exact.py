@@ -51,7 +51,7 @@ def session(comm: Communicator, **rules: Any) -> SecureSession:
 
 def opened(sums: SecAggSum, case: Case, silo: int, number: int = 1) -> UnmaskedSum:
     own, spec = case.contributions[silo], case.spec(silo)
-    return sums.open(own, case.samples[silo] / sum(case.samples), number, measure(own, spec))
+    return sums.open(own, float(sum(case.samples)), number, measure(own, spec))
 
 
 @pytest.mark.parametrize(("silos", "bits", "prg", "size", "chunk"), CASES)

@@ -104,7 +104,7 @@ def test_the_tail_on_the_wire_is_the_same_when_it_is_sent_again() -> None:
 
         spied(comm)
         own = case.contributions[comm.rank]
-        sums.open(own, case.samples[comm.rank] / 14, 1, measure(own, sums.spec))
+        sums.open(own, 14.0, 1, measure(own, sums.spec))
 
     in_ranks(5, rank)
     assert sorted(map(len, tails.values())) == [1, 2, 2, 2, 2]

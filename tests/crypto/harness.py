@@ -10,7 +10,7 @@ import numpy as np
 from silofl.crypto import identity as identity_module
 from silofl.crypto.identity import Identity
 from silofl.crypto.roster import Roster
-from silofl.crypto.secagg import Round, Rules, advertise, agree, mask, reveal, share, unmask
+from silofl.crypto.secagg import Round, Rules, SumInputs, advertise, agree, bind, mask, reveal, share, unmask
 from silofl.errors import ThresholdError
 from tests.crypto.naive import DTYPES, mask_words
 
@@ -18,6 +18,7 @@ STEPS = ("advertise", "share", "mask", "agree", "reveal", "never")
 """A silo dies before this step has an effect on others: `mask` is before its masked vector is delivered."""
 SESSION = bytes(range(16))
 CONFIG = bytes(32)
+INPUTS, HEARD = SumInputs(*(bytes([200 + k]) * 32 for k in range(4))), b"h" * 32
 
 
 @functools.cache
@@ -57,6 +58,8 @@ class Network:
     survivors: frozenset = frozenset()
     sent: dict = field(default_factory=dict)
     entropy: object = None
+    inputs: dict = field(default_factory=dict)
+    """What decides the sum, where a silo was given something else than the others."""
 
     def alive(self, step):
         order = STEPS.index(step)
@@ -92,7 +95,7 @@ class Network:
         return share(self.stages[k], self.deliver("advertise", self.sent["advertise"], k))
 
     def agree(self, k):
-        return agree(self.stages[k], self.survivors)
+        return agree(self.stages[k], self.survivors, HEARD)
 
     def reveal(self, k):
         return reveal(self.stages[k], self.deliver("agree", self.sent["agree"], k))
@@ -113,7 +116,8 @@ class Network:
     def mask(self, k):
         packets, length = self.sent["share"], self.length
         inbox = {s: self.tamper("share", s, k, p[k]) for s, p in packets.items() if s != k}
-        stage, masks = mask(self.stages[k], inbox, frozenset(packets), length)
+        stage = mask(self.stages[k], inbox, frozenset(packets), length)
+        masks = bind(stage, self.inputs.get(k, INPUTS))
         self.masked[k] = self.vectors[k] + mask_words(masks, self.context.rules.bits, length)
         return stage, self.masked[k]
 

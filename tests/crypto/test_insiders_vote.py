@@ -2,24 +2,33 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from silofl.crypto.secagg import agree, mask, reveal
+from silofl.crypto.secagg import SumInputs, agree, bind, mask, reveal
 from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal, Vote, sign
 from silofl.crypto.secret import Secret
 from silofl.errors import ProtocolError, ThresholdError
-from tests.crypto.harness import Network, identities, make_round, random_vectors, repeatable
+from tests.crypto.harness import (
+    HEARD,
+    INPUTS,
+    Network,
+    identities,
+    make_round,
+    random_vectors,
+    repeatable,
+)
 from tests.crypto.insiders import SPARSE, N, network_at, others, recommitted, refused, resigned
 
 
 def test_a_second_set_of_survivors_is_refused():
     network = network_at("agree")
     stage = network.stages[0]
-    agreed, vote = agree(stage, {0, 1, 2, 3})
+    agreed, vote = agree(stage, {0, 1, 2, 3}, HEARD)
     for second in ({0, 1, 2}, {1, 2, 3}, {0, 2, 3}):
         with pytest.raises(ProtocolError, match="already taken the step agree"):
-            agree(stage, second)
-    again, same = agree(stage, {3, 2, 1, 0})
+            agree(stage, second, HEARD)
+    again, same = agree(stage, {3, 2, 1, 0}, HEARD)
     assert again is agreed
     assert same == vote
 
@@ -39,7 +48,7 @@ def test_a_split_vote_opens_nothing():
     first, second = frozenset(range(5)), frozenset({0, 1, 2, 3})
     sides, votes = {0: first, 1: first, 2: second, 3: second}, {}
     for k, side in sides.items():
-        network.stages[k], votes[k] = agree(network.stages[k], side)
+        network.stages[k], votes[k] = agree(network.stages[k], side, HEARD)
     for k, side in sides.items():
         with pytest.raises(ProtocolError):
             reveal(network.stages[k], {s: v for s, v in votes.items() if s != k})
@@ -91,8 +100,9 @@ def test_silos_that_disagree_on_who_shared_find_out_before_any_reveal():
     for k in range(5):
         shared = set(range(5)) if k else set(range(4))
         inbox = {s: packets[s][k] for s in range(5) if s != k}
-        masking, _ = mask(network.stages[k], inbox, shared, 3)
-        network.stages[k], votes[k] = agree(masking, {0, 1, 2, 3})
+        masking = mask(network.stages[k], inbox, shared, 3)
+        bind(masking, INPUTS)
+        network.stages[k], votes[k] = agree(masking, {0, 1, 2, 3}, HEARD)
     for silo, other in ((1, 0), (0, 1)):
         with refused(other, "other adverts, shares or silos"):
             reveal(network.stages[silo], votes)
@@ -133,7 +143,7 @@ def test_a_deal_altered_for_a_silo_without_a_box_is_found_at_the_vote():
 def test_a_silo_that_shared_nothing_cannot_survive():
     network = network_at("agree", dies={4: "share"})
     with refused(4, "cannot survive"):
-        agree(network.stages[0], {0, 1, 2, 4})
+        agree(network.stages[0], {0, 1, 2, 4}, HEARD)
     stage = network_at("mask", dies={4: "advertise"}).stages[0]
     with refused(4, "without an advert"):
         mask(stage, {}, range(5), 3)
@@ -147,3 +157,61 @@ def test_a_message_in_another_s_name_is_refused():
     lie = sign(dataclasses.replace(Vote.decode(votes[2][:-64], 2), sender=1), identities(N)[2])
     with refused(2, "it says that it is from silo 1"):
         reveal(network.stages[0], {**votes, 2: lie})
+
+
+ANOTHER = bytes([9]) * 32
+OTHERS = {
+    "global model": dataclasses.replace(INPUTS, model=ANOTHER),
+    "terms of the sum": dataclasses.replace(INPUTS, terms=ANOTHER),
+    "total of sample counts": dataclasses.replace(INPUTS, weights=ANOTHER),
+    "ranges": dataclasses.replace(INPUTS, ranges=ANOTHER),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_sum_that_something_else_decides_for_one_silo_stays_closed(what):
+    network = Network(make_round(N), random_vectors(N, 3, 16), inputs={3: OTHERS[what]})
+    network.run("reveal")
+    for silo, other in ((0, 3), (3, 0)):
+        with refused(other, f"were given different {what}"):
+            reveal(network.stages[silo], others(network, "agree", silo))
+
+
+def test_small_sums_that_were_changed_for_one_silo_are_refused():
+    network = network_at("agree", dies={})
+    votes = {}
+    for k in range(N):
+        network.stages[k], votes[k] = agree(network.stages[k], set(range(N)), HEARD if k else ANOTHER)
+    with refused(0, "different words of the small sums"):
+        reveal(network.stages[1], {s: v for s, v in votes.items() if s != 1})
+
+
+def test_a_sum_is_noise_to_those_from_whom_the_odd_silo_s_vote_is_kept():
+    """Who hides the votes that differ still opens nothing: masks depend on what decides the sum."""
+    vectors = {k: np.zeros(4000, np.uint16) for k in range(N)}
+    network = Network(make_round(N), vectors, inputs={3: OTHERS["ranges"]})
+    network.run("reveal")
+    for k in (0, 1, 2, 4):
+        votes = {s: v for s, v in network.sent["agree"].items() if s not in (k, 3)}
+        network.stages[k], network.sent.setdefault("reveal", {})[k] = reveal(network.stages[k], votes)
+    total = sum(network.masked.values(), np.zeros(4000, np.uint16))
+    opened = network.unmask(0, total)
+    counts = np.bincount(opened.view(np.uint8), minlength=256)
+    assert 150 < ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 400
+
+
+def test_a_round_is_bound_once():
+    network = Network(make_round(N), random_vectors(N, 3, 16))
+    network.run("agree")
+    stage = network.stages[0]
+    assert bind(stage, INPUTS).expose() == bind(stage, INPUTS).expose()
+    with pytest.raises(ProtocolError, match="masked for other inputs"):
+        bind(stage, SumInputs())
+
+
+def test_nobody_votes_for_a_sum_that_nothing_decides():
+    network = Network(make_round(N), random_vectors(N, 3, 16))
+    network.run("mask")
+    packets = {s: sent[0] for s, sent in network.sent["share"].items() if s}
+    with pytest.raises(RuntimeError, match="is bound to what decides it"):
+        agree(mask(network.stages[0], packets, range(N), 3), range(N), HEARD)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from silofl.crypto.masks import PRG_KEY_BYTES
-from silofl.crypto.secagg import mask
-from tests.crypto.harness import Network, make_round, repeatable
+from silofl.crypto.secagg import bind, mask
+from tests.crypto.harness import INPUTS, Network, make_round, repeatable
 from tests.crypto.naive import DTYPES, mask_words
 
 LENGTH = 200_000
@@ -27,7 +27,7 @@ def masked(bits=16, prg="aes-128-ctr", **where):
     network = Network(make_round(3, bits=bits, prg=prg, **where), vectors, entropy=entropy)
     network.run("mask")
     packets = {s: sent[0] for s, sent in network.sent["share"].items() if s}
-    _, masks = mask(network.stages[0], packets, range(3), LENGTH)
+    masks = bind(mask(network.stages[0], packets, range(3), LENGTH), INPUTS)
     return vectors[0] + mask_words(masks, bits, LENGTH), vectors[0]
 
 
@@ -80,6 +80,6 @@ def test_a_silo_s_masks_all_have_other_keys():
     network.run("mask")
     for k in range(6):
         packets = {s: sent[k] for s, sent in network.sent["share"].items() if s != k}
-        keys += mask(network.stages[k], packets, range(6), 1)[1].expose()
+        keys += bind(mask(network.stages[k], packets, range(6), 1), INPUTS).expose()
     assert len(keys) == 36
     assert len(set(keys)) == 6 + 15  # self masks, and each pair's on both its sides

@@ -6,17 +6,19 @@ import pytest
 
 from silofl.crypto.masks import PRG_KEY_BYTES, MaskKeys, mask_key
 from silofl.crypto.sealing import associated_data, seal, sealing_key, unseal
+from silofl.crypto.secagg.inputs import SumInputs
 from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Advert, Deal, Reveal, SeedDeal, Vote
 from silofl.crypto.secret import Secret
 from silofl.errors import ProtocolError
+from tests.crypto.harness import INPUTS
 
 HEAD = (bytes(range(16)), 7, 3)
 MESSAGES = [
     Advert(*HEAD, *(bytes([k]) * 32 for k in range(5))),
     Deal(*HEAD, bytes(32), b"\1" * 32, ((0, b"a" * 16, b"b" * 16), (70000, b"c" * 16, b"d" * 16))),
     Deal(*HEAD, bytes(32), b"\1" * 32, ()),
-    Vote(*HEAD, b"\3" * 32, 16, 2**40, frozenset({0, 2, 300})),
-    Vote(*HEAD, b"\3" * 32, 8, 0, frozenset()),
+    Vote(*HEAD, b"\3" * 32, 16, 2**40, frozenset({0, 2, 300}), INPUTS, b"\6" * 32),
+    Vote(*HEAD, b"\3" * 32, 8, 0, frozenset(), SumInputs(), bytes(32)),
     Reveal(*HEAD, b"\4" * 32, ((0, SEED_SHARE, Secret(b"x" * 66)), (1, KEY_SHARE, Secret(b"y" * 66)))),
     SeedDeal(*HEAD, b"\5" * 32, frozenset({1, 2})),
 ]
@@ -39,8 +41,8 @@ def test_messages_survive_the_wire_in_one_form_only(message):
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda one: type(one).__name__)
 def test_other_versions_and_kinds_are_refused(message):
     data, kind = message.encode(), type(message)
-    for altered in (b"XFL" + data[3:], data[:3] + b"\2" + data[4:]):
-        with pytest.raises(ProtocolError, match="not in version 1 of the protocol"):
+    for altered in (b"XFL" + data[3:], data[:3] + b"\1" + data[4:]):
+        with pytest.raises(ProtocolError, match="not in version 2 of the protocol"):
             kind.decode(altered, 5)
     with pytest.raises(ProtocolError, match=f"kind 9 where kind {kind.KIND} is due"):
         kind.decode(data[:4] + b"\x09" + data[5:], 5)
@@ -48,11 +50,12 @@ def test_other_versions_and_kinds_are_refused(message):
 
 def test_the_documented_layout():
     """Independent of the code: deal and vote, byte by byte as docs/protocol.md has them."""
-    header = b"SFL" + struct.pack(">BB", 1, 3) + bytes(range(16)) + struct.pack(">QI", 7, 3)
+    header = b"SFL" + struct.pack(">BB", 2, 3) + bytes(range(16)) + struct.pack(">QI", 7, 3)
     assert len(header) == 33
     bitmap = bytes([0b101]) + bytes(36) + bytes([1 << (300 - 296)])
     voted = b"\3" * 32 + struct.pack(">BQ", 16, 2**40) + b"\0\x26" + bitmap
-    assert MESSAGES[3].encode() == header + voted
+    decided = b"".join(bytes([200 + k]) * 32 for k in range(4)) + b"\6" * 32
+    assert MESSAGES[3].encode() == header + voted + decided
     rows = struct.pack(">HI", 2, 0) + b"a" * 16 + b"b" * 16 + struct.pack(">I", 70000) + b"c" * 16 + b"d" * 16
     assert MESSAGES[1].encode() == header[:4] + b"\2" + header[5:] + bytes(32) + b"\1" * 32 + rows
 

@@ -109,7 +109,7 @@ def _forged(rng, step, data, sender):
     if step in ("mask", "unmask"):
         return altered + rest
     forger = rng.choice([k for k in range(N) if k != sender])
-    return altered + identities(N)[forger].sign(b"silofl/1 signed message\0" + altered)
+    return altered + identities(N)[forger].sign(b"silofl/2 signed message\0" + altered)
 
 
 def fuzz(recordings, cases, seed):

@@ -8,10 +8,10 @@ import pytest
 from silofl.crypto import additive
 from silofl.crypto.agreement import KeyPair
 from silofl.crypto.identity import Identity
-from silofl.crypto.secagg import advertise, mask
+from silofl.crypto.secagg import advertise, bind, mask
 from silofl.crypto.secret import Secret
 from silofl.crypto.shamir import split
-from tests.crypto.harness import Network, identities, make_round, random_vectors, repeatable
+from tests.crypto.harness import INPUTS, Network, identities, make_round, random_vectors, repeatable
 from tests.crypto.secrets_seen import parts, secrets_of, secrets_shown
 
 RAW = b"\x5a\xc3" * 16
@@ -99,7 +99,7 @@ def _check_all(value, hidden, seen):
 def test_mask_keys_show_their_number_only():
     network = Network(make_round(4), random_vectors(4, 3, 16), entropy=repeatable)
     network.run("mask")
-    _, masks = network_mask(network)
+    masks = bind(network_mask(network), INPUTS)
     assert repr(masks) == "MaskKeys(4 of aes-128-ctr, 4 added)"
     assert not secrets_shown(repr(masks) + str(masks) + f"{masks}", set(masks.expose()))
     with pytest.raises(TypeError, match="never pickled"):

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from silofl.crypto.agreement import KeyPair
-from silofl.crypto.secagg import small_keys
+from silofl.crypto.secagg import bind, small_keys
 from silofl.crypto.secagg.channels import Channels
-from silofl.crypto.secagg.step3_mask import _own_masks
 from silofl.errors import ProtocolError, ThresholdError
-from tests.crypto.harness import Network, make_round, random_vectors, repeatable
+from tests.crypto.harness import INPUTS, Network, make_round, random_vectors, repeatable
 from tests.crypto.insiders import SPARSE, network_at, refused
 from tests.crypto.naive import DTYPES, mask_words
 
@@ -57,7 +56,7 @@ def test_small_masks_outlive_an_opened_mask_key():
     channels = Channels(opened, network.stages[0].participants)
     assert Channels(lost, network.stages[0].participants).small_key(0).expose() in keys
     assert channels.small_key(0).expose() not in keys
-    vector_keys = _own_masks(network.stages[0].party, network.stages[0].participants, frozenset(range(4)))
+    vector_keys = bind(network.stages[0], INPUTS)
     assert not keys & set(vector_keys.expose())
 
 

@@ -107,7 +107,7 @@ class Rank:
 
     def round(self, number: int, *, resync: bool = False) -> None:
         mine = contribution(self._strategy, self.group.silo_id, number, self._buffers)
-        self.server.reduce(mine, number, measure(mine, self._spec))
+        self.server.reduce(mine, number, measure(mine, self._spec), b"")
         self.server.step(mine.vectors["update"], resync=resync)
 
     @property

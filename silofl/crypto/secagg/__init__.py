@@ -1,14 +1,16 @@
 """The protocol `secagg` as pure functions of one party: stage and messages in, next stage and messages out.
 
 `advertise` gives Advertised, `share` Shared, `mask` Masking, `agree` Agreed, `reveal` Revealed, `unmask`
-the keystreams that are left in the sum. After `mask`, `small_keys` gives masks for sums of a few numbers.
+the keystreams that are left in the sum. After `mask`, `small_keys` gives masks for sums of a few numbers, and
+`bind` those of the vector, for the one sum that `SumInputs` decide.
 """
 
+from silofl.crypto.secagg.inputs import SumInputs
 from silofl.crypto.secagg.rules import Round, Rules
-from silofl.crypto.secagg.small_sums import small_keys
+from silofl.crypto.secagg.small_sums import check_words, sign_words, small_keys
 from silofl.crypto.secagg.step1_advertise import Advertised, advertise
 from silofl.crypto.secagg.step2_share import Shared, share
-from silofl.crypto.secagg.step3_mask import Masking, mask
+from silofl.crypto.secagg.step3_mask import Masking, bind, mask
 from silofl.crypto.secagg.step5_agree import Agreed, agree
 from silofl.crypto.secagg.step6_reveal import Revealed, reveal
 from silofl.crypto.secagg.step7_unmask import unmask
@@ -21,11 +23,15 @@ __all__ = [
     "Round",
     "Rules",
     "Shared",
+    "SumInputs",
     "advertise",
     "agree",
+    "bind",
+    "check_words",
     "mask",
     "reveal",
     "share",
+    "sign_words",
     "small_keys",
     "unmask",
 ]

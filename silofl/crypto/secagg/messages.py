@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeVar
 
 from silofl.crypto.framing import Reader, pack_header, pack_set
 from silofl.crypto.identity import SIGNATURE_BYTES, Identity
+from silofl.crypto.secagg.inputs import INPUT_BYTES, SumInputs
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secret import Secret
 from silofl.crypto.shamir import SHARE_BYTES
@@ -27,7 +28,7 @@ KEY_SHARE = 2
 SHARE_DIGEST_BYTES = 16
 _COMMITTED = struct.Struct(f">I{SHARE_DIGEST_BYTES}s{SHARE_DIGEST_BYTES}s")
 _TOLD = struct.Struct(f">IB{SHARE_BYTES}s")
-_SIGNED = b"silofl/1 signed message\0"
+_SIGNED = b"silofl/2 signed message\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +111,26 @@ class Deal(Message):
 class Vote(Message):
     """Step 5: what this silo masked, and the one set of survivors over which it will help to open the sum."""
 
+    # It is signed: nobody can show a silo other inputs than the voter's own.
+
     KIND: ClassVar[int] = 3
     transcript: bytes
     bits: int
     length: int
     survivors: frozenset[int]
+    inputs: SumInputs
+    heard: bytes
+    """Digest (32 bytes) of all small sums of the round up to here, as this silo computed them."""
 
     def _pack(self) -> bytes:
-        return self.transcript + struct.pack(">BQ", self.bits, self.length) + pack_set(self.survivors)
+        masked = self.transcript + struct.pack(">BQ", self.bits, self.length)
+        return masked + pack_set(self.survivors) + b"".join(self.inputs.parts) + self.heard
 
     @classmethod
     def _read(cls, reader: Reader) -> tuple[Any, ...]:
-        return reader.take(32), reader.number(1), reader.number(8), reader.silos()
+        masked = reader.take(32), reader.number(1), reader.number(8), reader.silos()
+        inputs = SumInputs(*(reader.take(INPUT_BYTES) for _ in fields(SumInputs)))
+        return *masked, inputs, reader.take(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,26 @@ class SeedDeal(Message):
         return reader.take(32), reader.silos()
 
 
+@dataclass(frozen=True, slots=True)
+class Statement(Message):
+    """The protocol `additive`: what decides the sum, as this silo has it, before a word of it is sent."""
+
+    KIND: ClassVar[int] = 6
+    adverts: bytes
+    inputs: SumInputs
+    heard: bytes
+    """Digest (32 bytes) of all small sums of the round up to here, as this silo computed them."""
+
+    def _pack(self) -> bytes:
+        return self.adverts + b"".join(self.inputs.parts) + self.heard
+
+    @classmethod
+    def _read(cls, reader: Reader) -> tuple[Any, ...]:
+        adverts = reader.take(32)
+        inputs = SumInputs(*(reader.take(INPUT_BYTES) for _ in fields(SumInputs)))
+        return adverts, inputs, reader.take(32)
+
+
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
@@ -184,12 +213,14 @@ def receive(kind: type[AnyMessage], data: bytes, context: Round, sender: int) ->
 
 
 def receive_signed(kind: type[AnyMessage], data: bytes, context: Round, sender: int) -> AnyMessage:
-    """`receive` for a signed message; ProtocolError also when that silo of the roster did not sign it."""
+    """`receive` for a signed message; ProtocolError also when that silo of the roster did not sign it.
+
+    The signature comes first: what nobody signed is not worth reading.
+    """
     content, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    message = receive(kind, content, context, sender)
     if not context.roster.verify(sender, signature, _SIGNED + content):
         raise _refusal(kind, sender, "its signature is not that of the silo in the roster")
-    return message
+    return receive(kind, content, context, sender)
 
 
 def _refusal(kind: type[Message], sender: int, why: str) -> ProtocolError:

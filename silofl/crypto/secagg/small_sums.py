@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from silofl.crypto.framing import pack_header
+from silofl.crypto.identity import SIGNATURE_BYTES
 from silofl.crypto.masks import MaskKeys, mask_keys
 from silofl.crypto.secagg.participants import refuse_thin_neighbourhoods, refuse_too_few
 from silofl.crypto.secagg.step3_mask import Masking, pair_sign
@@ -36,4 +38,28 @@ def small_keys(stage: Masking, among: Collection[int]) -> MaskKeys:
     return mask_keys(
         stage.party.context.rules.prg,
         [(stage.channels.small_key(peer), pair_sign(me, peer)) for peer in peers],
+    )
+
+
+def sign_words(stage: Masking, position: int, words: bytes) -> bytes:
+    """Masked words of a small sum as they travel where no later vote vouches for the sum."""
+    return words + stage.party.identity.sign(_signed(stage, stage.me, position) + words)
+
+
+def check_words(stage: Masking, silo: int, position: int, message: bytes) -> bytes:
+    """The masked words in what `silo` sent; ProtocolError, naming it, unless it signed them for here."""
+    words, signature = message[:-SIGNATURE_BYTES], message[-SIGNATURE_BYTES:]
+    if not stage.party.context.roster.verify(silo, signature, _signed(stage, silo, position) + words):
+        raise ProtocolError(
+            f"silo {silo}'s words of a small sum are refused: its signature is not that of the silo in the "
+            "roster",
+            sender=silo,
+        )
+    return words
+
+
+def _signed(stage: Masking, silo: int, position: int) -> bytes:
+    context = stage.party.context
+    return (
+        b"silofl/2 small sum\0" + pack_header(0, context.session, context.number, silo) + position.to_bytes(8)
     )

@@ -1,6 +1,9 @@
 """Step 3, mask: which keystreams hide this silo's vector (Bonawitz et al. 2017, round 2).
 
 y_i = x_i + PRG(b_i) + sum over neighbours j > i of PRG(s_ij) - sum over neighbours j < i of PRG(s_ij).
+
+Both keys depend on what decides the sum: where two silos were given other ranges, weights or models, their
+masks do not cancel and the self mask of neither comes off, whatever votes are kept from whom.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections.abc import Collection, Mapping
 from silofl.crypto.kdf import digest
 from silofl.crypto.masks import MaskKeys, Sign, mask_key, mask_keys
 from silofl.crypto.sealing import OVERHEAD, associated_data, unseal
+from silofl.crypto.secagg.inputs import SumInputs
 from silofl.crypto.secagg.messages import Deal, receive
 from silofl.crypto.secagg.participants import Participants, refuse_thin_neighbourhoods, refuse_too_few
 from silofl.crypto.secagg.rules import Round
@@ -24,10 +28,15 @@ _BOX_BYTES = OVERHEAD + 2 * SHARE_BYTES
 
 
 class Masking(Stage):
-    """After step 3: this silo knows its masks and holds its neighbours' shares."""
+    """After step 3: this silo holds its neighbours' shares, and knows its masks once it is bound to a sum."""
 
     def __init__(
-        self, shared: Shared, deals: Mapping[int, Deal], held: Mapping[int, SharePair], length: int
+        self,
+        shared: Shared,
+        deals: Mapping[int, Deal],
+        held: Mapping[int, SharePair],
+        secrets: Mapping[int, Secret],
+        length: int,
     ) -> None:
         party = shared.party
         super().__init__(party.me, party.context.number)
@@ -39,19 +48,20 @@ class Masking(Stage):
         self.commitments = {dealer: deal.digests() for dealer, deal in deals.items()}
         self.held = held
         """The shares that this silo holds, by dealer."""
+        self.secrets = secrets
+        """What this silo has in common with each neighbour that shared: the source of a pair's mask."""
         self.transcript = _transcript(shared.participants, deals)
         self.length = length
         """Ring words that are masked."""
+        self.inputs: SumInputs | None = None
+        """What the sum is bound to."""
 
 
-def mask(
-    stage: Shared, packets: Mapping[int, bytes], shared: Collection[int], length: int
-) -> tuple[Masking, MaskKeys]:
-    """Take the packets of all silos that shared; give this silo's masks.
+def mask(stage: Shared, packets: Mapping[int, bytes], shared: Collection[int], length: int) -> Masking:
+    """Take the packets of all silos that shared: all is there that masks are made of.
 
     `shared` is the set of silos whose packets reached all others, the same on every silo and with this one
-    in it; packets of others are left out of the round. `length` is how many ring words will be masked. The
-    masks are for one vector in this round: masking two different ones by them would show their difference.
+    in it; packets of others are left out of the round. `length` is how many ring words will be masked.
 
     ProtocolError names the silo of a bad or missing packet; ThresholdError when too few silos are left.
     """
@@ -59,16 +69,29 @@ def mask(
     return stage.once("mask", request, lambda: _mask(stage, packets, frozenset(shared), length))
 
 
-def _mask(
-    stage: Shared, packets: Mapping[int, bytes], shared: frozenset[int], length: int
-) -> tuple[Masking, MaskKeys]:
+def bind(stage: Masking, inputs: SumInputs) -> MaskKeys:
+    """This silo's masks in the sum that `inputs` decide, before anything of that sum has left the silo.
+
+    They are for one vector in this round: masking two different ones by them would show their difference.
+    ProtocolError when the round was bound to other inputs before.
+    """
+    if stage.inputs is not None and stage.inputs != inputs:
+        raise ProtocolError(
+            f"silo {stage.me} has masked for other inputs ({stage.inputs.difference(inputs)}) in round "
+            f"{stage.party.context.number}; a second sum under the same shares is refused"
+        )
+    stage.inputs = inputs
+    return _own_masks(stage, inputs)
+
+
+def _mask(stage: Shared, packets: Mapping[int, bytes], shared: frozenset[int], length: int) -> Masking:
     _check_shared(stage, shared)
     deals, held = {stage.me: stage.deal}, {stage.me: stage.own}
     for silo in sorted(shared - {stage.me}):
         deals[silo], pair = _open_packet(stage, silo, packets.get(silo, b""))
         if pair is not None:
             held[silo] = pair
-    return Masking(stage, deals, held, length), _own_masks(stage.party, stage.participants, shared)
+    return Masking(stage, deals, held, _secrets(stage.party, stage.participants, shared), length)
 
 
 def _check_shared(stage: Shared, shared: frozenset[int]) -> None:
@@ -110,13 +133,24 @@ def _transcript(participants: Participants, deals: Mapping[int, Deal]) -> bytes:
     return digest("transcript", participants.digest, *ordered)
 
 
-def _own_masks(party: Party, participants: Participants, shared: frozenset[int]) -> MaskKeys:
-    context, me = party.context, party.me
-    pairs: list[tuple[Secret, Sign]] = [(self_key(context, participants, me, party.seed), 1)]
-    for peer in sorted(participants.neighbours[me] & shared):
-        secret = party.mask_pair.agree(participants.adverts[peer].mask_public, sender=peer)
-        pairs.append((pair_key(context, participants, me, peer, secret), pair_sign(me, peer)))
+def _secrets(party: Party, participants: Participants, shared: frozenset[int]) -> dict[int, Secret]:
+    return {
+        peer: party.mask_pair.agree(participants.adverts[peer].mask_public, sender=peer)
+        for peer in sorted(participants.neighbours[party.me] & shared)
+    }
+
+
+def _own_masks(stage: Masking, inputs: SumInputs) -> MaskKeys:
+    context, me, salt = stage.party.context, stage.me, mask_salt(stage.participants, inputs)
+    pairs: list[tuple[Secret, Sign]] = [(self_key(context, salt, me, stage.party.seed), 1)]
+    for peer, secret in stage.secrets.items():
+        pairs.append((pair_key(context, salt, me, peer, secret), pair_sign(me, peer)))
     return mask_keys(context.rules.prg, pairs)
+
+
+def mask_salt(participants: Participants, inputs: SumInputs) -> bytes:
+    """Salt (32 bytes) of every mask's key: whose keys they are, and which sum they hide."""
+    return digest("masks", participants.digest, inputs.digest)
 
 
 def pair_sign(silo: int, peer: int) -> Sign:
@@ -124,23 +158,13 @@ def pair_sign(silo: int, peer: int) -> Sign:
     return 1 if silo < peer else -1
 
 
-def self_key(context: Round, participants: Participants, silo: int, seed: Secret) -> Secret:
+def self_key(context: Round, salt: bytes, silo: int, seed: Secret) -> Secret:
     """The key of PRG(b_i)."""
-    return mask_key(
-        context.rules.prg, seed, "self mask", context.session, context.number, silo, salt=participants.digest
-    )
+    return mask_key(context.rules.prg, seed, "self mask", context.session, context.number, silo, salt=salt)
 
 
-def pair_key(context: Round, participants: Participants, one: int, other: int, secret: Secret) -> Secret:
+def pair_key(context: Round, salt: bytes, one: int, other: int, secret: Secret) -> Secret:
     """The key of PRG(s_ij), the same on both sides."""
     low, high = min(one, other), max(one, other)
-    return mask_key(
-        context.rules.prg,
-        secret,
-        "pair mask",
-        context.session,
-        context.number,
-        low,
-        high,
-        salt=participants.digest,
-    )
+    prg, session, number = context.rules.prg, context.session, context.number
+    return mask_key(prg, secret, "pair mask", session, number, low, high, salt=salt)

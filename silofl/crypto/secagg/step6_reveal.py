@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from silofl.crypto.secagg.inputs import refuse_other_inputs
 from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal, Vote, receive_signed
 from silofl.crypto.secagg.stages import Stage
 from silofl.crypto.secagg.step5_agree import Agreed
@@ -17,6 +18,7 @@ class Revealed(Stage):
         super().__init__(agreed.me, agreed.vote.number)
         self.masking = agreed.masking
         self.survivors = agreed.vote.survivors
+        self.inputs = agreed.vote.inputs
         self.reveal = reveal
 
 
@@ -63,6 +65,7 @@ def _check_vote(stage: Agreed, silo: int, data: bytes) -> None:
             f"this silo {stage.vote.length} of {stage.vote.bits}",
             sender=silo,
         )
+    refuse_other_inputs(silo, stage.vote.inputs, stage.vote.heard, vote.inputs, vote.heard)
 
 
 def _reveal(stage: Agreed) -> Reveal:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from silofl.crypto import shamir
 from silofl.crypto.agreement import KeyPair
 from silofl.crypto.masks import MaskKeys, Sign, flipped, mask_keys
+from silofl.crypto.secagg.inputs import SumInputs
 from silofl.crypto.secagg.messages import Reveal, receive
 from silofl.crypto.secagg.step2_share import seed_commitment, share_digest
-from silofl.crypto.secagg.step3_mask import Masking, pair_key, pair_sign, self_key
+from silofl.crypto.secagg.step3_mask import Masking, mask_salt, pair_key, pair_sign, self_key
 from silofl.crypto.secagg.step6_reveal import Revealed, called_for
 from silofl.crypto.secret import Secret
 from silofl.crypto.shamir import Share
@@ -31,9 +32,9 @@ def unmask(stage: Revealed, reveals: Mapping[int, bytes]) -> MaskKeys:
     left: list[tuple[Secret, Sign]] = []
     for silo in sorted(masking.deals):
         if silo in survivors:
-            left.append(_self_mask(masking, silo, pool[silo]))
+            left.append(_self_mask(masking, stage.inputs, silo, pool[silo]))
         elif masking.participants.neighbours[silo] & survivors:
-            left += _pair_masks(masking, silo, survivors, pool[silo])
+            left += _pair_masks(masking, stage.inputs, silo, survivors, pool[silo])
     return mask_keys(masking.party.context.rules.prg, left)
 
 
@@ -76,25 +77,26 @@ def _open(masking: Masking, dealer: int, shares: list[Share]) -> Secret:
         raise _wrong_dealer(dealer) from None
 
 
-def _self_mask(masking: Masking, silo: int, shares: list[Share]) -> tuple[Secret, Sign]:
+def _self_mask(masking: Masking, inputs: SumInputs, silo: int, shares: list[Share]) -> tuple[Secret, Sign]:
     context = masking.party.context
     seed = _open(masking, silo, shares)
     if seed_commitment(context, silo, seed) != masking.deals[silo].seed_commitment:
         raise _wrong_dealer(silo)
-    return self_key(context, masking.participants, silo, seed), -1
+    return self_key(context, mask_salt(masking.participants, inputs), silo, seed), -1
 
 
 def _pair_masks(
-    masking: Masking, lost: int, survivors: frozenset[int], shares: list[Share]
+    masking: Masking, inputs: SumInputs, lost: int, survivors: frozenset[int], shares: list[Share]
 ) -> list[tuple[Secret, Sign]]:
     context, participants = masking.party.context, masking.participants
     pair = KeyPair.from_private_bytes(_open(masking, lost, shares))
     if pair.public != participants.adverts[lost].mask_public:
         raise _wrong_dealer(lost)
     masks: list[tuple[Secret, Sign]] = []
+    salt = mask_salt(participants, inputs)
     for peer in sorted(participants.neighbours[lost] & survivors):
         secret = pair.agree(participants.adverts[peer].mask_public, sender=peer)
-        masks.append((pair_key(context, participants, lost, peer, secret), flipped(pair_sign(peer, lost))))
+        masks.append((pair_key(context, salt, lost, peer, secret), flipped(pair_sign(peer, lost))))
     return masks
 
 

@@ -109,7 +109,8 @@ class PrivacyEngine:
         members, model = len(inner.layout.shards.members), self._silo.model
         plan = guarantee.plan_for(self._config, model.size, inner.summed_samples, members, silos)
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
-        grid, covered = plan.grid(self._multiplier), tuple(one.name for one in spec.vectors)
+        grid = self._grid = plan.grid(self._multiplier)
+        covered = tuple(one.name for one in spec.vectors)
         self.budget.price = lambda survivors: plan.of_round(grid, survivors)
         self._plan = plan
         self._pipeline = way = Pipeline(self._silo, plan, grid, self._keys, self._norm, covered)
@@ -165,6 +166,11 @@ class PrivacyEngine:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         self.budget.begin(committed)
         return guarantee.notes(self._plan, self._multiplier)
+
+    def terms(self) -> dict[str, str]:
+        """What bounds and hides contributions, as all silos must have it; 12 digits, for libraries differ."""
+        numbers = asdict(self._grid) | {"noise_multiplier": self._multiplier, "clip_norm": self._norm.value}
+        return {name: f"{value:.12g}" for name, value in numbers.items()}
 
     @property
     def description(self) -> str:

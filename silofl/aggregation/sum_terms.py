@@ -1,0 +1,51 @@
+"""What all silos must have in common before they open a sum, besides the words of it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from silofl.aggregation.formats.base import Ranges
+from silofl.aggregation.spec import AggregationSpec
+from silofl.crypto.kdf import digest
+from silofl.types import Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Common:
+    """What contributions were made from, as this silo has it; the same on all, or the sum stays closed.
+
+    Attributes:
+        vectors: the global ones, contiguous; of the same bytes on every silo.
+        terms: what else decides them, such as clipping and noise, in a form of its own.
+    """
+
+    vectors: Sequence[Vector] = ()
+    terms: bytes = b""
+
+
+NOTHING_IN_COMMON = Common()
+
+
+def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic: bool) -> bytes:
+    """32 bytes of what is added up, and how it is rounded; nothing of this silo's own."""
+    vectors = [
+        [one.name, one.size, one.format, one.weighting, one.tensor_names, one.tensor_ends.tolist()]
+        for one in spec.vectors
+    ]
+    rounding = [None if value_range is None else value_range.hex(), stochastic, spec.seed]
+    whole = [vectors, str(spec.dtype), spec.silos, spec.replica_count, spec.scalars, spec.rows, rounding]
+    return digest("what is added up", json.dumps(whole).encode())
+
+
+def total_digest(total: float) -> bytes:
+    """32 bytes of what sample counts are divided by."""
+    return digest("total of sample counts", struct.pack(">d", total))
+
+
+def ranges_digest(ranges: Mapping[str, Ranges]) -> bytes:
+    """32 bytes of each vector's ranges, float64 (m,)."""
+    named = (part for name, values in ranges.items() for part in (name.encode(), values.tobytes()))
+    return digest("ranges", *named)
