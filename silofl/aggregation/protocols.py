@@ -95,7 +95,7 @@ class SecAggProtocol:
 
     def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
         """See `SumProtocol`."""
-        session = group.step(lambda: configured_session(group, secure, spec))
+        session = group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos))
         stochastic = secure.rounding == "stochastic"
         return SecAgg(
             group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
@@ -127,7 +127,7 @@ class AdditiveProtocol:
 
     def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
         """See `SumProtocol`."""
-        session = group.step(lambda: configured_session(group, secure, spec))
+        session = group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos))
         stochastic = secure.rounding == "stochastic"
         return group.step(
             lambda: Additive(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from silofl.aggregation.spec import AggregationSpec
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
@@ -98,8 +97,10 @@ def common_prg(comm: Communicator) -> Prg:
     return "aes-128-ctr" if everywhere else "chacha20"
 
 
-def configured_session(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> SecureSession:
-    """The session that [secure] describes; collective. ConfigError for keys that do not fit."""
+def configured_session(
+    group: ElasticGroup, secure: SecureConfig, config_digest: bytes, silos: int
+) -> SecureSession:
+    """The session that [secure] describes, of a run of `silos`; collective. ConfigError for unfit keys."""
     identity, roster = None, None
     with raise_on_all_ranks(group.comm):
         if bool(secure.identity) != bool(secure.roster):
@@ -110,9 +111,9 @@ def configured_session(group: ElasticGroup, secure: SecureConfig, spec: Aggregat
                 Identity.load(Path(secure.identity), passphrase),
                 Roster.load(Path(secure.roster)),
             )
-            _refuse_misplaced(group.silo_id, secure, identity, roster, spec.silos)
-    rules = rules_for(group.comm, secure, spec.silos)
-    return open_session(group, rules, spec.config_digest, identity=identity, roster=roster)
+            _refuse_misplaced(group.silo_id, secure, identity, roster, silos)
+    rules = rules_for(group.comm, secure, silos)
+    return open_session(group, rules, config_digest, identity=identity, roster=roster)
 
 
 def _refuse_misplaced(

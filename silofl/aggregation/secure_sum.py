@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.secagg import SecAggSum
-from silofl.aggregation.secure_session import open_session, rules_for
+from silofl.aggregation.secure_session import configured_session
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.comm.collective_errors import allgather_object, capture, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of
 from silofl.config import SecureConfig
-from silofl.errors import DataError
+from silofl.crypto.kdf import digest
+from silofl.errors import ConfigError, DataError, SiloflError
 from silofl.types import Contribution, Vector
 
 Array = TypeVar("Array")
 NAME = "array"
+LOCAL = {"identity", "roster", "passphrase_file", "protocol", "committee"}
+"""Keys of [secure] that need not be equal on ranks, or mean nothing here."""
 
 
 class SecureAggregator:
@@ -33,10 +39,14 @@ class SecureAggregator:
         size: values of every vector; taken from the first array when None.
         bits: 8, 16 or 32 bits a value on the wire.
         value_range: largest magnitude of a value, beyond which it is clipped; agreed in every sum when None.
-        config: all other keys of [secure]: threshold, generator, two silos allowed.
+        config: all other keys of [secure]: threshold, generator, rounding, two silos allowed, and this
+            institution's identity with the roster of all. Without them every rank makes a key for this
+            aggregator alone, which protects from curious ranks and from readers of the wire, and not from a
+            party that can change what is on it.
 
     Raises:
-        ConfigError: fewer than three ranks (two by `allow_two`), a ring too small for so many silos.
+        ConfigError: fewer than three ranks (two by `allow_two`), a ring too small for so many silos, a key
+            that does nothing here, or another one on another rank. On every rank.
     """
 
     def __init__(
@@ -49,10 +59,16 @@ class SecureAggregator:
         config: SecureConfig | None = None,
     ) -> None:
         self._comm: Communicator = communicator_of(comm)
-        settings = (config or SecureConfig()).model_copy(update={"bits": bits, "range": value_range})
+        given = config or SecureConfig()
+        with raise_on_all_ranks(self._comm):
+            _refuse_unused(given)
+            settings = given.model_copy(update={"bits": bits, "range": value_range})
+        shared = settings.model_dump(mode="json", exclude=LOCAL) | {"identity": bool(settings.identity)}
+        _refuse_differences(self._comm, shared | {"size": size})
         group = ElasticGroup(self._comm, fault_tolerant=False)
-        self._session = open_session(group, rules_for(self._comm, settings, self._comm.size), bytes(32))
-        self._range, self._round = value_range, 0
+        agreed = digest("settings of a secure sum", json.dumps(shared, sort_keys=True).encode())
+        self._session = configured_session(group, settings, agreed, self._comm.size)
+        self._settings, self._round = settings, 0
         self._sum = None if size is None else self._make(size, np.dtype(np.float32))
 
     def sum(self, x: Array) -> Array:
@@ -62,10 +78,15 @@ class SecureAggregator:
             x: float32 or float64 NumPy array or CPU torch tensor, of one shape on every rank. Not changed.
 
         Raises:
-            DataError: a rank's values are not finite. On every rank.
-            TypeError: neither float32 nor float64.
+            DataError: a rank's values are not finite; ranks have arrays of different types or shapes, or of
+                another type than can be added up. On every rank.
+            ProtocolError: a rank, or somebody on the wire, changed what decides the sum.
         """
-        values = _as_vector(x)
+        taken = capture(lambda: _as_vector(x))
+        error = taken.error(self._comm.rank)
+        form = {"shape": _shape(x), "dtype": "" if error else taken.value().dtype.name}
+        _refuse_differences(self._comm, form, error)
+        values = taken.value()
         if self._sum is not None and self._sum.spec.vector(NAME).size != values.size:
             self._sum.close()
             self._sum = None
@@ -97,7 +118,9 @@ class SecureAggregator:
     def _make(self, size: int, dtype: np.dtype[Any]) -> SecAggSum:
         vectors = (VectorSpec(NAME, size, weighting="uniform"),)
         spec = AggregationSpec(vectors, dtype, 1, 0, bytes(32), self._comm.size)
-        return SecAggSum(self._session, spec, value_range=self._range)
+        settings = self._settings
+        stochastic = settings.rounding == "stochastic"
+        return SecAggSum(self._session, spec, value_range=settings.range, stochastic=stochastic)
 
 
 def secure_sum(x: Array, *, comm: Any, bits: int = 16, value_range: float | None = None) -> Array:
@@ -109,13 +132,52 @@ def secure_sum(x: Array, *, comm: Any, bits: int = 16, value_range: float | None
         return aggregator.sum(x)
 
 
+def _refuse_unused(config: SecureConfig) -> None:
+    """Raise ConfigError for keys of [secure] that do nothing in a secure sum by itself."""
+    unused = {
+        "protocol": config.protocol not in ("auto", "secagg"),
+        "committee": "committee" in config.model_fields_set,
+        "bits": "bits" in config.model_fields_set,
+        "range": "range" in config.model_fields_set,
+    }
+    instead = {"bits": "; give it as bits=", "range": "; give it as value_range="}
+    for key, refused in unused.items():
+        if refused:
+            raise ConfigError(
+                f"secure.{key} = {getattr(config, key)!r} does nothing in a secure sum by itself, which is "
+                f"always secagg's{instead.get(key, '; leave it out')}"
+            )
+
+
+def _refuse_differences(comm: Communicator, own: Mapping[str, Any], error: SiloflError | None = None) -> None:
+    """Raise DataError or ConfigError, the same on every rank, where one has something else; collective.
+
+    Or the `error` of the lowest rank that has one.
+    """
+    every = allgather_object(comm, dict(own), error)
+    for key, value in every[0].items():
+        for rank, other in enumerate(every):
+            if other.get(key) != value:
+                kind = DataError if key in ("shape", "dtype") else ConfigError
+                raise kind(
+                    f"a secure sum needs the same {key} on all ranks: it is {value!r} on rank 0 and "
+                    f"{other.get(key)!r} on rank {rank}",
+                    rank=0,
+                )
+
+
 def _as_vector(x: Any) -> Vector:
     array = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
     if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"a secure sum takes float32 or float64, not {array.dtype}")
+        raise DataError(f"a secure sum takes float32 or float64, not {array.dtype}")
     if array.size == 0:
         raise DataError("a secure sum needs at least one value")
     return np.ascontiguousarray(array).reshape(-1)
+
+
+def _shape(x: Any) -> list[int]:
+    shape: tuple[int, ...] = x.shape if hasattr(x, "shape") else np.shape(x)
+    return list(shape)
 
 
 def _like(x: Any, values: Vector) -> Any:

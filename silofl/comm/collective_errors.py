@@ -27,11 +27,14 @@ def raise_if_any(comm: Communicator, error: SiloflError | None) -> None:
 
 
 def allgather_object(comm: Communicator, value: Any, error: SiloflError | None = None) -> list[Any]:
-    """Every rank's value (JSON) in rank order; `raise_if_any` in the same message. Collective."""
+    """Every rank's value (JSON) in rank order; `raise_if_any` in the same message. Collective.
+
+    ProtocolError, naming the rank, for what no rank of this program sends.
+    """
     mine = {"value": value} if error is None else {"error": _encode(error)}
     empty = value is None and error is None  # the usual case then costs one message of one number
     texts = comm.allgather_bytes(b"" if empty else json.dumps(mine).encode())
-    every: list[dict[str, Any]] = [json.loads(text) if text else {"value": None} for text in texts]
+    every = [_parsed(text, rank) for rank, text in enumerate(texts)]
     failing = next((rank for rank, one in enumerate(every) if "error" in one), None)
     if failing is None:
         return [one["value"] for one in every]
@@ -117,3 +120,25 @@ def _decode(content: dict[str, Any], rank: int) -> SiloflError:
         return errors.ProtocolError(content["text"], sender=content["sender"], rank=rank)
     error: SiloflError = kind(content["text"], rank=rank)
     return error
+
+
+def _parsed(text: bytes, rank: int) -> dict[str, Any]:
+    """What a rank sent, of one of the two forms."""
+    try:
+        found = json.loads(text) if text else {"value": None}
+        fits = isinstance(found, dict) and (found.keys() == {"value"} or _is_error(found))
+    except (ValueError, RecursionError):
+        fits = False
+    if not fits:
+        raise errors.ProtocolError(f"rank {rank} sent {len(text)} bytes that are no message", rank=0)
+    parsed: dict[str, Any] = found
+    return parsed
+
+
+def _is_error(found: dict[str, Any]) -> bool:
+    error = found.get("error")
+    if found.keys() != {"error"} or not isinstance(error, dict) or error.keys() != {"kind", "text", "sender"}:
+        return False
+    kind, sender = getattr(errors, str(error["kind"]), None), error["sender"]
+    known = isinstance(kind, type) and issubclass(kind, SiloflError)
+    return known and isinstance(error["text"], str) and (sender is None or type(sender) is int)

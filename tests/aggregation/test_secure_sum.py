@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 import silofl
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
-from silofl.errors import ConfigError
+from silofl.config import SecureConfig
+from silofl.crypto.identity import Identity
+from silofl.crypto.roster import Roster
+from silofl.errors import ConfigError, DataError, SiloflError
 
 
 def check(comm: Any, rank: int, size: int) -> None:
@@ -53,10 +58,99 @@ def test_too_few_ranks_are_refused(silos: int, words: str) -> None:
 
 def test_other_types_are_refused() -> None:
     def rank(comm: Communicator) -> None:
-        with pytest.raises(TypeError, match="float32 or float64, not int64"):
-            silofl.secure_sum(np.arange(3), comm=comm)
+        x = np.arange(3) if comm.rank == 1 else np.ones(3)
+        with pytest.raises(DataError, match="float32 or float64, not int64"):
+            silofl.secure_sum(x, comm=comm)
 
     run_in_threads(3, rank)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"x": np.ones(5)}, "the same shape on all ranks: it is [4] on rank 0 and [5] on rank 2"),
+        ({"x": np.ones((2, 2))}, "the same shape on all ranks: it is [4] on rank 0 and [2, 2] on rank 2"),
+        (
+            {"x": np.ones(4, "f4")},
+            "same dtype on all ranks: it is 'float64' on rank 0 and 'float32'",
+        ),
+        ({"bits": 32}, "the same bits on all ranks: it is 16 on rank 0 and 32 on rank 2"),
+        ({"value_range": 2.0}, "the same range on all ranks: it is 1.0 on rank 0 and 2.0 on rank 2"),
+        ({"value_range": None}, "the same range on all ranks: it is 1.0 on rank 0 and None on rank 2"),
+        (
+            {"rounding": "stochastic"},
+            "same rounding on all ranks: it is 'nearest' on rank 0",
+        ),
+        ({"threshold": 3}, "the same threshold on all ranks: it is 2 on rank 0 and 3 on rank 2"),
+    ],
+    ids=["size", "shape", "dtype", "bits", "range", "no range", "rounding", "threshold"],
+)
+def test_what_differs_between_ranks_is_one_sentence_on_all(given: dict[str, Any], sentence: str) -> None:
+    def rank(comm: Communicator) -> str:
+        own: dict[str, Any] = {"x": np.ones(4), "bits": 16, "value_range": 1.0}
+        secure: dict[str, Any] = {"threshold": 2}
+        for key, value in (given if comm.rank == 2 else {}).items():
+            (secure if key in ("rounding", "threshold") else own)[key] = value
+        try:
+            with silofl.SecureAggregator(
+                comm, bits=own["bits"], value_range=own["value_range"], config=SecureConfig(**secure)
+            ) as aggregator:
+                aggregator.sum(own["x"])
+        except SiloflError as error:
+            return str(error)
+        return ""
+
+    ends = run_in_threads(3, rank, timeout_s=20)
+    assert len(set(ends)) == 1
+    assert sentence in ends[0]
+
+
+def test_an_aggregator_whose_arrays_change_on_one_rank_alone() -> None:
+    def rank(comm: Communicator) -> None:
+        with silofl.SecureAggregator(comm) as aggregator:
+            aggregator.sum(np.ones(4))
+            with pytest.raises(DataError, match="the same shape"):
+                aggregator.sum(np.ones(5 if comm.rank else 4))
+
+    run_in_threads(3, rank, timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    ("secure", "sentence"),
+    [
+        ({"protocol": "plain"}, "secure.protocol = 'plain' does nothing"),
+        ({"committee": 3}, "secure.committee = 3 does nothing"),
+        ({"bits": 32}, "give it as bits="),
+        ({"range": 1.0}, "give it as value_range="),
+        ({"identity": "no-such.pem", "roster": "none.toml"}, "no-such.pem"),
+        ({"identity": "no-such.pem"}, "belong together"),
+    ],
+)
+def test_keys_that_do_nothing_or_name_no_file_are_refused(secure: dict[str, Any], sentence: str) -> None:
+    def rank(comm: Communicator) -> None:
+        with pytest.raises(ConfigError, match=re.escape(sentence)):
+            silofl.SecureAggregator(comm, config=SecureConfig(**secure))
+
+    run_in_threads(3, rank, timeout_s=20)
+
+
+def test_institutions_identities_are_used(tmp_path: Path) -> None:
+    own = [Identity.generate() for _ in range(3)]
+    for number, identity in enumerate(own):
+        identity.save(tmp_path / f"{number}.pem")
+    roster = tmp_path / "roster.toml"
+    roster.write_text(Roster.ephemeral([one.public for one in own]).dumps())
+
+    def rank(comm: Communicator, swapped: bool) -> Any:
+        number = (comm.rank + swapped) % 3
+        config = SecureConfig(identity=str(tmp_path / f"{number}.pem"), roster=str(roster))
+        with silofl.SecureAggregator(comm, config=config) as aggregator:
+            assert aggregator._session.identity.public == own[comm.rank].public
+            return aggregator.sum(np.ones(4))[0]
+
+    assert run_in_threads(3, lambda comm: rank(comm, swapped=False)) == pytest.approx([3.0] * 3, abs=1e-3)
+    with pytest.raises(ConfigError, match="is the key of silo 1 and this is rank 0"):
+        run_in_threads(3, lambda comm: rank(comm, swapped=True), timeout_s=20)
 
 
 @pytest.mark.mpi(min_size=3)

@@ -101,6 +101,7 @@ def _quantize_kernel(variant: Variant, path: str) -> Kernel:
     ) -> Any:
         outside, nonfinite, start = 0, 0, 0
         draws, work = np.empty(TILE, np.uint32), np.empty(WORK_WORDS, np.uint64)
+        private = np.empty(TILE, out.dtype)
         cursor, sums = np.zeros(CURSOR, np.int64), np.zeros(2 * SUM_LANES, real)
         while start < x.size:
             stop = min(x.size, start + TILE - (offset + start) % TILE)
@@ -108,7 +109,7 @@ def _quantize_kernel(variant: Variant, path: str) -> Kernel:
             draw(draws, values.size, first + start, noise, work)
             tile(
                 values, words, ends, scales, limits, first + start, cursor, draws,
-                offset + start, schedules, added, work, sums, error,
+                offset + start, schedules, added, work, sums, error, private,
             )  # fmt: skip
             if cursor[OUTSIDE]:
                 outside += cursor[OUTSIDE]

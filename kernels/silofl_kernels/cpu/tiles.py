@@ -1,7 +1,8 @@
 """One tile of a quantization: rounded values and all masks, run by run of the segments in it.
 
 A run is the part of a segment that lies in the tile. Whole steps of the cipher within one run stay in
-registers; where a run ends inside a step, its words go to memory before the step's masks.
+registers; where a run ends inside a step, its words lie in private memory before the step's masks: others may
+read the output while it is written, as in memory that ranks share.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class TileCode(NamedTuple):
     draw: Kernel
     """(draws, size, first, noise, work): random bits from coordinate `first` on, where rounding needs any."""
     tile: Kernel
-    """(x, out, ends, scales, limits, first, cursor, draws, offset, schedules, added, work, sums, error): one
-    tile, whose x[0] is coordinate `first` and out[0] mask element `offset`. cursor[SEGMENT] goes on from tile
+    """(x, out, ends, scales, limits, first, cursor, draws, offset, schedules, added, work, sums, error,
+    private): one tile, whose x[0] is coordinate `first` and out[0] mask element `offset`; `private` has TILE
+    words that are nobody else's to read. cursor[SEGMENT] goes on from tile
     to tile; cursor[OUTSIDE] says afterwards how many values were out of bounds."""
 
 
@@ -80,10 +82,10 @@ def make_tile(variant: Variant) -> TileCode:
     helpers = device(_enter, "run"), _make_close(variant, real)
     runs = _make_runs(variant, real, *helpers)
     if variant.masked is None:
-        return TileCode(label, real, draw, _plain_tile(runs, _no_masks, label))
+        return TileCode(label, real, draw, _plain_tile(runs, label))
     code = streams.steps(variant.masked, variant.bits)
     if code.vector is None:
-        return TileCode(label, real, draw, _plain_tile(runs, code.masks, label))
+        return TileCode(label, real, draw, _two_pass_tile(runs, code.masks, label))
     return TileCode(label, real, draw, _register_tile(variant, runs, code, real, *helpers))
 
 
@@ -100,23 +102,33 @@ def _draw_nothing(draws: Any, size: Any, first: Any, noise: Any, work: Any) -> N
     return
 
 
-def _no_masks(words: Any, first: Any, schedules: Any, added: Any, work: Any) -> None:
-    return
-
-
-def _plain_tile(runs: Kernel, onto: Kernel, label: str) -> Kernel:
-    """Rounds a tile, then puts the masks on in a second pass over the first-level cache."""
-    onto = device(onto, "plain") if onto is _no_masks else onto
+def _plain_tile(runs: Kernel, label: str) -> Kernel:
+    """Rounds a tile, without masks."""
 
     def plain_tile(
         x: Any, out: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any, draws: Any,
-        offset: Any, schedules: Any, added: Any, work: Any, sums: Any, error: Any,
+        offset: Any, schedules: Any, added: Any, work: Any, sums: Any, error: Any, private: Any,
     ) -> None:  # fmt: skip
         cursor[STOP], cursor[OUTSIDE] = 0, 0
         runs(x, out, 0, x.size, ends, scales, limits, first, cursor, draws, sums, error)
-        onto(out, offset, schedules, added, work)
 
     return device(plain_tile, label)
+
+
+def _two_pass_tile(runs: Kernel, onto: Kernel, label: str) -> Kernel:
+    """Rounds a tile, then puts the masks on in a second pass over the first-level cache."""
+
+    def two_pass_tile(
+        x: Any, out: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any, draws: Any,
+        offset: Any, schedules: Any, added: Any, work: Any, sums: Any, error: Any, private: Any,
+    ) -> None:  # fmt: skip
+        cursor[STOP], cursor[OUTSIDE] = 0, 0
+        runs(x, private, 0, x.size, ends, scales, limits, first, cursor, draws, sums, error)
+        onto(borrow(private, 0, x.size), offset, schedules, added, work)
+        for i in range(x.size):
+            out[i] = private[i]
+
+    return device(two_pass_tile, label)
 
 
 def _register_tile(
@@ -129,7 +141,7 @@ def _register_tile(
 
     def register_tile(
         x: Any, out: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any, draws: Any,
-        offset: Any, schedules: Any, added: Any, work: Any, sums: Any, error: Any,
+        offset: Any, schedules: Any, added: Any, work: Any, sums: Any, error: Any, private: Any,
     ) -> None:  # fmt: skip
         at = 0
         cursor[STOP], cursor[OUTSIDE] = 0, 0
@@ -139,8 +151,10 @@ def _register_tile(
             if cursor[STOP] <= at:
                 enter(cursor, ends, first, at, x.size)
             if stop - at < per_step or stop > cursor[STOP]:
-                runs(x, out, at, stop, ends, scales, limits, first, cursor, draws, sums, error)
-                onto(borrow(out, at, stop), here, schedules, added, work)
+                runs(x, private, at, stop, ends, scales, limits, first, cursor, draws, sums, error)
+                onto(borrow(private, at, stop), here, schedules, added, work)
+                for i in range(at, stop):
+                    out[i] = private[i]
                 at = stop
                 continue
             block, own, run_stop = np.uint64(here // per_step * blocks), cursor[SEGMENT], cursor[STOP]

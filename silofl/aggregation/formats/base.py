@@ -70,6 +70,10 @@ class NumberFormat(Protocol):
         """Write a block's sum, less its masks and divided by the sum of `Weight.factor`, over `out`."""
 
 
+PRIVATE_WORDS = 1 << 15
+"""Words that are masked at a time in a rank's own memory: few enough for the cache."""
+
+
 @dataclass
 class EncodedWords:
     """`Encoded`: words that lie in memory."""
@@ -83,9 +87,14 @@ class EncodedWords:
 
     def write(self, block: Block, out: Words, masks: MaskSet) -> None:
         """See `Encoded`."""
-        out[:] = self.words[block.word : block.word + len(out)]
-        if len(masks):
-            add_masks(out, masks, offset=block.start)
+        words = self.words[block.word : block.word + len(out)]
+        private = np.empty(min(PRIVATE_WORDS, len(out)), out.dtype)  # other ranks may read `out` at any time
+        for start in range(0, len(out), PRIVATE_WORDS):
+            stop = min(start + PRIVATE_WORDS, len(out))
+            masked = private[: stop - start]
+            masked[:] = words[start:stop]
+            add_masks(masked, masks, offset=block.start + start)
+            out[start:stop] = masked
 
     def errors(self) -> NDArray[np.float64]:
         """See `Encoded`."""
