@@ -34,6 +34,11 @@ class Ledger:
         """How often each release was made of this silo's data; empty for a silo that took part in none."""
         return dict(self._spent.get(silo, {}))
 
+    def forgets(self, other: Ledger, silo: int) -> bool:
+        """Whether `other` has more releases of this silo's data than this ledger."""
+        here = self.spent_by(silo)
+        return any(here.get(release, 0) < count for release, count in other.spent_by(silo).items())
+
     def epsilon_per_silo(self, delta: float, method: Method) -> dict[int, float]:
         """Epsilon of each silo's records (or of the silo) at `delta`, for the silos that took part in any."""
         found: dict[frozenset[tuple[Release, int]], float] = {}

@@ -12,17 +12,19 @@ import numpy as np
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
+from silofl.errors import ProtocolError
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog
 from silofl.federation.silo import Fitted, RoundStart, Silo
+from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for
 from silofl_kernels import ring_dtype
@@ -47,6 +49,8 @@ class PrivacyEngine:
         log = ReleaseLog(path / f"silo-{group.silo_id:04d}" / "privacy.jsonl")
         self.budget = PrivacyBudget(group, config.privacy, method_for(config.privacy), log)
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
+        self._told = False
+        """Whether the noise multiplier was not yet held to this silo's own configuration."""
         self._norm = ClipNorm(config.privacy)
         self._plan: Plan
         self._inner: Aggregator
@@ -109,6 +113,9 @@ class PrivacyEngine:
         members, model = len(inner.layout.shards.members), self._silo.model
         plan = guarantee.plan_for(self._config, model.size, inner.summed_samples, members, silos)
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
+        if self._told:  # by others, to a silo that comes back
+            guarantee.refuse_weaker(plan, self._multiplier, self._group.silo_id, self._group.members[0])
+            self._told = False
         grid = self._grid = plan.grid(self._multiplier)
         covered = tuple(one.name for one in spec.vectors)
         self.budget.price = lambda survivors: plan.of_round(grid, survivors)
@@ -193,9 +200,39 @@ class PrivacyEngine:
         mine = state if member else None
         every = self._group.step(lambda: allgather_object(self._group.comm, mine))
         self._share(next(state for state in every if state is not None))
+        self._refuse_less_than(mine)
         wrapped = self.wrap(self._inner, self._spec, self._silos)
         guarantee.refuse_longer(self._plan, self._multiplier)
         return wrapped
+
+    def _refuse_less_than(self, own: dict[str, Any] | None) -> None:
+        """Raise ProtocolError, on every rank, where what was taken up protects a silo less; collective.
+
+        `own` is what this silo had on its own disk, as a member of the round that was committed.
+        """
+        group = self._group
+
+        def check() -> None:
+            with raise_on_all_ranks(group.comm):
+                forgotten = "" if own is None else self._forgotten(own)
+                if forgotten:
+                    leader = group.members[0]
+                    raise ProtocolError(
+                        f"silo {leader} hands out another {forgotten} than silo {group.silo_id} has in its "
+                        "own checkpoint: the run does not go on with less protection than it had",
+                        sender=leader,
+                    )
+
+        group.step(check)
+
+    def _forgotten(self, own: dict[str, Any]) -> str:
+        """What this silo has otherwise in its own `state()`."""
+        parameters = PrivacyParameters(**own["parameters"])
+        if self.budget.ledger.forgets(Ledger.from_json(own["ledger"]), self._group.silo_id):
+            return "ledger, with less spent of this silo's data,"
+        if self._multiplier < parameters.noise_multiplier:
+            return "noise multiplier"
+        return "clipping norm" if self._norm.value != parameters.clip_norm else ""
 
     def _share(self, state: dict[str, Any]) -> None:
         """Take up all of another silo's `state()` but what is that silo's own."""
@@ -210,4 +247,5 @@ class PrivacyEngine:
     def come_back(self, rejoin_state: dict[str, Any]) -> None:
         """Go on with the others' `rejoin_state()`, and with noise that this silo never had before."""
         self._share(rejoin_state)
+        self._told = True
         self.budget.come_back(rejoin_state["budget"])

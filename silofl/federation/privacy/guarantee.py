@@ -8,12 +8,15 @@ from silofl.aggregation.protocols import choose_protocol
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
-from silofl.errors import ConfigError
+from silofl.errors import ConfigError, ProtocolError
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
 from silofl.training.private import steps_in
 from silofl.types import RingBits
+
+LAST_BITS = 1e-6
+"""Relative: what calibrations may differ by from processor to processor."""
 
 
 def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
@@ -53,7 +56,8 @@ def _refuse_openers(config: Config, silos: int) -> None:
 def agreed_multiplier(group: ElasticGroup, plan: Plan) -> float:
     """The leading rank's noise multiplier; collective. ConfigError where none meets `target_epsilon`.
 
-    The last bits of a calibration may differ from processor to processor.
+    The last bits of a calibration may differ from processor to processor. Every rank holds it to its own
+    configuration: see `refuse_weaker`.
     """
 
     def agree() -> float:
@@ -61,9 +65,38 @@ def agreed_multiplier(group: ElasticGroup, plan: Plan) -> float:
         with raise_on_all_ranks(group.comm):
             if group.comm.rank == 0:
                 own = plan.noise_multiplier()
-        return float(allgather_object(group.comm, own)[0])
+        told = float(allgather_object(group.comm, own)[0])
+        with raise_on_all_ranks(group.comm):
+            refuse_weaker(plan, told, group.silo_id, group.members[0])
+        return told
 
     return group.step(agree)
+
+
+def refuse_weaker(plan: Plan, noise_multiplier: float, silo: int, leader: int) -> None:
+    """Raise ProtocolError where this silo's own configuration asks for more noise than it is to have.
+
+    A silo takes nobody's word for the protection of its records, not even the leading rank's.
+    """
+    weaker = _weaker(plan, noise_multiplier)
+    if weaker:
+        raise ProtocolError(
+            f"silo {leader} hands out a noise multiplier of {noise_multiplier:.6g}, and silo {silo} asks for "
+            f"more by its own {weaker}: nothing was shared",
+            sender=leader,
+        )
+
+
+def _weaker(plan: Plan, noise_multiplier: float) -> str:
+    """The key that asks for more noise; empty where none does."""
+    config, slack = plan.config, 1 + LAST_BITS
+    if config.noise_multiplier is not None:
+        less = noise_multiplier * slack < config.noise_multiplier
+        return f"privacy.noise_multiplier = {config.noise_multiplier:g}" if less else ""
+    target = config.target_epsilon
+    if target is None or _reached(plan, noise_multiplier, plan.rounds) <= target * slack:
+        return ""
+    return f"privacy.target_epsilon = {target:g}"
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:
