@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes
+from silofl.config.local_paths import LOCAL_PATHS, silo_path
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -29,6 +30,7 @@ from silofl.errors import ConfigError
 
 __all__ = [
     "LOCAL_KEYS",
+    "LOCAL_PATHS",
     "RESUMABLE_KEYS",
     "CheckpointConfig",
     "Config",
@@ -44,9 +46,12 @@ __all__ = [
     "digest",
     "dump",
     "first_difference",
+    "for_silo",
     "load",
     "parse",
     "resumption_tables",
+    "shared_tables",
+    "silo_path",
 ]
 
 
@@ -72,16 +77,7 @@ class Config(Section):
         return self
 
 
-LOCAL_KEYS = {
-    ("run", "dir"),
-    ("run", "display"),
-    ("data", "path"),
-    ("train", "device"),
-    ("secure", "identity"),
-    ("secure", "passphrase_file"),
-    ("secure", "roster"),
-    ("checkpoint", "key_file"),
-}
+LOCAL_KEYS = {("run", "display"), ("train", "device"), *LOCAL_PATHS}
 """Keys that each institution sets for itself; all others are the same on every rank."""
 
 RESUMABLE_KEYS = {
@@ -133,12 +129,28 @@ def dump(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(exclude_none=True))
 
 
+def for_silo(config: Config, silo: int) -> Config:
+    """The configuration with the local paths of one silo: see `silo_path`."""
+    sections: dict[str, Any] = {}
+    for section, key in LOCAL_PATHS:
+        table = sections.get(section, getattr(config, section))
+        text = getattr(table, key)
+        own = str(silo_path(text, silo)) if text else ""  # an empty one is no path, and "." is
+        sections[section] = table.model_copy(update={key: own})
+    return config.model_copy(update=sections)
+
+
 def digest(config: Config) -> bytes:
     """SHA-256 (32 bytes) of all that is the same on every rank."""
+    return hashlib.sha256(json.dumps(shared_tables(config), sort_keys=True).encode()).digest()
+
+
+def shared_tables(config: Config) -> dict[str, Any]:
+    """The tables, as JSON values, of all that is the same on every rank."""
     tables = config.model_dump(mode="json")
     for section, key in LOCAL_KEYS:
         tables[section].pop(key)
-    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).digest()
+    return tables
 
 
 def resumption_tables(config: Config) -> dict[str, Any]:

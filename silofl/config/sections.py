@@ -24,7 +24,8 @@ class RunConfig(Section):
     name: str = ""
     """Names the run directory; the file's own name when empty."""
     dir: str = ""
-    """Run directory; `runs/<name>` when empty. May differ from rank to rank."""
+    """Run directory; `runs/<name>` when empty. May differ from rank to rank. `{silo}` is the silo's number,
+    here and in every other path."""
     rounds: PositiveInt = 20
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     evaluate_every: PositiveInt = 1
@@ -64,7 +65,7 @@ class DataConfig(Section):
     """[data]: where a silo's samples come from and how built-in data is dealt out."""
 
     path: str = ""
-    """`files`: this silo's file or folder. `{silo}` stands for the silo's number."""
+    """`files`: this silo's file or folder; `{silo}` is its number."""
     partition: Literal["iid", "dirichlet", "shards", "quantity", "features"] = "iid"
     alpha: PositiveFloat = 0.5
     """Concentration of the Dirichlet distribution (dirichlet, quantity, features): small is skewed."""
@@ -200,8 +201,8 @@ class CheckpointConfig(Section):
     buddy: bool = False
     """Each silo's file also lies, encrypted, with the next silo, for when a silo loses its run directory."""
     key_file: str = ""
-    """`buddy`: where this silo's own key lies, made when missing; `{silo}` stands for its number. Unset, it
-    is `silofl/checkpoint-silo-{silo}.key` in `$XDG_STATE_HOME`, or in `~/.local/state`."""
+    """`buddy`: where this silo's own key lies, made when missing. Unset, it is
+    `silofl/checkpoint-silo-{silo}.key` in `$XDG_STATE_HOME`, or in `~/.local/state`."""
 
 
 class FailureConfig(Section):

@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from silofl.config import silo_path
 from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError, StorageError
 
@@ -64,6 +65,6 @@ def silo_key(key_file: str, silo: int) -> Secret:
     That is outside of the run directory: who loses that must not lose the key with it. Raises ConfigError or
     StorageError as `load_or_make` does.
     """
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
-    path = Path(key_file) if key_file else state / "silofl" / "checkpoint-silo-{silo}.key"
-    return load_or_make(Path(str(path).replace("{silo}", str(silo))).expanduser(), SILO_KEY_BYTES)
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    path = silo_path(key_file or f"{state}/silofl/checkpoint-silo-{{silo}}.key", silo)
+    return load_or_make(path, SILO_KEY_BYTES)

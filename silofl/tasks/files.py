@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import final
 
 from torch import nn
 
-from silofl.config import DataConfig, TaskConfig
+from silofl.config import DataConfig, TaskConfig, silo_path
 from silofl.errors import ConfigError
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
@@ -53,8 +52,7 @@ class Files(Classification):
             DataError: one sentence with the path, the silo and what is wrong there.
             MissingDependencyError: the file needs pyarrow or pillow.
         """
-        path = Path(self._data.path.replace("{silo}", str(silo))).expanduser()
-        source = Source(path, silo)
+        source = Source(silo_path(self._data.path, silo), silo)
         height, width = self._task.image_size
         samples = read(source, Options(self._task.label_column, (height, width)))
         labels = encode(samples.labels, self._task, source)
