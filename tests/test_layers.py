@@ -71,7 +71,9 @@ WINGS = {
     "silofl.federation.failure.membership_tracker": {"silofl.federation.stateful"},
     "silofl.federation.failure.respawn_policy": {
         *("silofl.federation.stateful", "silofl.federation.failure.rejoin_state"),
+        "silofl.federation.failure.admission",
     },
+    "silofl.federation.failure.admission": set[str](),
     "silofl.federation.failure.policy": set[str](),
     "silofl.federation.failure.fault_injector": set[str](),
     "silofl.federation.failure.rejoin_state": set[str](),

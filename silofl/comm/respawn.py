@@ -1,40 +1,37 @@
 """Respawn of failed ranks: survivors start new processes, which rejoin the communicator when ready.
 
-By MPI_Comm_spawn and MPI_Intercomm_merge (MPI 4.1, sections 11.8 and 7.6). Both sides have a time limit: a
-side that is late, or fails, is given up by the other.
+By MPI_Comm_spawn and MPI_Intercomm_merge (MPI 4.1, sections 11.8 and 7.6). Between the two a respawned
+process sends a claim, and every survivor judges it. Both sides have a time limit: a side that is late, or
+fails, is given up by the other.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from silofl.comm import mpi_library
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.place import Place
 from silofl.comm.polling import wait_with_backoff
 from silofl.comm.protocol import RankFailedError
 from silofl.console import log
-from silofl.errors import EXIT_RESUMABLE
+from silofl.errors import EXIT_RESUMABLE, MismatchError
 from silofl.launcher import watchdog
-from silofl.launcher.environment import THREAD_VARIABLES
 
 SPAWN_TIMEOUT_S = 60.0
 """Time limit for launcher and MPI to start a process; MPI_Comm_spawn has none of its own."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Host and local rank of a rank: where it ran, and where it is respawned."""
-
-    host: str
-    local_rank: int
+LONGEST_CLAIM = 1 << 16
+"""Bytes; a process that sends more is given up."""
+_late: list[Any] = []
+"""Receptions that were given up: MPI may write into their memory until the process ends."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +48,37 @@ class SpawnInfo:
     """Its index among the ranks of its node."""
     silos: int
     """Number of silos when the job started."""
+    challenge: str
+    """What its claim has to answer, in hexadecimal."""
+
+
+class Respawned(NamedTuple):
+    """What became of it, the same on all survivors that know."""
+
+    comm: MpiCommunicator | None
+    """Of all ranks, in the order of their silo ids; None where the silos have not rejoined."""
+    refusal: str = ""
+    """Why they were refused; empty where they were late or failed."""
+
+
+Judge = Callable[[int, bytes], str]
+"""Why this survivor refuses a silo's claim, which does not end in zeros; empty where it does not."""
 
 
 def respawn(
-    comm: MpiCommunicator, numbers: Sequence[int], places: Sequence[Place], *, timeout_s: float
-) -> MpiCommunicator | None:
-    """Respawn the silos `numbers` by this program's own command line, and wait until they join; collective.
+    comm: MpiCommunicator,
+    numbers: Sequence[int],
+    places: Sequence[Place],
+    *,
+    timeout_s: float,
+    challenge: bytes,
+    judge: Judge,
+) -> Respawned:
+    """Respawn the silos `numbers`, each by its own command line, and wait until they join; collective.
 
-    `places` has every silo's, by silo id. Returns the communicator of all ranks, in the order of their silo
-    ids, or None where they could not be started or were not ready after `timeout_s` seconds. The respawned
-    processes call `spawned_by`, then `join`.
+    `places` has every silo's, by silo id. A silo may be started, ready and refused: none joins unless every
+    survivor's `judge` accepts its claim, which answers `challenge`. They are given up when they are not ready
+    after `timeout_s` seconds. The respawned processes call `spawned_by`, then `join`.
     """
     mpi, own = mpi_library.load(), comm.handle
     between = None
@@ -71,28 +89,69 @@ def respawn(
         ):
             between = own.Spawn_multiple(
                 ["env"] * len(numbers),
-                [_arguments()] * len(numbers),
+                [list(places[number].arguments) for number in numbers],
                 [1] * len(numbers),
                 [_info(mpi, places[number]) for number in numbers],
                 root=0,
             )
         members = tuple(sorted((*comm.members, *numbers)))
         infos = [
-            SpawnInfo(number, members, comm.members[0], places[number].local_rank, len(places))
+            SpawnInfo(
+                number, members, comm.members[0], places[number].local_rank, len(places), challenge.hex()
+            )
             for number in numbers
         ]
-        text = json.dumps([asdict(one) for one in infos]).encode()
         root = mpi.ROOT if comm.rank == 0 else mpi.PROC_NULL
         with watchdog.waiting(), _time_limit(SPAWN_TIMEOUT_S + timeout_s, "a respawned silo did not rejoin"):
-            between.Bcast(np.array([len(text)], np.int64), root)
-            between.Bcast(np.frombuffer(text, np.uint8).copy(), root)
-            if wait_with_backoff([between.Ibarrier()], timeout_s):
-                return _merge(comm, between, False, comm.members[comm.rank], members)
+            _send(between, json.dumps([asdict(one) for one in infos]).encode(), root)
+            claims = [_claim(between, rank, timeout_s) for rank in range(len(numbers))]
+            refusal = _refusal(comm, numbers, claims, judge)
+            if refusal is not None:
+                _send(between, refusal.encode(), root)
+                if refusal:
+                    return Respawned(None, refusal)
+                return Respawned(_merge(comm, between, False, comm.members[comm.rank], members))
     except (mpi.Exception, RankFailedError):
         pass  # a rank of either side failed; the survivors' own communicator finds out which
     if between is not None:
         between.Revoke()
+    return Respawned(None)
+
+
+def _claim(between: Any, rank: int, timeout_s: float) -> bytes | None:
+    """The claim of a respawned process, the `rank`-th of them; None where there is none in time."""
+    text = np.zeros(LONGEST_CLAIM, np.uint8)
+    reception = between.Irecv(text, rank)
+    if wait_with_backoff([reception], timeout_s):
+        return text.tobytes().rstrip(b"\0")
+    _late.append(reception)
     return None
+
+
+def _refusal(
+    comm: MpiCommunicator, numbers: Sequence[int], claims: list[bytes | None], judge: Judge
+) -> str | None:
+    """The first refusal of any survivor, empty without one; None where one has no claim. Collective."""
+    own: list[str] | None = None
+    if None not in claims:
+        own = [judge(number, claim or b"") for number, claim in zip(numbers, claims, strict=True)]
+    every = allgather_object(comm, own)
+    return None if None in every else next((text for texts in every for text in texts if text), "")
+
+
+def _send(between: Any, text: bytes, root: int) -> None:
+    """To all ranks of the other side."""
+    between.Bcast(np.array([len(text)], np.int64), root)
+    between.Bcast(np.frombuffer(text, np.uint8).copy(), root)
+
+
+def _receive(between: Any) -> bytes:
+    """What the other side's first rank sends."""
+    length = np.empty(1, np.int64)
+    between.Bcast(length, 0)
+    text = np.empty(int(length[0]), np.uint8)
+    between.Bcast(text, 0)
+    return text.tobytes()
 
 
 def spawned_by() -> SpawnInfo | None:
@@ -101,26 +160,28 @@ def spawned_by() -> SpawnInfo | None:
     between = mpi.Comm.Get_parent()
     if between == mpi.COMM_NULL:
         return None
-    length = np.empty(1, np.int64)
     # Where the other side failed, Open MPI may look for its address for ever, in the middle of any call.
     with watchdog.waiting(), _time_limit(SPAWN_TIMEOUT_S, "this respawned silo got no first message"):
-        between.Bcast(length, 0)
-        text = np.empty(int(length[0]), np.uint8)
-        between.Bcast(text, 0)
-    own = json.loads(text.tobytes())[mpi.COMM_WORLD.rank]
+        text = _receive(between)
+    own = json.loads(text)[mpi.COMM_WORLD.rank]
     return SpawnInfo(**own | {"members": tuple(own["members"])})
 
 
-def join(comm: MpiCommunicator, spawn_info: SpawnInfo) -> MpiCommunicator:
+def join(comm: MpiCommunicator, spawn_info: SpawnInfo, claim: bytes) -> MpiCommunicator:
     """Rejoin: the communicator of all ranks, once this process is ready; collective with `respawn`.
 
-    Raises RankFailedError where the survivors do not wait any more.
+    Raises MismatchError where a survivor refuses the `claim`, RankFailedError where they do not wait any
+    more.
     """
     mpi = mpi_library.load()
     between = mpi.Comm.Get_parent()
     try:
         with watchdog.waiting(), _time_limit(SPAWN_TIMEOUT_S, "the survivors did not accept this silo"):
-            wait_with_backoff([between.Ibarrier()])
+            text = np.frombuffer(claim, np.uint8).copy()
+            wait_with_backoff([between.Isend(text, rank) for rank in range(between.remote_size)])
+            refusal = _receive(between).decode()
+            if refusal:
+                raise MismatchError(refusal)
             return _merge(comm, between, True, spawn_info.number, spawn_info.members)
     except mpi.Exception as error:
         raise RankFailedError("the survivors went on without this silo") from error
@@ -133,15 +194,9 @@ def _merge(
     return comm.successor(ordered, members)
 
 
-def _arguments() -> list[str]:
-    """Arguments of `env`: this program's own command line, with as many threads as this rank has."""
-    threads = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
-    return [*threads, f"{watchdog.RESPAWNED}=1", sys.executable, *sys.orig_argv[1:]]
-
-
 def _info(mpi: Any, place: Place) -> Any:
     info = mpi.Info.Create()
-    info.Set("wdir", os.getcwd())
+    info.Set("wdir", place.folder)
     info.Set("host", place.host)
     return info
 

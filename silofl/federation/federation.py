@@ -245,9 +245,10 @@ class RunContext:
         """The aggregator for the silos that are there; collective."""
         tolerant = self.group.fault_tolerant
         spec = aggregation_spec(self.config, self.silo, self.strategy, self.silos, tolerant=tolerant)
+        secure = configuration.for_silo(self.config, self.group.silo_id).secure
         if self.privacy is None:
-            return protocols.build(self.group, self.config.secure, spec)
-        inner = protocols.build(self.group, self.config.secure, self.privacy.inner_spec(spec))
+            return protocols.build(self.group, secure, spec)
+        inner = protocols.build(self.group, secure, self.privacy.inner_spec(spec))
         return self.privacy.wrap(inner, spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:

@@ -10,9 +10,10 @@ from typing import Any
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
-from silofl.config import Config
+from silofl.config import Config, for_silo
 from silofl.errors import SiloflError, StopRequestedError
 from silofl.federation import rundir, start
+from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.failure.policy import refuse_idle_faults, stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
@@ -59,11 +60,14 @@ def train(
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     if not resume:
         refuse_idle_faults(config, comm.size)
-    path = group.step(lambda: rundir.choose(group.comm, config, resume=resume))
+    own = for_silo(config, group.silo_id)
+    path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
     on_directory(path)
     built = build_task(group, config, task)
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
-    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s))
+    model = silo.model.fingerprint()
+    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model))
+    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission))
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns)
     return Run(context, path, stop, resumed=resume).train()

@@ -20,6 +20,12 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+RANK_VARIABLES = (
+    *THREAD_VARIABLES,
+    *("CUDA_VISIBLE_DEVICES", "HOME", "XDG_STATE_HOME", "PATH", "PYTHONPATH", "LD_LIBRARY_PATH"),
+)
+"""Variables with which a rank is started again: what it computes with, and where it finds its files. Told to
+the other ranks, so none may hold a secret."""
 
 
 def plan_threads(cores: int, local_size: int) -> int:

@@ -3,7 +3,6 @@
 # ruff: noqa: E402 - the environment comes before NumPy and MPI are loaded
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -15,9 +14,12 @@ prepare_environment()
 import numpy as np
 
 from silofl.comm import run_on_ranks
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.place import Place
 from silofl.comm.protocol import RankFailedError
-from silofl.comm.respawn import Place, join, respawn, spawned_by
+from silofl.comm.respawn import join, respawn, spawned_by
+from silofl.errors import MismatchError
 
 
 def print_line(text):
@@ -99,17 +101,36 @@ def a_thread_waits(comm, shutdown):
     print_line(f"rank {group.silo_id} {ended} {[int(segment[0]) for segment in shared.segments]}")
 
 
+def places_of(comm):
+    return [Place.from_json(one) for one in allgather_object(comm, Place.own(comm.local_rank).to_json())]
+
+
+def judged(comm, numbers, places, timeout_s, refuser=None):
+    """Respawn; a claim is the silo's number and the challenge, and one survivor may refuse it."""
+
+    def judge(number, claim):
+        assert claim == b"%d asked" % number
+        return f"rank {refuser} refuses {number}" if comm.members[comm.rank] == refuser else ""
+
+    return respawn(comm, numbers, places, timeout_s=timeout_s, challenge=b"asked", judge=judge)
+
+
+def joined(comm, spawn_info):
+    asked = bytes.fromhex(spawn_info.challenge)
+    return join(comm, spawn_info, b"%d %s" % (spawn_info.number, asked))
+
+
 def rejoins(comm, shutdown):
     spawn_info = spawned_by()
     if spawn_info is not None:
-        merged = join(comm, spawn_info)
+        merged = joined(comm, spawn_info)
         group = ElasticGroup(merged)
         group.adopt(merged, 1)
     else:
-        group = ElasticGroup(comm)
+        group, places = ElasticGroup(comm), places_of(comm)
         group.step(lambda: die(group, 0, 2))
-        places = [Place(socket.gethostname(), number) for number in range(5)]
-        merged = respawn(group.comm, (0, 2), places, timeout_s=30)
+        merged, refusal = judged(group.comm, (0, 2), places, 30)
+        assert refusal == ""
         group.adopt(merged)
     print_line(
         f"rank {group.silo_id} of {group.members} {group.step(lambda: total(group))} {group.completed}"
@@ -129,16 +150,33 @@ def does_not_rejoin(comm, shutdown):
     if spawn_info is not None:
         time.sleep(2)
         return
-    group = ElasticGroup(comm)
+    group, places = ElasticGroup(comm), places_of(comm)
     group.step(lambda: die(group, 2))
-    places = [Place(socket.gethostname(), number) for number in range(3)]
-    merged = respawn(group.comm, (2,), places, timeout_s=0.5)
-    print_line(f"rank {group.silo_id} {merged} {group.step(lambda: total(group))}")
+    merged, refusal = judged(group.comm, (2,), places, 0.5)
+    print_line(f"rank {group.silo_id} {merged}{refusal} {group.step(lambda: total(group))}")
+
+
+def is_refused(comm, shutdown):
+    """One survivor does not accept what the respawned process says: it stays away, the survivors go on."""
+    spawn_info = spawned_by()
+    if spawn_info is not None:
+        try:
+            joined(comm, spawn_info)
+        except MismatchError as error:
+            print_line(f"rank {spawn_info.number} hears: {error}")
+        os.kill(os.getpid(), signal.SIGKILL)
+    group, places = ElasticGroup(comm), places_of(comm)
+    group.step(lambda: die(group, 2))
+    merged, refusal = judged(group.comm, (2,), places, 30, refuser=1)
+    print_line(f"rank {group.silo_id} {merged} {refusal} {group.step(lambda: total(group))}")
 
 
 MODES = {
     mode.__name__: mode
-    for mode in (one_after_another, two_at_once, a_thread_waits, rejoins, fails_again, does_not_rejoin)
+    for mode in (
+        *(one_after_another, two_at_once, a_thread_waits),
+        *(rejoins, fails_again, does_not_rejoin, is_refused),
+    )
 }
 
 if __name__ == "__main__":

@@ -60,3 +60,11 @@ def test_a_rejoined_rank_fails_again_after_cold_starts(tmp_path):
 
 def test_survivors_go_on_without_a_rank_that_does_not_rejoin_in_time(run):
     assert run("does_not_rejoin", 3) == [f"rank {rank} None 1" for rank in (0, 1)]
+
+
+def test_survivors_go_on_without_a_rank_that_one_of_them_refuses(run):
+    lines = run("is_refused", 3)
+    assert lines == [
+        *[f"rank {rank} None rank 1 refuses 2 1" for rank in (0, 1)],
+        "rank 2 hears: rank 1 refuses 2",
+    ]

@@ -10,7 +10,7 @@ import torch
 
 from silofl.comm.protocol import Communicator
 from silofl.comm.rendezvous import Group
-from silofl.comm.respawn import SpawnInfo
+from silofl.comm.respawn import Respawned, SpawnInfo
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.federation.failure import rejoin as rejoining
@@ -47,8 +47,9 @@ def federate(
     def due(policy: RespawnPolicy, members: tuple[int, ...], number: int) -> tuple[int, ...]:
         return (victim,) if number == after and victim not in members else ()
 
-    def respawn(comm: ThreadCommunicator, *_: Any, **__: Any) -> ThreadCommunicator:
-        return merged[comm.members[comm.rank]]
+    def respawn(comm: ThreadCommunicator, *_: Any, **__: Any) -> Respawned:
+        returned: Any = merged[comm.members[comm.rank]]
+        return Respawned(returned)
 
     def reraise(silo: int, error: Exception) -> None:
         raise error
@@ -56,7 +57,7 @@ def federate(
     monkeypatch.setattr(RespawnPolicy, "due", due)
     monkeypatch.setattr(respawn_policy, "MpiCommunicator", ThreadCommunicator)
     monkeypatch.setattr(respawn_policy, "respawn", respawn)
-    monkeypatch.setattr(rejoining, "join", lambda comm, spawn_info: merged[victim])
+    monkeypatch.setattr(rejoining, "join", lambda comm, spawn_info, claim: merged[victim])
     monkeypatch.setattr(rejoining, "_stay_away", reraise)
 
     def rank(comm: Communicator) -> Any:
@@ -74,7 +75,7 @@ def federate(
             return train(config, task(), comm=ThreadCommunicator(first.first, thread))
         alone: Any = ThreadCommunicator(Group(world, (silos,)).first, 0)
         numbers, leader = tuple(range(silos)), min(merged)
-        spawned = SpawnInfo(victim, numbers, leader, victim, silos)
+        spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48)
         return rejoining.rejoin(config, task(), comm=alone, spawn_info=spawned, resumed=False)
 
     results = run_in_threads(silos + 1, rank, timeout_s=110)

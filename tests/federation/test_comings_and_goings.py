@@ -10,13 +10,15 @@ import pytest
 
 from silofl import config as configuration
 from silofl.comm.elastic_group import ElasticGroup, RankFailure
+from silofl.comm.place import Place
 from silofl.comm.protocol import SimulatedCrash
 from silofl.comm.rendezvous import Group
-from silofl.comm.respawn import Place
+from silofl.comm.respawn import Respawned
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.errors import StoppedError
 from silofl.federation.failure import respawn_policy
+from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.policy import min_silos, replicas, stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -97,7 +99,7 @@ def test_names() -> None:
     ]
 
 
-PLACES = [Place("here", silo) for silo in range(4)]
+PLACES = [Place("here", silo, "/home", ("python", f"silo-{silo}.py")) for silo in range(4)]
 
 
 def due(made: RespawnPolicy, left: tuple[int, ...], rounds: range) -> dict[int, tuple[int, ...]]:
@@ -106,7 +108,7 @@ def due(made: RespawnPolicy, left: tuple[int, ...], rounds: range) -> dict[int, 
 
 
 def test_a_silo_is_started_again_in_the_round_in_which_it_failed() -> None:
-    made = RespawnPolicy(1.0, PLACES)
+    made = RespawnPolicy(1.0, None, PLACES)
     assert due(made, (0, 1, 2), range(9)) == {}
     made.note((3,), 4)
     made.note((1,), 6)
@@ -119,7 +121,7 @@ def returns(made: RespawnPolicy, silo: int, number: int) -> None:
 
 
 def test_a_silo_that_fails_again_soon_waits_longer_each_time_and_at_last_for_ever() -> None:
-    made, left = RespawnPolicy(1.0, PLACES), (0, 1, 2)
+    made, left = RespawnPolicy(1.0, None, PLACES), (0, 1, 2)
     for at, called_in in ((10, 10), (12, 13), (16, 19), (22, None)):
         made.note((3,), at)
         assert next(iter(due(made, left, range(at, 60))), None) == called_in
@@ -128,7 +130,7 @@ def test_a_silo_that_fails_again_soon_waits_longer_each_time_and_at_last_for_eve
 
 
 def test_a_silo_that_held_out_for_more_than_three_rounds_begins_anew() -> None:
-    made = RespawnPolicy(1.0, PLACES)
+    made = RespawnPolicy(1.0, None, PLACES)
     made.note((3,), 10)
     returns(made, 3, 10)
     made.note((3,), 13)
@@ -139,7 +141,7 @@ def test_a_silo_that_held_out_for_more_than_three_rounds_begins_anew() -> None:
 
 
 def test_a_silo_that_rejoins_knows_what_survivors_know() -> None:
-    made = RespawnPolicy(1.0, PLACES)
+    made = RespawnPolicy(1.0, None, PLACES)
     made.note((3,), 2)
     returns(made, 3, 2)
     made.note((1, 3), 4)
@@ -161,8 +163,9 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
     successors: dict[int, ThreadCommunicator] = {}
     monkeypatch.setattr(respawn_policy, "MpiCommunicator", ThreadCommunicator)
 
-    def respawn(comm: ThreadCommunicator, silos: Any, places: Any, timeout_s: float) -> ThreadCommunicator:
-        return successors[comm.rank]
+    def respawn(comm: ThreadCommunicator, *_: Any, **__: Any) -> Respawned:
+        returned: Any = successors[comm.rank]
+        return Respawned(returned)
 
     monkeypatch.setattr(respawn_policy, "respawn", respawn)
 
@@ -179,7 +182,7 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
             group.step(group.comm.barrier)
             return group.members, told.round
         group = ElasticGroup(ThreadCommunicator(three.first, comm.rank))
-        made = RespawnPolicy(1.0, PLACES)
+        made = RespawnPolicy(1.0, Admission(Config(), comm.rank, "model"), PLACES)
         made.note((3,), 5)
         completed = group.completed + 1
         told = RejoinState((3,), 5, completed, "", [], 2, {})
@@ -189,9 +192,9 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
 
     results = run_in_threads(4, rank, timeout_s=20)
     if dies:
-        assert results == [((0, 1, 2), True, [(3,)])] * 3 + [None]
+        assert results == [((0, 1, 2), "", [(3,)])] * 3 + [None]
     else:
-        assert results == [((0, 1, 2, 3), True, [])] * 3 + [((0, 1, 2, 3), 5)]
+        assert results == [((0, 1, 2, 3), "", [])] * 3 + [((0, 1, 2, 3), 5)]
 
 
 def line(number: int, text: str = "loss") -> RoundMetrics:

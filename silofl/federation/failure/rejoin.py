@@ -13,9 +13,10 @@ from silofl.comm.collective_errors import describe
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.respawn import SpawnInfo, join
-from silofl.config import Config
+from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
+from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -54,7 +55,8 @@ def rejoin(
             )
             if config.checkpoint.buddy:
                 silo_key(config.checkpoint.key_file, spawn_info.number)  # a fault of this silo's alone
-            merged = join(comm, spawn_info)
+            admission = Admission(config, spawn_info.number, silo.model.fingerprint())
+            merged = join(comm, spawn_info, admission.claim(bytes.fromhex(spawn_info.challenge)))
             leader = merged.members.index(spawn_info.leader)
             told = RejoinState.decode(merged.broadcast_bytes(b"", leader))
     except Exception as error:
@@ -62,9 +64,9 @@ def rejoin(
     group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
     group.started()
     group.adopt(merged, told.completed)
-    path = Path(config.run.dir or told.path)
+    path = Path(for_silo(config, spawn_info.number).run.dir or told.path)
     on_directory(path)
-    respawns = RespawnPolicy(config.failure.rejoin_s)
+    respawns = RespawnPolicy(config.failure.rejoin_s, admission)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns)
     return Run(context, path, stop, resumed=resumed).rejoin(told)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,10 +9,13 @@ from dataclasses import dataclass
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.place import Place
 from silofl.comm.protocol import Communicator, RankFailedError
-from silofl.comm.respawn import Place, respawn
+from silofl.comm.respawn import Respawned, respawn
+from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.stateful import Json, Part, State
+from silofl.report.round_metrics import silos_text
 
 SOON_ROUNDS = 3
 """A silo that fails again within so many rounds of rejoining waits longer each time."""
@@ -37,31 +39,37 @@ class RespawnPolicy(Part):
 
     Args:
         timeout_s: how long survivors wait for a silo that they started.
-        places: where every rank runs; a rank that rejoins is told.
+        admission: who may rejoin; None where no silo ever does.
+        places: where every rank runs and by which command; a rank that rejoins is told.
     """
 
     name = "respawns"
 
-    def __init__(self, timeout_s: float, places: list[Place] | None = None) -> None:
-        self._places, self._timeout_s = places or [], timeout_s
+    def __init__(
+        self, timeout_s: float, admission: Admission | None = None, places: list[Place] | None = None
+    ) -> None:
+        self._admission, self._places, self._timeout_s = admission, places or [], timeout_s
         self._backoffs: dict[int, Backoff] = {}
 
     @classmethod
-    def of(cls, group: ElasticGroup, timeout_s: float) -> RespawnPolicy:
-        """Note where every rank runs; collective, while all are there."""
-        own = [socket.gethostname(), group.comm.local_rank]
-        return cls(timeout_s, [Place(*one) for one in allgather_object(group.comm, own)])
+    def of(cls, group: ElasticGroup, timeout_s: float, admission: Admission) -> RespawnPolicy:
+        """Note where every rank runs and by which command; collective, while all are there."""
+        places = allgather_object(group.comm, Place.own(group.comm.local_rank).to_json())
+        return cls(timeout_s, admission, [Place.from_json(one) for one in places])
 
     def rejoin_state(self) -> Json:
         """See `Stateful`."""
         return {
-            "places": [[place.host, place.local_rank] for place in self._places],
+            "admission": self._admission and self._admission.told(),
+            "places": [place.to_json() for place in self._places],
             "backoffs": [[silo, t.streak, t.returned, t.not_before] for silo, t in self._backoffs.items()],
         }
 
     def take_over(self, told: Json, own: State | None) -> None:
         """See `Stateful`."""
-        self._places = [Place(*one) for one in told["places"]]
+        self._places = [Place.from_json(one) for one in told["places"]]
+        if self._admission is not None:
+            self._admission.take_over(told["admission"])
         self._backoffs = {silo: Backoff(*values) for silo, *values in told["backoffs"]}
 
     def note(self, failed: tuple[int, ...], number: int) -> None:
@@ -84,33 +92,42 @@ class RespawnPolicy(Part):
 
     def respawn(
         self, group: ElasticGroup, silos: tuple[int, ...], number: int, tell: Callable[[], RejoinState]
-    ) -> bool:
-        """Start `silos` again after round `number` and take them in; whether they came. Collective.
+    ) -> str:
+        """Start `silos` again after round `number` and take them in; else why not, for people. Collective.
 
-        `tell` says what they need to know, this policy's part of it included. A silo that does not come has
-        failed once more.
+        `tell` says what they need to know, this policy's part of it included. A silo that does not come, or
+        that is not what it was, has failed once more.
         """
         for silo in silos:
             self._backoffs[silo].returned = number
-        attempt, told = _Respawn(group, silos, self._places, self._timeout_s), tell()
+        assert self._admission is not None, "nobody knows who may rejoin"
+        attempt, told = _Respawn(group, silos, self._places, self._timeout_s, self._admission), tell()
         merged = group.step(lambda: attempt.run(told.encode()))
         if merged is None:
             attempt.abandon()
             self.note(silos, number)
-            return False
+            return attempt.refusal or f"{silos_text(silos)} did not rejoin in time"
         group.adopt(merged)
-        return True
+        return ""
 
 
 class _Respawn:
     """One call, made at most once however often its step is taken."""
 
     def __init__(
-        self, group: ElasticGroup, silos: tuple[int, ...], places: list[Place], timeout_s: float
+        self,
+        group: ElasticGroup,
+        silos: tuple[int, ...],
+        places: list[Place],
+        timeout_s: float,
+        admission: Admission,
     ) -> None:
         self._group, self._silos, self._places, self._timeout_s = group, silos, places, timeout_s
+        self._admission = admission
         self._tried = False
         self._merged: MpiCommunicator | None = None
+        self.refusal = ""
+        """Why the silos were refused; empty where they were not."""
 
     def run(self, rejoin_state: bytes) -> MpiCommunicator | None:
         """The communicator with the silos that rejoin, on all ranks or on none; collective.
@@ -123,7 +140,7 @@ class _Respawn:
             return self._merged if self._on_all(comm) else None
         self._tried = True
         assert isinstance(comm, MpiCommunicator), "only processes come back"
-        self._merged = respawn(comm, self._silos, self._places, timeout_s=self._timeout_s)
+        self._merged, self.refusal = self._respawn(comm)
         if not self._on_all(comm):
             return None
         assert self._merged is not None
@@ -131,6 +148,17 @@ class _Respawn:
         with suppress(RankFailedError):  # a rank that fails here is missed as all go on with it
             self._merged.broadcast_bytes(rejoin_state, leader)
         return self._merged
+
+    def _respawn(self, comm: MpiCommunicator) -> Respawned:
+        asked = self._admission.challenge(comm, self._silos)
+        return respawn(
+            comm,
+            self._silos,
+            self._places,
+            timeout_s=self._timeout_s,
+            challenge=asked,
+            judge=lambda silo, claim: self._admission.refusal(silo, asked, claim),
+        )
 
     def abandon(self) -> None:
         """Let silos go that came too late."""

@@ -29,8 +29,9 @@ def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
     state.commit(number, forced=True)  # first: whatever comes of a silo that is started again
     state.logger.notice(f"{silos_text(silos)} failed: respawning")
     began = time.perf_counter()
-    if not state.respawns.respawn(state.group, silos, number, lambda: _rejoin_state(state, silos, number)):
-        state.logger.notice(f"{silos_text(silos)} did not rejoin in time; the survivors go on")
+    reason = state.respawns.respawn(state.group, silos, number, lambda: _rejoin_state(state, silos, number))
+    if reason:
+        state.logger.notice(f"{reason}; the survivors go on")
         return
     state.checkpoints.own_state(silos)
     state.federation.rebuild(silos)
