@@ -53,19 +53,21 @@ def train(
 
     stop = StopRequest()  # first: a queue may warn ranks that are still loading their libraries
     from silofl.comm import run_on_ranks
-    from silofl.comm.collective_errors import raise_on_all_ranks
+    from silofl.comm.collective_errors import capture, raise_if_any
+    from silofl.comm.mpi_library import is_respawned
     from silofl.comm.protocol import Communicator
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        with raise_on_all_ranks(comm):
-            settings = _load(config, overrides, run)
+        settings = capture(lambda: _load(config, overrides, run))
+        if not is_respawned():  # one that is stays away alone
+            raise_if_any(comm, settings.error(comm.rank))
         from silofl.federation.entry import train_or_rejoin
 
         def keep_traces(path: Path) -> None:
             shutdown.trace_dir = path
 
-        train_or_rejoin(settings, comm=comm, resume=resume, on_directory=keep_traces, stop=stop)
+        train_or_rejoin(settings.value, comm=comm, resume=resume, on_directory=keep_traces, stop=stop)
 
     code = run_on_ranks(body)
     stop.too_late()

@@ -61,6 +61,10 @@ class Respawned(NamedTuple):
     """Why they were refused; empty where they were late or failed."""
 
 
+class RefusedError(MismatchError):
+    """The survivors do not take this silo in, and know that it stays away."""
+
+
 Judge = Callable[[int, bytes], str]
 """Why this survivor refuses a silo's claim, which does not end in zeros; empty where it does not."""
 
@@ -170,8 +174,7 @@ def spawned_by() -> SpawnInfo | None:
 def join(comm: MpiCommunicator, spawn_info: SpawnInfo, claim: bytes) -> MpiCommunicator:
     """Rejoin: the communicator of all ranks, once this process is ready; collective with `respawn`.
 
-    Raises MismatchError where a survivor refuses the `claim`, RankFailedError where they do not wait any
-    more.
+    Raises RefusedError where a survivor refuses the `claim`, RankFailedError where they do not wait any more.
     """
     mpi = mpi_library.load()
     between = mpi.Comm.Get_parent()
@@ -181,7 +184,7 @@ def join(comm: MpiCommunicator, spawn_info: SpawnInfo, claim: bytes) -> MpiCommu
             wait_with_backoff([between.Isend(text, rank) for rank in range(between.remote_size)])
             refusal = _receive(between).decode()
             if refusal:
-                raise MismatchError(refusal)
+                raise RefusedError(refusal)
             return _merge(comm, between, True, spawn_info.number, spawn_info.members)
     except mpi.Exception as error:
         raise RankFailedError("the survivors went on without this silo") from error

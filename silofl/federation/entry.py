@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from silofl import config as configuration
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of, world
@@ -32,14 +33,15 @@ def train(
     Raises:
         SiloflError: any failure that has a sentence, the same on every rank.
     """
-    settings = config if isinstance(config, Config) else configuration.load(config)
-    return train_or_rejoin(
-        settings, task, comm=world() if comm is None else communicator_of(comm), resume=resume
-    )
+
+    def load() -> Config:
+        return config if isinstance(config, Config) else configuration.load(config)
+
+    return train_or_rejoin(load, task, comm=world() if comm is None else communicator_of(comm), resume=resume)
 
 
 def train_or_rejoin(
-    config: Config,
+    load: Callable[[], Config],
     task: Task | None = None,
     *,
     comm: Communicator,
@@ -47,10 +49,15 @@ def train_or_rejoin(
     on_directory: Callable[[Path], None] = lambda path: None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """`loop.train`; in a process that was started again after its silo was lost, the way back."""
+    """`loop.train`; in a process that was started again after its silo was lost, the way back.
+
+    `load` gives the configuration: where it cannot, a silo that returns stays away alone.
+    """
     spawn_info = spawned_by() if isinstance(comm, MpiCommunicator) and comm.resilient else None
     if spawn_info is None or not isinstance(comm, MpiCommunicator):
+        with raise_on_all_ranks(comm):
+            config = load()
         return loop.train(config, task, comm=comm, resume=resume, on_directory=on_directory, stop=stop)
     return rejoin(
-        config, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
+        load, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
     )

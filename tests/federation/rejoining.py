@@ -51,7 +51,7 @@ def federate(
         returned: Any = merged[comm.members[comm.rank]]
         return Respawned(returned)
 
-    def reraise(silo: int, error: Exception) -> None:
+    def reraise(comm: Communicator, silo: int, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(RespawnPolicy, "due", due)
@@ -76,7 +76,7 @@ def federate(
         alone: Any = ThreadCommunicator(Group(world, (silos,)).first, 0)
         numbers, leader = tuple(range(silos)), min(merged)
         spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48)
-        return rejoining.rejoin(config, task(), comm=alone, spawn_info=spawned, resumed=False)
+        return rejoining.rejoin(lambda: config, task(), comm=alone, spawn_info=spawned, resumed=False)
 
     results = run_in_threads(silos + 1, rank, timeout_s=110)
     assert results[victim] is None, "it has not failed"

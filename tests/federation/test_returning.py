@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,20 @@ def institutions(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(start: Start, *more: str) -> Finished:
+IDENTITIES = ("secure.identity=kSILO.pem", "secure.roster=roster.toml")
+IMPOSTOR = str(Path(__file__).with_name("impostor.py"))
+
+
+def words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def train(start: Start, *settings: str) -> Finished:
     """A run in which every institution has a command of its own, to its end."""
     ranks = []
     for silo in range(3):
-        own = ["m.toml", "--run", "run", "--set", f"data.path=inst{silo}.csv"]
-        own += [word.replace("SILO", str(silo)) for word in more]
-        ranks.append(["-m", "silofl", "train", *own])
+        own = [setting.replace("SILO", str(silo)) for setting in ("data.path=instSILO.csv", *settings)]
+        ranks.append([IMPOSTOR, "train", "m.toml", "--run", "run", *words(*own)])
     return start(3, ranks=ranks, ulfm=True).wait(80)
 
 
@@ -78,6 +86,45 @@ def test_it_returns_with_its_own_command_line(start: Start, institutions: Path) 
 
 
 def test_it_returns_with_its_own_identity(start: Start, institutions: Path) -> None:
-    end = train(start, "--set", "secure.identity=kSILO.pem", "--set", "secure.roster=roster.toml")
+    end = train(start, *IDENTITIES)
     assert end.code == 0, end.out + end.err
     assert [line["rejoined"] for line in records(institutions / "run")] == [[], [], [2], [], []]
+
+
+def comes_as(folder: Path, *times: tuple[str, ...]) -> None:
+    """It has these settings, too, when it is started again for the first, second and third time."""
+    (folder / "impostor.json").write_text(json.dumps([words(*settings) for settings in times]))
+
+
+def sentences(end: Finished) -> list[str]:
+    """Why it cannot rejoin, as it says itself, and what the others say as often."""
+    said = re.findall(r"^silofl: silo 2 cannot rejoin: (.*)$", end.err, re.MULTILINE)
+    assert end.out.count("note: silo 2 cannot rejoin: ") == len(said)
+    return said
+
+
+def test_another_institution_stays_away_alone(start: Start, institutions: Path) -> None:
+    """It comes with another's key, then without any, and then as itself."""
+    comes_as(institutions, ("secure.identity=k0.pem",), ("secure.identity=", "secure.roster="), ())
+    end = train(start, *IDENTITIES, "run.rounds=8")
+    assert end.code == 0, end.out + end.err
+    unproved = "it has not proved its identity: start it with the secure.identity whose key the roster has "
+    assert sentences(end) == [f"{unproved}for silo 2"] * 2
+    lines = records(institutions / "run")
+    assert [line["round"] for line in lines if line["rejoined"]] == [7]
+    assert [line["round"] for line in lines if 2 in line["survivors"]] == [1, 7, 8]
+
+
+def test_a_silo_that_is_not_what_it_was_stays_away_alone(start: Start, institutions: Path) -> None:
+    """It comes with another's data, with a configuration that cannot be read, and with another seed."""
+    comes_as(institutions, ("data.path=inst0.csv",), ("run.rounds=abc",), ("run.seed=5",))
+    end = train(start, "run.rounds=7")
+    assert end.code == 0, end.out + end.err
+    assert sentences(end) == [
+        "its data.path names another place than at the start: name the one of before",
+        "run.rounds = 'abc' is not allowed: it should be a valid integer",
+        "run.seed is 0 in this run and 5 at silo 2",
+    ]
+    lines = records(institutions / "run")
+    assert [line["round"] for line in lines if 2 in line["survivors"]] == [1]
+    assert "inst0.csv" not in end.out + end.err

@@ -22,6 +22,8 @@ from silofl.crypto.session_id import SESSION_BYTES, session_id, session_nonce
 from silofl.errors import ConfigError
 
 Json = dict[str, Any]
+WITHDRAWN = b"withdrawn"
+"""The claim of a silo that cannot come back."""
 
 
 class Admission:
@@ -54,7 +56,7 @@ class Admission:
         self._session, self._data = bytes.fromhex(told["session"]), list(told["data"])
 
     def challenge(self, comm: Communicator, silos: tuple[int, ...]) -> bytes:
-        """What `silos` have to answer this time (32 bytes); collective over the survivors."""
+        """What `silos` have to answer this time (48 bytes); collective over the survivors."""
         nonces = comm.allgather_bytes(session_nonce())
         return challenge(self._session, silos, dict(zip(comm.members, nonces, strict=True)))
 
@@ -76,23 +78,24 @@ class Admission:
         return json.dumps({"statement": text, "signature": signature.hex()}).encode()
 
     def refusal(self, silo: int, asked: bytes, claim: bytes) -> str:
-        """Why this rank does not let `silo` in, in one sentence; empty where it does."""
+        """Why this rank does not let `silo` in, as the rest of a sentence; empty where it does."""
+        if claim == WITHDRAWN:
+            return "its own standard error says why"
         try:
             content = json.loads(claim)
             statement, signature = content["statement"].encode(), bytes.fromhex(content["signature"])
             if self._roster and not proves(self._roster, asked, silo, statement, signature):
                 return (
-                    f"silo {silo} has not proved its identity: start it with the secure.identity whose key "
-                    "the roster has for it"
+                    "it has not proved its identity: start it with the secure.identity whose key the roster "
+                    f"has for silo {silo}"
                 )
-            why = self._difference(silo, json.loads(statement))
+            return self._difference(silo, json.loads(statement))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            why = "what it says of itself cannot be read: install one version of silofl everywhere"
-        return f"silo {silo} is not what it was: {why}" if why else ""
+            return "what it says of itself cannot be read: install one version of silofl everywhere"
 
     def _difference(self, silo: int, stated: Json) -> str:
         if stated["version"] != silofl.__version__:
-            return "its silofl has another version: install one version everywhere"
+            return "it has another version of silofl: install one everywhere"
         difference = first_difference(self._config, stated["config"])
         if difference:
             return difference.replace(" here", " in this run").replace(" there", f" at silo {silo}")

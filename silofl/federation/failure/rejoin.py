@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from silofl.comm.collective_errors import describe
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
-from silofl.comm.respawn import SpawnInfo, join
+from silofl.comm.protocol import RankFailedError
+from silofl.comm.respawn import RefusedError, SpawnInfo, join
+from silofl.comm.shutdown import FINALIZE_TIMEOUT_S
 from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
-from silofl.federation.failure.admission import Admission
+from silofl.errors import SiloflError
+from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.federation import RunContext, build_silo, build_task
 from silofl.federation.loop import Json, Run
+from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
@@ -31,7 +38,7 @@ LATE_S = 10.0
 
 
 def rejoin(
-    config: Config,
+    load: Callable[[], Config],
     task: Task | None,
     *,
     comm: MpiCommunicator,
@@ -46,21 +53,19 @@ def rejoin(
     """
     stop = StopRequest() if stop is None else stop
     try:
+        with _withdrawing(comm, spawn_info):
+            config = load()
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
-            alone = ElasticGroup(comm, fault_tolerant=False)
-            built = build_task(alone, config, task)
-            silo = build_silo(
-                alone, config, built, spawn_info.number, spawn_info.silos, spawn_info.local_rank
-            )
-            if config.checkpoint.buddy:
-                silo_key(config.checkpoint.key_file, spawn_info.number)  # a fault of this silo's alone
-            admission = Admission(config, spawn_info.number, silo.model.fingerprint())
-            merged = join(comm, spawn_info, admission.claim(bytes.fromhex(spawn_info.challenge)))
+            with _withdrawing(comm, spawn_info):
+                silo = _own_silo(config, task, comm, spawn_info)
+                admission = Admission(config, spawn_info.number, silo.model.fingerprint())
+                claim = admission.claim(bytes.fromhex(spawn_info.challenge))
+            merged = join(comm, spawn_info, claim)
             leader = merged.members.index(spawn_info.leader)
             told = RejoinState.decode(merged.broadcast_bytes(b"", leader))
     except Exception as error:
-        _stay_away(spawn_info.number, error)
+        _stay_away(comm, spawn_info.number, error)
     group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
     group.started()
     group.adopt(merged, told.completed)
@@ -71,9 +76,44 @@ def rejoin(
     return Run(context, path, stop, resumed=resumed).rejoin(told)
 
 
-def _stay_away(number: int, error: Exception) -> NoReturn:
+def _own_silo(config: Config, task: Task | None, comm: MpiCommunicator, spawn_info: SpawnInfo) -> Silo:
+    """This silo, with its data, as far as it needs nobody else."""
+    alone = ElasticGroup(comm, fault_tolerant=False)
+    built = build_task(alone, config, task)
+    silo = build_silo(alone, config, built, spawn_info.number, spawn_info.silos, spawn_info.local_rank)
+    if config.checkpoint.buddy:
+        silo_key(config.checkpoint.key_file, spawn_info.number)
+    return silo
+
+
+@contextmanager
+def _withdrawing(comm: MpiCommunicator, spawn_info: SpawnInfo) -> Iterator[None]:
+    """Where the block raises, let the survivors know, who need not wait; then a RefusedError says why."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(RankFailedError):
+            try:
+                join(comm, spawn_info, WITHDRAWN)
+            except RefusedError:
+                raise RefusedError(_sentence(error)) from error
+        raise
+
+
+def _stay_away(comm: MpiCommunicator, number: int, error: Exception) -> NoReturn:
     """End this process and no other: the others go on without it, as after its first death."""
-    log(f"silo {number} cannot rejoin: {describe(error)}")
+    log(f"silo {number} cannot rejoin: {_sentence(error)}")
     sys.stdout.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+    if isinstance(error, RefusedError):  # they miss nobody, and the launcher takes this for no failure
+        time_limit = threading.Timer(FINALIZE_TIMEOUT_S, kill)
+        time_limit.daemon = True
+        time_limit.start()
+        comm.finalize()
+        os._exit(0)
+    kill()
     raise AssertionError("unreachable: this process is dead")
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, SiloflError) else describe(error)

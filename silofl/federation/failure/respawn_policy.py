@@ -106,7 +106,7 @@ class RespawnPolicy(Part):
         if merged is None:
             attempt.abandon()
             self.note(silos, number)
-            return attempt.refusal or f"{silos_text(silos)} did not rejoin in time"
+            return f"{silos_text(silos)} {attempt.reason}"
         group.adopt(merged)
         return ""
 
@@ -126,8 +126,8 @@ class _Respawn:
         self._admission = admission
         self._tried = False
         self._merged: MpiCommunicator | None = None
-        self.refusal = ""
-        """Why the silos were refused; empty where they were not."""
+        self.reason = "did not rejoin in time"
+        """What is said of the silos where they have not rejoined."""
 
     def run(self, rejoin_state: bytes) -> MpiCommunicator | None:
         """The communicator with the silos that rejoin, on all ranks or on none; collective.
@@ -140,7 +140,9 @@ class _Respawn:
             return self._merged if self._on_all(comm) else None
         self._tried = True
         assert isinstance(comm, MpiCommunicator), "only processes come back"
-        self._merged, self.refusal = self._respawn(comm)
+        self._merged, refusal = self._respawn(comm)
+        if refusal:
+            self.reason = f"cannot rejoin: {refusal}"
         if not self._on_all(comm):
             return None
         assert self._merged is not None

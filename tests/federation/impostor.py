@@ -1,0 +1,17 @@
+"""`python impostor.py ...` is `silofl ...`; started again, it adds what `impostor.json` has for this time."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from silofl.__main__ import main
+from silofl.launcher.watchdog import RESPAWNED
+
+if __name__ == "__main__":
+    script = Path("impostor.json")
+    if RESPAWNED in os.environ and script.exists():
+        now, *later = json.loads(script.read_text())
+        script.write_text(json.dumps(later))
+        sys.argv += now
+    main()
