@@ -1,0 +1,74 @@
+"""`{silo}` is the silo's number in every key that is a path, and in no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silofl import config as configuration
+from silofl.config import LOCAL_KEYS, LOCAL_PATHS, Config
+from silofl.crypto.identity import Identity
+from silofl.crypto.roster import Institution, Roster
+from silofl.federation.loop import train
+from tests.federation.threads import run_in_threads
+
+
+def holding(text: str) -> Config:
+    tables: dict[str, dict[str, str]] = {}
+    for section, key in LOCAL_PATHS:
+        tables.setdefault(section, {})[key] = text
+    return configuration.parse(tables)
+
+
+@pytest.mark.parametrize(("section", "key"), LOCAL_PATHS, ids=str)
+def test_every_path(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/north")
+    own = configuration.for_silo(holding("~/{silo}/of-{silo}"), 12)
+    assert getattr(getattr(own, section), key) == "/home/north/12/of-12"
+    assert getattr(getattr(configuration.for_silo(Config(), 3), section), key) == ""
+
+
+def test_what_is_no_path_stays() -> None:
+    assert LOCAL_KEYS - set(LOCAL_PATHS) == {("run", "display"), ("train", "device")}
+    config = configuration.parse({"run": {"name": "{silo}", "dir": "~/{silo}"}})
+    own = configuration.for_silo(config, 1)
+    assert own.run.name == "{silo}"
+    assert configuration.digest(own) == configuration.digest(config)
+
+
+def test_a_run_of_silos_with_one_configuration(tmp_path: Path) -> None:
+    """Every path of every silo is its own: all of them are read or written."""
+    known = []
+    for silo in range(3):
+        (tmp_path / f"{silo}").mkdir()
+        rng = np.random.default_rng(silo)
+        np.savez(tmp_path / f"{silo}/data.npz", x=rng.normal(size=(40, 4)), y=np.arange(40) % 2)
+        identity = Identity.generate()
+        identity.save(tmp_path / f"{silo}/key.pem", b"%d" % silo)
+        (tmp_path / f"{silo}/passphrase").write_text(f"{silo}\n")
+        known.append(Institution(f"institution {silo}", identity.public))
+    for silo in range(3):
+        (tmp_path / f"{silo}/roster.toml").write_text(Roster(tuple(known)).dumps())
+    own = f"{tmp_path}/{{silo}}"
+    config = configuration.parse(
+        {
+            "run": {"rounds": 1, "display": "none", "dir": f"{own}/run"},
+            "task": {"name": "files", "model": "linear", "classes": 2},
+            "data": {"path": f"{own}/data.npz"},
+            "secure": {
+                "identity": f"{own}/key.pem",
+                "passphrase_file": f"{own}/passphrase",
+                "roster": f"{own}/roster.toml",
+            },
+            "checkpoint": {"buddy": True, "key_file": f"{own}/buddy.key"},
+        }
+    )
+    results = run_in_threads(3, lambda comm: train(config, comm=comm), timeout_s=110)
+    assert [result["rounds"] for result in results] == [1] * 3
+    for silo in range(3):
+        assert (tmp_path / f"{silo}/buddy.key").exists()
+        assert list((tmp_path / f"{silo}/run/checkpoints").iterdir())
+    # What the run leaves behind starts it again: not with the paths of the silo that led.
+    assert configuration.load(tmp_path / "0/run/config.toml").data.path == f"{own}/data.npz"
