@@ -16,8 +16,9 @@ WARNING_S = 120
 
 SBATCH_TIMEOUT_S = 120.0
 
-_WORD = re.compile(r"[^\s#]+")
-_LIMIT = re.compile(r"(\d+-)?\d+(:\d{1,2}){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@+-]*")
+"""No blank, no quote, and nothing that a shell or sbatch reads as anything but itself."""
+_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def job_text(job: Job) -> str:
     _refuse_impossible(job)
     return _TEMPLATE.format(
         directives="\n".join(f"#SBATCH --{option}" for option in _directives(job)),
-        config=shlex.quote(job.config),
-        run=shlex.quote(job.run) if job.run else 'runs/$(basename "$config" .toml)-$SLURM_JOB_ID',
+        config=shlex.quote(f"./{job.config}" if job.config.startswith("-") else job.config),  # no option
+        run=shlex.quote(job.run) if job.run else 'runs/$(basename -- "$config" .toml)-$SLURM_JOB_ID',
         more=" ".join([*map(shlex.quote, job.more), '"${@:3}"']),
         start=_start(job),
     )
@@ -97,7 +98,9 @@ def _refuse_impossible(job: Job) -> None:
     for option in ("time", "partition", "account", "mpi"):
         value = getattr(job, option)
         if value and not _WORD.fullmatch(value):
-            raise ConfigError(f"--{option} {value!r}: give one word, as sbatch takes it")
+            raise ConfigError(
+                f"--{option} {value!r}: give one word of letters, digits and _.,:/@+-, as Slurm's names are"
+            )
     if job.time and not _LIMIT.fullmatch(job.time):
         raise ConfigError(
             f'--time {job.time!r}: give minutes, "4:00:00" or days as in "2-0", as sbatch takes it'
@@ -127,7 +130,7 @@ def _start(job: Job) -> str:
     program = shlex.join(job.program)
     if job.mpi:
         # srun does not take the cores of a task over from sbatch, since Slurm 22.05
-        return f'srun --mpi={job.mpi} --cpus-per-task="$SLURM_CPUS_PER_TASK" {program} train'
+        return f'srun --mpi={shlex.quote(job.mpi)} --cpus-per-task="$SLURM_CPUS_PER_TASK" {program} train'
     # The queue restarts a job, on healthy nodes.
     return f'{program} launch --restarts 0 -n "$SLURM_NTASKS"'
 
@@ -144,7 +147,7 @@ options=({more})
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 export TMPDIR=${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}  # node-local where the site names it; results go to $run
 
-newest() {{ ls -d "$run"/checkpoints/round-*/manifest.json 2>/dev/null | tail -n 1; }}
+newest() {{ ls -d -- "$run"/checkpoints/round-*/manifest.json 2>/dev/null | tail -n 1; }}
 before=$(newest)
 
 # --resume goes on from the newest committed round, and begins where there is none

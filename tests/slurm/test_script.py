@@ -16,6 +16,19 @@ from silofl.launcher.slurm import Job, job_text
 from tests.conftest import ROOT
 
 PATIENCE_S = 30.0
+NAMES = ("partition", "account", "mpi", "time")
+HOSTILE = (
+    ";touch${IFS}pwned;",
+    "$(touch${IFS}pwned)",
+    "`touch${IFS}pwned`",
+    "|x",
+    "&x",
+    ">x",
+    "'",
+    '"',
+    "\\",
+    "\n",
+)
 
 SILOFL = """\
 #!/bin/bash
@@ -134,6 +147,9 @@ def test_what_is_not_chosen_is_the_site_s_own() -> None:
         (Job(time="4:00:00:00"), "--time"),
         (Job(time="2"), "--time 2 is 2 min, and Slurm warns 120 s before the end"),
         (Job(mpi="pmix; true"), "--mpi"),
+        *((Job(**{option: f"a{sign}b"}), f"--{option}") for option in NAMES for sign in HOSTILE),
+        *((Job(**{option: "-x"}), f"--{option}") for option in NAMES),
+        (Job(time="\N{ARABIC-INDIC DIGIT THREE}0"), "--time"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(job: Job, word: str) -> None:
@@ -154,6 +170,20 @@ def test_words_reach_silofl_as_they_were_given(folder: Path) -> None:
         *("launch", "--restarts", "0", "-n", "4", "my $HOME's }.toml", "--run", "it's `here`", "--resume"),
         "--set=run.name='a b'",
     ]
+
+
+@pytest.mark.parametrize("sign", [*HOSTILE, "\n#SBATCH --uid=0\ntouch pwned\n", "} touch pwned", "-"])
+def test_no_word_of_a_job_is_run_by_its_shell(folder: Path, sign: str) -> None:
+    words = [f"-{sign}{place}" for place in range(3)]
+    job = Job(config=words[0], run=words[1], more=[words[2]], program=["bin/silofl"])
+    assert run(folder, job_text(job), CODE="0") == 0
+    given = "\n".join(["--resume", words[2], ""])
+    arguments = (folder / "arguments").read_text()
+    assert arguments == f"launch\n--restarts\n0\n-n\n4\n./{words[0]}\n--run\n{words[1]}\n{given}"
+    assert not list(folder.glob("**/*pwned*"))
+    (folder / "bin/silofl").rename(folder / f"bin/silofl{sign.replace('/', '')}")
+    assert run(folder, job_text(Job(program=[f"bin/silofl{sign.replace('/', '')}"])), CODE="0") == 0
+    assert not list(folder.glob("pwned"))
 
 
 def test_the_file_takes_a_configuration_a_run_and_options(folder: Path) -> None:

@@ -239,3 +239,34 @@ def test_a_damaged_image_and_an_unknown_class(tmp_path):
     whole = (tmp_path / "7" / "a.png").read_bytes()
     (tmp_path / "7" / "b.png").write_bytes(whole[: len(whole) // 2])
     assert stop_reason(tmp_path).startswith(f"{tmp_path / '7' / 'b.png'} (silo 2) cannot be read as an image")
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 10 10
+%%EndComments
+0 setgray 0 0 10 10 rectfill
+showpage
+%%EOF
+"""
+
+
+def test_an_image_of_another_format_starts_no_program(tmp_path, monkeypatch):
+    """Pillow knows a format by its content, and would give an EPS to Ghostscript."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "gs").write_text(f"#!/bin/sh\n: > {tmp_path}/started\nexit 1\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    (tmp_path / "images" / "7").mkdir(parents=True)
+    (tmp_path / "images" / "7" / "a.png").write_bytes(EPS)
+    assert "cannot be read as an image" in stop_reason(tmp_path / "images")
+    assert not (tmp_path / "started").exists()
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "7" / "a.png", "GIF")
+    assert "cannot be read as an image" in stop_reason(tmp_path / "images")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [8200, 10000, 20000])  # below pillow's limits, between them, above them
+def test_a_decompression_bomb_is_one_sentence(tmp_path, side):
+    (tmp_path / "7").mkdir()
+    Image.new("1", (side, side)).save(tmp_path / "7" / "a.png")
+    assert re.search(r"7/a\.png \(silo 2\) unpacks to more than 67108864 pixels", stop_reason(tmp_path))
