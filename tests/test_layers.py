@@ -18,6 +18,7 @@ FLOORS = {
     "silofl.startup": set(),
     "silofl.faults": set(),
     "silofl.console": set(),
+    "silofl.private_files": set(),
     "silofl.launcher": {"silofl.errors", "silofl.console"},
     "silofl.constrained": set(),
     "silofl.strategies": {"silofl.errors", "silofl.types", "silofl.constrained"},
@@ -26,7 +27,10 @@ FLOORS = {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
         "silofl.privacy.places",
     },
-    "silofl.crypto": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.crypto": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        "silofl.private_files",
+    },
     "silofl.privacy": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         "silofl.privacy.places",
@@ -54,12 +58,8 @@ FLOORS = {
         *("silofl.privacy", "silofl.tasks", "silofl.transforms"),
     },
     "silofl.checkpoint": {
-        "silofl.background",
-        "silofl.errors",
-        "silofl.types",
-        "silofl.config",
-        "silofl.crypto",
-        "silofl.comm",
+        *("silofl.errors", "silofl.types", "silofl.config"),
+        *("silofl.background", "silofl.private_files", "silofl.crypto", "silofl.comm"),
     },
 }
 """What each package may import of ours, besides itself; the run's floor, not listed, may import all."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, fsync, rename."""
+"""Files that are whole or absent: temporary name, fsync, rename. Those of a silo are its owner's alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save_file
 
+from silofl import private_files
 from silofl.checkpoint.tree import Arrays, unpack
 from silofl.errors import CheckpointError, StorageError
 
@@ -33,15 +34,16 @@ def storage(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}{hint}") from None
 
 
-def write_bytes(path: Path, data: bytes, writer: int = 0) -> None:
+def write_bytes(path: Path, data: bytes, writer: int = 0, *, private: bool = True) -> None:
     """Write a file that appears under its name only when all of it is on disk.
 
-    Of several processes that write the same bytes under one name, each is another `writer`.
+    Of several processes that write the same bytes under one name, each is another `writer`. What is not
+    `private` may be read by whomever the umask lets.
     """
     temporary = path.with_name(f".{path.name}.{writer}.tmp")
     with storage(path):
         try:
-            with temporary.open("wb") as file:
+            with private_files.create(temporary, private=private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -52,9 +54,9 @@ def write_bytes(path: Path, data: bytes, writer: int = 0) -> None:
         sync_directory(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, private: bool = True) -> None:
     """`write_bytes` of JSON, keys sorted."""
-    write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+    write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n", private=private)
 
 
 def write_packed(path: Path, skeleton: Any, arrays: Arrays) -> tuple[str, int]:
@@ -62,16 +64,21 @@ def write_packed(path: Path, skeleton: Any, arrays: Arrays) -> tuple[str, int]:
     return write_arrays(path, arrays, {"state": json.dumps(skeleton)})
 
 
-def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> tuple[str, int]:
+def write_arrays(
+    path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, str], *, private: bool = True
+) -> tuple[str, int]:
     """Write named arrays as a safetensors file; returns its SHA-256 (hex) and its size in bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
     with storage(path):
         try:
-            save_file(arrays, temporary, metadata)
-            with temporary.open("rb") as file:
+            with private_files.create(temporary, private=private) as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o777
+            save_file(arrays, temporary, metadata)  # into this file, or into another in its place
+            with private_files.read(temporary) as file:
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = temporary.stat().st_size
+                size = os.fstat(file.fileno()).st_size
             temporary.rename(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -87,7 +94,7 @@ class PieceWriter:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.tmp")
         with storage(path):
-            self._file = self._temporary.open("wb")
+            self._file = private_files.create(self._temporary)
 
     def write(self, piece: bytes) -> None:
         """Add a piece."""
@@ -118,14 +125,17 @@ class PieceWriter:
 def read_tree(path: Path, digest: str) -> dict[str, Any]:
     """The tree that `write_packed` wrote. Raises CheckpointError where a byte is not as it was."""
     try:
-        data = path.read_bytes()
+        data = private_files.read_bytes(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in its manifest")
-    length = int.from_bytes(data[:8], "little")
-    skeleton = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
-    tree = unpack(skeleton, {name: np.array(value) for name, value in load_arrays(data).items()})
+    try:
+        length = int.from_bytes(data[:8], "little")
+        skeleton = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
+        tree = unpack(skeleton, {name: np.array(value) for name, value in load_arrays(data).items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
+        raise CheckpointError(f"{path} holds no state") from None
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} holds no state")
     return tree

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from silofl import private_files
 from silofl.background import Background
 from silofl.checkpoint.atomic_files import PieceWriter
 from silofl.checkpoint.directory import CheckpointDirectory
@@ -102,7 +103,7 @@ class Buddies:
         path = self._directory.folder(round_number) / entry.name
         sealer, last = Sealer(self._key, self._directory.silo, round_number), piece_count(entry.bytes) - 1
         try:
-            with path.open("rb") as file:
+            with private_files.read(path) as file:
                 for number in range(last + 1):
                     yield sealer.seal(file.read(CHUNK_BYTES), last=number == last)
         except OSError as error:
@@ -173,7 +174,7 @@ class Buddies:
     def _kept_boxes(self, path: Path) -> Iterator[bytes]:
         """A sealed copy in the pieces in which it came; it ends early where it cannot be read."""
         try:
-            with path.open("rb") as file:
+            with private_files.read(path) as file:
                 box = file.read(SALT_BYTES + BOX_BYTES)
                 while box:
                     yield box

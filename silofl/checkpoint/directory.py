@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_bytes, write_packed
 from silofl.checkpoint.manifest import MANIFEST, FileEntry, Manifest, parse
 from silofl.checkpoint.tree import Arrays
@@ -55,7 +56,8 @@ class CheckpointDirectory:
         """The round's folder, existing. Raises StorageError."""
         folder = self.folder(round_number)
         with storage(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=private_files.PRIVATE_FOLDER, parents=True, exist_ok=True)
+            private_files.make_folder(folder)
         return folder
 
     def publish(self, manifest: Manifest) -> None:
@@ -159,6 +161,6 @@ def _stem(silo: int) -> str:
 
 def _bytes_of(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return private_files.read_bytes(path)
     except OSError:
         return None

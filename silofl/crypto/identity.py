@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from silofl.crypto.key_file import refuse_open_permissions
+from silofl.crypto.key_file import read_secret
 from silofl.crypto.secret import Unpicklable
 from silofl.errors import ConfigError, StorageError
 
@@ -41,12 +41,12 @@ class Identity(Unpicklable):
     def load(cls, path: Path, passphrase: bytes | None = None) -> Identity:
         """Read a private key file (PEM, PKCS 8).
 
-        ConfigError when it is missing, readable by others than its owner, no Ed25519 key, or its passphrase
-        is missing or wrong.
+        ConfigError when it is missing, a link, readable by others than its owner, no Ed25519 key, or its
+        passphrase is missing or wrong.
         """
-        refuse_open_permissions(path)
+        content = read_secret(path, "the private key")
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), passphrase)
+            key = serialization.load_pem_private_key(content, passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             # TypeError: a passphrase is missing or given in vain. The cause may quote the input: dropped.
             raise ConfigError(f"{path} is not a key that this passphrase opens") from None
@@ -94,8 +94,8 @@ def verify(public: bytes, signature: bytes, message: bytes) -> bool:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a file. ConfigError where there is none."""
+    """The first line of a file that its owner alone may read. ConfigError where there is none."""
     try:
-        return path.read_bytes().splitlines()[0]
-    except (OSError, IndexError):
+        return read_secret(path, "the passphrase file").splitlines()[0]
+    except IndexError:
         raise ConfigError(f"{path} has no passphrase in its first line") from None

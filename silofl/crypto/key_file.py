@@ -6,21 +6,29 @@ import os
 import secrets
 from pathlib import Path
 
+from silofl import private_files
 from silofl.config import silo_path
+from silofl.crypto.core_dumps import forbid_core_dumps
 from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError, StorageError
 
 SILO_KEY_BYTES = 32
 
 
-def refuse_open_permissions(path: Path) -> None:
-    """Raise ConfigError where a private key cannot be read, or may be by others than its owner."""
+def read_secret(path: Path, what: str) -> bytes:
+    """All of a file that is `what`; from here on this process leaves no core dump.
+
+    Raises ConfigError where it cannot be read, is a link, or may be read by others than its owner.
+    """
+    forbid_core_dumps()
     try:
-        mode = path.stat().st_mode
+        with private_files.read(path) as file:
+            mode, content = private_files.is_readable_by_others(file), file.read()
     except OSError as error:
-        raise ConfigError(f"the private key {path} cannot be read: {error.strerror}") from None
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"{path} may be read by others (mode {mode & 0o777:04o}); run `chmod 600 {path}`")
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from None
+    if mode:
+        raise ConfigError(f"{path} may be read by others (mode {mode:04o}); run `chmod 600 {path}`")
+    return content
 
 
 def load_or_make(path: Path, length: int) -> Secret:
@@ -31,10 +39,10 @@ def load_or_make(path: Path, length: int) -> Secret:
     """
     if not path.exists():
         _make(path, secrets.token_hex(length))
-    refuse_open_permissions(path)
+    content = read_secret(path, "the key file")
     try:
-        value = bytes.fromhex(path.read_text())
-    except (OSError, ValueError):
+        value = bytes.fromhex(content.decode("ascii"))
+    except ValueError:
         value = b""
     if len(value) != length:
         raise ConfigError(f"{path} does not hold a key of {length} bytes; name another file or remove it")
@@ -46,8 +54,8 @@ def _make(path: Path, content: str) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(content + "\n")
+            with private_files.create(temporary) as file:
+                file.write(content.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             os.link(temporary, path)  # unlike a rename, this never takes the place of another's key

@@ -13,6 +13,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of, world
 from silofl.comm.respawn import spawned_by
 from silofl.config import Config
+from silofl.crypto.core_dumps import forbid_core_dumps
 from silofl.federation import loop
 from silofl.federation.failure.rejoin import rejoin
 from silofl.federation.stop import StopRequest
@@ -53,6 +54,7 @@ def train_or_rejoin(
 
     `load` gives the configuration: where it cannot, a silo that returns stays away alone.
     """
+    forbid_core_dumps()
     spawn_info = spawned_by() if isinstance(comm, MpiCommunicator) and comm.resilient else None
     if spawn_info is None or not isinstance(comm, MpiCommunicator):
         with raise_on_all_ranks(comm):

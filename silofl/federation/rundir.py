@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl import config as configuration
+from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_arrays, write_bytes, write_json
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
@@ -49,11 +51,9 @@ def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
 
 def _refuse_unwritable(path: Path, rank: int) -> None:
     """Raise ConfigError unless a file can be made in the directory, which is made when missing."""
-    probe = path / f".writable-{rank}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        tempfile.NamedTemporaryFile(prefix=f".writable-{rank}-", dir=path).close()  # a name of nobody else's
     except OSError as error:
         raise ConfigError(
             f"run directory {path} cannot be written: {error.strerror}; name another with --run"
@@ -85,7 +85,7 @@ def lock(path: Path, silo: int, *, resume: bool) -> IO[bytes]:
     the disk refuses. A file system without locks keeps nobody out.
     """
     with storage(path):
-        file = (path / f".silo-{silo:04d}.lock").open("a+b")
+        file = private_files.append(path / f".silo-{silo:04d}.lock")
     deadline = time.monotonic() + ENDS_WITHIN_S
     while True:
         try:
@@ -122,7 +122,7 @@ def refuse_second_run(path: Path, *, resume: bool) -> None:
 
 
 class RunDirectory:
-    """Rank 0's results. Calls are not collective; only rank 0 writes."""
+    """Rank 0's results, which the umask lets others read. Calls are not collective; only rank 0 writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,9 +132,9 @@ class RunDirectory:
 
     def begin(self, config: Config, *, last_round: int) -> None:
         """Write the resolved configuration; keep the metrics of rounds up to `last_round`."""
-        write_bytes(self.path / "config.toml", configuration.dump(config).encode())
+        write_bytes(self.path / "config.toml", configuration.dump(config).encode(), private=False)
         kept = [line for line in self._lines() if _round_of(line) <= last_round]
-        write_bytes(self._metrics, b"".join(line + b"\n" for line in kept))
+        write_bytes(self._metrics, b"".join(line + b"\n" for line in kept), private=False)
 
     def _lines(self) -> list[bytes]:
         return self._metrics.read_bytes().splitlines() if self._metrics.exists() else []
@@ -152,7 +152,7 @@ class RunDirectory:
     def append(self, metrics: RoundMetrics) -> None:
         """One line for one round."""
         try:
-            with storage(self._metrics), self._metrics.open("ab") as file:
+            with storage(self._metrics), private_files.append(self._metrics, private=False) as file:
                 file.write(json.dumps(metrics.to_json()).encode() + b"\n")
         except StorageError as error:
             self.problem = self.problem or error
@@ -163,11 +163,11 @@ class RunDirectory:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`."""
-        write_json(self.path / SUMMARY, summary)
+        write_json(self.path / SUMMARY, summary, private=False)
 
     def write_model(self, arrays: dict[str, NDArray[np.generic]]) -> str:
         """Write `model.safetensors`; returns its SHA-256 as `sha256sum` prints it."""
-        return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), {})[0]
+        return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), {}, private=False)[0]
 
 
 def _round_of(line: bytes) -> float:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, sync_directory, write_bytes
 from silofl.privacy.releases import Release
 
@@ -44,7 +45,7 @@ class ReleaseLog:
 
     def append(self, entry: Entry) -> None:
         """Have it on disk. StorageError where that fails: then the sum must not be read."""
-        with storage(self._path), self._path.open("ab") as file:
+        with storage(self._path), private_files.append(self._path) as file:
             file.write(_line_of(entry))
             file.flush()
             os.fsync(file.fileno())
@@ -58,14 +59,15 @@ class ReleaseLog:
         """The entries of later rounds; a line that was torn by a kill let nothing be read, and is dropped."""
         if not self._path.exists():
             return []
-        entries = map(_entry_of, self._path.read_bytes().splitlines())
+        entries = map(_entry_of, private_files.read_bytes(self._path).splitlines())
         return [entry for entry in entries if entry is not None and entry.round > round_number]
 
     def repair(self, more: Iterable[Entry] = ()) -> None:
         """Write it anew without torn lines, and with `more` entries; made when missing."""
         keep = [*self.after(0), *more]
         with storage(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.parent.mkdir(parents=True, exist_ok=True)
+            private_files.make_folder(self._path.parent)
             sync_directory(self._path.parent.parent)
         write_bytes(self._path, b"".join(map(_line_of, keep)))
 
