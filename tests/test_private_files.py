@@ -48,7 +48,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "pieces": in_pieces,
     "key": lambda path: load_or_make(path, 32),
     "identity": lambda path: Identity.generate().save(path),
-    "release log": lambda path: ReleaseLog(path).append(Entry(1, 0, "", (0,), ())),
+    "release log": lambda path: ReleaseLog(path, "0" * 32).append(Entry(1, 0, "", (0,), ())),
 }
 
 
@@ -68,7 +68,7 @@ def test_results_are_for_people(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nobody_is_kept_out")
 def test_a_folder_that_is_made_is_its_owner_s_and_one_that_is_there_stays(tmp_path: Path) -> None:
-    ReleaseLog(tmp_path / "run" / "silo-0001" / "privacy.jsonl").repair()
+    ReleaseLog(tmp_path / "run" / "silo-0001" / "privacy.jsonl", "0" * 32).repair()
     assert [mode(tmp_path / "run"), mode(tmp_path / "run/silo-0001")] == [0o777, 0o700]
     (tmp_path / "mine").mkdir(0o755)
     private_files.make_folder(tmp_path / "mine")

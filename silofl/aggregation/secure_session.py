@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -12,13 +11,13 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.config import SecureConfig
 from silofl.crypto.framing import MOST_SILOS, Inbox
-from silofl.crypto.identity import Identity, read_passphrase
+from silofl.crypto.identity import Identity
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import Prg
 from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules
 from silofl.crypto.session_id import session_id, session_nonce
-from silofl.errors import ConfigError
+from silofl.crypto.signer import configured_signer
 from silofl_kernels.cpu import features
 
 
@@ -101,30 +100,8 @@ def configured_session(
     group: ElasticGroup, secure: SecureConfig, config_digest: bytes, silos: int
 ) -> SecureSession:
     """The session that [secure] describes, of a run of `silos`; collective. ConfigError for unfit keys."""
-    identity, roster = None, None
     with raise_on_all_ranks(group.comm):
-        if bool(secure.identity) != bool(secure.roster):
-            raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
-        if secure.identity:
-            passphrase = read_passphrase(Path(secure.passphrase_file)) if secure.passphrase_file else None
-            identity, roster = (
-                Identity.load(Path(secure.identity), passphrase),
-                Roster.load(Path(secure.roster)),
-            )
-            _refuse_misplaced(group.silo_id, secure, identity, roster, silos)
+        signer = configured_signer(secure, group.silo_id, silos)
+    identity, roster = (None, None) if signer is None else (signer.identity, signer.roster)
     rules = rules_for(group.comm, secure, silos)
     return open_session(group, rules, config_digest, identity=identity, roster=roster)
-
-
-def _refuse_misplaced(
-    silo: int, secure: SecureConfig, identity: Identity, roster: Roster, silos: int
-) -> None:
-    """Raise ConfigError where the roster has other institutions, or the key is another's."""
-    if len(roster) != silos:
-        raise ConfigError(f"{secure.roster} lists {len(roster)} institutions and {silos} ranks started")
-    number = roster.silo_of(identity.public)
-    if number != silo:
-        raise ConfigError(
-            f"{secure.identity} is the key of silo {number} and this is rank {silo}: "
-            "start the ranks in the order of the roster"
-        )

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from silofl.bench.measure import Row, row
+from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.store import CheckpointStore
+from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.crypto.secret import Secret
@@ -103,7 +105,7 @@ def run(
         training = Training(parameters)
         _calibrate(comm, training, seconds)
         key = Secret(bytes([comm.rank]) * 32) if buddy else None
-        store = CheckpointStore(comm, path, {}, silos=comm.size, keep=KEEP, buddy_key=key)
+        store = CheckpointStore(comm, path, {}, Trust(OF_NO_RUN), silos=comm.size, keep=KEEP, buddy_key=key)
         times = _measure(comm, store, training, _state(training, part, own_vectors), repeats, buddy)
     finally:
         comm.barrier()

@@ -273,7 +273,8 @@ def _keys(federation: Federation) -> NoiseKeys:
     """Those that the silo draws its samples with."""
     number, nonce = federation.group.silo_id, _privacy(federation).state()["parameters"]["nonce"]
     own = silo_key(federation.context.config.checkpoint.key_file, number)
-    return NoiseKeys(own, bytes.fromhex(nonce), number)
+    run = bytes.fromhex(str(federation.context.trust.run))
+    return NoiseKeys(own, bytes.fromhex(nonce), number, run=run)
 
 
 def _refuse_other_models(drifts: dict[str, float]) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 from rich.table import Table
 
 from silofl.bench.measure import machine
-from silofl.checkpoint.manifest import MANIFEST
+from silofl.checkpoint.names import MANIFEST, round_name
 from silofl.comm.mpi_library import mpi_info
 from silofl.errors import ConfigError, SiloflError
 from silofl.launcher.command import launch_command
@@ -177,7 +177,7 @@ class Watch:
     def look(self) -> None:
         """Note every manifest that is new."""
         for number in range(1, ROUNDS + 1):
-            path = self._checkpoints / f"round-{number:06d}" / MANIFEST
+            path = self._checkpoints / round_name(number) / MANIFEST
             try:
                 state = path.stat()
                 if state.st_ino != self._known.get(number):

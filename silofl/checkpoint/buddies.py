@@ -11,12 +11,15 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from silofl import private_files
 from silofl.background import Background
 from silofl.checkpoint.atomic_files import PieceWriter
+from silofl.checkpoint.checked import each, refused, whole
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.manifest import FileEntry, Manifest
+from silofl.checkpoint.names import sealed_name
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator, RankFailedError
 from silofl.crypto.chunked_aead import (
@@ -67,24 +70,24 @@ class Buddies:
         if problem is not None:
             raise problem
 
-    def give(self, round_number: int, files: list[FileEntry]) -> None:
+    def give(self, manifest: Manifest) -> None:
         """Start to hand this silo's file to the next rank and to keep that of the rank before; collective.
 
-        `files` are those of all ranks, in rank order. What fails is raised by `result`.
+        `manifest` is of these ranks. The copy is bound to it. What fails is raised by `result`.
         """
         if self._comm.size == 1:
             return
         if self._channel is None:
             self._channel = self._comm.duplicate()
         channel = self._channel
-        self._checkpoints.start(lambda: self._swap(channel, round_number, files))
+        self._checkpoints.start(lambda: self._swap(channel, manifest))
 
-    def _swap(self, channel: Communicator, round_number: int, files: list[FileEntry]) -> None:
-        rank, size = channel.rank, channel.size
+    def _swap(self, channel: Communicator, manifest: Manifest) -> None:
+        rank, size, files = channel.rank, channel.size, list(manifest.files.values())
         after, before = (rank + 1) % size, (rank - 1) % size
         counts = [piece_count(entry.bytes) for entry in files]
-        boxes = self._boxes(round_number, files[rank])
-        copy = self._copy(round_number, channel.members[before])
+        boxes = self._boxes(manifest, files[rank])
+        copy = self._copy(manifest.round, channel.members[before])
         try:
             for number in range(max(counts)):
                 box = next(boxes, b"")
@@ -98,10 +101,11 @@ class Buddies:
         if copy is not None:
             copy.finish()
 
-    def _boxes(self, round_number: int, entry: FileEntry) -> Iterator[bytes]:
+    def _boxes(self, manifest: Manifest, entry: FileEntry) -> Iterator[bytes]:
         """This silo's file, sealed; nothing more once it could not be read."""
-        path = self._directory.folder(round_number) / entry.name
-        sealer, last = Sealer(self._key, self._directory.silo, round_number), piece_count(entry.bytes) - 1
+        path = self._directory.folder(manifest.round) / entry.name
+        sealer = Sealer(self._key, self._directory.silo, manifest.round, manifest.digest)
+        last = piece_count(entry.bytes) - 1
         try:
             with private_files.read(path) as file:
                 for number in range(last + 1):
@@ -136,13 +140,15 @@ class Buddies:
         """
         mine = None
         if wanted is not None:
-            mine = [
-                self._directory.silo,
-                wanted.round,
-                sealed_bytes(wanted.files[self._directory.silo].bytes),
-            ]
-        needs = [need for need in allgather_object(self._comm, mine) if need is not None]
-        every = allgather_object(self._comm, [self._holds(*need) for need in needs])
+            mine = [wanted.round, sealed_bytes(wanted.files[self._directory.silo].bytes)]
+        told = zip(self._comm.members, allgather_object(self._comm, mine), strict=True)
+        needs = [_need(silo, need) for silo, need in told if need is not None]
+        told = zip(
+            self._comm.members,
+            allgather_object(self._comm, [self._holds(*need) for need in needs]),
+            strict=True,
+        )
+        every = [_answers(silo, answers, len(needs)) for silo, answers in told]
         answer: tuple[int | None, str] = (None, "no other silo has a copy")
         for place, (silo, found, size) in enumerate(needs):
             for keeper in (rank for rank, holds in enumerate(every) if holds[place]):
@@ -197,7 +203,7 @@ class _Restoring:
 
     def __init__(self, directory: CheckpointDirectory, key: Secret, manifest: Manifest) -> None:
         self._entry = manifest.files[directory.silo]
-        self._opener = Opener(key, directory.silo, manifest.round)
+        self._opener = Opener(key, directory.silo, manifest.round, manifest.digest)
         self._sha = hashlib.sha256()
         self._file: PieceWriter | None = None
         self._problem = ""
@@ -230,6 +236,17 @@ class _Restoring:
         return self._problem
 
 
-def sealed_name(silo: int) -> str:
-    """The file in which a buddy keeps a silo's."""
-    return f"silo-{silo:04d}.sealed"
+def _need(silo: int, need: Any) -> tuple[int, int, int]:
+    """Silo, round and sealed size of the copy that a silo asks for: its own and no other."""
+    try:
+        found, size = each(need, "what it asks for")
+        return silo, whole(found, "a round", 1), whole(size, "a length", SALT_BYTES + TAG_BYTES)
+    except (CheckpointError, ValueError) as error:
+        raise refused(silo, error) from None
+
+
+def _answers(silo: int, answers: Any, count: int) -> list[bool]:
+    """Which of the copies that are asked for a silo holds."""
+    if not isinstance(answers, list) or [*map(type, answers)] != [bool] * count:
+        raise refused(silo, f"it does not answer {count} times yes or no")
+    return answers

@@ -16,7 +16,8 @@ from typing import Any
 
 from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_bytes, write_packed
-from silofl.checkpoint.manifest import MANIFEST, FileEntry, Manifest, parse
+from silofl.checkpoint.manifest import FileEntry, Manifest, parse
+from silofl.checkpoint.names import MANIFEST, round_name, state_name, stem
 from silofl.checkpoint.tree import Arrays
 from silofl.errors import CheckpointError
 
@@ -31,14 +32,17 @@ class CheckpointDirectory:
 
     def __init__(self, directory: Path, silo: int) -> None:
         self.directory, self.silo = directory, silo
-        for folder in directory.glob("round-*"):
+
+    def remove_stale(self) -> None:
+        """Remove what a killed process of this silo left half written; for who holds the silo's lock."""
+        for folder in self.directory.glob("round-*"):
             with suppress(OSError):  # another silo may be removing the folder
-                for stale in folder.glob(f".{_stem(silo)}.*tmp"):
+                for stale in folder.glob(f".{stem(self.silo)}.*tmp"):
                     stale.unlink()
 
     def folder(self, round_number: int) -> Path:
         """Where a round lies."""
-        return self.directory / f"round-{round_number:06d}"
+        return self.directory / round_name(round_number)
 
     def write_state(self, round_number: int, attempt: int, skeleton: Any, arrays: Arrays) -> FileEntry:
         """Write this silo's packed tree, durable on return.
@@ -47,8 +51,7 @@ class CheckpointDirectory:
         here has: a manifest of an earlier attempt, on any disk, stays true. Raises StorageError.
         """
         taken = {entry.name for one in self._manifests_of(round_number) for entry in one.files.values()}
-        names = (f"{_stem(self.silo)}{f'.{k}' if k else ''}.safetensors" for k in count(attempt))
-        name = next(name for name in names if name not in taken)
+        name = next(name for k in count(attempt) if (name := state_name(self.silo, k)) not in taken)
         digest, size = write_packed(self.make_folder(round_number) / name, skeleton, arrays)
         return FileEntry(name, digest, size)
 
@@ -86,8 +89,9 @@ class CheckpointDirectory:
 
     def rounds(self) -> list[int]:
         """Rounds that have a folder, committed or not, newest first."""
-        matches = (re.fullmatch(r"round-(\d{6,})", path.name) for path in self.directory.glob("round-*"))
-        return sorted((int(m[1]) for m in matches if m), reverse=True)
+        folders = [path for path in self.directory.glob("round-*") if not path.is_symlink()]
+        matches = (re.fullmatch(r"round-([0-9]{6,15})", path.name) for path in folders)
+        return sorted((int(m[1]) for m in matches if m and m[0] == round_name(int(m[1]))), reverse=True)
 
     def manifests(self) -> tuple[list[Manifest], list[int]]:
         """Committed rounds as seen here, and those with a damaged manifest; both newest first.
@@ -141,7 +145,8 @@ def kept_rounds(history: dict[int, tuple[int, ...]], silos: int, keep: int) -> l
 def _manifest_paths(folder: Path) -> list[Path]:
     """The round's manifest, then those of its earlier attempts, latest first; only what is there."""
     numbers = (
-        (re.fullmatch(r"manifest\.(\d+)\.json", path.name), path) for path in folder.glob("manifest.*")
+        (re.fullmatch(r"manifest\.([1-9][0-9]{0,8})\.json", path.name), path)
+        for path in folder.glob("manifest.*")
     )
     aside = sorted(((int(match[1]), path) for match, path in numbers if match), reverse=True)
     newest = folder / MANIFEST
@@ -153,10 +158,6 @@ def _intact(data: bytes | None) -> Manifest | None:
         return parse(data) if data is not None else None
     except CheckpointError:
         return None
-
-
-def _stem(silo: int) -> str:
-    return f"silo-{silo:04d}"
 
 
 def _bytes_of(path: Path) -> bytes | None:

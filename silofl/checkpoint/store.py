@@ -6,14 +6,17 @@ kill at any instruction leaves the newest round with a manifest as the truth. An
 as good as another's, so that no single rank is needed to find it. Files are written by a background thread
 while the next round trains, so the newest manifest is at most one round behind.
 
+Of a peer's message nothing is used before it was checked: `commit_message.py`, `manifest.py`, `trust.py`.
 Silos may be lost and come back: `reform` gives the store the ranks that are there now. A manifest names the
 silos that took part, and for one that did not, the newest round in which it did stays on disk.
 """
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,17 @@ from silofl.background import Background
 from silofl.checkpoint.atomic_files import read_tree
 from silofl.checkpoint.buddies import Buddies
 from silofl.checkpoint.catalogue import gather_manifests
+from silofl.checkpoint.checked import refused
+from silofl.checkpoint.commit_message import CommitMessage
 from silofl.checkpoint.directory import CheckpointDirectory, kept_rounds
 from silofl.checkpoint.manifest import FileEntry, Manifest
+from silofl.checkpoint.run_id import untrusted
 from silofl.checkpoint.snapshot import Snapshot
+from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.crypto.secret import Secret
-from silofl.errors import CheckpointError, SiloflError
+from silofl.errors import CheckpointError, ConfigError, SiloflError
 
 Tree = dict[str, Any]
 
@@ -63,6 +70,7 @@ class CheckpointStore:
         comm: the ranks that are there now; `comm.members` are their silos.
         directory: this rank's `checkpoints` folder; made when first needed. May be shared.
         identity: what must be equal for a resume, such as configuration and model; JSON.
+        trust: by which manifests are signed and believed; its run is this one.
         silos: how many silos the run has in all.
         keep: how many committed rounds stay.
         buddy_key: 32 bytes that only this silo holds: the next silo then keeps a sealed copy of its files.
@@ -74,13 +82,16 @@ class CheckpointStore:
         comm: Communicator,
         directory: Path,
         identity: dict[str, Any],
+        trust: Trust,
         *,
         silos: int,
         keep: int,
         buddy_key: Secret | None = None,
     ) -> None:
-        self._comm, self._identity, self._silos, self._keep = comm, identity, silos, keep
+        self._comm, self._trust, self._silos, self._keep = comm, trust, silos, keep
+        self._identity = json.loads(json.dumps(identity))  # as it is read again
         self._directory = CheckpointDirectory(directory, comm.members[comm.rank])
+        self._directory.remove_stale()
         self._buddies = Buddies(comm, self._directory, buddy_key) if buddy_key is not None else None
         self._writer: Background[FileEntry] = Background()
         self._publisher: Background[None] = Background()
@@ -88,6 +99,8 @@ class CheckpointStore:
         self._begun, self._attempt = 0, 0
         self._published: Manifest | None = None
         self._history: dict[int, tuple[int, ...]] | None = None
+        self._confirmed: deque[int] = deque(maxlen=keep)
+        """The rounds that this process saw committed last: they stay whatever another rank says."""
 
     def begin(self, round_number: int, state: Tree) -> None:
         """Start to commit a round, the one before being settled: files are written while the caller goes on.
@@ -109,33 +122,57 @@ class CheckpointStore:
         """Once every rank's file is written, write the manifest in the background; collective.
 
         Returns every rank's `note`, which rides along. Raises on every rank what any rank's disk refused, or
-        any caller's `problem`; rounds committed before stay as they are.
+        any caller's `problem`, and ProtocolError for what no silo of ours tells; rounds committed before stay
+        as they are.
         """
-        mine: dict[str, Any] = {"note": note}
+        mine = CommitMessage(note, signs=self._trust.signer is not None)
         try:
             if self._writer.busy:
-                mine["entry"] = vars(self._writer.result())
+                mine.entry = self._writer.result()
             if self._publisher.busy:
                 self._publisher.result()
             if self._buddies is not None:
                 self._buddies.result()
             if self._published is not None and self._comm.rank == 0:
-                mine["kept"] = self._kept(self._published)
+                mine.kept = self._kept(self._published)
         except SiloflError as error:
             problem = problem or error
-        every = allgather_object(self._comm, mine, problem)
-        confirmed, self._published = self._published, None
-        if "entry" in mine:
-            files = {
-                silo: FileEntry(**one["entry"]) for silo, one in zip(self._comm.members, every, strict=True)
-            }
-            self._published = Manifest(self._begun, self._silos, self._identity, files)
-        published, kept = self._published, every[0].get("kept")
+        committing = mine.entry is not None
+        every = {
+            silo: CommitMessage.checked(message, silo, committing=committing)
+            for silo, message in zip(
+                self._comm.members, allgather_object(self._comm, mine.to_json(), problem), strict=True
+            )
+        }
+        published = self._agree(every) if committing else None
+        confirmed, self._published = self._published, published
+        kept = next(iter(every.values())).kept
         if published or (confirmed and kept):
             self._publisher.start(lambda: self._publish(published, confirmed, kept))
         if self._buddies is not None and published is not None:
-            self._buddies.give(published.round, list(published.files.values()))
-        return [one["note"] for one in every]
+            self._buddies.give(published)
+        return [one.note for one in every.values()]
+
+    def _agree(self, every: dict[int, CommitMessage]) -> Manifest:
+        """The manifest of the round that was begun, signed by all where they have identities; collective."""
+        files = {silo: one.entry for silo, one in every.items() if one.entry is not None}
+        assert self._trust.run is not None
+        manifest = Manifest(self._trust.run, self._begun, self._silos, self._identity, files)
+        signing = {silo for silo, one in every.items() if one.signs}
+        if not signing:
+            return manifest
+        if len(signing) < len(every):
+            silo = min(every.keys() - signing)
+            raise ConfigError(f"silo {silo} has no secure.identity and others have: set all or none", rank=0)
+        signatures = self._comm.allgather_bytes(self._trust.sign(manifest))
+        signed = {
+            silo: signature.hex() for silo, signature in zip(every, signatures, strict=True) if signature
+        }
+        manifest = replace(manifest, signatures=signed)
+        unsigned = self._trust.unsigned_by(manifest)
+        if unsigned is not None:
+            raise refused(unsigned, f"it does not sign the manifest of round {self._begun}")
+        return manifest
 
     def flush(self) -> None:
         """Return when the newest round is committed for good; collective."""
@@ -168,9 +205,11 @@ class CheckpointStore:
 
         Raises:
             MismatchError: the run was of another configuration, model or number of silos.
-            CheckpointError: rounds were committed and none can be read.
+            CheckpointError: rounds were committed and none can be read, or one is not of this run's members.
         """
-        manifests, notices = gather_manifests(self._comm, self._directory)
+        manifests, notices, refusals = gather_manifests(self._comm, self._directory, self._trust)
+        if refusals:
+            raise CheckpointError(untrusted(self._directory.directory, refusals[0]), rank=0)
         for place, manifest in enumerate(manifests):
             manifest.check(self._identity, self._silos, str(self._directory.directory))
             mine = [m for m in manifests[place:] if self._directory.silo in m.files]
@@ -196,10 +235,10 @@ class CheckpointStore:
     def own_state(self, silos: set[int]) -> tuple[int, Tree] | None:
         """For `silos`, which have just come back: their newest committed round and their tree of it.
 
-        None for the others, and for a silo that has no round that can be read. Collective, after `reform` to
-        the ranks that are there now.
+        None for the others, and for a silo that has no round that can be read; manifests of others than this
+        run's members are passed over. Collective, after `reform` to the ranks that are there now.
         """
-        manifests, _ = gather_manifests(self._comm, self._directory)
+        manifests = gather_manifests(self._comm, self._directory, self._trust).manifests
         silo = self._directory.silo
         mine = [m for m in manifests if silo in m.files] if silo in silos else []
         own = self._own(mine)
@@ -264,7 +303,8 @@ class CheckpointStore:
         if manifest is not None and self._directory.leads(manifest):
             self._directory.publish(manifest)
         if confirmed is not None and kept:
-            self._directory.prune(kept, confirmed.round)
+            self._confirmed.append(confirmed.round)
+            self._directory.prune({*kept, *self._confirmed}, confirmed.round)
 
 
 def _history(manifests: list[Manifest]) -> dict[int, tuple[int, ...]]:

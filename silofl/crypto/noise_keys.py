@@ -12,7 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from numpy.typing import NDArray
 
-from silofl.crypto.kdf import hkdf, key_info
+from silofl.crypto.kdf import hkdf, key_info, pack_fields
 from silofl.crypto.secret import Secret, Unpicklable
 from silofl_kernels import KEY_BYTES, Prg, Stream
 
@@ -27,22 +27,24 @@ def new_nonce() -> bytes:
 class NoiseKeys(Unpicklable):
     """Streams for one silo's noise, coins and samples in one run.
 
-    The run's seed will not do: the others know it. A stream is a function of (key, nonce, purpose, round,
-    attempt), so that a round that is taken again from the same values shows the same sum and nothing more.
+    The run's seed will not do: the others know it. A stream is a function of (key, nonce, run, purpose,
+    round, attempt), so that a round that is taken again from the same values shows the same sum and nothing
+    more.
 
     Args:
         own: 32 bytes that only this silo holds.
         nonce: 16 bytes, not secret, that no other run of this silo has.
+        run: the run's id, which all silos have.
         silo: this silo's number.
         prg: the generator.
     """
 
-    __slots__ = ("_newest", "_nonce", "_own", "_prg", "_silo")
+    __slots__ = ("_newest", "_nonce", "_own", "_prg", "_run", "_silo")
 
-    def __init__(self, own: Secret, nonce: bytes, silo: int, prg: Prg = "aes-128-ctr") -> None:
+    def __init__(self, own: Secret, nonce: bytes, silo: int, prg: Prg = "aes-128-ctr", *, run: bytes) -> None:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a run's nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
-        self._own, self._nonce, self._silo, self._prg = own, nonce, silo, prg
+        self._own, self._nonce, self._silo, self._prg, self._run = own, nonce, silo, prg, run
         self._newest: dict[str, tuple[tuple[int, int], Stream]] = {}
 
     def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
@@ -70,5 +72,6 @@ class NoiseKeys(Unpicklable):
         return hmac.new(key.expose(), short, hashlib.sha256).hexdigest()
 
     def _derive(self, purpose: str, round_number: int, attempt: int, length: int) -> Secret:
-        info = key_info(f"noise: {purpose}", struct.pack(">Q", attempt), round_number, self._silo)
+        session = pack_fields(self._run, struct.pack(">Q", attempt))
+        info = key_info(f"noise: {purpose}", session, round_number, self._silo)
         return hkdf(self._own, length, salt=self._nonce, info=info)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from silofl.checkpoint.store import CheckpointStore, Restored
+from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config, resumption_tables
 from silofl.crypto.key_file import silo_key
 from silofl.errors import SiloflError
+from silofl.federation.run_trust import CHECKPOINTS
 
 State = dict[str, Any]
 
@@ -23,17 +25,21 @@ class CheckpointManager:
         path: this rank's run directory.
         fingerprint: the model's.
         silos: how many the run has in all.
+        trust: by which manifests are signed and believed.
 
     Not collective to make; raises ConfigError where `checkpoint.buddy` has no key.
     """
 
-    def __init__(self, group: ElasticGroup, config: Config, path: Path, fingerprint: str, silos: int) -> None:
+    def __init__(
+        self, group: ElasticGroup, config: Config, path: Path, fingerprint: str, silos: int, trust: Trust
+    ) -> None:
         key = silo_key(config.checkpoint.key_file, group.silo_id) if config.checkpoint.buddy else None
         self._group, self._comm = group, group.comm
         self._store = CheckpointStore(
             group.comm,
-            path / "checkpoints",
+            path / CHECKPOINTS,
             {"config": resumption_tables(config), "model": fingerprint},
+            trust,
             silos=silos,
             keep=config.checkpoint.keep,
             buddy_key=key,

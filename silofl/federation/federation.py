@@ -14,6 +14,8 @@ from silofl.aggregation.base import Aggregator
 from silofl.aggregation.magnitudes import Magnitudes, first_nonfinite, measure
 from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.checkpoint.run_id import OF_NO_RUN
+from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
@@ -210,6 +212,8 @@ class RunContext:
     means: FederationMeans
     respawns: RespawnPolicy
     private_part: PrivatePart | None
+    trust: Trust
+    """Which run this is, and whose checkpoints of it are believed."""
 
     @classmethod
     def of(
@@ -220,9 +224,16 @@ class RunContext:
         silos: int,
         path: Path,
         respawns: RespawnPolicy | None = None,
+        trust: Trust | None = None,
     ) -> RunContext:
-        """This rank's; not collective. `path` is the run directory; without `respawns` no silo rejoins."""
-        engine = PrivacyEngine(group, config, silo, path) if config.privacy.unit != "none" else None
+        """This rank's; not collective. `path` is the run directory; without `respawns` no silo rejoins.
+
+        Without `trust` it is a context for measurements, whose checkpoints nobody finds again.
+        """
+        trust = Trust(OF_NO_RUN) if trust is None else trust
+        assert trust.run is not None
+        private = config.privacy.unit != "none"
+        engine = PrivacyEngine(group, config, silo, path, trust.run) if private else None
         return cls(
             group,
             config,
@@ -234,6 +245,7 @@ class RunContext:
             FederationMeans(),
             RespawnPolicy(config.failure.rejoin_s) if respawns is None else respawns,
             None if engine is None else PrivatePart(engine),
+            trust,
         )
 
     @cached_property

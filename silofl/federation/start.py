@@ -14,6 +14,7 @@ from silofl.federation.federation import RunContext, setup
 from silofl.federation.privacy.guarantee import over_budget
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import RunState
+from silofl.federation.run_trust import refuse_leftovers
 from silofl.federation.stateful import take_over
 from silofl.report.round_metrics import silos_text
 
@@ -28,6 +29,8 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
     def lock_directory() -> RunState:
         with raise_on_all_ranks(group.comm):
             lock = rundir.lock(path, group.silo_id, resume=resumed)
+            if not resumed:
+                refuse_leftovers(path, group.silo_id)
             return RunState(federation, path, _checkpoints(context, path), logger, lock)
 
     logger = RunLogger(context.config, path, leads=group.comm.rank == 0)
@@ -83,4 +86,4 @@ def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
 
 def _checkpoints(context: RunContext, path: Path) -> CheckpointManager:
     fingerprint = context.silo.model.fingerprint()
-    return CheckpointManager(context.group, context.config, path, fingerprint, context.silos)
+    return CheckpointManager(context.group, context.config, path, fingerprint, context.silos, context.trust)

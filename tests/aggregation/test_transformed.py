@@ -122,7 +122,7 @@ def noisy(
     bits: int = 32,
 ) -> TransformedSum:
     grid = Grid(step=STEP, limit=1 << 20, sensitivity=100.0, share=variance)
-    keys = NoiseKeys(Secret(bytes([group.silo_id + 1] * 32)), bytes(16), group.silo_id)
+    keys = NoiseKeys(Secret(bytes([group.silo_id + 1] * 32)), bytes(16), group.silo_id, run=bytes(16))
     noise = PLACES[place].noise(discrete_gaussian(variance), keys)
     assert noise is not None
     rotations = [Rotation(Stream("aes-128-ctr", bytes(16)))] if rotation else []
@@ -249,7 +249,7 @@ def test_what_one_silo_shows_is_what_the_kernels_make_of_its_whole_vector() -> N
         gate.attempts = 2
         one = noisy(ElasticGroup(comm), {"update": 1000}, gate=gate)
         one.reduce(update(x), 5, {})
-        keys = NoiseKeys(Secret(bytes([comm.rank + 1] * 32)), bytes(16), comm.rank)
+        keys = NoiseKeys(Secret(bytes([comm.rank + 1] * 32)), bytes(16), comm.rank, run=bytes(16))
         words = np.empty(1000, np.uint32)
         quantize(x, words, scale=1 / STEP, limit=1 << 20, rounding=keys.stream("rounding", 5, 2))
         add_noise(words, discrete_gaussian(64.0), keys.stream("noise", 5, 2))

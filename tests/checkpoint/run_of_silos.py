@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from silofl.checkpoint.store import CheckpointStore, Restored
+from silofl.checkpoint.trust import Trust
 from silofl.comm import run_in_threads
 
 Result = TypeVar("Result")
 
+RUN = "5" * 32
 IDENTITY = {"config": {"train": {"lr": 0.05}}, "model": "linear"}
 
 
@@ -40,12 +42,25 @@ def own_round(found: Restored) -> int:
 
 
 class Silos:
-    """The stores of all silos, each with a folder of its own or all with one."""
+    """The stores of all silos, each with a folder of its own or all with one.
 
-    def __init__(self, path: Path, count: int, *, shared: bool, keep: int = 2, **more: Any) -> None:
+    `trust` gives a silo's; `more` are further arguments of its store, each a function of the silo.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        count: int,
+        *,
+        shared: bool,
+        keep: int = 2,
+        trust: Callable[[int], Trust] = lambda silo: Trust(RUN),
+        **more: Any,
+    ) -> None:
         self.count, self.everybody = count, list(range(count))
         self._path, self._shared, self._keep, self._more = path, shared, keep, more
         self._stores: dict[int, CheckpointStore] = {}
+        self.trust = trust
 
     def folder(self, silo: int) -> Path:
         """Where a silo keeps its checkpoints."""
@@ -85,7 +100,13 @@ class Silos:
             else:
                 more = {name: value(silo) for name, value in self._more.items()}
                 self._stores[silo] = CheckpointStore(
-                    seated, self.folder(silo), IDENTITY, silos=self.count, keep=self._keep, **more
+                    seated,
+                    self.folder(silo),
+                    IDENTITY,
+                    self.trust(silo),
+                    silos=self.count,
+                    keep=self._keep,
+                    **more,
                 )
             return function(self._stores[silo], silo)
 

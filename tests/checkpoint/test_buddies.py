@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silofl.checkpoint import buddies as buddies_module
 from silofl.checkpoint.atomic_files import PieceWriter
+from silofl.checkpoint.names import sealed_name
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm.protocol import RankFailedError
 from silofl.crypto.chunked_aead import CHUNK_BYTES
@@ -194,4 +194,4 @@ def test_where_a_silos_key_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "home/.local/state/silofl/checkpoint-silo-3.key").exists()
     silo_key("~/own-{silo}.key", 5)
     assert (tmp_path / "home/own-5.key").exists()
-    assert buddies_module.sealed_name(5) == "silo-0005.sealed"
+    assert sealed_name(5) == "silo-0005.sealed"

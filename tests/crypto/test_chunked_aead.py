@@ -20,13 +20,17 @@ KEY = Secret(bytes(range(32)))
 PIECES = [b"first" * 100, b"second" * 100, b"third"]
 
 
-def sealed(pieces: list[bytes], silo: int = 3, round_number: int = 7, key: Secret = KEY) -> list[bytes]:
-    sealer = Sealer(key, silo, round_number)
+def sealed(
+    pieces: list[bytes], silo: int = 3, round_number: int = 7, key: Secret = KEY, bound_to: bytes = b"run"
+) -> list[bytes]:
+    sealer = Sealer(key, silo, round_number, bound_to)
     return [sealer.seal(piece, last=k == len(pieces) - 1) for k, piece in enumerate(pieces)]
 
 
-def opened(boxes: list[bytes], silo: int = 3, round_number: int = 7, key: Secret = KEY) -> list[bytes]:
-    opener = Opener(key, silo, round_number)
+def opened(
+    boxes: list[bytes], silo: int = 3, round_number: int = 7, key: Secret = KEY, bound_to: bytes = b"run"
+) -> list[bytes]:
+    opener = Opener(key, silo, round_number, bound_to)
     return [opener.open(box, last=k == len(boxes) - 1) for k, box in enumerate(boxes)]
 
 
@@ -64,7 +68,9 @@ def test_what_was_altered_does_not_open(spoil: Callable[[list[bytes]], list[byte
 
 
 @pytest.mark.parametrize(
-    "other", [{"silo": 4}, {"round_number": 8}, {"key": Secret(bytes(32))}], ids=["silo", "round", "key"]
+    "other",
+    [{"silo": 4}, {"round_number": 8}, {"key": Secret(bytes(32))}, {"bound_to": b"another run"}],
+    ids=["silo", "round", "key", "run"],
 )
 def test_another_silos_or_rounds_copy_does_not_open(other: dict[str, int]) -> None:
     with pytest.raises(CheckpointError, match="silo"):
@@ -74,7 +80,7 @@ def test_another_silos_or_rounds_copy_does_not_open(other: dict[str, int]) -> No
 def test_no_nonce_is_used_twice() -> None:
     boxes = [sealed(PIECES) for _ in range(3)]
     assert len({box for file in boxes for box in file}) == 9
-    sealer = Sealer(KEY, 0, 0)
+    sealer = Sealer(KEY, 0, 0, b"")
     sealer.seal(b"all", last=True)
     with pytest.raises(ValueError, match="last piece"):
         sealer.seal(b"more", last=True)

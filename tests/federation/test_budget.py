@@ -31,7 +31,7 @@ def resumed(folder: Path, look: Callable[[PrivacyBudget, int], Any]) -> list[Any
 
     def rank(comm: Communicator) -> Any:
         privacy = PrivacyConfig(unit="example", place="local", noise_multiplier=1.0)
-        log = ReleaseLog(folder / f"silo-{comm.rank:04d}" / "privacy.jsonl")
+        log = ReleaseLog(folder / f"silo-{comm.rank:04d}" / "privacy.jsonl", "0" * 32)
         budget = PrivacyBudget(ElasticGroup(comm), privacy, "pld", log)
         budget.price = lambda silos: {ONE: 1}
         budget.begin(ROUND - 1)
@@ -66,6 +66,7 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
     if place == "distributed":
         privacy = privacy | {"unit": "silo", "sample_rate": 0.1}
     monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(16))
+    monkeypatch.setattr("silofl.federation.run_trust.new_run_id", lambda comm: "0" * 32)
     keys = {"checkpoint": {"key_file": str(tmp_path / "silo-{silo}.key")}}
     fit, first = PrivacyEngine.fit, {}
 

@@ -185,7 +185,7 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
         made = RespawnPolicy(1.0, Admission(Config(), comm.rank, "model"), PLACES)
         made.note((3,), 5)
         completed = group.completed + 1
-        told = RejoinState((3,), 5, completed, "", [], 2, {})
+        told = RejoinState((3,), 5, completed, "", [], 2, "0" * 32, {})
         came = made.respawn(group, (3,), 5, lambda: told)
         group.step(group.comm.barrier)
         return group.members, came, [failure.silos for failure in group.failures]

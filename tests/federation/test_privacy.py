@@ -168,6 +168,7 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
 
     # one nonce for both runs: they have the same noise then
     monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(NONCE_BYTES))
+    monkeypatch.setattr("silofl.federation.run_trust.new_run_id", lambda comm: "0" * 32)
     whole = federate(at("whole"))[0]
     killed = federate(at("killed", failure=faults))
     assert all(result is None or isinstance(result, StoppedError) for result in killed)
@@ -189,7 +190,7 @@ def test_what_a_killed_run_showed_otherwise_counts_too(
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
     federate(settings(tmp_path, **more, failure={"policy": "abort", "inject": inject}))
     logs = [tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl" for silo in range(SILOS)]
-    entries = [json.loads(line) for line in logs[1].read_text().splitlines()]
+    head, *entries = [json.loads(line) for line in logs[1].read_text().splitlines()]
     assert [entry["round"] for entry in entries] == [1, 2, 3]
     committed = len(list((tmp_path / "run/checkpoints").glob("*/manifest.json")))
     assert committed in (0, 1, 2)
@@ -197,7 +198,7 @@ def test_what_a_killed_run_showed_otherwise_counts_too(
         logs[1].unlink()
     else:
         entries[-1]["tag"] = "0" * 64
-        logs[1].write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        logs[1].write_text("".join(json.dumps(entry) + "\n" for entry in [head, *entries]))
     resumed = federate(settings(tmp_path, **more), resume=True)[0]
     assert resumed["rounds"] == 5
     lost = spoilt == "no log" or not committed  # without a checkpoint the noise is another, too

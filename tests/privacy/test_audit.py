@@ -75,7 +75,7 @@ def coins(size: int, round_number: int) -> NDArray[np.bool_]:
 
 
 def keys_of(silo: int) -> NoiseKeys:
-    return NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo)
+    return NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo, run=bytes(16))
 
 
 def table_of(of: Plan) -> Any:

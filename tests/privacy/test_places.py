@@ -27,7 +27,7 @@ def noise_in_a_sum(place: str, servers: tuple[int, ...], round_number: int = 1) 
     """Of zeros, whose slices are served by `servers`; None where silos bring noisy values."""
     table = discrete_gaussian(VARIANCE)
     made = [
-        PLACES[place].noise(table, NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo))
+        PLACES[place].noise(table, NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo, run=bytes(16)))
         for silo in range(SILOS)
     ]
     if made[0] is None:

@@ -57,7 +57,7 @@ def pipeline(path: Path, unit: str) -> tuple[Pipeline, RoundStart, Telling, Plan
     config, strategy = settings(path, **more, privacy=UNIT[unit]), Telling()
     silo = Silo(config, Plain(), 0, SILOS, "cpu", strategy)
     plan = Plan(config.privacy, silo.model.size, 32, SILOS, 800, 5, 3 if unit == "example" else 1)
-    keys = NoiseKeys(Secret(bytes(32)), bytes(16), 0)
+    keys = NoiseKeys(Secret(bytes(32)), bytes(16), 0, run=bytes(16))
     silo.protect(config.privacy, keys)
     way = Pipeline(silo, plan, plan.grid(1.0), keys, ClipNorm(config.privacy), ("update",))
     return way, RoundStart({"model": silo.initial()}, np.empty(0, np.float32), 1, strategy), strategy, plan

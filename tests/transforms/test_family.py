@@ -28,7 +28,7 @@ RING = np.dtype(np.uint32)
 
 
 def keys_of(silo: int) -> NoiseKeys:
-    return NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo)
+    return NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo, run=bytes(16))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.federation import RunContext, build_silo, build_task
 from silofl.federation.loop import Json, Run
+from silofl.federation.run_trust import own_trust
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
@@ -59,6 +60,7 @@ def rejoin(
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
                 silo = _own_silo(config, task, comm, spawn_info)
+                trust = own_trust(config, spawn_info.number, spawn_info.silos)
                 admission = Admission(config, spawn_info.number, silo.model.fingerprint())
                 claim = admission.claim(bytes.fromhex(spawn_info.challenge))
             merged = join(comm, spawn_info, claim)
@@ -72,7 +74,7 @@ def rejoin(
     path = Path(for_silo(config, spawn_info.number).run.dir or told.path)
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission)
-    context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns)
+    context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
     return Run(context, path, stop, resumed=resumed).rejoin(told)
 
 

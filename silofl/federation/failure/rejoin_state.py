@@ -22,6 +22,7 @@ class RejoinState:
         path: the leader's run directory.
         rounds: metrics of the rounds that this process of the leader ran.
         affordable: how many more rounds the run may spend privacy on, up to 2.
+        run: the run's id.
         parts: what each `Stateful` part of the run tells, by name.
     """
 
@@ -31,6 +32,7 @@ class RejoinState:
     path: str
     rounds: list[RoundMetrics]
     affordable: int
+    run: str
     parts: Json
 
     def encode(self) -> bytes:

@@ -50,5 +50,6 @@ def _rejoin_state(state: RunState, silos: tuple[int, ...], number: int) -> Rejoi
         path=str(state.path),
         rounds=state.logger.rounds,
         affordable=state.affordable,
+        run=str(state.federation.context.trust.run),
         parts=rejoin_state(state.federation.parts),
     )

@@ -22,7 +22,7 @@ from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
-from silofl.federation.privacy.release_log import ReleaseLog
+from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.silo import Fitted, RoundStart, Silo
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
@@ -42,11 +42,11 @@ class PrivacyParameters:
 class PrivacyEngine:
     """Clips, adds noise, and counts. Made once for a run; `wrap` whenever silos come or go."""
 
-    def __init__(self, group: ElasticGroup, config: Config, silo: Silo, path: Path) -> None:
-        self._group, self._config, self._silo = group, config, silo
+    def __init__(self, group: ElasticGroup, config: Config, silo: Silo, path: Path, run: str) -> None:
+        self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
         self._own = silo_key(config.checkpoint.key_file, group.silo_id)
-        log = ReleaseLog(path / f"silo-{group.silo_id:04d}" / "privacy.jsonl")
+        log = ReleaseLog(log_path(path, group.silo_id), run)
         self.budget = PrivacyBudget(group, config.privacy, method_for(config.privacy), log)
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
         self._told = False
@@ -65,7 +65,8 @@ class PrivacyEngine:
         self._use_nonce()
 
     def _use_nonce(self) -> None:
-        self._keys = NoiseKeys(self._own, bytes.fromhex(self._nonce), self._group.silo_id)
+        nonce = bytes.fromhex(self._nonce)
+        self._keys = NoiseKeys(self._own, nonce, self._group.silo_id, run=self._run)
         self._silo.protect(self._privacy, self._keys)
 
     def fit(self, start: RoundStart) -> Fitted:

@@ -1,0 +1,55 @@
+"""What an institution signs and verifies with: its identity, and the roster by which it knows the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from silofl.config import SecureConfig
+from silofl.crypto.identity import Identity, read_passphrase
+from silofl.crypto.kdf import digest
+from silofl.crypto.roster import Roster
+from silofl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Signer:
+    """One institution. What it signs for one purpose and one roster is nothing for another."""
+
+    identity: Identity
+    roster: Roster
+
+    def sign(self, purpose: str, message: bytes) -> bytes:
+        """The signature (64 bytes)."""
+        return self.identity.sign(self._signed(purpose, message))
+
+    def verify(self, silo: int, signature: bytes, purpose: str, message: bytes) -> bool:
+        """Whether `silo` signed this message for this purpose."""
+        known = 0 <= silo < len(self.roster)
+        return known and self.roster.verify(silo, signature, self._signed(purpose, message))
+
+    def _signed(self, purpose: str, message: bytes) -> bytes:
+        return digest(f"signed: {purpose}", self.roster.digest, message)
+
+
+def configured_signer(secure: SecureConfig, silo: int, silos: int) -> Signer | None:
+    """This silo's, by `secure.identity` and `secure.roster`; None where neither is set.
+
+    Raises ConfigError where one of them is not set, the roster has other institutions, or the key is
+    another's.
+    """
+    if bool(secure.identity) != bool(secure.roster):
+        raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
+    if not secure.identity:
+        return None
+    passphrase = read_passphrase(Path(secure.passphrase_file)) if secure.passphrase_file else None
+    identity, roster = Identity.load(Path(secure.identity), passphrase), Roster.load(Path(secure.roster))
+    if len(roster) != silos:
+        raise ConfigError(f"{secure.roster} lists {len(roster)} institutions and {silos} ranks started")
+    number = roster.silo_of(identity.public)
+    if number != silo:
+        raise ConfigError(
+            f"{secure.identity} is the key of silo {number} and this is rank {silo}: "
+            "start the ranks in the order of the roster"
+        )
+    return Signer(identity, roster)
