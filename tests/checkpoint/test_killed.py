@@ -130,5 +130,5 @@ def test_a_folder_that_another_silo_removes_meanwhile_is_no_trouble(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", gone)
-    CheckpointDirectory(tmp_path, 0)
+    CheckpointDirectory(tmp_path, 0).remove_stale()
     assert not (tmp_path / "round-000002" / ".silo-0000.x.tmp").exists()
