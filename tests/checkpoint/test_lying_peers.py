@@ -119,7 +119,7 @@ def test_a_field_that_no_manifest_has_is_one_refusal(
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"7", b"null", nested(100_000), b'{"format": "x"}'])
 def test_bytes_that_are_no_manifest_are_one_refusal(data: bytes) -> None:
-    with pytest.raises(CheckpointError, match="it is not a manifest|its SHA-256"):
+    with pytest.raises(CheckpointError, match=r"it is not a manifest|its SHA-256"):
         parse(data)
 
 
