@@ -10,7 +10,7 @@ from silofl.checkpoint.run_id import found_run_id, new_run_id
 from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.config import Config
+from silofl.config import Config, for_silo
 from silofl.crypto.signer import configured_signer
 from silofl.errors import ConfigError, MismatchError
 from silofl.federation.privacy.release_log import log_path, run_of_log
@@ -21,7 +21,8 @@ CHECKPOINTS = "checkpoints"
 def own_trust(config: Config, silo: int, silos: int, run: str | None = None) -> Trust:
     """This silo's, by its identity and roster; ConfigError where they do not fit. Not collective."""
     fewest = choose_protocol(config.secure, silos).fewest(config.secure, silos)
-    return Trust(run, configured_signer(config.secure, silo, silos), fewest)
+    secure = for_silo(config, silo).secure
+    return Trust(run, configured_signer(secure, silo, silos), fewest)
 
 
 def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *, resume: bool) -> Trust:
