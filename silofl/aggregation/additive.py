@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -26,12 +26,14 @@ from silofl.aggregation.sum_terms import (
     ranges_digest,
     spec_digest,
     total_digest,
+    vectors_digest,
 )
 from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
 from silofl.crypto.kdf import digest
+from silofl.crypto.secagg import SumInputs
 from silofl.errors import StoppedError
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
@@ -109,14 +111,15 @@ class Additive:
         self._refuse_loss()
         self._tail = None  # its words are overwritten
         self._deal_again(self.layout.shards.size)
+        terms = digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms)
+        model, weights = self._deal.fingerprint(common.vectors), total_digest(self.summed_samples)
+        self._deal.agree(SumInputs(model, terms, weights))  # before anything that is made from the model
         if self._range is not None:
             self._ranges = self._wire.fixed_ranges(self._range)
         else:
             own = self._wire.exponents(magnitudes, contribution.weight)
             self._ranges = self._wire.ranges(self._small_total(own)) if own.size else {}
-        terms = digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms)
-        weights = total_digest(self.summed_samples)
-        self._deal.agree(common, terms, weights, ranges_digest(self._ranges))
+        self._deal.agree(SumInputs(model, terms, weights, ranges_digest(self._ranges)))
         share = self.spec.samples / self.summed_samples
         silo, prg = self._session.group.silo_id, self._session.rules.prg
         rounding = self._wire.rounding(prg, silo, round_number)
@@ -155,8 +158,13 @@ class Additive:
         )
         return mean
 
-    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(
+        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
+    ) -> NDArray[np.float64]:
         """See `Aggregator`."""
+        if made_from:
+            inputs = SumInputs(vectors_digest(made_from))
+            self._session.group.step(lambda: self._deal.agree(inputs))
         numbers, silos = ExactNumbers(self._bits, len(values)), self._comm.size
         words = numbers.encoder(values)(silos)
         return numbers.decode(self._session.group.step(lambda: self._small_total(words)), silos)
@@ -194,8 +202,9 @@ class Additive:
             seeds = self._deal.seeds[owner]
             if seeds is not None:
                 row = self._exchange.outgoing()[owner, : last - first]
-                row[:] = 0
-                add_masks(row, seeds, offset=first)
+                total = np.zeros_like(row)  # in private memory: sums of fewer seeds are for nobody to read
+                add_masks(total, seeds, offset=first)
+                row[:] = total
 
     def _small_total(self, words: Words) -> Words:
         self._refuse_loss()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,13 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.secagg_round import mask_set
 from silofl.aggregation.secure_session import SecureSession
-from silofl.aggregation.sum_terms import Common
 from silofl.crypto import additive, secagg
 from silofl.crypto.fingerprint import fingerprint
 from silofl.crypto.framing import Inbox, outbox
 from silofl.crypto.kdf import digest
 from silofl.crypto.secagg import SumInputs
 from silofl.crypto.secagg.inputs import NOTHING
+from silofl.types import Vector
 from silofl_kernels import MaskSet, add_masks
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -44,14 +45,13 @@ class AdditiveRound:
             for owner in others:
                 self.seeds[owner] = mask_set(member.total_keys(owner))
 
-    def agree(self, common: Common, terms: bytes, weights: bytes, ranges: bytes) -> None:
-        """Raise ProtocolError, before a word of a sum is sent, unless silos have the same of it; collective.
+    def fingerprint(self, vectors: Sequence[Vector]) -> bytes:
+        """See `SecAggRound`."""
+        return fingerprint(self._dealt.participants.digest, vectors) if vectors else NOTHING
 
-        `terms`, `weights` and `ranges` are digests of 32 bytes.
-        """
-        fresh = self._dealt.participants.digest
-        model = fingerprint(fresh, common.vectors) if common.vectors else NOTHING
-        inputs, heard = SumInputs(model, terms, weights, ranges), digest("small sums", *self._heard)
+    def agree(self, inputs: SumInputs) -> None:
+        """Raise ProtocolError, before a word of a sum is sent, unless all have its inputs; collective."""
+        heard = digest("small sums", *self._heard)
         statement = additive.state(self._dealt, inputs, heard)
         statements = Inbox.of(self._comm.allgather_bytes(statement))
         additive.check_statements(self._dealt, statements, inputs, heard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.types import Contribution, Total
+from silofl.types import Contribution, Total, Vector
 
 Authorizer = Callable[[tuple[int, ...]], None]
 """authorizer(silos) is called on every rank once the silos of a sum are agreed and before it can be read;
@@ -83,11 +83,15 @@ class Aggregator(Protocol):
         StoppedError where it is lost with all ranks that had it; RuntimeError where the last `reduce` failed.
         """
 
-    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(
+        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
+    ) -> NDArray[np.float64]:
         """Exact sums over ranks of a few numbers, float64 (k,), k equal; collective.
 
-        As private as the vectors are. NaN where a silo's number is not finite, or where a rank failed after
-        another had sent its numbers.
+        As private as the vectors are. What they were `made_from`, such as the stepped model whose metrics
+        they are, is compared first where this round did not begin with it: numbers that were made from
+        different vectors stay hidden, by ProtocolError. NaN where a silo's number is not finite, or where a rank failed
+        after another had sent its numbers.
         """
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -174,7 +175,9 @@ class PlainAggregator:
         total = total_of(self, index, read, empty, self._scalars)
         return replace(total, rows=rows) if self.spec.rows else total
 
-    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(
+        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
+    ) -> NDArray[np.float64]:
         """See `Aggregator`."""
         return self._group.step(lambda: self._group.comm.allreduce(values))
 

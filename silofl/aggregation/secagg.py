@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +27,7 @@ from silofl.aggregation.sum_terms import (
     ranges_digest,
     spec_digest,
     total_digest,
+    vectors_digest,
 )
 from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
@@ -34,6 +35,7 @@ from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
 from silofl.crypto.kdf import digest
 from silofl.crypto.secagg import SumInputs
+from silofl.errors import DataError
 from silofl.types import Contribution, Total, Vector
 from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
 
@@ -130,21 +132,19 @@ class SecAggSum:
         """Add up contributions of `total` samples in all; collective."""
         group = self.session.group
         keys = self._prefetcher.take()
-        self._small = SmallSums(self.session, keys)
-        ranges = self._agreed_ranges(keys, self._small, magnitudes, contribution.weight)
+        known = SumInputs(
+            keys.fingerprint(common.vectors),
+            digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms),
+            total_digest(total),
+        )
+        self._small = SmallSums(self.session, keys, known.digest)
+        ranges = self._agreed_ranges(keys, known, magnitudes, contribution.weight)
         rounding = self.wire.rounding(self.session.rules.prg, group.silo_id, round_number)
         share = self.spec.samples / total
         encoded = self.wire.encode(contribution, share, magnitudes, ranges, rounding)
 
         # Nothing leaves this silo but for the sum that it was told of: masks come off no other.
-        masks = keys.bind(
-            SumInputs(
-                keys.fingerprint(common.vectors),
-                digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms),
-                total_digest(total),
-                ranges_digest(ranges),
-            )
-        )
+        masks = keys.bind(replace(known, ranges=ranges_digest(ranges)))
 
         # Masked words to the ranks that serve slices, and their sums; then to all ranks: what rides along.
         # The same words again if a rank fails meanwhile, over the others.
@@ -166,19 +166,28 @@ class SecAggSum:
         return group.members, masked_total(group.comm, encoded.tail(), masks, self._size)
 
     def _agreed_ranges(
-        self, keys: SecAggRound, small: SmallSums, magnitudes: Magnitudes, weight: float
+        self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float
     ) -> Mapping[str, Ranges]:
         if self._range is not None:
             return self.wire.fixed_ranges(self._range)
         if not self.wire.ranged:
             return {}
-        total = small.total(lambda silos: self.wire.exponents(magnitudes, weight), repeatable=True)
+        assert self._small is not None, "made for this sum"
+        total = self._small.total(lambda silos: self.wire.exponents(magnitudes, weight), repeatable=True)
         assert total is not None, "a repeatable sum is repeated"
         keys.heard(*total)
-        return self.wire.ranges(total[0])
+        try:
+            return self.wire.ranges(total[0])
+        except DataError:  # or noise, because silos were given different models: then say so, by name
+            self.session.group.step(lambda: keys.state(self.session.group.comm, known))
+            raise
 
-    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Exact sums of a few numbers; NaN where a rank failed after another saw them."""
+    def sum_scalars(
+        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
+    ) -> NDArray[np.float64]:
+        """See `Aggregator`."""
+        if made_from and self._small is not None:
+            self._small.decided = vectors_digest(made_from)
         numbers = ExactNumbers(self.session.rules.bits, len(values))
         if self._small is None:
             total: tuple[Words, int] | None = secure_total(self.session, numbers.encoder(values))
@@ -250,9 +259,11 @@ class SecAgg:
         empty = opened.wire.empty
         return total_of(self, index, lambda block: opened.block(index, block.name), empty, scalars)
 
-    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(
+        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
+    ) -> NDArray[np.float64]:
         """See `Aggregator`."""
-        return self._sum.sum_scalars(values)
+        return self._sum.sum_scalars(values, made_from)
 
     def close(self) -> None:
         """Release the buffers; collective."""

@@ -40,7 +40,7 @@ class SecAggRound:
         self.members = silos
         self._masking = secagg.mask(shared, received, silos, length)
         self._heard = [self._masking.transcript]
-        self._small: dict[frozenset[int], MaskSet] = {}
+        self._small: dict[tuple[frozenset[int], bytes], MaskSet] = {}
 
     def fingerprint(self, vectors: Sequence[Vector]) -> bytes:
         """32 bytes that two silos have in common only if their vectors (k,), contiguous, are equal.
@@ -57,22 +57,28 @@ class SecAggRound:
         """Have the vote vouch for a small sum, or the tail, as this rank computed it."""
         self._heard.append(silos.to_bytes(8) + total.tobytes())
 
-    def signed(self, words: bytes, position: int) -> bytes:
+    def signed(self, words: bytes, position: int, decided: bytes) -> bytes:
         """Masked words of a small sum that no later vote vouches for, as they travel."""
-        return secagg.sign_words(self._masking, position, words)
+        return secagg.sign_words(self._masking, position, decided, words)
 
-    def checked(self, message: bytes, position: int, silo: int) -> bytes:
+    def checked(self, message: bytes, position: int, decided: bytes, silo: int) -> bytes:
         """The words in what a silo sent; ProtocolError, naming it, unless it `signed` them."""
-        return secagg.check_words(self._masking, silo, position, message)
+        return secagg.check_words(self._masking, silo, position, decided, message)
 
-    def small_masks(self, among: Collection[int]) -> MaskSet:
+    def state(self, comm: Communicator, inputs: SumInputs) -> None:
+        """Raise ProtocolError, naming a silo, where one has other inputs, without any vote; collective."""
+        own = secagg.state_inputs(self._masking, inputs)
+        secagg.check_inputs(self._masking, inputs, Inbox.of(comm.allgather_bytes(own), comm.members))
+
+    def small_masks(self, among: Collection[int], decided: bytes) -> MaskSet:
         """Masks of pairs alone, which cancel in a small sum over exactly the silos `among`.
 
         Each of their positions is used once. Nothing recovers such a sum: it is void when a silo is lost.
+        `decided` is a digest (32 bytes) of what the numbers were made from.
         """
-        chosen = frozenset(among)
+        chosen = frozenset(among), decided
         if chosen not in self._small:
-            self._small[chosen] = mask_set(secagg.small_keys(self._masking, chosen))
+            self._small[chosen] = mask_set(secagg.small_keys(self._masking, *chosen))
         return self._small[chosen]
 
     def open(self, comm: Communicator, survivors: Collection[int]) -> MaskSet:

@@ -112,8 +112,11 @@ class SecureAggregator:
     def __enter__(self) -> SecureAggregator:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if not (
+            isinstance(error, SiloflError) and error.rank is None
+        ):  # of this rank alone: nobody else closes
+            self.close()
 
     def _make(self, size: int, dtype: np.dtype[Any]) -> SecAggSum:
         vectors = (VectorSpec(NAME, size, weighting="uniform"),)

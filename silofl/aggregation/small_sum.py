@@ -29,6 +29,7 @@ def masked_total(
     masks: MaskSet,
     offset: int,
     signed_by: SecAggRound | None = None,
+    decided: bytes = b"",
 ) -> Words:
     """Sum over ranks of words plus masks, masks still on; collective.
 
@@ -38,6 +39,7 @@ def masked_total(
         masks: what hides them.
         offset: where the masks begin.
         signed_by: signs and checks each rank's words; None where a vote vouches for the sum.
+        decided: what they are signed for, beside their place.
 
     Raises:
         ProtocolError: a silo's words are too many, too few or not signed; it is named.
@@ -45,9 +47,9 @@ def masked_total(
     masked = words.copy()
     add_masks(masked, masks, offset=offset)
     sent = masked.tobytes()
-    messages = comm.allgather_bytes(sent if signed_by is None else signed_by.signed(sent, offset))
+    messages = comm.allgather_bytes(sent if signed_by is None else signed_by.signed(sent, offset, decided))
     rows = [
-        _row(message if signed_by is None else signed_by.checked(message, offset, silo), words, silo)
+        _row(message if signed_by is None else signed_by.checked(message, offset, decided, silo), words, silo)
         for message, silo in zip(messages, comm.members, strict=True)
     ]
     total: Words = np.add.reduce(rows, axis=0, dtype=words.dtype)
@@ -84,10 +86,16 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
 
 
 class SmallSums:
-    """Sums under the pair masks for small sums of one keyed round, at positions that are used once."""
+    """Sums under the pair masks for small sums of one keyed round, at positions that are used once.
 
-    def __init__(self, session: SecureSession, keys: SecAggRound) -> None:
+    Attributes:
+        decided: digest (32 bytes) of what the next sum's numbers are made from: equal on all silos, or the
+            sum stays noise.
+    """
+
+    def __init__(self, session: SecureSession, keys: SecAggRound, decided: bytes) -> None:
         self._session, self._keys, self._next = session, keys, 0
+        self.decided = decided
 
     def total(self, encode: Encode, *, repeatable: bool) -> tuple[Words, int] | None:
         """The sum over the silos that are left, and how many they are; collective.
@@ -122,9 +130,10 @@ class SmallSums:
                 sent = True
                 at = start + lost * width
                 signed_by = None if repeatable else keys
-                total = masked_total(comm, words, keys.small_masks(left), at, signed_by)
+                masks = keys.small_masks(left, self.decided)
+                total = masked_total(comm, words, masks, at, signed_by, self.decided)
                 known = len(left).to_bytes(8) + total.tobytes()
             seen = known
-            return np.frombuffer(known, words.dtype, offset=8), int.from_bytes(known[:8])
+            return _row(known[8:], words, group.members[0]), int.from_bytes(known[:8])
 
         return group.step(reduce)

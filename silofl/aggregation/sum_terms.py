@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,11 @@ def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic:
 def total_digest(total: float) -> bytes:
     """32 bytes of what sample counts are divided by."""
     return digest("total of sample counts", struct.pack(">d", total))
+
+
+def vectors_digest(vectors: Sequence[Vector]) -> bytes:
+    """32 bytes of contiguous vectors (k,): SHA-256, for keys of this round were known when they were made."""
+    return digest("made from", *(hashlib.sha256(vector.data).digest() for vector in vectors))
 
 
 def ranges_digest(ranges: Mapping[str, Ranges]) -> bytes:

@@ -15,7 +15,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
 from silofl.transforms.base import Slice, Transform
-from silofl.types import Contribution, Total
+from silofl.types import Contribution, Total, Vector
 
 
 class ReleaseGate(Protocol):
@@ -157,9 +157,11 @@ class TransformedSum:
         """See `Aggregator`."""
         self._inner.prepare()
 
-    def sum_scalars(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_scalars(
+        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
+    ) -> NDArray[np.float64]:
         """See `Aggregator`; without noise."""
-        return self._inner.sum_scalars(values)
+        return self._inner.sum_scalars(values, made_from)
 
     def close(self) -> None:
         """See `Aggregator`."""

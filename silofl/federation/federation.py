@@ -103,7 +103,9 @@ class Federation:
     def _terms(self) -> bytes:
         """What decides contributions besides the shared vectors; the same on every silo."""
         terms = {} if self.privacy is None else self.privacy.terms()
-        return json.dumps([type(self.context.strategy).__name__, terms]).encode()
+        return json.dumps(
+            [type(self.context.strategy).__name__, self.context.membership.resync, terms]
+        ).encode()
 
     def server_step(self, fitted: Fitted) -> None:
         """Step the shared vectors; the update's memory is written over. Collective."""

@@ -10,6 +10,7 @@ from silofl.aggregation.base import Aggregator
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.federation.stateful import Json, Part, State
+from silofl.types import Vector
 
 Metrics = dict[str, float]
 
@@ -23,8 +24,10 @@ class FederationMeans(Part):
         self._names: list[str] = []
         self._agreed = False
 
-    def __call__(self, group: ElasticGroup, aggregator: Aggregator, metrics: Metrics, count: int) -> Metrics:
-        """Means over the held-out samples of all silos that are there; collective.
+    def __call__(
+        self, group: ElasticGroup, aggregator: Aggregator, metrics: Metrics, count: int, model: Vector
+    ) -> Metrics:
+        """Means over the held-out samples of all silos that are there, of one `model` (d,); collective.
 
         A silo without samples (count 0) brings nothing; a metric that only some silos report is averaged
         over those. Nothing where a silo failed while they were added up.
@@ -36,7 +39,7 @@ class FederationMeans(Part):
         if not self._names:
             return {}
         own = [(metrics[name] * count, count) if name in metrics else (0.0, 0) for name in self._names]
-        totals = aggregator.sum_scalars(np.array(own, np.float64).reshape(-1)).reshape(-1, 2)
+        totals = aggregator.sum_scalars(np.array(own, np.float64).reshape(-1), (model,)).reshape(-1, 2)
         means = {name: float(s / c) for name, (s, c) in zip(self._names, totals, strict=True) if c}
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 

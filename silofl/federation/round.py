@@ -73,7 +73,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
             group.comm.mark("evaluate")
             means, count = federation.silo.evaluate(federation.values)
             result.own |= means
-            result.means = federation.context.means(group, aggregator, means, count)
+            result.means = federation.context.means(group, aggregator, means, count, federation.values)
     return result
 
 

@@ -12,6 +12,15 @@ from silofl.privacy.accountant import Method, check, epsilon
 from silofl.privacy.releases import Release, parse_release
 
 
+def _rounded(spent: Mapping[Release, int]) -> Counter[tuple[object, ...]]:
+    """Counts of releases whose numbers are equal but for the last bits, in which processors differ."""
+    counts = Counter[tuple[object, ...]]()
+    for release, count in spent.items():
+        numbers = asdict(release).values()
+        counts[tuple(f"{one:.6g}" if isinstance(one, float) else one for one in numbers)] += count
+    return counts
+
+
 class Ledger:
     """How often each silo's data took part in each kind of release; equal to another with the same counts.
 
@@ -36,8 +45,8 @@ class Ledger:
 
     def forgets(self, other: Ledger, silo: int) -> bool:
         """Whether `other` has more releases of this silo's data than this ledger."""
-        here = self.spent_by(silo)
-        return any(here.get(release, 0) < count for release, count in other.spent_by(silo).items())
+        here, there = _rounded(self.spent_by(silo)), _rounded(other.spent_by(silo))
+        return any(here[release] < count for release, count in there.items())
 
     def epsilon_per_silo(self, delta: float, method: Method) -> dict[int, float]:
         """Epsilon of each silo's records (or of the silo) at `delta`, for the silos that took part in any."""

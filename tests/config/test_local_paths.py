@@ -48,6 +48,7 @@ def test_a_run_of_silos_with_one_configuration(tmp_path: Path) -> None:
         identity = Identity.generate()
         identity.save(tmp_path / f"{silo}/key.pem", b"%d" % silo)
         (tmp_path / f"{silo}/passphrase").write_text(f"{silo}\n")
+        (tmp_path / f"{silo}/passphrase").chmod(0o600)
         known.append(Institution(f"institution {silo}", identity.public))
     for silo in range(3):
         (tmp_path / f"{silo}/roster.toml").write_text(Roster(tuple(known)).dumps())

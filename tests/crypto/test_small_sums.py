@@ -9,7 +9,7 @@ from silofl.crypto.agreement import KeyPair
 from silofl.crypto.secagg import bind, small_keys
 from silofl.crypto.secagg.channels import Channels
 from silofl.errors import ProtocolError, ThresholdError
-from tests.crypto.harness import INPUTS, Network, make_round, random_vectors, repeatable
+from tests.crypto.harness import HEARD, INPUTS, Network, make_round, random_vectors, repeatable
 from tests.crypto.insiders import SPARSE, network_at, refused
 from tests.crypto.naive import DTYPES, mask_words
 
@@ -17,7 +17,7 @@ LENGTH = 40
 
 
 def hidden(network, silo, among):
-    masks = small_keys(network.stages[silo], among)
+    masks = small_keys(network.stages[silo], among, HEARD)
     return network.vectors[silo] + mask_words(masks, 16, LENGTH)
 
 
@@ -50,12 +50,12 @@ def test_small_masks_cancel_over_their_silos_only(n, among, rules):
 def test_small_masks_outlive_an_opened_mask_key():
     """All that a reveal opens of a lost silo is its mask key: it gives none of the small sums' keys."""
     network = masking_round(4, {3: "mask"})
-    keys = set(small_keys(network.stages[0], range(4)).expose())
+    keys = set(small_keys(network.stages[0], range(4), HEARD).expose())
     lost = network.stages[3].party
     opened = dataclasses.replace(lost, seal_pair=KeyPair(lost.mask_pair.private))
     channels = Channels(opened, network.stages[0].participants)
-    assert Channels(lost, network.stages[0].participants).small_key(0).expose() in keys
-    assert channels.small_key(0).expose() not in keys
+    assert Channels(lost, network.stages[0].participants).small_key(0, HEARD).expose() in keys
+    assert channels.small_key(0, HEARD).expose() not in keys
     vector_keys = bind(network.stages[0], INPUTS)
     assert not keys & set(vector_keys.expose())
 
@@ -66,7 +66,7 @@ def test_each_pair_of_silos_agrees_once(monkeypatch):
     monkeypatch.setattr(KeyPair, "agree", lambda *args, **named: calls.append(1) or agreed(*args, **named))
     network = masking_round(4)
     for k in range(4):
-        small_keys(network.stages[k], range(4))
+        small_keys(network.stages[k], range(4), HEARD)
     assert len(calls) == 2 * 4 * 3
 
 
@@ -74,15 +74,15 @@ def test_improper_small_sums_are_refused():
     network = network_at("agree", dies={4: "share"})
     stage = network.stages[0]
     with pytest.raises(ProtocolError, match="silo 0 is not among the silos"):
-        small_keys(stage, (1, 2, 3))
+        small_keys(stage, (1, 2, 3), HEARD)
     with refused(4, "in which it shared nothing"):
-        small_keys(stage, range(5))
+        small_keys(stage, range(5), HEARD)
     with pytest.raises(ThresholdError, match="needs 3 silos and 2 are in a small sum"):
-        small_keys(stage, (0, 1))
+        small_keys(stage, (0, 1), HEARD)
     sparse = masking_round(20, bounds=SPARSE)
     participants = sparse.stages[0].participants
     lost = sorted(participants.neighbours[0])[: len(participants.holders[0]) - participants.threshold + 1]
     left = [k for k in range(20) if k not in lost]
     assert len(left) >= sparse.context.minimum
     with pytest.raises(ThresholdError, match=r"hold shares of silo \d+"):
-        small_keys(sparse.stages[0], left)
+        small_keys(sparse.stages[0], left, HEARD)

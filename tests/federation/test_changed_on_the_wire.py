@@ -15,7 +15,7 @@ import torch
 
 from silofl import config as configuration
 from silofl.aggregation.additive import Additive
-from silofl.aggregation.ranges import LEVEL, LEVELS, LOWEST
+from silofl.aggregation.ranges import LEVEL, LEVELS, LOWEST, decode_ranges
 from silofl.aggregation.secagg import SecAgg
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
@@ -125,7 +125,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("change", "secure", "word"),
     [
-        (a_range, {}, "ranges"),
+        (a_range, {}, "were given different "),  # ranges, or words where two silos were told as large ones
         (a_total, {}, "small sum"),
         (a_total, {"range": 1.0}, "small sum"),
         (a_tail, {}, "words of the small sums"),
@@ -144,7 +144,7 @@ def test_what_decides_a_sum_is_refused_by_name(
     monkeypatch.setattr(ThreadCommunicator, "allgather_bytes", tampered)
     ends = federate(identities, bits=32, **secure)
     assert all(isinstance(end, ProtocolError) for end in ends), ends
-    assert all(word in str(end) and "silo" in str(end) for end in ends)
+    assert all(word in str(end) and "silo" in str(end) for end in ends), ends
     assert not opened
 
 
@@ -181,7 +181,7 @@ def test_another_model_for_all_but_one_is_refused_by_name(
     monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
     ends = federate(identities, protocol=protocol)
     assert all(isinstance(end, ProtocolError) for end in ends)
-    assert all("different global model" in str(end) for end in ends)
+    assert all("different global model" in str(end) or "given another model" in str(end) for end in ends)
     assert sorted(opened) == list(range(SILOS))  # of the first round, once each
 
 
@@ -202,4 +202,55 @@ def test_additive_refuses_another_range(
     monkeypatch.setattr(ThreadCommunicator, "broadcast_bytes", tampered)
     ends = federate(identities, protocol="additive")
     assert all(isinstance(end, ProtocolError) and "different ranges" in str(end) for end in ends)
+    assert not opened
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "additive"])
+def test_another_model_after_the_last_step_shows_no_metric(
+    identities: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """The others' losses on a model of zeros are known beforehand: the sum would be the target's loss."""
+    honest, calls = ThreadCommunicator.allgather, [0] * SILOS
+
+    def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
+        honest(self, send, receive, counts)
+        if caller("step") and caller("server_step") and self.members[self.rank] != TARGET:
+            calls[self.rank] += 1
+            receive[:] = 0
+
+    monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
+    seen: list[Any] = []
+    for kind in (SecAgg, Additive):
+        sums = kind.sum_scalars
+
+        def read(self: Any, *given: Any, sums: Any = sums) -> Any:
+            found = sums(self, *given)
+            seen.append(found)
+            return found
+
+        monkeypatch.setattr(kind, "sum_scalars", read)
+    ends = federate(identities, protocol=protocol)
+    assert all(isinstance(end, ProtocolError) for end in ends), ends
+    assert not seen
+
+
+def test_the_ranges_of_another_model_stay_hidden(
+    identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int]
+) -> None:
+    """Exponents of gradients tell of the model that they were measured on: they come out as noise."""
+    honest, decoded = ThreadCommunicator.allgather, []
+    monkeypatch.setattr(
+        "silofl.aggregation.wire_format.decode_ranges",
+        lambda sums, names, decode=decode_ranges: decoded.append(decode(sums, names)) or decoded[-1],
+    )
+
+    def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
+        honest(self, send, receive, counts)
+        if caller("_distribute") and self.members[self.rank] != TARGET:
+            receive[:] = 0.5
+
+    monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
+    ends = federate(identities)
+    assert all("different global model" in str(end) for end in ends), ends
+    assert not decoded
     assert not opened

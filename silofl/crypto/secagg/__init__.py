@@ -8,6 +8,7 @@ the keystreams that are left in the sum. After `mask`, `small_keys` gives masks 
 from silofl.crypto.secagg.inputs import SumInputs
 from silofl.crypto.secagg.rules import Round, Rules
 from silofl.crypto.secagg.small_sums import check_words, sign_words, small_keys
+from silofl.crypto.secagg.statement import check_inputs, state_inputs
 from silofl.crypto.secagg.step1_advertise import Advertised, advertise
 from silofl.crypto.secagg.step2_share import Shared, share
 from silofl.crypto.secagg.step3_mask import Masking, bind, mask
@@ -27,11 +28,13 @@ __all__ = [
     "advertise",
     "agree",
     "bind",
+    "check_inputs",
     "check_words",
     "mask",
     "reveal",
     "share",
     "sign_words",
     "small_keys",
+    "state_inputs",
     "unmask",
 ]

@@ -6,6 +6,7 @@ opened. Each pair's X25519 secret is agreed on once.
 
 from __future__ import annotations
 
+from silofl.crypto.kdf import digest
 from silofl.crypto.masks import mask_key
 from silofl.crypto.sealing import sealing_key
 from silofl.crypto.secagg.participants import Participants
@@ -32,10 +33,13 @@ class Channels(Unpicklable):
         salt = self._participants.digest
         return sealing_key(secret, context.session, context.number, sender, receiver, salt=salt)
 
-    def small_key(self, peer: int) -> Secret:
-        """The key of the masks that hide small sums between this silo and `peer`, the same on both sides."""
+    def small_key(self, peer: int, decided: bytes) -> Secret:
+        """The key of the masks that hide small sums between this silo and `peer`, the same on both sides.
+
+        If both know the same of what decides these sums: `decided` is a digest (32 bytes) of it.
+        """
         context, pair = self._party.context, sorted((self._party.me, peer))
-        prg, salt = context.rules.prg, self._participants.digest
+        prg, salt = context.rules.prg, digest("small masks", self._participants.digest, decided)
         return mask_key(
             prg, self._secret(peer), "small sum mask", context.session, context.number, *pair, salt=salt
         )

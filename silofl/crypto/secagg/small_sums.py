@@ -12,13 +12,16 @@ from silofl.crypto.secagg.step3_mask import Masking, pair_sign
 from silofl.errors import ProtocolError
 
 
-def small_keys(stage: Masking, among: Collection[int]) -> MaskKeys:
+def small_keys(stage: Masking, among: Collection[int], decided: bytes) -> MaskKeys:
     """This silo's masks with its neighbours in `among`; they cancel in a sum over exactly these silos.
 
     Any number of sums may be hidden by them, each at positions of its own: words at a position used twice
     would show their difference. Nothing opens these masks, so a sum in which a silo is missing is void; the
     caller takes it again over the survivors, at new positions. The sum over fewer silos, next to one
     that was complete, shows the lost silo's words.
+
+    `decided` is a digest (32 bytes) of what the numbers were made from: silos that were given different
+    models have masks that do not cancel.
 
     ProtocolError when this silo is not in `among`, or names one that did not share; ThresholdError when
     `among` are too few.
@@ -37,29 +40,30 @@ def small_keys(stage: Masking, among: Collection[int]) -> MaskKeys:
     peers = sorted(stage.participants.neighbours[me] & chosen)
     return mask_keys(
         stage.party.context.rules.prg,
-        [(stage.channels.small_key(peer), pair_sign(me, peer)) for peer in peers],
+        [(stage.channels.small_key(peer, decided), pair_sign(me, peer)) for peer in peers],
     )
 
 
-def sign_words(stage: Masking, position: int, words: bytes) -> bytes:
+def sign_words(stage: Masking, position: int, decided: bytes, words: bytes) -> bytes:
     """Masked words of a small sum as they travel where no later vote vouches for the sum."""
-    return words + stage.party.identity.sign(_signed(stage, stage.me, position) + words)
+    return words + stage.party.identity.sign(_signed(stage, stage.me, position, decided) + words)
 
 
-def check_words(stage: Masking, silo: int, position: int, message: bytes) -> bytes:
+def check_words(stage: Masking, silo: int, position: int, decided: bytes, message: bytes) -> bytes:
     """The masked words in what `silo` sent; ProtocolError, naming it, unless it signed them for here."""
     words, signature = message[:-SIGNATURE_BYTES], message[-SIGNATURE_BYTES:]
-    if not stage.party.context.roster.verify(silo, signature, _signed(stage, silo, position) + words):
+    if not stage.party.context.roster.verify(
+        silo, signature, _signed(stage, silo, position, decided) + words
+    ):
         raise ProtocolError(
             f"silo {silo}'s words of a small sum are refused: its signature is not that of the silo in the "
-            "roster",
+            "roster, or it was given another model than this silo",
             sender=silo,
         )
     return words
 
 
-def _signed(stage: Masking, silo: int, position: int) -> bytes:
+def _signed(stage: Masking, silo: int, position: int, decided: bytes) -> bytes:
     context = stage.party.context
-    return (
-        b"silofl/2 small sum\0" + pack_header(0, context.session, context.number, silo) + position.to_bytes(8)
-    )
+    header = pack_header(0, context.session, context.number, silo)
+    return b"silofl/2 small sum\0" + header + position.to_bytes(8) + decided

@@ -2,8 +2,8 @@
 
 y_i = x_i + PRG(b_i) + sum over neighbours j > i of PRG(s_ij) - sum over neighbours j < i of PRG(s_ij).
 
-Both keys depend on what decides the sum: where two silos were given other ranges, weights or models, their
-masks do not cancel and the self mask of neither comes off, whatever votes are kept from whom.
+Both keys depend on what decides the sum: where two silos were given other ranges, weights or models, the
+masks between them do not cancel, whatever votes are kept from whom.
 """
 
 from __future__ import annotations

@@ -73,5 +73,6 @@ class ClipNorm:
             return None
         within = min(max(total / silos / COUNT_UNIT + 0.5, 0.0), 1.0)
         norm = self.value * math.exp(-RATE * (within - self._quantile))
-        self.value = min(max(norm, self._first / MOST_STRETCH), self._first * MOST_STRETCH)
+        norm = min(max(norm, self._first / MOST_STRETCH), self._first * MOST_STRETCH)
+        self.value = float(f"{norm:.9g}")  # the last bits of exp() differ between libraries
         return int(np.rint(silos))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from silofl.errors import ProtocolError
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
+from silofl.federation.privacy.guarantee import LAST_BITS
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.silo import Fitted, RoundStart, Silo
@@ -231,14 +233,16 @@ class PrivacyEngine:
         parameters = PrivacyParameters(**own["parameters"])
         if self.budget.ledger.forgets(Ledger.from_json(own["ledger"]), self._group.silo_id):
             return "ledger, with less spent of this silo's data,"
-        if self._multiplier < parameters.noise_multiplier:
+        if self._multiplier * (1 + LAST_BITS) < parameters.noise_multiplier:
             return "noise multiplier"
-        return "clipping norm" if self._norm.value != parameters.clip_norm else ""
+        norms = (self._norm.value, parameters.clip_norm)
+        return "" if math.isclose(*norms, rel_tol=LAST_BITS) else "clipping norm"
 
     def _share(self, state: dict[str, Any]) -> None:
         """Take up all of another silo's `state()` but what is that silo's own."""
         parameters = PrivacyParameters(**state["parameters"])
         self._multiplier, self._norm.value = parameters.noise_multiplier, parameters.clip_norm
+        self._told = True
         self.budget.restore(state["ledger"])
 
     def rejoin_state(self) -> dict[str, Any]:
@@ -248,5 +252,4 @@ class PrivacyEngine:
     def come_back(self, rejoin_state: dict[str, Any]) -> None:
         """Go on with the others' `rejoin_state()`, and with noise that this silo never had before."""
         self._share(rejoin_state)
-        self._told = True
         self.budget.come_back(rejoin_state["budget"])
