@@ -90,8 +90,8 @@ class Aggregator(Protocol):
 
         As private as the vectors are. What they were `made_from`, such as the stepped model whose metrics
         they are, is compared first where this round did not begin with it: numbers that were made from
-        different vectors stay hidden, by ProtocolError. NaN where a silo's number is not finite, or where a rank failed
-        after another had sent its numbers.
+        different vectors stay hidden, by ProtocolError. NaN where a silo's number is not finite, or where a
+        rank failed after another had sent its numbers.
         """
 
     def close(self) -> None:
