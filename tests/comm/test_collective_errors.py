@@ -123,3 +123,29 @@ def test_system_exit_passes_through():
 
     with pytest.raises(SystemExit):
         run_in_threads(2, body)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"value": 1, "error": null}',
+        b'{"error": {"kind": "os", "text": "x", "sender": null}}',
+        b'{"error": {"kind": "annotations", "text": "x", "sender": null}}',
+        b'{"error": {"kind": "DataError", "text": 3, "sender": null}}',
+        b'{"error": {"kind": "DataError", "text": "x", "sender": "y"}}',
+    ],
+    ids=lambda message: message[:20].decode(errors="replace"),
+)
+def test_what_no_rank_sends_is_refused_naming_the_rank(message):
+    def body(comm):
+        if comm.rank == 1:
+            comm.allgather_bytes(message)
+        else:
+            allgather_object(comm, {"x": 1})
+
+    sentence = f"rank 1 sent {len(message)} bytes that are no message"
+    assert raised_on(3, body) == [(ProtocolError, sentence, 0), None, (ProtocolError, sentence, 0)]

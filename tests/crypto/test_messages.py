@@ -7,10 +7,20 @@ import pytest
 from silofl.crypto.masks import PRG_KEY_BYTES, MaskKeys, mask_key
 from silofl.crypto.sealing import associated_data, seal, sealing_key, unseal
 from silofl.crypto.secagg.inputs import SumInputs
-from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Advert, Deal, Reveal, SeedDeal, Vote
+from silofl.crypto.secagg.messages import (
+    KEY_SHARE,
+    SEED_SHARE,
+    Advert,
+    Deal,
+    Reveal,
+    SeedDeal,
+    Statement,
+    Vote,
+    receive_signed,
+)
 from silofl.crypto.secret import Secret
 from silofl.errors import ProtocolError
-from tests.crypto.harness import INPUTS
+from tests.crypto.harness import INPUTS, make_round
 
 HEAD = (bytes(range(16)), 7, 3)
 MESSAGES = [
@@ -21,6 +31,7 @@ MESSAGES = [
     Vote(*HEAD, b"\3" * 32, 8, 0, frozenset(), SumInputs(), bytes(32)),
     Reveal(*HEAD, b"\4" * 32, ((0, SEED_SHARE, Secret(b"x" * 66)), (1, KEY_SHARE, Secret(b"y" * 66)))),
     SeedDeal(*HEAD, b"\5" * 32, frozenset({1, 2})),
+    Statement(*HEAD, b"\7" * 32, INPUTS, b"\6" * 32),
 ]
 
 
@@ -111,3 +122,23 @@ def test_every_box_knows_its_context():
     for length in range(len(box)):
         with pytest.raises(ProtocolError, match=r"cut short|do not open"):
             unseal(key, box[:length], associated_data(*base, b"public"), sender=2)
+
+
+def test_a_set_of_more_silos_than_there_can_be_is_refused_unread():
+    vote = Vote(*HEAD, b"\3" * 32, 16, 7, frozenset({0}), INPUTS, b"\6" * 32).encode()
+    place = vote.index(b"\0\1\1", 33 + 32 + 9)
+    huge = vote[:place] + struct.pack(">H", 65535) + b"\xff" * 65535 + vote[place + 3 :]
+    with pytest.raises(ProtocolError, match="its set has 65535 bytes, of 65536 silos at most"):
+        Vote.decode(huge, 3)
+
+
+def test_a_message_that_nobody_signed_is_not_read(monkeypatch):
+    context = make_round(4)
+    vote = Vote(context.session, context.number, 1, b"\3" * 32, 16, 7, frozenset({0}), INPUTS, b"\6" * 32)
+
+    def read(*given):
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(Vote, "_read", read)
+    with pytest.raises(ProtocolError, match="its signature is not that of the silo in the roster"):
+        receive_signed(Vote, vote.encode() + bytes(64), context, 1)
