@@ -204,6 +204,7 @@ class PrivacyEngine:
         every = self._group.step(lambda: allgather_object(self._group.comm, mine))
         self._share(next(state for state in every if state is not None))
         self._refuse_less_than(mine)
+        self._told = self._privacy.target_epsilon is None  # which `refuse_longer` holds the multiplier to
         wrapped = self.wrap(self._inner, self._spec, self._silos)
         guarantee.refuse_longer(self._plan, self._multiplier)
         return wrapped
