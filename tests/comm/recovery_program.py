@@ -125,9 +125,10 @@ def rejoins(comm, shutdown):
     if spawn_info is not None:
         merged = joined(comm, spawn_info)
         group = ElasticGroup(merged)
-        group.adopt(merged, 1)
+        group.adopt(merged, 2)
     else:
-        group, places = ElasticGroup(comm), places_of(comm)
+        group = ElasticGroup(comm)
+        places = group.step(lambda: places_of(comm))
         group.step(lambda: die(group, 0, 2))
         merged, refusal = judged(group.comm, (0, 2), places, 30)
         assert refusal == ""
@@ -150,7 +151,8 @@ def does_not_rejoin(comm, shutdown):
     if spawn_info is not None:
         time.sleep(2)
         return
-    group, places = ElasticGroup(comm), places_of(comm)
+    group = ElasticGroup(comm)
+    places = group.step(lambda: places_of(comm))
     group.step(lambda: die(group, 2))
     merged, refusal = judged(group.comm, (2,), places, 0.5)
     print_line(f"rank {group.silo_id} {merged}{refusal} {group.step(lambda: total(group))}")
@@ -165,7 +167,8 @@ def is_refused(comm, shutdown):
         except MismatchError as error:
             print_line(f"rank {spawn_info.number} hears: {error}")
         os.kill(os.getpid(), signal.SIGKILL)
-    group, places = ElasticGroup(comm), places_of(comm)
+    group = ElasticGroup(comm)
+    places = group.step(lambda: places_of(comm))
     group.step(lambda: die(group, 2))
     merged, refusal = judged(group.comm, (2,), places, 30, refuser=1)
     print_line(f"rank {group.silo_id} {merged} {refusal} {group.step(lambda: total(group))}")

@@ -49,7 +49,7 @@ def test_a_failure_ends_waits_of_other_threads_and_keeps_shared_memory(run):
 
 
 def test_ranks_respawned_from_a_cold_start_rejoin(tmp_path):
-    expected = [f"rank {rank} of (0, 1, 2, 3, 4) 10 3" for rank in range(5)]
+    expected = [f"rank {rank} of (0, 1, 2, 3, 4) 10 4" for rank in range(5)]
     assert run_program(sys.executable, "rejoins", 5, tmp_path) == expected
 
 
