@@ -91,7 +91,7 @@ class SecAggProtocol:
 
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """See `SumProtocol`."""
-        return None
+        return _unfit_threshold(secure, ranks)
 
     def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
         """See `SumProtocol`."""
@@ -122,7 +122,7 @@ class AdditiveProtocol:
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """See `SumProtocol`."""
         if secure.committee <= ranks:
-            return None
+            return _unfit_threshold(secure, ranks)
         return f"secure.committee = {secure.committee} is more than the {ranks} silos there are"
 
     def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
@@ -134,6 +134,13 @@ class AdditiveProtocol:
                 session, spec, committee=secure.committee, value_range=secure.range, stochastic=stochastic
             )
         )
+
+
+def _unfit_threshold(secure: SecureConfig, ranks: int) -> str | None:
+    """Why so many ranks cannot have the configured threshold; None if they can."""
+    if secure.threshold is None or ranks // 2 < secure.threshold <= ranks:
+        return None
+    return f"secure.threshold = {secure.threshold} must be more than half of {ranks} silos, at most all"
 
 
 PROTOCOLS: Mapping[str, SumProtocol] = {

@@ -57,7 +57,9 @@ def train(
         SiloflError: any other failure, the same on every rank.
     """
     stop = StopRequest() if stop is None else stop
-    group = ElasticGroup(comm, stop_reason=stop_reason(config, comm.size))
+    with raise_on_all_ranks(comm):
+        reason = stop_reason(config, comm.size)
+    group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     if not resume:
         refuse_idle_faults(config, comm.size)
