@@ -35,7 +35,8 @@ def _stop_requested_within(seconds: float) -> bool:
     requested = threading.Event()
     before = {number: signal.signal(number, lambda *_: requested.set()) for number in FORWARDED_SIGNALS}
     try:
-        return requested.wait(seconds)
+        # Python handles a signal only when the wait is over if it came as the wait began.
+        return requested.wait(seconds) or requested.is_set()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
