@@ -142,7 +142,8 @@ class Rendezvous:
                     f"rank {rank} calls {_name(what)} where another rank calls {_name(collective.what)}"
                 )
             collective.payloads[rank] = payload
-            changed.notify_all()
+            if len(collective.payloads) == len(self._entered):  # nobody waits for less
+                changed.notify_all()
             return collective
 
 
