@@ -36,7 +36,7 @@ def quantize(
     rounding: Stream | None,
 ) -> tuple[int, int]:
     """See `silofl_kernels.quantize`; how many values were out of bounds, and how many not finite."""
-    return _run(x, out, segments, first, rounding, None, None, (_NO_KEYS, 0), first)
+    return _run(x, out, segments, first, rounding, _NO_ERROR, None, (_NO_KEYS, 0), first)
 
 
 def quantize_and_mask(
@@ -50,8 +50,7 @@ def quantize_and_mask(
     offset: int,
 ) -> tuple[int, int]:
     """See `silofl_kernels.quantize_and_mask`; how many values were out of bounds, and how many not finite."""
-    kind = family(masks.prg) if len(masks) else None
-    return _run(x, out, segments, first, rounding, error, kind, masks.prepared, offset)
+    return _run(x, out, segments, first, rounding, error, family(masks.prg), masks.prepared, offset)
 
 
 def _run(
@@ -60,21 +59,18 @@ def _run(
     segments: Segments,
     first: int,
     rounding: Stream | None,
-    error: NDArray[np.float64] | None,
+    error: NDArray[np.float64],
     kind: Family | None,
     prepared: tuple[NDArray[np.uint64], int],
     offset: int,
 ) -> tuple[int, int]:
     noise_kind = family(rounding.prg) if rounding is not None else None
     used = kind or noise_kind
-    code = _quantize_kernel(
-        Variant(dtype_name(x.dtype), ring_bits(out), noise_kind, kind, error is not None),
-        features.path(used) if used else "",
-    )
+    variant = Variant(dtype_name(x.dtype), ring_bits(out), noise_kind, kind)
+    code = _quantize_kernel(variant, features.path(used) if used else "")
     outside, nonfinite = code(
         x, out, segments.ends, segments.scales, segments.limits, first,
-        rounding.prepared if rounding is not None else _NO_KEYS, *prepared, offset,
-        _NO_ERROR if error is None else error,
+        rounding.prepared if rounding is not None else _NO_KEYS, *prepared, offset, error,
     )  # fmt: skip
     return outside, nonfinite
 

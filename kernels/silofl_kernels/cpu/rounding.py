@@ -173,11 +173,11 @@ class Rounding:
         return integers if self.word == self.whole else self.builder.trunc(integers, self.word)
 
 
-def make_round_one(*, noisy: bool, single: bool, label: str) -> Kernel:
+def make_round_one(*, noisy: bool, single: bool) -> Kernel:
     """Helper (product, draw) -> rounded value: the arithmetic of `make_round_lanes` on one value."""
     if not noisy:
-        return device(_nearest, label)
-    return device(_stochastic_single if single else _stochastic_double, label)
+        return _nearest_one
+    return _single_one if single else _double_one
 
 
 def _nearest(product: Any, draw: Any) -> Any:
@@ -193,3 +193,8 @@ def _stochastic_single(product: Any, draw: Any) -> Any:
 def _stochastic_double(product: Any, draw: Any) -> Any:
     floor = np.floor(product)
     return floor + 1.0 if np.float64(draw) * 2.0**-32 < product - floor else floor
+
+
+_nearest_one, _single_one, _double_one = (
+    device(function, "one") for function in (_nearest, _stochastic_single, _stochastic_double)
+)

@@ -7,6 +7,7 @@ read the output while it is written, as in memory that ranks share.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,9 +40,28 @@ class Variant(NamedTuple):
     noisy: Family | None
     """Cipher that decides stochastic rounding; None rounds to nearest."""
     masked: Family | None
-    """Cipher of the masks."""
+    """Cipher of the masks; under masks the error is summed up, too."""
+
+    @property
+    def rounds(self) -> Rounds:
+        """What is left of it where no cipher matters."""
+        return Rounds(self.x, self.bits, self.noisy is not None, self.masked is not None)
+
+    @property
+    def label(self) -> str:
+        """Tells variants apart."""
+        rounding = streams.steps(self.noisy, 32).name if self.noisy else "nearest"
+        masks = streams.steps(self.masked, self.bits).name if self.masked else "plain"
+        return f"{self.x}_{self.bits}_{rounding}_{masks}"
+
+
+class Rounds(NamedTuple):
+    """What rounding is compiled for; variants that differ in ciphers alone share its code."""
+
+    x: str
+    bits: int
+    noisy: bool
     measured: bool
-    """Whether the error is summed up."""
 
     @property
     def single(self) -> bool:
@@ -49,11 +69,15 @@ class Variant(NamedTuple):
         return self.x == "float32" and self.bits <= 16
 
     @property
+    def real(self) -> Any:
+        """Type of the product."""
+        return np.float32 if self.single else np.float64
+
+    @property
     def label(self) -> str:
-        """Tells variants apart."""
-        rounding = streams.steps(self.noisy, 32).name if self.noisy else "nearest"
-        masks = streams.steps(self.masked, self.bits).name if self.masked else "plain"
-        return f"{self.x}_{self.bits}_{rounding}_{masks}_{'measured' if self.measured else 'quick'}"
+        """Tells them apart."""
+        rounding, error = "drawn" if self.noisy else "nearest", "measured" if self.measured else "quick"
+        return f"{self.x}_{self.bits}_{rounding}_{error}"
 
 
 class TileCode(NamedTuple):
@@ -73,20 +97,16 @@ class TileCode(NamedTuple):
 
 def make_tile(variant: Variant) -> TileCode:
     """The code of `variant`."""
-    label = variant.label
-    real = np.float32 if variant.single else np.float64
+    label, rounds = variant.label, variant.rounds
     if variant.noisy is None:
         draw = device(_draw_nothing, "nearest")
     else:
         draw = _make_draw(streams.steps(variant.noisy, 32))
-    helpers = device(_enter, "run"), _make_close(variant, real)
-    runs = _make_runs(variant, real, *helpers)
     if variant.masked is None:
-        return TileCode(label, real, draw, _plain_tile(runs, label))
+        return TileCode(label, rounds.real, draw, _plain_tile(_make_runs(rounds), label))
     code = streams.steps(variant.masked, variant.bits)
-    if code.vector is None:
-        return TileCode(label, real, draw, _two_pass_tile(runs, code.masks, label))
-    return TileCode(label, real, draw, _register_tile(variant, runs, code, real, *helpers))
+    make = _two_pass_tile if code.vector is None else _register_tile
+    return TileCode(label, rounds.real, draw, make(rounds, code, label))
 
 
 def _make_draw(code: streams.Steps) -> Kernel:
@@ -115,8 +135,9 @@ def _plain_tile(runs: Kernel, label: str) -> Kernel:
     return device(plain_tile, label)
 
 
-def _two_pass_tile(runs: Kernel, onto: Kernel, label: str) -> Kernel:
+def _two_pass_tile(rounds: Rounds, code: streams.Steps, label: str) -> Kernel:
     """Rounds a tile, then puts the masks on in a second pass over the first-level cache."""
+    runs, onto = _make_runs(rounds), code.masks
 
     def two_pass_tile(
         x: Any, out: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any, draws: Any,
@@ -131,13 +152,11 @@ def _two_pass_tile(runs: Kernel, onto: Kernel, label: str) -> Kernel:
     return device(two_pass_tile, label)
 
 
-def _register_tile(
-    variant: Variant, runs: Kernel, code: streams.Steps, real: Any, enter: Kernel, close: Kernel
-) -> Kernel:
+def _register_tile(rounds: Rounds, code: streams.Steps, label: str) -> Kernel:
     """Rounds and masks whole steps of the cipher in registers."""
     assert code.vector is not None
-    measured, label, per_step, blocks = variant.measured, variant.label, code.words, code.blocks
-    step, onto = code.vector.rounded[variant.noisy is not None, measured], code.masks
+    runs, close, real = _make_runs(rounds), _make_close(rounds), rounds.real
+    step, onto, per_step, blocks = code.vector.rounded[rounds.noisy], code.masks, code.words, code.blocks
 
     def register_tile(
         x: Any, out: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any, draws: Any,
@@ -149,7 +168,7 @@ def _register_tile(
             here = offset + at
             stop = min(x.size, at + per_step - here % per_step)
             if cursor[STOP] <= at:
-                enter(cursor, ends, first, at, x.size)
+                enter_run(cursor, ends, first, at, x.size)
             if stop - at < per_step or stop > cursor[STOP]:
                 runs(x, private, at, stop, ends, scales, limits, first, cursor, draws, sums, error)
                 onto(borrow(private, at, stop), here, schedules, added, work)
@@ -163,7 +182,7 @@ def _register_tile(
                 step(x, scale, limit, draws, at, out, at, schedules, added, block, cursor, sums)
                 at += per_step
                 block += np.uint64(blocks)
-            if measured and at == run_stop:
+            if at == run_stop:
                 close(x, scales, limits, cursor, draws, sums, error)
 
     return device(register_tile, label)
@@ -177,10 +196,13 @@ def _enter(cursor: Any, ends: Any, first: Any, at: Any, size: Any) -> None:
     cursor[SEGMENT], cursor[BEGIN], cursor[STOP] = segment, at, min(size, ends[segment] - first)
 
 
-def _make_runs(variant: Variant, real: Any, enter: Kernel, close: Kernel) -> Kernel:
+enter_run = device(_enter, "run")
+
+
+@functools.cache
+def _make_runs(rounds: Rounds) -> Kernel:
     """Helper: x[at:stop] rounded over `out`, whatever runs it has."""
-    label, measured = variant.label, variant.measured
-    span = _make_span(variant)
+    span, close, real, measured = _make_span(rounds), _make_close(rounds), rounds.real, rounds.measured
 
     def round_runs(
         x: Any, out: Any, at: Any, stop: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any,
@@ -188,7 +210,7 @@ def _make_runs(variant: Variant, real: Any, enter: Kernel, close: Kernel) -> Ker
     ) -> None:  # fmt: skip
         while at < stop:
             if cursor[STOP] <= at:
-                enter(cursor, ends, first, at, x.size)
+                enter_run(cursor, ends, first, at, x.size)
             cut, own = min(stop, cursor[STOP]), cursor[SEGMENT]
             scale, limit = real(scales[own]), real(limits[own])
             cursor[OUTSIDE] += span(x, out, at, cut, scale, limit, draws, sums)
@@ -196,14 +218,14 @@ def _make_runs(variant: Variant, real: Any, enter: Kernel, close: Kernel) -> Ker
                 close(x, scales, limits, cursor, draws, sums, error)
             at = cut
 
-    return device(round_runs, label)
+    return device(round_runs, rounds.label)
 
 
-def _make_span(variant: Variant) -> Kernel:
+def _make_span(rounds: Rounds) -> Kernel:
     """Helper: x[start:stop], all of one scale, rounded over `out`; how many values were out of bounds."""
-    noisy, measured = variant.noisy is not None, variant.measured
-    one = make_round_one(noisy=noisy, single=variant.single, label=variant.label)
-    lanes = make_round_lanes(noisy=noisy, measured=measured)
+    measured = rounds.measured
+    one = make_round_one(noisy=rounds.noisy, single=rounds.single)
+    lanes = make_round_lanes(noisy=rounds.noisy, measured=measured)
     vectors = not features.without_jit()
 
     def round_span(
@@ -226,12 +248,13 @@ def _make_span(variant: Variant) -> Kernel:
                 sums[SUM_LANES] += product * product
         return outside
 
-    return device(round_span, variant.label)
+    return device(round_span, rounds.label)
 
 
-def _make_close(variant: Variant, real: Any) -> Kernel:
+@functools.cache
+def _make_close(rounds: Rounds) -> Kernel:
     """Helper: adds a finished run's sums to its segment's row of `error` and clears them."""
-    one = make_round_one(noisy=variant.noisy is not None, single=variant.single, label=variant.label)
+    one, real = make_round_one(noisy=rounds.noisy, single=rounds.single), rounds.real
 
     def close_run(x: Any, scales: Any, limits: Any, cursor: Any, draws: Any, sums: Any, error: Any) -> None:
         own, width = cursor[SEGMENT], SUM_LANES // 2
@@ -260,4 +283,4 @@ def _make_close(variant: Variant, real: Any) -> Kernel:
         for i in range(sums.size):
             sums[i] = 0.0
 
-    return device(close_run, variant.label)
+    return device(close_run, rounds.label)

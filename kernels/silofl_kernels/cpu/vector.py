@@ -44,20 +44,15 @@ class VectorSteps(NamedTuple):
     """(words, index, schedules, row, counter): overwrites a step with stream `row`."""
     masks: Any
     """(words, index, schedules, added, counter): adds the first `added` streams, subtracts the others."""
-    rounded: dict[tuple[bool, bool], Any]
+    rounded: dict[bool, Any]
     """(x, scale, limit, draws, at, words, index, schedules, added, counter, cursor, sums): x[index:] rounded,
-    then `masks`. By whether rounding is stochastic, with draw `at` the first, and whether `sums` grows by the
-    squares that `Rounding.registers` tells of. Adds to the cursor's last number how many values were beyond
-    the limit or not finite."""
+    then `masks`. By whether rounding is stochastic, with draw `at` the first. `sums` grows by the squares
+    that `Rounding.registers` tells of, the cursor's last number by how many values were out of bounds."""
 
 
 def vector_steps(cipher: Cipher) -> VectorSteps:
     """The steps of `cipher`."""
-    rounded = {
-        (noisy, measured): _rounded(cipher, noisy=noisy, measured=measured)
-        for noisy in (False, True)
-        for measured in (False, True)
-    }
+    rounded = {noisy: _rounded(cipher, noisy=noisy) for noisy in (False, True)}
     return VectorSteps(_fill(cipher), _masks(cipher), rounded)
 
 
@@ -94,7 +89,7 @@ def _masks(cipher: Cipher) -> Any:
     return masks
 
 
-def _rounded(cipher: Cipher, *, noisy: bool, measured: bool) -> Any:
+def _rounded(cipher: Cipher, *, noisy: bool) -> Any:
     @intrinsic
     def rounded(
         typingctx: Any, x: Any, scale: Any, limit: Any, draws: Any, at: Any, words: Any, index: Any,
@@ -108,7 +103,7 @@ def _rounded(cipher: Cipher, *, noisy: bool, measured: bool) -> Any:
             prefetch(builder, source, PREFETCH_BYTES, len(places) * places[0].type.pointee.count, write=False)
             prefetch(builder, target, PREFETCH_BYTES, len(places) * places[0].type.pointee.count, write=True)
             emit = Rounding(builder, context.get_value_type(sig.args[1]), places[0].type.pointee)
-            squares = pointer(context, builder, sig.args[11], args[11], I64(0)) if measured else None
+            squares = pointer(context, builder, sig.args[11], args[11], I64(0))
             initial, outside = emit.registers(len(places), source, args[1], args[2], chances, squares)
             keys = context.make_array(sig.args[7])(context, builder, args[7])
             _count_up(builder, pointer(context, builder, sig.args[10], args[10], I64(OUTSIDE)), outside)
