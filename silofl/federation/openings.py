@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -160,5 +161,8 @@ class Openings(Part):
         return {"before": [one.to_json() for openings in self._before.values() for one in openings]}
 
     def take_over(self, told: Json, own: State | None) -> None:
-        """See `Stateful`."""
-        self._take_up([Opening.checked(one, self._silos) for one in told["before"]], self._log.openings())
+        """See `Stateful`. What others know counts where this silo's own record is damaged."""
+        known = list[Opening]()
+        with suppress(CheckpointError):
+            known = self._log.openings()
+        self._take_up([Opening.checked(one, self._silos) for one in told["before"]], known)

@@ -259,8 +259,10 @@ def test_one_silo_s_record_is_enough_and_all_keep_it(tmp_path: Path) -> None:
             one.authorize(5, ALL)
         one.authorize(5, LEFT)
         told = Openings(one._group, tmp_path / "rejoined", RUN, SILOS, 3)
+        of(Opening(9, (2, 1, 0), ALL))(told._log)  # its own record is damaged
         told.take_over(json.loads(json.dumps(one.rejoin_state())), None)
         assert told.absent(6, ALL) == (2,)
+        assert told._log.openings() == [again[0], again[1], again[2]]
     for silo in ALL:
         path = tmp_path / f"silo-{silo:04d}" / "openings.jsonl"
         kept = OpeningLog(path, RUN, SILOS).openings()
