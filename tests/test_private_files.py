@@ -15,6 +15,7 @@ import pytest
 
 from silofl import private_files
 from silofl.checkpoint.atomic_files import PieceWriter, read_tree, write_arrays, write_bytes, write_packed
+from silofl.checkpoint.opening_log import Opening, OpeningLog
 from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.key_file import load_or_make
 from silofl.errors import CheckpointError, ConfigError, StorageError
@@ -49,6 +50,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "key": lambda path: load_or_make(path, 32),
     "identity": lambda path: Identity.generate().save(path),
     "release log": lambda path: ReleaseLog(path, "0" * 32).append(Entry(1, 0, "", (0,), ())),
+    "opening log": lambda path: OpeningLog(path, "0" * 32, 3).append(Opening(1, (0, 1, 2), (0, 1, 2))),
 }
 
 

@@ -32,7 +32,6 @@ from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
-from silofl.crypto.kdf import digest
 from silofl.crypto.secagg import SumInputs
 from silofl.errors import StoppedError
 from silofl.types import Contribution, Total, Vector
@@ -102,6 +101,7 @@ class Additive:
         common: Common = NOTHING_IN_COMMON,
     ) -> None:
         """See `Aggregator`."""
+        self.participants = common.without_absent(self._session.members)
         authorize(self._session.group, authorizer, self.participants)
         self._session.group.step(lambda: self._reduce(contribution, round_number, magnitudes, common))
 
@@ -111,7 +111,7 @@ class Additive:
         self._refuse_loss()
         self._tail = None  # its words are overwritten
         self._deal_again(self.layout.shards.size)
-        terms = digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms)
+        terms = common.digest(self._spec_digest, round_number)
         model, weights = self._deal.fingerprint(common.vectors), total_digest(self.summed_samples)
         self._deal.agree(SumInputs(model, terms, weights))  # before anything that is made from the model
         if self._range is not None:
@@ -120,8 +120,8 @@ class Additive:
             own = self._wire.exponents(magnitudes, contribution.weight)
             self._ranges = self._wire.ranges(self._small_total(own)) if own.size else {}
         self._deal.agree(SumInputs(model, terms, weights, ranges_digest(self._ranges)))
-        share = self.spec.samples / self.summed_samples
         silo, prg = self._session.group.silo_id, self._session.rules.prg
+        share = 0.0 if silo in common.absent else self.spec.samples / self.summed_samples
         rounding = self._wire.rounding(prg, silo, round_number)
         encoded = self._wire.encode(contribution, share, magnitudes, self._ranges, rounding)
         self._collect(encoded)

@@ -98,16 +98,22 @@ class Aggregator(Protocol):
         """Release what is held; collective."""
 
 
-def authorize(group: ElasticGroup, authorizer: Authorizer | None, silos: tuple[int, ...]) -> None:
-    """Raise on every rank what `authorizer` raises on any; collective."""
-    if authorizer is None:
-        return
+def authorize(
+    group: ElasticGroup, authorizer: Authorizer | None, silos: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Raise on every rank what `authorizer` raises on any; collective.
 
-    def authorized() -> None:
+    Returns the silos that were there when it was asked, the same on every rank; None without one.
+    """
+    if authorizer is None:
+        return None
+
+    def authorized() -> tuple[int, ...]:
         with raise_on_all_ranks(group.comm):
             authorizer(silos)
+        return group.members
 
-    group.step(authorized)
+    return group.step(authorized)
 
 
 def total_of(

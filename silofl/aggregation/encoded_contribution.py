@@ -31,6 +31,8 @@ class EncodedContribution:
     parts: Mapping[str, Encoded]
     unfit: Mapping[str, NDArray[np.bool_]]
     """By vector: tensors with values that have no words, as far as it is known beforehand."""
+    absent: bool = False
+    """Whether it is nothing, of no weight."""
     _tail: Words | None = field(default=None, init=False)
 
     def begin(self) -> None:
@@ -55,6 +57,8 @@ class EncodedContribution:
             flags if flags.any() else flags | (self.parts[name].nonfinite > 0)
             for name, flags in self.unfit.items()
         ]
+        if self.absent:
+            return self._nothing(unfit)
         scalars = [self.share * given.scalars[name] for name in self.format_of_tail.scalars]
         return OwnTail(
             self.share,
@@ -62,4 +66,16 @@ class EncodedContribution:
             np.concatenate([np.empty(0, np.bool_), *unfit]),
             np.concatenate([NO_RANGES, *(part.errors() for part in parts)]),
             np.array([given.weight, *scalars], np.float64),
+        )
+
+    def _nothing(self, unfit: list[NDArray[np.bool_]]) -> OwnTail:
+        """The tail of a silo that brings nothing: no rounding to tell of, and no weight."""
+        errors = [np.zeros(len(part.errors())) for part in self.parts.values()]
+        return OwnTail(
+            0.0,
+            clipped=False,
+            bad=np.concatenate([np.empty(0, np.bool_), *unfit]),
+            errors=np.concatenate([NO_RANGES, *errors]),
+            numbers=np.zeros(1 + len(self.format_of_tail.scalars)),
+            absent=True,
         )

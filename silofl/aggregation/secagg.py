@@ -33,7 +33,6 @@ from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire_format import WireFormat
 from silofl.crypto.capacity import count_limbs
-from silofl.crypto.kdf import digest
 from silofl.crypto.secagg import SumInputs
 from silofl.errors import DataError
 from silofl.types import Contribution, Total, Vector
@@ -134,13 +133,13 @@ class SecAggSum:
         keys = self._prefetcher.take()
         known = SumInputs(
             keys.fingerprint(common.vectors),
-            digest("terms", self._spec_digest, round_number.to_bytes(8), common.terms),
+            common.digest(self._spec_digest, round_number),
             total_digest(total),
         )
         self._small = SmallSums(self.session, keys, known.digest)
         ranges = self._agreed_ranges(keys, known, magnitudes, contribution.weight)
         rounding = self.wire.rounding(self.session.rules.prg, group.silo_id, round_number)
-        share = self.spec.samples / total
+        share = 0.0 if group.silo_id in common.absent else self.spec.samples / total
         encoded = self.wire.encode(contribution, share, magnitudes, ranges, rounding)
 
         # Nothing leaves this silo but for the sum that it was told of: masks come off no other.
@@ -150,12 +149,13 @@ class SecAggSum:
         # The same words again if a rank fails meanwhile, over the others.
         survivors, tail = group.step(lambda: self._collect(encoded, masks))
         keys.heard(tail, len(survivors))
-        authorize(group, authorizer, survivors)
+        silos = common.without_absent(survivors)
+        self._small.settled = authorize(group, authorizer, silos)
 
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self._size)
-        return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.tail.decode(tail), survivors)
+        return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.tail.decode(tail), silos)
 
     def _collect(self, encoded: EncodedContribution, masks: MaskSet) -> tuple[tuple[int, ...], Words]:
         group = self.session.group

@@ -91,11 +91,14 @@ class SmallSums:
     Attributes:
         decided: digest (32 bytes) of what the next sum's numbers are made from: equal on all silos, or the
             sum stays noise.
+        settled: the silos for which the round's sum was opened; sums that are not `repeatable` are over
+            these or void, so that two runs of one round cannot show sums over others. None where any do.
     """
 
     def __init__(self, session: SecureSession, keys: SecAggRound, decided: bytes) -> None:
         self._session, self._keys, self._next = session, keys, 0
         self.decided = decided
+        self.settled: tuple[int, ...] | None = None
 
     def total(self, encode: Encode, *, repeatable: bool) -> tuple[Words, int] | None:
         """The sum over the silos that are left, and how many they are; collective.
@@ -118,6 +121,8 @@ class SmallSums:
             nonlocal sent, seen
             left, comm = group.members, group.comm
             lost, known = silos - len(left), b""
+            if not repeatable and self.settled not in (None, left):
+                return None
             if lost:
                 told = comm.allgather_bytes(seen if repeatable else b"sent" * sent)
                 known = next(filter(None, told), b"")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.spec import AggregationSpec
-from silofl.crypto.kdf import digest
+from silofl.crypto.kdf import digest, pack_silos
 from silofl.types import Vector
 
 
@@ -21,10 +21,21 @@ class Common:
     Attributes:
         vectors: the global ones, contiguous; of the same bytes on every silo.
         terms: what else decides them, such as clipping and noise, in a form of its own.
+        absent: silos that help to open the sum and bring nothing to it, ascending: their contributions are
+            zeros and weigh nothing. Private sums alone know them.
     """
 
     vectors: Sequence[Vector] = ()
     terms: bytes = b""
+    absent: tuple[int, ...] = ()
+
+    def without_absent(self, silos: tuple[int, ...]) -> tuple[int, ...]:
+        """Which of `silos` bring something."""
+        return tuple(silo for silo in silos if silo not in self.absent)
+
+    def digest(self, spec_digest: bytes, round_number: int) -> bytes:
+        """32 bytes of the terms of one round's sum."""
+        return digest("terms", spec_digest, round_number.to_bytes(8), self.terms, pack_silos(self.absent))
 
 
 NOTHING_IN_COMMON = Common()

@@ -74,6 +74,7 @@ class OwnTail:
         bad: bool (m,), of every checked tensor whether a value has no words: not finite, or too large.
         errors: float64 (r,), relative error of every rounded tensor.
         numbers: float64 (1 + s,): the weight of the round, and p_i times each scalar.
+        absent: whether the silo brings nothing, and has no weight.
     """
 
     share: float
@@ -81,6 +82,7 @@ class OwnTail:
     bad: NDArray[np.bool_]
     errors: NDArray[np.float64]
     numbers: NDArray[np.float64]
+    absent: bool = False
 
 
 class TailFormat:
@@ -130,7 +132,7 @@ class TailFormat:
         weight, flags, error, exact = (words[part] for part in self._parts)
         weight[:] = encode_weight(own.share, self._weights)
         unfit = ~(np.abs(own.numbers) < MAGNITUDE)
-        unfit[0] |= not valid_weight(own.numbers[0])
+        unfit[0] |= not (own.absent or valid_weight(own.numbers[0]))
         flags[0] = own.clipped
         np.concatenate([own.bad, unfit, own.errors > COARSE], out=flags[1:], casting="unsafe")
         worst = float(own.errors.max(initial=0.0))  # perhaps NaN, which counts as 1

@@ -84,8 +84,8 @@ class WireFormat:
         ranges: Mapping[str, Ranges],
         rounding: Callable[[str], Stream | None] = lambda name: None,
     ) -> EncodedContribution:
-        """One silo's contribution, whose samples are `share` of all silos' together."""
-        share = self.tail.share(share)
+        """One silo's contribution, whose samples are `share` of all silos' together; 0 where it is absent."""
+        absent, share = share == 0, self.tail.share(share)
         weights = {one.name: self._weight(one, share, contribution.weight) for one in self.spec.vectors}
         parts = {
             name: self.formats[name].encode(
@@ -97,7 +97,7 @@ class WireFormat:
             one.name: ~(magnitudes[one.name] * weights[one.name].factor < self.formats[one.name].largest)
             for one in self._checked
         }
-        return EncodedContribution(self.layout, self.tail, contribution, share, parts, unfit)
+        return EncodedContribution(self.layout, self.tail, contribution, share, parts, unfit, absent)
 
     def _weight(self, one: VectorSpec, share: float, weight: float) -> Weight:
         """What a silo's vector is multiplied by. Exact sums do without 1/n, so that nothing is lost."""

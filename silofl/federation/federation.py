@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from silofl import config as configuration
@@ -24,6 +24,7 @@ from silofl.federation.failure.policy import replicas
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.metrics import FederationMeans
+from silofl.federation.openings import Openings
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.silo import Fitted, RoundStart, Silo, place
 from silofl.federation.stateful import Part, State, Stateful, committed_state, restore
@@ -79,8 +80,14 @@ class Federation:
         return self.topology.members
 
     def fit(self, round_number: int) -> tuple[Fitted, Magnitudes]:
-        """Train from the shared vectors; not collective. TrainingError where the result is not finite."""
-        fitted = self._fit(round_number)
+        """Train from the shared vectors; not collective. TrainingError where the result is not finite.
+
+        A silo that sits the round out has nothing to bring: see `Openings`.
+        """
+        if self.group.silo_id in self.absent(round_number):
+            fitted = self.silo.nothing(self.aggregator.spec)
+        else:
+            fitted = self._fit(round_number)
         magnitudes = measure(fitted.contribution, self.aggregator.spec)
         nonfinite = first_nonfinite(magnitudes, self.aggregator.spec)
         if nonfinite is not None:
@@ -95,10 +102,27 @@ class Federation:
 
     def reduce(self, fitted: Fitted, round_number: int, magnitudes: Magnitudes) -> None:
         """Add up what all silos learnt, and let this silo's state follow; collective."""
-        self.topology.reduce(fitted.contribution, round_number, magnitudes, self._terms())
+        openings = self.context.openings
+        self.topology.reduce(
+            fitted.contribution,
+            round_number,
+            magnitudes,
+            self._terms(),
+            absent=self.absent(round_number),
+            authorizer=None if openings is None else partial(openings.authorize, round_number),
+        )
         self.silo.accept(fitted)
         if self.privacy is not None:
             self.privacy.account(self.aggregator, round_number)
+
+    def absent(self, round_number: int) -> tuple[int, ...]:
+        """The silos that sit a round out; the same on every rank. StoppedError where it must stay closed."""
+        openings = self.context.openings
+        return () if openings is None else openings.absent(round_number, self.members)
+
+    def may_show_metrics(self, round_number: int) -> bool:
+        """Whether the federation's metrics of a round may be added up; the same on every rank."""
+        return self.context.openings is None or self.context.openings.may_show_metrics(round_number)
 
     def _terms(self) -> bytes:
         """What decides contributions besides the shared vectors; the same on every silo."""
@@ -107,11 +131,12 @@ class Federation:
             [type(self.context.strategy).__name__, self.context.membership.resync, terms]
         ).encode()
 
-    def server_step(self, fitted: Fitted) -> None:
+    def server_step(self, fitted: Fitted, round_number: int) -> None:
         """Step the shared vectors; the update's memory is written over. Collective."""
         membership = self.context.membership
         self.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
-        membership.resync = False
+        if not self.absent(round_number):  # else the state of a silo is still missing
+            membership.resync = False
 
     def complete(self, round_number: int) -> None:
         """Account for what the round's step has told; collective."""
@@ -121,6 +146,8 @@ class Federation:
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         notices = [] if self.privacy is None else self.privacy.begin(committed)
+        if self.context.openings is not None:
+            notices += self.context.openings.begin(committed)
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
             notices.append(
@@ -216,6 +243,8 @@ class RunContext:
     private_part: PrivatePart | None
     trust: Trust
     """Which run this is, and whose checkpoints of it are believed."""
+    openings: Openings | None
+    """Which silos rounds were opened for; None where updates are added up in the clear."""
 
     @classmethod
     def of(
@@ -232,6 +261,7 @@ class RunContext:
 
         Without `trust` it is a context for measurements, whose checkpoints nobody finds again.
         """
+        openings = None if trust is None else openings_of(group, config, silos, path, trust)
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
         private = config.privacy.unit != "none"
@@ -248,6 +278,7 @@ class RunContext:
             RespawnPolicy(config.failure.rejoin_s) if respawns is None else respawns,
             None if engine is None else PrivatePart(engine),
             trust,
+            openings,
         )
 
     @cached_property
@@ -283,10 +314,19 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
     return (
         context.silo,
         *(() if context.private_part is None else (context.private_part,)),
+        *(() if context.openings is None else (context.openings,)),
         context.membership,
         context.means,
         context.respawns,
     )
+
+
+def openings_of(group: ElasticGroup, config: Config, silos: int, path: Path, trust: Trust) -> Openings | None:
+    """This rank's record of opened sums; None where the protocol keeps no secret."""
+    protocol = protocols.choose_protocol(config.secure, silos)
+    if not protocol.private:
+        return None
+    return Openings(group, path, str(trust.run), silos, protocol.fewest(config.secure, silos))
 
 
 def aggregation_spec(

@@ -59,12 +59,13 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
             federation.reduce(fitted, number, magnitudes)
             break
     aggregator = federation.aggregator
-    result = RoundResult(number, own={"train_loss": fitted.loss}, began=federation.members)
+    own = {"train_loss": fitted.loss} if fitted.steps else {}
+    result = RoundResult(number, own=own, began=federation.members)
     result.quality, result.participants = aggregator.quality, aggregator.participants
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
-        federation.server_step(fitted)
+        federation.server_step(fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
         federation.complete(number)
 
@@ -73,7 +74,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
             group.comm.mark("evaluate")
             means, count = federation.silo.evaluate(federation.values)
             result.own |= means
-            result.means = federation.context.means(group, aggregator, means, count, federation.values)
+            if federation.may_show_metrics(number):
+                result.means = federation.context.means(group, aggregator, means, count, federation.values)
     return result
 
 

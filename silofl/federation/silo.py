@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.launcher import watchdog
@@ -168,6 +169,12 @@ class Silo:
             change -= start.buffers
             contribution = replace(contribution, vectors={**contribution.vectors, "buffers": change})
         return Fitted(contribution, state, result.loss, result.steps)
+
+    def nothing(self, spec: AggregationSpec) -> Fitted:
+        """What to send in a round that this silo sits out: zeros, without training; its state stays."""
+        vectors = {one.name: np.zeros(one.size, spec.dtype) for one in spec.vectors}
+        contribution = Contribution(vectors, dict.fromkeys(spec.scalars, 0.0))
+        return Fitted(contribution, self.strategy_state, math.nan, 0)
 
     def accept(self, fitted: Fitted) -> None:
         """Take up the state of the strategy that a round has left, once its sum is certain."""

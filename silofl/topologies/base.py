@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from silofl.aggregation.base import Aggregator
+from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.strategies.base import Strategy
@@ -59,9 +59,19 @@ class Topology(Protocol):
         """(d,) the model's parameters, then its buffers."""
 
     def reduce(
-        self, contribution: Contribution, round_number: int, magnitudes: Magnitudes, terms: bytes
+        self,
+        contribution: Contribution,
+        round_number: int,
+        magnitudes: Magnitudes,
+        terms: bytes,
+        *,
+        absent: tuple[int, ...] = (),
+        authorizer: Authorizer | None = None,
     ) -> None:
-        """Add up all silos' contributions, which were made from `shared` and `values` under equal `terms`."""
+        """Add up all silos' contributions, which were made from `shared` and `values` under equal `terms`.
+
+        Those of `absent` silos are zeros. The `authorizer` is asked before the sum can be read.
+        """
 
     def step(self, spare: Vector, *, resync: bool) -> None:
         """Step the shared vectors with the sum and give every rank all of them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from silofl.aggregation.base import Aggregator
+from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.shards import Shards, slice_counts
 from silofl.aggregation.sum_terms import Common
@@ -76,11 +76,18 @@ class ShardedServer:
         return self.shards.of_size(len(self._all[name]))
 
     def reduce(
-        self, contribution: Contribution, round_number: int, magnitudes: Magnitudes, terms: bytes
+        self,
+        contribution: Contribution,
+        round_number: int,
+        magnitudes: Magnitudes,
+        terms: bytes,
+        *,
+        absent: tuple[int, ...] = (),
+        authorizer: Authorizer | None = None,
     ) -> None:
         """See `Topology`."""
-        common = Common(tuple(self._all.values()), terms)
-        self.aggregator.reduce(contribution, round_number, magnitudes, common=common)
+        common = Common(tuple(self._all.values()), terms, absent)
+        self.aggregator.reduce(contribution, round_number, magnitudes, authorizer, common)
 
     def step(self, spare: Vector, *, resync: bool) -> None:
         """See `Topology`. A slice whose server has failed is stepped by a rank that keeps its replicas.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.spec import VectorSpec
-from silofl.comm import Communicator
+from silofl.aggregation.sum_terms import Common
+from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
+from silofl.errors import ProtocolError
 from silofl.types import Contribution
 from tests.aggregation.harness import (
     KINDS,
@@ -142,3 +146,62 @@ def test_vectors_and_scalars_survive_a_rank_failure_together(protocol: str, step
     losses = [one.contributions[k].scalars["loss"] for k in among]
     weights = [one.samples[k] for k in among]
     assert left[0].scalars["loss"] == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
+
+
+def nothing(of: Contribution) -> Contribution:
+    return Contribution(
+        {name: np.zeros_like(values) for name, values in of.vectors.items()},
+        dict.fromkeys(of.scalars, 0.0),
+    )
+
+
+@pytest.mark.parametrize("absent", [(1,), (0, 3)])
+@pytest.mark.parametrize("protocol", ["secagg", "additive"])
+def test_means_are_over_the_silos_that_bring_something(protocol: str, absent: tuple[int, ...]) -> None:
+    """Of two sums the difference is what the absent bring: so they bring nothing at all, and no weight."""
+    config = {"committee": 2} if protocol == "additive" else {}
+    one, present = case(5, np.float64, 32, config=config), tuple(k for k in range(5) if k not in absent)
+    one.samples = [10, 400, 70, 100, 50]
+    one.contributions = [nothing(own) if k in absent else own for k, own in enumerate(one.contributions)]
+
+    def rank(comm: Communicator) -> Any:
+        group = ElasticGroup(comm)
+        aggregator = one.make(protocol, group)
+        own, asked = one.contributions[comm.rank], []
+        aggregator.reduce(own, 1, measure(own, aggregator.spec), asked.append, Common(absent=absent))
+        found = read(aggregator, one, group)
+        found = replace(found, mean={name: part.copy() for name, part in found.mean.items()})
+        assert asked == [present]
+        aggregator.close()
+        return found
+
+    results = run_in_threads(5, rank, timeout_s=60)
+    found = whole(results)
+    for vector in VECTORS:
+        weights = {"samples": one.samples, "uniform": [1] * 5, "round": WEIGHTS}[vector.weighting]
+        rows = [one.contributions[k].vectors[vector.name] for k in present]
+        wanted = np.average(rows, axis=0, weights=[weights[k] for k in present])
+        most = np.abs(rows).max() * (1e-15 if vector.format == "exact" else 1e-7)
+        np.testing.assert_allclose(found[vector.name], wanted, rtol=0, atol=8 * most, err_msg=vector.name)
+    for result in results:
+        assert (result.silos, result.participants) == (len(present), present)
+        assert result.scalars["steps"] == pytest.approx(10.0, rel=1e-12)
+        assert "b" not in result.quality.coarse  # zeros are not rounded
+
+
+def test_silos_that_disagree_who_is_absent_open_nothing() -> None:
+    one = case(4, np.float32, 16)
+
+    def rank(comm: Communicator) -> Any:
+        aggregator = one.make("secagg", ElasticGroup(comm))
+        own = one.contributions[comm.rank]
+        common = Common(absent=() if comm.rank == 2 else (3,))
+        try:
+            aggregator.reduce(own, 1, measure(own, aggregator.spec), common=common)
+        except ProtocolError as error:
+            return error.sender
+        return None
+
+    found = run_in_threads(4, rank, timeout_s=60)
+    assert found[2] != 2
+    assert {found[0], found[1], found[3]} == {2}

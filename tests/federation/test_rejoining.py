@@ -16,6 +16,7 @@ from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.comm.protocol import SimulatedCrash
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
+from silofl.errors import StoppedError
 from silofl.federation import federation as whole
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
@@ -143,6 +144,27 @@ def test_control_variates_are_resumed_bit_for_bit(tmp_path: Path, secure: dict[s
         assert control.tobytes() == other.tobytes()
         slices = [tree["server"]["slices"]["control"].tobytes() for tree in (own, expected)]
         assert slices[0] == slices[1]
+
+
+def test_control_variates_have_no_bias_after_a_silo_sat_a_round_out(tmp_path: Path) -> None:
+    """It was away when its rounds were opened, is back with the restart, and takes part again after them.
+
+    The rounds that it sits out resynchronize without it, so the next one has to once more.
+    """
+
+    def config(*faults: str) -> Config:
+        made = settings(tmp_path, "scaffold", *faults, rounds=7, protocol="secagg", bits=32)
+        return made.model_copy(update={"failure": made.failure.model_copy(update={"policy": "shrink"})})
+
+    with pytest.raises(StoppedError, match="2 of 4 silos are left"):
+        together(config("kill silo 3 round 2 at train", "kill silo 1 round 4 at step"))
+    together(config(), resume=True)
+    assert [line["survivors"] for line in records(tmp_path)[3:]] == [[0, 1, 2], *([list(ALL)] * 3)]
+    trees = [tree_of(tmp_path, 7, silo) for silo in ALL]
+    shared = np.concatenate([tree["server"]["slices"]["control"] for tree in trees])
+    own = np.mean([tree["silo"]["strategy"]["control"] for tree in trees], axis=0)
+    assert np.abs(own).max() > 1e-2
+    np.testing.assert_allclose(shared, own, rtol=0, atol=1e-5)
 
 
 RUN = f"""

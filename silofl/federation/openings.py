@@ -1,0 +1,168 @@
+"""No second opening: from one global model, a secure sum is opened for one set of silos, across restarts."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+
+from silofl.checkpoint.checked import each, named, refused
+from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
+from silofl.comm.collective_errors import allgather_object
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.errors import CheckpointError, SiloflError, StoppedError
+from silofl.federation.stateful import Json, Part, State
+from silofl.report.round_metrics import silos_text
+
+
+class Openings(Part):
+    """One rank's record of the silos that each round's sum was opened for.
+
+    Two sums of the same updates that differ by one silo show that silo's update, and a round that a restarted
+    job takes again is made of the same updates. So it is opened for the silos of before or not at all: a silo
+    that was not among them sits the round out, and without one that was it stays closed.
+
+    Args:
+        group: the ranks of the run.
+        path: this rank's run directory.
+        run: the run's id.
+        silos: how many the run has in all.
+        fewest: how many silos a round is over at least.
+    """
+
+    name = "openings"
+
+    def __init__(self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int) -> None:
+        self._group, self._silos, self._fewest = group, silos, fewest
+        self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
+        self._before: dict[int, list[Opening]] = {}
+        """What any silo's log has of rounds that are taken again; the same on every rank."""
+        self._written: Opening | None = None
+
+    def begin(self, committed: int) -> list[str]:
+        """Take up what is in the logs behind round `committed`; notices. Collective.
+
+        Raises, on every rank, CheckpointError where logs contradict each other, cannot be read, or are all
+        gone; MismatchError where one is of another run; ProtocolError for what no silo of ours tells.
+        """
+        group, error, own = self._group, None, list[Opening]()
+        try:
+            own = self._log.openings()
+        except SiloflError as found:
+            error = found
+        mine = {
+            "exists": self._log.exists,
+            "openings": [one.to_json() for one in own if one.round > committed],
+        }
+        told = group.step(lambda: allgather_object(group.comm, mine, error))
+        every = {
+            silo: self._checked(message, silo) for silo, message in zip(group.members, told, strict=True)
+        }
+        if committed and not any(message["exists"] for message in told):
+            raise CheckpointError(
+                f"rounds up to {committed} are committed, and no silo has its record of the silos that sums "
+                f"were opened for, such as {self._log.path}: a round that is taken again could show a single "
+                "silo's update; put the records back, or name another run directory with --run",
+                rank=0,
+            )
+        self._refuse_contradictions(every)
+        self._take_up([one for openings in every.values() for one in openings], own)
+        return self._notices()
+
+    def _checked(self, message: Json, silo: int) -> list[Opening]:
+        """What a silo's log has, as it tells it."""
+        try:
+            told = each(named(message, "it").get("openings"), "its openings")
+            openings = [Opening.checked(one, self._silos) for one in told]
+        except CheckpointError as error:
+            raise refused(silo, error) from None
+        if any(len(one.silos) < self._fewest for one in openings):
+            raise refused(silo, f"it tells of a sum over fewer than {self._fewest} silos")
+        return openings
+
+    def _refuse_contradictions(self, every: dict[int, list[Opening]]) -> None:
+        """Raise CheckpointError where a round was opened for two sets of silos already."""
+        first: dict[int, tuple[int, Silos]] = {}
+        for silo, openings in every.items():
+            for one in openings:
+                other, silos = first.setdefault(one.round, (silo, one.silos))
+                if silos != one.silos:
+                    raise CheckpointError(
+                        f"round {one.round} was opened for {silos_text(silos)} by silo {other}'s record, and "
+                        f"for {silos_text(one.silos)} by silo {silo}'s: a copy of the run was gone on with; "
+                        "name another run directory with --run",
+                        rank=0,
+                    )
+
+    def _take_up(self, told: list[Opening], own: list[Opening]) -> None:
+        """Keep what was told, on this silo's disk too."""
+        self._before = {}
+        for one in dict.fromkeys(told):
+            self._before.setdefault(one.round, []).append(one)
+        everything = list(dict.fromkeys([*own, *told]))
+        if everything or self._log.exists:
+            self._log.rewrite(sorted(everything, key=lambda one: one.round))
+
+    def _notices(self) -> list[str]:
+        """One line for each set of silos that some sit out."""
+        missing = [(self._left_out(number, tuple(range(self._silos))), number) for number in self._before]
+        lines = []
+        for away, rounds in groupby(sorted(missing), key=lambda pair: pair[0]):
+            numbers = [str(number) for _, number in rounds]
+            if away:
+                which = "round" if len(numbers) == 1 else "rounds"
+                which = f"{which} {', '.join(numbers)}"
+                lines.append(
+                    f"{silos_text(away)} will sit out {which}: its sum may have been opened without before, "
+                    "and the difference of the two would be an update"
+                )
+        return lines
+
+    def _left_out(self, number: int, silos: Silos) -> Silos:
+        """Which of `silos` a round that is taken again was not opened for."""
+        before = self._before.get(number)
+        return () if before is None else tuple(silo for silo in silos if silo not in before[0].silos)
+
+    def absent(self, number: int, members: Silos) -> Silos:
+        """Which of the round's `members` sit it out; the same on every rank.
+
+        Raises StoppedError, on every rank, where a silo is away that the round was opened for.
+        """
+        left_out = self._left_out(number, members)
+        self._refuse_other(number, tuple(silo for silo in members if silo not in left_out))
+        return left_out
+
+    def authorize(self, number: int, silos: Silos) -> None:
+        """See `Authorizer`: on disk before the sum can be opened. StoppedError where it must stay closed."""
+        self._refuse_other(number, silos)
+        opening = Opening(number, silos, self._group.members)
+        if opening != self._written and opening not in self._before.get(number, ()):
+            self._log.append(opening)
+        self._written = opening
+
+    def _refuse_other(self, number: int, silos: Silos) -> None:
+        for before in self._before.get(number, ()):
+            away = tuple(silo for silo in before.silos if silo not in silos)
+            if before.silos != silos:
+                raise StoppedError(
+                    f"round {number} may have been opened for {silos_text(before.silos)} before the job was "
+                    f"restarted, and without {silos_text(away or silos)} it stays closed: --resume takes it "
+                    "again with all silos",
+                    rank=0,
+                )
+
+    def may_show_metrics(self, number: int) -> bool:
+        """Whether metrics of a round are sums over the silos that they may have been shown for before."""
+        opened, before = self._written, self._before.get(number, ())
+        return not before or (opened is not None and all(one.present == opened.present for one in before))
+
+    def rejoin_state(self) -> Json:
+        """See `Stateful`."""
+        return {"before": [one.to_json() for openings in self._before.values() for one in openings]}
+
+    def take_over(self, told: Json, own: State | None) -> None:
+        """See `Stateful`. What others know counts where this silo's own record is damaged."""
+        known = list[Opening]()
+        with suppress(CheckpointError):
+            known = self._log.openings()
+        self._take_up([Opening.checked(one, self._silos) for one in told["before"]], known)
