@@ -16,6 +16,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
 from silofl.crypto.graph import colluding_openers
+from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
 
 
@@ -34,6 +35,9 @@ class SumProtocol(Protocol):
 
     def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
         """How many silos, colluding, see through the sum, and why."""
+
+    def bears(self, secure: SecureConfig, silos: int) -> str:
+        """How many silos may die, collude or lie, in one line; empty where nothing is hidden."""
 
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """Why so many ranks cannot run it; None if they can."""
@@ -59,6 +63,10 @@ class Plain:
         """See `SumProtocol`."""
         return 1, 'secure.protocol is "plain"'
 
+    def bears(self, secure: SecureConfig, silos: int) -> str:
+        """See `SumProtocol`."""
+        return ""
+
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """See `SumProtocol`."""
         return None
@@ -79,15 +87,19 @@ class SecAggProtocol:
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
-        return max(secure.threshold or silos // 2 + 1, 2 if secure.allow_two else 3)
+        return fewest_of(secure, silos)
 
     def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
         """See `SumProtocol`."""
         sparse = colluding_openers(silos)
         if sparse is not None:
             return sparse, "each silo shares its keys among some others only"
-        threshold = secure.threshold or silos // 2 + 1
+        threshold = threshold_of(secure, silos)
         return threshold, f"secure.threshold is {threshold}"
+
+    def bears(self, secure: SecureConfig, silos: int) -> str:
+        """See `SumProtocol`."""
+        return describe_threshold(secure, silos)
 
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """See `SumProtocol`."""
@@ -113,11 +125,15 @@ class AdditiveProtocol:
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
-        return max(secure.threshold or silos // 2 + 1, 2 if secure.allow_two else 3)
+        return fewest_of(secure, silos)
 
     def openers(self, secure: SecureConfig, silos: int) -> tuple[int, str]:
         """See `SumProtocol`."""
         return secure.committee, f"secure.committee is {secure.committee}"
+
+    def bears(self, secure: SecureConfig, silos: int) -> str:
+        """See `SumProtocol`."""
+        return _describe_committee(secure)
 
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """See `SumProtocol`."""
@@ -134,6 +150,13 @@ class AdditiveProtocol:
                 session, spec, committee=secure.committee, value_range=secure.range, stochastic=stochastic
             )
         )
+
+
+def _describe_committee(secure: SecureConfig) -> str:
+    return (
+        f"no deaths, {secure.committee - 1} colluding of the committee of {secure.committee} (they learn the "
+        "sum less their own and nothing more); no silo votes, so none can vote twice"
+    )
 
 
 def _unfit_threshold(secure: SecureConfig, ranks: int) -> str | None:

@@ -18,6 +18,7 @@ from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules
 from silofl.crypto.session_id import session_id, session_nonce
 from silofl.crypto.signer import configured_signer
+from silofl.crypto.threshold import threshold_of
 from silofl_kernels.cpu import features
 
 
@@ -86,7 +87,7 @@ def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
     The threshold is that of the run's `silos`, and falls with none that are lost: as few could open a secret.
     """
     prg = common_prg(comm) if config.prg == "auto" else config.prg
-    return Rules(prg, config.bits, config.threshold or silos // 2 + 1, config.allow_two)
+    return Rules(prg, config.bits, threshold_of(config, silos), config.allow_two)
 
 
 def common_prg(comm: Communicator) -> Prg:

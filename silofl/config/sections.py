@@ -133,7 +133,8 @@ class SecureConfig(Section):
     prg: Literal["auto", "aes-128-ctr", "aes-256-ctr", "chacha20"] = "auto"
     """Generator of the masks; `auto` is AES-128 where every rank's processor has AES units, else ChaCha20."""
     threshold: PositiveInt | None = None
-    """How many silos open a sum: more than half of all, which is the default."""
+    """How many silos open a sum: more than half of all. Unset, n/2 + 1 for an even number of silos, (n + 3)/2
+    for an odd one from 5 on, and 2 of 3; `silofl check` says what that bears."""
     allow_two: bool = False
     """Permit a secure sum over two silos, each of which learns the other's update from it."""
     committee: Annotated[int, Field(ge=2)] = 2

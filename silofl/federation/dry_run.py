@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silofl.aggregation.protocols import protocol_name
+from silofl.aggregation.protocols import PROTOCOLS, protocol_name
 from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.row_exchange import BUFFERS
 from silofl.aggregation.shards import slice_bounds
@@ -48,12 +48,14 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     topology = topology_of(config.topology)
     sent = bytes_per_round(config.secure, topology, strategy, spec, words=words, tolerant=tolerant)
     privacy, weak = _privacy(config, rows, silo)
+    name = protocol_name(config.secure, silos)
     return DryRun(
         silos=rows,
         model=silo.model.describe(),
         strategy=config.strategy.name,
         rounds=config.run.rounds,
-        protocol=protocol_name(config.secure, silos),
+        protocol=name,
+        bears=PROTOCOLS[name].bears(config.secure, silos),
         bytes_sent_per_round=sent,
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),

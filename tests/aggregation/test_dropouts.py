@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -82,8 +83,8 @@ def spec(group: ElasticGroup, replica_count: int) -> AggregationSpec:
     )
 
 
-def secagg(group: ElasticGroup) -> SecAgg:
-    session = open_session(group, Rules(bits=32), bytes(32))
+def secagg(group: ElasticGroup, threshold: int | None = None) -> SecAgg:
+    session = open_session(group, Rules(bits=32, threshold=threshold), bytes(32))
     copies = min(len(group.members) - 3, 2)
     return SecAgg(SecAggSum(session, spec(group, copies), value_range=1.0, chunk=CHUNK))
 
@@ -134,7 +135,7 @@ def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for first, second in combinations(range(5), 2):
         for steps in pairs:
             deaths = dict(zip((first, second), steps, strict=True))
-            check(run(5, deaths, secagg), deaths, 1e-7)
+            check(run(5, deaths, partial(secagg, threshold=3)), deaths, 1e-7)
 
 
 @pytest.mark.parametrize("exchange", ["window", "messages"])

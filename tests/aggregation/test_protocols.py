@@ -14,6 +14,7 @@ from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SharedBuffer, SimulatedCrash
 from silofl.config import SecureConfig
+from silofl.crypto.threshold import default_threshold
 from silofl.errors import ConfigError, StoppedError
 from silofl.types import Contribution
 from tests.aggregation.harness import Case, expected, in_ranks, one_vector, outcomes, reduce_and_read, whole
@@ -157,12 +158,13 @@ def test_a_round_needs_as_many_silos_as_hide_each_other(name: str, silos: int, a
     protocol, secure = PROTOCOLS[name], SecureConfig(protocol=name, allow_two=allow_two)  # type: ignore[arg-type]
     fewest = protocol.fewest(secure, silos)
     if protocol.private:
-        assert fewest == max(silos // 2 + 1, 2 if allow_two else 3)
+        assert fewest == max(default_threshold(silos), 2 if allow_two else 3)
         if silos < (2 if allow_two else 3):
             with pytest.raises(ConfigError, match="hides nothing"):
                 choose_protocol(secure, silos)
     else:
         assert fewest == min(2, silos)
+    assert bool(protocol.bears(secure, silos)) == protocol.private
     openers, why = protocol.openers(secure, silos)
     assert openers >= 1
     assert why

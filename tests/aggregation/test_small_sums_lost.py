@@ -36,7 +36,7 @@ def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def rank(comm: Communicator) -> Any:
         group = ElasticGroup(comm)
-        session = open_session(group, Rules(bits=16), bytes(32))
+        session = open_session(group, Rules(bits=16, threshold=3), bytes(32))
         sums = SmallSums(
             session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1), bytes(32)
         )

@@ -39,9 +39,14 @@ def spec_of(
 
 
 def aggregator(
-    group: ElasticGroup, protocol: str, sizes: dict[str, int], bits: int = 32, replica_count: int = 0
+    group: ElasticGroup,
+    protocol: str,
+    sizes: dict[str, int],
+    bits: int = 32,
+    replica_count: int = 0,
+    threshold: int | None = None,
 ) -> Aggregator:
-    config = SecureConfig(protocol=protocol, bits=bits)  # type: ignore[arg-type]
+    config = SecureConfig(protocol=protocol, bits=bits, threshold=threshold)  # type: ignore[arg-type]
     return build(group, config, spec_of(group, sizes, replica_count=replica_count))
 
 
@@ -120,6 +125,7 @@ def noisy(
     gate: Open | None = None,
     replica_count: int = 0,
     bits: int = 32,
+    threshold: int | None = None,
 ) -> TransformedSum:
     grid = Grid(step=STEP, limit=1 << 20, sensitivity=100.0, share=variance)
     keys = NoiseKeys(Secret(bytes([group.silo_id + 1] * 32)), bytes(16), group.silo_id, run=bytes(16))
@@ -127,7 +133,7 @@ def noisy(
     assert noise is not None
     rotations = [Rotation(Stream("aes-128-ctr", bytes(16)))] if rotation else []
     transforms = [*rotations, IntegerGrid(grid, keys), noise]
-    inner = aggregator(group, protocol, sizes, bits, replica_count)
+    inner = aggregator(group, protocol, sizes, bits, replica_count, threshold)
     spec = spec_of(group, sizes, "scaled", replica_count)
     ring = np.dtype(f"u{bits // 8}")
     return TransformedSum(inner, spec, ring, transforms, gate or Open(), keys.tag, lambda inner: 2.0)
@@ -183,7 +189,15 @@ def test_a_sum_with_silos_missing_has_the_noise_of_those_in_it(
                 raise SimulatedCrash
 
         comm.on_mark(reach)
-        one = noisy(group, {"update": size}, variance=variance, rotation=rotation, gate=gate, replica_count=2)
+        one = noisy(
+            group,
+            {"update": size},
+            variance=variance,
+            rotation=rotation,
+            gate=gate,
+            replica_count=2,
+            threshold=3,  # which two losses of five leave
+        )
         armed.set()
         one.reduce(update(x[group.silo_id]), 3, {})
         assert one.participants == gate.permitted[-1] == summed

@@ -13,14 +13,14 @@ from silofl.crypto.shamir import Share
 from silofl.errors import ProtocolError
 from tests.crypto.harness import Network, identities, make_round, random_vectors, repeatable
 
-N = 5
+N, MAJORITY = 5, 3
 SPARSE = Bounds(colluding=0.1, dropping=0.1, security_bits=3, correctness_bits=3, complete_up_to=4)
 """Bounds so weak that 20 silos are not all neighbours."""
 
 
-def network_at(stop, dies=None, **rules):
+def network_at(stop, dies=None, threshold=MAJORITY, **rules):
     network = Network(
-        make_round(N, **rules),
+        make_round(N, threshold=threshold, **rules),
         random_vectors(N, 3, 16),
         {4: "mask"} if dies is None else dies,
         entropy=repeatable,

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from silofl.crypto.identity import SIGNATURE_BYTES
 from silofl.crypto.secagg import SumInputs, agree, bind, mask, reveal
 from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal, Vote, sign
 from silofl.crypto.secret import Secret
@@ -55,6 +56,29 @@ def test_a_split_vote_opens_nothing():
         same_side = {s: v for s, v in votes.items() if s != k and sides[s] == side}
         with pytest.raises(ThresholdError, match="2 silos voted in round 1 and 3 must; nothing was revealed"):
             reveal(network.stages[k], same_side)
+
+
+@pytest.mark.parametrize("threshold", [3, None])
+def test_one_double_voter_and_a_split_network_open_both_secrets_at_a_bare_majority_alone(threshold):
+    """Silo 0 votes on either side of a network of five; half of the others hears one vote, half the other."""
+    network = network_at("agree", dies={}, threshold=threshold)
+    whole, less = frozenset(range(N)), frozenset(range(N)) - {4}
+    told = []
+    for side, survivors in (((1, 2), whole), ((3, 4), less)):
+        agreed = {k: agree(network.stages[k], survivors, HEARD) for k in side}
+        honest = Vote.decode(agreed[side[0]][1][:-SIGNATURE_BYTES], side[0])
+        lie = sign(dataclasses.replace(honest, sender=0), identities(N)[0])
+        votes = {k: vote for k, (_, vote) in agreed.items()} | {0: lie}
+        for k in side:
+            heard = {s: vote for s, vote in votes.items() if s != k}
+            if threshold is None:
+                with pytest.raises(ThresholdError, match="3 silos voted in round 1 and 4 must; nothing was"):
+                    reveal(agreed[k][0], heard)
+            else:
+                told += Reveal.decode(reveal(agreed[k][0], heard)[1], k).shares
+    kinds = [kind for dealer, kind, _ in told if dealer == 4]
+    assert kinds == ([] if threshold is None else [SEED_SHARE, SEED_SHARE, KEY_SHARE, KEY_SHARE])
+    # With silo 0's own shares of either kind, that is three of each: both secrets of silo 4 are open.
 
 
 def test_revealing_again_tells_nothing_new():

@@ -23,8 +23,8 @@ def test_too_few_silos_are_refused_by_number():
     for threshold in (0, 1, 2, 6):
         with pytest.raises(ConfigError, match="more than half of 5"):
             make_round(5, threshold=threshold)
-    assert [make_round(n).threshold for n in (3, 4, 5, 6)] == [2, 3, 3, 4]
-    assert [make_round(n).minimum for n in (3, 4, 5, 6)] == [3, 3, 3, 4]
+    assert [make_round(n).threshold for n in (3, 4, 5, 6, 7)] == [2, 3, 4, 4, 5]
+    assert [make_round(n).minimum for n in (3, 4, 5, 6, 7)] == [3, 3, 4, 4, 5]
     assert make_round(3, allow_two=True).minimum == 2
 
 
@@ -66,7 +66,7 @@ def test_every_rule_is_in_the_terms():
     for changed in (
         make_round(5, prg="chacha20"),
         make_round(5, bits=32),
-        make_round(5, threshold=4),
+        make_round(5, threshold=3),
         make_round(5, allow_two=True),
         make_round(5, bounds=Bounds(colluding=0.2)),
         make_round(5, bounds=Bounds(dropping=0.2)),

@@ -32,7 +32,7 @@ def masking_round(n, dies=None, **rules):
     [
         (4, range(4), {}),
         (5, (0, 1, 2, 4), {}),
-        (5, (1, 3, 4), {}),
+        (5, (1, 3, 4), {"threshold": 3}),
         (20, range(20), {"bounds": SPARSE}),
         (20, [k for k in range(20) if k not in (3, 11)], {"bounds": SPARSE}),
     ],

@@ -40,9 +40,10 @@ def config(**failure: Any) -> Config:
         ({"protocol": "plain"}, [1, 2, 2, 2, 2, 2]),
         ({"protocol": "plain", "min_silos": 1}, [1, 1, 1, 1, 1, 1]),
         ({"protocol": "plain", "min_silos": 4}, [4, 4, 4, 4, 4, 4]),
-        ({}, [1, 2, 3, 3, 3, 5]),
-        ({"allow_two": True}, [1, 2, 2, 3, 3, 5]),
-        ({"min_silos": 2}, [2, 2, 3, 3, 3, 5]),
+        ({}, [1, 2, 3, 3, 4, 5]),
+        ({"allow_two": True}, [1, 2, 2, 3, 4, 5]),
+        ({"min_silos": 2}, [2, 2, 3, 3, 4, 5]),
+        ({"threshold": 3}, [1, 2, 3, 3, 3, 3]),
         ({"min_silos": 4}, [4, 4, 4, 4, 4, 5]),
         ({"threshold": 4}, [1, 2, 4, 4, 4, 4]),
     ],
@@ -53,7 +54,8 @@ def test_the_fewest_silos_of_a_round(keys: dict[str, Any], fewest: list[int]) ->
 
 
 def test_as_many_replicas_as_silos_may_fail_at_once() -> None:
-    assert [replicas(config(), silos, 2) for silos in (1, 2, 3, 4, 5, 8)] == [0, 0, 0, 1, 2, 2]
+    assert [replicas(config(), silos, 2) for silos in (1, 2, 3, 4, 5, 6, 8)] == [0, 0, 0, 1, 1, 2, 2]
+    assert replicas(config(threshold=3), 5, 2) == 2
     assert [replicas(config(protocol="plain"), silos, 2) for silos in (1, 2, 3, 4)] == [0, 0, 1, 2]
     assert replicas(config(policy="abort"), 8, 2) == 0
 
@@ -62,8 +64,14 @@ def test_as_many_replicas_as_silos_may_fail_at_once() -> None:
     ("keys", "lost", "left", "sentence"),
     [
         ({}, (4,), (0, 1, 2, 3), None),
-        ({"policy": "shrink"}, (4,), (0, 1, 2), None),
-        ({}, (0, 1, 4), (2, 3), "silos 0, 1 and 4 failed, and 2 of 5 silos are left and a round needs 3"),
+        ({"policy": "shrink", "threshold": 3}, (4,), (0, 1, 2), None),
+        ({}, (0, 1), (2, 3, 4), "silos 0 and 1 failed, and 3 of 5 silos are left and a round needs 4"),
+        (
+            {"threshold": 3},
+            (0, 1, 4),
+            (2, 3),
+            "silos 0, 1 and 4 failed, and 2 of 5 silos are left and a round needs 3",
+        ),
         ({"policy": "abort"}, (1, 4), (0, 2, 3), 'silos 1 and 4 failed, and failure.policy = "abort"'),
         (
             {"protocol": "additive"},

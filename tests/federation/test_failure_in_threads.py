@@ -107,7 +107,7 @@ PAIRS = [
 def test_two_silos_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str]) -> None:
     prepare(monkeypatch, messages=PAIRS.index(deaths) % 2 == 0)
     faults = [f"kill silo {silo} round {ROUND} at {step}" for silo, step in deaths.items()]
-    config = settings(tmp_path, secure={"range": 0.125}, failure={"inject": faults})
+    config = settings(tmp_path, secure={"range": 0.125, "threshold": 3}, failure={"inject": faults})
     check(tmp_path, config, 5, deaths, federate(config, 5))
 
 

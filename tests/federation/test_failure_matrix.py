@@ -46,6 +46,7 @@ momentum = 0.5
 [secure]
 bits = 32
 range = 0.25
+threshold = 3  # the default of four silos; of five two may be lost at once with it
 [checkpoint]
 keep = 10
 [failure]

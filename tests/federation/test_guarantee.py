@@ -29,7 +29,7 @@ def plan(silos: int = 4, *, secure: dict[str, Any] | None = None, **privacy: Any
 @pytest.mark.parametrize(
     ("silos", "colluding", "secure", "advice"),
     [
-        (5, 3, {}, "secure.threshold is 3.*to 2 or less, or to 4"),
+        (5, 3, {"threshold": 3}, "secure.threshold is 3.*to 2 or less, or to 4"),
         (9, 6, {"threshold": 6}, "secure.threshold is 6.*to 5 or less, or to 8"),
         (4, 2, {"protocol": "additive"}, "secure.committee is 2.*to 1 or less, or to 3"),
     ],
@@ -45,8 +45,8 @@ def test_silos_that_open_the_sum_are_not_promised_to_learn_nothing(
 
 def test_dropouts_count_among_those_who_bring_no_noise() -> None:
     with pytest.raises(ConfigError, match=r"secure\.threshold is 4\), .*to 3 or less, or to 5,"):
-        plan(7, colluding=4, dropouts=1)
-    assert plan(7, colluding=5, dropouts=1).needed == 1
+        plan(7, colluding=4, dropouts=1, secure={"threshold": 4})
+    assert plan(7, colluding=5, dropouts=1, secure={"threshold": 4}).needed == 1
     with pytest.raises(ConfigError, match=r"some others only\), .*to 33 or less, or to 99,"):
         plan(100, colluding=40)
 

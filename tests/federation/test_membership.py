@@ -16,7 +16,7 @@ from silofl.federation.failure.policy import describe_policy, refuse_idle_faults
     ("failure", "secure", "silos", "words"),
     [
         ({}, {}, 4, ["respawn: ", "3 of 4 silos or more", "up to 1 failed at a time", "respawned"]),
-        ({"policy": "shrink"}, {}, 9, ["shrink: ", "5 of 9", "up to 2 failed at a time", "stays away"]),
+        ({"policy": "shrink"}, {}, 9, ["shrink: ", "6 of 9", "up to 2 failed at a time", "stays away"]),
         ({"policy": "abort"}, {}, 9, ["abort: ", "exit code 75"]),
         ({}, {}, 3, ["ends the job", "a round needs 3 of 3"]),
         ({}, {"protocol": "plain"}, 3, ["respawn: ", "2 of 3"]),

@@ -12,6 +12,7 @@ from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import PRG_KEY_BYTES, Prg
 from silofl.crypto.roster import Roster
 from silofl.crypto.session_id import SESSION_BYTES
+from silofl.crypto.threshold import default_threshold
 from silofl.errors import ConfigError
 from silofl.types import RingBits
 
@@ -23,7 +24,7 @@ class Rules:
     """The protocol's parameters, the same on every silo.
 
     `threshold`: how many silos must agree on the survivors, and whose shares open a secret (in a complete
-    graph); more than half, which is the default. `allow_two` admits sums over two silos, each of which
+    graph); more than half. None: `default_threshold`. `allow_two` admits sums over two silos, each of which
     learns the other's vector from the sum.
     """
 
@@ -85,8 +86,8 @@ class Round:
 
     @property
     def threshold(self) -> int:
-        """How many silos must vote for the survivors; by default the smallest majority of the members."""
-        return len(self.members) // 2 + 1 if self.rules.threshold is None else self.rules.threshold
+        """How many silos must vote for the survivors."""
+        return default_threshold(len(self.members)) if self.rules.threshold is None else self.rules.threshold
 
     @property
     def minimum(self) -> int:
