@@ -15,6 +15,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
+from silofl.crypto import signer
 from silofl.crypto.graph import colluding_openers
 from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
@@ -192,6 +193,11 @@ def protocol_name(secure: SecureConfig, silos: int) -> str:
 def choose_protocol(secure: SecureConfig, silos: int) -> SumProtocol:
     """The protocol of a run of `silos`: it does not change when ranks fail."""
     return PROTOCOLS[protocol_name(secure, silos)]
+
+
+def describe_keys(secure: SecureConfig, silos: int) -> str:
+    """By which keys silos know each other in a run of `silos`; empty where sums are in the clear."""
+    return signer.describe_keys(secure) if choose_protocol(secure, silos).private else ""
 
 
 def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:

@@ -18,6 +18,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of
 from silofl.config import SecureConfig
 from silofl.crypto.kdf import digest
+from silofl.crypto.signer import has_keys, mixed_keys
 from silofl.errors import ConfigError, DataError, SiloflError
 from silofl.types import Contribution, Vector
 
@@ -63,7 +64,8 @@ class SecureAggregator:
         with raise_on_all_ranks(self._comm):
             _refuse_unused(given)
             settings = given.model_copy(update={"bits": bits, "range": value_range})
-        shared = settings.model_dump(mode="json", exclude=LOCAL) | {"identity": bool(settings.identity)}
+        shared = settings.model_dump(mode="json", exclude=LOCAL)
+        _refuse_mixed_keys(self._comm, settings)
         _refuse_differences(self._comm, shared | {"size": size})
         group = ElasticGroup(self._comm, fault_tolerant=False)
         agreed = digest("settings of a secure sum", json.dumps(shared, sort_keys=True).encode())
@@ -150,6 +152,13 @@ def _refuse_unused(config: SecureConfig) -> None:
                 f"secure.{key} = {getattr(config, key)!r} does nothing in a secure sum by itself, which is "
                 f"always secagg's{instead.get(key, '; leave it out')}"
             )
+
+
+def _refuse_mixed_keys(comm: Communicator, settings: SecureConfig) -> None:
+    """Raise ConfigError on every rank where only some ranks have an identity; collective."""
+    mixed = mixed_keys(allgather_object(comm, has_keys(settings)))
+    if mixed is not None:
+        raise mixed
 
 
 def _refuse_differences(comm: Communicator, own: Mapping[str, Any], error: SiloflError | None = None) -> None:

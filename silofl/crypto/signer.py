@@ -1,7 +1,11 @@
-"""What an institution signs and verifies with: its identity, and the roster by which it knows the others."""
+"""What an institution signs and verifies with: its identity, and the roster by which it knows the others.
+
+Without them the keys of a run are ephemeral: what that means is said here, for all who tell it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +14,14 @@ from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.kdf import digest
 from silofl.crypto.roster import Roster
 from silofl.errors import ConfigError
+
+EPHEMERAL = (
+    "ephemeral, made for this run: an active adversary between the silos at its start, on the network or in "
+    "the launcher, can impersonate any silo to any other and read updates; secure.identity and secure.roster "
+    "protect from that (silofl keygen, silofl roster)"
+)
+OF_ROSTER = "of the institutions in secure.roster"
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -53,3 +65,30 @@ def configured_signer(secure: SecureConfig, silo: int, silos: int) -> Signer | N
             "start the ranks in the order of the roster"
         )
     return Signer(identity, roster)
+
+
+def describe_keys(secure: SecureConfig) -> str:
+    """By which keys silos know each other in a run, and what ephemeral ones do not protect from."""
+    return OF_ROSTER if secure.identity and secure.roster else EPHEMERAL
+
+
+def has_keys(secure: SecureConfig) -> bool:
+    """Whether this rank was given keys; with one of the two missing, `configured_signer` refuses it."""
+    return bool(secure.identity or secure.roster)
+
+
+def mixed_keys(have: Sequence[bool]) -> ConfigError | None:
+    """The error of ranks of which only some have keys, by rank; None where all have or none has.
+
+    They would wait for each other: those without exchange keys before the rest.
+    """
+    lacking = [rank for rank, one in enumerate(have) if not one]
+    if len(lacking) in (0, len(have)):
+        return None
+    named = ", ".join(map(str, lacking[:MOST_NAMED])) + ("" if len(lacking) <= MOST_NAMED else ", ...")
+    who = f"rank {named} has" if len(lacking) == 1 else f"ranks {named} have"
+    return ConfigError(
+        f"{who} no secure.identity and secure.roster, and the other ranks have: "
+        "set both on every rank, or on none",
+        rank=0,
+    )

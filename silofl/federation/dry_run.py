@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silofl.aggregation.protocols import PROTOCOLS, protocol_name
+from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
 from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.row_exchange import BUFFERS
 from silofl.aggregation.shards import slice_bounds
@@ -55,6 +55,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         strategy=config.strategy.name,
         rounds=config.run.rounds,
         protocol=name,
+        keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),
         bytes_sent_per_round=sent,
         memory_mib=_memory(silo, strategy, spec) / MIB,

@@ -6,18 +6,25 @@ import json
 from typing import Any
 
 import silofl
-from silofl.comm.collective_errors import raise_if_any
+from silofl.comm.collective_errors import allgather_object, raise_if_any
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, first_difference
+from silofl.crypto.signer import has_keys, mixed_keys
 from silofl.errors import MismatchError
 from silofl.training.flat import FlatModel
 
 
 def agree_on_version_and_config(comm: Communicator, config: Config) -> None:
-    """Refuse ranks whose silofl version or shared configuration differs from rank 0's; collective."""
+    """Refuse ranks whose silofl version or shared configuration differs from rank 0's; collective.
+
+    And ranks of which only some have an identity, which is no part of the shared configuration.
+    """
     mine = {"version": silofl.__version__, "config": config.model_dump(mode="json")}
     first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
-    raise_if_any(comm, _compare(comm.rank, config, first))
+    have = allgather_object(comm, has_keys(config.secure), _compare(comm.rank, config, first))
+    mixed = mixed_keys(have)
+    if mixed is not None:
+        raise mixed
 
 
 def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError | None:

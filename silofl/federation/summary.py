@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import silofl
+from silofl.aggregation import protocols
 from silofl.comm.elastic_group import RankFailure
 from silofl.federation.federation import Federation
 from silofl.federation.round import RoundResult
@@ -25,6 +26,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "parameters": federation.silo.model.size,
         "strategy": type(federation.context.strategy).__name__,
         "protocol": federation.aggregator.description,
+        "keys": _keys(federation),
         "privacy": "" if federation.privacy is None else federation.privacy.description,
         "device": str(federation.silo.model.vector.device),
         "rounds": federation.context.config.run.rounds,
@@ -81,6 +83,7 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256:
         "name": federation.context.config.run.name,
         "rounds": last.round,
         "silos": federation.context.silos,
+        "keys": _keys(federation),
         "parameters": federation.silo.model.size,
         "loss": last.means.get("loss"),
         "accuracy": last.means.get("accuracy"),
@@ -98,6 +101,12 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256:
         "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],
         "model_sha256": model_sha256,
     }
+
+
+def _keys(federation: Federation) -> str:
+    """By which keys silos know each other; empty where a sum hides nothing that keys would protect."""
+    context = federation.context
+    return protocols.describe_keys(context.config.secure, context.silos)
 
 
 def _finite(epsilon: float | None) -> float | None:

@@ -33,6 +33,8 @@ class DryRun:
     """Payload that silo 0 hands to other ranks in a round."""
     memory_mib: float
     """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
+    keys: str
+    """By which keys silos know each other; empty where the sum hides nothing."""
     bears: str
     """How many silos may die, collude or lie in a sum; empty where it hides nothing."""
     failure: str
@@ -53,6 +55,8 @@ def print_dry_run(found: DryRun) -> None:
     console.print(f"model       {found.model}")
     console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
     console.print(f"sum         {found.protocol}")
+    if found.keys:
+        console.print(f"keys        {found.keys}", soft_wrap=True)
     if found.bears:
         console.print(f"bears       {found.bears}", soft_wrap=True)
     console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")

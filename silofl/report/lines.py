@@ -11,12 +11,13 @@ Record = dict[str, Any]
 
 
 def opening(plan: Record) -> list[str]:
-    """What is about to run, in two lines."""
+    """What is about to run, in a few lines."""
     start = f" from round {plan['first_round']}" if plan["first_round"] > 1 else ""
     return [
         f"silofl {plan['version']}: {plan['name']}, {plan['silos']} silos, {plan['parameters']} parameters, "
         f"{plan['strategy']}, {plan['rounds']} rounds{start}",
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
+        *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  privacy: {plan['privacy']}"] if plan["privacy"] else []),
     ]
 
@@ -61,6 +62,7 @@ def closing(summary: Record, path: str) -> list[str]:
         f"{train / total:.0%} training, {waited / total:.0%} waiting for the slowest silo, "
         f"{f'{back / total:.0%} waiting for silos to rejoin, ' if back else ''}"
         f"{outside / total:.0%} all else",
+        *([f"  keys     {summary['keys']}"] if summary["keys"] else []),
         f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",

@@ -105,6 +105,15 @@ def test_what_differs_between_ranks_is_one_sentence_on_all(given: dict[str, Any]
     assert sentence in ends[0]
 
 
+def test_an_identity_on_some_ranks_alone_is_refused_on_all() -> None:
+    def rank(comm: Communicator) -> None:
+        config = SecureConfig() if comm.rank == 1 else SecureConfig(identity="own.pem", roster="roster.toml")
+        with pytest.raises(ConfigError, match=r"rank 1 has no secure\.identity .* set both on every rank"):
+            silofl.SecureAggregator(comm, config=config)
+
+    run_in_threads(3, rank, timeout_s=20)
+
+
 def test_an_aggregator_whose_arrays_change_on_one_rank_alone() -> None:
     def rank(comm: Communicator) -> None:
         with silofl.SecureAggregator(comm) as aggregator:

@@ -91,6 +91,14 @@ def test_different_configurations(start: Start, quick: Path) -> None:
     refused(job.wait(PATIENCE_S), "rank 1", "train.lr is 0.07 here and 0.05 on rank 0")
 
 
+def test_an_identity_on_some_ranks_alone(start: Start, quick: Path) -> None:
+    """Each institution's command names its own files; where one names none, no rank waits for it."""
+    train = ["-m", "silofl", "train", str(quick)]
+    keys = ["--set", 'secure.identity="own.pem"', "--set", 'secure.roster="roster.toml"']
+    job = start(3, ranks=[[*train, *keys], train, [*train, *keys]])
+    refused(job.wait(PATIENCE_S), "rank 1 has no secure.identity and secure.roster", "set both on every rank")
+
+
 def test_different_versions_of_ranks_that_start_cold(start: Start, quick: Path) -> None:
     train = ["-m", "silofl", "train", str(quick)]
     patched = "import sys, silofl; silofl.__version__ = '9.9'; from silofl.__main__ import main; main()"

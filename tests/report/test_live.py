@@ -15,7 +15,15 @@ def test_a_run_as_a_person_sees_it() -> None:
     display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
     plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedAvg", "rounds": 20}
     display.begin(
-        {**plan, "first_round": 1, "protocol": "plain", "device": "cpu", "privacy": "", "path": "runs/demo"}
+        {
+            **plan,
+            "first_round": 1,
+            "protocol": "plain",
+            "keys": "",
+            "device": "cpu",
+            "privacy": "",
+            "path": "runs/demo",
+        }
     )
     for number in range(1, 21):
         display.round(metrics(number))
@@ -25,6 +33,7 @@ def test_a_run_as_a_person_sees_it() -> None:
         "rounds": 20,
         "seconds": 2.0,
         "model_sha256": "ab",
+        "keys": "",
         "seconds_by_phase": {"train": 1.0},
         "epsilon": None,
         "delta": None,
@@ -47,14 +56,16 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
     plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedSGD", "rounds": 2}
     promise = "every example, epsilon 3 at delta 1e-05"
-    more = {"first_round": 1, "protocol": "secagg", "device": "cpu", "privacy": promise, "path": "runs/demo"}
-    display.begin({**plan, **more})
+    more = {"first_round": 1, "protocol": "secagg", "keys": "K", "device": "cpu", "privacy": promise}
+    display.begin({**plan, **more, "path": "runs/demo"})
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
-    spent = {"accuracy": 0.5, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
+    spent = {"keys": "K", "accuracy": 0.5, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
     display.finish({**spent, "seconds": 2.0, "model_sha256": "ab", "seconds_by_phase": {"train": 1.0}})
     display.close()
     text = out.getvalue()
     assert f"privacy: {promise}" in text
+    assert "  keys: K\n" in text.replace("\r", "")
+    assert "  keys     K" in text
     assert "1.2345" in text
     assert "done: epsilon 2.5 at delta 1e-05, accuracy 0.5000" in text
