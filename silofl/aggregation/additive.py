@@ -125,7 +125,10 @@ class Additive:
         rounding = self._wire.rounding(prg, silo, round_number)
         encoded = self._wire.encode(contribution, share, magnitudes, self._ranges, rounding)
         self._collect(encoded)
-        self._tail = self._wire.tail.decode(self._small_total(encoded.tail()))
+        told = self._wire.tail.decode(self._small_total(encoded.tail()))
+        if self._range is None:
+            told = self._wire.tail.with_widest(told, encoded.widest, self._comm.size)
+        self._tail = told
 
     def _refuse_loss(self) -> None:
         """StoppedError, on every rank, once one of them has failed: seeds are dealt to all or none."""

@@ -31,6 +31,10 @@ class EncodedContribution:
     parts: Mapping[str, Encoded]
     unfit: Mapping[str, NDArray[np.bool_]]
     """By vector: tensors with values that have no words, as far as it is known beforehand."""
+    far: NDArray[np.bool_]
+    """By rounded tensor: whether all values are far below its range."""
+    widest: NDArray[np.bool_]
+    """By rounded tensor: whether these values ask for all of its range."""
     absent: bool = False
     """Whether it is nothing, of no weight."""
     _tail: Words | None = field(default=None, init=False)
@@ -65,6 +69,7 @@ class EncodedContribution:
             any(part.clipped for part in parts),
             np.concatenate([np.empty(0, np.bool_), *unfit]),
             np.concatenate([NO_RANGES, *(part.errors() for part in parts)]),
+            self.far,
             np.array([given.weight, *scalars], np.float64),
         )
 
@@ -76,6 +81,7 @@ class EncodedContribution:
             clipped=False,
             bad=np.concatenate([np.empty(0, np.bool_), *unfit]),
             errors=np.concatenate([NO_RANGES, *errors]),
+            far=np.zeros_like(self.far),
             numbers=np.zeros(1 + len(self.format_of_tail.scalars)),
             absent=True,
         )

@@ -155,7 +155,10 @@ class SecAggSum:
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self._size)
-        return UnmaskedSum(self.wire, self._collection, left, ranges, self.wire.tail.decode(tail), silos)
+        told = self.wire.tail.decode(tail)
+        if self._range is None:
+            told = self.wire.tail.with_widest(told, encoded.widest, len(silos))
+        return UnmaskedSum(self.wire, self._collection, left, ranges, told, silos)
 
     def _collect(self, encoded: EncodedContribution, masks: MaskSet) -> tuple[tuple[int, ...], Words]:
         group = self.session.group

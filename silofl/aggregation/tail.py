@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,6 +21,8 @@ Words = NDArray[np.unsignedinteger[Any]]
 
 COARSE = 0.01
 """Relative error of a tensor's encoding above which it is reported."""
+LOST = 0.5
+"""Relative error above which the values of a tensor are as good as lost: most of them rounded to zero."""
 LARGEST_WEIGHT = 2.0**32
 """Weights of a round are between the inverse of this and this."""
 ERROR_BITS = 16
@@ -40,11 +42,17 @@ class EncodingQuality:
         clipped_silos: silos with values beyond a configured range.
         error: mean over silos of the relative L2 error of their worst tensor, in steps of 2^-16.
         coarse: tensors of which rounding took more than 1 % at some silo, and at how many.
+        lost: tensors of which rounding took more than half at some silo, for its values are smaller than the
+            range by more than `wire_format.FAR`, and at how many.
+        widest: of this rank alone: tensors among `lost` whose range its own values asked for, where most
+            other silos lost theirs.
     """
 
     clipped_silos: int = 0
     error: float = 0.0
     coarse: Mapping[str, int] | None = None
+    lost: Mapping[str, int] | None = None
+    widest: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class OwnTail:
         clipped: whether values lay beyond a configured range.
         bad: bool (m,), of every checked tensor whether a value has no words: not finite, or too large.
         errors: float64 (r,), relative error of every rounded tensor.
+        far: bool (r,), whether the values of a rounded tensor are far below its range.
         numbers: float64 (1 + s,): the weight of the round, and p_i times each scalar.
         absent: whether the silo brings nothing, and has no weight.
     """
@@ -81,6 +90,7 @@ class OwnTail:
     clipped: bool
     bad: NDArray[np.bool_]
     errors: NDArray[np.float64]
+    far: NDArray[np.bool_]
     numbers: NDArray[np.float64]
     absent: bool = False
 
@@ -113,7 +123,7 @@ class TailFormat:
         self._weights = weight_limbs(bits, silos)
         self._error = Limbs(bits, silos, ERROR_BITS + 1)
         self._numbers = exact_format(bits, silos)
-        flags = 1 + len(self._checked) + len(rounded)
+        flags = 1 + len(self._checked) + 2 * len(rounded)
         numbers = self._numbers.words * (1 + len(scalars))
         ends = [0, *accumulate((self._weights.words, flags, self._error.words, numbers))]
         self._parts = [slice(*part) for part in pairwise(ends)]
@@ -134,7 +144,8 @@ class TailFormat:
         unfit = ~(np.abs(own.numbers) < MAGNITUDE)
         unfit[0] |= not (own.absent or valid_weight(own.numbers[0]))
         flags[0] = own.clipped
-        np.concatenate([own.bad, unfit, own.errors > COARSE], out=flags[1:], casting="unsafe")
+        lost = own.far & (own.errors > LOST)
+        np.concatenate([own.bad, unfit, own.errors > COARSE, lost], out=flags[1:], casting="unsafe")
         worst = float(own.errors.max(initial=0.0))  # perhaps NaN, which counts as 1
         error[:] = self._error.encode(round((worst if worst < 1 else 1.0) * (1 << ERROR_BITS)))
         self._numbers.encode(np.where(unfit, 0.0, own.numbers), exact)
@@ -148,7 +159,8 @@ class TailFormat:
                 at some silo. On every rank.
         """
         weights, flags, error, exact = (sums[part] for part in self._parts)
-        checked, coarse = flags[1 : 1 + len(self._checked)], flags[1 + len(self._checked) :]
+        checked, rounded = flags[1 : 1 + len(self._checked)], flags[1 + len(self._checked) :]
+        coarse, lost = np.split(rounded, 2)
         bad = np.flatnonzero(checked)
         if bad.size:
             raise DataError(
@@ -158,11 +170,21 @@ class TailFormat:
             )
         numbers = np.empty(1 + len(self.scalars))
         self._numbers.decode(np.ascontiguousarray(exact), numbers)
-        found = {name: int(count) for name, count in zip(self._rounded, coarse, strict=True) if count}
         mean_error = self._error.decode(error) / (self._silos << ERROR_BITS)
-        quality = EncodingQuality(int(flags[0]), mean_error, found)
+        quality = EncodingQuality(int(flags[0]), mean_error, self._counted(coarse), self._counted(lost))
         scalars = dict(zip(self.scalars, map(float, numbers[1:]), strict=True))
         return Tail(decode_weight(weights, self._weights), float(numbers[0]), scalars, quality)
+
+    def _counted(self, flags: Words) -> dict[str, int]:
+        """By rounded tensor: how many silos raised a flag."""
+        return {name: int(count) for name, count in zip(self._rounded, flags, strict=True) if count}
+
+    def with_widest(self, tail: Tail, widest: NDArray[np.bool_], silos: int) -> Tail:
+        """The tail of a sum over `silos`, as the silo sees it whose values ask for the ranges of `widest`."""
+        lost = tail.quality.lost or {}
+        names = (name for name, own in zip(self._rounded, widest, strict=True) if own)
+        told = tuple(name for name in names if 2 * lost.get(name, 0) > silos - 1)
+        return replace(tail, quality=replace(tail.quality, widest=told))
 
 
 @functools.lru_cache(maxsize=64)

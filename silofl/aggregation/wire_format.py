@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silofl.aggregation.encoded_contribution import EncodedContribution
 from silofl.aggregation.formats import format_of
@@ -21,6 +22,9 @@ from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.aggregation.tail import Tail, TailFormat, valid_weight
 from silofl.types import Contribution, RingBits
 from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, ring_dtype
+
+FAR = 64.0
+"""How many times smaller than a range all values of a tensor are where it counts as far too wide for them."""
 
 
 class WireFormat:
@@ -57,6 +61,10 @@ class WireFormat:
 
     def exponents(self, magnitudes: Magnitudes, weight: float) -> Words:
         """What this silo adds to the agreement on ranges, other words each time; empty if there is none."""
+        return encode_exponents(self._stated(magnitudes, weight), self._words)
+
+    def _stated(self, magnitudes: Magnitudes, weight: float) -> NDArray[np.float64]:
+        """float64 (r,): the magnitudes that ranges must hold, of every rounded tensor of this silo."""
         fits = valid_weight(weight)
         own = [
             magnitudes[one.name] * (weight if one.weighting == "round" else 1.0)
@@ -64,7 +72,7 @@ class WireFormat:
             else np.full(len(one.tensor_ends), np.inf)
             for one in self.ranged
         ]
-        return encode_exponents(np.concatenate([NO_RANGES, *own]), self._words)
+        return np.concatenate([NO_RANGES, *own])
 
     def ranges(self, sums: Words) -> dict[str, Ranges]:
         """Each vector's agreed ranges, float64 (m,), from the sums of all silos' `exponents`."""
@@ -97,7 +105,11 @@ class WireFormat:
             one.name: ~(magnitudes[one.name] * weights[one.name].factor < self.formats[one.name].largest)
             for one in self._checked
         }
-        return EncodedContribution(self.layout, self.tail, contribution, share, parts, unfit, absent)
+        stated = self._stated(magnitudes, contribution.weight)
+        whole = np.concatenate([NO_RANGES, *(ranges[one.name] for one in self.ranged)])
+        far, widest = (stated > 0) & (stated * FAR < whole), stated > whole / 2
+        own = contribution, share, parts, unfit, far, widest
+        return EncodedContribution(self.layout, self.tail, *own, absent)
 
     def _weight(self, one: VectorSpec, share: float, weight: float) -> Weight:
         """What a silo's vector is multiplied by. Exact sums do without 1/n, so that nothing is lost."""

@@ -41,6 +41,7 @@ def _report(state: RunState, result: RoundResult, *, asked: bool) -> Json:
     return {
         "silo": state.group.silo_id,
         "shown": result.shown(state.config),
+        "widest": list(result.quality.widest),
         "phases": state.clock.take(),
         "stop": asked,
         "affordable": federation.affordable(),

@@ -62,10 +62,19 @@ def metrics_of(
         clipped_silos=result.quality.clipped_silos,
         encoding_error=result.quality.error,
         coarse_tensors=result.quality.coarse or {},
+        lost_tensors=result.quality.lost or {},
+        widest=_widest(result, reports),
         bytes_sent=result.bytes_sent,
         seconds=round(seconds, 6),
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
     )
+
+
+def _widest(result: RoundResult, reports: list[Json]) -> dict[str, list[int]]:
+    """The silos that say that their values ask for the range of a tensor that others lost to rounding."""
+    lost = result.quality.lost or {}
+    found = {name: [one["silo"] for one in reports if name in one["widest"]] for name in lost}
+    return {name: silos for name, silos in found.items() if silos}
 
 
 def _mean_phases(phases: list[dict[str, float]]) -> dict[str, float]:

@@ -27,6 +27,9 @@ class RoundMetrics:
         clipped_silos: silos with values beyond `secure.range`; 0 where ranges are agreed.
         encoding_error: relative L2 error that rounding for the secure sum made, mean over silos.
         coarse_tensors: tensors of which rounding took more than 1 % at some silo, and at how many.
+        lost_tensors: tensors of which rounding took more than half at some silo, whose values are far too
+            small for the range, and at how many.
+        widest: by tensor, the silos whose values asked for that range, where most others lost theirs.
         bytes_sent: payload bytes that rank 0 handed to other ranks for sum, keys and new shared vectors.
         seconds: wall clock, the commit of the round before included.
         seconds_by_phase: means over the silos that were in a phase.
@@ -45,6 +48,8 @@ class RoundMetrics:
     clipped_silos: int = 0
     encoding_error: float = 0.0
     coarse_tensors: Mapping[str, int] = field(default_factory=dict)
+    lost_tensors: Mapping[str, int] = field(default_factory=dict)
+    widest: Mapping[str, list[int]] = field(default_factory=dict)
     bytes_sent: int = 0
     seconds: float = 0.0
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
@@ -83,11 +88,33 @@ class RoundMetrics:
                 f"{self.clipped_silos} silos had values beyond secure.range = {value_range}, "
                 "which were clipped; raise it, or leave it out"
             )
+        wide = {} if value_range is not None else self._wide()
+        notices += wide.values()
         for tensor, silos in self.coarse_tensors.items():
+            if tensor in wide:
+                continue
             notices.append(
                 f"rounding for the secure sum took more than 1 % of {tensor} at {silos} silos; "
                 'raise secure.bits, or set secure.rounding = "stochastic"'
             )
+        return notices
+
+    def _wide(self) -> dict[str, str]:
+        """A sentence on each tensor whose range is so wide that most silos' values of it were lost."""
+        notices = {}
+        for tensor, lost in self.lost_tensors.items():
+            asked, present = tuple(self.widest.get(tensor, ())), len(self.survivors)
+            much = f"rounding for the secure sum took more than half of {tensor} at {lost} of {present} silos"
+            if asked:
+                notices[tensor] = (
+                    f"{much}, for the values of {silos_text(asked)} are so much larger: look at the data and "
+                    "the learning rate there, or set secure.range"
+                )
+            elif 2 * lost > present:
+                notices[tensor] = (
+                    f"{much}, and no silo says that its values need so wide a range: one stated a false one, "
+                    "or failed since; set secure.range"
+                )
         return notices
 
 

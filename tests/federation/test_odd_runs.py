@@ -18,6 +18,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.errors import SiloflError
 from silofl.federation.loop import train
+from silofl.tasks.base import SiloData
 from tests.federation.reference import Attendance, Reference
 from tests.federation.test_traffic import OneParameter, WithoutBuffers
 from tests.federation.threads import CLASSES, FEATURES, Normalized, prepare, records, settings
@@ -148,3 +149,27 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_by_name(
     assert len({str(result) for result in results}) == 1
     assert isinstance(results[0], SiloflError)
     assert results[0].rank == 1
+
+
+class Diverging(Normalized):
+    """One silo's loss is a sum over very many."""
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        self.factor = 1e12 if silo == 1 else 1.0
+        return super().data(silo, silos)
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        return super().loss(model, batch) * self.factor
+
+
+def test_a_silo_whose_values_drown_the_others_is_named_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(tmp_path, run={"rounds": 1, "display": "plain", "share_silo_metrics": False})
+    together(config, Diverging)
+    (line,) = records(tmp_path)
+    assert line["lost_tensors"]["1.weight"] == 2
+    assert line["widest"]["1.weight"] == [1]
+    assert (
+        "more than half of 1.weight at 2 of 3 silos, for the values of silo 1 are" in capsys.readouterr().out
+    )

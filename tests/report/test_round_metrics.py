@@ -23,6 +23,8 @@ FULL = RoundMetrics(
     clipped_silos=1,
     encoding_error=0.0625,
     coarse_tensors={"0.weight": 2},
+    lost_tensors={"0.weight": 1},
+    widest={"0.weight": [2]},
     bytes_sent=99,
     seconds=2.0,
     seconds_by_phase={"train": 1.0},
@@ -49,6 +51,18 @@ def test_notices() -> None:
     assert failed == "silo 1 failed in round 7; recovered in 0.12 s"
     assert "1 silos had values beyond secure.range = 0.5" in clipped
     assert "more than 1 % of 0.weight at 2 silos" in coarse
+
+
+def test_a_range_in_which_most_values_are_lost_is_told_with_the_silo_that_asked_for_it() -> None:
+    def told(lost: int, widest: dict[str, list[int]], value_range: float | None = None) -> list[str]:
+        line = RoundMetrics(1, survivors=(0, 1, 2, 3), lost_tensors={"0.weight": lost}, widest=widest)
+        return line.notices(value_range)
+
+    (named,) = told(3, {"0.weight": [2]})
+    assert "more than half of 0.weight at 3 of 4 silos, for the values of silo 2 are so much larger" in named
+    (unknown,) = told(4, {})
+    assert "at 4 of 4 silos, and no silo says that its values need so wide a range" in unknown
+    assert told(1, {}) == told(3, {"0.weight": [2]}, 0.5) == []
 
 
 def test_names() -> None:
