@@ -11,6 +11,7 @@ from silofl.crypto.graph import Bounds
 from silofl.crypto.masks import PRG_KEY_BYTES
 from silofl.crypto.secagg.messages import KEY_SHARE, SEED_SHARE, Reveal
 from silofl.errors import ThresholdError
+from tests.campaigns import mostly_long
 from tests.crypto.harness import STEPS, Network, make_round, plain_sum, random_vectors, remember_verifications
 
 LENGTH = 5
@@ -113,7 +114,7 @@ def patterns(n, count):
         yield tuple(STEPS[number // len(STEPS) ** k % len(STEPS)] for k in range(n))
 
 
-@pytest.mark.parametrize(("n", "count"), [(3, None), (4, 600), (5, 400), (6, 300)])
+@pytest.mark.parametrize(("n", "count"), mostly_long([(3, None), (4, 300), (5, 400), (6, 300)], 0, 1, 2))
 def test_every_pattern_of_deaths(n, count, monkeypatch):
     remember_verifications(monkeypatch)
     outcomes = [check_pattern(n, pattern, threshold=n // 2 + 1) for pattern in patterns(n, count)]

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from silofl_kernels import KEY_BYTES, MaskSet, Stream, add_masks, keystream, quantize, quantize_and_mask
+from tests.campaigns import mostly_long
 
 
 def keys_of(prg: str, count: int) -> list[bytes]:
@@ -71,7 +72,7 @@ def test_one_pass_equals_two(fast_prg: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prg", "dtype", "bits"), [("aes-256-ctr", "float32", 8), ("chacha20", "float64", 32)]
+    ("prg", "dtype", "bits"), mostly_long([("aes-256-ctr", "float32", 8), ("chacha20", "float64", 32)], 1)
 )
 def test_other_rings_with_stochastic_rounding(prg: str, dtype: str, bits: int) -> None:
     keys = keys_of(prg, 3)

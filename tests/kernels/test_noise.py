@@ -29,6 +29,7 @@ from silofl_kernels import (
     keystream,
     skellam,
 )
+from tests.campaigns import mostly_long
 
 MAKERS = [discrete_gaussian, skellam]
 VARIANCES = [0.25, 1.0, 16.0, 1e4, 1e6, 1e8]
@@ -131,7 +132,7 @@ def test_samples_have_the_exact_distribution(make: Make, variance: float) -> Non
 
 
 @each_maker
-@pytest.mark.parametrize("variance", [LEAST_VARIANCE, 0.25, 0.7, 1.0, 16.0, 1e4])
+@pytest.mark.parametrize("variance", mostly_long([LEAST_VARIANCE, 0.25, 0.7, 1.0, 16.0, 1e4], 0, 1, 3, 4))
 def test_a_table_is_within_the_promised_distance(make: Make, variance: float) -> None:
     table = make(variance)
     weights = implied(table)

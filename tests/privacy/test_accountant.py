@@ -17,6 +17,7 @@ from silofl.privacy.accountant import (
     epsilon,
 )
 from silofl.privacy.releases import Release
+from tests.campaigns import mostly_long
 
 SETTINGS = [  # noise multiplier, sample rate, steps, delta
     (0.5, 0.001, 1, 1e-5),
@@ -91,7 +92,7 @@ def sampled_once(noise: float, rate: float, delta: float) -> float:
         return solved(lambda eps: max(removed(eps), added(eps)), delta, 100.0)
 
 
-@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), SETTINGS)
+@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), mostly_long(SETTINGS, 0, 3, 7, 10, 12, 14, 16))
 def test_at_most_a_hundredth_above_dp_accounting_and_never_below_the_exact(noise, rate, steps, delta):
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -107,7 +108,9 @@ def test_at_most_a_hundredth_above_dp_accounting_and_never_below_the_exact(noise
         assert sampled_once(noise, rate, delta) <= ours <= 1.01 * sampled_once(noise, rate, delta)
 
 
-@pytest.mark.parametrize(("noise", "rate", "steps"), [(1.0, 0.01, 100), (3.0, 0.2, 50), (0.8, 0.05, 20)])
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps"), mostly_long([(1.0, 0.01, 100), (3.0, 0.2, 50), (0.8, 0.05, 20)], 1, 2)
+)
 def test_sampled_releases_composed_are_above_dp_accountings_lower_bound(noise, rate, steps):
     from dp_accounting.pld import privacy_loss_distribution as pld
 
@@ -217,7 +220,9 @@ def test_discrete_gaussian_against_its_exact_sum(variance, shift, rate):
         assert epsilon({release: 1}, delta, "rdp") >= exact
 
 
-@pytest.mark.parametrize(("variance", "shift", "rate", "steps"), [(400, 10, 0.05, 200), (400, 4, 1.0, 10)])
+@pytest.mark.parametrize(
+    ("variance", "shift", "rate", "steps"), mostly_long([(400, 10, 0.05, 200), (400, 4, 1.0, 10)], 1)
+)
 def test_discrete_gaussians_composed_against_dp_accounting(variance, shift, rate, steps):
     from dp_accounting.pld import privacy_loss_distribution as pld
 

@@ -18,6 +18,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.tasks.base import SiloData
+from tests.campaigns import mostly_long
 from tests.strategies import naive
 from tests.strategies.naive import FEATURES, ROUNDS, SIZES, Array
 
@@ -105,7 +106,7 @@ def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any) 
 
 
 @EVERY
-@pytest.mark.parametrize(("bits", "bound"), [(32, 1e-5), (16, 1e-2)])
+@pytest.mark.parametrize(("bits", "bound"), mostly_long([(32, 1e-5), (16, 1e-2)], 0))
 def test_masked(tmp_path: Path, strategy: dict[str, Any], reference: Any, bits: int, bound: float) -> None:
     model = federate(tmp_path, strategy, protocol="secagg", bits=bits)
     compare(model, reference(naive.silos(), naive.ALL), bound)
@@ -114,7 +115,8 @@ def test_masked(tmp_path: Path, strategy: dict[str, Any], reference: Any, bits: 
 @EVERY
 @pytest.mark.usefixtures("deaths")
 @pytest.mark.parametrize(
-    ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]
+    ("secure", "bound"),
+    mostly_long([({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)], 1),
 )
 def test_a_silo_dies(
     tmp_path: Path, strategy: dict[str, Any], reference: Any, secure: dict[str, Any], bound: float
