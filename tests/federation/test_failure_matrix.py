@@ -235,9 +235,10 @@ def test_a_stopped_silo_is_ended_and_left_out(start: Start, tmp_path: Path) -> N
     lose(start, tmp_path, Case(4, (("stop", 2, "collect middle"),)))
 
 
-def test_a_killed_silo_comes_back_from_a_cold_start(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cold", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_killed_silo_comes_back(start: Start, tmp_path: Path, cold: bool) -> None:
     trial = Trial(start, tmp_path, WIDE, 4)
-    end = trial.train(f"run.rounds={ROUNDS}", inject([("kill", 0, FAULT_ROUND, "collect middle")]), cold=True)
+    end = trial.train(f"run.rounds={ROUNDS}", inject([("kill", 0, FAULT_ROUND, "collect middle")]), cold=cold)
     assert_fired(end, "kill", 0, FAULT_ROUND, "collect middle")
     assert [record["survivors"] for record in trial.records] == [
         [0, 1, 2, 3] if number != FAULT_ROUND else [1, 2, 3] for number in range(1, ROUNDS + 1)
