@@ -20,6 +20,7 @@ LINES = dict(re.findall(ONE_LINE, TEXT, re.DOTALL | re.MULTILINE))
 TABLES = {
     "silofl/tasks/stripes.py": ("silofl/tasks/registry.py", "TASKS"),
     "silofl/aggregation/gathered.py": ("silofl/aggregation/protocols.py", "PROTOCOLS"),
+    "silofl/aggregation/formats/unit.py": ("silofl/aggregation/formats/__init__.py", "FORMATS"),
     "silofl/topologies/cautious.py": ("silofl/topologies/registry.py", "TOPOLOGIES"),
 }
 """Where the line of each example goes."""
@@ -100,6 +101,28 @@ def test_the_transform_comes_off_the_sum(copied: Path) -> None:
         "s = Shift(5, 3); x = np.arange(9.0); place = Slice(0, 1);"
         "total = sum(s.encode(x * k, place, np.empty(9)) for k in range(3));"
         "assert np.array_equal(s.decode(total, place), 3 * x)"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"}
+    subprocess.run([sys.executable, "-c", code], cwd=copied, env=env, check=True, timeout=60)
+
+
+def test_the_format_adds_up(copied: Path) -> None:
+    """Three silos' values, weighed and masked, come back as their mean within three half steps."""
+    code = (
+        "import numpy as np; from silofl.aggregation.formats import format_of;"
+        "from silofl.aggregation.formats.base import NO_RANGES, Weight;"
+        "from silofl.aggregation.layout import Block; from silofl.aggregation.spec import VectorSpec;"
+        "from silofl_kernels import MaskSet;"
+        "on, off = (MaskSet('aes-128-ctr', [bytes(16)], [sign]) for sign in (1, -1));"
+        "none = MaskSet('aes-128-ctr', [], []); spec = VectorSpec('x', 50, 'unit');"
+        "form = format_of(spec).of(spec, 16, 3, stochastic=False);"
+        "values = np.random.default_rng(0).uniform(-1, 1, (3, 50)); block = Block('x', 0, 50, 0, 50, 0);"
+        "words = np.empty((3, 50), np.uint16);"
+        "[form.encode(v, Weight(1 / 3, 1 / 3), NO_RANGES, None).write(block, row, masks)"
+        " for v, row, masks in zip(values, words, (on, none, none))];"
+        "out = np.empty(50); form.decode(block, words.sum(0, dtype=np.uint16), off, NO_RANGES, 1.0, out);"
+        "assert np.abs(out - values.mean(0)).max() < 1.5 / 32700, out;"
+        "assert form.encode(np.full(5, 2.0), Weight(1.0, 1.0), NO_RANGES, None).clipped == 5"
     )
     env = {**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"}
     subprocess.run([sys.executable, "-c", code], cwd=copied, env=env, check=True, timeout=60)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.formats import format_of
 from silofl.aggregation.spec import AggregationSpec
 from silofl.types import Contribution
 from silofl_kernels import max_abs
@@ -21,7 +22,7 @@ def measure(contribution: Contribution, spec: AggregationSpec) -> Magnitudes:
     return {
         one.name: max_abs(contribution.vectors[one.name], one.tensor_ends)
         for one in spec.vectors
-        if one.format != "words"
+        if not format_of(one).encoded
     }
 
 

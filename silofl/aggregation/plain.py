@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize, total_of
+from silofl.aggregation.formats import format_of
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
@@ -46,7 +47,7 @@ class PlainAggregator:
         by_round = any(one.weighting == "round" for one in spec.vectors)
         self._varies = by_round or bool(spec.scalars)
         """Whether weights or scalars are others in every round."""
-        self._words = any(one.format == "words" for one in spec.vectors)
+        self._words = any(format_of(one).encoded for one in spec.vectors)
         self._dtype: np.dtype[Any] = WORDS if self._words else spec.dtype
         self._chunk = chunk
         self.participants = group.members

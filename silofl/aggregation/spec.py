@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.types import Weighting
-
-FormatName = Literal["scaled", "exact", "words"]
-"""How a vector lies in a ring: see `formats`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +18,8 @@ class VectorSpec:
     Attributes:
         name: as in `Contribution.vectors`.
         size: d_name values.
-        format: "scaled" shares a power-of-two range for each tensor; "exact" loses nothing and takes several
-            words a value, for buffers; "words" are ring integers already.
+        format: one of `formats.FORMATS`: "scaled" shares a power-of-two range for each tensor; "exact" loses
+            nothing and takes several words a value, for buffers; "words" are ring integers already.
         weighting: by what silos are averaged.
         tensors: names of the tensors that the vector is made of, for messages.
         ends: int64 (m,), where each ends in the vector; one tensor when None.
@@ -30,7 +27,7 @@ class VectorSpec:
 
     name: str
     size: int
-    format: FormatName = "scaled"
+    format: str = "scaled"
     weighting: Weighting = "samples"
     tensors: tuple[str, ...] = ()
     ends: NDArray[np.int64] | None = None

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from silofl.aggregation.formats import format_of
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
@@ -70,6 +71,8 @@ def _short(one: VectorSpec) -> VectorSpec:
 
 
 def _zeros(spec: AggregationSpec, bits: RingBits) -> Contribution:
-    kinds = {"words": ring_dtype(bits)}
-    vectors = {one.name: np.zeros(one.size, kinds.get(one.format, spec.dtype)) for one in spec.vectors}
+    vectors = {
+        one.name: np.zeros(one.size, ring_dtype(bits) if format_of(one).encoded else spec.dtype)
+        for one in spec.vectors
+    }
     return Contribution(vectors, dict.fromkeys(spec.scalars, 0.0))

@@ -49,13 +49,13 @@ class WireFormat:
         self.spec, self._stochastic = spec, stochastic
         self._words, self._silos = ring_dtype(bits), len(shards.members)
         self.formats: dict[str, NumberFormat] = {
-            one.name: format_of(one, bits, self._silos, stochastic=stochastic) for one in spec.vectors
+            one.name: format_of(one).of(one, bits, self._silos, stochastic=stochastic) for one in spec.vectors
         }
         widths = {name: kind.width for name, kind in self.formats.items()}
         self.layout = Layout(spec.vectors, widths, shards)
         self.ranged = [one for one in spec.vectors if self.formats[one.name].ranges]
         self._rounded = tuple(name for one in self.ranged for name in one.tensor_names)
-        self._checked = [one for one in spec.vectors if one.format != "words"]
+        self._checked = [one for one in spec.vectors if not self.formats[one.name].encoded]
         checked = tuple(name for one in self._checked for name in one.tensor_names)
         self.tail = TailFormat(bits, self._silos, checked, self._rounded, spec.scalars)
 
@@ -112,12 +112,13 @@ class WireFormat:
         return EncodedContribution(self.layout, self.tail, *own, absent)
 
     def _weight(self, one: VectorSpec, share: float, weight: float) -> Weight:
-        """What a silo's vector is multiplied by. Exact sums do without 1/n, so that nothing is lost."""
+        """What a silo's vector is multiplied by: without 1/n where nothing may be lost."""
         if one.weighting == "samples":
             return Weight(share, share)
         factor = weight if one.weighting == "round" else 1.0
         factor = factor if valid_weight(factor) else 1.0  # the tail tells
-        return Weight(factor if one.format == "exact" else factor / self._silos, 1.0 / self._silos)
+        lossless = self.formats[one.name].lossless
+        return Weight(factor if lossless else factor / self._silos, 1.0 / self._silos)
 
     def total_weight(self, name: str, tail: Tail, survivors: int) -> float:
         """What a vector's sum is divided by to be the weighted mean over the silos in it."""
@@ -125,7 +126,7 @@ class WireFormat:
         if one.weighting == "samples":
             return tail.weights
         total = survivors if one.weighting == "uniform" else tail.round_weight
-        return total if one.format == "exact" else total / self._silos
+        return total if self.formats[name].lossless else total / self._silos
 
     def rounding(self, prg: Prg, silo: int, round_number: int) -> Callable[[str], Stream | None]:
         """The streams that round a silo's vectors stochastically; none where rounding is to nearest."""

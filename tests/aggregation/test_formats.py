@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from silofl.aggregation.exact_numbers import ExactNumbers, exact_format
-from silofl.aggregation.formats import format_of
+from silofl.aggregation.formats import FORMATS, format_of
 from silofl.aggregation.formats.base import NO_RANGES, Ranges, Weight
 from silofl.aggregation.formats.exact import Exact
 from silofl.aggregation.formats.plain_words import PlainWords
@@ -25,7 +25,7 @@ from silofl.errors import ConfigError
 from silofl_kernels import MaskSet, Stream, ring_dtype
 from tests.aggregation.harness import KINDS, exact_sum, unit
 
-EVERY_FORMAT = ("scaled", "exact", "words")
+EVERY_FORMAT = tuple(FORMATS)
 MASKS, NONE = MaskSet("aes-128-ctr", [bytes(16)], [1]), MaskSet("aes-128-ctr", [], [])
 OFF = MaskSet("aes-128-ctr", [bytes(16)], [-1])
 
@@ -61,7 +61,8 @@ def sample(kind: str, size: int, bits: int, dtype: Any) -> NDArray[Any]:
 def test_words_are_the_same_wherever_blocks_are_cut_and_masks_come_off(kind: Any, bits: Any) -> None:
     size, ends = 300, np.array([3, 63, 300], np.int64)
     dtype = np.float64 if bits == 32 else np.float32
-    form = format_of(VectorSpec("x", size, kind, ends=ends), bits, 3, stochastic=False)
+    spec = VectorSpec("x", size, kind, ends=ends)
+    form = format_of(spec).of(spec, bits, 3, stochastic=False)
     values = sample(kind, size, bits, dtype)
     ranges = np.array([2.0**19, 1.0, 2.0**-45]) if form.ranges else NO_RANGES
     assert form.ranges == (3 if kind == "scaled" else 0)
@@ -202,7 +203,7 @@ def test_words_are_added_up_as_they_are(bits: Any) -> None:
     ("make", "says"),
     [
         (
-            lambda: format_of(VectorSpec("x", 1), 8, 300, stochastic=False),
+            lambda: Scaled.of(VectorSpec("x", 1), 8, 300, stochastic=False),
             "300 silos do not fit an 8-bit",
         ),
         (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.protocols import build
-from silofl.aggregation.spec import AggregationSpec, FormatName, VectorSpec
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.aggregation.transformed import RetryRound, TransformedSum
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash
@@ -31,7 +31,7 @@ SILOS = 4
 
 
 def spec_of(
-    group: ElasticGroup, sizes: dict[str, int], format: FormatName = "words", replica_count: int = 0
+    group: ElasticGroup, sizes: dict[str, int], format: str = "words", replica_count: int = 0
 ) -> AggregationSpec:
     vectors = tuple(VectorSpec(name, size, format) for name, size in sizes.items())
     silos, samples = len(group.members), 10 + group.silo_id

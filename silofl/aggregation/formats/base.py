@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.layout import Block
+from silofl.aggregation.spec import VectorSpec
+from silofl.types import RingBits
 from silofl_kernels import MaskSet, Stream, add_masks
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -52,6 +54,10 @@ class Encoded(Protocol):
 class NumberFormat(Protocol):
     """How one vector lies in the ring. Positions are those of the whole wire: any block can be made alone."""
 
+    lossless: ClassVar[bool]
+    """Whether sums lose nothing: values are added up as they are, not as parts of a mean."""
+    encoded: ClassVar[bool]
+    """Whether values are ring integers already: nothing of them is measured, rounded or weighed."""
     width: int
     """Words a value."""
     ranges: int
@@ -60,6 +66,10 @@ class NumberFormat(Protocol):
     """Weighed magnitudes from here on have no words; infinity where a range is agreed on."""
     dtype: np.dtype[Any] | None
     """Type of decoded values; None: the vectors' own."""
+
+    @classmethod
+    def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
+        """The format of one vector. ConfigError where so many silos do not fit the ring."""
 
     def encode(self, values: Any, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """Prepare one silo's values (d,), weighed, by ranges float64 (`ranges`,)."""

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
 from silofl.aggregation.exact_numbers import MAGNITUDE, exact_format
 from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight, Words
 from silofl.aggregation.layout import Block
+from silofl.aggregation.spec import VectorSpec
 from silofl.types import RingBits, Vector
 from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
 
 
+@final
 class Exact:
     """Wide fixed point of several words a value: sums lose nothing, from 2^-96 up to 2^128.
 
     A sum shows all its bits: where one silo's magnitudes are far below the others', their bits lie apart.
     """
 
+    lossless: ClassVar[bool] = True
+    encoded: ClassVar[bool] = False
     ranges, largest = 0, MAGNITUDE
     dtype: np.dtype[Any] | None = None
 
     def __init__(self, bits: RingBits, silos: int) -> None:
         self._format, self._words = exact_format(bits, silos), ring_dtype(bits)
         self.width = self._format.words
+
+    @classmethod
+    def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
+        """See `NumberFormat`; nothing is rounded."""
+        return cls(bits, silos)
 
     def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """See `NumberFormat`; d `width` words are made at once."""

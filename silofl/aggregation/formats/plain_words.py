@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
 from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight, Words
 from silofl.aggregation.layout import Block
+from silofl.aggregation.spec import VectorSpec
 from silofl.types import RingBits
 from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
 
 
+@final
 class PlainWords:
     """Ring integers that were encoded before, such as values on the grid of a noise mechanism."""
 
+    lossless: ClassVar[bool] = True
+    encoded: ClassVar[bool] = True
     width, ranges, largest = 1, 0, math.inf
 
     def __init__(self, bits: RingBits) -> None:
         self.dtype: np.dtype[Any] | None = ring_dtype(bits)
+
+    @classmethod
+    def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
+        """See `NumberFormat`; whoever encoded them saw to it that they fit."""
+        return cls(bits)
 
     def encode(self, values: Words, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """See `NumberFormat`; they are added up as they are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,15 @@ from silofl.types import RingBits, Vector
 from silofl_kernels import MaskSet, Segments, Stream, quantize_and_mask, reduce_rows_dequantize
 
 
+@final
 class Scaled:
     """Fixed point of one word a value: |x| <= range, a power of two for each tensor that silos agree on.
 
     No sum over `silos` can wrap, whatever the weights: `crypto.capacity`.
     """
 
+    lossless: ClassVar[bool] = False
+    encoded: ClassVar[bool] = False
     width, largest = 1, math.inf
     dtype: np.dtype[Any] | None = None
 
@@ -30,6 +33,11 @@ class Scaled:
         self._ends, self._stochastic = spec.tensor_ends, stochastic
         self._unit = check_capacity(bits, 1.0, silos, stochastic=stochastic)
         """Ring units at the end of the range, of all silos together."""
+
+    @classmethod
+    def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
+        """See `NumberFormat`."""
+        return cls(spec, bits, silos, stochastic=stochastic)
 
     def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """See `NumberFormat`."""
