@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 
 from silofl.crypto.identity import Identity
 from silofl.crypto.roster import Institution, Roster
-from tests.conftest import Finished, Start
+from silofl.errors import EXIT_RESUMABLE
+from tests.conftest import Finished, Job, Start
 from tests.federation.threads import records
 
 RUN = """
@@ -59,13 +62,18 @@ def words(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def train(start: Start, *settings: str) -> Finished:
-    """A run in which every institution has a command of its own, to its end."""
+def begin(start: Start, *settings: str, more: tuple[str, ...] = ()) -> Job:
+    """A run in which every institution has a command of its own."""
     ranks = []
     for silo in range(3):
         own = [setting.replace("SILO", str(silo)) for setting in ("data.path=instSILO.csv", *settings)]
-        ranks.append([IMPOSTOR, "train", "m.toml", "--run", "run", *words(*own)])
-    return start(3, ranks=ranks, ulfm=True).wait(80)
+        ranks.append([IMPOSTOR, "train", "m.toml", "--run", "run", *more, *words(*own)])
+    return start(3, ranks=ranks, ulfm=True)
+
+
+def train(start: Start, *settings: str) -> Finished:
+    """Such a run, to its end."""
+    return begin(start, *settings).wait(80)
 
 
 def losses(line: dict[str, Any]) -> list[float | None]:
@@ -85,10 +93,32 @@ def test_it_returns_with_its_own_command_line(start: Start, institutions: Path) 
     assert "inst2.csv" not in told  # a command line is nobody's to read
 
 
-def test_it_returns_with_its_own_identity(start: Start, institutions: Path) -> None:
-    end = train(start, *IDENTITIES)
+def test_it_returns_with_its_own_identity_and_all_are_started_again(start: Start, institutions: Path) -> None:
+    """Under masks, with a death, a return, and a restart of the whole job: everybody on its own data."""
+    masked = (*IDENTITIES, "secure.protocol=secagg", "secure.allow_two=true", "run.share_silo_metrics=true")
+    job = begin(start, *masked, "run.rounds=100000")
+    metrics = institutions / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and job.process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") > 6:
+            break
+        time.sleep(0.02)
+    job.process.send_signal(signal.SIGUSR1)
+    end = job.wait(60)
+    assert end.code == EXIT_RESUMABLE, end.out + end.err
+    before = len(records(institutions / "run"))
+    end = begin(start, *masked, f"run.rounds={before + 2}", more=("--resume",)).wait(60)
     assert end.code == 0, end.out + end.err
-    assert [line["rejoined"] for line in records(institutions / "run")] == [[], [], [2], [], []]
+    lines = records(institutions / "run")
+    assert [line["round"] for line in lines] == list(range(1, before + 3))
+    assert [line["round"] for line in lines if line["rejoined"] == [2]] == [3]
+    assert [line["survivors"] for line in lines] == [
+        [0, 1] if n == 2 else [0, 1, 2] for n in range(1, before + 3)
+    ]
+    whole = losses(lines[0])
+    assert len(set(whole)) == 3
+    assert all(losses(line) == whole for line in lines[2:])
+    assert losses(lines[1]) == [*whole[:2], None]
 
 
 def comes_as(folder: Path, *times: tuple[str, ...]) -> None:
