@@ -13,7 +13,7 @@ from silofl.federation.federation import aggregation_spec
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.silo import Silo, place
-from silofl.federation.traffic import bytes_per_round
+from silofl.federation.traffic import TrialRound
 from silofl.privacy.places import PLACES
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
@@ -46,7 +46,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant)
     words = config.privacy.unit != "none" and not PLACES[config.privacy.place].alone
     topology = topology_of(config.topology)
-    sent = bytes_per_round(config.secure, topology, strategy, spec, words=words, tolerant=tolerant)
+    sent = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant).bytes_sent(spec)
     privacy, weak = _privacy(config, rows, silo)
     name = protocol_name(config.secure, silos)
     return DryRun(

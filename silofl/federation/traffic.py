@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -40,37 +41,72 @@ class _Open:
         """See `ReleaseGate`."""
 
 
-def bytes_per_round(
-    secure: SecureConfig,
-    topology: type[Topology],
-    strategy: Strategy,
-    spec: AggregationSpec,
-    *,
-    words: bool,
-    tolerant: bool,
-) -> int:
-    """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
+@dataclass(frozen=True)
+class TrialRound:
+    """A round of a configuration, for counting what it sends.
 
-    Args:
+    Attributes:
         secure: [secure].
         topology: what [topology] names.
         strategy: decides which vectors are sent and shared.
-        spec: what is added up; its sample count does not matter.
         words: whether ring integers are added up, as under distributed privacy.
         tolerant: whether ranks may fail, so that replicas are kept.
     """
-    longest = max(one.size for one in spec.vectors)
 
-    def trial(length: int) -> int:
-        cut = spec if length == longest else _cut(spec, length)
-        return _trial(secure, topology, strategy, cut, words=words, tolerant=tolerant)
+    secure: SecureConfig
+    topology: type[Topology]
+    strategy: Strategy
+    words: bool
+    tolerant: bool
 
-    period = _period(secure, spec.silos)
-    if longest <= 2 * period:
-        return trial(longest)
-    short = period + longest % period
-    sent = trial(short)
-    return sent + (trial(short + period) - sent) * ((longest - short) // period)
+    def bytes_sent(self, spec: AggregationSpec) -> int:
+        """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
+
+        `spec` is what is added up; its sample count does not matter.
+        """
+        longest = max(one.size for one in spec.vectors)
+
+        def trial(length: int) -> int:
+            return self._trial(spec if length == longest else _cut(spec, length))
+
+        period = _period(self.secure, spec.silos)
+        if longest <= 2 * period:
+            return trial(longest)
+        short = period + longest % period
+        sent = trial(short)
+        return sent + (trial(short + period) - sent) * ((longest - short) // period)
+
+    def _trial(self, spec: AggregationSpec) -> int:
+        sizes = {one.name: one.size for one in spec.vectors}
+        buffers = sizes.get(BUFFERS, 0)
+        parameters = max(size for name, size in sizes.items() if name != BUFFERS)
+
+        def rank(comm: Communicator) -> int:
+            group = ElasticGroup(comm, fault_tolerant=self.tolerant)
+            values = np.zeros(parameters + buffers, spec.dtype)
+            aggregator = partial(self._aggregator, group, spec)
+            made = self.topology(group, self.strategy, aggregator, values, parameters)
+            zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
+            contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
+            before = comm.bytes_sent
+            made.aggregator.prepare()
+            made.reduce(contribution, 1, measure(contribution, spec), b"")
+            made.step(np.empty(parameters, spec.dtype), resync=False)
+            sent = comm.bytes_sent - before
+            made.close()
+            return sent
+
+        return run_in_threads(spec.silos, rank)[0]
+
+    def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
+        own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
+        if not self.words:
+            return protocols.build(group, own, spec)
+        plain = replace(spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors))
+        inner = protocols.build(group, own, plain)
+        private = protocols.choose_protocol(own, spec.silos).private
+        ring = ring_dtype(own.bits if private else 32)
+        return TransformedSum(inner, spec, ring, [], _Open(), lambda *of: "", lambda inner: 1.0)
 
 
 def _period(secure: SecureConfig, silos: int) -> int:
@@ -90,46 +126,3 @@ def _cut(spec: AggregationSpec, length: int) -> AggregationSpec:
         if one.size == length and one.ends is not None:
             vectors[place] = replace(one, ends=np.append(one.ends[:-1], length))
     return replace(spec, vectors=tuple(vectors))
-
-
-def _trial(
-    secure: SecureConfig,
-    topology: type[Topology],
-    strategy: Strategy,
-    spec: AggregationSpec,
-    *,
-    words: bool,
-    tolerant: bool,
-) -> int:
-    own = secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
-    sizes = {one.name: one.size for one in spec.vectors}
-    buffers = sizes.get(BUFFERS, 0)
-    parameters = max(size for name, size in sizes.items() if name != BUFFERS)
-
-    def rank(comm: Communicator) -> int:
-        group = ElasticGroup(comm, fault_tolerant=tolerant)
-
-        def aggregator() -> Aggregator:
-            if not words:
-                return protocols.build(group, own, spec)
-            plain = replace(
-                spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors)
-            )
-            inner = protocols.build(group, own, plain)
-            private = protocols.choose_protocol(own, spec.silos).private
-            ring = ring_dtype(own.bits if private else 32)
-            return TransformedSum(inner, spec, ring, [], _Open(), lambda *of: "", lambda inner: 1.0)
-
-        values = np.zeros(parameters + buffers, spec.dtype)
-        made = topology(group, strategy, aggregator, values, parameters)
-        zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
-        contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
-        before = comm.bytes_sent
-        made.aggregator.prepare()
-        made.reduce(contribution, 1, measure(contribution, spec), b"")
-        made.step(np.empty(parameters, spec.dtype), resync=False)
-        sent = comm.bytes_sent - before
-        made.close()
-        return sent
-
-    return run_in_threads(spec.silos, rank)[0]
