@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from silofl import config as configuration
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
@@ -17,9 +20,11 @@ from silofl.errors import ProtocolError
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.federation.privacy.engine import PrivacyEngine
+from silofl.federation.privacy.guarantee import refuse_weaker
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.plan import Plan
 from tests.federation import rejoining
+from tests.federation.test_guarantee import plan
 from tests.federation.test_traffic import WithoutBuffers as Plain
 
 SILOS = 4
@@ -96,6 +101,56 @@ def test_a_resume_with_less_protection_is_refused_by_name(
     ends = federate(tmp_path, 4, resume=True, **more)
     assert all(isinstance(end, ProtocolError) for end in ends)
     assert all(f"silo 0 hands out another {what}" in str(end) for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "norm", "refused"),
+    [
+        (1 - 5e-7, 1.0, ""),
+        (1 - 2e-6, 1.0, "noise multiplier"),
+        (2.0, 1.0, ""),
+        (1.0, 1 - 5e-7, ""),
+        (1.0, 1 + 5e-7, ""),
+        (1.0, 1 - 2e-6, "clipping norm"),
+        (1.0, 1 + 2e-6, "clipping norm"),
+    ],
+)
+def test_a_resume_minds_what_is_more_than_last_bits(multiplier: float, norm: float, refused: str) -> None:
+    """Of what others hand out, as a factor of what this silo had."""
+    own = {
+        "parameters": {"nonce": "", "noise_multiplier": 3.0, "clip_norm": 0.7},
+        "ledger": Ledger().to_json(),
+    }
+
+    def rank(comm: Communicator) -> None:
+        engine: Any = object.__new__(PrivacyEngine)
+        engine._group = ElasticGroup(comm)
+        engine._multiplier, engine._norm = 3.0 * multiplier, SimpleNamespace(value=0.7 * norm)
+        engine.budget = SimpleNamespace(forgets=lambda ledger: False)
+        with pytest.raises(ProtocolError, match=f"another {refused} than") if refused else nullcontext():
+            engine._refuse_less_than(own)
+
+    run_in_threads(1, rank)
+
+
+@pytest.mark.parametrize(
+    ("asked", "factor", "refused"),
+    [
+        ({"noise_multiplier": 2.0}, 1 - 5e-7, False),
+        ({"noise_multiplier": 2.0}, 1 - 2e-6, True),
+        ({"noise_multiplier": 2.0}, 1.5, False),
+        ({"target_epsilon": 3.0}, 1 - 1e-8, False),
+        ({"target_epsilon": 3.0}, 0.99, True),
+    ],
+)
+def test_a_configuration_minds_what_is_more_than_last_bits(
+    asked: dict[str, float], factor: float, refused: bool
+) -> None:
+    """A calibration may differ by that from processor to processor."""
+    made = plan(**{"noise_multiplier": None, "target_epsilon": None, **asked})
+    least = made.noise_multiplier()
+    with pytest.raises(ProtocolError) if refused else nullcontext():
+        refuse_weaker(made, least * factor, 1, 0)
 
 
 def test_an_honest_resume_goes_on(tmp_path: Path) -> None:
