@@ -9,7 +9,7 @@ GROUPS := slurm ranks kernels one-process
 # Bytecode of our own is kept even where PYTHONDONTWRITEBYTECODE is set: hundreds of processes would make it anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test $(addprefix test-,$(GROUPS)) test-long lint bench bench-peers clean
+.PHONY: run test $(addprefix test-,$(GROUPS)) test-long test-threat-model lint bench bench-peers clean
 
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
@@ -27,6 +27,10 @@ test-kernels: $(VENV)/.test
 	$(PYTEST) -m "kernels and not ranks and not long" tests
 test-one-process: $(VENV)/.test
 	$(PYTEST) -m "not kernels and not ranks and not slurm and not long" tests
+
+# What docs/threat-model.md names: `make test` runs it in its groups, this alone.
+test-threat-model: $(VENV)/.test
+	$(PYTEST) -m "threat_model and not long" tests
 
 test-long: $(VENV)/.test
 	$(PYTEST) -m long --timeout 3600 tests

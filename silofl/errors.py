@@ -94,6 +94,10 @@ class ProtocolError(SiloflError):
         self.sender = sender
 
 
+class LessProtectionError(ProtocolError):
+    """A silo was handed less noise, or a ledger with less spent, than it has of its own."""
+
+
 class ThresholdError(SiloflError):
     """Fewer silos survive than the secret-sharing threshold needs: the round is void."""
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 
 from silofl.launcher.job_supervisor import private_session_dir
-from tests import warm
+from tests import threat_table, warm
 
 pytest_plugins = ["tests.cpu_times"]
 
@@ -103,7 +103,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="let every process load its libraries itself")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""All that was collected, also what `-m` leaves out afterwards."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the group of `make test` that runs a test, and what docs/threat-model.md names."""
+    config.stash[COLLECTED] = list(items)
+    mark_groups(items)
+    named = threat_table.named(threat_table.DOCUMENT.read_text())
+    for item in items:
+        if item.nodeid.partition("[")[0] in named:
+            item.add_marker("threat_model")
+
+
+def mark_groups(items: list[pytest.Item]) -> None:
     """Mark what `make test` runs in a group of its own, by the fixtures that it uses, or its folder."""
     groups = {"ranks": {"start", "python"}, "slurm": {"cluster"}}
     for item in items:
@@ -112,6 +126,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, fixtures in groups.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test that docs/threat-model.md names pass for run where it skips itself."""
+    report = yield
+    if item.get_closest_marker("threat_model") is not None:
+        refuse_skipped(item, report)
+    return report
+
+
+def refuse_skipped(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Make a failure of a report that tells of a skipped test."""
+    if report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and docs/threat-model.md names it for what it claims"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from silofl import private_files
@@ -32,9 +33,11 @@ from silofl.crypto.chunked_aead import (
     sealed_bytes,
 )
 from silofl.crypto.secret import Secret
-from silofl.errors import CheckpointError, StorageError
+from silofl.errors import CheckpointError, SiloflError, StorageError
 
 BOX_BYTES = CHUNK_BYTES + TAG_BYTES
+LONGER, SPARE_BYTES = 4, 1 << 26
+"""A silo's file may be so many times as long as is usual in its round, and this longer."""
 
 
 class Buddies:
@@ -49,20 +52,21 @@ class Buddies:
     def __init__(self, comm: Communicator, directory: CheckpointDirectory, key: Secret) -> None:
         self._comm, self._directory, self._key = comm, directory, key
         self._checkpoints: Background[None] = Background()
-        self._problem: StorageError | None = None
+        self._problem: SiloflError | None = None
         self._channel: Communicator | None = None
 
     def reform(self, comm: Communicator) -> None:
         """Go on with other ranks; a copy that is under way is finished or given up. Not collective."""
         if self._checkpoints.busy:
-            with suppress(StorageError, RankFailedError):  # a disk that refuses again is reported then
+            with suppress(SiloflError, RankFailedError):  # a disk that refuses again is reported then
                 self._checkpoints.result()
         self._comm, self._problem, self._channel = comm, None, None
 
     def result(self) -> None:
         """Wait until the last copies are durable.
 
-        Raises StorageError where this rank's part failed, RankFailedError where a rank was lost meanwhile.
+        Raises StorageError where this rank's part failed, ProtocolError where the silo before sent what is no
+        piece of its file, RankFailedError where a rank was lost meanwhile.
         """
         if self._checkpoints.busy:
             self._checkpoints.result()
@@ -74,9 +78,13 @@ class Buddies:
         """Start to hand this silo's file to the next rank and to keep that of the rank before; collective.
 
         `manifest` is of these ranks. The copy is bound to it. What fails is raised by `result`.
+
+        Raises:
+            ProtocolError: a silo's file would be far longer than the others'; on every rank.
         """
         if self._comm.size == 1:
             return
+        _refuse_long(manifest)
         if self._channel is None:
             self._channel = self._comm.duplicate()
         channel = self._channel
@@ -93,7 +101,8 @@ class Buddies:
                 box = next(boxes, b"")
                 every = channel.alltoall_bytes([box if k == after else b"" for k in range(size)])
                 if number < counts[before] and copy is not None:
-                    copy = self._add(copy, every[before])
+                    due = _box_bytes(files[before].bytes, number)
+                    copy = self._add(copy, every[before], due, channel.members[before])
         except BaseException:  # a rank was lost
             if copy is not None:
                 copy.discard()
@@ -120,8 +129,11 @@ class Buddies:
             self._problem = error
             return None
 
-    def _add(self, copy: PieceWriter, box: bytes) -> PieceWriter | None:
+    def _add(self, copy: PieceWriter, box: bytes, due: int, silo: int) -> PieceWriter | None:
         """Write a box; None where that failed, or where its owner had none to give and says why itself."""
+        if box and len(box) != due:
+            self._problem = refused(silo, f"a piece of its file to keep has {len(box)} bytes, not {due}")
+            box = b""
         try:
             copy.write(box)
         except StorageError as error:
@@ -234,6 +246,24 @@ class _Restoring:
         except StorageError as error:
             return str(error)
         return self._problem
+
+
+def _refuse_long(manifest: Manifest) -> None:
+    """Raise ProtocolError for a file that no state needs: at least half of all are far shorter."""
+    usual = median_low(entry.bytes for entry in manifest.files.values())
+    most = LONGER * usual + SPARE_BYTES
+    for silo, entry in manifest.files.items():
+        if entry.bytes > most:
+            raise refused(
+                silo,
+                f"its file of round {manifest.round} has {entry.bytes} bytes, and none is kept above {most}",
+            )
+
+
+def _box_bytes(size: int, number: int) -> int:
+    """How long a box of a sealed file is, of a file of `size` bytes."""
+    piece = min(CHUNK_BYTES, size - number * CHUNK_BYTES)
+    return piece + TAG_BYTES + (SALT_BYTES if number == 0 else 0)
 
 
 def _need(silo: int, need: Any) -> tuple[int, int, int]:

@@ -223,7 +223,7 @@ class PrivatePart(Part):
 
     def take_over(self, told: State, own: State | None) -> None:
         """See `Stateful`."""
-        self.engine.come_back(told)
+        self.engine.come_back(told, own)
 
 
 @dataclass(frozen=True)

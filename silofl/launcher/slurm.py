@@ -147,7 +147,15 @@ options=({more})
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 export TMPDIR=${{SLURM_TMPDIR:-${{TMPDIR:-/tmp}}}}  # node-local where the site names it; results go to $run
 
-newest() {{ ls -d -- "$run"/checkpoints/round-*/manifest.json 2>/dev/null | tail -n 1; }}
+# of any silo whose directory can be seen from here, where each has its own
+newest() {{
+  local silo dir
+  for ((silo = 0; silo < SLURM_NTASKS; silo++)); do
+    dir=${{run//\\{{silo\\}}/$silo}}
+    ls -d -- "${{dir/#~\\//$HOME/}}"/checkpoints/round-*/manifest.json
+    [ "$dir" != "$run" ] || break
+  done 2>/dev/null | grep -o 'round-[0-9]*/manifest.json$' | sort | tail -n 1
+}}
 before=$(newest)
 
 # --resume goes on from the newest committed round, and begins where there is none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.row_exchange import MessageExchange
+from silofl.aggregation.row_exchange import MessageExchange, open_exchange
 from silofl.aggregation.spec import VectorSpec
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.errors import DataError
+from silofl.comm.threads import ThreadCommunicator
+from silofl.errors import DataError, ProtocolError
 from silofl.types import Contribution
+from silofl_kernels import add_masks
 from tests.aggregation.harness import Case, expected, in_ranks, one_vector, read, reduce_and_read, whole
 
 CASES = [
@@ -132,3 +135,66 @@ def test_no_position_of_a_rounds_masks_is_used_twice(monkeypatch: pytest.MonkeyP
     for places in used.values():
         assert all(end <= start for (_, end), (start, _) in pairwise(sorted(places)))
         assert len(places) == 1 or (len(places) == 4 and min(places)[0] >= 200)
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda one: one[:-1], lambda one: one * 2, lambda one: b""], ids=["short", "twice", "none"]
+)
+@pytest.mark.parametrize("liar", [0, 1, 2], ids=["first member", "member", "no member"])
+def test_a_small_sum_of_another_length_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, liar: int, cut: Callable[[bytes], bytes]
+) -> None:
+    """The first member tells a sum that is too long or too short; or another sends it words that are."""
+    case = three(lambda k: 1.0, 40, committee=2)
+    name = "broadcast_bytes" if liar == 0 else "alltoall_bytes"
+    honest = getattr(ThreadCommunicator, name)
+    lies = False
+
+    def changed(self: Any, payload: Any, *root: int) -> Any:
+        if lies and self.rank == liar:
+            payload = cut(payload) if liar == 0 else [cut(payload[0]), *payload[1:]]
+        return honest(self, payload, *root)
+
+    monkeypatch.setattr(ThreadCommunicator, name, changed)
+
+    def rank(comm: Communicator) -> None:
+        nonlocal lies
+        group = ElasticGroup(comm)
+        aggregator = case.make("additive", group)
+        reduce_and_read(aggregator, case, group)
+        comm.barrier()
+        lies = True
+        said = f"silo {liar}'s .*small sum.* refused: .* bytes, not "
+        with pytest.raises(ProtocolError, match=said) as caught:
+            aggregator.sum_scalars(np.ones(3))
+        assert caught.value.sender == liar
+
+    in_ranks(3, rank)
+
+
+def test_sums_of_seeds_are_made_where_no_other_rank_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds alone, without the words that they hide: in a row that others read they must appear whole."""
+    case = three(lambda k: 1.0, 200, committee=2)
+    shared: list[NDArray[Any]] = []
+    written: list[bool] = []
+
+    def make(*given: Any) -> Any:
+        exchange = open_exchange(*given)
+        for _ in range(2):  # it has two, in turn
+            shared.append(exchange.outgoing())
+            exchange.alltoall()
+        return exchange
+
+    def spy(words: Any, *given: Any, **more: Any) -> None:
+        written.append(any(np.shares_memory(words, one) for one in shared))
+        add_masks(words, *given, **more)
+
+    monkeypatch.setattr("silofl.aggregation.additive.open_exchange", make)
+    monkeypatch.setattr("silofl.aggregation.additive.add_masks", spy)
+
+    def rank(comm: Communicator) -> None:
+        group = ElasticGroup(comm)
+        reduce_and_read(case.make("additive", group), case, group)
+
+    in_ranks(3, rank)
+    assert written == [False] * 2  # each of two members for the other's slice

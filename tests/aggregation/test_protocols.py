@@ -76,6 +76,25 @@ def test_private_protocols_alone_show_no_value_of_a_silo(name: str) -> None:
 
 
 @every_protocol
+def test_private_protocols_alone_show_no_sample_count(name: str) -> None:
+    """Each silo's count, as integers, floats and text: sought in all that it sends from the start on."""
+    samples = [1_000_003, 2_000_029, 3_000_047]
+    case = replace(one_vector(3, 300, bits=32), samples=samples)
+
+    def rank(comm: Communicator) -> list[bytes]:
+        out: list[bytes] = []
+        group = ElasticGroup(Watched(comm, out))  # type: ignore[arg-type]
+        reduce_and_read(case.make(name, group), case, group)
+        return out
+
+    for own, sent in zip(samples, in_ranks(3, rank), strict=True):
+        whole = b"".join(sent)
+        forms = (np.int64(own).tobytes(), np.float64(own).tobytes(), str(own).encode(), own.to_bytes(3))
+        shown = any(form in whole for form in forms[:3]) or forms[3][::-1] + b"\0\0\0" in whole
+        assert shown == (not PROTOCOLS[name].private)
+
+
+@every_protocol
 def test_a_round_goes_on_when_a_rank_fails_where_a_protocol_recovers(name: str) -> None:
     case = one_vector(4, 300, bits=32)
 

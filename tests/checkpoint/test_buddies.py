@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 
 from silofl.checkpoint.atomic_files import PieceWriter
+from silofl.checkpoint.buddies import Buddies
+from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.names import sealed_name
 from silofl.checkpoint.store import CheckpointStore
 from silofl.comm.protocol import RankFailedError
 from silofl.crypto.chunked_aead import CHUNK_BYTES
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.secret import Secret
-from silofl.errors import CheckpointError, StorageError
+from silofl.errors import CheckpointError, ProtocolError, StorageError
 from tests.checkpoint.run_of_silos import Silos, same, state_of
 
 KEYS = [Secret(bytes([k]) * 32) for k in range(4)]
@@ -181,6 +184,43 @@ def test_a_buddys_full_disk_is_one_sentence_and_the_round_is_committed(
         silos.commit(silos.everybody, 1)
     silos.wait_for_threads()
     assert all(found and found.round == 1 for found in silos.latest().values())
+
+
+@pytest.mark.parametrize("size", [1 << 28, 1 << 50])
+def test_a_file_that_no_state_needs_is_kept_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    silos = with_buddies(tmp_path)
+    silos.commit(silos.everybody, 1)
+    honest = CheckpointDirectory.write_state
+
+    def lie(directory: CheckpointDirectory, *given: Any) -> Any:
+        entry = honest(directory, *given)
+        return replace(entry, bytes=size) if directory.silo == 1 else entry
+
+    monkeypatch.setattr(CheckpointDirectory, "write_state", lie)
+    with pytest.raises(ProtocolError, match=rf"silo 1's .*its file of round 2 has {size} bytes, and none is"):
+        silos.commit(silos.everybody, 2)
+    assert not list(tmp_path.glob("**/round-000002/*.sealed"))
+
+
+@pytest.mark.parametrize("spoil", [lambda box: box * 3, lambda box: box[:-1]], ids=["longer", "shorter"])
+def test_a_piece_of_another_length_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any
+) -> None:
+    silos = with_buddies(tmp_path)
+    honest = Buddies._boxes
+    monkeypatch.setattr(
+        Buddies,
+        "_boxes",
+        lambda self, *given: (
+            spoil(box) if self._directory.silo == 1 else box for box in honest(self, *given)
+        ),
+    )
+    with pytest.raises(ProtocolError, match=r"silo 1's .*a piece of its file to keep has \d+ bytes, not"):
+        silos.commit(silos.everybody, 1)
+    assert not list(silos.folder(2).glob("round-000001/*.sealed"))
+    assert list(silos.folder(0).glob("round-000001/*.sealed"))
 
 
 def test_where_a_silos_key_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

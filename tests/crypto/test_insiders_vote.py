@@ -34,7 +34,7 @@ def test_a_second_set_of_survivors_is_refused():
     assert same == vote
 
 
-def test_a_vote_for_other_survivors_is_refused_whoever_asks():
+def test_a_vote_for_other_survivors_is_refused_from_any_silo():
     network = network_at("reveal")
     votes = others(network, "agree", 0)
     for silo in (1, 2, 3):

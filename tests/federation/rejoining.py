@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 
-from silofl.comm.protocol import Communicator
+from silofl.comm.base import SharedState
+from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.rendezvous import Group
 from silofl.comm.respawn import Respawned, SpawnInfo
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
@@ -21,15 +22,24 @@ from silofl.tasks.base import Task
 
 
 class Renumbered(ThreadCommunicator):
-    """Ranks whose silos are numbered by rank, whatever threads they are."""
+    """Ranks whose silos have the numbers that `silo_of` gives to threads, also after a further failure."""
 
-    def __init__(self, rendezvous: Any, rank: int, state: Any = None) -> None:
+    def __init__(self, rendezvous: Any, rank: int, silo_of: Mapping[int, int], state: Any = None) -> None:
         super().__init__(rendezvous, rank, state)
-        self._members = tuple(range(self._size))
+        self._silo_of, self._threads = silo_of, self._members
+        self._members = tuple(silo_of[thread] for thread in self._threads)
 
     def duplicate(self) -> ThreadCommunicator:
         """See `Communicator`."""
-        return Renumbered(super().duplicate()._rendezvous, self._rank, self._state)
+        return Renumbered(super().duplicate()._rendezvous, self._rank, self._silo_of, self._state)
+
+    def recover(self) -> ThreadCommunicator:
+        """See `Communicator`."""
+        group, thread = self._open_rendezvous.group, self._threads[self._rank]
+        group.revoke()
+        successor = group.successor(thread)
+        rank = successor.members.index(thread)
+        return Renumbered(successor.first, rank, self._silo_of, SharedState(self._state))
 
 
 def federate(
@@ -40,25 +50,37 @@ def federate(
     victim: int,
     *,
     after: int,
+    refusals: list[Exception] | None = None,
 ) -> list[Any]:
-    """Every silo's summary; the victim, which the configuration lets fail, rejoins after round `after`."""
+    """Every silo's summary; the victim, which the configuration lets fail, rejoins after round `after`.
+
+    With `refusals` it may stay away, and says why there; it has no summary then.
+    """
     merged: dict[int, ThreadCommunicator] = {}
 
+    asked: list[RespawnPolicy] = []
+
     def due(policy: RespawnPolicy, members: tuple[int, ...], number: int) -> tuple[int, ...]:
-        return (victim,) if number == after and victim not in members else ()
+        if number != after or victim in members or policy in asked:
+            return ()
+        asked.append(policy)  # for one thread stands for it, once
+        return (victim,)
 
     def respawn(comm: ThreadCommunicator, *_: Any, **__: Any) -> Respawned:
         returned: Any = merged[comm.members[comm.rank]]
         return Respawned(returned)
 
-    def reraise(comm: Communicator, silo: int, error: Exception) -> None:
-        raise error
+    def stay_away(comm: Communicator, silo: int, error: Exception) -> None:
+        if refusals is None:
+            raise error
+        refusals.append(error)
+        raise SimulatedCrash
 
     monkeypatch.setattr(RespawnPolicy, "due", due)
     monkeypatch.setattr(respawn_policy, "MpiCommunicator", ThreadCommunicator)
     monkeypatch.setattr(respawn_policy, "respawn", respawn)
     monkeypatch.setattr(rejoining, "join", lambda comm, spawn_info, claim: merged[victim])
-    monkeypatch.setattr(rejoining, "_stay_away", reraise)
+    monkeypatch.setattr(rejoining, "_stay_away", stay_away)
 
     def rank(comm: Communicator) -> Any:
         assert isinstance(comm, ThreadCommunicator)
@@ -67,9 +89,10 @@ def federate(
         stands_for = victim if thread == silos else thread
         first = comm._enter("first", payload=Group(world, tuple(range(silos)))).wait()[0]
         threads = tuple(silos if silo == victim else silo for silo in range(silos))
+        silo_of = {thread: silo for silo, thread in enumerate(threads)}
         later = comm._enter("later", payload=Group(world, threads)).wait()[0]
         if thread != victim:
-            merged[stands_for] = Renumbered(later.first, stands_for)
+            merged[stands_for] = Renumbered(later.first, stands_for, silo_of)
         comm.barrier()
         if thread < silos:
             return train(config, task(), comm=ThreadCommunicator(first.first, thread))

@@ -23,6 +23,7 @@ from silofl.config import Config
 from silofl.crypto.identity import Identity
 from silofl.crypto.roster import Roster
 from silofl.errors import ProtocolError
+from silofl.federation.federation import Federation
 from silofl.federation.loop import train
 from tests.federation.threads import Normalized
 
@@ -38,12 +39,13 @@ def identities(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(path: Path, silo: int, **secure: Any) -> Config:
+def settings(path: Path, silo: int, strategy: str = "fedavg", **secure: Any) -> Config:
     files = {"identity": str(path / f"silo-{silo}.pem"), "roster": str(path / "roster.toml")}
     return configuration.parse(
         {
             "run": {"name": "m", "dir": str(path / "run"), "display": "none", "rounds": 3},
             "train": {"full_batch": True},
+            "strategy": {"name": strategy},
             "secure": files | secure,
             "failure": {"policy": "shrink"},
             "checkpoint": {"every": 0},
@@ -253,4 +255,23 @@ def test_the_ranges_of_another_model_stay_hidden(
     ends = federate(identities)
     assert all("different global model" in str(end) for end in ends), ends
     assert not decoded
+    assert not opened
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "additive"])
+def test_a_silo_that_resynchronizes_alone_is_refused_by_name(
+    identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], protocol: str
+) -> None:
+    """It sends its control variate whole, the others the changes of theirs: of such a sum it is most."""
+    honest = Federation._fit
+
+    def told(self: Any, round_number: int) -> Any:
+        self.context.membership.resync = self.context.group.silo_id == TARGET
+        return honest(self, round_number)
+
+    monkeypatch.setattr(Federation, "_fit", told)
+    ends = federate(identities, strategy="scaffold", protocol=protocol)
+    assert all(isinstance(end, ProtocolError) and "different terms of the sum" in str(end) for end in ends), (
+        ends
+    )
     assert not opened

@@ -169,3 +169,13 @@ def test_impossible_counts_in_json_are_refused():
     for row in ([[0, -1]], [[0, 1.5]], [[-1, 1]], [[0, 0]], [[0, 1], [0, 1]]):
         with pytest.raises(ConfigError):
             Ledger.from_json(json.dumps({**whole, "silos": {"0": row}}))
+
+
+@pytest.mark.parametrize(("factor", "forgets"), [(1 + 1e-9, False), (1 - 1e-9, False), (1 - 1e-4, True)])
+def test_releases_that_differ_in_the_last_bits_are_not_forgotten(factor: float, forgets: bool) -> None:
+    other = Release(
+        STEP.mechanism, STEP.noise_multiplier * factor, STEP.variance, STEP.sample_rate, slack=1e-30
+    )
+    assert ledger_of([(other, [1], 3)]).forgets(ledger_of([(STEP, [1], 3)]), 1) == forgets
+    assert ledger_of([(other, [1], 2)]).forgets(ledger_of([(STEP, [1], 3)]), 1)
+    assert not ledger_of([(STEP, [1], 3)]).forgets(ledger_of([(STEP, [2], 3)]), 1)

@@ -216,6 +216,27 @@ def test_only_a_resumable_run_that_came_further_is_queued_again(
         assert (folder / "requeued").read_text() == "requeue 5\n"
 
 
+@pytest.mark.parametrize("silo", [0, 3])
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("place", ["runs/own-{silo}/a b", "{silo}/{silo}", "~/own-{silo}", "~/one"])
+def test_a_run_directory_a_silo_is_queued_again_where_any_came_further(
+    folder: Path, place: str, silo: int, commits: bool
+) -> None:
+    """`{silo}` and `~` in `--run` are for silofl to read; the shell has to find the same folders."""
+
+    def of(number: int) -> str:
+        return place.replace("{silo}", str(number)).replace("~", str(folder / "home"))
+
+    for number in range(4):  # silo 3 has an older disk
+        before = folder / of(number) / f"checkpoints/round-{'000001' if number != 3 else '000000'}"
+        before.mkdir(parents=True, exist_ok=True)
+        (before / "manifest.json").touch()
+    more = {"COMMITS": of(silo)} if commits else {}
+    assert run(folder, job_text(Job(run=place)), CODE="75", HOME=str(folder / "home"), **more) == 75
+    assert lines(folder / "arguments")[-2:] == [place, "--resume"]
+    assert (folder / "requeued").exists() == commits
+
+
 def test_the_warning_reaches_the_ranks_and_their_end_is_waited_for(folder: Path) -> None:
     process = begin(folder, job_text(Job()), ENDS="warned", COMMITS="runs/digits-5")
     deadline = time.monotonic() + PATIENCE_S

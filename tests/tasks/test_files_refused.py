@@ -1,6 +1,8 @@
 """Data that cannot be trained on: each case one sentence that names the file, the silo and what to do."""
 
+import io
 import re
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -154,6 +156,32 @@ BAD_ARRAYS = [
 def test_npz_with_bad_arrays(tmp_path, x, y, sentence):
     np.savez(tmp_path / "mine.npz", x=x, y=y)
     assert re.search(sentence, stop_reason(tmp_path / "mine.npz"))
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_npz_that_unpacks_to_more_than_the_memory(tmp_path, monkeypatch, name):
+    """Zeros, of which a thousand are a byte: refused by the header, with no more than that unpacked."""
+    given = {"x": np.zeros((40, 2)), "y": np.zeros(40), "other": np.zeros(1 << 20)}
+    np.savez_compressed(tmp_path / "mine.npz", **given | {name: np.zeros((1 << 20, 1), np.uint8)})
+    monkeypatch.setattr("silofl.tasks.readers.npz.memory_bytes", lambda: (1 << 23) - 1)
+    monkeypatch.setattr("numpy.lib.format.read_array", lambda *_, **__: pytest.fail("it is unpacked"))
+    path = tmp_path / "mine.npz"
+    assert stop_reason(path) == (
+        f"array '{name}' of {path} (silo 2) has shape (1048576, 1) and would take 0.0 GiB, and "
+        "this machine has 0.0 GiB: give fewer samples"
+    )
+
+
+def test_npz_whose_header_says_more_than_there_is(tmp_path):
+    path = tmp_path / "mine.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50, 2)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+        archive.writestr("y.npy", header.getvalue())
+    assert "has shape (1125899906842624, 2) and would take 16,777,216.0 GiB, and this" in stop_reason(path)
 
 
 def write_both(path):

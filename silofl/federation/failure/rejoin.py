@@ -21,7 +21,7 @@ from silofl.comm.shutdown import FINALIZE_TIMEOUT_S
 from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
-from silofl.errors import SiloflError
+from silofl.errors import LessProtectionError, SiloflError
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
@@ -75,7 +75,10 @@ def rejoin(
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
-    return Run(context, path, stop, resumed=resumed).rejoin(told)
+    try:
+        return Run(context, path, stop, resumed=resumed).rejoin(told)
+    except LessProtectionError as error:  # this silo's to refuse, and its alone
+        _stay_away(comm, spawn_info.number, error)
 
 
 def _own_silo(config: Config, task: Task | None, comm: MpiCommunicator, spawn_info: SpawnInfo) -> Silo:

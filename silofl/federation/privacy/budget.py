@@ -81,9 +81,9 @@ class PrivacyBudget:
         if self._log.exists:
             self._log.repair()
         else:
-            self._disown()
+            self.disown()
 
-    def _disown(self) -> None:
+    def disown(self) -> None:
         """Know no more, on disk either, what this silo showed where it was a part: not even that it did."""
         unknown = [replace(one, tag=UNKNOWN) for one in self._open if self._group.silo_id in one.silos]
         self._own |= {(entry.round, entry.attempt): UNKNOWN for entry in unknown}
@@ -194,10 +194,21 @@ class PrivacyBudget:
         return {"open": opened, "more": list(self._more.items()), "done": self._done}
 
     def come_back(self, rejoin_state: dict[str, Any]) -> None:
-        """Take up the others' `rejoin_state()`: this silo shows nothing as it did before."""
+        """Take up the others' `rejoin_state()`; what this silo showed before it has to `disown` then."""
         self._open = [Entry.from_json(table) for table in rejoin_state["open"]]
         self._more, self._done = dict(map(tuple, rejoin_state["more"])), rejoin_state["done"]
-        self._disown()
+
+    def logged(self) -> Ledger:
+        """What this silo's own log says that was spent of its data: every attempt at a round once."""
+        silo, ledger = self._group.silo_id, Ledger()
+        sums = {(one.round, one.attempt): one for one in self._log.after(0) if silo in one.silos}
+        for entry in sums.values():
+            _count(ledger, entry.releases, (silo,))
+        return ledger
+
+    def forgets(self, own: Ledger) -> bool:
+        """Whether less was spent of this silo's data than its `own` ledger says."""
+        return self._whole().forgets(own, self._group.silo_id)
 
     def restore(self, state: str) -> None:
         """Take up a `state()`."""

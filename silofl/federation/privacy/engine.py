@@ -18,7 +18,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
-from silofl.errors import ProtocolError
+from silofl.errors import LessProtectionError
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
@@ -30,6 +30,8 @@ from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for
 from silofl_kernels import ring_dtype
+
+SPENT = "ledger, with less spent of this silo's data,"
 
 
 @dataclass
@@ -210,7 +212,7 @@ class PrivacyEngine:
         return wrapped
 
     def _refuse_less_than(self, own: dict[str, Any] | None) -> None:
-        """Raise ProtocolError, on every rank, where what was taken up protects a silo less; collective.
+        """Raise LessProtectionError, on every rank, where what was taken up protects a silo less; collective.
 
         `own` is what this silo had on its own disk, as a member of the round that was committed.
         """
@@ -218,26 +220,28 @@ class PrivacyEngine:
 
         def check() -> None:
             with raise_on_all_ranks(group.comm):
-                forgotten = "" if own is None else self._forgotten(own)
-                if forgotten:
-                    leader = group.members[0]
-                    raise ProtocolError(
-                        f"silo {leader} hands out another {forgotten} than silo {group.silo_id} has in its "
-                        "own checkpoint: the run does not go on with less protection than it had",
-                        sender=leader,
-                    )
+                if own is not None:
+                    self._refuse_forgotten(own, "checkpoint")
+                    norms = (self._norm.value, PrivacyParameters(**own["parameters"]).clip_norm)
+                    if not math.isclose(*norms, rel_tol=LAST_BITS):
+                        raise self._less("clipping norm", "checkpoint")
 
         group.step(check)
 
-    def _forgotten(self, own: dict[str, Any]) -> str:
-        """What this silo has otherwise in its own `state()`."""
-        parameters = PrivacyParameters(**own["parameters"])
-        if self.budget.ledger.forgets(Ledger.from_json(own["ledger"]), self._group.silo_id):
-            return "ledger, with less spent of this silo's data,"
-        if self._multiplier * (1 + LAST_BITS) < parameters.noise_multiplier:
-            return "noise multiplier"
-        norms = (self._norm.value, parameters.clip_norm)
-        return "" if math.isclose(*norms, rel_tol=LAST_BITS) else "clipping norm"
+    def _refuse_forgotten(self, own: dict[str, Any], where: str) -> None:
+        """Raise LessProtectionError where others forget what it spent, or have less noise than it had."""
+        if self.budget.forgets(Ledger.from_json(own["ledger"])):
+            raise self._less(SPENT, where)
+        if self._multiplier * (1 + LAST_BITS) < PrivacyParameters(**own["parameters"]).noise_multiplier:
+            raise self._less("noise multiplier", where)
+
+    def _less(self, what: str, where: str) -> LessProtectionError:
+        leader = self._group.members[0]
+        return LessProtectionError(
+            f"silo {leader} hands out another {what} than silo {self._group.silo_id} has in its own {where}: "
+            "the run does not go on with less protection than it had",
+            sender=leader,
+        )
 
     def _share(self, state: dict[str, Any]) -> None:
         """Take up all of another silo's `state()` but what is that silo's own."""
@@ -250,7 +254,17 @@ class PrivacyEngine:
         """What a silo that comes back needs of the others; JSON."""
         return self.state() | {"budget": self.budget.rejoin_state()}
 
-    def come_back(self, rejoin_state: dict[str, Any]) -> None:
-        """Go on with the others' `rejoin_state()`, and with noise that this silo never had before."""
+    def come_back(self, rejoin_state: dict[str, Any], own: dict[str, Any] | None) -> None:
+        """Go on with the others' `rejoin_state()`, and with noise that this silo never had before.
+
+        Raises LessProtectionError, on this rank alone, where less was spent by it than by this silo's `own`
+        newest `state()` or by its release log.
+        """
         self._share(rejoin_state)
+        logged = self.budget.logged()
         self.budget.come_back(rejoin_state["budget"])
+        if own is not None:
+            self._refuse_forgotten(own, "checkpoint")
+        if self.budget.forgets(logged):
+            raise self._less(SPENT, "release log")
+        self.budget.disown()

@@ -8,7 +8,7 @@ from silofl.aggregation.protocols import choose_protocol
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
-from silofl.errors import ConfigError, ProtocolError
+from silofl.errors import ConfigError, LessProtectionError
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
@@ -74,13 +74,13 @@ def agreed_multiplier(group: ElasticGroup, plan: Plan) -> float:
 
 
 def refuse_weaker(plan: Plan, noise_multiplier: float, silo: int, leader: int) -> None:
-    """Raise ProtocolError where this silo's own configuration asks for more noise than it is to have.
+    """Raise LessProtectionError where this silo's own configuration asks for more noise than it is to have.
 
     A silo takes nobody's word for the protection of its records, not even the leading rank's.
     """
     weaker = _weaker(plan, noise_multiplier)
     if weaker:
-        raise ProtocolError(
+        raise LessProtectionError(
             f"silo {leader} hands out a noise multiplier of {noise_multiplier:.6g}, and silo {silo} asks for "
             f"more by its own {weaker}: nothing was shared",
             sender=leader,
