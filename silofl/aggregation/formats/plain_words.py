@@ -27,7 +27,7 @@ class PlainWords:
 
     @classmethod
     def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
-        """See `NumberFormat`; whoever encoded them saw to it that they fit."""
+        """See `NumberFormat`; that sums fit is seen to where they are encoded."""
         return cls(bits)
 
     def encode(self, values: Words, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
