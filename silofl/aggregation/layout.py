@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Layout:
             for k in range(len(shards.members))
         ]
         offsets = (0, *accumulate(lengths))
-        self.shards = Shards(offsets[-1], shards.members, shards.replica_count, shards.servers, offsets)
+        self.shards = replace(shards, size=offsets[-1], offsets=offsets)
         self._blocks = [list(self._slice(k)) for k in range(len(shards.members))]
         self._in_order = [block for blocks in self._blocks for block in blocks]
         self._starts = [block.start for block in self._in_order]

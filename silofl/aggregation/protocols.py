@@ -28,6 +28,8 @@ class SumProtocol(Protocol):
     """Whether no silo sees another's contribution."""
     recovers: ClassVar[bool]
     """Whether a round goes on when a rank fails in it."""
+    commits: ClassVar[bool]
+    """Whether replicas of a slice's sum lie with other ranks before anybody can read it."""
     gives: ClassVar[frozenset[Literal["sum", "rows"]]]
     """Whether the server sees the sum alone, or every silo's slice as well."""
 
@@ -54,6 +56,7 @@ class Plain:
 
     private: ClassVar[bool] = False
     recovers: ClassVar[bool] = True
+    commits: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
@@ -84,6 +87,7 @@ class SecAggProtocol:
 
     private: ClassVar[bool] = True
     recovers: ClassVar[bool] = True
+    commits: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
@@ -122,6 +126,7 @@ class AdditiveProtocol:
 
     private: ClassVar[bool] = True
     recovers: ClassVar[bool] = False
+    commits: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:

@@ -89,20 +89,41 @@ class ReduceScatter:
 
         Raises StoppedError where neither it nor anybody else has it any more.
         """
-        server = self._shards.server(index, self._members)
-        result = self.exchange.result_of(self._members.index(server))
+        copy = self._copies.get(index)
+        if copy is not None:
+            return copy
+        result = self._served(index)
         if result is None:
-            result = self._copies.get(index)
-            if result is None:
-                raise StoppedError(
-                    f"the sums of slice {index} are lost with the silos that kept them, and may not be "
-                    "collected again from fewer; --resume repeats the round with all silos",
-                    rank=self.comm.rank,
-                )
-            return result
-        offset = self._offsets[self._members.index(server)]
+            raise StoppedError(
+                f"the sums of slice {index} are lost with the silos that kept them, and may not be "
+                "collected again from fewer; --resume repeats the round with all silos",
+                rank=self.comm.rank,
+            )
+        return result
+
+    def _served(self, index: int) -> NDArray[Any] | None:
+        """The sum of one slice in its server's memory; None where this rank cannot read that."""
+        server = self._members.index(self._shards.server(index, self._members))
+        result = self.exchange.result_of(server)
+        if result is None:
+            return None
         first, last = self._shards.span(index)
-        return self._by_row(result)[..., first - offset : last - offset]
+        return self._by_row(result)[..., first - self._offsets[server] : last - self._offsets[server]]
+
+    def hold(self) -> None:
+        """Have the slices that this rank keeps replicas of in memory of its own, which no other rank writes.
+
+        Not collective; after `run`, with another collective between them, so that all sums are complete.
+        """
+        silo = self._members[self.comm.rank]
+        for index in range(len(self._shards.members)):
+            if silo in self._shards.replicas(index) and silo != self._shards.server(index, self._members):
+                shared = self._served(index)
+                if shared is None:  # it came as a message
+                    continue
+                if index not in self._copies:
+                    self._copies[index] = np.empty_like(shared)
+                np.copyto(self._copies[index], shared)
 
     def _by_row(self, result: NDArray[Any]) -> NDArray[Any]:
         return result if self._kept is None else result.reshape(self._kept, result.size // self._kept)
@@ -124,7 +145,7 @@ class ReduceScatter:
         """Where results lie in private memory, send copies to the ranks that would take over."""
         comm, shards = self.comm, self._shards
         shared = comm.size == 1 or self.exchange.result_of((comm.rank + 1) % comm.size) is not None
-        if shared or not shards.replica_count or not comm.resilient:
+        if shared or not (shards.replica_count or shards.checkers):
             return
         mine = shards.slices_of(self._members[comm.rank], self._members)
         parcels = [

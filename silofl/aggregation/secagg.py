@@ -103,7 +103,7 @@ class SecAggSum:
     ) -> None:
         bits = session.rules.bits
         self.session, self.spec = session, spec
-        shards = Shards(0, session.members, spec.replica_count)
+        shards = Shards(0, session.members, spec.replica_count, checkers=spec.recompute)
         self.wire = WireFormat(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
         self._spec_digest = spec_digest(spec, value_range, stochastic=stochastic)
@@ -166,7 +166,10 @@ class SecAggSum:
             self._collection = self._open_collection()
         encoded.begin()
         self._collection.run(lambda first, last, out: encoded.fill(first, last, out, masks), reduce_rows)
-        return group.members, masked_total(group.comm, encoded.tail(), masks, self._size)
+        tail = masked_total(group.comm, encoded.tail(), masks, self._size)
+        if self.spec.recompute:  # before anybody can read it: a server cannot fit its sum to what it reads
+            self._collection.hold()
+        return group.members, tail
 
     def _agreed_ranges(
         self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float

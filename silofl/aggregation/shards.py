@@ -33,7 +33,8 @@ class Shards:
 
     Slice k is served by members[k]. `replica_count` replicas of what belongs to it lie with the nearest other
     members, the first of which takes it over when its server fails; a member that serves several slices
-    serves neighbours.
+    serves neighbours. The `checkers` of a slice are the members behind its server, the first member behind
+    the last, so that all have equally much to check: they keep replicas, too.
     """
 
     size: int
@@ -43,6 +44,8 @@ class Shards:
     """How many members serve, the first ones; the others' slices are empty. None: all."""
     offsets: tuple[int, ...] | None = None
     """Where slices begin and end, (n + 1,), if not by the size alone."""
+    checkers: int = 0
+    """How many members check what a server makes of its slice."""
 
     @cached_property
     def bounds(self) -> list[int]:
@@ -61,8 +64,15 @@ class Shards:
         return self.bounds[index], self.bounds[index + 1]
 
     def replicas(self, index: int) -> tuple[int, ...]:
-        """The members that keep copies of what belongs to a slice, nearest first."""
-        return tuple(self._nearest(index)[1 : 1 + self.replica_count])
+        """The members that keep copies of what belongs to a slice, nearest first, then other checkers."""
+        nearest = self._nearest(index)[1 : 1 + self.replica_count]
+        return tuple(dict.fromkeys([*nearest, *self._behind(index)[: self.checkers]]))
+
+    def checked_by(self, index: int, left: Collection[int]) -> tuple[int, ...]:
+        """The members of those left that check a slice: as many as there should be, or as keep replicas."""
+        kept, server = self.replicas(index), self.server(index, left)
+        able = [member for member in self._behind(index) if member in kept and member in left]
+        return tuple(member for member in able if member != server)[: self.checkers]
 
     def server(self, index: int, left: Collection[int]) -> int:
         """The member of those left that serves a slice."""
@@ -76,6 +86,10 @@ class Shards:
         """Offsets (len(left) + 1,) of what each of those left serves, in their order."""
         ends = [self.bounds[max(self.slices_of(member, left)) + 1] for member in left]
         return [0, *ends]
+
+    def _behind(self, index: int) -> tuple[int, ...]:
+        """All members but a slice's own, from the next one on, around."""
+        return self.members[index + 1 :] + self.members[:index]
 
     def _nearest(self, index: int) -> list[int]:
         """All members by their distance to a slice, the later one first of two equally far."""

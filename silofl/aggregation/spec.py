@@ -60,6 +60,8 @@ class AggregationSpec:
         replica_count: with how many other ranks the sums of each slice lie, in case that its server fails.
         scalars: names of the numbers that are averaged beside the vectors.
         rows: whether every silo's own slices are wanted beside the means.
+        recompute: how many other ranks recompute the server's step of each slice, and therefore have its sum
+            in memory of their own before it can be read.
     """
 
     vectors: tuple[VectorSpec, ...]
@@ -71,6 +73,7 @@ class AggregationSpec:
     replica_count: int = 0
     scalars: tuple[str, ...] = field(default=())
     rows: bool = False
+    recompute: int = 0
 
     def vector(self, name: str) -> VectorSpec:
         """The vector of that name."""

@@ -48,7 +48,8 @@ def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic:
         for one in spec.vectors
     ]
     rounding = [None if value_range is None else value_range.hex(), stochastic, spec.seed]
-    whole = [vectors, str(spec.dtype), spec.silos, spec.replica_count, spec.scalars, spec.rows, rounding]
+    replicas = [spec.replica_count, spec.recompute]
+    whole = [vectors, str(spec.dtype), spec.silos, replicas, spec.scalars, spec.rows, rounding]
     return digest("what is added up", json.dumps(whole).encode())
 
 

@@ -137,6 +137,9 @@ class SecureConfig(Section):
     for an odd one from 5 on, and 2 of 3; `silofl check` says what that bears."""
     allow_two: bool = False
     """Permit a secure sum over two silos, each of which learns the other's update from it."""
+    recompute: Annotated[int, Field(ge=0, le=2)] = 1
+    """`secagg`: how many other silos recompute the step that a silo takes as the server of its slice; where
+    one differs, the run ends by name. Each costs a server's work once more: unmask, step, compare."""
     committee: Annotated[int, Field(ge=2)] = 2
     """`additive`: how many silos hold the shares; all but one of them together learn nothing."""
     identity: str = ""

@@ -26,6 +26,7 @@ from silofl.federation.handshake import agree_on_model
 from silofl.federation.metrics import FederationMeans
 from silofl.federation.openings import Openings
 from silofl.federation.privacy.engine import PrivacyEngine
+from silofl.federation.recomputation import recomputations
 from silofl.federation.silo import Fitted, RoundStart, Silo, place
 from silofl.federation.stateful import Part, State, Stateful, committed_state, restore
 from silofl.strategies import registry as strategies
@@ -351,6 +352,7 @@ def aggregation_spec(
         replicas(config, silos, MAX_REPLICAS) if tolerant else 0,
         strategy.scalars,
         strategy.needs == "rows",
+        recomputations(config, silos),
     )
 
 

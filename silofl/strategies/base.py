@@ -78,7 +78,11 @@ class Strategy:
         return {}
 
     def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
-        """Step a slice of the shared vectors, (k,) each, in place; the server's next state."""
+        """Step a slice of the shared vectors, (k,) each, in place; the server's next state.
+
+        Other ranks recompute it and compare: the same bits on every processor, by operations that IEEE 754
+        rounds correctly, such as + - * / and sqrt, and no sums over coordinates.
+        """
         shared["model"][...] += total.mean["update"]
         return state
 

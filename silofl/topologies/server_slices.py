@@ -12,6 +12,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.errors import StoppedError
 from silofl.strategies.base import State, Strategy
+from silofl.topologies.recomputed import refuse_difference
 from silofl.types import Total, Vector
 
 
@@ -50,14 +51,17 @@ class Server:
         self._states.update(states)
 
     def replicate(self, comm: Communicator, states: dict[int, State]) -> dict[int, State]:
-        """Hand replicas of new states to the ranks that keep them; those that this rank keeps. Collective."""
+        """Hand replicas of new states to the ranks that keep them; those that this rank keeps. Collective.
+
+        Those that check a slice know its state.
+        """
         if not self._names or not self.shards.replica_count:
             return {}
         parcels = [
             b"".join(
                 state[name].tobytes()
                 for index, state in sorted(states.items())
-                if member in self.shards.replicas(index)
+                if member in self._told(index, comm)
                 for name in self._names
             )
             for member in comm.members
@@ -66,7 +70,7 @@ class Server:
         for member, parcel in zip(comm.members, comm.alltoall_bytes(parcels), strict=True):
             values = np.frombuffer(parcel, self._dtype)
             for index in self.shards.slices_of(member, comm.members):
-                if self._silo in self.shards.replicas(index) and member != self._silo:
+                if self._silo in self._told(index, comm) and member != self._silo:
                     count = self._count(index)
                     kept[index] = {
                         name: values[place * count : (place + 1) * count].copy()
@@ -75,6 +79,10 @@ class Server:
                     values = values[len(self._names) * count :]
         return kept
 
+    def _told(self, index: int, comm: Communicator) -> set[int]:
+        """The silos that keep a slice's state and do not make it themselves."""
+        return {*self.shards.replicas(index)} - {*self.shards.checked_by(index, comm.members)}
+
     def own_state(self) -> State:
         """The strategy's state of this rank's own slice, as views."""
         return dict(self._states[self.shards.members.index(self._silo)])
@@ -82,14 +90,15 @@ class Server:
     def gather_full(self, comm: Communicator, holders: tuple[int, ...]) -> dict[str, Vector]:
         """The strategy's whole state, from the slices that `holders`, who are all here, serve. Collective.
 
-        Raises StoppedError, on every rank, where a slice is lost with all of its replicas.
+        Raises, on every rank, StoppedError where a slice is lost with all of its replicas, and ProtocolError,
+        naming server and replica, where they differ.
         """
         served = {member: self.shards.slices_of(member, holders) for member in holders}
         mine = served.get(self._silo, [])
         with raise_on_all_ranks(comm):
             for index in mine if self._names else []:
                 self._state_of(index)
-        return {
+        whole = {
             name: gather_parts(
                 comm,
                 [self._state_of(index)[name] for index in mine],
@@ -98,6 +107,16 @@ class Server:
             )
             for name in self._names
         }
+        with raise_on_all_ranks(comm):
+            self._refuse_other(whole, holders)
+        return whole
+
+    def _refuse_other(self, whole: Mapping[str, Vector], holders: tuple[int, ...]) -> None:
+        """Raise ProtocolError where a slice of the state is not as this rank keeps it."""
+        for index, state in self._states.items() if self._silo in holders else ():
+            server, (start, stop) = self.shards.server(index, holders), self.shards.span(index)
+            given = {name: values[start:stop] for name, values in whole.items()}
+            refuse_difference(server, self._silo, f"slice {index}", given, state)
 
     def load_full(self, whole: dict[str, Vector]) -> None:
         """Cut this rank's slices, and those that it keeps, out of the whole state."""

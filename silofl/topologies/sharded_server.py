@@ -16,6 +16,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.strategies.base import State, Strategy
 from silofl.topologies.base import BUFFERS
+from silofl.topologies.recomputed import refuse_difference
 from silofl.topologies.server_slices import Server, gather_parts
 from silofl.types import Contribution, Total, Vector
 
@@ -92,6 +93,9 @@ class ShardedServer:
     def step(self, spare: Vector, *, resync: bool) -> None:
         """See `Topology`. A slice whose server has failed is stepped by a rank that keeps its replicas.
 
+        Where slices have checkers, those recompute the step, and ProtocolError names server and checker, on
+        every rank, where they differ: before anybody takes the step up.
+
         Where ranks may fail, new vectors are gathered beside the old ones, which stay whole until every rank
         has the new ones: the model's parameters in `spare` (P,), which is written over.
         """
@@ -103,16 +107,22 @@ class ShardedServer:
             comm = group.comm
             comm.mark("step")
             served = self.shards.slices_of(group.silo_id, group.members)
+            checked = self._checked()
             with raise_on_all_ranks(comm):
-                for index in set(served) - set(stepped):
+                for index in {*served, *checked} - set(stepped):
                     stepped[index] = self._step(index, replace(self.aggregator.total(index), resync=resync))
             comm.mark("allgather")
             for name, target in targets.items():
                 parts = [stepped[index][0][name] for index in served]
                 mine = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 comm.allgather(mine, target, slice_counts(self._span(name).owned_ranges(group.members)))
+            if self.shards.checkers:
+                with raise_on_all_ranks(comm):
+                    for index in checked:
+                        self._compare(index, stepped[index][0], targets)
             states = {index: stepped[index][1] for index in served}
-            return states | (self._server.replicate(comm, states) if group.fault_tolerant else {})
+            kept = self._server.replicate(comm, states) if group.fault_tolerant else {}
+            return kept | {index: stepped[index][1] for index in (*served, *checked)}
 
         self._server.accept(group.step(step))
         if group.fault_tolerant:
@@ -130,6 +140,18 @@ class ShardedServer:
         if buffers is not None:
             after[BUFFERS] = buffers + total.mean[BUFFERS]
         return after, state
+
+    def _checked(self) -> list[int]:
+        """The slices whose step this rank recomputes."""
+        silo, left = self._group.silo_id, self._group.members
+        return [k for k in range(len(self.members)) if silo in self.shards.checked_by(k, left)]
+
+    def _compare(self, index: int, recomputed: Slices, gathered: Slices) -> None:
+        """Raise ProtocolError unless a slice of every vector is what this rank gets for it."""
+        server = self.shards.server(index, self._group.members)
+        spans = {name: self._span(name).span(index) for name in recomputed}
+        given = {name: gathered[name][first:last] for name, (first, last) in spans.items()}
+        refuse_difference(server, self._group.silo_id, f"slice {index}", given, recomputed)
 
     def _distribute(self) -> None:
         """Give every rank the first rank's model."""
@@ -172,11 +194,17 @@ class ShardedServer:
 
     def rejoin_state(self) -> dict[str, Any]:
         """See `Topology`: ownership of the parameters before silos rejoin."""
-        return {"members": self.shards.members, "replica_count": self.shards.replica_count}
+        shards = self.shards
+        return {
+            "members": shards.members,
+            "replica_count": shards.replica_count,
+            "checkers": shards.checkers,
+        }
 
     def take_over(self, told: dict[str, Any], own: dict[str, Any] | None) -> None:
         """See `Topology`."""
-        shards = Shards(self._parameters, tuple(told["members"]), told["replica_count"])
+        members, kept, checkers = tuple(told["members"]), told["replica_count"], told["checkers"]
+        shards = Shards(self._parameters, members, kept, checkers=checkers)
         self._server = self._new_server(shards)
         self._remake(self._newcomers)
 
@@ -187,14 +215,17 @@ class ShardedServer:
         def holders() -> tuple[int, ...]:
             return tuple(member for member in group.members if member not in newcomers)
 
-        def give(vector: Vector) -> Vector:
-            giver = holders()[0]
-            lengths = {giver: len(vector)}
-            return self._gather([vector] if group.silo_id == giver else [], lengths)
+        def give(name: str, vector: Vector) -> Vector:
+            giver, silo = holders()[0], group.silo_id
+            given = self._gather([vector] if silo == giver else [], {giver: len(vector)})
+            with raise_on_all_ranks(group.comm):
+                if silo in holders():  # all go on with what was given
+                    refuse_difference(giver, silo, "all slices", {name: given}, {name: vector})
+            return given
 
         while True:
-            for vector in self._all.values() if newcomers else ():
-                vector[:] = group.step(lambda vector=vector: give(vector))  # type: ignore[misc]
+            for name, vector in self._all.items() if newcomers else ():
+                vector[:] = group.step(lambda name=name, vector=vector: give(name, vector))  # type: ignore[misc]
             whole = group.step(lambda: earlier.gather_full(group.comm, holders()))
             self.aggregator = self._make_aggregator()
             shards = self.aggregator.layout.shards.of_size(self._parameters)

@@ -181,10 +181,28 @@ def test_another_model_for_all_but_one_is_refused_by_name(
                 receive[-100:] = -1e4
 
     monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
-    ends = federate(identities, protocol=protocol)
+    ends = federate(identities, protocol=protocol, recompute=0)
     assert all(isinstance(end, ProtocolError) for end in ends)
     assert all("different global model" in str(end) or "given another model" in str(end) for end in ends)
     assert sorted(opened) == list(range(SILOS))  # of the first round, once each
+
+
+def test_a_server_that_gives_its_checker_the_right_slice_is_refused_by_the_others(
+    identities: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same wrong one to all others: silo 4 checks silo 3's slice, the last that has values."""
+    honest, calls = ThreadCommunicator.allgather, [0] * SILOS
+
+    def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
+        honest(self, send, receive, counts)
+        if caller("step") and caller("server_step"):
+            calls[self.rank] += 1
+            if calls[self.rank] == 1 and self.members[self.rank] != 4:
+                receive[-50:] = -1e4
+
+    monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
+    ends = federate(identities)
+    assert all(isinstance(end, ProtocolError) and "given another model" in str(end) for end in ends), ends
 
 
 def test_additive_refuses_another_range(
@@ -231,7 +249,7 @@ def test_another_model_after_the_last_step_shows_no_metric(
             return found
 
         monkeypatch.setattr(kind, "sum_scalars", read)
-    ends = federate(identities, protocol=protocol)
+    ends = federate(identities, protocol=protocol, recompute=0)
     assert all(isinstance(end, ProtocolError) for end in ends), ends
     assert not seen
 
