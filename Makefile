@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
-GROUPS := slurm ranks kernels one-process
+GROUPS := one-process ranks kernels slurm
 
 # Bytecode of our own is kept even where PYTHONDONTWRITEBYTECODE is set: hundreds of processes would make it anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
 
-# Beside each other: most of the time a test waits for ranks, or uses one core.
+# Beside each other, the longest first: most of the time a test waits for ranks, or uses one core.
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target $(addprefix test-,$(GROUPS)) lint
 
