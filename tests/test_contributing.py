@@ -67,9 +67,10 @@ EXAMPLES: list[dict[str, dict[str, object]]] = [
 ]
 
 
-def train(copied: Path, tmp_path: Path) -> list[float]:
+def run(copied: Path, code: str, *arguments: str) -> str:
+    """What a program prints that imports the copy."""
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN, str(tmp_path / "run"), json.dumps(EXAMPLES)],
+        [sys.executable, "-c", code, *arguments],
         cwd=copied,
         env={**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"},
         capture_output=True,
@@ -78,7 +79,12 @@ def train(copied: Path, tmp_path: Path) -> list[float]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return [float(line) for line in done.stdout.split()]
+    return done.stdout
+
+
+def train(copied: Path, tmp_path: Path) -> list[float]:
+    told = run(copied, TRAIN, str(tmp_path / "run"), json.dumps(EXAMPLES))
+    return [float(line) for line in told.split()]
 
 
 def test_every_family_has_its_example() -> None:
@@ -102,8 +108,7 @@ def test_the_transform_comes_off_the_sum(copied: Path) -> None:
         "total = sum(s.encode(x * k, place, np.empty(9)) for k in range(3));"
         "assert np.array_equal(s.decode(total, place), 3 * x)"
     )
-    env = {**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"}
-    subprocess.run([sys.executable, "-c", code], cwd=copied, env=env, check=True, timeout=60)
+    run(copied, code)
 
 
 def test_the_format_adds_up(copied: Path) -> None:
@@ -124,8 +129,7 @@ def test_the_format_adds_up(copied: Path) -> None:
         "assert np.abs(out - values.mean(0)).max() < 1.5 / 32700, out;"
         "assert form.encode(np.full(5, 2.0), Weight(1.0, 1.0), NO_RANGES, None).clipped == 5"
     )
-    env = {**os.environ, "PYTHONPATH": f"{copied}:{ROOT / 'kernels'}"}
-    subprocess.run([sys.executable, "-c", code], cwd=copied, env=env, check=True, timeout=60)
+    run(copied, code)
 
 
 def test_the_commands_are_those_of_the_makefile() -> None:

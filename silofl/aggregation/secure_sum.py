@@ -24,7 +24,7 @@ from silofl.types import Contribution, Vector
 
 Array = TypeVar("Array")
 NAME = "array"
-LOCAL = {"identity", "roster", "passphrase_file", "protocol", "committee"}
+LOCAL = {"identity", "roster", "passphrase_file", "protocol", "committee", "recompute"}
 """Keys of [secure] that need not be equal on ranks, or mean nothing here."""
 
 
@@ -142,6 +142,7 @@ def _refuse_unused(config: SecureConfig) -> None:
     unused = {
         "protocol": config.protocol not in ("auto", "secagg"),
         "committee": "committee" in config.model_fields_set,
+        "recompute": "recompute" in config.model_fields_set,
         "bits": "bits" in config.model_fields_set,
         "range": "range" in config.model_fields_set,
     }

@@ -129,6 +129,7 @@ def test_an_aggregator_whose_arrays_change_on_one_rank_alone() -> None:
     [
         ({"protocol": "plain"}, "secure.protocol = 'plain' does nothing"),
         ({"committee": 3}, "secure.committee = 3 does nothing"),
+        ({"recompute": 1}, "secure.recompute = 1 does nothing"),
         ({"bits": 32}, "give it as bits="),
         ({"range": 1.0}, "give it as value_range="),
         ({"identity": "no-such.pem", "roster": "none.toml"}, "no-such.pem"),

@@ -57,6 +57,21 @@ def test_noisy_gradients_and_noisy_training(name: str, place: str, told: str) ->
     assert told in refused(privacy=EXAMPLE | {"place": place}, strategy={"name": name})
 
 
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ({"secure": {"protocol": "plain"}}, 'does nothing under secure.protocol = "plain"'),
+        ({"secure": {"protocol": "additive"}}, 'does nothing under secure.protocol = "additive"'),
+        ({"privacy": SILO | {"place": "central"}}, 'does nothing under privacy.place = "central"'),
+    ],
+)
+def test_a_step_that_nobody_could_recompute(tables: dict[str, Any], told: str) -> None:
+    asked = tables | {"secure": tables.get("secure", {}) | {"recompute": 2}}
+    assert told in refused(**asked)
+    assert configuration.parse(tables)
+    assert configuration.parse({"secure": {"recompute": 2}})
+
+
 @final
 @dataclass(frozen=True)
 class Mine(Strategy):

@@ -166,21 +166,26 @@ def test_metrics_that_were_changed_are_refused_by_name(
     assert "silo 1's words of a small sum are refused" in str(ends[0])
 
 
-@pytest.mark.parametrize("protocol", ["secagg", "additive"])
-def test_another_model_for_all_but_one_is_refused_by_name(
-    identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], protocol: str
-) -> None:
-    """Model inconsistency (Pasquini et al. 2022): the others' gradients are zero, the sum is the target's."""
+def hand_out_another_model(monkeypatch: pytest.MonkeyPatch, *, spared: int, values: int) -> None:
+    """In the first round all silos but `spared` get a model whose last `values` are wrong."""
     honest, calls = ThreadCommunicator.allgather, [0] * SILOS
 
     def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
         honest(self, send, receive, counts)
         if caller("step") and caller("server_step"):
             calls[self.rank] += 1
-            if calls[self.rank] == 1 and self.members[self.rank] != TARGET:
-                receive[-100:] = -1e4
+            if calls[self.rank] == 1 and self.members[self.rank] != spared:
+                receive[-values:] = -1e4
 
     monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
+
+
+@pytest.mark.parametrize("protocol", ["secagg", "additive"])
+def test_another_model_for_all_but_one_is_refused_by_name(
+    identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], protocol: str
+) -> None:
+    """Model inconsistency (Pasquini et al. 2022): the others' gradients are zero, the sum is the target's."""
+    hand_out_another_model(monkeypatch, spared=TARGET, values=100)
     ends = federate(identities, protocol=protocol, recompute=0)
     assert all(isinstance(end, ProtocolError) for end in ends)
     assert all("different global model" in str(end) or "given another model" in str(end) for end in ends)
@@ -191,16 +196,7 @@ def test_a_server_that_gives_its_checker_the_right_slice_is_refused_by_the_other
     identities: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same wrong one to all others: silo 4 checks silo 3's slice, the last that has values."""
-    honest, calls = ThreadCommunicator.allgather, [0] * SILOS
-
-    def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
-        honest(self, send, receive, counts)
-        if caller("step") and caller("server_step"):
-            calls[self.rank] += 1
-            if calls[self.rank] == 1 and self.members[self.rank] != 4:
-                receive[-50:] = -1e4
-
-    monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
+    hand_out_another_model(monkeypatch, spared=4, values=50)
     ends = federate(identities)
     assert all(isinstance(end, ProtocolError) and "given another model" in str(end) for end in ends), ends
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from silofl_kernels.cpu import features, jit
+from tests.campaigns import mostly_long
 
 from . import scenario
 
@@ -34,9 +35,10 @@ def finish(process: subprocess.Popen[str]) -> tuple[list[list[str]], str]:
     return [line.split() for line in out.splitlines()], err
 
 
-def test_processes_start_together_with_a_cold_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", mostly_long([3, 5], 0))
+def test_processes_start_together_with_a_cold_cache(tmp_path: Path, number: int) -> None:
     want = scenario.masks_alone("aes-128-ctr")
-    started = [launch("aes-128-ctr:masks", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
+    started = [launch("aes-128-ctr:masks", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(number)]
     for process in started:
         lines, err = finish(process)
         assert (process.returncode, lines[-1][1], err) == (0, want, "")

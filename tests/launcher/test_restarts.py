@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_a_job_is_restarted_where_it_can_be_resumed(
     first = [sys.executable, "-c", JOB, codes, "first"]
     assert supervise_restarts(first, [*first[:-1], "resumed"], most) == end
     assert (tmp_path / "arguments").read_text() == ";".join(["first"] + ["resumed"] * (starts - 1)) + ";"
+
+
+def test_a_signal_that_comes_as_the_pause_begins_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python runs its handler when the wait is over, which says that nothing happened."""
+
+    class Late(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            signal.raise_signal(signal.SIGTERM)
+            return False
+
+    monkeypatch.setattr(threading, "Event", Late)
+    assert restarts._stop_requested_within(0.0)
 
 
 WAITING = """

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon, gaussian_of
 from silofl.privacy.releases import Release, TooCoarseError
+from tests.campaigns import mostly_long
 from tests.privacy.test_accountant import analytic, gaussian
 
 
@@ -31,10 +32,18 @@ spends = st.tuples(
 )
 
 
-@settings(max_examples=20, deadline=None)
-@example((1.0, 0.9999999999999999, 96, 0.000997391582547344, "pld"), 2.0, "pld")
-@given(spends, st.floats(1.001, 3), st.sampled_from(["pld", "rdp"]))
-def test_monotone_and_never_negative(spend, factor, method):
+@pytest.mark.parametrize("examples", mostly_long([20, 200], 0))
+def test_monotone_and_never_negative(examples):
+    @settings(max_examples=examples, deadline=None)
+    @example((1.0, 0.9999999999999999, 96, 0.000997391582547344, "pld"), 2.0, "pld")
+    @given(spends, st.floats(1.001, 3), st.sampled_from(["pld", "rdp"]))
+    def check(spend, factor, method):
+        monotone(spend, factor, method)
+
+    check()
+
+
+def monotone(spend, factor, method):
     noise, rate, steps, delta, _ = spend
     base = epsilon({gaussian(noise, rate): steps}, delta, method)
     allowed = base * (1 - 1e-6) - 1e-9
