@@ -94,6 +94,10 @@ class ProtocolError(SiloflError):
         self.sender = sender
 
 
+class OtherTermsError(ProtocolError):
+    """A silo signed that it expects other members, rules or another matter of a sum than this silo."""
+
+
 class LessProtectionError(ProtocolError):
     """A silo was handed less noise, or a ledger with less spent, than it has of its own."""
 

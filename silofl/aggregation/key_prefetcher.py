@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secagg_round import AdvertisedRound, SecAggRound
 from silofl.aggregation.secure_session import SecureSession
 from silofl.background import Background
 from silofl.comm.protocol import RankFailedError
@@ -29,7 +29,9 @@ class KeyPrefetcher:
         if not self._ahead.busy and self._comm.members == session.group.members:
             self._number = session.take_number()
             context = session.round(self._number)
-            self._ahead.start(lambda: SecAggRound(self._comm, context, session.identity, self._length))
+            self._ahead.start(
+                lambda: AdvertisedRound(self._comm, context, session.identity).keys(self._length)
+            )
 
     def take(self) -> SecAggRound:
         """The next round's keys, of the ranks that are left; collective. Raises what making them raised."""
@@ -40,7 +42,8 @@ class KeyPrefetcher:
             keys = self._made_ahead()
             if keys is not None and keys.members == session.group.members:
                 return keys
-            return SecAggRound(session.group.comm, session.round(number), session.identity, self._length)
+            advertised = AdvertisedRound(session.group.comm, session.round(number), session.identity)
+            return advertised.keys(self._length)
 
         return session.group.step(make)
 

@@ -16,7 +16,7 @@ from silofl.aggregation.formats.base import Ranges, Words
 from silofl.aggregation.key_prefetcher import KeyPrefetcher
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.reduce_scatter import ReduceScatter
-from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secagg_round import AdvertisedRound, SecAggRound
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
@@ -109,7 +109,8 @@ class SecAggSum:
         self._spec_digest = spec_digest(spec, value_range, stochastic=stochastic)
         compile_kernels(spec, bits, session.rules.prg, stochastic=stochastic)
         self._collection = self._open_collection()
-        self._prefetcher = KeyPrefetcher(session, self._size + self.wire.tail.words)
+        self._length = self._size + self.wire.tail.words
+        self._prefetcher = KeyPrefetcher(session, self._length)
         self._small: SmallSums | None = None
 
     @property
@@ -127,10 +128,14 @@ class SecAggSum:
         magnitudes: Magnitudes,
         authorizer: Authorizer | None = None,
         common: Common = NOTHING_IN_COMMON,
+        advertised: AdvertisedRound | None = None,
     ) -> UnmaskedSum:
-        """Add up contributions of `total` samples in all; collective."""
+        """Add up contributions of `total` samples in all; collective.
+
+        Under the keys of the round `advertised`, where one was begun for this sum.
+        """
         group = self.session.group
-        keys = self._prefetcher.take()
+        keys = self._prefetcher.take() if advertised is None else advertised.keys(self._length)
         known = SumInputs(
             keys.fingerprint(common.vectors),
             common.digest(self._spec_digest, round_number),

@@ -12,33 +12,45 @@ from silofl.crypto.framing import Inbox, outbox
 from silofl.crypto.identity import Identity
 from silofl.crypto.kdf import digest
 from silofl.crypto.masks import MaskKeys
-from silofl.crypto.secagg import Round, SumInputs
+from silofl.crypto.secagg import Masking, Round, SumInputs
 from silofl.crypto.secagg.inputs import NOTHING
 from silofl.types import Vector
 from silofl_kernels import MaskSet
 
 
-class SecAggRound:
-    """Fresh keys for one masked vector of `length` ring words of each rank of `comm`; collective to make.
+class AdvertisedRound:
+    """Everybody's fresh public keys, whatever they will hide; collective to make.
 
-    Attributes:
+    OtherTermsError, on every rank, unless all expect the same members, rules and matter of the sum.
+    """
+
+    def __init__(self, comm: Communicator, context: Round, identity: Identity) -> None:
+        comm.mark("advertise")
+        silos = comm.members
+        advertised, advert = secagg.advertise(context, silos[comm.rank], identity)
+        self._comm, self._silos = comm, silos
+        self._shared, self._packets = secagg.share(advertised, Inbox.of(comm.allgather_bytes(advert), silos))
+
+    def keys(self, length: int) -> SecAggRound:
+        """The keys for one masked vector of `length` ring words of each rank; collective, once."""
+        comm, silos = self._comm, self._silos
+        comm.mark("share")
+        received = Inbox.of(comm.alltoall_bytes(outbox(self._packets, silos)), silos)
+        comm.mark("mask")
+        return SecAggRound(secagg.mask(self._shared, received, silos, length), silos)
+
+
+class SecAggRound:
+    """Fresh keys for one masked vector of each rank, made by an `AdvertisedRound`.
+
+    Args:
+        masking: what hides this silo's vector, once it is known what decides the sum.
         members: the silos that have these keys.
     """
 
-    def __init__(self, comm: Communicator, context: Round, identity: Identity, length: int) -> None:
-        silos = comm.members
-
-        # Everybody's fresh public keys, then everybody's sealed shares.
-        comm.mark("advertise")
-        advertised, advert = secagg.advertise(context, silos[comm.rank], identity)
-        shared, packets = secagg.share(advertised, Inbox.of(comm.allgather_bytes(advert), silos))
-        comm.mark("share")
-        received = Inbox.of(comm.alltoall_bytes(outbox(packets, silos)), silos)
-
-        # What hides this silo's vector, once it is known what decides the sum.
-        comm.mark("mask")
-        self.members = silos
-        self._masking = secagg.mask(shared, received, silos, length)
+    def __init__(self, masking: Masking, members: tuple[int, ...]) -> None:
+        self.members = members
+        self._masking = masking
         self._heard = [self._masking.transcript]
         self._small: dict[tuple[frozenset[int], bytes], MaskSet] = {}
 

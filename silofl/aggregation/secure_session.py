@@ -43,11 +43,11 @@ class SecureSession:
         self._taken += 1
         return self._taken
 
-    def round(self, number: int) -> Round:
+    def round(self, number: int, matter: bytes = b"") -> Round:
         """The round of this number among the ranks that are left; with fewer it is another round."""
         left = self.group.members
         attempt = number * MOST_SILOS + len(self.members) - len(left)
-        return Round(self.identifier, attempt, self.roster, self.config_digest, left, self.rules)
+        return Round(self.identifier, attempt, self.roster, self.config_digest, left, self.rules, matter)
 
 
 def open_session(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,16 +11,17 @@ import numpy as np
 
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.secagg import SecAggSum
+from silofl.aggregation.secagg_round import AdvertisedRound
 from silofl.aggregation.secure_session import configured_session
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.comm.collective_errors import allgather_object, capture, raise_on_all_ranks
+from silofl.comm.collective_errors import Result, allgather_object, capture, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of
 from silofl.config import SecureConfig
 from silofl.crypto.kdf import digest
 from silofl.crypto.signer import has_keys, mixed_keys
-from silofl.errors import ConfigError, DataError, SiloflError
+from silofl.errors import ConfigError, DataError, OtherTermsError, SiloflError
 from silofl.types import Contribution, Vector
 
 Array = TypeVar("Array")
@@ -85,9 +87,7 @@ class SecureAggregator:
             ProtocolError: a rank, or somebody on the wire, changed what decides the sum.
         """
         taken = capture(lambda: _as_vector(x))
-        error = taken.error(self._comm.rank)
-        form = {"shape": _shape(x), "dtype": "" if error else taken.value().dtype.name}
-        _refuse_differences(self._comm, form, error)
+        advertised = self._advertise(x, taken)
         values = taken.value()
         if self._sum is not None and self._sum.spec.vector(NAME).size != values.size:
             self._sum.close()
@@ -97,7 +97,11 @@ class SecureAggregator:
         self._round += 1
         contribution = Contribution({NAME: values})
         opened = self._sum.open(
-            contribution, float(self._comm.size), self._round, measure(contribution, self._sum.spec)
+            contribution,
+            float(self._comm.size),
+            self._round,
+            measure(contribution, self._sum.spec),
+            advertised=advertised,
         )
         out = np.empty_like(values)
         opened.gather(self._comm.size, NAME, out)
@@ -119,6 +123,20 @@ class SecureAggregator:
             isinstance(error, SiloflError) and error.rank is None
         ):  # of this rank alone: nobody else closes
             self.close()
+
+    def _advertise(self, x: Any, taken: Result[Vector]) -> AdvertisedRound:
+        """Begin the sum's round by adverts in which each rank signs what form its array has; collective."""
+        error = taken.error(self._comm.rank)
+        form = {"shape": _shape(x), "dtype": "" if error else taken.value().dtype.name}
+        matter = os.urandom(32) if error else json.dumps(form).encode()  # an error's equals no other rank's
+        session = self._session
+        try:
+            return AdvertisedRound(
+                session.group.comm, session.round(session.take_number(), matter), session.identity
+            )
+        except OtherTermsError:
+            _refuse_differences(self._comm, form, error)
+            raise
 
     def _make(self, size: int, dtype: np.dtype[Any]) -> SecAggSum:
         vectors = (VectorSpec(NAME, size, weighting="uniform"),)

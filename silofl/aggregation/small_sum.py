@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secagg_round import AdvertisedRound, SecAggRound
 from silofl.aggregation.secure_session import SecureSession
 from silofl.comm.protocol import Communicator
 from silofl.crypto.kdf import digest
@@ -75,7 +75,8 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
 
     def collect() -> tuple[SecAggRound, Words]:
         words = encode(len(group.members))
-        keys = SecAggRound(group.comm, session.round(number), session.identity, len(words))
+        advertised = AdvertisedRound(group.comm, session.round(number), session.identity)
+        keys = advertised.keys(len(words))
         return keys, masked_total(group.comm, words, keys.bind(ALONE), 0)
 
     keys, total = group.step(collect)

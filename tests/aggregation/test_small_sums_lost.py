@@ -12,7 +12,7 @@ import pytest
 
 from silofl.aggregation import small_sum
 from silofl.aggregation.ranges import decode_ranges, encode_exponents
-from silofl.aggregation.secagg_round import SecAggRound
+from silofl.aggregation.secagg_round import AdvertisedRound
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.small_sum import SmallSums
 from silofl.comm import Communicator, run_in_threads
@@ -38,7 +38,9 @@ def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         group = ElasticGroup(comm)
         session = open_session(group, Rules(bits=16, threshold=3), bytes(32))
         sums = SmallSums(
-            session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1), bytes(32)
+            session,
+            AdvertisedRound(comm, session.round(session.take_number()), session.identity).keys(1),
+            bytes(32),
         )
 
         def encode(number: int, silos: int) -> Any:
@@ -68,7 +70,9 @@ def test_a_sum_that_somebody_saw_is_void(repeatable: bool) -> None:
         group = ElasticGroup(comm)
         session = open_session(group, Rules(bits=16), bytes(32))
         sums = SmallSums(
-            session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1), bytes(32)
+            session,
+            AdvertisedRound(comm, session.round(session.take_number()), session.identity).keys(1),
+            bytes(32),
         )
         barrier = comm.barrier
 
@@ -92,7 +96,9 @@ def test_a_sum_whose_words_may_all_have_gone_out_is_void() -> None:
         group = ElasticGroup(comm)
         session = open_session(group, Rules(bits=16), bytes(32))
         sums = SmallSums(
-            session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1), bytes(32)
+            session,
+            AdvertisedRound(comm, session.round(session.take_number()), session.identity).keys(1),
+            bytes(32),
         )
         allgather = comm.allgather_bytes
 
@@ -115,7 +121,9 @@ def test_words_are_drawn_again_for_a_sum_that_is_taken_again() -> None:
         group = ElasticGroup(comm)
         session = open_session(group, Rules(bits=16), bytes(32))
         sums = SmallSums(
-            session, SecAggRound(comm, session.round(session.take_number()), session.identity, 1), bytes(32)
+            session,
+            AdvertisedRound(comm, session.round(session.take_number()), session.identity).keys(1),
+            bytes(32),
         )
 
         def encode(silos: int) -> Any:

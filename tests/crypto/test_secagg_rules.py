@@ -74,6 +74,7 @@ def test_every_rule_is_in_the_terms():
         make_round(5, bounds=Bounds(correctness_bits=31)),
         make_round(5, bounds=Bounds(complete_up_to=4)),
         make_round(6, members=(0, 1, 2, 3, 5)),
+        dataclasses.replace(make_round(5), matter=b"\1"),
     ):
         assert changed.terms_digest != base
     assert Round(bytes(16), 9, roster(5), bytes(32), tuple(range(5))).terms_digest == base

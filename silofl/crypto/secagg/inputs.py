@@ -44,6 +44,8 @@ class SumInputs:
 
     def difference(self, other: SumInputs) -> str:
         """What is another one there, in words; empty where all is equal."""
+        if self == other:
+            return ""
         names = [field.name for field in fields(self)]
         parts = zip(names, self.parts, other.parts, strict=True)
         return next((WORDS[name] for name, mine, theirs in parts if mine != theirs), "")

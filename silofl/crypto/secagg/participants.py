@@ -11,7 +11,7 @@ from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.secagg.messages import Advert, receive_signed
 from silofl.crypto.secagg.rules import Round
 from silofl.crypto.secagg.step1_advertise import Advertised
-from silofl.errors import ProtocolError, ThresholdError
+from silofl.errors import OtherTermsError, ProtocolError, ThresholdError
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ def _check(silo: int, data: bytes, context: Round) -> Advert:
     if silo not in context.members:
         raise ProtocolError(f"silo {silo} is no member of round {context.number}", sender=silo)
     advert = receive_signed(Advert, data, context, silo)
-    for what, theirs, ours in (
-        ("roster", advert.roster, context.roster.digest),
-        ("configuration", advert.config, context.config_digest),
-        ("members or rules of the secure sum", advert.terms, context.terms_digest),
+    for what, theirs, ours, kind in (
+        ("roster", advert.roster, context.roster.digest, ProtocolError),
+        ("configuration", advert.config, context.config_digest, ProtocolError),
+        ("members, rules or matter of the secure sum", advert.terms, context.terms_digest, OtherTermsError),
     ):
         if theirs != ours:
-            raise ProtocolError(f"silo {silo} has another {what} than this silo", sender=silo)
+            raise kind(f"silo {silo} has another {what} than this silo", sender=silo)
     return advert
 
 

@@ -57,6 +57,8 @@ class Round:
     members: tuple[int, ...]
     """Silo numbers expected in this round, ascending."""
     rules: Rules = field(default_factory=Rules)
+    matter: bytes = b""
+    """What is to be added up, as every silo must have it; empty where that is no silo's own choice."""
 
     def __post_init__(self) -> None:
         if len(self.session) != SESSION_BYTES or len(self.config_digest) != DIGEST_BYTES:
@@ -96,7 +98,7 @@ class Round:
 
     @cached_property
     def terms_digest(self) -> bytes:
-        """SHA-256 (32 bytes) of members and rules."""
+        """SHA-256 (32 bytes) of members, rules and matter."""
         rules, bounds = self.rules, self.rules.bounds
         numbers = struct.pack(
             ">BI?ddHHI",
@@ -109,4 +111,4 @@ class Round:
             bounds.correctness_bits,
             bounds.complete_up_to,
         )
-        return digest("terms", pack_silos(self.members), rules.prg.encode(), numbers)
+        return digest("terms", pack_silos(self.members), rules.prg.encode(), numbers, self.matter)

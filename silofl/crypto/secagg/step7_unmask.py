@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from silofl.crypto import shamir
 from silofl.crypto.agreement import KeyPair
 from silofl.crypto.masks import MaskKeys, Sign, flipped, mask_keys
-from silofl.crypto.secagg.inputs import SumInputs
 from silofl.crypto.secagg.messages import Reveal, receive
 from silofl.crypto.secagg.step2_share import seed_commitment, share_digest
 from silofl.crypto.secagg.step3_mask import Masking, mask_salt, pair_key, pair_sign, self_key
@@ -29,12 +28,13 @@ def unmask(stage: Revealed, reveals: Mapping[int, bytes]) -> MaskKeys:
     for silo, message in _messages(stage, reveals).items():
         for dealer, _, value in message.shares:
             pool[dealer].append(Share(silo + 1, value))
+    salt = mask_salt(masking.participants, stage.inputs)
     left: list[tuple[Secret, Sign]] = []
     for silo in sorted(masking.deals):
         if silo in survivors:
-            left.append(_self_mask(masking, stage.inputs, silo, pool[silo]))
+            left.append(_self_mask(masking, salt, silo, pool[silo]))
         elif masking.participants.neighbours[silo] & survivors:
-            left += _pair_masks(masking, stage.inputs, silo, survivors, pool[silo])
+            left += _pair_masks(masking, salt, silo, survivors, pool[silo])
     return mask_keys(masking.party.context.rules.prg, left)
 
 
@@ -77,23 +77,22 @@ def _open(masking: Masking, dealer: int, shares: list[Share]) -> Secret:
         raise _wrong_dealer(dealer) from None
 
 
-def _self_mask(masking: Masking, inputs: SumInputs, silo: int, shares: list[Share]) -> tuple[Secret, Sign]:
+def _self_mask(masking: Masking, salt: bytes, silo: int, shares: list[Share]) -> tuple[Secret, Sign]:
     context = masking.party.context
     seed = _open(masking, silo, shares)
     if seed_commitment(context, silo, seed) != masking.deals[silo].seed_commitment:
         raise _wrong_dealer(silo)
-    return self_key(context, mask_salt(masking.participants, inputs), silo, seed), -1
+    return self_key(context, salt, silo, seed), -1
 
 
 def _pair_masks(
-    masking: Masking, inputs: SumInputs, lost: int, survivors: frozenset[int], shares: list[Share]
+    masking: Masking, salt: bytes, lost: int, survivors: frozenset[int], shares: list[Share]
 ) -> list[tuple[Secret, Sign]]:
     context, participants = masking.party.context, masking.participants
     pair = KeyPair.from_private_bytes(_open(masking, lost, shares))
     if pair.public != participants.adverts[lost].mask_public:
         raise _wrong_dealer(lost)
     masks: list[tuple[Secret, Sign]] = []
-    salt = mask_salt(participants, inputs)
     for peer in sorted(participants.neighbours[lost] & survivors):
         secret = pair.agree(participants.adverts[peer].mask_public, sender=peer)
         masks.append((pair_key(context, salt, lost, peer, secret), flipped(pair_sign(peer, lost))))
