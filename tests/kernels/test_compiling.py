@@ -86,6 +86,7 @@ def test_forcing_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "listed", "aes"),
     [
         (None, "-vaes", "aesni"),
+        (None, "-avx512f", "vaes256"),
         (None, "-aes", "portable"),
         ("x86-64", "+sse2", "portable"),
         ("x86-64", "+sse2,+aes,+vaes,+avx512f,+avx512bw", "vaes512"),

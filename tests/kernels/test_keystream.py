@@ -92,7 +92,7 @@ SP_800_38A = {
 
 
 @pytest.mark.parametrize("key", SP_800_38A)
-@pytest.mark.parametrize("path", ["vaes512", "aesni", "portable"])
+@pytest.mark.parametrize("path", ["vaes512", "vaes256", "aesni", "portable"])
 def test_sp_800_38a_counter_examples(key: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from silofl_kernels.cpu import features
 

@@ -3,8 +3,8 @@
 FIPS 197 section 5.2 (key expansion), NIST SP 800-38A section 6.5 (counter mode). Block number c of a stream
 is the cipher of 64 zero bits followed by c as a 64-bit big-endian integer.
 
-Side channels: `vaes512` and `aesni` are the processor's own instructions; the portable path and the key
-schedule are Boolean circuits. None of them looks up a table by a secret or branches on one.
+Side channels: `vaes512`, `vaes256` and `aesni` are the processor's own instructions; the portable path and
+the key schedule are Boolean circuits. None of them looks up a table by a secret or branches on one.
 """
 
 from __future__ import annotations

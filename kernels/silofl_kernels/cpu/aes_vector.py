@@ -1,4 +1,4 @@
-"""AES-CTR as processor instructions: x86 AES-NI (128 bits) and VAES (512 bits).
+"""AES-CTR as processor instructions: x86 AES-NI (128 bits) and VAES (256 or 512 bits).
 
 FIPS 197 and NIST SP 800-38A. Eight registers of counter blocks go through the rounds side by side, which
 hides the latency of a round.
@@ -14,12 +14,12 @@ from llvmlite import ir
 from silofl_kernels.cpu.aes import FIRST_SLOT, ROUNDS_SLOT
 from silofl_kernels.cpu.llvm_ir import I32, I64, cgutils, intrinsic_call, splat
 
-_REGISTER_BYTES = {"vaes512": 64, "aesni": 16}
-_SUFFIX = {"vaes512": ".512", "aesni": ""}
+_REGISTER_BYTES = {"vaes512": 64, "vaes256": 32, "aesni": 16}
+_SUFFIX = {"vaes512": ".512", "vaes256": ".256", "aesni": ""}
 
 
 class AesVector:
-    """`vector.Cipher` on path "vaes512" or "aesni"."""
+    """`vector.Cipher` on path "vaes512", "vaes256" or "aesni"."""
 
     registers = 8
 

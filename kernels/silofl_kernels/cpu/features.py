@@ -17,7 +17,7 @@ from silofl_kernels.prg import Family
 config: Any = _numba_config  # numba sets its attributes at run time
 
 PATHS: dict[Family, tuple[str, ...]] = {
-    "aes": ("vaes512", "aesni", "portable"),
+    "aes": ("vaes512", "vaes256", "aesni", "portable"),
     "chacha": ("vector", "portable"),
 }
 """Every path of a family, the fastest first. All of them give the same bytes."""
@@ -27,6 +27,7 @@ FORCE_VARIABLE = "SILOFL_KERNEL_PATH"
 
 _NEEDS: dict[str, frozenset[str]] = {
     "vaes512": frozenset({"vaes", "aes", "avx512f", "avx512bw"}),
+    "vaes256": frozenset({"vaes", "aes", "avx2"}),
     "aesni": frozenset({"aes", "sse2"}),
 }
 
