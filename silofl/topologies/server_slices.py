@@ -12,6 +12,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.errors import StoppedError
 from silofl.strategies.base import State, Strategy
+from silofl.topologies.base import BUFFERS
 from silofl.topologies.recomputed import refuse_difference
 from silofl.types import Total, Vector
 
@@ -38,13 +39,20 @@ class Server:
         """A server of the same strategy and rank over other shards, with fresh state."""
         return Server(self._strategy, shards, self._silo, self._dtype)
 
-    def step(self, index: int, shared: Mapping[str, Vector], total: Total) -> tuple[dict[str, Vector], State]:
-        """The new values of a slice of every shared vector and its new state.
+    def step(
+        self, index: int, before: Mapping[str, Vector], total: Total, after: Mapping[str, Vector]
+    ) -> State:
+        """Write new values of a slice of every vector over `after`; its new state.
 
-        Changes neither `shared` nor this server: see `accept`.
+        Buffers are averaged, not stepped. Changes neither `before` nor this server: see `accept`.
         """
-        after = {name: values.copy() for name, values in shared.items()}
-        return after, self._strategy.step(dict(self._state_of(index)), after, total)
+        for name, values in after.items():
+            values[:] = before[name]
+        stepped = dict(after)
+        buffers = stepped.pop(BUFFERS, None)
+        if buffers is not None:
+            buffers += total.mean[BUFFERS]
+        return self._strategy.step(dict(self.state_of(index)), stepped, total)
 
     def accept(self, states: dict[int, State]) -> None:
         """Take up new states of slices."""
@@ -97,11 +105,11 @@ class Server:
         mine = served.get(self._silo, [])
         with raise_on_all_ranks(comm):
             for index in mine if self._names else []:
-                self._state_of(index)
+                self.state_of(index)
         whole = {
             name: gather_parts(
                 comm,
-                [self._state_of(index)[name] for index in mine],
+                [self.state_of(index)[name] for index in mine],
                 [sum(map(self._count, served.get(member, []))) for member in comm.members],
                 self._dtype,
             )
@@ -128,7 +136,8 @@ class Server:
         """Take up a committed state of this rank's own slice."""
         self._states[self.shards.members.index(self._silo)] = state
 
-    def _state_of(self, index: int) -> State:
+    def state_of(self, index: int) -> State:
+        """The state of a slice that this rank serves or keeps; StoppedError where it is lost."""
         if index not in self._states:
             raise StoppedError(
                 f"the server's state of slice {index} is lost with the silos that kept it; "

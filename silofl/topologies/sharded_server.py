@@ -16,9 +16,9 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.strategies.base import State, Strategy
 from silofl.topologies.base import BUFFERS
-from silofl.topologies.recomputed import refuse_difference
+from silofl.topologies.recomputed import digests, refuse_change, refuse_difference
 from silofl.topologies.server_slices import Server, gather_parts
-from silofl.types import Contribution, Total, Vector
+from silofl.types import Contribution, Vector
 
 MODEL = "model"
 Slices = dict[str, Vector]
@@ -46,6 +46,7 @@ class ShardedServer:
         self.aggregator: Aggregator
         self._server: Server
         self._newcomers = newcomers
+        self._rooms: dict[int, Slices] = {}
         if not newcomers:
             self.aggregator = make_aggregator()
             self._server = self._new_server(self.aggregator.layout.shards.of_size(parameters))
@@ -110,7 +111,7 @@ class ShardedServer:
             checked = self._checked()
             with raise_on_all_ranks(comm):
                 for index in {*served, *checked} - set(stepped):
-                    stepped[index] = self._step(index, replace(self.aggregator.total(index), resync=resync))
+                    stepped[index] = self._step(index, resync=resync)
             comm.mark("allgather")
             for name, target in targets.items():
                 parts = [stepped[index][0][name] for index in served]
@@ -132,14 +133,16 @@ class ShardedServer:
     def _targets(self, spare: Vector) -> Slices:
         return {name: spare if name == MODEL else np.empty_like(v) for name, v in self._all.items()}
 
-    def _step(self, index: int, total: Total) -> tuple[Slices, State]:
-        """New values of a slice of every vector, and its state. Buffers are averaged, not stepped."""
-        slices = {name: v[slice(*self._span(name).span(index))] for name, v in self._all.items()}
-        buffers = slices.pop(BUFFERS, None)
-        after, state = self._server.step(index, slices, total)
-        if buffers is not None:
-            after[BUFFERS] = buffers + total.mean[BUFFERS]
-        return after, state
+    def _slices(self, index: int, vectors: Slices) -> Slices:
+        return {name: values[slice(*self._span(name).span(index))] for name, values in vectors.items()}
+
+    def _step(self, index: int, *, resync: bool) -> tuple[Slices, State]:
+        """New values of a slice of every vector, valid until the next round's, and its state."""
+        before, after = self._slices(index, self._all), self._rooms.get(index)
+        if after is None:  # kept, so that its pages are there in the next round
+            after = self._rooms[index] = {name: np.empty_like(values) for name, values in before.items()}
+        total = replace(self.aggregator.total(index), resync=resync)
+        return dict(after), self._server.step(index, before, total, after)
 
     def _checked(self) -> list[int]:
         """The slices whose step this rank recomputes."""
@@ -148,9 +151,7 @@ class ShardedServer:
 
     def _compare(self, index: int, recomputed: Slices, gathered: Slices) -> None:
         """Raise ProtocolError unless a slice of every vector is what this rank gets for it."""
-        server = self.shards.server(index, self._group.members)
-        spans = {name: self._span(name).span(index) for name in recomputed}
-        given = {name: gathered[name][first:last] for name, (first, last) in spans.items()}
+        server, given = self.shards.server(index, self._group.members), self._slices(index, gathered)
         refuse_difference(server, self._group.silo_id, f"slice {index}", given, recomputed)
 
     def _distribute(self) -> None:
@@ -167,8 +168,15 @@ class ShardedServer:
     def state(self) -> dict[str, Any]:
         """See `Topology`."""
         index = self.members.index(self._group.silo_id)
-        slices = {name: v[slice(*self._span(name).span(index))] for name, v in self._all.items()}
-        return {"slices": slices, "strategy": self._server.own_state()}
+        slices = self._slices(index, self._all)
+        known = {
+            str(k): {
+                "slices": digests(self._slices(k, self._all)),
+                "strategy": digests(self._server.state_of(k)),
+            }
+            for k in self._checked()
+        }
+        return {"slices": slices, "strategy": self._server.own_state(), "checked": known}
 
     def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...], *, member: bool) -> None:
         """See `Topology`."""
@@ -181,7 +189,22 @@ class ShardedServer:
             lengths = dict(zip(committed_by, slice_counts(bounds), strict=True))
             mine = [] if state is None else [state["slices"][name]]
             vector[:] = group.step(lambda mine=mine, lengths=lengths: self._gather(mine, lengths))  # type: ignore[misc]
-        self._server.load_full(group.step(lambda: committed.gather_full(group.comm, committed_by)))
+        whole = group.step(lambda: committed.gather_full(group.comm, committed_by))
+        known = {} if state is None else state.get("checked", {})  # rounds of earlier versions have none
+        group.step(lambda: self._refuse_change(known, whole, committed.shards))
+        self._server.load_full(whole)
+
+    def _refuse_change(self, known: dict[str, Any], whole: State, committed: Shards) -> None:
+        """Raise ProtocolError, on every rank, unless all slices are as those that checked them knew them."""
+        with raise_on_all_ranks(self._group.comm):
+            for index, digest_of in known.items():
+                server, place = committed.members[int(index)], f"slice {index}"
+                for vectors, digested in ((self._all, "slices"), (whole, "strategy")):
+                    given = {
+                        name: vector[slice(*committed.of_size(len(vector)).span(int(index)))]
+                        for name, vector in vectors.items()
+                    }
+                    refuse_change(server, self._group.silo_id, place, given, digest_of[digested])
 
     def _gather(self, mine: list[Vector], lengths: dict[int, int]) -> Vector:
         counts = [lengths.get(number, 0) for number in self._group.members]
@@ -211,6 +234,7 @@ class ShardedServer:
     def _remake(self, newcomers: tuple[int, ...]) -> None:
         """An aggregator and a server for the silos that are there now, however often that changes."""
         group, earlier = self._group, self._server
+        self._rooms = {}
 
         def holders() -> tuple[int, ...]:
             return tuple(member for member in group.members if member not in newcomers)

@@ -23,8 +23,8 @@ def lie_in_round(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its slice of the model becomes what suits it."""
     honest, steps = ShardedServer._step, [0] * SILOS
 
-    def step(self: Any, index: int, total: Any) -> Any:
-        after, state = honest(self, index, total)
+    def step(self: Any, index: int, **more: Any) -> Any:
+        after, state = honest(self, index, **more)
         if index == self._group.silo_id:
             steps[index] += 1
             if index == LIAR and steps[index] == number:
@@ -71,6 +71,30 @@ def test_the_run_ends_by_name_and_nothing_is_made_of_the_lie(
     resumed = federate(settings(tmp_path), SILOS, resume=True)
     assert [line["round"] for line in records(tmp_path)] == [1, 2, 3, 4]
     assert len({end["model_sha256"] for end in resumed}) == 1
+
+
+@pytest.mark.parametrize(("where", "name"), [("slices", "model"), ("strategy", "velocity")])
+def test_a_resume_from_a_slice_of_its_own_making_ends_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], where: str, name: str
+) -> None:
+    """A silo ends a run, and has it go on from what suits it."""
+    lie_in_round(3, monkeypatch)
+    federate(settings(tmp_path), SILOS)
+    honest = ShardedServer.restore
+
+    def restore(self: Any, state: Any, *more: Any, **options: Any) -> None:
+        if self._group.silo_id == LIAR:
+            state[where][name] = np.ones_like(state[where][name])
+        honest(self, state, *more, **options)
+
+    monkeypatch.setattr(ShardedServer, "restore", restore)
+    opened.clear()
+    ends = federate(settings(tmp_path), SILOS, resume=True)
+    assert {str(end) for end in ends} == {
+        f"silo 2's {name} of slice 2 and what silo 3 committed of its recomputation differ: "
+        "one of the two lies or has another checkpoint; nothing was trained on it"
+    }
+    assert opened == []
 
 
 def test_without_recomputation_nobody_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -74,8 +75,8 @@ def steps_otherwise(vector: str) -> Lie:
     def lie(mine: Rank) -> None:
         honest = mine.server._step
 
-        def step(index: int, total: Any) -> Any:
-            after, state = honest(index, total)
+        def step(index: int, **more: Any) -> Any:
+            after, state = honest(index, **more)
             if index == mine.silo and vector in after:
                 after[vector] = after[vector] + np.float32(1e-3)
             return after, state
@@ -214,19 +215,20 @@ def test_honest_rounds_are_the_same_bits(strategy: Strategy) -> None:
     assert strategy is not MOMENTUM or run(2, 2) == expected
 
 
+@pytest.mark.parametrize(("recompute", "replica_count"), [(1, 2), (2, 1)])
 @pytest.mark.parametrize("failed", [0, 1, 3])
-def test_who_takes_a_slice_over_is_checked(failed: int) -> None:
+def test_who_takes_a_slice_over_is_checked(failed: int, recompute: int, replica_count: int) -> None:
     """By the other silo that has its sum."""
 
     def rank(comm: Communicator) -> str:
-        mine = Rank(ElasticGroup(comm), FAMILY[0], 1, 2)
+        mine = Rank(ElasticGroup(comm), FAMILY[0], recompute, replica_count)
         sent = mine.reduce(1)
         if comm.rank == failed:
             raise SimulatedCrash
         honest, left = mine.server._step, [silo for silo in range(SILOS) if silo != failed]
 
-        def step(index: int, total: Any) -> Any:
-            after, state = honest(index, total)
+        def step(index: int, **more: Any) -> Any:
+            after, state = honest(index, **more)
             if index == failed and mine.silo == mine.server.shards.server(failed, left):
                 after["model"] = after["model"] + np.float32(1)
             return after, state
@@ -284,6 +286,53 @@ def test_what_is_given_to_a_silo_that_rejoins(lie: Lie | None, liar: int, words:
     for error in run_in_threads(SILOS, rank):  # type: ignore[arg-type]
         assert (error is None) == (words is None)
         assert words is None or words in str(error)
+
+
+def changed(state: dict[str, Any], where: str, name: str) -> None:
+    """A bit of what a silo committed of its own slice is another."""
+    state[where][name] = state[where][name].copy()
+    state[where][name].view(np.uint32)[-1] ^= 1
+
+
+RESUMES = [
+    (MOMENTUM, "slices", "model"),
+    (MOMENTUM, "slices", BUFFERS),
+    (MOMENTUM, "strategy", "velocity"),
+    (registry.STRATEGIES["scaffold"](), "slices", "control"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "where", "name"), RESUMES, ids=str)
+@pytest.mark.parametrize(("silos", "liar", "checker"), [((0, 1, 2, 3), 1, 2), ((0, 2, 3), 2, 3)])
+def test_what_a_silo_resumes_with_is_what_its_checker_committed_of_it(
+    strategy: Strategy, where: str, name: str, silos: tuple[int, ...], liar: int, checker: int
+) -> None:
+    """Whether all silos or some committed the round."""
+
+    def before(comm: Communicator) -> dict[str, Any]:
+        mine = Rank(ElasticGroup(comm), strategy, 1)
+        for number in (1, 2):
+            mine.round(number)
+        return deepcopy(mine.server.state())
+
+    states = dict(zip(silos, run_in_threads(len(silos), before), strict=True))
+
+    def after(comm: Communicator) -> str | list[bytes]:
+        mine = Rank(ElasticGroup(comm), strategy, 1)
+        state = states.get(comm.rank, states[silos[0]])  # the others' is of an earlier round
+        try:
+            mine.server.restore(state, silos, member=comm.rank in states)
+        except ProtocolError as error:
+            return str(error)
+        return mine.everything
+
+    honest = run_in_threads(SILOS, after)
+    assert all(found == honest[0] for found in honest)
+    assert not isinstance(honest[0], str)
+    changed(states[liar], where, name)
+    index = silos.index(liar)
+    for error in run_in_threads(SILOS, after):
+        assert f"silo {liar}'s {name} of slice {index} and what silo {checker} committed" in str(error)
 
 
 def test_each_member_checks_equally_many_slices() -> None:
