@@ -10,13 +10,14 @@ from silofl.aggregation.additive import Additive
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.secagg import SecAgg, SecAggSum
-from silofl.aggregation.secure_session import configured_session
+from silofl.aggregation.secure_session import SecureSession, configured_session
 from silofl.aggregation.spec import AggregationSpec
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
 from silofl.crypto import signer
 from silofl.crypto.graph import colluding_openers
+from silofl.crypto.signer import Signer
 from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
 
@@ -45,8 +46,13 @@ class SumProtocol(Protocol):
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """Why so many ranks cannot run it; None if they can."""
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
-        """The aggregator for the ranks that there are now; collective."""
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
+        """The aggregator for the ranks that there are now; collective.
+
+        `signer` is this silo's in the run; None: by [secure], else made for these sums.
+        """
 
 
 @final
@@ -75,7 +81,9 @@ class Plain:
         """See `SumProtocol`."""
         return None
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
         """See `SumProtocol`."""
         return group.step(lambda: PlainAggregator(group, spec))
 
@@ -110,9 +118,11 @@ class SecAggProtocol:
         """See `SumProtocol`."""
         return _unfit_threshold(secure, ranks)
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
         """See `SumProtocol`."""
-        session = group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos))
+        session = _session(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return SecAgg(
             group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
@@ -147,15 +157,23 @@ class AdditiveProtocol:
             return _unfit_threshold(secure, ranks)
         return f"secure.committee = {secure.committee} is more than the {ranks} silos there are"
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
         """See `SumProtocol`."""
-        session = group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos))
+        session = _session(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return group.step(
             lambda: Additive(
                 session, spec, committee=secure.committee, value_range=secure.range, stochastic=stochastic
             )
         )
+
+
+def _session(
+    group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+) -> SecureSession:
+    return group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos, signer))
 
 
 def _describe_committee(secure: SecureConfig) -> str:
@@ -205,8 +223,10 @@ def describe_keys(secure: SecureConfig, silos: int) -> str:
     return signer.describe_keys(secure) if choose_protocol(secure, silos).private else ""
 
 
-def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
-    """The aggregator that [secure] names, for the ranks that there are now; collective."""
+def build(
+    group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None = None
+) -> Aggregator:
+    """The aggregator that [secure] names, for the ranks that there are now; collective: see `SumProtocol`."""
 
     def checked() -> SumProtocol:
         with raise_on_all_ranks(group.comm):
@@ -222,4 +242,4 @@ def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> A
                 )
         return protocol
 
-    return group.step(checked).build(group, secure, spec)
+    return group.step(checked).build(group, secure, spec, signer)

@@ -98,7 +98,8 @@ def federate(
             return train(config, task(), comm=ThreadCommunicator(first.first, thread))
         alone: Any = ThreadCommunicator(Group(world, (silos,)).first, 0)
         numbers, leader = tuple(range(silos)), min(merged)
-        spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48)
+        told = {"path": config.run.dir, "run": "", "roster": ""}
+        spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48, told)
         return rejoining.rejoin(lambda: config, task(), comm=alone, spawn_info=spawned, resumed=False)
 
     results = run_in_threads(silos + 1, rank, timeout_s=110)
