@@ -21,6 +21,9 @@ from silofl.crypto.signer import Signer
 from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
 
+MASKED = frozenset({"bits", "range", "rounding", "prg", "threshold", "allow_two"})
+"""What sums of masked fixed-point numbers read of [secure]."""
+
 
 class SumProtocol(Protocol):
     """A way to add up contributions. Ask it for what it is, never for its name."""
@@ -33,6 +36,8 @@ class SumProtocol(Protocol):
     """Whether replicas of a slice's sum lie with other ranks before anybody can read it."""
     gives: ClassVar[frozenset[Literal["sum", "rows"]]]
     """Whether the server sees the sum alone, or every silo's slice as well."""
+    reads: ClassVar[frozenset[str]]
+    """The keys of [secure] that it makes use of, besides those of every run; others are refused where set."""
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """The fewest silos that a round of a run of `silos` may be over."""
@@ -64,6 +69,7 @@ class Plain:
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -97,6 +103,7 @@ class SecAggProtocol:
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    reads: ClassVar[frozenset[str]] = MASKED | {"recompute"}
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -138,6 +145,7 @@ class AdditiveProtocol:
     recovers: ClassVar[bool] = False
     commits: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    reads: ClassVar[frozenset[str]] = MASKED | {"committee"}
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -198,13 +206,27 @@ PROTOCOLS: Mapping[str, SumProtocol] = {
 """What each value of `secure.protocol` but "auto" is."""
 
 
+AUTO = ("secagg", "plain")
+"""What `auto` may turn out to be, with how many silos there are."""
+
+
+def possible_protocols(secure: SecureConfig) -> Mapping[str, SumProtocol]:
+    """The protocols that [secure] may turn out to mean, by name. ConfigError for an unknown name."""
+    names = AUTO if secure.protocol == "auto" else (secure.protocol,)
+    if not PROTOCOLS.keys() >= set(names):
+        raise unknown_name("secure.protocol", secure.protocol, ("auto", *PROTOCOLS))
+    return {name: PROTOCOLS[name] for name in names}
+
+
 def protocol_name(secure: SecureConfig, silos: int) -> str:
     """`auto` settled: `secagg` for three silos or more, `plain` below. ConfigError for what hides nothing."""
     if secure.protocol == "auto":
-        return "secagg" if silos >= 3 or (silos == 2 and secure.allow_two) else "plain"
-    if secure.protocol not in PROTOCOLS:
-        raise unknown_name("secure.protocol", secure.protocol, ("auto", *PROTOCOLS))
-    if PROTOCOLS[secure.protocol].private and silos < 3 and not (silos == 2 and secure.allow_two):
+        return AUTO[0] if silos >= 3 or (silos == 2 and secure.allow_two) else AUTO[1]
+    if (
+        possible_protocols(secure)[secure.protocol].private
+        and silos < 3
+        and not (silos == 2 and secure.allow_two)
+    ):
         raise ConfigError(
             f'secure.protocol = "{secure.protocol}" over {silos} hides nothing: '
             'each learns the other\'s update from the sum; use three silos, secure.protocol = "plain", '

@@ -85,7 +85,8 @@ def respawn(
 
     `places` has every silo's, by silo id. A silo may be started, ready and refused: none joins unless every
     survivor's `judge` accepts its claim, which answers `challenge` and may use what is `told`. They are given
-    up when they are not ready after `timeout_s` seconds. The respawned processes call `spawned_by`, then `join`.
+    up when they are not ready after `timeout_s` seconds. The respawned processes call `spawned_by`, then
+    `join`.
     """
     mpi, own = mpi_library.load(), comm.handle
     between = None

@@ -25,6 +25,7 @@ from silofl.federation.results import conclude, finish
 from silofl.federation.round import run_round
 from silofl.federation.run_state import RunState
 from silofl.federation.run_trust import agree_on_run, what_returning_silos_are_told
+from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
@@ -58,6 +59,7 @@ def train(
     """
     stop = StopRequest() if stop is None else stop
     with raise_on_all_ranks(comm):
+        refuse_conflicts(config)
         reason = stop_reason(config, comm.size)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))

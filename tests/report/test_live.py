@@ -20,6 +20,7 @@ def test_a_run_as_a_person_sees_it() -> None:
             "first_round": 1,
             "protocol": "plain",
             "keys": "",
+            "steps": "",
             "device": "cpu",
             "privacy": "",
             "path": "runs/demo",
