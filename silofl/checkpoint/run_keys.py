@@ -31,6 +31,11 @@ class KeptKeys:
     roster: Roster | None = None
 
 
+def identity_path(path: Path, silo: int) -> Path:
+    """Where a silo's private key lies in its run directory."""
+    return path / stem(silo) / IDENTITY
+
+
 def keep(path: Path, silo: int, signer: Signer) -> None:
     """Have the keys on disk, readable by their owner alone. StorageError where the disk refuses."""
     folder = path / stem(silo)

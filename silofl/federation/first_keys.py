@@ -99,7 +99,7 @@ def _own_identity(config: Config, path: Path, silo: int, own: KeptKeys, run: str
         return own.identity
     if config.checkpoint.buddy:
         return run_keys.derived(config.checkpoint.key_file, silo, run)
-    raise _lost(path / stem(silo) / run_keys.IDENTITY, silo)
+    raise _lost(run_keys.identity_path(path, silo), silo)
 
 
 def _new_identity(config: Config, silo: int, run: str) -> Identity:
@@ -118,5 +118,5 @@ def _lost(file: Path, silo: int) -> ConfigError:
 def _unproved(silo: int, path: Path) -> ConfigError:
     return ConfigError(
         f"silo {silo} has not proved that it is the silo of the run's first start: put its own "
-        f"{path / stem(silo) / run_keys.IDENTITY} back from a copy, or {GIVE_UP}"
+        f"{run_keys.identity_path(path, silo)} back from a copy, or {GIVE_UP}"
     )

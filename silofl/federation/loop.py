@@ -15,6 +15,7 @@ from silofl.errors import SiloflError, StopRequestedError
 from silofl.federation import rundir, start
 from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.fault_injector import FaultInjector
+from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import refuse_idle_faults, stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -78,7 +79,9 @@ def train(
     respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, told))
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)
-    return Run(context, path, stop, resumed=resume).train()
+    with watch_peers(group, config) as peers:
+        group.step(lambda: peers.connect(group.comm))
+        return Run(context, path, stop, resumed=resume).train()
 
 
 class Run:

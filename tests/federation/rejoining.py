@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from silofl.checkpoint.run_keys import identity_path
 from silofl.comm.base import SharedState
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.rendezvous import Group
@@ -96,6 +99,9 @@ def federate(
         comm.barrier()
         if thread < silos:
             return train(config, task(), comm=ThreadCommunicator(first.first, thread))
+        key = identity_path(Path(config.run.dir), victim)
+        while not key.exists() and time.monotonic() < world.deadline:
+            time.sleep(0.01)  # its first process has not written it yet
         alone: Any = ThreadCommunicator(Group(world, (silos,)).first, 0)
         numbers, leader = tuple(range(silos)), min(merged)
         told = {"path": config.run.dir, "run": "", "roster": ""}

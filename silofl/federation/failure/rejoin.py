@@ -23,6 +23,7 @@ from silofl.console import log
 from silofl.crypto.key_file import silo_key
 from silofl.errors import LessProtectionError, SiloflError
 from silofl.federation.failure.admission import WITHDRAWN, Admission
+from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -72,13 +73,15 @@ def rejoin(
         _stay_away(comm, spawn_info.number, error)
     group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
     group.started()
+    peers = watch_peers(group, config)  # connected with the others', as all adopt the new communicator
     group.adopt(merged, told.completed)
     path = Path(for_silo(config, spawn_info.number).run.dir or told.path)
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission, told=spawn_info.told)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
     try:
-        return Run(context, path, stop, resumed=resumed).rejoin(told)
+        with peers:
+            return Run(context, path, stop, resumed=resumed).rejoin(told)
     except LessProtectionError as error:  # this silo's to refuse, and its alone
         _stay_away(comm, spawn_info.number, error)
 
