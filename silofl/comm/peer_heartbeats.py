@@ -65,13 +65,13 @@ class PeerHeartbeats:
 
     def connect(self, comm: Communicator) -> None:
         """Go on with the ranks of `comm`. Collective."""
-        if not isinstance(comm, MpiCommunicator):
+        if not isinstance(comm, MpiCommunicator) or self._closed.is_set():
             return
         link = _Link(comm.duplicate(), self._every)
         with self._lock:
             self._drop()
             self._link = link
-        if not self._thread.is_alive() and not self._closed.is_set():
+        if not self._thread.is_alive():
             mpi_library.before_abort.append(self.announce_end)
             atexit.register(self.close)  # before MPI is finalized
             self._thread.start()
