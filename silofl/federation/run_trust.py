@@ -38,6 +38,11 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
     """
     trust = own_trust(config, silo, silos)
     if trust.signer is None:
+        if not told["roster"]:
+            raise ConfigError(
+                f"the silos of this run know each other by secure.roster, and silo {silo} has none: set "
+                "secure.identity and secure.roster as at the start"
+            )
         path = Path(for_silo(config, silo).run.dir or told["path"])
         trust = replace(trust, signer=returning_keys(config, path, silo, told["run"], told["roster"]))
     return trust
@@ -45,7 +50,8 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
 
 def what_returning_silos_are_told(trust: Trust, path: Path) -> dict[str, str]:
     """What a silo needs to prove that it is itself, and gets before it has: nothing that is secret."""
-    roster = "" if trust.signer is None else trust.signer.roster.dumps()
+    signer = trust.signer
+    roster = signer.roster.dumps() if signer is not None and signer.of_first_start else ""
     return {"path": str(path), "run": str(trust.run), "roster": roster}
 
 

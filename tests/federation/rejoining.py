@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from silofl.checkpoint.run_keys import identity_path
+from silofl.checkpoint.run_keys import ROSTER, identity_path
 from silofl.comm.base import SharedState
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.rendezvous import Group
@@ -104,7 +104,7 @@ def federate(
             time.sleep(0.01)  # its first process has not written it yet
         alone: Any = ThreadCommunicator(Group(world, (silos,)).first, 0)
         numbers, leader = tuple(range(silos)), min(merged)
-        told = {"path": config.run.dir, "run": "", "roster": ""}
+        told = {"path": config.run.dir, "run": "", "roster": key.with_name(ROSTER).read_text()}
         spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48, told)
         return rejoining.rejoin(lambda: config, task(), comm=alone, spawn_info=spawned, resumed=False)
 
