@@ -108,10 +108,12 @@ def launch(
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.mpi_library import mpi_info
     from silofl.federation.rundir import pick
+    from silofl.federation.secure_conflicts import refuse_conflicts
     from silofl.launcher.command import launch_command
     from silofl.launcher.restarts import supervise_restarts
 
     settings = _load(config, overrides, run)
+    refuse_conflicts(settings)
     info, root = mpi_info(), os.geteuid() == 0
     train = [sys.executable, "-m", "silofl", "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
@@ -144,9 +146,10 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job.")] = False,
 ) -> None:
     """Print and submit the Slurm job that trains CONFIG, and that goes on by itself at its time limit."""
+    from silofl.federation.secure_conflicts import refuse_conflicts
     from silofl.launcher import slurm
 
-    _load(config, overrides, run)
+    refuse_conflicts(_load(config, overrides, run))
     job = slurm.Job(
         config=str(config),
         silos=silos,

@@ -10,15 +10,19 @@ from silofl.aggregation.additive import Additive
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.plain import PlainAggregator
 from silofl.aggregation.secagg import SecAgg, SecAggSum
-from silofl.aggregation.secure_session import configured_session
+from silofl.aggregation.secure_session import SecureSession, configured_session
 from silofl.aggregation.spec import AggregationSpec
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
 from silofl.crypto import signer
 from silofl.crypto.graph import colluding_openers
+from silofl.crypto.signer import Signer
 from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
+
+MASKED = frozenset({"bits", "range", "rounding", "prg", "threshold", "allow_two"})
+"""What sums of masked fixed-point numbers read of [secure]."""
 
 
 class SumProtocol(Protocol):
@@ -32,6 +36,8 @@ class SumProtocol(Protocol):
     """Whether replicas of a slice's sum lie with other ranks before anybody can read it."""
     gives: ClassVar[frozenset[Literal["sum", "rows"]]]
     """Whether the server sees the sum alone, or every silo's slice as well."""
+    reads: ClassVar[frozenset[str]]
+    """The keys of [secure] that it makes use of, besides those of every run; others are refused where set."""
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """The fewest silos that a round of a run of `silos` may be over."""
@@ -45,8 +51,13 @@ class SumProtocol(Protocol):
     def refusal(self, secure: SecureConfig, ranks: int) -> str | None:
         """Why so many ranks cannot run it; None if they can."""
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
-        """The aggregator for the ranks that there are now; collective."""
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
+        """The aggregator for the ranks that there are now; collective.
+
+        `signer` is this silo's in the run; None: by [secure], else made for these sums.
+        """
 
 
 @final
@@ -58,6 +69,7 @@ class Plain:
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -75,7 +87,9 @@ class Plain:
         """See `SumProtocol`."""
         return None
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
         """See `SumProtocol`."""
         return group.step(lambda: PlainAggregator(group, spec))
 
@@ -89,6 +103,7 @@ class SecAggProtocol:
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    reads: ClassVar[frozenset[str]] = MASKED | {"recompute"}
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -110,9 +125,11 @@ class SecAggProtocol:
         """See `SumProtocol`."""
         return _unfit_threshold(secure, ranks)
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
         """See `SumProtocol`."""
-        session = group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos))
+        session = _session(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return SecAgg(
             group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
@@ -128,6 +145,7 @@ class AdditiveProtocol:
     recovers: ClassVar[bool] = False
     commits: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    reads: ClassVar[frozenset[str]] = MASKED | {"committee"}
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
         """See `SumProtocol`."""
@@ -147,15 +165,23 @@ class AdditiveProtocol:
             return _unfit_threshold(secure, ranks)
         return f"secure.committee = {secure.committee} is more than the {ranks} silos there are"
 
-    def build(self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
+    def build(
+        self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+    ) -> Aggregator:
         """See `SumProtocol`."""
-        session = group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos))
+        session = _session(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return group.step(
             lambda: Additive(
                 session, spec, committee=secure.committee, value_range=secure.range, stochastic=stochastic
             )
         )
+
+
+def _session(
+    group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
+) -> SecureSession:
+    return group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos, signer))
 
 
 def _describe_committee(secure: SecureConfig) -> str:
@@ -180,13 +206,27 @@ PROTOCOLS: Mapping[str, SumProtocol] = {
 """What each value of `secure.protocol` but "auto" is."""
 
 
+AUTO = ("secagg", "plain")
+"""What `auto` may turn out to be, with how many silos there are."""
+
+
+def possible_protocols(secure: SecureConfig) -> Mapping[str, SumProtocol]:
+    """The protocols that [secure] may turn out to mean, by name. ConfigError for an unknown name."""
+    names = AUTO if secure.protocol == "auto" else (secure.protocol,)
+    if not PROTOCOLS.keys() >= set(names):
+        raise unknown_name("secure.protocol", secure.protocol, ("auto", *PROTOCOLS))
+    return {name: PROTOCOLS[name] for name in names}
+
+
 def protocol_name(secure: SecureConfig, silos: int) -> str:
     """`auto` settled: `secagg` for three silos or more, `plain` below. ConfigError for what hides nothing."""
     if secure.protocol == "auto":
-        return "secagg" if silos >= 3 or (silos == 2 and secure.allow_two) else "plain"
-    if secure.protocol not in PROTOCOLS:
-        raise unknown_name("secure.protocol", secure.protocol, ("auto", *PROTOCOLS))
-    if PROTOCOLS[secure.protocol].private and silos < 3 and not (silos == 2 and secure.allow_two):
+        return AUTO[0] if silos >= 3 or (silos == 2 and secure.allow_two) else AUTO[1]
+    if (
+        possible_protocols(secure)[secure.protocol].private
+        and silos < 3
+        and not (silos == 2 and secure.allow_two)
+    ):
         raise ConfigError(
             f'secure.protocol = "{secure.protocol}" over {silos} hides nothing: '
             'each learns the other\'s update from the sum; use three silos, secure.protocol = "plain", '
@@ -205,8 +245,10 @@ def describe_keys(secure: SecureConfig, silos: int) -> str:
     return signer.describe_keys(secure) if choose_protocol(secure, silos).private else ""
 
 
-def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> Aggregator:
-    """The aggregator that [secure] names, for the ranks that there are now; collective."""
+def build(
+    group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None = None
+) -> Aggregator:
+    """The aggregator that [secure] names, for the ranks that there are now; collective: see `SumProtocol`."""
 
     def checked() -> SumProtocol:
         with raise_on_all_ranks(group.comm):
@@ -222,4 +264,4 @@ def build(group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec) -> A
                 )
         return protocol
 
-    return group.step(checked).build(group, secure, spec)
+    return group.step(checked).build(group, secure, spec, signer)

@@ -17,7 +17,7 @@ from silofl.crypto.masks import Prg
 from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules
 from silofl.crypto.session_id import session_id, session_nonce
-from silofl.crypto.signer import configured_signer
+from silofl.crypto.signer import Signer, configured_signer
 from silofl.crypto.threshold import threshold_of
 from silofl_kernels.cpu import features
 
@@ -98,11 +98,18 @@ def common_prg(comm: Communicator) -> Prg:
 
 
 def configured_session(
-    group: ElasticGroup, secure: SecureConfig, config_digest: bytes, silos: int
+    group: ElasticGroup,
+    secure: SecureConfig,
+    config_digest: bytes,
+    silos: int,
+    signer: Signer | None = None,
 ) -> SecureSession:
-    """The session that [secure] describes, of a run of `silos`; collective. ConfigError for unfit keys."""
+    """The session that [secure] describes, of a run of `silos`; collective. ConfigError for unfit keys.
+
+    `signer` is this silo's in the run; None: by [secure], else made for the session.
+    """
     with raise_on_all_ranks(group.comm):
-        signer = configured_signer(secure, group.silo_id, silos)
+        signer = signer or configured_signer(secure, group.silo_id, silos)
     identity, roster = (None, None) if signer is None else (signer.identity, signer.roster)
     rules = rules_for(group.comm, secure, silos)
     return open_session(group, rules, config_digest, identity=identity, roster=roster)

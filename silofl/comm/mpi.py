@@ -107,6 +107,12 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         return self._comm
 
     @property
+    def mpi_error(self) -> type[BaseException]:
+        """The exception of mpi4py itself, for those who call `handle`."""
+        error: type[BaseException] = self._mpi.Exception
+        return error
+
+    @property
     def resilient(self) -> bool:
         """Whether this job was started with ULFM (`mpirun --with-ft ulfm`)."""
         return fault_tolerance_enabled(os.environ)

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -22,6 +23,8 @@ from silofl.launcher.transports import exclude_ofi_transport
 _lock = threading.Lock()
 _loaded: list[ModuleType] = []
 
+before_abort: list[Callable[[int], None]] = []
+"""Told the exit code before this rank ends the job."""
 ABORT_GRACE_S = 5.0
 OUTPUT_GRACE_S = 0.3
 """Pause before an abort: Open MPI's launcher drops what a rank printed just before."""
@@ -97,6 +100,8 @@ def abort(exit_code: int) -> NoReturn:
     """End every rank at once with this exit code, even if MPI_Abort itself hangs."""
     sys.stdout.flush()
     sys.stderr.flush()
+    for tell in before_abort:
+        tell(exit_code)
     time.sleep(OUTPUT_GRACE_S)
     time_limit = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
     time_limit.daemon = True

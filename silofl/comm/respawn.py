@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +50,8 @@ class SpawnInfo:
     """Number of silos when the job started."""
     challenge: str
     """What its claim has to answer, in hexadecimal."""
+    told: dict[str, str]
+    """What it needs to know of the run to answer: nothing that is secret."""
 
 
 class Respawned(NamedTuple):
@@ -75,14 +77,16 @@ def respawn(
     places: Sequence[Place],
     *,
     timeout_s: float,
+    told: Mapping[str, str],
     challenge: bytes,
     judge: Judge,
 ) -> Respawned:
     """Respawn the silos `numbers`, each by its own command line, and wait until they join; collective.
 
     `places` has every silo's, by silo id. A silo may be started, ready and refused: none joins unless every
-    survivor's `judge` accepts its claim, which answers `challenge`. They are given up when they are not ready
-    after `timeout_s` seconds. The respawned processes call `spawned_by`, then `join`.
+    survivor's `judge` accepts its claim, which answers `challenge` and may use what is `told`. They are given
+    up when they are not ready after `timeout_s` seconds. The respawned processes call `spawned_by`, then
+    `join`.
     """
     mpi, own = mpi_library.load(), comm.handle
     between = None
@@ -101,7 +105,13 @@ def respawn(
         members = tuple(sorted((*comm.members, *numbers)))
         infos = [
             SpawnInfo(
-                number, members, comm.members[0], places[number].local_rank, len(places), challenge.hex()
+                number,
+                members,
+                comm.members[0],
+                places[number].local_rank,
+                len(places),
+                challenge.hex(),
+                dict(told),
             )
             for number in numbers
         ]

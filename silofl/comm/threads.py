@@ -172,8 +172,8 @@ class ThreadSharedBuffer:
 def _join(threads: list[threading.Thread], world: World) -> None:
     """Wait for all threads, but not for one that computes on long after the deadline or a peer's failure."""
     end = world.deadline + END_GRACE_S
-    while any(thread.is_alive() for thread in threads) and time.monotonic() < end:
-        next(thread for thread in threads if thread.is_alive()).join(timeout=0.05)
+    while (alive := [thread for thread in threads if thread.is_alive()]) and time.monotonic() < end:
+        alive[0].join(timeout=0.05)
         if world.error is not None:
             end = min(end, time.monotonic() + END_GRACE_S)
     stuck = [rank for rank, thread in enumerate(threads) if thread.is_alive()]

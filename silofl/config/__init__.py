@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tomli_w
@@ -124,9 +126,13 @@ def parse(tables: dict[str, Any]) -> Config:
         raise ConfigError(mistakes.sentence(error, Config.model_fields)) from None
 
 
-def dump(config: Config) -> str:
-    """The resolved configuration as TOML: what `load` reads back as an equal Config."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
+    """The resolved configuration as TOML: what `load` reads back as an equal Config.
+
+    `idle` are keys by section that do nothing in it, and are left out: where they are set they are refused.
+    """
+    exclude = {section: set(keys) for section, keys in idle.items()}
+    return tomli_w.dumps(config.model_dump(exclude_none=True, exclude=exclude))
 
 
 def for_silo(config: Config, silo: int) -> Config:

@@ -1,11 +1,14 @@
-"""Which sections contradict each other: each rule a condition and the sentence that says what to do."""
+"""Which sections contradict each other: each rule a condition and the sentence that says what to do.
+
+Those of [secure] are where its protocols are: `silofl.federation.secure_conflicts`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from silofl.config.sections import PrivacyConfig, SecureConfig, TrainConfig
+from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES, build
@@ -19,7 +22,7 @@ Rule = tuple[bool, str]
 def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
-    rules = strategy_rules(config, strategy) + secure_rules(config)
+    rules = strategy_rules(config, strategy)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
     return (sentence for wrong, sentence in rules if wrong)
@@ -39,23 +42,6 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             corrects(strategy) and config.train.optimizer == "SparseAdam",
             'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '
             f'"{config.strategy.name}" adds values everywhere: choose another, such as "SGD"',
-        ),
-    ]
-
-
-def secure_rules(config: Config) -> list[Rule]:
-    """[secure] and what it has no effect on."""
-    secure, privacy = config.secure, config.privacy
-    asked = secure.recompute > SecureConfig().recompute
-    key = f"secure.recompute = {secure.recompute} does nothing"
-    return [
-        (
-            asked and secure.protocol not in ("auto", "secagg"),
-            f'{key} under secure.protocol = "{secure.protocol}": "secagg" recomputes steps; leave it out',
-        ),
-        (
-            asked and privacy.unit != "none" and not PLACES[privacy.place].repeatable,
-            f'{key} under privacy.place = "{privacy.place}": each server adds its own noise; leave it out',
         ),
     ]
 
@@ -97,11 +83,6 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
         (
             (privacy.noise_multiplier is None) == (privacy.target_epsilon is None),
             "[privacy] takes its noise from one key: set privacy.noise_multiplier or privacy.target_epsilon",
-        ),
-        (
-            place.needs_private_sum and config.secure.protocol == "plain",
-            f'privacy.place = "{privacy.place}" hides noisy parts in a secure sum, secure.protocol = "plain" '
-            'shows each: choose "secagg", or privacy.place = "local"',
         ),
         (
             example and not alone and trains,

@@ -38,8 +38,8 @@ def _unknown_key(loc: list[Any], strategy: str, sections: dict[str, Any]) -> str
     owners = [name for name, one in SECTIONS.items() if key in one.model_fields] if strategy else []
     if owners:
         return (
-            f"{section}.{key} is a key of {_either(owners)} and strategy.name is {strategy!r}, which has "
-            f"{', '.join(kind.model_fields)}: remove it, or set strategy.name to {_either(owners)}"
+            f"{section}.{key} is a key of {either(owners)} and strategy.name is {strategy!r}, which has "
+            f"{', '.join(kind.model_fields)}: remove it, or set strategy.name to {either(owners)}"
         )
     near = _nearest(f"{section}.{key}", [f"{section}.{name}" for name in kind.model_fields])
     return f"unknown key {section}.{key}: did you mean {near}?"
@@ -48,14 +48,14 @@ def _unknown_key(loc: list[Any], strategy: str, sections: dict[str, Any]) -> str
 def _unknown_strategy(name: Any) -> str:
     allowed = list(SECTIONS)
     near = _nearest(str(name), allowed)
-    return f"strategy.name = {name!r} is not allowed: it should be {_either(allowed)}; did you mean {near!r}?"
+    return f"strategy.name = {name!r} is not allowed: it should be {either(allowed)}; did you mean {near!r}?"
 
 
 def _nearest(name: str, known: list[str]) -> str:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
-def _either(names: list[str]) -> str:
+def either(names: list[str]) -> str:
     """`'a'`, `'a' or 'b'`, `'a', 'b' or 'c'`."""
     *first, last = map(repr, names)
     return f"{', '.join(first)} or {last}" if first else last

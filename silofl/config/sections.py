@@ -119,7 +119,8 @@ class TopologyConfig(Section):
 
 
 class SecureConfig(Section):
-    """[secure]: how updates are added up so that nobody sees one."""
+    """[secure]: how updates are added up so that nobody sees one. A key that the protocol does not read is
+    refused where it is set."""
 
     protocol: str = "auto"
     """A key of `PROTOCOLS` in `silofl/aggregation/protocols.py`, or `auto`: `secagg` for three silos or more;
@@ -143,11 +144,11 @@ class SecureConfig(Section):
     committee: Annotated[int, Field(ge=2)] = 2
     """`additive`: how many silos hold the shares; all but one of them together learn nothing."""
     identity: str = ""
-    """This institution's private key, from `silofl keygen`; a key for this run only when empty."""
+    """This institution's private key, from `silofl keygen`; one that this run makes and keeps when empty."""
     passphrase_file: str = ""
     """File whose first line opens the private key, where it is encrypted."""
     roster: str = ""
-    """The institutions' public keys, from `silofl roster`; exchanged at the start when empty."""
+    """The institutions' public keys, from `silofl roster`; exchanged at the first start when empty."""
 
 
 if TYPE_CHECKING:
@@ -218,7 +219,8 @@ class FailureConfig(Section):
     min_silos: PositiveInt | None = None
     """The fewest silos that a round may go on with; unset, the secure sum's own minimum; two in the clear."""
     silent_s: PositiveFloat = 300.0
-    """Seconds after which a silo that is stopped, or stuck in its own work, is ended as if it had died."""
+    """Seconds after which a silo that is stopped, or stuck in its own work, is ended as if it had died; after
+    twice as long the others end the job."""
     rejoin_s: PositiveFloat = 60.0
     """`respawn`: seconds in which a silo that was started again must be back; else they go on without it."""
     inject: list[str] = []

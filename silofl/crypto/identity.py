@@ -34,7 +34,7 @@ class Identity(Unpicklable):
 
     @classmethod
     def from_private_bytes(cls, seed: bytes) -> Identity:
-        """The identity of a given 32-byte seed (RFC 8032, section 5.1.5); for known-answer tests."""
+        """The identity of a given 32-byte seed (RFC 8032, section 5.1.5); derived or known."""
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
@@ -59,12 +59,7 @@ class Identity(Unpicklable):
 
         ConfigError when `path` exists: a key is never overwritten. StorageError when it cannot be written.
         """
-        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-        if passphrase:
-            encryption = serialization.BestAvailableEncryption(passphrase)
-        pem = self._private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-        )
+        pem = self.to_pem(passphrase)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -75,6 +70,15 @@ class Identity(Unpicklable):
             file.write(pem)
             file.flush()
             os.fsync(file.fileno())
+
+    def to_pem(self, passphrase: bytes | None = None) -> bytes:
+        """The private key (PEM, PKCS 8, encrypted under `passphrase` if one is given): for a private file."""
+        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+        if passphrase:
+            encryption = serialization.BestAvailableEncryption(passphrase)
+        return self._private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+        )
 
     def sign(self, message: bytes) -> bytes:
         """The signature (64 bytes) of `message`."""

@@ -71,10 +71,17 @@ class Roster:
     def load(cls, path: Path) -> Roster:
         """Read a roster file (.toml or .json); ConfigError, in one sentence, for what is wrong in it."""
         try:
-            text = path.read_text(encoding="utf-8")
-            data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            content = path.read_bytes()
         except OSError as error:
             raise ConfigError(f"the roster {path} cannot be read: {error.strerror}") from None
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Roster:
+        """The roster that a file holds; ConfigError, in one sentence that names `path`."""
+        try:
+            text = content.decode()
+            data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except ValueError as error:  # both parsers' errors, and text that is not UTF-8
             raise ConfigError(f"the roster {path} cannot be parsed: {error}") from None
         return cls(_institutions(data, path))

@@ -1,6 +1,6 @@
 """What an institution signs and verifies with: its identity, and the roster by which it knows the others.
 
-Without them the keys of a run are ephemeral: what that means is said here, for all who tell it.
+Without them the keys of a run are made at its first start: what that means is said here, for all who tell it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from silofl.crypto.roster import Roster
 from silofl.errors import ConfigError
 
 EPHEMERAL = (
-    "ephemeral, made for this run: an active adversary between the silos at its start, on the network or in "
-    "the launcher, can impersonate any silo to any other and read updates; secure.identity and secure.roster "
-    "protect from that (silofl keygen, silofl roster)"
+    "ephemeral, made at this run's first start and kept: where that was honest, nobody can return as another "
+    "silo; an active adversary between the silos at that start, on the network or in the launcher, can "
+    "impersonate any silo to any other and read updates; secure.identity and secure.roster protect from that "
+    "(silofl keygen, silofl roster)"
 )
 OF_ROSTER = "of the institutions in secure.roster"
 MOST_NAMED = 8
@@ -30,6 +31,8 @@ class Signer:
 
     identity: Identity
     roster: Roster
+    of_first_start: bool = False
+    """Whether the keys are those that a run without a roster made, and learned, at its first start."""
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """The signature (64 bytes)."""

@@ -12,6 +12,8 @@ from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
+from silofl.federation.recomputation import describe_recomputation
+from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import TrialRound
 from silofl.privacy.places import PLACES
@@ -24,6 +26,7 @@ from silofl.topologies.registry import topology_of
 
 def dry_run(config: Config, silos: int) -> DryRun:
     """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise."""
+    refuse_conflicts(config)
     task = tasks.build(config)
     rows: list[SiloDryRun] = []
     first: Silo | None = None
@@ -57,6 +60,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         protocol=name,
         keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),
+        steps=describe_recomputation(config, silos),
         bytes_sent_per_round=sent,
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),

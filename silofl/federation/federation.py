@@ -293,8 +293,8 @@ class RunContext:
         spec = aggregation_spec(self.config, self.silo, self.strategy, self.silos, tolerant=tolerant)
         secure = configuration.for_silo(self.config, self.group.silo_id).secure
         if self.privacy is None:
-            return protocols.build(self.group, secure, spec)
-        inner = protocols.build(self.group, secure, self.privacy.inner_spec(spec))
+            return protocols.build(self.group, secure, spec, self.trust.signer)
+        inner = protocols.build(self.group, secure, self.privacy.inner_spec(spec), self.trust.signer)
         return self.privacy.wrap(inner, spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:

@@ -15,6 +15,7 @@ from silofl.errors import SiloflError, StopRequestedError
 from silofl.federation import rundir, start
 from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.fault_injector import FaultInjector
+from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import refuse_idle_faults, stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -24,7 +25,8 @@ from silofl.federation.handshake import agree_on_version_and_config
 from silofl.federation.results import conclude, finish
 from silofl.federation.round import run_round
 from silofl.federation.run_state import RunState
-from silofl.federation.run_trust import agree_on_run
+from silofl.federation.run_trust import agree_on_run, what_returning_silos_are_told
+from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
@@ -58,6 +60,7 @@ def train(
     """
     stop = StopRequest() if stop is None else stop
     with raise_on_all_ranks(comm):
+        refuse_conflicts(config)
         reason = stop_reason(config, comm.size)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
@@ -70,11 +73,15 @@ def train(
     built = build_task(group, config, task)
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
     model = silo.model.fingerprint()
-    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model))
-    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission))
+    assert trust.signer is not None, "every silo of a run has keys"
+    signer, told = trust.signer, what_returning_silos_are_told(trust, path)
+    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, signer))
+    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, told))
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)
-    return Run(context, path, stop, resumed=resume).train()
+    with watch_peers(group, config) as peers:
+        group.step(lambda: peers.connect(group.comm))
+        return Run(context, path, stop, resumed=resume).train()
 
 
 class Run:

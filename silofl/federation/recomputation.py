@@ -1,4 +1,4 @@
-"""How many silos recompute the step of a slice in a run."""
+"""How many silos recompute the step of a slice in a run, and what that protects from."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ def recomputations(config: Config, silos: int) -> int:
     if not same or not choose_protocol(config.secure, silos).commits:
         return 0
     return min(config.secure.recompute, silos - 1)
+
+
+def describe_recomputation(config: Config, silos: int) -> str:
+    """The same in one line for people; empty for a run of one silo."""
+    checkers = recomputations(config, silos)
+    if silos == 1:
+        return ""
+    if checkers == 0:
+        return "recomputed by no other silo: what the server of a slice makes of its sum is believed"
+    others = "1 other silo" if checkers == 1 else f"{checkers} other silos"
+    them = "it" if checkers == 1 else "all of them"
+    return (
+        f"each slice's is recomputed by {others}: a server that lies is named and the run ends, unless it "
+        f"colludes with {them}"
+    )

@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from silofl.aggregation.protocols import choose_protocol
-from silofl.checkpoint import opening_log
+from silofl.checkpoint import opening_log, run_keys
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.run_id import found_run_id, new_run_id
+from silofl.checkpoint.run_keys import KeptKeys
 from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config, for_silo
-from silofl.crypto.signer import configured_signer
+from silofl.crypto.identity import Identity
+from silofl.crypto.signer import Signer, configured_signer
 from silofl.errors import ConfigError, MismatchError
+from silofl.federation.first_keys import common_roster, make_keys, prove_keys, returning_keys
 from silofl.federation.privacy import release_log
 
 CHECKPOINTS = "checkpoints"
 
 
-def own_trust(config: Config, silo: int, silos: int, run: str | None = None) -> Trust:
+def own_trust(config: Config, silo: int, silos: int) -> Trust:
     """This silo's, by its identity and roster; ConfigError where they do not fit. Not collective."""
     fewest = choose_protocol(config.secure, silos).fewest(config.secure, silos)
     secure = for_silo(config, silo).secure
-    return Trust(run, configured_signer(secure, silo, silos), fewest)
+    return Trust(None, configured_signer(secure, silo, silos), fewest)
+
+
+def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, str]) -> Trust:
+    """That of a silo whose process was started again alone; `told` is `what_returning_silos_are_told`.
+
+    Not collective. Raises ConfigError where the silo cannot prove that it is itself.
+    """
+    trust = own_trust(config, silo, silos)
+    if trust.signer is None:
+        if not told["roster"]:
+            raise ConfigError(
+                f"the silos of this run know each other by secure.roster, and silo {silo} has none: set "
+                "secure.identity and secure.roster as at the start"
+            )
+        path = Path(for_silo(config, silo).run.dir or told["path"])
+        trust = replace(trust, signer=returning_keys(config, path, silo, told["run"], told["roster"]))
+    return trust
+
+
+def what_returning_silos_are_told(trust: Trust, path: Path) -> dict[str, str]:
+    """What a silo needs to prove that it is itself, and gets before it has: nothing that is secret."""
+    signer = trust.signer
+    roster = signer.roster.dumps() if signer is not None and signer.of_first_start else ""
+    return {"path": str(path), "run": str(trust.run), "roster": roster}
 
 
 def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *, resume: bool) -> Trust:
     """The trust of a run with its id: found again by a `resume`, else new. Collective, within a step.
 
     Raises CheckpointError where a manifest is not to be trusted, MismatchError where another version wrote
-    what is there or a silo's log of releases or openings is of another run.
+    what is there or a silo's log of releases or openings is of another run, ConfigError where a silo cannot
+    prove that it is the one of the first start.
     """
     comm, silo = group.comm, group.silo_id
     with raise_on_all_ranks(comm):
         trust = own_trust(config, silo, silos)
         logs = _logs(path, silo) if resume else {}
         logged = next((of for of in logs.values() if of is not None), None)
-    found = found_run_id(comm, path / CHECKPOINTS, trust, logged) if resume else None
+        own = run_keys.kept(path, silo) if resume and trust.signer is None else KeptKeys()
+    roster = common_roster(comm, path, own) if resume and trust.signer is None else None
+    reading = trust if roster is None else replace(trust, signer=Signer(Identity.generate(), roster))
+    found = found_run_id(comm, path / CHECKPOINTS, reading, logged) if resume else None
     run = found or new_run_id(comm)
     with raise_on_all_ranks(comm):
         for log, of in logs.items():
@@ -46,7 +79,10 @@ def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *,
                     f"{log} is of another run than the checkpoints: what was opened here, and what it spent "
                     "of privacy, is unknown; name another run directory with --run"
                 )
-    return trust.of_run(run)
+    if trust.signer is not None:
+        return trust.of_run(run)
+    keys = prove_keys(comm, config, path, own, roster, run) if found else make_keys(comm, config, run)
+    return replace(trust.of_run(run), signer=keys)
 
 
 def _logs(path: Path, silo: int) -> dict[Path, str | None]:

@@ -23,6 +23,7 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.errors import ConfigError, StoppedError, StorageError
+from silofl.federation.secure_conflicts import idle_keys
 from silofl.report.round_metrics import RoundMetrics
 
 METRICS = "metrics.jsonl"
@@ -132,7 +133,8 @@ class RunDirectory:
 
     def begin(self, config: Config, *, last_round: int) -> None:
         """Write the resolved configuration; keep the metrics of rounds up to `last_round`."""
-        write_bytes(self.path / "config.toml", configuration.dump(config).encode(), private=False)
+        text = configuration.dump(config, {"secure": idle_keys(config)})
+        write_bytes(self.path / "config.toml", text.encode(), private=False)
         kept = [line for line in self._lines() if _round_of(line) <= last_round]
         write_bytes(self._metrics, b"".join(line + b"\n" for line in kept), private=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from silofl.checkpoint import run_keys
 from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.errors import SiloflError
 from silofl.federation import rundir
@@ -31,6 +32,7 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
             lock = rundir.lock(path, group.silo_id, resume=resumed)
             if not resumed:
                 refuse_leftovers(path, group.silo_id)
+            _keep_keys(context, path)  # under the lock, and before a round leaves anything behind
             return RunState(federation, path, _checkpoints(context, path), logger, lock)
 
     logger = RunLogger(context.config, path, leads=group.comm.rank == 0)
@@ -70,6 +72,7 @@ def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
     lock = None
     with suppress(SiloflError):  # the survivors' locks keep other jobs out, too
         lock = rundir.lock(path, context.group.silo_id, resume=True)
+        _keep_keys(context, path)
     checkpoints, logger = _checkpoints(context, path), RunLogger(context.config, path, leads=False)
     own = checkpoints.own_state(told.silos)
     federation = context.federation(told.silos)
@@ -82,6 +85,12 @@ def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
     if context.group.comm.rank == 0:
         logger.become_leader(state.plan())
     return state
+
+
+def _keep_keys(context: RunContext, path: Path) -> None:
+    signer = context.trust.signer
+    if signer is not None and signer.of_first_start:
+        run_keys.keep(path, context.group.silo_id, signer)
 
 
 def _checkpoints(context: RunContext, path: Path) -> CheckpointManager:

@@ -11,6 +11,7 @@ import silofl
 from silofl.aggregation import protocols
 from silofl.comm.elastic_group import RankFailure
 from silofl.federation.federation import Federation
+from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.round import RoundResult
 from silofl.report.round_metrics import RoundMetrics
 
@@ -27,6 +28,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "strategy": type(federation.context.strategy).__name__,
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
+        "steps": describe_recomputation(federation.context.config, federation.context.silos),
         "privacy": "" if federation.privacy is None else federation.privacy.description,
         "device": str(federation.silo.model.vector.device),
         "rounds": federation.context.config.run.rounds,

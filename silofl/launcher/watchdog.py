@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import NamedTuple
 
 from silofl.launcher import watchdog_page, watchdog_process
 from silofl.launcher.watchdog_page import (
@@ -123,6 +124,27 @@ def report_round(round_number: int, committed: int) -> None:
 def heartbeat() -> None:
     """Report progress of the main thread. Cheap enough for every training step."""
     _page[HEARTBEATS] += 1
+
+
+class Progress(NamedTuple):
+    """What this rank's main thread does."""
+
+    heartbeats: int
+    """How often it has made progress."""
+    waiting: bool
+    """Whether it waits for peers."""
+    in_rounds: bool
+    """Whether rounds have begun: before, libraries and data may take any time."""
+
+
+def progress() -> Progress:
+    """Return what this rank's main thread does now."""
+    return Progress(_page[HEARTBEATS], _page[WAIT_DEPTH] > 0, _page[ROUND] > 0)
+
+
+def on_main_thread() -> bool:
+    """Return whether the caller is the thread whose waits for peers count."""
+    return threading.get_ident() == _main_thread
 
 
 class _Waiting:

@@ -37,6 +37,8 @@ class DryRun:
     """By which keys silos know each other; empty where the sum hides nothing."""
     bears: str
     """How many silos may die, collude or lie in a sum; empty where it hides nothing."""
+    steps: str
+    """How many silos recompute each slice's step; empty where there is one silo."""
     failure: str
     """What happens when a silo fails."""
     privacy: str
@@ -59,6 +61,8 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"keys        {found.keys}", soft_wrap=True)
     if found.bears:
         console.print(f"bears       {found.bears}", soft_wrap=True)
+    if found.steps:
+        console.print(f"steps       {found.steps}", soft_wrap=True)
     console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
     console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")
     console.print(f"failure     {found.failure}", soft_wrap=True)

@@ -18,6 +18,7 @@ def opening(plan: Record) -> list[str]:
         f"{plan['strategy']}, {plan['rounds']} rounds{start}",
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
+        *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
         *([f"  privacy: {plan['privacy']}"] if plan["privacy"] else []),
     ]
 

@@ -112,7 +112,7 @@ def judged(comm, numbers, places, timeout_s, refuser=None):
         assert claim == b"%d asked" % number
         return f"rank {refuser} refuses {number}" if comm.members[comm.rank] == refuser else ""
 
-    return respawn(comm, numbers, places, timeout_s=timeout_s, challenge=b"asked", judge=judge)
+    return respawn(comm, numbers, places, timeout_s=timeout_s, told={}, challenge=b"asked", judge=judge)
 
 
 def joined(comm, spawn_info):

@@ -57,21 +57,6 @@ def test_noisy_gradients_and_noisy_training(name: str, place: str, told: str) ->
     assert told in refused(privacy=EXAMPLE | {"place": place}, strategy={"name": name})
 
 
-@pytest.mark.parametrize(
-    ("tables", "told"),
-    [
-        ({"secure": {"protocol": "plain"}}, 'does nothing under secure.protocol = "plain"'),
-        ({"secure": {"protocol": "additive"}}, 'does nothing under secure.protocol = "additive"'),
-        ({"privacy": SILO | {"place": "central"}}, 'does nothing under privacy.place = "central"'),
-    ],
-)
-def test_a_step_that_nobody_could_recompute(tables: dict[str, Any], told: str) -> None:
-    asked = tables | {"secure": tables.get("secure", {}) | {"recompute": 2}}
-    assert told in refused(**asked)
-    assert configuration.parse(tables)
-    assert configuration.parse({"secure": {"recompute": 2}})
-
-
 @final
 @dataclass(frozen=True)
 class Mine(Strategy):
@@ -103,7 +88,6 @@ def test_corrected_gradients_are_dense(name: str) -> None:
 def test_contradictions_of_privacy_alone_are_refused_as_before() -> None:
     for sections, told in (
         ({"privacy": {"unit": "silo"}}, "takes its noise from one key"),
-        ({"privacy": SILO, "secure": {"protocol": "plain"}}, 'privacy.place = "distributed" hides'),
         ({"privacy": SILO | {"sample_rate": 0.5}}, "samples examples"),
     ):
         assert told in refused(**sections)

@@ -8,8 +8,9 @@ import pytest
 from silofl import config as configuration
 from silofl.crypto.identity import Identity
 from silofl.crypto.rejoin_proof import challenge
-from silofl.crypto.roster import Institution, Roster
+from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import check_inputs, check_words, sign_words, state_inputs
+from silofl.crypto.signer import Signer
 from silofl.errors import ProtocolError
 from silofl.federation.failure.admission import Admission
 from tests.campaigns import mostly_long
@@ -108,15 +109,14 @@ def test_spoiled_messages_are_refused_naming_their_sender(rounds, make, cases):
 
 
 @pytest.fixture
-def returning(tmp_path):
+def returning():
     """What survivors know of silo 1, as it comes back, and of another institution."""
-    for silo in range(2):
-        Identity.generate().save(tmp_path / f"k{silo}.pem")
-    known = [Institution(f"i{silo}", Identity.load(tmp_path / f"k{silo}.pem").public) for silo in range(2)]
-    (tmp_path / "roster.toml").write_text(Roster(tuple(known)).dumps())
-    secure = {"identity": str(tmp_path / "k{silo}.pem"), "roster": str(tmp_path / "roster.toml")}
-    config = configuration.parse({"data": {"path": "own.csv"}, "secure": secure})
-    survivor, own, other = (Admission(config, silo, "model") for silo in (0, 1, 0))
+    made = [Identity.generate() for _ in range(2)]
+    roster = Roster.ephemeral([one.public for one in made])
+    config = configuration.parse({"data": {"path": "own.csv"}})
+    survivor, own, other = (
+        Admission(config, silo, "model", Signer(made[silo], roster)) for silo in (0, 1, 0)
+    )
     data = json.loads(json.loads(own.claim(b"s" * 48))["statement"])["data"]
     survivor.take_over({"session": (b"s" * 16).hex(), "data": ["", data]})
     return survivor, own, other

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from silofl.checkpoint.run_keys import ROSTER, identity_path
 from silofl.comm.base import SharedState
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.rendezvous import Group
@@ -96,9 +99,13 @@ def federate(
         comm.barrier()
         if thread < silos:
             return train(config, task(), comm=ThreadCommunicator(first.first, thread))
+        key = identity_path(Path(config.run.dir), victim)
+        while not key.exists() and time.monotonic() < world.deadline:
+            time.sleep(0.01)  # its first process has not written it yet
         alone: Any = ThreadCommunicator(Group(world, (silos,)).first, 0)
         numbers, leader = tuple(range(silos)), min(merged)
-        spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48)
+        told = {"path": config.run.dir, "run": "", "roster": key.with_name(ROSTER).read_text()}
+        spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48, told)
         return rejoining.rejoin(lambda: config, task(), comm=alone, spawn_info=spawned, resumed=False)
 
     results = run_in_threads(silos + 1, rank, timeout_s=110)

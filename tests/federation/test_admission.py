@@ -13,16 +13,16 @@ from silofl import config as configuration
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.crypto.identity import Identity
+from silofl.crypto.rejoin_proof import prove
 from silofl.crypto.roster import Institution, Roster
-from silofl.errors import ConfigError
+from silofl.crypto.signer import Signer
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 
 BACK = 2
 
 
-def settings(folder: Path, identity: str = "", roster: str = "", data: str = "inst{silo}.csv") -> Config:
-    secure = {"identity": identity and str(folder / identity), "roster": roster and str(folder / roster)}
-    return configuration.parse({"data": {"path": data}, "secure": secure})
+def settings(data: str = "inst{silo}.csv") -> Config:
+    return configuration.parse({"data": {"path": data}})
 
 
 @pytest.fixture
@@ -39,8 +39,23 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def met(config: Config) -> list[Admission]:
-    return run_in_threads(3, lambda comm: Admission.of(comm, config, comm.rank, "model"), timeout_s=20)
+def of_first_start(folder: Path) -> Any:
+    """Silo k's keys where the run has no roster."""
+    return lambda silo: Signer(
+        Identity.load(folder / f"k{silo}.pem"), Roster.load(folder / "roster.toml"), of_first_start=True
+    )
+
+
+def of_roster(folder: Path, identity: str = "k{silo}.pem", roster: str = "roster.toml") -> Any:
+    return lambda silo: Signer(
+        Identity.load(folder / identity.format(silo=silo)), Roster.load(folder / roster)
+    )
+
+
+def met(config: Config, signer: Any) -> list[Admission]:
+    return run_in_threads(
+        3, lambda comm: Admission.of(comm, config, comm.rank, "model", signer(comm.rank)), timeout_s=20
+    )
 
 
 def asked(admissions: list[Admission]) -> bytes:
@@ -52,75 +67,79 @@ def asked(admissions: list[Admission]) -> bytes:
 
 
 def refusals(
-    admissions: list[Admission], back: Config, *, silo: int = BACK, model: str = "model"
+    admissions: list[Admission], back: Config, signer: Any, *, silo: int = BACK, model: str = "model"
 ) -> set[str]:
-    """What the survivors say of a process that returns with this configuration."""
+    """What the survivors say of a process that returns with this configuration and these keys."""
     challenge = asked(admissions)
-    claim = Admission(back, silo, model).claim(challenge)
+    claim = Admission(back, silo, model, signer(silo)).claim(challenge)
     return {one.refusal(BACK, challenge, claim) for one in admissions[:BACK]}
 
 
 UNPROVED = (
     "it has not proved its identity: start it with the secure.identity whose key the roster has for silo 2"
 )
+PUT_BACK = "put the keys of the run's first start back into silo-0002 of its run directory"
 
 
-def test_a_silo_that_is_itself_is_let_in(keys: Path) -> None:
-    for config in (settings(keys), settings(keys, "k{silo}.pem", "roster.toml")):
-        admissions = met(config)
-        assert refusals(admissions, config) == {""}
-        told = Admission(config, 1, "model")  # a silo that has rejoined judges as the others do
-        told.take_over(json.loads(json.dumps(admissions[0].told())))
-        assert refusals([admissions[0], told], config) == {""}
+@pytest.mark.parametrize("signer_of", [of_first_start, of_roster])
+def test_a_silo_that_is_itself_is_let_in(keys: Path, signer_of: Any) -> None:
+    config, signer = settings(), signer_of(keys)
+    admissions = met(config, signer)
+    assert refusals(admissions, config, signer) == {""}
+    told = Admission(config, 1, "model", signer(1))  # a silo that has rejoined judges as the others do
+    told.take_over(json.loads(json.dumps(admissions[0].told())))
+    assert refusals([admissions[0], told], config, signer) == {""}
 
 
 @pytest.mark.parametrize(
-    ("identity", "roster", "why"),
+    ("identity", "roster", "why", "without_roster"),
     [
-        ("k1.pem", "roster.toml", UNPROVED),
-        ("", "", UNPROVED),
-        ("k2.pem", "others.toml", "its secure.roster has other institutions: give every silo the same file"),
+        ("k1.pem", "roster.toml", UNPROVED, f"it has not proved its identity: {PUT_BACK}"),
+        (
+            "k2.pem",
+            "others.toml",
+            "its secure.roster has other institutions: give every silo the same file",
+            f"it has other public keys than those of the run's first start: {PUT_BACK}",
+        ),
     ],
-    ids=["another's key", "no key", "another roster"],
+    ids=["another's key", "another roster"],
 )
-def test_another_is_refused_by_every_survivor(keys: Path, identity: str, roster: str, why: str) -> None:
-    admissions = met(settings(keys, "k{silo}.pem", "roster.toml"))
-    assert refusals(admissions, settings(keys, identity, roster)) == {why}
+def test_another_is_refused_by_every_survivor(
+    keys: Path, identity: str, roster: str, why: str, without_roster: str
+) -> None:
+    back = of_roster(keys, identity, roster)
+    assert refusals(met(settings(), of_roster(keys)), settings(), back) == {why}
+    assert refusals(met(settings(), of_first_start(keys)), settings(), back) == {without_roster}
 
 
 def test_a_proof_is_for_one_silo_and_one_time(keys: Path) -> None:
-    config = settings(keys, "k{silo}.pem", "roster.toml")
-    admissions = met(config)
-    assert refusals(admissions, config, silo=1) == {UNPROVED}
-    old = Admission(config, BACK, "model").claim(asked(admissions))
+    config, signer = settings(), of_roster(keys)
+    admissions = met(config, signer)
+    assert refusals(admissions, config, signer, silo=1) == {UNPROVED}
+    old = Admission(config, BACK, "model", signer(BACK)).claim(asked(admissions))
     assert admissions[0].refusal(BACK, asked(admissions), old) == UNPROVED
 
 
 def test_what_is_compared(keys: Path) -> None:
-    admissions = met(settings(keys))
-    other = settings(keys).model_copy(update={"run": configuration.RunConfig(seed=5)})
-    assert refusals(admissions, other) == {"run.seed is 0 in this run and 5 at silo 2"}
-    assert refusals(admissions, settings(keys, data="inst0.csv")) == {
+    signer = of_roster(keys)
+    admissions = met(settings(), signer)
+    other = settings().model_copy(update={"run": configuration.RunConfig(seed=5)})
+    assert refusals(admissions, other, signer) == {"run.seed is 0 in this run and 5 at silo 2"}
+    assert refusals(admissions, settings(data="inst0.csv"), signer) == {
         "its data.path names another place than at the start: name the one of before"
     }
-    assert refusals(admissions, settings(keys), silo=1) == refusals(
-        admissions, settings(keys, data="inst0.csv")
-    )
-    assert refusals(admissions, settings(keys), model="another") == {
+    assert refusals(admissions, settings(), signer, model="another") == {
         "its data or its task makes another model than the run's: restore them"
-    }
-    assert refusals(admissions, settings(keys, "k2.pem", "roster.toml")) == {
-        "its secure.roster has other institutions: give every silo the same file"
     }
 
 
 def test_another_version_is_refused(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(keys)
-    admissions = met(config)
+    config, signer = settings(), of_roster(keys)
+    admissions = met(config, signer)
     challenge = asked(admissions)
     with monkeypatch.context() as once:
         once.setattr(silofl, "__version__", "0.0.1")
-        claim = Admission(config, BACK, "model").claim(challenge)
+        claim = Admission(config, BACK, "model", signer(BACK)).claim(challenge)
     said = admissions[0].refusal(BACK, challenge, claim)
     assert said == "it has another version of silofl: install one everywhere"
 
@@ -128,22 +147,27 @@ def test_another_version_is_refused(keys: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "claim",
     [
-        *(b"", b"\xff", b"[]", b"{}", b"[" * 60_000, b'{"statement": "{}", "signature": ""}'),
-        *(b'{"statement": "[]", "signature": "zz"}', b'{"statement": 1, "signature": ""}'),
+        *(b"", b"\xff", b"[]", b"{}", b"[" * 60_000, b'{"statement": 1, "signature": ""}'),
+        b'{"statement": "{}", "signature": "zz"}',
     ],
     ids=lambda claim: claim[:12].decode(errors="replace"),
 )
 def test_what_cannot_be_read_is_refused(keys: Path, claim: bytes) -> None:
-    admissions = met(settings(keys))
+    admissions = met(settings(), of_roster(keys))
     said = admissions[0].refusal(BACK, asked(admissions), claim)
     assert said == "what it says of itself cannot be read: install one version of silofl everywhere"
 
 
+@pytest.mark.parametrize("statement", [b"{}", b"[]"])
+def test_a_signed_statement_that_cannot_be_read_is_refused(keys: Path, statement: bytes) -> None:
+    signer = of_roster(keys)
+    admissions = met(settings(), signer)
+    challenge = asked(admissions)
+    signature = prove(signer(BACK).identity, challenge, BACK, statement).hex()
+    claim = json.dumps({"statement": statement.decode(), "signature": signature}).encode()
+    assert "what it says of itself cannot be read" in admissions[0].refusal(BACK, challenge, claim)
+
+
 def test_a_silo_may_withdraw(keys: Path) -> None:
-    admissions: Any = met(settings(keys, "k{silo}.pem", "roster.toml"))
+    admissions = met(settings(), of_roster(keys))
     assert admissions[0].refusal(BACK, b"", WITHDRAWN) == "its own standard error says why"
-
-
-def test_half_an_identity_is_refused_before_it_is_shown(keys: Path) -> None:
-    with pytest.raises(ConfigError, match="belong together"):
-        Admission(settings(keys, identity="k2.pem"), BACK, "model").claim(bytes(48))

@@ -16,6 +16,9 @@ from silofl.comm.rendezvous import Group
 from silofl.comm.respawn import Respawned
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
+from silofl.crypto.identity import Identity
+from silofl.crypto.roster import Roster
+from silofl.crypto.signer import Signer
 from silofl.errors import StoppedError
 from silofl.federation.failure import respawn_policy
 from silofl.federation.failure.admission import Admission
@@ -177,6 +180,9 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
 
     monkeypatch.setattr(respawn_policy, "respawn", respawn)
 
+    made = [Identity.generate() for _ in range(4)]
+    keys = [Signer(one, Roster.ephemeral([other.public for other in made])) for one in made]
+
     def rank(comm: ThreadCommunicator) -> Any:
         successors[comm.rank] = comm
         world = comm._rendezvous.group.world  # type: ignore[union-attr]
@@ -190,7 +196,7 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
             group.step(group.comm.barrier)
             return group.members, told.round
         group = ElasticGroup(ThreadCommunicator(three.first, comm.rank))
-        made = RespawnPolicy(1.0, Admission(Config(), comm.rank, "model"), PLACES)
+        made = RespawnPolicy(1.0, Admission(Config(), comm.rank, "model", keys[comm.rank]), PLACES)
         made.note((3,), 5)
         completed = group.completed + 1
         told = RejoinState((3,), 5, completed, "", [], 2, "0" * 32, {})

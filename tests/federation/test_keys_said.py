@@ -51,6 +51,13 @@ def test_check_says_it_with_what_the_threshold_bears(capsys: pytest.CaptureFixtu
     assert lines(identity="a.pem", roster="r.toml")["keys"] == OF_ROSTER
     assert lines(protocol="additive")["bears"].startswith("no deaths, 1 colluding of the committee of 2 ")
     assert {"keys", "bears"}.isdisjoint(lines(protocol="plain"))
+    assert found["steps"] == (
+        "each slice's is recomputed by 1 other silo: a server that lies is named and the run ends, unless it "
+        "colludes with it"
+    )
+    assert "by 2 other silos" in lines(recompute=2)["steps"]
+    for nobody in ({"recompute": 0}, {"protocol": "plain"}, {"protocol": "additive"}):
+        assert lines(**nobody)["steps"].startswith("recomputed by no other silo")
 
 
 @pytest.mark.parametrize("protocol", ["plain", "secagg"])

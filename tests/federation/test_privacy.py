@@ -310,7 +310,6 @@ def test_what_cannot_be_promised_is_refused(tmp_path: Path, sections: dict[str, 
     [
         ({"privacy": {"target_epsilon": 1.0}}, "takes its noise from one key"),
         ({"privacy": {"noise_multiplier": None}}, "takes its noise from one key"),
-        ({"secure": {"protocol": "plain"}}, 'privacy.place = "distributed" hides'),
         ({"strategy": {"name": "fedavg"}}, 'set strategy.name = "fedsgd"'),
         ({"privacy": {"place": "local"}}, 'set "fedavg"'),
         ({"train": {"full_batch": True}}, "counts on Poisson sampling"),

@@ -139,22 +139,26 @@ def test_another_institution_stays_away_alone(start: Start, institutions: Path) 
     end = train(start, *IDENTITIES, "run.rounds=8")
     assert end.code == 0, end.out + end.err
     another = "k0.pem is the key of silo 0 and this is rank 2: start the ranks in the order of the roster"
-    unproved = "it has not proved its identity: start it with the secure.identity whose key the roster has "
-    assert sentences(end) == [another, f"{unproved}for silo 2"]
+    without = "the silos of this run know each other by secure.roster, and silo 2 has none: set "
+    assert sentences(end) == [another, f"{without}secure.identity and secure.roster as at the start"]
     lines = records(institutions / "run")
     assert [line["round"] for line in lines if line["rejoined"]] == [7]
     assert [line["round"] for line in lines if 2 in line["survivors"]] == [1, 7, 8]
 
 
 def test_a_silo_that_is_not_what_it_was_stays_away_alone(start: Start, institutions: Path) -> None:
-    """It comes with another's data, with a configuration that cannot be read, and with another seed."""
-    comes_as(institutions, ("data.path=inst0.csv",), ("run.rounds=abc",), ("run.seed=5",))
+    """It comes with another's data, with a configuration that cannot be read, and with another's key."""
+    comes_as(institutions, ("data.path=inst0.csv",), ("run.rounds=abc",))
+    script = institutions / "impostor.json"
+    stolen = ["take", "run/silo-0000/identity.pem", "run/silo-0002/identity.pem"]
+    script.write_text(json.dumps([*json.loads(script.read_text()), stolen]))
     end = train(start, "run.rounds=7")
     assert end.code == 0, end.out + end.err
     assert sentences(end) == [
         "its data.path names another place than at the start: name the one of before",
         "run.rounds = 'abc' is not allowed: it should be a valid integer",
-        "run.seed is 0 in this run and 5 at silo 2",
+        "it has not proved its identity: put the keys of the run's first start back into silo-0002 of its "
+        "run directory",
     ]
     lines = records(institutions / "run")
     assert [line["round"] for line in lines if 2 in line["survivors"]] == [1]

@@ -20,6 +20,7 @@ def test_a_run_as_a_person_sees_it() -> None:
             "first_round": 1,
             "protocol": "plain",
             "keys": "",
+            "steps": "",
             "device": "cpu",
             "privacy": "",
             "path": "runs/demo",
@@ -57,7 +58,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedSGD", "rounds": 2}
     promise = "every example, epsilon 3 at delta 1e-05"
     more = {"first_round": 1, "protocol": "secagg", "keys": "K", "device": "cpu", "privacy": promise}
-    display.begin({**plan, **more, "path": "runs/demo"})
+    display.begin({**plan, **more, "steps": "S", "path": "runs/demo"})
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
     spent = {"keys": "K", "accuracy": 0.5, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
@@ -65,6 +66,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     display.close()
     text = out.getvalue()
     assert f"privacy: {promise}" in text
+    assert "  steps: S\n" in text.replace("\r", "")
     assert "  keys: K\n" in text.replace("\r", "")
     assert "  keys     K" in text
     assert "1.2345" in text

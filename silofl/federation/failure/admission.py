@@ -1,7 +1,7 @@
 """Who may rejoin: a silo that was started again says what it is, signed, and every survivor compares.
 
-With a roster the signature is that of the silo's institution. Without one nothing says who answers, and what
-is compared guards against mistakes alone: see `docs/threat-model.md`.
+The signature is that of the silo's institution in the roster; without a roster, of the silo of the run's
+first start: see `docs/threat-model.md`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import silofl
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.checkpoint.names import stem
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, first_difference, for_silo, shared_tables
-from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.kdf import digest
 from silofl.crypto.rejoin_proof import challenge, prove, proves
-from silofl.crypto.roster import Roster
 from silofl.crypto.session_id import SESSION_BYTES, session_id, session_nonce
-from silofl.errors import ConfigError
+from silofl.crypto.signer import Signer
 
 Json = dict[str, Any]
 WITHDRAWN = b"withdrawn"
@@ -29,19 +28,18 @@ WITHDRAWN = b"withdrawn"
 class Admission:
     """One rank's part: what it says of its own silo, and what it knows of every other's from the start."""
 
-    def __init__(self, config: Config, silo: int, model: str) -> None:
-        """`model` is its fingerprint. Raises ConfigError where the roster cannot be read."""
+    def __init__(self, config: Config, silo: int, model: str, signer: Signer) -> None:
+        """`model` is its fingerprint, `signer` this silo's in the run."""
         self._config, self._silo, self._model = for_silo(config, silo), silo, model
-        self._roster = Roster.load(Path(self._config.secure.roster)) if self._config.secure.roster else None
+        self._signer = signer
         self._session = b""
         self._data: list[str] = []
         """Of every silo, where its data lies, as a digest."""
 
     @classmethod
-    def of(cls, comm: Communicator, config: Config, silo: int, model: str) -> Admission:
-        """Note what every silo is; collective, while all are there. Raises on all ranks what any would."""
-        with raise_on_all_ranks(comm):
-            own = cls(config, silo, model)
+    def of(cls, comm: Communicator, config: Config, silo: int, model: str, signer: Signer) -> Admission:
+        """Note what every silo is; collective, while all are there."""
+        own = cls(config, silo, model, signer)
         nonces = comm.allgather_bytes(session_nonce())
         own._session = session_id(dict(enumerate(nonces)))
         own._data = allgather_object(comm, own._data_digest())
@@ -61,20 +59,17 @@ class Admission:
         return challenge(self._session, silos, dict(zip(comm.members, nonces, strict=True)))
 
     def claim(self, asked: bytes) -> bytes:
-        """What this silo, started again, says of itself in answer to the challenge `asked`.
-
-        Raises ConfigError where it has a roster without a key, or a key that cannot be read.
-        """
+        """What this silo, started again, says of itself in answer to the challenge `asked`."""
         self._session = asked[:SESSION_BYTES]
         statement = {
             "version": silofl.__version__,
             "config": shared_tables(self._config),
             "data": self._data_digest(),
             "model": self._model,
-            "roster": "" if self._roster is None else self._roster.digest.hex(),
+            "roster": self._signer.roster.digest.hex(),
         }
-        text, identity = json.dumps(statement), self._identity()
-        signature = b"" if identity is None else prove(identity, asked, self._silo, text.encode())
+        text = json.dumps(statement)
+        signature = prove(self._signer.identity, asked, self._silo, text.encode())
         return json.dumps({"statement": text, "signature": signature.hex()}).encode()
 
     def refusal(self, silo: int, asked: bytes, claim: bytes) -> str:
@@ -84,11 +79,8 @@ class Admission:
         try:
             content = json.loads(claim)
             statement, signature = content["statement"].encode(), bytes.fromhex(content["signature"])
-            if self._roster and not proves(self._roster, asked, silo, statement, signature):
-                return (
-                    "it has not proved its identity: start it with the secure.identity whose key the roster "
-                    f"has for silo {silo}"
-                )
+            if not proves(self._signer.roster, asked, silo, statement, signature):
+                return f"it has not proved its identity: {self._remedy(silo)}"
             return self._difference(silo, json.loads(statement))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return "what it says of itself cannot be read: install one version of silofl everywhere"
@@ -99,21 +91,19 @@ class Admission:
         difference = first_difference(self._config, stated["config"])
         if difference:
             return difference.replace(" here", " in this run").replace(" there", f" at silo {silo}")
-        if stated["roster"] != ("" if self._roster is None else self._roster.digest.hex()):
+        if stated["roster"] != self._signer.roster.digest.hex():
+            if self._signer.of_first_start:
+                return f"it has other public keys than those of the run's first start: {self._remedy(silo)}"
             return "its secure.roster has other institutions: give every silo the same file"
         if stated["data"] != self._data[silo]:
             return "its data.path names another place than at the start: name the one of before"
         other = stated["model"] != self._model
         return "its data or its task makes another model than the run's: restore them" if other else ""
 
-    def _identity(self) -> Identity | None:
-        secure = self._config.secure
-        if bool(secure.identity) != bool(secure.roster):
-            raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
-        if not secure.identity:
-            return None
-        passphrase = read_passphrase(Path(secure.passphrase_file)) if secure.passphrase_file else None
-        return Identity.load(Path(secure.identity), passphrase)
+    def _remedy(self, silo: int) -> str:
+        if self._signer.of_first_start:
+            return f"put the keys of the run's first start back into {stem(silo)} of its run directory"
+        return f"start it with the secure.identity whose key the roster has for silo {silo}"
 
     def _data_digest(self) -> str:
         """Tells whether a path is the same, and not what it is."""

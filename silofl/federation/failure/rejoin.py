@@ -23,12 +23,13 @@ from silofl.console import log
 from silofl.crypto.key_file import silo_key
 from silofl.errors import LessProtectionError, SiloflError
 from silofl.federation.failure.admission import WITHDRAWN, Admission
+from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.federation import RunContext, build_silo, build_task
 from silofl.federation.loop import Json, Run
-from silofl.federation.run_trust import own_trust
+from silofl.federation.run_trust import returning_trust
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
@@ -60,8 +61,10 @@ def rejoin(
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
                 silo = _own_silo(config, task, comm, spawn_info)
-                trust = own_trust(config, spawn_info.number, spawn_info.silos)
-                admission = Admission(config, spawn_info.number, silo.model.fingerprint())
+                number = spawn_info.number
+                trust = returning_trust(config, number, spawn_info.silos, spawn_info.told)
+                assert trust.signer is not None, "every silo of a run has keys"
+                admission = Admission(config, number, silo.model.fingerprint(), trust.signer)
                 claim = admission.claim(bytes.fromhex(spawn_info.challenge))
             merged = join(comm, spawn_info, claim)
             leader = merged.members.index(spawn_info.leader)
@@ -70,13 +73,15 @@ def rejoin(
         _stay_away(comm, spawn_info.number, error)
     group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
     group.started()
+    peers = watch_peers(group, config)  # connected with the others', as all adopt the new communicator
     group.adopt(merged, told.completed)
     path = Path(for_silo(config, spawn_info.number).run.dir or told.path)
     on_directory(path)
-    respawns = RespawnPolicy(config.failure.rejoin_s, admission)
+    respawns = RespawnPolicy(config.failure.rejoin_s, admission, told=spawn_info.told)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
     try:
-        return Run(context, path, stop, resumed=resumed).rejoin(told)
+        with peers:
+            return Run(context, path, stop, resumed=resumed).rejoin(told)
     except LessProtectionError as error:  # this silo's to refuse, and its alone
         _stay_away(comm, spawn_info.number, error)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
@@ -41,21 +42,29 @@ class RespawnPolicy(Part):
         timeout_s: how long survivors wait for a silo that they started.
         admission: who may rejoin; None where no silo ever does.
         places: where every rank runs and by which command; a rank that rejoins is told.
+        told: what a silo gets before it has proved anything: see `run_trust.what_returning_silos_are_told`.
     """
 
     name = "respawns"
 
     def __init__(
-        self, timeout_s: float, admission: Admission | None = None, places: list[Place] | None = None
+        self,
+        timeout_s: float,
+        admission: Admission | None = None,
+        places: list[Place] | None = None,
+        told: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._told = told
         self._admission, self._places, self._timeout_s = admission, places or [], timeout_s
         self._backoffs: dict[int, Backoff] = {}
 
     @classmethod
-    def of(cls, group: ElasticGroup, timeout_s: float, admission: Admission) -> RespawnPolicy:
+    def of(
+        cls, group: ElasticGroup, timeout_s: float, admission: Admission, told: Mapping[str, str]
+    ) -> RespawnPolicy:
         """Note where every rank runs and by which command; collective, while all are there."""
         places = allgather_object(group.comm, Place.own(group.comm.local_rank).to_json())
-        return cls(timeout_s, admission, [Place.from_json(one) for one in places])
+        return cls(timeout_s, admission, [Place.from_json(one) for one in places], told)
 
     def rejoin_state(self) -> Json:
         """See `Stateful`."""
@@ -101,7 +110,8 @@ class RespawnPolicy(Part):
         for silo in silos:
             self._backoffs[silo].returned = number
         assert self._admission is not None, "nobody knows who may rejoin"
-        attempt, told = _Respawn(group, silos, self._places, self._timeout_s, self._admission), tell()
+        attempt = _Respawn(group, silos, self._places, self._timeout_s, self._admission, self._told)
+        told = tell()
         merged = group.step(lambda: attempt.run(told.encode()))
         if merged is None:
             attempt.abandon()
@@ -121,9 +131,10 @@ class _Respawn:
         places: list[Place],
         timeout_s: float,
         admission: Admission,
+        told: Mapping[str, str],
     ) -> None:
         self._group, self._silos, self._places, self._timeout_s = group, silos, places, timeout_s
-        self._admission = admission
+        self._admission, self._told = admission, told
         self._tried = False
         self._merged: MpiCommunicator | None = None
         self.reason = "did not rejoin in time"
@@ -158,6 +169,7 @@ class _Respawn:
             self._silos,
             self._places,
             timeout_s=self._timeout_s,
+            told=self._told,
             challenge=asked,
             judge=lambda silo, claim: self._admission.refusal(silo, asked, claim),
         )
