@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from silofl.config import read_text
 from silofl.crypto.identity import PUBLIC_BYTES
 from silofl.crypto.identity import verify as verify_signature
 from silofl.crypto.kdf import digest
@@ -71,7 +72,7 @@ class Roster:
     def load(cls, path: Path) -> Roster:
         """Read a roster file (.toml or .json); ConfigError, in one sentence, for what is wrong in it."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
             data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"the roster {path} cannot be read: {error.strerror}") from None

@@ -25,6 +25,7 @@ from silofl.federation.results import conclude, finish
 from silofl.federation.round import run_round
 from silofl.federation.run_state import RunState
 from silofl.federation.run_trust import agree_on_run
+from silofl.federation.schema import digest
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
@@ -69,8 +70,8 @@ def train(
     trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
     built = build_task(group, config, task)
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
-    model = silo.model.fingerprint()
-    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model))
+    model, columns = silo.model.fingerprint(), digest(silo.schema)
+    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns))
     respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission))
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)

@@ -10,6 +10,7 @@ import pytest
 
 import silofl
 from silofl import config as configuration
+from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.crypto.identity import Identity
@@ -40,7 +41,10 @@ def keys(tmp_path: Path) -> Path:
 
 
 def met(config: Config) -> list[Admission]:
-    return run_in_threads(3, lambda comm: Admission.of(comm, config, comm.rank, "model"), timeout_s=20)
+    def rank(comm: Communicator) -> Admission:
+        return Admission.of(comm, config, comm.rank, "model", f"columns of {comm.rank}")
+
+    return run_in_threads(3, rank, timeout_s=20)
 
 
 def asked(admissions: list[Admission]) -> bytes:
@@ -52,11 +56,11 @@ def asked(admissions: list[Admission]) -> bytes:
 
 
 def refusals(
-    admissions: list[Admission], back: Config, *, silo: int = BACK, model: str = "model"
+    admissions: list[Admission], back: Config, *, silo: int = BACK, model: str = "model", columns: str = ""
 ) -> set[str]:
     """What the survivors say of a process that returns with this configuration."""
     challenge = asked(admissions)
-    claim = Admission(back, silo, model).claim(challenge)
+    claim = Admission(back, silo, model, columns or f"columns of {BACK}").claim(challenge)
     return {one.refusal(BACK, challenge, claim) for one in admissions[:BACK]}
 
 
@@ -108,6 +112,9 @@ def test_what_is_compared(keys: Path) -> None:
     )
     assert refusals(admissions, settings(keys), model="another") == {
         "its data or its task makes another model than the run's: restore them"
+    }
+    assert refusals(admissions, settings(keys), columns="columns of 1") == {
+        "the columns of its data have other names or kinds than at the start: restore them"
     }
     assert refusals(admissions, settings(keys, "k2.pem", "roster.toml")) == {
         "its secure.roster has other institutions: give every silo the same file"

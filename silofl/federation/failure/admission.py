@@ -29,31 +29,36 @@ WITHDRAWN = b"withdrawn"
 class Admission:
     """One rank's part: what it says of its own silo, and what it knows of every other's from the start."""
 
-    def __init__(self, config: Config, silo: int, model: str) -> None:
-        """`model` is its fingerprint. Raises ConfigError where the roster cannot be read."""
+    def __init__(self, config: Config, silo: int, model: str, columns: str = "") -> None:
+        """`model` is its fingerprint, `columns` a digest. ConfigError where the roster cannot be read."""
         self._config, self._silo, self._model = for_silo(config, silo), silo, model
+        self._columns = columns
         self._roster = Roster.load(Path(self._config.secure.roster)) if self._config.secure.roster else None
         self._session = b""
         self._data: list[str] = []
         """Of every silo, where its data lies, as a digest."""
+        self._all_columns: list[str] = []
+        """Of every silo, names and kinds of its columns, as a digest."""
 
     @classmethod
-    def of(cls, comm: Communicator, config: Config, silo: int, model: str) -> Admission:
+    def of(cls, comm: Communicator, config: Config, silo: int, model: str, columns: str = "") -> Admission:
         """Note what every silo is; collective, while all are there. Raises on all ranks what any would."""
         with raise_on_all_ranks(comm):
-            own = cls(config, silo, model)
+            own = cls(config, silo, model, columns)
         nonces = comm.allgather_bytes(session_nonce())
         own._session = session_id(dict(enumerate(nonces)))
-        own._data = allgather_object(comm, own._data_digest())
+        every = allgather_object(comm, [own._data_digest(), columns])
+        own._data, own._all_columns = [data for data, _ in every], [named for _, named in every]
         return own
 
     def told(self) -> Json:
         """What a silo that rejoins has to know for the next that does."""
-        return {"session": self._session.hex(), "data": self._data}
+        return {"session": self._session.hex(), "data": self._data, "columns": self._all_columns}
 
     def take_over(self, told: Json) -> None:
         """Know what the survivors' `told` says."""
         self._session, self._data = bytes.fromhex(told["session"]), list(told["data"])
+        self._all_columns = list(told["columns"])
 
     def challenge(self, comm: Communicator, silos: tuple[int, ...]) -> bytes:
         """What `silos` have to answer this time (48 bytes); collective over the survivors."""
@@ -71,6 +76,7 @@ class Admission:
             "config": shared_tables(self._config),
             "data": self._data_digest(),
             "model": self._model,
+            "columns": self._columns,
             "roster": "" if self._roster is None else self._roster.digest.hex(),
         }
         text, identity = json.dumps(statement), self._identity()
@@ -103,6 +109,8 @@ class Admission:
             return "its secure.roster has other institutions: give every silo the same file"
         if stated["data"] != self._data[silo]:
             return "its data.path names another place than at the start: name the one of before"
+        if stated["columns"] != self._all_columns[silo]:
+            return "the columns of its data have other names or kinds than at the start: restore them"
         other = stated["model"] != self._model
         return "its data or its task makes another model than the run's: restore them" if other else ""
 

@@ -29,6 +29,7 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.federation import RunContext, build_silo, build_task
 from silofl.federation.loop import Json, Run
 from silofl.federation.run_trust import own_trust
+from silofl.federation.schema import digest
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
@@ -61,7 +62,8 @@ def rejoin(
             with _withdrawing(comm, spawn_info):
                 silo = _own_silo(config, task, comm, spawn_info)
                 trust = own_trust(config, spawn_info.number, spawn_info.silos)
-                admission = Admission(config, spawn_info.number, silo.model.fingerprint())
+                model, columns = silo.model.fingerprint(), digest(silo.schema)
+                admission = Admission(config, spawn_info.number, model, columns)
                 claim = admission.claim(bytes.fromhex(spawn_info.challenge))
             merged = join(comm, spawn_info, claim)
             leader = merged.members.index(spawn_info.leader)
