@@ -93,9 +93,17 @@ def test_decimal_commas_where_the_silo_says_so(tmp_path):
     assert np.array_equal(everything(path, decimal=",")[0], ROWS)
     with pytest.raises(DataError, match=r"column 'a' has 10 value\(s\) with other signs .* data.decimal"):
         everything(path)
-    mixed = written(tmp_path, SEMICOLONS.replace(".", ",") + "1.234,5;2;0\n")
-    with pytest.raises(DataError, match=r"column 'a' has 1 value\(s\) with other signs .* \(line 12\)"):
+    mixed = written(tmp_path, SEMICOLONS.replace(".", ",") + "1.234,5;2;0\n1.234;2;0\n")
+    with pytest.raises(
+        DataError, match=r"column 'a' has 2 value\(s\) with other signs .* \(lines 12 to 13\)"
+    ):
         everything(mixed, decimal=",")
+
+
+@pytest.mark.parametrize("number", ["1_000", "\u0661\u0662"])
+def test_what_python_alone_takes_for_a_number_is_refused(tmp_path, number):
+    with pytest.raises(DataError, match=r"column 'a' has 1 value\(s\) that are not numeric \(line 12\)"):
+        everything(written(tmp_path, f"{TEXT}{number},2,0\n"))
 
 
 def test_truth_values(tmp_path):
