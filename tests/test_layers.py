@@ -52,7 +52,9 @@ FLOORS = {
         *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),
         *("silofl.comm", "silofl.__version__"),
     },
-    "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.tasks": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config", "silofl.console"),
+    },
     "silofl.training": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.privacy", "silofl.tasks", "silofl.transforms"),

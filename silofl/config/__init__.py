@@ -28,6 +28,7 @@ from silofl.config.sections import (
     TrainConfig,
 )
 from silofl.config.strategy_section import DEFAULT, SECTIONS, AnyStrategy, StrategyConfig
+from silofl.config.text_file import decoded, marked_encoding, read_text
 from silofl.errors import ConfigError
 
 __all__ = [
@@ -45,12 +46,15 @@ __all__ = [
     "TaskConfig",
     "TopologyConfig",
     "TrainConfig",
+    "decoded",
     "digest",
     "dump",
     "first_difference",
     "for_silo",
     "load",
+    "marked_encoding",
     "parse",
+    "read_text",
     "resumption_tables",
     "shared_tables",
     "silo_path",
@@ -79,7 +83,7 @@ class Config(Section):
         return self
 
 
-LOCAL_KEYS = {("run", "display"), ("train", "device"), *LOCAL_PATHS}
+LOCAL_KEYS = {("run", "display"), ("train", "device"), ("data", "decimal"), *LOCAL_PATHS}
 """Keys that each institution sets for itself; all others are the same on every rank."""
 
 RESUMABLE_KEYS = {
@@ -103,12 +107,14 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """
     path = Path(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration {path}: {error.strerror}; give an existing TOML file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not valid TOML: it is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides or []:
         _apply(tables, override)

@@ -66,6 +66,8 @@ class DataConfig(Section):
 
     path: str = ""
     """`files`: this silo's file or folder; `{silo}` is its number."""
+    decimal: Literal[".", ","] = "."
+    """`files`: the sign before decimals in this silo's CSV; signs between thousands are refused."""
     partition: Literal["iid", "dirichlet", "shards", "quantity", "features"] = "iid"
     alpha: PositiveFloat = 0.5
     """Concentration of the Dirichlet distribution (dirichlet, quantity, features): small is skewed."""

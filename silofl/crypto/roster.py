@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from silofl.config import decoded
 from silofl.crypto.identity import PUBLIC_BYTES
 from silofl.crypto.identity import verify as verify_signature
 from silofl.crypto.kdf import digest
@@ -80,7 +81,7 @@ class Roster:
     def parse(cls, content: bytes, path: Path) -> Roster:
         """The roster that a file holds; ConfigError, in one sentence that names `path`."""
         try:
-            text = content.decode()
+            text = decoded(content)
             data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except ValueError as error:  # both parsers' errors, and text that is not UTF-8
             raise ConfigError(f"the roster {path} cannot be parsed: {error}") from None

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
 from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
 from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.row_exchange import BUFFERS
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config
+from silofl.errors import MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
 from silofl.federation.handshake import model_mismatch
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.recomputation import describe_recomputation
+from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import TrialRound
+from silofl.federation.units import unit_notes
 from silofl.privacy.places import PLACES
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
+from silofl.tasks.base import Schema
+from silofl.tasks.files import Files
 from silofl.topologies.registry import topology_of
 
 
@@ -29,18 +39,26 @@ def dry_run(config: Config, silos: int) -> DryRun:
     refuse_conflicts(config)
     task = tasks.build(config)
     rows: list[SiloDryRun] = []
+    schemas: dict[int, Schema] = {}
+    magnitudes: dict[int, NDArray[np.float64]] = {}
     first: Silo | None = None
+    error: MismatchError | None = None
     for number in range(silos):
         silo = Silo(config, task, number, silos, place(config.train.device, number))
-        if first is not None:
-            error = model_mismatch(number, silo.model, first.model.fingerprint(), first.model.describe())
-            if error is not None:
-                raise error
         first = first or silo
+        error = error or model_mismatch(number, silo.model, first.model.fingerprint(), first.model.describe())
+        schemas[number] = silo.schema
+        if isinstance(task, Files) and not config.data.standardize:
+            magnitudes[number] = task.magnitudes
         device = str(silo.model.vector.device)
         rows.append(SiloDryRun(number, device, silo.samples, silo.test_samples))
     assert first is not None
-    return _sizes(config, rows, first)
+    error = schema_mismatch(schemas) or error  # columns are what a user knows
+    if error is not None:
+        raise error
+    notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes)]
+    found = _sizes(config, rows, first)
+    return replace(found, notes=[*found.notes, *notes])
 
 
 def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
@@ -54,6 +72,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     name = protocol_name(config.secure, silos)
     return DryRun(
         silos=rows,
+        columns=describe_schema(silo.schema),
         model=silo.model.describe(),
         strategy=config.strategy.name,
         rounds=config.run.rounds,

@@ -38,7 +38,7 @@ def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError 
     if difference:
         return MismatchError(
             f"configurations differ: {difference.replace(' there', ' on rank 0')}; "
-            "only paths, devices and the display may differ between ranks",
+            "only paths, devices, the display and data.decimal may differ between ranks",
             rank=rank,
         )
     return None

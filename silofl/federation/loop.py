@@ -26,6 +26,7 @@ from silofl.federation.results import conclude, finish
 from silofl.federation.round import run_round
 from silofl.federation.run_state import RunState
 from silofl.federation.run_trust import agree_on_run, what_returning_silos_are_told
+from silofl.federation.schema import digest
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
@@ -72,10 +73,10 @@ def train(
     trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
     built = build_task(group, config, task)
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
-    model = silo.model.fingerprint()
+    model, columns = silo.model.fingerprint(), digest(silo.schema)
     assert trust.signer is not None, "every silo of a run has keys"
     signer, told = trust.signer, what_returning_silos_are_told(trust, path)
-    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, signer))
+    admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, told))
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)

@@ -18,7 +18,7 @@ from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.launcher import watchdog
 from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.strategies.registry import build
-from silofl.tasks.base import PersonalTask, SiloData, Task
+from silofl.tasks.base import DescribedTask, PersonalTask, SiloData, Task
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.device import device_name
@@ -80,6 +80,7 @@ class Silo:
         model: what it trains.
         samples: how many it trains on.
         test_samples: how many are held out.
+        schema: name and kind of each column of its data, where the task tells of them.
         strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
         name: of this part of a run, see `Stateful`.
 
@@ -109,6 +110,7 @@ class Silo:
         with _DRAWING:
             seed_everything(derive(seed, INITIAL_MODEL, 0))
             untrained = task.model()
+        self.schema = _schema(task)
         private = task.private if isinstance(task, PersonalTask) else ()
         self.model = FlatModel(untrained, dtype, where, private)
         strategy = build(config.strategy) if strategy is None else strategy
@@ -275,6 +277,20 @@ class Silo:
         self.model.load_own_state(state["model"])
         self.trainer.load_optimizer_state(_to_torch(state["optimizer"]))
         self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}
+
+
+def _schema(task: Task) -> list[tuple[str, str]]:
+    """Raises ConfigError where the task's own method gives something else."""
+    given: Any = task.schema() if isinstance(task, DescribedTask) else ()
+    if not isinstance(given, (list, tuple)) or not all(_is_pair(pair) for pair in given):
+        raise ConfigError(
+            "the task's method schema must return pairs of text, the name and kind of each column, in a list"
+        )
+    return [(name, kind) for name, kind in given]
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, (list, tuple)) and [type(text) for text in pair] == [str, str]
 
 
 def _refuse_private(config: Config, strategy: Strategy) -> None:

@@ -16,6 +16,7 @@ from silofl.federation.privacy.guarantee import over_budget
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import RunState
 from silofl.federation.run_trust import refuse_leftovers
+from silofl.federation.schema import agree_on_schema
 from silofl.federation.stateful import take_over
 from silofl.report.round_metrics import silos_text
 
@@ -25,7 +26,9 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
 
     Collective.
     """
-    group, federation = context.group, setup(context)
+    group = context.group
+    taken_for = group.step(lambda: agree_on_schema(group.comm, context.silo.schema))
+    federation = setup(context)
 
     def lock_directory() -> RunState:
         with raise_on_all_ranks(group.comm):
@@ -37,7 +40,7 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
 
     logger = RunLogger(context.config, path, leads=group.comm.rank == 0)
     state = group.step(lock_directory)
-    notices = _restore(state) if resumed else []
+    notices = taken_for + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
     state.affordable = group.step(lambda: allgather_object(group.comm, federation.affordable()))[0]
     if state.first_round == 1 and not state.affordable:

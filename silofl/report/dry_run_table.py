@@ -25,6 +25,8 @@ class DryRun:
     """A run before it runs. Memory counts silofl's own arrays, not activations, data or libraries."""
 
     silos: list[SiloDryRun]
+    columns: str
+    """Names and kinds of the data's columns; empty where the task tells nothing of them."""
     model: str
     strategy: str
     rounds: int
@@ -44,7 +46,7 @@ class DryRun:
     privacy: str
     """What is promised at the end; empty where nothing is."""
     notes: list[str]
-    """What makes that promise weaker than it looks."""
+    """What makes that promise weaker than it looks, and what may be wrong with the data."""
 
 
 def print_dry_run(found: DryRun) -> None:
@@ -54,6 +56,8 @@ def print_dry_run(found: DryRun) -> None:
     for row in found.silos:
         table.add_row(str(row.silo), row.device, str(row.train_samples), str(row.test_samples))
     console.print(table)
+    if found.columns:
+        console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)
     console.print(f"model       {found.model}")
     console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
     console.print(f"sum         {found.protocol}")
@@ -69,4 +73,4 @@ def print_dry_run(found: DryRun) -> None:
     nothing = "none: this configuration adds no noise, so nothing bounds what the model reveals"
     console.print(f"privacy     {found.privacy or nothing}", soft_wrap=True)
     for note in found.notes:
-        console.print(f"  note      {note}", soft_wrap=True)
+        console.print(f"  note      {note}", soft_wrap=True, markup=False)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 Mean = Tensor | float
+Schema = Sequence[tuple[str, str]]
+"""Name and kind of each column of features, in the order of the features; an empty name is not known."""
 
 
 class SizedDataset(Protocol):
@@ -74,3 +76,14 @@ class PersonalTask(Protocol):
 
     private: Sequence[str]
     """Patterns (fnmatch) of names, such as `("head.*",)`; each must match something."""
+
+
+@runtime_checkable
+class DescribedTask(Protocol):
+    """A task of tables should have this method, too: then silos whose columns differ are refused by name."""
+
+    def schema(self) -> Schema:
+        """Name and kind of each column, such as `("age", "numbers")`, of the data that `data` gave last.
+
+        All silos see it. Names and kinds are compared word by word; a unit can stand in either.
+        """

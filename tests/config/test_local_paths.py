@@ -31,7 +31,7 @@ def test_every_path(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_no_path_stays() -> None:
-    assert LOCAL_KEYS - set(LOCAL_PATHS) == {("run", "display"), ("train", "device")}
+    assert LOCAL_KEYS - set(LOCAL_PATHS) == {("run", "display"), ("train", "device"), ("data", "decimal")}
     config = configuration.parse({"run": {"name": "{silo}", "dir": "~/{silo}"}})
     own = configuration.for_silo(config, 1)
     assert own.run.name == "{silo}"

@@ -149,7 +149,7 @@ def test_a_bad_roster_is_refused_in_one_sentence(tmp_path, text, words):
 def test_other_rosters_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         Roster.load(tmp_path / "none.toml")
-    (tmp_path / "latin.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "latin.toml").write_bytes(b"\xe4\xf6")
     with pytest.raises(ConfigError, match="cannot be parsed"):
         Roster.load(tmp_path / "latin.toml")
     with pytest.raises(ConfigError, match="empty"):

@@ -115,10 +115,10 @@ def returning():
     roster = Roster.ephemeral([one.public for one in made])
     config = configuration.parse({"data": {"path": "own.csv"}})
     survivor, own, other = (
-        Admission(config, silo, "model", Signer(made[silo], roster)) for silo in (0, 1, 0)
+        Admission(config, silo, "model", "", Signer(made[silo], roster)) for silo in (0, 1, 0)
     )
     data = json.loads(json.loads(own.claim(b"s" * 48))["statement"])["data"]
-    survivor.take_over({"session": (b"s" * 16).hex(), "data": ["", data]})
+    survivor.take_over({"session": (b"s" * 16).hex(), "data": ["", data], "columns": ["", ""]})
     return survivor, own, other
 
 

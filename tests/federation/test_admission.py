@@ -10,6 +10,7 @@ import pytest
 
 import silofl
 from silofl import config as configuration
+from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.crypto.identity import Identity
@@ -53,9 +54,10 @@ def of_roster(folder: Path, identity: str = "k{silo}.pem", roster: str = "roster
 
 
 def met(config: Config, signer: Any) -> list[Admission]:
-    return run_in_threads(
-        3, lambda comm: Admission.of(comm, config, comm.rank, "model", signer(comm.rank)), timeout_s=20
-    )
+    def rank(comm: Communicator) -> Admission:
+        return Admission.of(comm, config, comm.rank, "model", f"columns of {comm.rank}", signer(comm.rank))
+
+    return run_in_threads(3, rank, timeout_s=20)
 
 
 def asked(admissions: list[Admission]) -> bytes:
@@ -67,11 +69,17 @@ def asked(admissions: list[Admission]) -> bytes:
 
 
 def refusals(
-    admissions: list[Admission], back: Config, signer: Any, *, silo: int = BACK, model: str = "model"
+    admissions: list[Admission],
+    back: Config,
+    signer: Any,
+    *,
+    silo: int = BACK,
+    model: str = "model",
+    columns: str = f"columns of {BACK}",
 ) -> set[str]:
     """What the survivors say of a process that returns with this configuration and these keys."""
     challenge = asked(admissions)
-    claim = Admission(back, silo, model, signer(silo)).claim(challenge)
+    claim = Admission(back, silo, model, columns, signer(silo)).claim(challenge)
     return {one.refusal(BACK, challenge, claim) for one in admissions[:BACK]}
 
 
@@ -86,7 +94,9 @@ def test_a_silo_that_is_itself_is_let_in(keys: Path, signer_of: Any) -> None:
     config, signer = settings(), signer_of(keys)
     admissions = met(config, signer)
     assert refusals(admissions, config, signer) == {""}
-    told = Admission(config, 1, "model", signer(1))  # a silo that has rejoined judges as the others do
+    told = Admission(
+        config, 1, "model", "columns of 1", signer(1)
+    )  # a silo that has rejoined judges as the others do
     told.take_over(json.loads(json.dumps(admissions[0].told())))
     assert refusals([admissions[0], told], config, signer) == {""}
 
@@ -116,7 +126,7 @@ def test_a_proof_is_for_one_silo_and_one_time(keys: Path) -> None:
     config, signer = settings(), of_roster(keys)
     admissions = met(config, signer)
     assert refusals(admissions, config, signer, silo=1) == {UNPROVED}
-    old = Admission(config, BACK, "model", signer(BACK)).claim(asked(admissions))
+    old = Admission(config, BACK, "model", f"columns of {BACK}", signer(BACK)).claim(asked(admissions))
     assert admissions[0].refusal(BACK, asked(admissions), old) == UNPROVED
 
 
@@ -131,6 +141,9 @@ def test_what_is_compared(keys: Path) -> None:
     assert refusals(admissions, settings(), signer, model="another") == {
         "its data or its task makes another model than the run's: restore them"
     }
+    assert refusals(admissions, settings(), signer, columns="columns of 1") == {
+        "the columns of its data have other names or kinds than at the start: restore them"
+    }
 
 
 def test_another_version_is_refused(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +152,7 @@ def test_another_version_is_refused(keys: Path, monkeypatch: pytest.MonkeyPatch)
     challenge = asked(admissions)
     with monkeypatch.context() as once:
         once.setattr(silofl, "__version__", "0.0.1")
-        claim = Admission(config, BACK, "model", signer(BACK)).claim(challenge)
+        claim = Admission(config, BACK, "model", f"columns of {BACK}", signer(BACK)).claim(challenge)
     said = admissions[0].refusal(BACK, challenge, claim)
     assert said == "it has another version of silofl: install one everywhere"
 

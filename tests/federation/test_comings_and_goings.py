@@ -196,7 +196,7 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
             group.step(group.comm.barrier)
             return group.members, told.round
         group = ElasticGroup(ThreadCommunicator(three.first, comm.rank))
-        made = RespawnPolicy(1.0, Admission(Config(), comm.rank, "model", keys[comm.rank]), PLACES)
+        made = RespawnPolicy(1.0, Admission(Config(), comm.rank, "model", "columns", keys[comm.rank]), PLACES)
         made.note((3,), 5)
         completed = group.completed + 1
         told = RejoinState((3,), 5, completed, "", [], 2, "0" * 32, {})

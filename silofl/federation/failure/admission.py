@@ -28,30 +28,36 @@ WITHDRAWN = b"withdrawn"
 class Admission:
     """One rank's part: what it says of its own silo, and what it knows of every other's from the start."""
 
-    def __init__(self, config: Config, silo: int, model: str, signer: Signer) -> None:
-        """`model` is its fingerprint, `signer` this silo's in the run."""
+    def __init__(self, config: Config, silo: int, model: str, columns: str, signer: Signer) -> None:
+        """`model` is its fingerprint, `columns` a digest, `signer` this silo's in the run."""
         self._config, self._silo, self._model = for_silo(config, silo), silo, model
-        self._signer = signer
+        self._columns, self._signer = columns, signer
         self._session = b""
         self._data: list[str] = []
         """Of every silo, where its data lies, as a digest."""
+        self._all_columns: list[str] = []
+        """Of every silo, names and kinds of its columns, as a digest."""
 
     @classmethod
-    def of(cls, comm: Communicator, config: Config, silo: int, model: str, signer: Signer) -> Admission:
+    def of(
+        cls, comm: Communicator, config: Config, silo: int, model: str, columns: str, signer: Signer
+    ) -> Admission:
         """Note what every silo is; collective, while all are there."""
-        own = cls(config, silo, model, signer)
+        own = cls(config, silo, model, columns, signer)
         nonces = comm.allgather_bytes(session_nonce())
         own._session = session_id(dict(enumerate(nonces)))
-        own._data = allgather_object(comm, own._data_digest())
+        every = allgather_object(comm, [own._data_digest(), columns])
+        own._data, own._all_columns = [data for data, _ in every], [named for _, named in every]
         return own
 
     def told(self) -> Json:
         """What a silo that rejoins has to know for the next that does."""
-        return {"session": self._session.hex(), "data": self._data}
+        return {"session": self._session.hex(), "data": self._data, "columns": self._all_columns}
 
     def take_over(self, told: Json) -> None:
         """Know what the survivors' `told` says."""
         self._session, self._data = bytes.fromhex(told["session"]), list(told["data"])
+        self._all_columns = list(told["columns"])
 
     def challenge(self, comm: Communicator, silos: tuple[int, ...]) -> bytes:
         """What `silos` have to answer this time (48 bytes); collective over the survivors."""
@@ -66,6 +72,7 @@ class Admission:
             "config": shared_tables(self._config),
             "data": self._data_digest(),
             "model": self._model,
+            "columns": self._columns,
             "roster": self._signer.roster.digest.hex(),
         }
         text = json.dumps(statement)
@@ -95,8 +102,13 @@ class Admission:
             if self._signer.of_first_start:
                 return f"it has other public keys than those of the run's first start: {self._remedy(silo)}"
             return "its secure.roster has other institutions: give every silo the same file"
+        return self._other_data(silo, stated)
+
+    def _other_data(self, silo: int, stated: Json) -> str:
         if stated["data"] != self._data[silo]:
             return "its data.path names another place than at the start: name the one of before"
+        if stated["columns"] != self._all_columns[silo]:
+            return "the columns of its data have other names or kinds than at the start: restore them"
         other = stated["model"] != self._model
         return "its data or its task makes another model than the run's: restore them" if other else ""
 

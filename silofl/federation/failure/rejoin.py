@@ -30,6 +30,7 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.federation import RunContext, build_silo, build_task
 from silofl.federation.loop import Json, Run
 from silofl.federation.run_trust import returning_trust
+from silofl.federation.schema import digest
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
@@ -64,7 +65,8 @@ def rejoin(
                 number = spawn_info.number
                 trust = returning_trust(config, number, spawn_info.silos, spawn_info.told)
                 assert trust.signer is not None, "every silo of a run has keys"
-                admission = Admission(config, number, silo.model.fingerprint(), trust.signer)
+                model, columns = silo.model.fingerprint(), digest(silo.schema)
+                admission = Admission(config, number, model, columns, trust.signer)
                 claim = admission.claim(bytes.fromhex(spawn_info.challenge))
             merged = join(comm, spawn_info, claim)
             leader = merged.members.index(spawn_info.leader)

@@ -1,113 +1,88 @@
-"""From named columns to numbers: what CSV and Parquet have in common."""
+"""From named columns to samples: what CSV and Parquet have in common."""
 
 from __future__ import annotations
 
-import math
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silofl.errors import DataError
-from silofl.tasks.readers.source import Samples, Source
+from silofl.tasks.readers.cells import Column
+from silofl.tasks.readers.labels import encode
+from silofl.tasks.readers.rows import places, some
+from silofl.tasks.readers.source import Options, Samples
 
-_MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
-_LARGEST = float(np.finfo(np.float32).max)
-_INDEX = "__index_level_"
+_INDEX = ("__index_level_", "Unnamed: ")
+"""What pandas calls its row index when it writes it, and when it reads it as a column."""
 
 
-def check_names(names: Sequence[str], label_column: str, source: Source) -> None:
-    """Raises DataError for nameless or repeated columns, no label column, no other column."""
-    for place, name in enumerate(names, start=1):
-        if not name or name.startswith(_INDEX):
-            raise DataError(
-                f"column {place} of {source} has no name: name it, or write the file without a row index"
-            )
-    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
-    if count > 1:
-        raise DataError(f"{source} has {count} columns {name!r}: rename or remove all but one")
-    if label_column not in names:
-        raise DataError(
-            f"{source} has no label column {label_column!r}: set task.label_column to one of {_some(names)}"
+def tidy(name: str) -> str:
+    """A column's name as silos compare it: without blanks around it, accents in one code (NFC)."""
+    return unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
+
+
+def name_problems(names: Sequence[str], label_column: str) -> list[str]:
+    """What is wrong with the names of columns that hold something."""
+    found = []
+    nameless = [place for place, name in enumerate(names, start=1) if not name or name.startswith(_INDEX)]
+    if nameless:
+        verb = "has" if len(nameless) == 1 else "have"
+        found.append(
+            f"{places('column', nameless)} {verb} no name or a row index's: name every column, and write the "
+            "file without a row index"
         )
-    if len(names) == 1:
-        raise DataError(f"{source} has no column but the label {label_column!r}: add columns of features")
+    found += [
+        f"there are {count} columns {name!r}: rename or remove all but one"
+        for name, count in Counter(names).items()
+        if count > 1 and name
+    ]
+    if label_column not in names:
+        found.append(
+            f"there is no label column {label_column!r}: set task.label_column to one of {some(names)}"
+        )
+    elif len(names) == 1:
+        found.append(f"there is no column but the label {label_column!r}: add columns of features")
+    return found
 
 
-def from_columns(columns: Mapping[str, NDArray[Any]], label_column: str, source: Source) -> Samples:
-    """Features sorted by column name, so that the order of columns in a file does not matter.
+def from_columns(
+    columns: Sequence[Column],
+    labels: Sequence[Any] | None,
+    options: Options,
+    word: str,
+    rows: Sequence[int],
+) -> Samples:
+    """Samples with features sorted by column name, so that the order of columns in a file does not matter.
 
     Args:
-        columns: arrays (n,) of numbers, booleans or strings; a missing value is NaN, None or a usual word
-            for it such as the empty string or NA.
-        label_column: the labels, left as they are.
-        source: named in errors.
-
-    Raises:
-        DataError: a column is missing, is not numeric, or has missing or infinite values.
+        columns: of features, of which those that have neither a name nor a value are passed over.
+        labels: as they stand in the file; None where it has no such column.
+        options: what the file is read with.
+        word: what a row is called.
+        rows: how each row is called.
     """
-    check_names(list(columns), label_column, source)
-    labels = columns[label_column]
-    lost = sum(_missing(label, ("", "nan")) for label in labels.tolist())
-    if lost:
-        raise DataError(
-            f"label column {label_column!r} of {source} has {lost} missing value(s): "
-            "label those rows or remove them"
-        )
-    names = sorted(set(columns) - {label_column})
-    features = np.empty((len(labels), len(names)))
-    for place, name in enumerate(names):
-        features[:, place] = to_numbers(columns[name], f"column {name!r} of {source}")
-        check_numbers(features[:, place], f"column {name!r} of {source}")
-    return Samples(features, labels)
-
-
-def check_numbers(values: NDArray[Any], what: str) -> None:
-    """Raises DataError where float values are missing (NaN), infinite or beyond float32."""
-    lost = int(np.count_nonzero(np.isnan(values)))
-    if lost:
-        raise DataError(
-            f"{what} has {lost} missing value(s): fill them in, or remove those rows or the column"
-        )
-    large = int(np.count_nonzero(np.abs(values) > _LARGEST))
-    if large:
-        raise DataError(
-            f"{what} has {large} value(s) that are infinite or too large for float32: correct them"
-        )
-
-
-def to_numbers(values: Sequence[Any] | NDArray[Any], what: str) -> NDArray[np.float64]:
-    """Float64 (n,) of numbers, or of text that spells numbers, with NaN for missing values.
-
-    Raises:
-        DataError: a value is neither; `what` is the column in the message.
-    """
-    try:
-        if isinstance(values, np.ndarray):
-            return values.astype(np.float64, copy=False)
-        return np.fromiter(map(float, values), dtype=np.float64, count=len(values))
-    except (ValueError, TypeError):
-        return np.array([_number(value, what) for value in values], dtype=np.float64)
-
-
-def _number(value: Any, what: str) -> float:
-    if _missing(value, _MISSING):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, TypeError):
-        raise DataError(
-            f"{what} is not numeric, it holds {str(value)!r}: encode it as numbers or remove it"
-        ) from None
-
-
-def _missing(value: Any, words: Sequence[str]) -> bool:
-    return value is None or str(value).strip().lower() in words
-
-
-def _some(names: Sequence[str], limit: int = 12) -> str:
-    """The first names, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    label = options.task.label_column
+    kept = [column for column in columns if column.name or not column.empty]
+    passed_over = len(columns) - len(kept)
+    notices = (
+        [f"{passed_over} column(s) without a name and without a value are passed over"] if passed_over else []
+    )
+    for name, value in options.constants.items():
+        if name == label:
+            labels = [value] * len(rows)
+        else:
+            kept.append(Column(name, options.decimal))
+            kept[-1].add([value] * len(rows), rows)
+    names = [column.name for column in kept] + ([] if labels is None else [label])
+    problems = name_problems(names, label)
+    problems += [problem for column in kept for problem in column.problems(word)]
+    classes = np.full(len(rows), -1, dtype=np.int64)
+    if labels is not None:
+        classes, wrong = encode(labels, options.task, f"label column {label!r}", word, rows)
+        problems += wrong
+    ordered = sorted(kept, key=lambda column: column.name)
+    features = np.column_stack([column.values for column in ordered]) if ordered else np.empty((len(rows), 0))
+    schema = tuple((column.name, column.kind) for column in ordered)
+    return Samples(features, classes, schema, tuple(problems), tuple(notices))

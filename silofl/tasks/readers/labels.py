@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.config import TaskConfig
-from silofl.errors import ConfigError, DataError
-from silofl.tasks.readers.source import Source
+from silofl.errors import ConfigError
+from silofl.tasks.readers.rows import places
 
 
 def class_names(task: TaskConfig) -> list[str]:
@@ -35,23 +36,50 @@ def class_names(task: TaskConfig) -> list[str]:
     return task.labels
 
 
-def encode(labels: NDArray[Any], task: TaskConfig, source: Source) -> NDArray[np.int64]:
+def encode(
+    labels: Sequence[Any] | NDArray[Any], task: TaskConfig, what: str, word: str, rows: Sequence[int]
+) -> tuple[NDArray[np.int64], list[str]]:
     """Class numbers int64 (n,) of labels (n,): words, integers, booleans or whole floats.
 
-    Raises:
-        DataError: a label that is no class.
+    -1 for what is no class, of which the second result tells: parts of a sentence, as `Samples.problems`.
+
+    Args:
+        labels: None, NaN or an empty text where one is missing.
+        task: its classes.
+        what: the labels' column or array.
+        word: what a row is called.
+        rows: how each row is called.
     """
-    names = class_names(task)
-    number = {name: place for place, name in enumerate(names)}
-    words, codes = np.unique([str(label).strip() for label in labels.tolist()], return_inverse=True)
-    classes = np.empty(len(words), dtype=np.int64)
-    for place, word in enumerate(words.tolist()):
-        found = number.get(word, number.get(_whole(word)))
-        if found is None:
-            count = int(np.count_nonzero(codes == place))
-            raise DataError(f"label {word!r} of {count} sample(s) in {source} is not {_expected(task)}")
-        classes[place] = found
-    return classes[codes]
+    number = {name: place for place, name in enumerate(class_names(task))}
+    values = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    texts = [_text(label) for label in values]
+    words, codes = np.unique(np.array(texts, dtype=str), return_inverse=True)
+    known = words.tolist()
+    classes = np.array([number.get(one, number.get(_whole(one), -1)) for one in known], dtype=np.int64)
+    found = classes[codes] if len(codes) else np.empty(0, dtype=np.int64)
+    missing = np.array([one.lower() in ("", "nan") for one in known], dtype=bool) & (classes < 0)
+    lost, strange = _rows(found, missing[codes], rows), _rows(found, ~missing[codes], rows)
+    problems = []
+    if lost:
+        problems.append(
+            f"{what} has {len(lost)} missing value(s) ({places(word, lost)}): label those rows or remove them"
+        )
+    if strange:
+        problems.append(
+            f"{what} has {len(strange)} value(s) that are not {expected(task)} ({places(word, strange)}): "
+            f"correct them, or {_remedy(task)}"
+        )
+    return found, problems
+
+
+def _text(label: Any) -> str:
+    if isinstance(label, bytes):
+        label = label.decode(errors="replace")
+    return "" if label is None else str(label).strip()
+
+
+def _rows(found: NDArray[np.int64], chosen: NDArray[np.bool_], rows: Sequence[int]) -> list[int]:
+    return [rows[place] for place in np.flatnonzero((found < 0) & chosen).tolist()]
 
 
 def _whole(word: str) -> str:
@@ -63,10 +91,14 @@ def _whole(word: str) -> str:
     return str(int(value)) if value.is_integer() else word
 
 
-def _expected(task: TaskConfig) -> str:
+def expected(task: TaskConfig) -> str:
+    """What a label should be."""
     if task.labels is not None:
-        return f"one of task.labels = {task.labels}: correct the file, or add it to task.labels at every silo"
-    last = (task.classes or 0) - 1
-    return (
-        f"an integer from 0 to {last}: correct the file, raise task.classes or name the words in task.labels"
-    )
+        return f"one of task.labels = {task.labels}"
+    return f"an integer from 0 to {(task.classes or 0) - 1}"
+
+
+def _remedy(task: TaskConfig) -> str:
+    if task.labels is not None:
+        return "add them to task.labels at every silo"
+    return "raise task.classes or name the words in task.labels, the same at every silo"

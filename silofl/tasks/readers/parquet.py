@@ -5,32 +5,71 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silofl.tasks.readers.columns import check_names, from_columns
-from silofl.tasks.readers.source import Options, Samples, Source, optional, reading
+from silofl.tasks.readers.cells import Column
+from silofl.tasks.readers.columns import from_columns, tidy
+from silofl.tasks.readers.source import Options, Samples, Source, optional, reading, refuse_huge
 
 
 def read_parquet(source: Source, options: Options) -> Samples:
     """Read a Parquet file: a sample a row, numbers or booleans as features.
 
     Raises:
-        DataError: as `from_columns`; the file is damaged.
+        DataError: the file is damaged.
         MissingDependencyError: pyarrow is not installed.
     """
     parquet = optional("pyarrow.parquet", f"reading {source}")
     with reading(source, "Parquet"):
-        table = parquet.ParquetFile(source.path, page_checksum_verification=True).read()
-        check_names(table.column_names, options.label_column, source)
-        columns = {name: _array(table.column(name)) for name in table.column_names}
-    return from_columns(columns, options.label_column, source)
+        file = parquet.ParquetFile(source.path, page_checksum_verification=True)
+        refuse_huge(source, file.metadata.num_rows * max(file.metadata.num_columns, 1), "the table")
+        table = file.read()
+    with reading(source, "Parquet", told=False):
+        return _samples(table, options)
 
 
-def _array(column: Any) -> NDArray[Any]:
-    """Numbers as they are, float64 with NaN where some are missing; all else as Python objects."""
-    values = np.asarray(column.to_numpy())
-    if values.dtype.kind in "biuf":
-        return values
-    objects = np.empty(len(column), dtype=object)
-    objects[:] = column.to_pylist()
-    return objects
+def _samples(table: Any, options: Options) -> Samples:
+    rows = range(1, table.num_rows + 1)
+    columns, labels, wrong = [], None, []
+    for name, column in zip(map(tidy, table.column_names), map(_plain, table.columns), strict=True):
+        if name == options.task.label_column and labels is None:
+            labels = column.to_pylist()
+        else:
+            columns.append(Column(name, options.decimal))
+            wrong += _read(columns[-1], column, rows)
+    found = from_columns(columns, labels, options, "row", rows)
+    return found._replace(problems=(*found.problems, *wrong))
+
+
+def _plain(column: Any) -> Any:
+    """Categories as what they stand for; texts, which some engines write as bytes, as texts."""
+    types = optional("pyarrow.types", "reading Parquet")
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_binary(column.type) or types.is_string_view(column.type):
+        column = column.cast("string")
+    return column
+
+
+def _read(column: Column, values: Any, rows: range) -> list[str]:
+    """Fill the column; a type that is no number's is a problem."""
+    types = optional("pyarrow.types", "reading Parquet")
+    kind = values.type
+    if types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind):
+        column.add(values.to_pylist(), rows)
+        return []
+    known = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal)
+    if any(is_one(kind) for is_one in known):
+        column.add_numbers(_numbers(values, types), rows, truths=types.is_boolean(kind))
+        return []
+    column.add_numbers(np.zeros(len(rows)), rows)
+    return [
+        f"column {column.name!r} is of type {kind}, which is not numeric: encode it as numbers or remove it"
+    ]
+
+
+def _numbers(values: Any, types: Any) -> Any:
+    """An array of integers where none is missing, else float64 with NaN."""
+    if types.is_decimal(values.type):
+        values = values.cast("float64")
+    array = np.asarray(values.to_numpy())
+    return array.astype(np.float64) if array.dtype == object else array

@@ -1,18 +1,26 @@
-"""Where a silo's samples come from, and how reading them can fail."""
+"""Where a silo's samples come from, what reading gives, and how it can fail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.config import TaskConfig
 from silofl.errors import DataError, MissingDependencyError, SiloflError
+
+FLOAT_BYTES = 8
+"""Features become float64."""
+_MOST_PROBLEMS = 12
+NUMBER, TRUTH = "numbers", "truth values"
+"""Kinds of columns."""
 
 
 class Source(NamedTuple):
@@ -27,42 +35,77 @@ class Source(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What a reader returns: n samples with finite features and a label each."""
+    """What a reader returns: n samples and what is wrong with them."""
 
     features: NDArray[np.floating[Any]]
-    """(n, d) for a table, (n, 1, height, width) for grey images."""
-    labels: NDArray[Any]
-    """(n,) numbers or words as they stand in the file, none missing."""
+    """(n, d) for a table, (n, 1, height, width) for grey images; finite where there is no problem."""
+    labels: NDArray[np.int64]
+    """(n,) class numbers; -1 where there is none, which is a problem."""
+    schema: tuple[tuple[str, str], ...]
+    """Name and kind of each column of features, in their order; an empty name where the file has none."""
+    problems: tuple[str, ...] = ()
+    """Why they cannot be trained on: parts of a sentence, each with its remedy and without any value."""
+    notices: tuple[str, ...] = ()
+    """What was passed over or taken for something, likewise."""
 
 
 class Options(NamedTuple):
     """What a reader is told about the file."""
 
-    label_column: str
-    image_size: tuple[int, int]
-    """(height, width)."""
+    task: TaskConfig
+    """Label column, classes, size of images."""
+    decimal: Literal[".", ","] = "."
+    """What stands before the decimals in text."""
+    constants: Mapping[str, str] = MappingProxyType({})
+    """Columns of one value that a table has from the names of its folders."""
 
 
 Reader = Callable[[Source, Options], Samples]
 
 
 @contextmanager
-def reading(source: Source, kind: str) -> Iterator[None]:
-    """Turn whatever a file library raises within into one DataError that names the file."""
+def reading(source: Source, kind: str, *, told: bool = True) -> Iterator[None]:
+    """Turn whatever a file library raises within into one DataError that names the file.
+
+    `told`: with the library's own message, which must hold no value of the file.
+    """
     try:
         yield
-    except SiloflError:
+    except (SiloflError, MemoryError):
         raise
     except FileNotFoundError:
         raise DataError(f"{source} does not exist: check data.path") from None
     except PermissionError:
         raise DataError(f"{source} may not be read: permission denied") from None
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = (str(error).strip().splitlines() or [""])[0] if told else ""
         raise DataError(
             f"{source} cannot be read as {kind}, it is damaged or something else "
             f"({first or type(error).__name__})"
-        ) from error
+        ) from (error if told else None)
+
+
+def refuse(source: Source, problems: Sequence[str]) -> None:
+    """Raise DataError, all problems in one sentence, if there are any."""
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS
+        listed = [*problems[:_MOST_PROBLEMS], *([f"{more} further problem(s)"] if more > 0 else [])]
+        raise DataError(f"{source} cannot be trained on: {'; '.join(listed)}")
+
+
+def refuse_huge(source: Source, values: int, what: str) -> None:
+    """Raise DataError where so many values do not fit in memory: a small file may stand for them."""
+    needed, there = values * FLOAT_BYTES, memory_bytes()
+    if needed > there:
+        raise DataError(
+            f"{what} of {source} would take {needed / 2**30:,.1f} GiB, and "
+            f"this machine has {there / 2**30:,.1f} GiB: give fewer samples"
+        )
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def optional(module: str, purpose: str) -> ModuleType:
