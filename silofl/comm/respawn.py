@@ -201,6 +201,8 @@ def _info(mpi: Any, place: Place) -> Any:
     info = mpi.Info.Create()
     info.Set("wdir", place.folder)
     info.Set("host", place.host)
+    info.Set("map_by", ":OVERSUBSCRIBE")  # Open MPI: a dead rank's slot stays taken, as exact slots show
+    info.Set("bind_to", "none")  # or a node whose cores are all bound has none for it
     return info
 
 
