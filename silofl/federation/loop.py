@@ -9,6 +9,7 @@ from typing import Any
 
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.place import Place
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, for_silo
 from silofl.errors import SiloflError, StopRequestedError
@@ -57,6 +58,7 @@ def train(
         SiloflError: any other failure, the same on every rank.
     """
     stop = StopRequest() if stop is None else stop
+    start_place = Place.own(comm.local_rank)  # before a user's task may go to another folder
     with raise_on_all_ranks(comm):
         reason = stop_reason(config, comm.size)
     group = ElasticGroup(comm, stop_reason=reason)
@@ -71,7 +73,7 @@ def train(
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
     model = silo.model.fingerprint()
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model))
-    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission))
+    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, start_place))
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)
     return Run(context, path, stop, resumed=resume).train()

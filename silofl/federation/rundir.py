@@ -21,7 +21,7 @@ from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_arrays, write_bytes, write_json
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.config import Config
+from silofl.config import Config, for_silo
 from silofl.errors import ConfigError, StoppedError, StorageError
 from silofl.report.round_metrics import RoundMetrics
 
@@ -41,12 +41,24 @@ def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
     leading = ""
     with raise_on_all_ranks(comm):
         if comm.rank == 0:
-            leading = pick(config, resume=resume)
+            leading = pick(config, resume=resume).removeprefix(f"{Path.cwd()}/")
     leading = comm.broadcast_bytes(leading.encode()).decode()
-    path = Path(config.run.dir or leading)
+    path = Path(config.run.dir or leading).absolute()  # a user's task may go to another folder
     with raise_on_all_ranks(comm):
         _refuse_unwritable(path, comm.rank)
+        if comm.rank == 0:
+            refuse_second_run(path, resume=resume)
     return path
+
+
+def refuse_taken(config: Config, *, resume: bool) -> None:
+    """Raise ConfigError where silo 0's directory, if one is configured, holds a run that is not resumed.
+
+    It needs no other rank, so that nothing has to be started or loaded before.
+    """
+    own = for_silo(config, 0).run.dir
+    if own:
+        refuse_second_run(Path(own), resume=resume)
 
 
 def _refuse_unwritable(path: Path, rank: int) -> None:

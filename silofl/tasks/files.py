@@ -52,7 +52,7 @@ class Files(Classification):
             DataError: one sentence with the path, the silo and what is wrong there.
             MissingDependencyError: the file needs pyarrow or pillow.
         """
-        source = Source(silo_path(self._data.path, silo), silo)
+        source = Source(silo_path(self._data.path, silo, "data.path"), silo)
         height, width = self._task.image_size
         samples = read(source, Options(self._task.label_column, (height, width)))
         labels = encode(samples.labels, self._task, source)

@@ -21,7 +21,7 @@ from silofl.comm.shutdown import FINALIZE_TIMEOUT_S
 from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
-from silofl.errors import LessProtectionError, SiloflError
+from silofl.errors import ChangedDataError, LessProtectionError, SiloflError
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.failure.rejoin_state import RejoinState
@@ -59,6 +59,7 @@ def rejoin(
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
+                folder = Path.cwd()  # before a user's task may go to another
                 silo = _own_silo(config, task, comm, spawn_info)
                 trust = own_trust(config, spawn_info.number, spawn_info.silos)
                 admission = Admission(config, spawn_info.number, silo.model.fingerprint())
@@ -71,13 +72,13 @@ def rejoin(
     group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
     group.started()
     group.adopt(merged, told.completed)
-    path = Path(for_silo(config, spawn_info.number).run.dir or told.path)
+    path = folder / (for_silo(config, spawn_info.number).run.dir or told.path)
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
     try:
         return Run(context, path, stop, resumed=resumed).rejoin(told)
-    except LessProtectionError as error:  # this silo's to refuse, and its alone
+    except (LessProtectionError, ChangedDataError) as error:  # this silo's to refuse, and its alone
         _stay_away(comm, spawn_info.number, error)
 
 
