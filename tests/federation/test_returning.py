@@ -140,7 +140,7 @@ def test_another_institution_stays_away_alone(start: Start, institutions: Path) 
     assert end.code == 0, end.out + end.err
     another = "k0.pem is the key of silo 0 and this is rank 2: start the ranks in the order of the roster"
     unproved = "it has not proved its identity: start it with the secure.identity whose key the roster has "
-    assert sentences(end) == [another, f"{unproved}for silo 2"]
+    assert sentences(end) == [f"{institutions}/{another}", f"{unproved}for silo 2"]
     lines = records(institutions / "run")
     assert [line["round"] for line in lines if line["rejoined"]] == [7]
     assert [line["round"] for line in lines if 2 in line["survivors"]] == [1, 7, 8]
