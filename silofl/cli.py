@@ -59,12 +59,12 @@ def train(
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        from silofl.federation.rundir import refuse_taken
+        from silofl.federation.rundir import refuse_early
 
         def settle() -> configuration.Config:
             loaded = _load(config, overrides, run)
-            if comm.rank == 0 and not is_respawned():
-                refuse_taken(loaded, resume=resume)  # before the large libraries are loaded
+            if not is_respawned():
+                refuse_early(loaded, comm.rank, resume=resume)
             return loaded
 
         settings = capture(settle)

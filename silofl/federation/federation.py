@@ -153,10 +153,11 @@ class Federation:
             notices += self.context.openings.begin(committed)
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
-            notices.append(
-                f"updates are added up in the clear: among {silos} silos a sum hides nothing, "
-                "for it less one's own update is the other's; three or more are protected"
-            )
+            why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
+            why += "three or more are protected"
+            if silos == 1:
+                why = "one silo trains alone; start all by one `silofl launch -n N` or `mpirun -n N`"
+            notices.append(f"updates are added up in the clear: {why}")
         return notices
 
     @property

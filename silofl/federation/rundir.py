@@ -28,6 +28,8 @@ from silofl.report.round_metrics import RoundMetrics
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
+LEAST_BYTES = 1 << 14
+"""What the run directory's disk must have room for."""
 ENDS_WITHIN_S = 5.0
 """A job that was killed has ended within so long."""
 
@@ -61,12 +63,30 @@ def refuse_taken(config: Config, *, resume: bool) -> None:
         refuse_second_run(Path(own), resume=resume)
 
 
+def refuse_early(config: Config, silo: int, *, resume: bool) -> None:
+    """What `choose` would refuse of a configured directory, before the large libraries are loaded."""
+    own = for_silo(config, silo).run.dir
+    if own:
+        _refuse_unwritable(Path(own), silo)
+        if silo == 0:
+            refuse_second_run(Path(own), resume=resume)
+
+
 def _refuse_unwritable(path: Path, rank: int) -> None:
-    """Raise ConfigError unless a file can be made in the directory, which is made when missing."""
+    """Raise ConfigError unless a file can be made in the directory, which is made when missing.
+
+    StorageError where there is no space for a small one.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(prefix=f".writable-{rank}-", dir=path).close()  # a name of nobody else's
+        # A name of nobody else's; a full disk takes an empty file.
+        with tempfile.NamedTemporaryFile(prefix=f".writable-{rank}-", dir=path) as file:
+            file.write(b"-" * LEAST_BYTES)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror}; free some space, or name another with --run"
+            ) from None
         raise ConfigError(
             f"run directory {path} cannot be written: {error.strerror}; name another with --run"
         ) from None

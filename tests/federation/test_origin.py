@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -15,8 +16,8 @@ from silofl import config as configuration
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
-from silofl.errors import ChangedDataError, ConfigError, SiloflError
-from silofl.federation import entry, origin
+from silofl.errors import ChangedDataError, ConfigError, SiloflError, StorageError
+from silofl.federation import entry, origin, rundir
 from silofl.federation.loop import train
 from silofl.federation.origin import Origin
 from silofl.launcher.environment import PLANNED
@@ -239,6 +240,49 @@ def test_a_task_that_changes_the_folder_moves_nothing(
     assert configuration.load(tmp_path / "run/config.toml").run.dir == "run"
 
 
+def test_a_lone_silo_is_told_that_it_is_alone(tmp_path: Path, capfd: Any) -> None:
+    """As of many that a loop or GNU parallel starts, which set no variable that says so."""
+    config = settings(tmp_path, run={"rounds": 1, "display": "plain"})
+    run_in_threads(1, lambda comm: train(config, Changed(), comm=comm), timeout_s=100)
+    assert (
+        "note: updates are added up in the clear: one silo trains alone; start all" in capfd.readouterr().out
+    )
+
+
+def test_a_full_disk_is_noticed_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")  # as flushing does
+
+        def write(self, data: bytes) -> None:
+            assert data
+
+    monkeypatch.setattr(rundir.tempfile, "NamedTemporaryFile", lambda **given: Full())
+    for early in (
+        lambda: outcomes(settings(tmp_path), Unread())[0],
+        lambda: refused_early(settings(tmp_path)),
+    ):
+        error = early()
+        assert isinstance(error, StorageError)
+        assert str(error) == (
+            f"cannot write {tmp_path}: No space left on device; free some space, or name another with --run"
+        )
+
+
+def refused_early(config: Config) -> SiloflError | None:
+    """What the command finds wrong with a directory before it loads the large libraries."""
+    try:
+        rundir.refuse_early(config, 0, resume=False)
+    except SiloflError as error:
+        return error
+    return None
+
+
 class Unread(Changed):
     """A task whose data must not be asked for."""
 
@@ -246,7 +290,12 @@ class Unread(Changed):
         raise AssertionError("data is read before the run directory is looked at")
 
 
-def test_a_directory_that_holds_a_run_is_refused_before_data_is_read(run: Any) -> None:
+def test_a_directory_that_holds_a_run_is_refused_before_data_is_read(run: Any, tmp_path: Path) -> None:
     for error in outcomes(run(), Unread()):
         assert isinstance(error, ConfigError)
         assert "already holds a run: add --resume" in str(error)
+    assert "already holds a run: add --resume" in str(refused_early(settings(tmp_path)))
+    rundir.refuse_early(settings(tmp_path), 1, resume=False)  # one silo says it for all
+    rundir.refuse_taken(settings(tmp_path), resume=True)
+    with pytest.raises(ConfigError, match="already holds a run: add --resume"):
+        rundir.refuse_taken(settings(tmp_path), resume=False)
