@@ -17,7 +17,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.errors import ChangedDataError, ConfigError, SiloflError, StorageError
-from silofl.federation import entry, origin, rundir
+from silofl.federation import entry, federation, origin, rundir
 from silofl.federation.loop import train
 from silofl.federation.origin import Origin
 from silofl.launcher.environment import PLANNED
@@ -201,7 +201,8 @@ def test_what_cannot_be_set_back_is_said(
 
 
 def test_a_checkpoint_without_an_origin_is_gone_on_with(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Origin, "state", lambda self: {})
+    whole = federation.committed_state
+    monkeypatch.setattr(federation, "committed_state", lambda parts: whole(parts[1:]))
     config = run()
     monkeypatch.undo()
     assert isinstance(outcomes(config, Changed(one_value), resume=True)[0], dict)
