@@ -1,46 +1,87 @@
 """Entry point of the command. Sets the environment first, for NumPy and torch read it once."""
 
+# ruff: noqa: E402 - the folder is taken out of the path before anything is looked for in it
 from __future__ import annotations
 
 import os
 import sys
+
+
+def _forget_folder() -> None:
+    """Do not import from the current folder, which `python -m` puts first: a random.py there is a user's.
+
+    It stays where silofl itself is found nowhere else.
+    """
+    folder = os.getcwd()
+    if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] == [folder]:
+        home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        if home != folder:
+            del sys.path[0]
+
+
+_forget_folder()
+
 import time
 from typing import Any
 
-from silofl import startup
-from silofl.errors import EXIT_BAD_INPUT, SiloflError
+from silofl import console, startup
+from silofl.errors import EXIT_BAD_INPUT, EXIT_STORAGE, ConfigError, SiloflError
 from silofl.launcher import watchdog
-from silofl.launcher.detection import fault_tolerance_enabled
+from silofl.launcher.detection import fault_tolerance_enabled, first_of_its_start
 from silofl.launcher.environment import prepare_environment
+from silofl.launcher.hidden_modules import hidden_module
 
 PRINT_GRACE_S = 0.5
 
 
 def main() -> None:
     """Run the command line; exit code 2 for bad input, with one sentence on one rank."""
-    launch = prepare_environment()
-    if sys.argv[1:2] == ["train"]:
-        startup.begin()
-        if launch.rank is not None:
-            watchdog.spawn_watchdog(launch.rank, survivors_go_on=fault_tolerance_enabled(os.environ))
-    from silofl.cli import app
-
-    leader = not launch.rank
+    output = console.open_streams()
+    leader = first_of_its_start(os.environ)
     try:
-        code: Any = app(standalone_mode=False)
+        code = _run()
     except SiloflError as error:
         if leader:
-            print(f"silofl: {error}", file=sys.stderr, flush=True)
+            console.log(str(error))
         code = error.exit_code
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error, whichever click typer was built on
             raise
         if leader:
-            print(f"silofl: {error.format_message()} (silofl --help lists what there is)", file=sys.stderr)
+            console.log(f"{error.format_message()} (silofl --help lists what there is)")
         code = EXIT_BAD_INPUT
     if code and not leader:
         time.sleep(PRINT_GRACE_S)  # a launcher may end all ranks as soon as one has ended
-    sys.exit(code or 0)
+    sys.exit(code or _unwritten(output))
+
+
+def _run() -> Any:
+    launch = prepare_environment()
+    if sys.argv[1:2] == ["train"]:
+        startup.begin()
+        if launch.rank is not None:
+            watchdog.spawn_watchdog(launch.rank, survivors_go_on=fault_tolerance_enabled(os.environ))
+    try:
+        from silofl.cli import app
+
+        return app(standalone_mode=False)
+    except (ImportError, AttributeError) as error:
+        sentence = hidden_module(error)
+        if not sentence:
+            raise
+        hidden = ConfigError(sentence)
+        if sys.excepthook.__module__.startswith("silofl."):  # ranks: it ends all of them
+            sys.excepthook(ConfigError, hidden, error.__traceback__)
+        raise hidden from error
+
+
+def _unwritten(output: console.Output) -> int:
+    """The exit code for what standard output has not taken: of a run its files have all that counts."""
+    sys.stdout.flush()
+    if output.lost is None or sys.argv[1:2] in (["train"], ["launch"]):
+        return 0
+    console.log(f"standard output cannot be written: {output.lost.strerror}")
+    return EXIT_STORAGE
 
 
 if __name__ == "__main__":

@@ -59,7 +59,15 @@ def train(
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        settings = capture(lambda: _load(config, overrides, run))
+        from silofl.federation.rundir import refuse_early
+
+        def settle() -> configuration.Config:
+            loaded = _load(config, overrides, run)
+            if not is_respawned():
+                refuse_early(loaded, comm.rank, resume=resume)
+            return loaded
+
+        settings = capture(settle)
         if not is_respawned():  # one that is stays away alone
             raise_if_any(comm, settings.error(comm.rank))
         from silofl.federation.entry import train_or_rejoin
@@ -107,16 +115,19 @@ def launch(
 ) -> None:
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.mpi_library import mpi_info
-    from silofl.federation.rundir import pick
+    from silofl.federation.rundir import pick, refuse_taken
     from silofl.federation.secure_conflicts import refuse_conflicts
-    from silofl.launcher.command import launch_command
+    from silofl.launcher.command import launch_command, python_command
+    from silofl.launcher.detection import refuse_several_launches
     from silofl.launcher.restarts import supervise_restarts
 
+    refuse_several_launches(os.environ)
     settings = _load(config, overrides, run)
     refuse_conflicts(settings)
     info, root = mpi_info(), os.geteuid() == 0
-    train = [sys.executable, "-m", "silofl", "train", str(config)]
+    train = [*python_command(), "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
+    refuse_taken(settings, resume=resume)
     # Named here, for a restarted job has to find the run directory.
     train += ["--run", pick(settings, resume=resume)]
     first, resumed = (
@@ -148,6 +159,7 @@ def submit(
     """Print and submit the Slurm job that trains CONFIG, and that goes on by itself at its time limit."""
     from silofl.federation.secure_conflicts import refuse_conflicts
     from silofl.launcher import slurm
+    from silofl.launcher.command import python_command
 
     refuse_conflicts(_load(config, overrides, run))
     job = slurm.Job(
@@ -162,7 +174,7 @@ def submit(
         mpi=mpi,
         run=run,
         more=[f"--set={override}" for override in overrides or []],
-        program=[sys.executable, "-m", "silofl"],  # the job need not find silofl on its PATH
+        program=python_command(),  # the job need not find silofl on its PATH
     )
     text = slurm.job_text(job)
     typer.echo(text, nl=False)
@@ -210,5 +222,4 @@ def roster(
 
 
 def _load(path: Path, overrides: list[str] | None, run: str) -> configuration.Config:
-    chosen = [*(overrides or []), *([f"run.dir={run!r}"] if run else [])]
-    return configuration.load(path, chosen)
+    return configuration.load(path, overrides, {"dir": run} if run else {})

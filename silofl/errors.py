@@ -43,6 +43,10 @@ class DataError(SiloflError):
     exit_code = EXIT_BAD_INPUT
 
 
+class ChangedDataError(DataError):
+    """A silo's data is not what its rounds so far were trained on."""
+
+
 class MismatchError(SiloflError):
     """A mismatch between ranks, a run and its resume, or the MPI library and its launcher."""
 

@@ -89,13 +89,19 @@ def descendants(pid: int) -> list[int]:
     return [p for child in [*children, *([fork] if fork else [])] for p in (child, *descendants(child))]
 
 
-def launcher(vendor: str, n: int, *, ulfm: bool = False) -> tuple[list[str], dict[str, str]]:
-    """The mpirun line and environment of one of the two libraries; `ulfm`: ranks outlive each other."""
+def launcher(
+    vendor: str, n: int, *, ulfm: bool = False, exact: bool = True
+) -> tuple[list[str], dict[str, str]]:
+    """The mpirun line and environment of one of the two libraries; `ulfm`: ranks outlive each other.
+
+    `exact`: there are as many slots as ranks, as in a queue's job, so that none is free for a respawned silo.
+    """
     env = {**os.environ, "SILOFL_TEST": "1"}
     if vendor == "mpich":
         return [str(MPICH / "bin" / "mpiexec"), "-n", str(n)], env
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    mpirun = [str(Path(sys.prefix) / "bin" / "mpirun"), *root, "--oversubscribe", "--bind-to", "none"]
+    slots = ["--host", f"localhost:{n}"] if exact else ["--oversubscribe"]
+    mpirun = [str(Path(sys.prefix) / "bin" / "mpirun"), *root, *slots, "--bind-to", "none"]
     return [*mpirun, *(["--with-ft", "ulfm"] if ulfm else []), "-n", str(n)], env
 
 
@@ -182,7 +188,7 @@ def start(tmp_path: Path, python: str) -> Iterator[Start]:
         cold: bool = False,
         module: str = "silofl",
     ) -> Job:
-        line, base = launcher(vendor, 1 if ranks else n, ulfm=ulfm)
+        line, base = launcher(vendor, 1 if ranks else n, ulfm=ulfm, exact=not ranks)
         sessions = tmp_path / ".mpi"
         sessions.mkdir(exist_ok=True)
         own_python = sys.executable if cold else python

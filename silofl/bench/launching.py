@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silofl.comm.mpi_library import mpi_info
-from silofl.launcher.command import launch_command
+from silofl.launcher.command import launch_command, python_command
 from silofl.launcher.detection import detect
 
 
@@ -17,7 +17,7 @@ def on_ranks(ranks: int, arguments: Sequence[str]) -> None:
     if detect(os.environ).size is not None:
         return
     info = mpi_info()
-    argv = [sys.executable, "-m", "silofl", *arguments]
+    argv = [*python_command(), *arguments]
     line = launch_command(info, ranks, root=os.geteuid() == 0, argv=argv)
     sys.stdout.flush()
     os.execv(Path(line[0]), line)

@@ -30,7 +30,7 @@ from silofl.bench.measure import machine
 from silofl.checkpoint.names import MANIFEST, round_name
 from silofl.comm.mpi_library import mpi_info
 from silofl.errors import ConfigError, SiloflError
-from silofl.launcher.command import launch_command
+from silofl.launcher.command import launch_command, python_command
 from silofl.launcher.detection import detect
 from silofl.launcher.job_supervisor import private_session_dir
 from silofl.launcher.mpi_info import MpiInfo
@@ -152,7 +152,7 @@ def _federation(info: MpiInfo, policy: str, silos: int, *, killed: int) -> Times
         faults.append(f"kill silo {killed} round {KILLED} at {STEP}")
         config, directory = folder / "recovery.toml", folder / "run"
         config.write_text(CONFIG.format(rounds=ROUNDS, policy=policy, faults=json.dumps(faults)))
-        program = [sys.executable, "-m", "silofl", "train", str(config), "--run", str(directory)]
+        program = [*python_command(), "train", str(config), "--run", str(directory)]
         line = launch_command(info, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
         watch = Watch(directory, silos)
         words = _watched(line, watch, private_session_dir(str(folder), os.environ))

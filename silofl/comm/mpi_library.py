@@ -129,10 +129,20 @@ def check_vendor(launch: detection.Launch, vendor: str, path: str | None) -> Non
 
 
 def check_world_size(launch: detection.Launch, size: int, vendor: str) -> None:
-    """Raise MismatchError if the launcher started several ranks but MPI's world has only this one."""
-    if size == 1 and (launch.size or 1) > 1:
+    """Raise MismatchError if several processes were started together but MPI's world has only this one."""
+    if size != 1:
+        return
+    if (launch.size or 1) > 1:
         msg = (
             f"{launch.executable or launch.launcher} started {launch.size} ranks but {vendor} takes each for "
             f"a job of its own: use the mpirun of {vendor}, or srun --mpi=pmix or pmi2 as it was built for"
+        )
+        raise MismatchError(msg, rank=0)
+    started = detection.started_among(os.environ, launch) or detection.slurm_tasks(os.environ, launch)
+    if started is not None and started.size > 1:
+        msg = (
+            f"{started.starter} has {started.size} processes ({started.variable}={started.size}) but "
+            f"{vendor} takes this one for a job of its own: start all by `silofl launch -n {started.size}` "
+            f"or `mpirun -n {started.size}`, or one silo alone by `mpirun -n 1`"
         )
         raise MismatchError(msg, rank=0)

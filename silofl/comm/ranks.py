@@ -21,7 +21,7 @@ from silofl.comm.shutdown import (
 from silofl.console import log
 from silofl.errors import EXIT_RESUMABLE, SiloflError, StopRequestedError
 from silofl.launcher import watchdog
-from silofl.launcher.detection import detect
+from silofl.launcher.detection import first_of_its_start
 from silofl.launcher.exit_status import write_exit_status, write_mpi_ready
 
 Main = Callable[[MpiCommunicator, Shutdown], None]
@@ -96,7 +96,7 @@ def _abort_after_failure(rank: int, abort: Callable[[int], NoReturn]) -> NoRetur
 
 def _report_without_ranks(error: SiloflError) -> int:
     """Print, on the launcher's first rank only, an error that every rank raises before MPI works."""
-    if not detect(os.environ).rank:
+    if first_of_its_start(os.environ):
         log(str(error))
     else:
         time.sleep(PRINT_GRACE_S)  # a launcher may kill all ranks as soon as one has ended

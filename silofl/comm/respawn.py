@@ -99,7 +99,7 @@ def respawn(
                 ["env"] * len(numbers),
                 [list(places[number].arguments) for number in numbers],
                 [1] * len(numbers),
-                [_info(mpi, places[number]) for number in numbers],
+                [_info(mpi, places[number], first=number == numbers[0]) for number in numbers],
                 root=0,
             )
         members = tuple(sorted((*comm.members, *numbers)))
@@ -207,10 +207,13 @@ def _merge(
     return comm.successor(ordered, members)
 
 
-def _info(mpi: Any, place: Place) -> Any:
+def _info(mpi: Any, place: Place, *, first: bool) -> Any:
     info = mpi.Info.Create()
     info.Set("wdir", place.folder)
     info.Set("host", place.host)
+    if first:  # Open MPI takes these for the whole of what is spawned, and once only
+        info.Set("map_by", ":OVERSUBSCRIBE")  # a dead rank's slot stays taken
+        info.Set("bind_to", "none")
     return info
 
 

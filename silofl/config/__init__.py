@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes
-from silofl.config.local_paths import LOCAL_PATHS, silo_path
+from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -55,6 +55,7 @@ __all__ = [
     "marked_encoding",
     "parse",
     "read_text",
+    "relative_to",
     "resumption_tables",
     "shared_tables",
     "silo_path",
@@ -91,6 +92,7 @@ RESUMABLE_KEYS = {
     ("run", "rounds"),
     ("run", "evaluate_every"),
     ("run", "share_silo_metrics"),
+    ("data", "accept_changes"),
     ("checkpoint", "every"),
     ("checkpoint", "keep"),
     ("checkpoint", "buddy"),
@@ -99,8 +101,10 @@ RESUMABLE_KEYS = {
 """Keys that may change between a run and its resumption: none enters what a round computes."""
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a TOML file, apply `section.key=value` overrides, check every key.
+def load(
+    path: str | Path, overrides: list[str] | None = None, run: Mapping[str, str] | None = None
+) -> Config:
+    """Read a TOML file, apply `section.key=value` overrides and keys of [run] as they are; check every key.
 
     Raises:
         ConfigError: one sentence with the key, the value and what to do.
@@ -118,10 +122,13 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides or []:
         _apply(tables, override)
-    run = tables.setdefault("run", {})
-    if isinstance(run, dict):
-        run.setdefault("name", path.stem)
-    return parse(tables)
+    table = tables.setdefault("run", {})
+    if isinstance(table, dict):
+        table.update(run or {})
+        table.setdefault("name", path.stem)
+    config = parse(tables)
+    _refuse_bytes(config)
+    return config
 
 
 def parse(tables: dict[str, Any]) -> Config:
@@ -147,7 +154,9 @@ def for_silo(config: Config, silo: int) -> Config:
     for section, key in LOCAL_PATHS:
         table = sections.get(section, getattr(config, section))
         text = getattr(table, key)
-        own = str(silo_path(text, silo)) if text else ""  # an empty one is no path, and "." is
+        own = (
+            str(silo_path(text, silo, f"{section}.{key}")) if text else ""
+        )  # an empty one is no path, and "." is
         sections[section] = table.model_copy(update={key: own})
     return config.model_copy(update=sections)
 
@@ -181,6 +190,14 @@ def first_difference(mine: Config, other: dict[str, Any]) -> str:
             if (section, key) not in LOCAL_KEYS and value != there:
                 return f"{section}.{key} is {json.dumps(value)} here and {json.dumps(there)} there"
     return ""
+
+
+def _refuse_bytes(config: Config) -> None:
+    """Raise ConfigError for a name of a file or on the command line that is not UTF-8, as results are."""
+    for section, table in config.model_dump(mode="python").items():
+        for key, value in table.items():
+            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+                raise ConfigError(f"{section}.{key} = {value!a} is not UTF-8: rename it")
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:

@@ -76,6 +76,8 @@ class DataConfig(Section):
     """Part of each silo's own samples that is held out for evaluation."""
     standardize: bool = False
     """`files`: subtract the mean and divide by the standard deviation of this silo's training features."""
+    accept_changes: bool = False
+    """Resume a run, or take a silo back, on other samples than its rounds so far; never under [privacy]."""
 
 
 class TrainConfig(Section):

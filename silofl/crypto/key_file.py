@@ -74,5 +74,5 @@ def silo_key(key_file: str, silo: int) -> Secret:
     StorageError as `load_or_make` does.
     """
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    path = silo_path(key_file or f"{state}/silofl/checkpoint-silo-{{silo}}.key", silo)
+    path = silo_path(key_file or f"{state}/silofl/checkpoint-silo-{{silo}}.key", silo, "checkpoint.key_file")
     return load_or_make(path, SILO_KEY_BYTES)

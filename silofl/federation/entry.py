@@ -56,10 +56,11 @@ def train_or_rejoin(
     """
     forbid_core_dumps()
     spawn_info = spawned_by() if isinstance(comm, MpiCommunicator) and comm.resilient else None
-    if spawn_info is None or not isinstance(comm, MpiCommunicator):
-        with raise_on_all_ranks(comm):
-            config = load()
-        return loop.train(config, task, comm=comm, resume=resume, on_directory=on_directory, stop=stop)
-    return rejoin(
-        load, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
-    )
+    with configuration.relative_to(Path.cwd()):
+        if spawn_info is None or not isinstance(comm, MpiCommunicator):
+            with raise_on_all_ranks(comm):
+                config = load()
+            return loop.train(config, task, comm=comm, resume=resume, on_directory=on_directory, stop=stop)
+        return rejoin(
+            load, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
+        )

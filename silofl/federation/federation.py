@@ -25,6 +25,7 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.handshake import agree_on_model
 from silofl.federation.metrics import FederationMeans
 from silofl.federation.openings import Openings
+from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.recomputation import recomputations
 from silofl.federation.silo import Fitted, RoundStart, Silo, place
@@ -146,15 +147,17 @@ class Federation:
 
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
-        notices = [] if self.privacy is None else self.privacy.begin(committed)
+        notices = list(self.context.origin.notices)
+        notices += [] if self.privacy is None else self.privacy.begin(committed)
         if self.context.openings is not None:
             notices += self.context.openings.begin(committed)
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
-            notices.append(
-                f"updates are added up in the clear: among {silos} silos a sum hides nothing, "
-                "for it less one's own update is the other's; three or more are protected"
-            )
+            why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
+            why += "three or more are protected"
+            if silos == 1:
+                why = "one silo trains alone; start all by one `silofl launch -n N` or `mpirun -n N`"
+            notices.append(f"updates are added up in the clear: {why}")
         return notices
 
     @property
@@ -244,6 +247,8 @@ class RunContext:
     private_part: PrivatePart | None
     trust: Trust
     """Which run this is, and whose checkpoints of it are believed."""
+    origin: Origin
+    """What the silo's rounds were trained on and with."""
     openings: Openings | None
     """Which silos rounds were opened for; None where updates are added up in the clear."""
 
@@ -279,6 +284,7 @@ class RunContext:
             RespawnPolicy(config.failure.rejoin_s) if respawns is None else respawns,
             None if engine is None else PrivatePart(engine),
             trust,
+            Origin(group, config, silo),
             openings,
         )
 
@@ -313,6 +319,7 @@ class RunContext:
 def parts_of(context: RunContext) -> tuple[Stateful, ...]:
     """Everything with state but the topology, which is made of these: a new part is one more line here."""
     return (
+        context.origin,  # first: nothing is taken up where the data is not the run's
         context.silo,
         *(() if context.private_part is None else (context.private_part,)),
         *(() if context.openings is None else (context.openings,)),

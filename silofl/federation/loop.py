@@ -9,6 +9,7 @@ from typing import Any
 
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.place import Place
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, for_silo
 from silofl.errors import SiloflError, StopRequestedError
@@ -60,6 +61,7 @@ def train(
         SiloflError: any other failure, the same on every rank.
     """
     stop = StopRequest() if stop is None else stop
+    start_place = Place.own(comm.local_rank)  # before a user's task may go to another folder
     with raise_on_all_ranks(comm):
         refuse_conflicts(config)
         reason = stop_reason(config, comm.size)
@@ -77,7 +79,9 @@ def train(
     assert trust.signer is not None, "every silo of a run has keys"
     signer, told = trust.signer, what_returning_silos_are_told(trust, path)
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
-    respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, told))
+    respawns = group.step(
+        lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, start_place, told)
+    )
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)
     with watch_peers(group, config) as peers:

@@ -32,7 +32,7 @@ class RunLogger:
     def begin(self, plan: Record, *, resume: bool) -> None:
         """Refuse to write over another run; say what is about to run."""
         if self._leads:
-            refuse_second_run(self._directory.path, resume=resume)
+            refuse_second_run(self._directory.path, resume=resume)  # another job may have begun meanwhile
             self._directory.begin(self._config, last_round=plan["first_round"] - 1)
         self._display.begin(plan)
 

@@ -21,7 +21,7 @@ from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_arrays, write_bytes, write_json
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.config import Config
+from silofl.config import Config, for_silo
 from silofl.errors import ConfigError, StoppedError, StorageError
 from silofl.federation.secure_conflicts import idle_keys
 from silofl.report.round_metrics import RoundMetrics
@@ -29,6 +29,8 @@ from silofl.report.round_metrics import RoundMetrics
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
+LEAST_BYTES = 1 << 14
+"""What the run directory's disk must have room for."""
 ENDS_WITHIN_S = 5.0
 """A job that was killed has ended within so long."""
 
@@ -42,20 +44,50 @@ def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
     leading = ""
     with raise_on_all_ranks(comm):
         if comm.rank == 0:
-            leading = pick(config, resume=resume)
+            leading = pick(config, resume=resume).removeprefix(f"{Path.cwd()}/")
     leading = comm.broadcast_bytes(leading.encode()).decode()
-    path = Path(config.run.dir or leading)
+    path = Path(config.run.dir or leading).absolute()  # a user's task may go to another folder
     with raise_on_all_ranks(comm):
         _refuse_unwritable(path, comm.rank)
+        if comm.rank == 0:
+            refuse_second_run(path, resume=resume)
     return path
 
 
+def refuse_taken(config: Config, *, resume: bool) -> None:
+    """Raise ConfigError where silo 0's directory, if one is configured, holds a run that is not resumed.
+
+    It needs no other rank, so that nothing has to be started or loaded before.
+    """
+    own = for_silo(config, 0).run.dir
+    if own:
+        refuse_second_run(Path(own), resume=resume)
+
+
+def refuse_early(config: Config, silo: int, *, resume: bool) -> None:
+    """What `choose` would refuse of a configured directory, before the large libraries are loaded."""
+    own = for_silo(config, silo).run.dir
+    if own:
+        _refuse_unwritable(Path(own), silo)
+        if silo == 0:
+            refuse_second_run(Path(own), resume=resume)
+
+
 def _refuse_unwritable(path: Path, rank: int) -> None:
-    """Raise ConfigError unless a file can be made in the directory, which is made when missing."""
+    """Raise ConfigError unless a file can be made in the directory, which is made when missing.
+
+    StorageError where there is no space for a small one.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(prefix=f".writable-{rank}-", dir=path).close()  # a name of nobody else's
+        # A name of nobody else's; a full disk takes an empty file.
+        with tempfile.NamedTemporaryFile(prefix=f".writable-{rank}-", dir=path) as file:
+            file.write(b"-" * LEAST_BYTES)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror}; free some space, or name another with --run"
+            ) from None
         raise ConfigError(
             f"run directory {path} cannot be written: {error.strerror}; name another with --run"
         ) from None

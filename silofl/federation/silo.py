@@ -21,6 +21,7 @@ from silofl.strategies.registry import build
 from silofl.tasks.base import DescribedTask, PersonalTask, SiloData, Task
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
+from silofl.training.data_digest import data_digest
 from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel, as_array
@@ -120,6 +121,8 @@ class Silo:
         self.samples = len(data.train)
         self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task
+        self._data: SiloData | None = data
+        self._data_digest = b""
         heartbeat = watchdog.heartbeat  # every step of training and evaluation is progress
         self._test = Batches(data.test, dtype, where, heartbeat) if data.test is not None else None
         self._train = Batches(data.train, dtype, where, heartbeat)
@@ -127,6 +130,14 @@ class Silo:
         self._number, self._precision = number, config.train.precision
         self._lr = config.train.lr
         self._private: PrivateSteps | None = None
+
+    def data_digest(self) -> bytes:
+        """`data_digest` of its data, which is made once; the data as it was read is let go."""
+        if self._data is not None:
+            with _DRAWING:
+                self._data_digest = data_digest(self._data)
+            self._data = None
+        return self._data_digest
 
     def initial(self) -> Vector:
         """The untrained model's shared values (d,), a new vector of the type that travels."""

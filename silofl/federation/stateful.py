@@ -68,7 +68,7 @@ def restore(
 ) -> None:
     """Restore all parts from what `committed_state` was; collective."""
     for part in parts:
-        part.restore(None if state is None else state[part.name], committed_by, member=member)
+        part.restore(None if state is None else state.get(part.name), committed_by, member=member)
 
 
 def rejoin_state(parts: tuple[Stateful, ...]) -> Json:
@@ -79,4 +79,4 @@ def rejoin_state(parts: tuple[Stateful, ...]) -> Json:
 def take_over(parts: tuple[Stateful, ...], told: Json, own: State | None) -> None:
     """Let all parts of a silo that rejoins take over from the survivors'."""
     for part in parts:
-        part.take_over(told[part.name], None if own is None else own[part.name])
+        part.take_over(told[part.name], None if own is None else own.get(part.name))

@@ -1,11 +1,24 @@
-"""The mpirun command line for this machine's MPI library: a pure function."""
+"""The command lines of this program and of mpirun, for this machine's MPI library."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from silofl.errors import ConfigError, MissingDependencyError
 from silofl.launcher.mpi_info import MpiInfo
+
+
+def python_command() -> list[str]:
+    """Return the words that start this program again, by the same Python.
+
+    Python's safe path (-P) keeps a random.py of the user's, in the current folder, from taking the place of
+    Python's own; where that folder holds silofl itself, nothing is found without it.
+    """
+    inside = Path(__file__).parents[2] == Path(os.getcwd())
+    return [sys.executable, *([] if inside else ["-P"]), "-m", "silofl"]
 
 
 def launch_command(

@@ -6,12 +6,24 @@ Pure functions over environment variables and executables' paths. Nothing here i
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from silofl.errors import MismatchError
 from silofl.launcher import process_tree
+
+_OTHER_STARTERS = (
+    ("torchrun", "RANK", "WORLD_SIZE"),
+    ("Horovod's launcher", "HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("MVAPICH's launcher", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    ("flux run", "FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+)
+"""Starters of processes, with the variables in which each tells a process its rank and how many there are.
+`accelerate launch`, DeepSpeed and `python -m torch.distributed.run` set torchrun's."""
 
 LauncherName = Literal["openmpi", "hydra", "slurm", "pmi", "none"]
 
@@ -50,6 +62,70 @@ def detect(environ: Mapping[str, str], executable: str | None = None) -> Launch:
     if rank is not None and size is not None:
         return Launch("pmi", rank, size, executable=executable)
     return Launch()
+
+
+class Started(NamedTuple):
+    """How one of several processes was started that need not be ranks of one MPI job."""
+
+    starter: str
+    """For people."""
+    rank: int
+    """Its number, from 0."""
+    size: int
+    """How many were started."""
+    variable: str
+    """The environment variable that says how many."""
+
+
+def started_by_other(environ: Mapping[str, str]) -> Started | None:
+    """The starter other than MPI's or Slurm's that tells this process of its peers; None without one."""
+    for starter, rank_variable, size_variable in _OTHER_STARTERS:
+        rank, size = _number(environ, rank_variable), _number(environ, size_variable)
+        if rank is not None and size is not None:
+            return Started(starter, rank, size, size_variable)
+    return None
+
+
+def started_among(environ: Mapping[str, str], launch: Launch) -> Started | None:
+    """How this process was started as one of several, by whatever launcher; None for one alone.
+
+    An MPI launcher's word counts alone: variables of others may be what the job around it inherited.
+    """
+    if launch.launcher == "none":
+        found = started_by_other(environ)
+    else:
+        name = {"slurm": "srun"}.get(launch.launcher, launch.executable or "mpirun")
+        found = Started(name, launch.rank or 0, launch.size or 1, "")
+    return found if found is not None and found.size > 1 else None
+
+
+def slurm_tasks(environ: Mapping[str, str], launch: Launch) -> Started | None:
+    """The tasks of the Slurm job around a process that no launcher started; None outside of a job."""
+    found = _number(environ, "SLURM_NTASKS")
+    if found is None or launch.launcher != "none":
+        return None
+    return Started("the Slurm job", 0, found, "SLURM_NTASKS")
+
+
+def first_of_its_start(environ: Mapping[str, str]) -> bool:
+    """Whether this process is the one of those that were started together that reports for all."""
+    started = started_among(environ, detect(environ, launcher_executable()))
+    return started is None or started.rank == 0
+
+
+def refuse_several_launches(environ: Mapping[str, str]) -> None:
+    """Raise MismatchError where a launcher started `silofl launch` itself more than once.
+
+    Not for a shell that srun opened on a terminal: it has one task's variables, whatever the others do.
+    """
+    launch = detect(environ, launcher_executable())
+    started = started_among(environ, launch)
+    if started is not None and not (launch.launcher == "slurm" and sys.stdin.isatty()):
+        raise MismatchError(
+            f"{started.starter} started silofl launch {started.size} times, and each would start all ranks: "
+            "start it once, by itself",
+            rank=0,
+        )
 
 
 def launcher_executable() -> str | None:

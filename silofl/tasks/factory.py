@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -41,9 +42,10 @@ def from_factory(name: str, options: dict[str, Any]) -> Task:
 
 
 def _import(name: str, module_name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    root = module_name.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        raise ConfigError(f"task.factory = {name!r}: Python has a module {root} of its own; rename yours")
+    _add_folder(str(Path.cwd()))
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -55,6 +57,22 @@ def _import(name: str, module_name: str) -> ModuleType:
         raise ConfigError(
             f"task.factory = {name!r}: importing {module_name} failed: {_said(error)}"
         ) from error
+
+
+def _add_folder(folder: str) -> None:
+    """Let modules of a folder be found: before installed ones, and behind Python's own.
+
+    A random.py there would else be what libraries get that load Python's later.
+    """
+    if folder not in sys.path:
+        own = sysconfig.get_path("stdlib")
+        places = [place for place, entry in enumerate(sys.path) if entry == own or _is_inside(entry, own)]
+        sys.path.insert(places[-1] + 1 if places else 0, folder)
+
+
+def _is_inside(entry: str, own: str) -> bool:
+    """Whether an entry of sys.path has more of Python's own modules, which those of packages are not."""
+    return entry.startswith(f"{own}/") and not entry.endswith("-packages")
 
 
 def _nearest(module: ModuleType, attribute: str) -> str:

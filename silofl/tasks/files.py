@@ -68,7 +68,7 @@ class Files(Classification):
             DataError: one sentence with the path, the silo and what is wrong there.
             MissingDependencyError: the file needs pyarrow or pillow.
         """
-        source = Source(silo_path(self._data.path, silo), silo)
+        source = Source(silo_path(self._data.path, silo, "data.path"), silo)
         samples = read(source, Options(self._task, self._data.decimal))
         notices = [*samples.notices, *([] if self._data.standardize else _rounded(samples))]
         if notices:

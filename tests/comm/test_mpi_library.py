@@ -16,6 +16,25 @@ def test_one_job_of_many_ranks_is_not_many_jobs_of_one():
 
 
 @pytest.mark.parametrize(
+    ("environ", "starter"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "3"}, r"torchrun has 3 processes \(WORLD_SIZE=3\)"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}, r"the Slurm job has 3 processes \(SLURM_NTASKS=3\)"),
+    ],
+)
+def test_processes_of_other_starters_are_not_one_job(environ, starter, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    remedy = "start all by `silofl launch -n 3` or `mpirun -n 3`, or one silo alone by `mpirun -n 1`"
+    with pytest.raises(MismatchError, match=f"^{starter} but Open MPI takes this one .*: {remedy}$"):
+        mpi_library.check_world_size(Launch(), 1, "Open MPI")
+    mpi_library.check_world_size(Launch(), 3, "Open MPI")
+    mpi_library.check_world_size(Launch("openmpi", 0, 1), 1, "Open MPI")
+
+
+@pytest.mark.parametrize(
     ("launcher", "vendor", "refused"),
     [
         ("openmpi", "Open MPI", False),

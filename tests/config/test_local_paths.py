@@ -11,6 +11,7 @@ from silofl import config as configuration
 from silofl.config import LOCAL_KEYS, LOCAL_PATHS, Config
 from silofl.crypto.identity import Identity
 from silofl.crypto.roster import Institution, Roster
+from silofl.errors import ConfigError
 from silofl.federation.loop import train
 from tests.federation.threads import run_in_threads
 
@@ -28,6 +29,48 @@ def test_every_path(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> 
     own = configuration.for_silo(holding("~/{silo}/of-{silo}"), 12)
     assert getattr(getattr(own, section), key) == "/home/north/12/of-12"
     assert getattr(getattr(configuration.for_silo(Config(), 3), section), key) == ""
+
+
+@pytest.mark.parametrize(("section", "key"), LOCAL_PATHS, ids=str)
+def test_variables_of_the_environment(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`$$` is a dollar sign, and one before anything else is itself."""
+    monkeypatch.setenv("SCRATCH", "/fast/$HOME")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    own = configuration.for_silo(holding("$SCRATCH/${SCRATCH}/{silo}/$$SCRATCH/5$/$1"), 2)
+    assert getattr(getattr(own, section), key) == "/fast/$HOME/fast/$HOME/2/$SCRATCH/5$/$1"
+    for text in ("$NOWHERE/x", "/a/${NOWHERE}"):
+        config = configuration.parse({section: {key: text}})
+        with pytest.raises(
+            ConfigError, match=rf"^{section}.{key} = .*silo 4 has no NOWHERE; set it, or write \$\$"
+        ):
+            configuration.for_silo(config, 4)
+
+
+def test_a_home_folder_that_nobody_has() -> None:
+    config = configuration.parse({"run": {"dir": "~no-such-user/run"}})
+    with pytest.raises(ConfigError, match=r"^run.dir = .* no home folder for ~no-such-user; write"):
+        configuration.for_silo(config, 0)
+
+
+def test_relative_paths_stay_where_a_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with configuration.relative_to(tmp_path):
+        monkeypatch.chdir("/")
+        own = configuration.for_silo(holding("keys/{silo}"), 1)
+        absolute = configuration.for_silo(holding("/keys/{silo}"), 1)
+    for section, key in LOCAL_PATHS:
+        assert getattr(getattr(own, section), key) == f"{tmp_path}/keys/1"
+        assert getattr(getattr(absolute, section), key) == "/keys/1"
+    assert configuration.for_silo(holding("keys"), 1).run.dir == "keys"
+
+
+def test_a_run_directory_is_taken_as_the_command_line_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("")
+    for text in ('it\'s \\n "quoted"', "x = 1", "'"):
+        assert configuration.load(path, [], {"dir": text}).run.dir == text
+    for overrides, run, key in (([], {"dir": "\udcff"}, "run.dir"), (["task.name=\udcff"], {}, "task.name")):
+        with pytest.raises(ConfigError, match=rf"^{key} = '.udcff' is not UTF-8: rename it$"):
+            configuration.load(path, overrides, run)
 
 
 def test_what_is_no_path_stays() -> None:

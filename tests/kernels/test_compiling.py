@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -151,3 +154,43 @@ def test_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return 3 * x[0]
 
     assert jit.kernel(thrice, "no folder", jit.array("int64"))(np.array([14])) == 42
+
+
+def test_kernels_are_kept_in_a_folder_of_the_user_s_own_where_numba_finds_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Sources and home are read-only. What others may write in is not read from, for it would be run."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    real, folder = jit._KernelCache, tmp_path / f"silofl-kernels-{os.getuid()}"
+
+    def only_where_told(function: Any, label: str) -> Any:
+        if not numba.config.CACHE_DIR:
+            raise RuntimeError("no locator available")
+        return real(function, label)
+
+    monkeypatch.setattr(jit, "_KernelCache", only_where_told)
+
+    def kept(times: int) -> int:
+        def multiple(x: np.ndarray) -> int:
+            return times * x[0]
+
+        value: int = jit.kernel(multiple, f"by {times}", jit.array("int64"))(np.array([21]))
+        assert value == 21 * times
+        return len(list(folder.rglob("*.nbk")))
+
+    assert kept(2) == 1
+    assert numba.config.CACHE_DIR == ""
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o750)
+    assert kept(3) == 1
+    folder.chmod(0o700)
+    other = os.getuid() + 1
+    another = tmp_path / f"silofl-kernels-{other}"
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    folder.rename(another)  # made by a user who is not this one
+    assert kept(4) == 0
+    assert len(list(another.rglob("*.nbk"))) == 1
+    another.rename(folder)
+    another.symlink_to(folder)
+    assert kept(5) == 1

@@ -2,8 +2,16 @@
 
 import pytest
 
+from silofl.errors import ConfigError
 from silofl.launcher.detection import Launch
-from silofl.launcher.environment import THREAD_VARIABLES, plan_environment, plan_threads, prepare_environment
+from silofl.launcher.environment import (
+    THREAD_VARIABLES,
+    home_folder,
+    plan_environment,
+    plan_threads,
+    planned_threads,
+    prepare_environment,
+)
 
 HYDRA = {"PMI_RANK": "2", "PMI_SIZE": "3", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}
 
@@ -66,3 +74,39 @@ def test_prepare_environment_writes_the_plan():
     assert prepare_environment(environ).size == 3
     assert environ["NUMBA_NUM_THREADS"] == environ["OMP_NUM_THREADS"]
     assert set(HYDRA.items()) <= set(environ.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [("3", "3"), ("4,3,2", "4"), (" 4 , 3 ", "4"), ("007", "7"), ("", "1"), (" ", "1")],
+)
+def test_a_list_of_threads_counts_by_its_first_number(text, others):
+    """One number a nesting level is OpenMP's alone: NumPy's and numba's variables take one."""
+    environ = {"OMP_NUM_THREADS": text}
+    plan = plan_environment(Launch("openmpi", 0, 2, 0, 2), environ, shared_cores=2, own_cores=2)
+    assert {plan[name] for name in THREAD_VARIABLES if name != "OMP_NUM_THREADS"} == {others}
+    assert ("OMP_NUM_THREADS" in plan) == (not text.strip())
+    assert planned_threads({**environ, **plan}) == (None if text.strip() else 1)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
+@pytest.mark.parametrize("text", ["many", "0", "-1", "2.5", "4;2", "1e3", "4,", "4,0", "\u0664", "1000000"])
+def test_what_is_no_number_of_threads_is_refused(name, text):
+    """OpenMP would ignore it and take every core on every rank; numba would end in a traceback."""
+    with pytest.raises(ConfigError, match=f"^{name}={text} is no number of threads: set one from 1 on"):
+        prepare_environment({name: text})
+
+
+def test_home_is_the_account_s_where_it_is_unset(monkeypatch):
+    monkeypatch.setattr("pwd.getpwuid", lambda number: type("Account", (), {"pw_dir": "/home/north"}))
+    environ = {}
+    prepare_environment(environ)
+    assert environ["HOME"] == home_folder({"HOME": ""}) == "/home/north"
+    assert home_folder({"HOME": "/mine"}) == "/mine"
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert home_folder({"TMPDIR": "/scratch"}) == "/scratch"
+    assert home_folder({}) == "/tmp"

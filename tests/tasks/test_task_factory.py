@@ -1,5 +1,6 @@
 """A user's own task by its name, and every way to get that name wrong."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -137,3 +138,20 @@ def test_each_mistake_is_one_sentence(factory, options, sentence):
 def test_the_tasks_own_refusal_is_passed_on():
     with pytest.raises(DataError, match=r"^no data for width 0: make it larger$"):
         made("mytask:Mine", width=0)
+
+
+def test_files_of_the_folder_hide_installed_modules_and_none_of_python_s(tmp_path):
+    """Libraries load some of Python's only when they need them."""
+    for name in ("this", "torchgen"):
+        (tmp_path / f"{name}.py").write_text("MINE = True\n")
+        sys.modules.pop(name, None)
+    made("mytask:Mine", width=5)
+    found = {name: importlib.util.find_spec(name).origin for name in ("this", "torchgen", "torch")}
+    assert found["torchgen"] == str(tmp_path / "torchgen.py")
+    assert not any(found[name].startswith(str(tmp_path)) for name in ("this", "torch"))
+
+
+def test_a_task_in_a_file_that_is_called_like_one_of_python_s(tmp_path):
+    (tmp_path / "queue.py").write_text(SOURCE)
+    with pytest.raises(ConfigError, match="'queue:Mine': Python has a module queue of its own; rename yours"):
+        made("queue:Mine")

@@ -214,12 +214,16 @@ def stream(number: int, own: Any) -> Any:
 
 
 def run(arguments: list[str]) -> None:
-    """Run a program as `python ARGUMENTS` does: `-m module`, `-c code` or a file."""
+    """Run a program as `python ARGUMENTS` does: `-m module`, `-P -m module`, `-c code` or a file."""
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
-    kind, *more = arguments
+    safe_path = arguments[0] == "-P"
+    kind, *more = arguments[safe_path:]
     if kind == "-m":
-        sys.path[0] = os.getcwd()
+        if safe_path:
+            del sys.path[0]
+        else:
+            sys.path[0] = os.getcwd()
         sys.argv = more
         sys.modules.pop(f"{more[0]}.__main__", None)  # Python would run it, not import it
         runpy._run_module_as_main(more[0])  # type: ignore[attr-defined]

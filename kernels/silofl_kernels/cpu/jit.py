@@ -10,12 +10,15 @@ temporary name and renamed. Two processes that race write the same bytes; a torn
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
 import pickle
 import platform
 import re
+import stat
+import tempfile
 import threading
 import time
 import uuid
@@ -36,6 +39,7 @@ Kernel = Callable[..., Any]
 _FunctionCache: Any = caching.FunctionCache  # numba's internals have no types
 _dumps: Any = serialize.dumps
 _njit: Any = numba.njit
+_numba_config: Any = numba.config
 
 _LOCK_SECONDS = 60.0  # after that a waiting process compiles for itself: slower, never wrong
 _compiling = threading.RLock()
@@ -93,16 +97,39 @@ def source_digest() -> str:
     for part in (numba.__version__, llvmlite.__version__, platform.python_version(), platform.machine()):
         digest.update(part.encode() + b"\0")
     root = Path(__file__).parents[1]
-    for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    archive = [path for path in root.parents if path.is_file()]  # a zip that is imported from
+    for file in archive or sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(file.parent if archive else root)).encode() + b"\0")
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def _cache_of(dispatcher: Any, label: str) -> _KernelCache | None:
-    try:
+    with contextlib.suppress(RuntimeError, OSError):  # numba finds nowhere to write
         return _KernelCache(dispatcher.py_func, label)
-    except (RuntimeError, OSError):  # nowhere to write: compile in this process only
+    before = _numba_config.CACHE_DIR
+    try:
+        _numba_config.CACHE_DIR = str(_own_folder())
+        return _KernelCache(dispatcher.py_func, label)
+    except (RuntimeError, OSError):  # compile in this process only
         return None
+    finally:
+        _numba_config.CACHE_DIR = before
+
+
+def _own_folder() -> Path:
+    """This user's folder for kernels among temporary files, where neither sources nor home can be written.
+
+    Compilation would else take every process minutes, and a respawned silo longer than the others wait. What
+    is read from it is run: OSError unless it is a folder that this user alone may enter.
+    """
+    folder = Path(tempfile.gettempdir()) / f"silofl-kernels-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        raise PermissionError(errno.EACCES, "others may write there", str(folder))
+    return folder
 
 
 class _KernelCache(_FunctionCache):  # type: ignore[misc]

@@ -21,7 +21,7 @@ from silofl.comm.shutdown import FINALIZE_TIMEOUT_S
 from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
-from silofl.errors import LessProtectionError, SiloflError
+from silofl.errors import ChangedDataError, LessProtectionError, SiloflError
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
@@ -61,6 +61,7 @@ def rejoin(
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
+                folder = Path.cwd()  # before a user's task may go to another
                 silo = _own_silo(config, task, comm, spawn_info)
                 number = spawn_info.number
                 trust = returning_trust(config, number, spawn_info.silos, spawn_info.told)
@@ -77,14 +78,14 @@ def rejoin(
     group.started()
     peers = watch_peers(group, config)  # connected with the others', as all adopt the new communicator
     group.adopt(merged, told.completed)
-    path = Path(for_silo(config, spawn_info.number).run.dir or told.path)
+    path = folder / (for_silo(config, spawn_info.number).run.dir or told.path)
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission, told=spawn_info.told)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
     try:
         with peers:
             return Run(context, path, stop, resumed=resumed).rejoin(told)
-    except LessProtectionError as error:  # this silo's to refuse, and its alone
+    except (LessProtectionError, ChangedDataError) as error:  # this silo's to refuse, and its alone
         _stay_away(comm, spawn_info.number, error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from silofl.comm.collective_errors import allgather_object
@@ -60,11 +61,16 @@ class RespawnPolicy(Part):
 
     @classmethod
     def of(
-        cls, group: ElasticGroup, timeout_s: float, admission: Admission, told: Mapping[str, str]
+        cls, group: ElasticGroup, timeout_s: float, admission: Admission, own: Place, told: Mapping[str, str]
     ) -> RespawnPolicy:
         """Note where every rank runs and by which command; collective, while all are there."""
-        places = allgather_object(group.comm, Place.own(group.comm.local_rank).to_json())
+        places = allgather_object(group.comm, own.to_json())
         return cls(timeout_s, admission, [Place.from_json(one) for one in places], told)
+
+    def told_path(self, path: Path, silo: int) -> str:
+        """How other ranks are told of a folder of a silo's: one below its working directory, from there."""
+        folder = self._places[silo].folder
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
     def rejoin_state(self) -> Json:
         """See `Stateful`."""

@@ -47,7 +47,7 @@ def _rejoin_state(state: RunState, silos: tuple[int, ...], number: int) -> Rejoi
         silos=silos,
         round=number,
         completed=state.group.completed + 1,
-        path=str(state.path),
+        path=state.respawns.told_path(state.path, state.group.silo_id),
         rounds=state.logger.rounds,
         affordable=state.affordable,
         run=str(state.federation.context.trust.run),

@@ -1,0 +1,121 @@
+"""What a silo's earlier rounds were trained on and with, held against what a resumed process has.
+
+It lies in the silo's own checkpoint alone, and no other rank is told more than that something differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from typing import Any
+
+import torch
+
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.config import Config
+from silofl.errors import ChangedDataError
+from silofl.federation.silo import Silo
+from silofl.federation.stateful import Json, Part, State
+from silofl.launcher.environment import planned_threads
+
+SALT_BYTES = 16
+_MEASURES = {"torch": "torch", "processor": "vector units", "device": "train.device"}
+"""What decides the last bits of training and cannot be set back here, with its name for people."""
+
+
+class Origin(Part):
+    """One silo's: a keyed digest of its data, torch's threads, and what else training depends on."""
+
+    name = "origin"
+
+    def __init__(self, group: ElasticGroup, config: Config, silo: Silo) -> None:
+        self._group, self._silo = group, silo
+        self._private = config.privacy.unit != "none"
+        self._accept = config.data.accept_changes and not self._private
+        self._salt = secrets.token_bytes(SALT_BYTES)
+        self.notices: list[str] = []
+        """Of all silos, after `restore`."""
+
+    def state(self) -> State:
+        """See `Stateful`."""
+        return {
+            "salt": self._salt.hex(),
+            "data": self._digest(),
+            "samples": [self._silo.samples, self._silo.test_samples],
+            "threads": torch.get_num_threads(),
+            **_measures(self._silo),
+        }
+
+    def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
+        """See `Stateful`. ChangedDataError, on every rank, where a silo has other data than it had."""
+        comm, own = self._group.comm, list[str]()
+        with raise_on_all_ranks(comm):
+            own = self._compare(state)
+        self.notices = [line for lines in allgather_object(comm, own) for line in lines]
+
+    def take_over(self, told: Json, own: State | None) -> None:
+        """See `Stateful`. ChangedDataError on this rank alone, where its data is not what it was."""
+        self._compare(own)
+
+    def _compare(self, state: State | None) -> list[str]:
+        """Take up a state: set threads back, return what else differs. Not collective."""
+        if not state:
+            return []
+        self._salt = bytes.fromhex(state["salt"])
+        who = f"silo {self._group.silo_id}"
+        return [*self._changed_data(who, state), *_threads(who, state["threads"]), *self._other(who, state)]
+
+    def _changed_data(self, who: str, state: State) -> list[str]:
+        counts = state["samples"] == [self._silo.samples, self._silo.test_samples]
+        if counts and state["data"] == self._digest():
+            return []
+        what = f"{who} has other {'data' if counts else 'numbers of samples'} than the run was trained on"
+        if self._accept:
+            return [f"{what}, as data.accept_changes allows: the model is of both"]
+        remedy = "restore it (a split that is drawn at random needs a seed), or begin another run with --run"
+        more = (
+            "; under [privacy] no other data is accepted, for the ledger counts what was spent of this"
+            if self._private
+            else ", or accept it with --set data.accept_changes=true"
+        )
+        raise ChangedDataError(f"{what}: {remedy}{more}")
+
+    def _other(self, who: str, state: State) -> list[str]:
+        now = _measures(self._silo)
+        differs = [
+            f"{name} {now[key]} (was {state[key]})"
+            for key, name in _MEASURES.items()
+            if now[key] != state[key]
+        ]
+        what = ", ".join(differs)
+        return [f"{who} goes on with {what}: the model's last bits may differ"] if differs else []
+
+    def _digest(self) -> str:
+        return hashlib.blake2b(self._silo.data_digest(), key=self._salt, digest_size=32).hexdigest()
+
+
+def _measures(silo: Silo) -> dict[str, Any]:
+    return {
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": silo.model.vector.device.type,
+    }
+
+
+def _threads(who: str, before: int) -> list[str]:
+    """Go on with as many threads of torch as before, unless the user has set another number."""
+    now = torch.get_num_threads()
+    if now == before:
+        return []
+    if os.environ.get("OMP_NUM_THREADS") and planned_threads(os.environ) is None:
+        return [
+            f"{who} goes on with torch's threads at {now}, by OMP_NUM_THREADS, which were {before}: the "
+            "model's last bits may differ"
+        ]
+    torch.set_num_threads(before)
+    return [
+        f"{who} goes on with torch's threads at {before} as before, for the model's last bits depend on "
+        f"them; this start would have {now}, and OMP_NUM_THREADS={now} takes them"
+    ]
