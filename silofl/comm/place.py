@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from silofl.launcher import watchdog
 from silofl.launcher.environment import RANK_VARIABLES
@@ -32,6 +33,10 @@ class Place:
         command = [sys.executable, *sys.orig_argv[1:]]
         arguments = (*unset, *given, f"{watchdog.RESPAWNED}=1", *command)
         return cls(socket.gethostname(), local_rank, os.getcwd(), arguments)
+
+    def told(self, path: Path) -> str:
+        """How other ranks are told of a folder of this silo's: one below its working directory, from there."""
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
     def to_json(self) -> list[object]:
         """As a message."""

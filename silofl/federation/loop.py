@@ -77,7 +77,7 @@ def train(
     silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
     assert trust.signer is not None, "every silo of a run has keys"
-    signer, told = trust.signer, what_returning_silos_are_told(trust, path)
+    signer, told = trust.signer, what_returning_silos_are_told(trust, start_place.told(path))
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(
         lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, start_place, told)

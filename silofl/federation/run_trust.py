@@ -48,11 +48,14 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
     return trust
 
 
-def what_returning_silos_are_told(trust: Trust, path: Path) -> dict[str, str]:
-    """What a silo needs to prove that it is itself, and gets before it has: nothing that is secret."""
+def what_returning_silos_are_told(trust: Trust, path: str) -> dict[str, str]:
+    """What a silo needs to prove that it is itself, and gets before it has: nothing that is secret.
+
+    `path` is the run directory, as other ranks are told of it.
+    """
     signer = trust.signer
     roster = signer.roster.dumps() if signer is not None and signer.of_first_start else ""
-    return {"path": str(path), "run": str(trust.run), "roster": roster}
+    return {"path": path, "run": str(trust.run), "roster": roster}
 
 
 def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *, resume: bool) -> Trust:

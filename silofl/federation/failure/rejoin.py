@@ -62,9 +62,9 @@ def rejoin(
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
                 folder = Path.cwd()  # before a user's task may go to another
-                silo = _own_silo(config, task, comm, spawn_info)
                 number = spawn_info.number
                 trust = returning_trust(config, number, spawn_info.silos, spawn_info.told)
+                silo = _own_silo(config, task, comm, spawn_info)
                 assert trust.signer is not None, "every silo of a run has keys"
                 model, columns = silo.model.fingerprint(), digest(silo.schema)
                 admission = Admission(config, number, model, columns, trust.signer)

@@ -69,8 +69,7 @@ class RespawnPolicy(Part):
 
     def told_path(self, path: Path, silo: int) -> str:
         """How other ranks are told of a folder of a silo's: one below its working directory, from there."""
-        folder = self._places[silo].folder
-        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        return self._places[silo].told(path)
 
     def rejoin_state(self) -> Json:
         """See `Stateful`."""
