@@ -10,7 +10,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
-from silofl.federation.handshake import model_mismatch
+from silofl.federation.handshake import model_mismatch, model_told
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import TrialRound
@@ -30,7 +30,7 @@ def dry_run(config: Config, silos: int) -> DryRun:
     for number in range(silos):
         silo = Silo(config, task, number, silos, place(config.train.device, number))
         if first is not None:
-            error = model_mismatch(number, silo.model, first.model.fingerprint(), first.model.describe())
+            error = model_mismatch(number, silo.model, *model_told(first.model))
             if error is not None:
                 raise error
         first = first or silo
@@ -61,7 +61,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,
-        notes=weak,
+        notes=[*silo.notices(), *weak],
     )
 
 
