@@ -184,8 +184,20 @@ class Silo:
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])
             subtract(change, start.buffers)
+            self._refuse_spoiled(change, contribution, start.round_number)
             contribution = replace(contribution, vectors={**contribution.vectors, "buffers": change})
         return Fitted(contribution, state, result.loss, result.steps)
+
+    def _refuse_spoiled(self, change: Vector, contribution: Contribution, round_number: int) -> None:
+        """Raise TrainingError where buffers alone have changed by what is not finite; not where all has."""
+        spoiled = np.flatnonzero(~np.isfinite(change))
+        if spoiled.size and all(np.isfinite(values).all() for values in contribution.vectors.values()):
+            name = self.model.buffer_names[int(np.searchsorted(self.model.buffer_ends, spoiled[0], "right"))]
+            raise TrainingError(
+                f"silo {self._number}, round {round_number}: training changed buffer {name} from or to "
+                "values that are not finite, of which there is no mean; let it begin finite and stay so",
+                rank=self._number,
+            )
 
     def nothing(self, spec: AggregationSpec) -> Fitted:
         """What to send in a round that this silo sits out: zeros, without training; its state stays."""
@@ -199,14 +211,6 @@ class Silo:
 
     def diverged(self, round_number: int, what: str = "its update") -> TrainingError:
         """The error of a round in which `what`, such as a tensor's name, is not finite."""
-        shared = self.model.shared()
-        spoiled = [name for name, values in shared.items() if not bool(values.isfinite().all())]
-        if spoiled and spoiled[0] in self.model.buffer_names:
-            return TrainingError(
-                f"silo {self._number}, round {round_number}: training changed buffer {spoiled[0]} from or to "
-                "values that are not finite, of which there is no mean; let it begin finite and stay so",
-                rank=self._number,
-            )
         return self.trainer.diverged(round_number, f"{what} has values that are not finite")
 
     def protect(self, config: PrivacyConfig, streams: SecretStreams) -> None:

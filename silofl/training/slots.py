@@ -134,7 +134,9 @@ def checksum(tensor: Tensor) -> int:
     whole = len(raw) // 8 * 8
     words, rest = raw[:whole].view(torch.int64), raw[whole:].to(torch.int64)
     weights = _weights(tensor.device)
-    sums = [(part * weights[: len(part)]).sum() for part in (*torch.split(words, len(weights)), rest) if len(part)]
+    sums = [
+        (part * weights[: len(part)]).sum() for part in (*torch.split(words, len(weights)), rest) if len(part)
+    ]
     total = 0
     for one in torch.stack(sums).tolist() if sums else ():
         total = (total * 0x9E3779B97F4A7C15 + one) % 2**64

@@ -232,6 +232,13 @@ def test_a_change_of_what_is_not_shared_is_refused_with_silo_and_round(strategy:
     assert error.value.rank == 1
 
 
+def test_a_layer_that_is_frozen_between_rounds_only_is_trained_in_them() -> None:
+    one, other = silo(Rewriting(lambda model: model[0].requires_grad_(True))), silo(Rewriting(lambda _: None))
+    one.model.module.get_submodule("0").requires_grad_(False)
+    updates = [fit(each, FedAvg()).contribution.vectors["update"] for each in (one, other)]
+    assert np.array_equal(*updates)
+
+
 def test_what_has_no_noise_may_not_change_where_silos_are_protected() -> None:
     assert fit(silo(Rewriting(write_cache)), FedAvg()).steps == 3
     private = silo(Rewriting(write_cache), privacy={"unit": "silo", "noise_multiplier": 1.0})
