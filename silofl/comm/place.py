@@ -35,7 +35,7 @@ class Place:
         return cls(socket.gethostname(), local_rank, os.getcwd(), arguments)
 
     def told(self, path: Path) -> str:
-        """How other ranks are told of a folder of this silo's: one below its working directory, from there."""
+        """How other ranks are told of a folder: one below its working directory, from there."""
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
     def to_json(self) -> list[object]:

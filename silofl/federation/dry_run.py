@@ -16,7 +16,7 @@ from silofl.config import Config
 from silofl.errors import MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
-from silofl.federation.handshake import model_mismatch
+from silofl.federation.handshake import model_mismatch, model_told
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
@@ -46,7 +46,7 @@ def dry_run(config: Config, silos: int) -> DryRun:
     for number in range(silos):
         silo = Silo(config, task, number, silos, place(config.train.device, number))
         first = first or silo
-        error = error or model_mismatch(number, silo.model, first.model.fingerprint(), first.model.describe())
+        error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
         if isinstance(task, Files) and not config.data.standardize:
             magnitudes[number] = task.magnitudes
@@ -84,7 +84,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,
-        notes=weak,
+        notes=[*silo.notices(), *weak],
     )
 
 

@@ -151,6 +151,7 @@ class Federation:
         notices += [] if self.privacy is None else self.privacy.begin(committed)
         if self.context.openings is not None:
             notices += self.context.openings.begin(committed)
+        notices += self.silo.notices()
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
             why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "

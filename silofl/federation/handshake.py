@@ -45,16 +45,29 @@ def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError 
 
 
 def agree_on_model(comm: Communicator, model: FlatModel) -> None:
-    """Refuse ranks whose model differs from rank 0's in names, shapes or frozen values; collective."""
-    mine = [model.fingerprint(), model.describe()]
-    first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
+    """Refuse ranks whose model differs from rank 0's in names, shapes or constants; collective."""
+    first = json.loads(comm.broadcast_bytes(json.dumps(model_told(model)).encode()))
     raise_if_any(comm, model_mismatch(comm.rank, model, *first))
 
 
-def model_mismatch(rank: int, model: FlatModel, fingerprint: str, description: str) -> MismatchError | None:
-    """The error of a rank whose model is not rank 0's, which is given by fingerprint and description."""
+def model_told(model: FlatModel) -> tuple[str, str, dict[str, str]]:
+    """What `model_mismatch` needs of rank 0's model."""
+    return model.fingerprint(), model.describe(), model.digests
+
+
+def model_mismatch(
+    rank: int, model: FlatModel, fingerprint: str, description: str, digests: dict[str, str]
+) -> MismatchError | None:
+    """The error of a rank whose model is not rank 0's, of which `model_told` tells."""
     if model.fingerprint() == fingerprint:
         return None
+    other = [name for name, digest in model.digests.items() if digests.get(name, digest) != digest]
+    if other:
+        return MismatchError(
+            f"{other[0]} of the model has other values here than on rank 0, and is not averaged: build it "
+            "with random numbers of torch, without data, or let the task's attribute private match its name",
+            rank=rank,
+        )
     return MismatchError(
         f"the model here is not rank 0's: {model.describe()} here, {description} on rank 0; "
         "data with other features, or a task that builds different models, does this",

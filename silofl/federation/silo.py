@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,10 +25,11 @@ from silofl.training.clipped import ClippedGradients
 from silofl.training.data_digest import data_digest
 from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
-from silofl.training.flat import DTYPES, Correct, FlatModel, as_array
+from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.gradient_check import EXAMPLES
+from silofl.training.own_state import as_array, subtract
 from silofl.training.private import PrivateSteps, StepNoise
-from silofl.training.publication import published
+from silofl.training.publication import left_out, published, refuse_unpublishable
 from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.transforms.base import SecretStreams
@@ -114,6 +116,7 @@ class Silo:
         self.schema = _schema(task)
         private = task.private if isinstance(task, PersonalTask) else ()
         self.model = FlatModel(untrained, dtype, where, private)
+        refuse_unpublishable(self.model)
         strategy = build(config.strategy) if strategy is None else strategy
         if private:
             _refuse_private(config, strategy)
@@ -129,6 +132,7 @@ class Silo:
         self.trainer = LocalTrainer(task, self.model, self._train, config.train, seed=seed, silo=number)
         self._number, self._precision = number, config.train.precision
         self._lr = config.train.lr
+        self._noisy = config.privacy.unit != "none"
         self._private: PrivateSteps | None = None
 
     def data_digest(self) -> bytes:
@@ -155,13 +159,26 @@ class Silo:
         Raises:
             TrainingError: the loss is not finite.
         """
-        self.model.load_parts(start.shared["model"], start.buffers)
-        if start.strategy.local == "gradient":
-            trained, result = self.trainer.gradient(start.round_number)
-        else:
-            result = self.trainer.fit(start.round_number, self._correction(start))
-            trained = self.model.parameters
+        with self._named(start.round_number):
+            self.model.load_parts(start.shared["model"], start.buffers)
+            if start.strategy.local == "gradient":
+                trained, result = self.trainer.gradient(start.round_number)
+            else:
+                result = self.trainer.fit(start.round_number, self._correction(start))
+                trained = self.model.parameters
+            self.model.check(own=self._noisy)
         return self._contribution(trained, result, start)
+
+    @contextmanager
+    def _named(self, round_number: int) -> Iterator[None]:
+        """Say of a model that training changed whose it is."""
+        try:
+            yield
+        except TrainingError as error:
+            if error.rank is not None:
+                raise
+            said = f"silo {self._number}, round {round_number}: {error}"
+            raise TrainingError(said, rank=self._number) from None
 
     def _correction(self, start: RoundStart) -> Correct | None:
         """What the strategy does to gradients; None where it does nothing, which costs nothing."""
@@ -179,9 +196,21 @@ class Silo:
         contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])
-            change -= start.buffers
+            subtract(change, start.buffers)
+            self._refuse_spoiled(change, contribution, start.round_number)
             contribution = replace(contribution, vectors={**contribution.vectors, "buffers": change})
         return Fitted(contribution, state, result.loss, result.steps)
+
+    def _refuse_spoiled(self, change: Vector, contribution: Contribution, round_number: int) -> None:
+        """Raise TrainingError where buffers alone have changed by what is not finite; not where all has."""
+        spoiled = np.flatnonzero(~np.isfinite(change))
+        if spoiled.size and all(np.isfinite(values).all() for values in contribution.vectors.values()):
+            name = self.model.buffer_names[int(np.searchsorted(self.model.buffer_ends, spoiled[0], "right"))]
+            raise TrainingError(
+                f"silo {self._number}, round {round_number}: training changed buffer {name} from or to "
+                "values that are not finite, of which there is no mean; let it begin finite and stay so",
+                rank=self._number,
+            )
 
     def nothing(self, spec: AggregationSpec) -> Fitted:
         """What to send in a round that this silo sits out: zeros, without training; its state stays."""
@@ -235,8 +264,10 @@ class Silo:
 
         Valid until the next call on this silo; it may have values that are not finite.
         """
-        self.model.load(values)
-        total, stats = self._steps.sum(round_number, attempt)
+        with self._named(round_number):
+            self.model.load(values)
+            total, stats = self._steps.sum(round_number, attempt)
+            self.model.check(own=True, in_place=True)
         return Update(as_array(total)), FitResult(stats.loss, 1)
 
     def fit_privately(self, start: RoundStart, steps: int, noise: StepNoise, attempt: int) -> Fitted:
@@ -244,10 +275,12 @@ class Silo:
 
         The loss has none: the strategy is given NaN for it, which no sum takes.
         """
-        self.model.load_parts(start.shared["model"], start.buffers)
-        result = self.trainer.fit_privately(
-            self._steps, steps, noise, start.round_number, attempt, self._correction(start)
-        )
+        with self._named(start.round_number):
+            self.model.load_parts(start.shared["model"], start.buffers)
+            result = self.trainer.fit_privately(
+                self._steps, steps, noise, start.round_number, attempt, self._correction(start)
+            )
+            self.model.check(own=True, in_place=True)
         fitted = self._contribution(self.model.parameters, replace(result, loss=math.nan), start)
         return replace(fitted, loss=result.loss)
 
@@ -262,6 +295,16 @@ class Silo:
     def export(self, values: Vector) -> dict[str, NDArray[np.generic]]:
         """What of the global model (d,) is published, by name, for `model.safetensors`."""
         return published(self.model, values)
+
+    def notices(self) -> list[str]:
+        """What of its model is not as a user may think."""
+        extra = left_out(self.model)
+        if not extra:
+            return []
+        return [
+            f"{extra[0]} of the model is neither shared nor kept: model.safetensors lacks it, load it with "
+            "strict=False"
+        ]
 
     def state(self) -> dict[str, Any]:
         """All that only this silo has and a resume needs; its arrays change with the next training."""

@@ -37,7 +37,12 @@ class Task(Protocol):
     """
 
     def model(self) -> nn.Module:
-        """A new model. Every silo must build the same one; it is called under a common seed."""
+        """A new model. Every silo must build the same one; it is called under a common seed.
+
+        Averaged are parameters that require gradients, and real and complex buffers of the state dict.
+        Frozen parameters and integer buffers must be equal in all silos and stay as they are, but for
+        counters: an integer buffer of one value is each silo's own, and so are buffers with persistent=False.
+        """
 
     def data(self, silo: int, silos: int) -> SiloData | tuple[SizedDataset, SizedDataset | None]:
         """The samples of silo `silo`, 0 <= silo < silos. Raises DataError where there are none."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
 from silofl.tasks.base import SizedDataset
+from silofl.training.slots import like
 
 
 class Batches:
-    """Batches of a dataset on a device, floating-point tensors cast to the model's dtype.
+    """Batches of a dataset on a device, real and complex tensors cast to the model's dtype.
 
     A TensorDataset is moved to the device once and indexed there; any other dataset is read sample by
     sample and collated as torch's DataLoader does. `on_batch` is called before each batch is made.
@@ -63,7 +64,7 @@ class Batches:
 
     def _place(self, item: Any) -> Any:
         if isinstance(item, Tensor):
-            return item.to(self._device, self._dtype if item.is_floating_point() else item.dtype)
+            return item.to(self._device, like(self._dtype, item))
         if isinstance(item, dict):
             return {key: self._place(value) for key, value in item.items()}
         if isinstance(item, (list, tuple)):

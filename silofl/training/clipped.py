@@ -16,6 +16,7 @@ from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.gradient_check import check_gradients
 from silofl.training.per_example import Clipping, ExampleGradients, refuse_unsupported
+from silofl.training.slots import checksum
 
 PHYSICAL: dict[Clipping, int] = {"ghost": 1024, "hooks": 128, "functorch": 128}
 """Examples that are in memory at a time."""
@@ -83,8 +84,8 @@ class ClippedGradients:
     ) -> None:
         self._task, self._model, self._train = task, model, train
         self._clip_norm, self._clipping, self._silo = clip_norm, clipping, silo
+        self._parameters = list(model.trained.values())
         self._refuse(precision)
-        self._parameters = [p for p in model.module.parameters() if p.requires_grad]
         self._examples = ExampleGradients(model.module, clipping, silo)
         self._slack = 1 + ROUNDING * torch.finfo(model.vector.dtype).eps
         self._proven = False
@@ -95,6 +96,8 @@ class ClippedGradients:
             self._fail(f"train.precision = {precision!r} cannot bound a norm; set train.precision = 'full'")
         if self._model.vector.dtype not in (torch.float32, torch.float64):
             self._fail(f"a model of {self._model.vector.dtype} cannot bound a norm; use float32 or float64")
+        if any(parameter.is_complex() for parameter in self._parameters):
+            self._fail("a complex parameter cannot be clipped; keep its real and imaginary parts")
         if self._clipping == "ghost" and not isinstance(self._task, PerExampleTask):
             self._fail(
                 f"privacy.clipping = 'ghost' needs the loss of every example, and {type(self._task).__name__}"
@@ -121,10 +124,12 @@ class ClippedGradients:
             self._model.module.train()
         if not self._proven and len(index):
             self._proven = self._prove(index)
-        pieces = self._pieces(out)
+        pieces, before = self._pieces(out), checksum(self._model.vector)
         tallies = [
             self._add(part, pieces) for part in torch.split(index, PHYSICAL[self._clipping]) if len(part)
         ]
+        if checksum(self._model.vector) != before:  # also by p.data, of which no version tells
+            self._fail(f"the model {WRITES}")
         return out, _stats(len(index), tallies)
 
     def _prove(self, index: Tensor) -> bool:

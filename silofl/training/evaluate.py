@@ -24,7 +24,7 @@ def evaluate(task: Task, model: FlatModel, test: Batches | None) -> tuple[dict[s
         return {}, 0
     model.module.eval()
     sums: dict[str, float] = {}
-    with torch.inference_mode():
+    with torch.no_grad():  # what a model caches here it may use in training, unlike inference tensors
         for batch, count in test.in_order(EVALUATION_BATCH):
             for name, mean in _means(task, model.module, batch).items():
                 sums[name] = sums.get(name, 0.0) + float(mean) * count

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from silofl.errors import DataError
+from silofl.training.integrity import Integrity, Shared
+from silofl.training.own_state import OwnState, as_array
 from silofl.training.private_parameters import private_names
+from silofl.training.slots import Slot, convert, is_counter, is_number, slots_of, tensors_of, ties
+from silofl.training.unshareable import overlapping, refuse_not_finite, refuse_unshareable
+from silofl.training.vector_layout import VectorLayout
+
+__all__ = ["DTYPES", "Correct", "FlatModel", "as_array"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -25,81 +32,98 @@ Correct = Callable[[Tensor, Tensor], None]
 class FlatModel:
     """A module and the vector that its shared tensors are views of.
 
-    Shared are, in this order: parameters that require gradients, then floating-point buffers such as
-    BatchNorm's running statistics. Integer buffers (counters) stay each silo's own and are never averaged,
-    and so do parameters and buffers whose names match one of the `private` patterns (fnmatch): they are
-    trained, and lie in no vector. Frozen parameters do not travel; they must be equal everywhere, which
-    `fingerprint` covers. P is the number of shared parameters, b that of values in shared buffers.
+    Shared are, in this order: parameters that require gradients, then the real and complex buffers of the
+    state dict, such as BatchNorm's running statistics. Each silo's own are counters (integer buffers of one
+    value), buffers with persistent=False, and parameters and buffers whose names match one of the `private`
+    patterns (fnmatch), which are trained. Frozen parameters and all other integer buffers do not travel:
+    they must be equal everywhere, which `fingerprint` covers, and stay as they are, which `check` sees to.
+    P is the number of the parameters' shared values, b that of the buffers', as `VectorLayout` counts them.
+    Names are those of the model that is not compiled.
 
     Attributes:
         module: the model, on its device.
         vector: (d,) = (P + b,) of the model's dtype, on its device.
         trainable: P.
+        trained: by name, the parameters, shared and private, that require gradients at the start.
         tensor_names: of the m shared parameters, in order.
         tensor_ends: int64 (m,), where each ends in the first P values.
         buffer_names: of the shared buffers, in order.
         buffer_ends: int64, where each ends in the last b values, counted from P.
         private_names: of the parameters and buffers that stay with the silo.
-        untrained_counters: integer buffers by name as the model was built: equal everywhere.
+        untrained_counters: counters by name as the model was built: equal everywhere.
 
     Raises:
-        DataError: no parameter to share, one that is no real float, or patterns that cannot be followed.
+        DataError: no parameter to share, a tensor that cannot be, or patterns that cannot be followed.
     """
 
     def __init__(
         self, module: nn.Module, dtype: torch.dtype, device: torch.device, private: Sequence[str] = ()
     ) -> None:
-        self.module = module.to(device=device, dtype=dtype)
-        self.private_names = private_names(self.module, private)
-        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        if any(p.dtype != dtype for p in trained.values()):
-            raise DataError(
-                f"the task's model has parameters that cannot be {dtype}; only real floats can be shared"
-            )
-        parameters = {name: p for name, p in trained.items() if name not in self.private_names}
+        self.module, slots = module, slots_of(module)
+        self.private_names = private_names({s.name: t for s, t in tensors_of(slots)}, private)
+        refuse_unshareable(slots, dtype, self.private_names)
+        constant = [s for s in slots if s.persistent and s.name not in self.private_names]
+        meeting = {slot for pair in overlapping(constant) for slot in pair}
+        convert(module, slots, dtype, device)
+        first = tensors_of([group[0] for group in ties(slots)])
+        self.trained = {s.name: t for s, t in first if s.is_parameter and t.requires_grad}
+        shared = [(slot, t) for slot, t in first if self._travels(slot, t)]
+        self._views = self._lay(
+            [s for s in shared if s[0].is_parameter], [s for s in shared if not s[0].is_parameter]
+        )
+        self._watch(slots, dict(zip((id(t) for _, t in shared), self._views, strict=True)), meeting)
+        self._loaded: tuple[NDArray[np.floating], ...] = ()
+
+    def _travels(self, slot: Slot, tensor: Tensor) -> bool:
+        if slot.name in self.private_names:
+            return False
+        return tensor.requires_grad if slot.is_parameter else slot.persistent and is_number(tensor)
+
+    def _lay(self, parameters: list[tuple[Slot, Tensor]], buffers: list[tuple[Slot, Tensor]]) -> list[Tensor]:
+        """Make the vector and let the shared tensors be views of it; those views."""
         if not parameters:
             raise DataError(
                 "the task's private patterns match all parameters of its model; leave some to be shared"
-                if trained
+                if self.trained
                 else "the task's model has no parameter that requires a gradient; nothing to train"
             )
-        floats = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
-        buffers = {name: b for name, b in floats.items() if name not in self.private_names}
-        self.tensor_names, self.buffer_names = list(parameters), list(buffers)
-        self.tensor_ends, self.buffer_ends = _ends(parameters), _ends(buffers)
-        self._shapes = [tuple(t.shape) for t in (*parameters.values(), *buffers.values())]
-        self.trainable = int(self.tensor_ends[-1])
-        size = self.trainable + sum(b.numel() for b in buffers.values())
-        self.vector = torch.empty(size, dtype=dtype, device=device)
-        self._parameters = list(parameters.values())
-        for view, parameter in zip(self._views(), parameters.values(), strict=False):
-            view.copy_(parameter.detach())
-            parameter.data = view
-        self._adopt_buffers(buffers)
-        self._private = {
-            name: t for name, t in (*trained.items(), *floats.items()) if name in self.private_names
-        }
-        self.untrained_counters = self._counters()
+        for slot, parameter in parameters:
+            refuse_not_finite(slot, parameter)
+        tensors, count = [t for _, t in (*parameters, *buffers)], len(parameters)
+        self._layout, self._parameters = VectorLayout(tensors), tensors[:count]
+        self.tensor_names, self.buffer_names = [s.name for s, _ in parameters], [s.name for s, _ in buffers]
+        ends = np.array(self._layout.ends, np.int64)
+        self.trainable = int(ends[count - 1])
+        self.tensor_ends, self.buffer_ends = ends[:count], ends[count:] - self.trainable
+        self.vector = torch.zeros(int(ends[-1]), dtype=tensors[0].real.dtype, device=tensors[0].device)
+        views = list(self._layout.cut(self.vector))
+        for view, tensor in zip(views, tensors, strict=True):
+            view.copy_(tensor.detach())
+            tensor.data = view
+        return views
 
-    def _views(self) -> Iterator[Tensor]:
-        """The vector cut into tensors, in order."""
-        offset = 0
-        for shape in self._shapes:
-            count = int(np.prod(shape))
-            yield self.vector[offset : offset + count].view(shape)
-            offset += count
-
-    def _adopt_buffers(self, buffers: dict[str, Tensor]) -> None:
-        """Put views of the vector in the place of buffers, under all names that each has."""
-        named = list(self.module.named_buffers(remove_duplicate=False))
-        views = {}
-        for buffer, view in zip(buffers.values(), list(self._views())[len(self._parameters) :], strict=True):
-            view.copy_(buffer)
-            views[id(buffer)] = view
-        for name, buffer in named:
-            if id(buffer) in views:
-                owner, _, leaf = name.rpartition(".")
-                self.module.get_submodule(owner)._buffers[leaf] = views[id(buffer)]
+    def _watch(self, slots: list[Slot], views: Mapping[int, Tensor], meeting: set[Slot]) -> None:
+        """Tell apart what is the silo's own, and what has to stay as it is."""
+        names = Counter(id(t) for _, t in tensors_of(slots))
+        shared = [
+            Shared(s, t, views[id(t)], names[id(t)] > 1) for s, t in tensors_of(slots) if id(t) in views
+        ]
+        rest = [
+            (s, t) for s, t in tensors_of(slots) if id(t) not in views and s.name not in self.private_names
+        ]
+        frozen = [s for s, _ in rest if s.is_parameter]
+        counters = [s for s, t in rest if is_counter(s, t)]
+        caches = [s for s, _ in rest if not s.persistent]
+        integers = [s for s, _ in rest if s not in {*frozen, *counters, *caches}]
+        self._constants = [*frozen, *integers]
+        self._integrity = Integrity(self.module, shared, frozen, integers, caches, meeting)
+        private = [(s, t) for s, t in tensors_of(slots) if s.name in self.private_names]
+        own = [*counters, *(s for s, t in private if not is_number(t))]
+        floats = [s for s, t in private if is_number(t)]
+        self._own = OwnState(own, floats, caches, self._integrity.changed_caches)
+        self.untrained_counters = self._own.counters()
+        self.digests = {s.name: _digest(t) for s, t in tensors_of([*frozen, *integers, *counters])}
+        """SHA-256 (hex) by name of what does not travel and must be equal everywhere."""
 
     @property
     def size(self) -> int:
@@ -118,12 +142,37 @@ class FlatModel:
 
     def load(self, values: NDArray[np.floating]) -> None:
         """Set the shared values from a wire vector (d,); rounds to the model's dtype."""
-        self.vector.copy_(torch.from_numpy(values))
+        self.load_parts(values[: self.trainable], values[self.trainable :])
 
     def load_parts(self, parameters: NDArray[np.floating], buffers: NDArray[np.floating]) -> None:
         """Set the shared values from the parameters (P,) and the buffers (b,); else as `load`."""
+        self._integrity.adopt(keep=False)
         self.vector[: self.trainable].copy_(torch.from_numpy(parameters))
         self.vector[self.trainable :].copy_(torch.from_numpy(buffers))
+        self._integrity.loaded()
+        self._loaded = parameters, buffers
+
+    def reload(self) -> None:
+        """Set the shared values again as they were last loaded."""
+        if self._loaded:
+            self.load_parts(*self._loaded)
+
+    def adopt(self) -> None:
+        """Take into the vector what a forward pass put in the place of shared tensors."""
+        self._integrity.adopt(keep=True)
+
+    def check(self, *, own: bool = False, in_place: bool = False) -> None:
+        """`adopt`, and refuse what local training may not change: see `Integrity`.
+
+        Args:
+            own: also refuse changed buffers that are the silo's own.
+            in_place: refuse what `adopt` would mend.
+
+        Raises:
+            TrainingError: what was changed, and what to do.
+        """
+        self._integrity.adopt(keep=True, in_place=in_place)
+        self._integrity.check(own=own)
 
     def store(self, values: NDArray[np.floating]) -> None:
         """Write the shared values into a wire vector (d,)."""
@@ -141,60 +190,47 @@ class FlatModel:
 
     def gradients_from(self, vector: Tensor) -> None:
         """Let the shared parameters' gradients be views of the first P values of `vector`."""
-        offset = 0
-        for parameter in self._parameters:
-            parameter.grad = vector[offset : offset + parameter.numel()].view(parameter.shape)
-            offset += parameter.numel()
+        views = self._layout.cut(vector, len(self._parameters))
+        for parameter, view in zip(self._parameters, views, strict=True):
+            parameter.grad = view
+
+    def shared(self) -> dict[str, Tensor]:
+        """Views of the vector by name: parameters, then buffers."""
+        return dict(zip([*self.tensor_names, *self.buffer_names], self._views, strict=True))
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """By name, what does not travel and is equal everywhere, but for counters."""
+        return {slot.name: tensor for slot, tensor in tensors_of(self._constants)}
 
     def own_state(self) -> dict[str, dict[str, NDArray[np.generic]]]:
-        """All that is this silo's own: counters (copies), private parameters and buffers (views), by name."""
-        private = {name: as_array(tensor) for name, tensor in self._private.items()}
-        return {"counters": self._counters(), "private": private}
+        """All that is this silo's own: see `OwnState.state`."""
+        return self._own.state()
 
     def load_own_state(self, state: Mapping[str, Mapping[str, NDArray[np.generic]]]) -> None:
         """Take up an earlier `own_state()`."""
-        with torch.no_grad():
-            for name, buffer in self._integer_buffers():
-                buffer.copy_(torch.from_numpy(state["counters"][name]))
-            for name, tensor in self._private.items():
-                tensor.copy_(torch.from_numpy(state["private"][name]))
-
-    def _counters(self) -> dict[str, NDArray[np.generic]]:
-        return {name: b.cpu().numpy().copy() for name, b in self._integer_buffers()}
-
-    def _integer_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        named = self.module.named_buffers(remove_duplicate=False)
-        return ((name, buffer) for name, buffer in named if not buffer.is_floating_point())
+        self._own.load(state)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over names, shapes, dtype and frozen values: equal where shared models are.
+        """SHA-256 (hex) over names, shapes, dtype and what does not travel: equal where shared models are.
 
-        Private parameters may differ from silo to silo, in shape, too.
+        Of the model as it was built. Private parameters may differ from silo to silo, in shape, too.
         """
-        shape = [self.tensor_names + self.buffer_names, self._shapes, str(self.vector.dtype), self.trainable]
-        digest = hashlib.sha256(json.dumps(shape).encode())
-        for name, parameter in self.module.named_parameters():
-            if not parameter.requires_grad and name not in self.private_names:
-                digest.update(name.encode())
-                digest.update(parameter.detach().to(torch.float64).cpu().numpy().tobytes())
-        return digest.hexdigest()
+        names = self.tensor_names + self.buffer_names
+        shape = [names, self._layout.shapes, str(self.vector.dtype), self.trainable, self.digests]
+        return hashlib.sha256(json.dumps(shape).encode()).hexdigest()
 
     def describe(self) -> str:
         """`MLP, 4810 values in 4 tensors`, and how many values stay with the silo: for messages."""
-        own = sum(tensor.numel() for tensor in self._private.values())
+        own = self._own.values()
         kept = f", {own} more stay with each silo" if own else ""
-        tensors = len(self.tensor_names) + len(self.buffer_names)
-        return f"{type(self.module).__name__}, {self.size} values in {tensors} tensors{kept}"
+        kind = type(getattr(self.module, "_orig_mod", self.module)).__name__
+        return f"{kind}, {self.size} values in {len(self._views)} tensors{kept}"
 
 
-def _ends(tensors: Mapping[str, Tensor]) -> NDArray[np.int64]:
-    """Where each tensor ends when they lie one behind the other."""
-    return np.cumsum([tensor.numel() for tensor in tensors.values()], dtype=np.int64)
-
-
-def as_array(tensor: Tensor) -> NDArray[Any]:
-    """The tensor as an array: a view where it can be one; bfloat16, which NumPy lacks, becomes float32."""
-    array: NDArray[Any] = (
-        (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
-    )
-    return array
+def _digest(tensor: Tensor) -> str:
+    """SHA-256 (hex) of type, shape and values."""
+    values = tensor.detach().cpu().resolve_conj().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

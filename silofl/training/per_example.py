@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from silofl.errors import ConfigError
 from silofl.training.ghost import linear_norms
+from silofl.training.slots import is_number
 
 Clipping = Literal["ghost", "hooks", "functorch"]
 """By norms alone, or by every example's gradient in memory, made by Opacus' rules or by functorch."""
@@ -195,7 +196,8 @@ def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int) -> None
             raise _refusal(name, layer, why, silo)
         if getattr(layer, "inplace", False):
             raise _refusal(name, layer, "it changes its input in place: set inplace=False", silo)
-        floating = [key for key, b in layer.named_buffers(recurse=False) if b.is_floating_point()]
+        shared = dict(layer.named_buffers(recurse=False)).keys() - layer._non_persistent_buffers_set
+        floating = [key for key in sorted(shared) if is_number(layer.get_buffer(key))]
         if floating:
             why = (
                 f"its buffer {floating[0]} would be shared without noise: make it a parameter with "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from silofl.errors import DataError
 
 
-def private_names(module: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
-    """Names of the parameters and buffers that match a pattern (fnmatch), each by all names that it has.
+def private_names(tensors: Mapping[str, Tensor], patterns: Sequence[str]) -> frozenset[str]:
+    """Which of a model's tensors, by all names that each has, match a pattern (fnmatch).
 
     Raises:
         DataError: `patterns` is one text, a pattern matches nothing, or a tensor with two names matches by
@@ -21,8 +21,6 @@ def private_names(module: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
         raise DataError(
             f"the task's attribute private is the text {patterns!r}: make it a sequence, ({patterns!r},)"
         )
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors |= dict(module.named_buffers(remove_duplicate=False))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in tensors):
             raise DataError(

@@ -7,30 +7,59 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from silofl.errors import DataError
 from silofl.training.flat import FlatModel, as_array
+from silofl.training.slots import plain_name
 
 
 def published(model: FlatModel, values: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
     """The state dict by name with these shared values (d,), without anything of the silo's own.
 
-    Published are views of the shared vector, frozen parameters, which are equal everywhere, and integer
-    buffers as the untrained model has them: a silo's own counters would tell how much it trained. Private
-    parameters and buffers are left out, and so is what is no tensor. bfloat16 is written as float32.
+    Published are views of the shared vector, frozen parameters and integer buffers, which are equal
+    everywhere, and counters as the untrained model has them: a silo's own would tell how much it trained.
+    Private parameters and buffers are left out, and so is what is no tensor. bfloat16 is written as float32.
+    Names are those of the model that is not compiled.
     """
     model.load(values)
-    shared = model.vector.untyped_storage().data_ptr()
-    frozen = {
-        name
-        for name, parameter in model.module.named_parameters(remove_duplicate=False)
-        if not parameter.requires_grad
+    return {
+        name: model.untrained_counters[name].copy()
+        if name in model.untrained_counters
+        else as_array(tensor).copy()
+        for name, tensor in _publishable(model).items()
     }
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, tensor in model.module.state_dict().items():
+
+
+def refuse_unpublishable(model: FlatModel) -> None:
+    """Raise DataError where `published` would leave out something that is shared."""
+    there = {tensor.data_ptr() for tensor in _publishable(model).values()}
+    for name, view in model.shared().items():
+        if view.numel() and view.data_ptr() not in there:
+            raise DataError(
+                f"the state_dict() of the task's model leaves out {name}, which is shared, or copies it: let "
+                "it have every parameter that is trained, or let the task's attribute private match its name"
+            )
+
+
+def left_out(model: FlatModel) -> list[str]:
+    """Names of the state dict that are not published, though they are not private: extra state."""
+    kept, state = _publishable(model), model.module.state_dict()
+    return [name for name in map(plain_name, state) if name not in kept and name not in model.private_names]
+
+
+def _publishable(model: FlatModel) -> dict[str, Tensor]:
+    """The tensors of the state dict that are published, by where they lie: names may be made up by hooks."""
+    shared = model.vector.untyped_storage().data_ptr()
+    constants = {tensor.data_ptr() for tensor in model.constants.values()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in ((plain_name(name), t) for name, t in model.module.state_dict().items()):
         if name in model.private_names or not isinstance(tensor, torch.Tensor):
             continue
-        if name in model.untrained_counters:
-            arrays[name] = model.untrained_counters[name].copy()
-        elif name in frozen or tensor.untyped_storage().data_ptr() == shared:
-            arrays[name] = as_array(tensor).copy()
-    return arrays
+        if name in model.untrained_counters or tensor.layout != torch.strided or not tensor.numel():
+            keep = name in model.untrained_counters or name in model.constants or name in model.shared()
+        else:
+            keep = tensor.data_ptr() in constants or tensor.untyped_storage().data_ptr() == shared
+        if keep:
+            found[name] = tensor
+    return found

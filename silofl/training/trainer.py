@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from silofl.config import TrainConfig
 from silofl.errors import ConfigError, TrainingError
 from silofl.tasks.base import Task
 from silofl.training.batches import Batches
+from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.seeding import derive, seed_everything
@@ -52,7 +54,7 @@ class LocalTrainer:
             )
         given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
         options = {key: value for key, value in given.items() if value is not None} | config.options
-        parameters = [p for p in self._model.module.parameters() if p.requires_grad]
+        parameters = list(self._model.trained.values())
         try:
             make: Callable[..., torch.optim.Optimizer] = kind
             optimizer = make(parameters, lr=config.lr, **options)
@@ -75,9 +77,12 @@ class LocalTrainer:
         step = self._step if correct is None else self._corrected_step(correct)
         total, steps = torch.zeros((), dtype=torch.float64), 0
         for batch in self._batches(generator):
-            total += step(batch).to(torch.float64).cpu()
+            loss = step(batch).to(torch.float64).cpu()
+            total += loss
             steps += 1
-        return self._result(total / steps, steps, round_number)
+            if not math.isfinite(float(loss)):
+                raise self.diverged(round_number, f"loss {float(loss)} in step {steps}", batch)
+        return FitResult(float(total / steps), steps)
 
     def fit_privately(
         self,
@@ -105,13 +110,14 @@ class LocalTrainer:
         gradient = self._model.gradient_vector()
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         for batch, weight in self._weighted(generator):
-            with self._autocast():
-                part = self._task.loss(self._model.module, batch) * weight
+            part = self._loss(batch) * weight
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach().to(torch.float64).cpu()
             seen += 1
+            if not math.isfinite(float(loss)):
+                raise self.diverged(round_number, f"loss {float(loss)}", batch, "lower strategy.lr")
         self._clip()
-        return gradient[: self._model.trainable], self._result(loss, seen, round_number)
+        return gradient[: self._model.trainable], FitResult(float(loss), seen)
 
     def _weighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
         if not self._config.full_batch:
@@ -156,6 +162,7 @@ class LocalTrainer:
             loss = self._backward(batch)
             self._scaler.unscale_(self._optimizer)
             self._clip()
+            model.adopt()
             correct(gradient[: model.trainable], model.parameters)
             self._update()
             return loss
@@ -164,10 +171,13 @@ class LocalTrainer:
 
     def _backward(self, batch: Any) -> Tensor:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
-        with self._autocast():
-            loss = self._task.loss(self._model.module, batch)
+        loss = self._loss(batch)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _loss(self, batch: Any) -> Tensor:
+        with self._autocast():
+            return self._task.loss(self._model.module, batch)
 
     def _update(self) -> None:
         self._scaler.step(self._optimizer)
@@ -182,18 +192,24 @@ class LocalTrainer:
             return contextlib.nullcontext()
         return torch.autocast(self._model.vector.device.type, dtype=AUTOCAST[self._config.precision])
 
-    def _result(self, loss: Tensor, steps: int, round_number: int) -> FitResult:
-        value = float(loss)
-        if not math.isfinite(value):
-            raise self.diverged(round_number, f"loss {value}")
-        return FitResult(value, steps)
+    def diverged(
+        self, round_number: int, what: str, batch: Any = None, remedy: str | None = None
+    ) -> TrainingError:
+        """The error of a round whose result may not be shared; its training is over, and partly repeated.
 
-    def diverged(self, round_number: int, what: str) -> TrainingError:
-        """The error of a round whose result may not be shared."""
+        `batch` is the one at which it was found out, if that is known; `remedy` what helps where no step of
+        this silo's was too long.
+        """
+        model, config = self._model, self._config
+        model.reload()
+        if batch is None:
+            batch = next(self._batches(seed_everything(derive(self._seed, self._silo, round_number))))
+        exact = None if config.precision == "full" else partial(self._task.loss, model.module)
+        cause = cause_at_the_start(model, self._loss, exact, batch)
+        norm = "set train.clip_norm" if config.clip_norm is None else f"train.clip_norm = {config.clip_norm}"
+        lower = f"training diverged ({what}); {remedy or f'lower train.lr = {config.lr} or {norm}'}"
         return TrainingError(
-            f"silo {self._silo}, round {round_number}: training diverged ({what}); "
-            f"lower train.lr = {self._config.lr} or set train.clip_norm",
-            rank=self._silo,
+            f"silo {self._silo}, round {round_number}: {lower if cause is None else cause}", rank=self._silo
         )
 
     def optimizer_state(self) -> dict[str, Any]:

@@ -139,8 +139,15 @@ class RewritingLater(Rewriting):
             self.inner.bias += change
 
 
+class RewritingUnseen(RewritingLater):
+    """By `data`, of which no version counter tells."""
+
+    def write(self, change: Tensor) -> None:
+        self.inner.bias.data += change
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("build", [Rewriting, RewritingLater])
+@pytest.mark.parametrize("build", [Rewriting, RewritingLater, RewritingUnseen])
 def test_models_that_write_to_their_parameters_are_refused(
     build: Callable[[], nn.Module], mode: Clipping
 ) -> None:
@@ -167,10 +174,35 @@ def test_dropout_passes_and_draws_from_the_generator_as_it_was(mode: Clipping) -
 class Normal(nn.Module):
     """A float buffer."""
 
+    persistent = True
+
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Linear(64, 5)
-        self.register_buffer("centre", torch.zeros(64))
+        self.register_buffer("centre", torch.zeros(64), persistent=self.persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x.flatten(1) - self.get_buffer("centre"))
+        return out
+
+
+class Table(Normal):
+    """One that is no part of the state dict, and so not shared."""
+
+    persistent = False
+
+
+class Turned(nn.Module):
+    """A complex parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 5)
+        self.turn = nn.Parameter(torch.ones(5, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (self.inner(x.flatten(1)) * self.turn).real
+        return out
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -195,6 +227,17 @@ def test_models_that_cannot_be_clipped_are_refused(
 ) -> None:
     with refused(rf"silo 2.*{text}"), sums(Images(build), mode):
         pass
+
+
+def test_complex_parameters_are_refused() -> None:
+    with refused("a complex parameter cannot be clipped"), sums(Images(Turned), "hooks", torch.float32):
+        pass
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_buffer_that_is_not_shared_is_no_hindrance(mode: Clipping) -> None:
+    with sums(Images(Table), mode) as (one, _):
+        assert bool(one.sum(np.arange(9))[0].any())
 
 
 def test_what_opacus_refuses_under_a_mode_is_said() -> None:

@@ -17,6 +17,7 @@ from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.federation.silo import Fitted, RoundStart, Silo
 from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.fedavg import FedAvg
+from silofl.strategies.fedprox import FedProx
 from silofl.strategies.fedsgd import FedSGD
 from silofl.tasks.base import SiloData
 from silofl.types import Contribution
@@ -175,6 +176,76 @@ def test_values_that_are_not_finite_are_left_to_the_sum_and_a_sentence_is_there(
     error = silo().diverged(7)
     assert isinstance(error, TrainingError)
     assert "silo 1, round 7: training diverged" in str(error)
+
+
+class Rewriting(Normalized):
+    """Its forward pass does something to the model, which is told when it is in training."""
+
+    def __init__(self, change: Any) -> None:
+        self._change = change
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        model.register_buffer("cache", torch.zeros(2), persistent=False)
+        model.fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
+        return model
+
+    def loss(self, model: Any, batch: Any) -> Tensor:
+        if model.training:
+            with torch.no_grad():
+                self._change(model)
+        return nn.functional.cross_entropy(model[2](model[1](model[0](batch[0]))), batch[1])
+
+
+def shrink(model: Any) -> None:
+    model[0].weight.mul_(0.5)
+
+
+def shrink_elsewhere(model: Any) -> None:
+    model[0].weight.data = model[0].weight.data * 0.5
+
+
+def write_fixed(model: Any) -> None:
+    model.fixed.data.add_(1)
+
+
+def write_cache(model: Any) -> None:
+    model.cache = model.cache + 1
+
+
+@pytest.mark.parametrize("strategy", [FedAvg(), FedSGD(), FedProx(mu=0.5)], ids=lambda s: type(s).__name__)
+def test_weights_put_elsewhere_are_the_same_update_as_those_written_in_place(strategy: Strategy) -> None:
+    updates = [
+        fit(silo(Rewriting(change), strategy), strategy).contribution.vectors["update"]
+        for change in (shrink, shrink_elsewhere)
+    ]
+    assert np.array_equal(*updates)
+
+
+@pytest.mark.parametrize("strategy", [FedAvg(), FedSGD()], ids=lambda s: type(s).__name__)
+def test_a_change_of_what_is_not_shared_is_refused_with_silo_and_round(strategy: Strategy) -> None:
+    one = silo(Rewriting(write_fixed), strategy)
+    with pytest.raises(
+        TrainingError, match="silo 1, round 4: local training changed parameter fixed,"
+    ) as error:
+        fit(one, strategy, 4)
+    assert error.value.rank == 1
+
+
+def test_a_layer_that_is_frozen_between_rounds_only_is_trained_in_them() -> None:
+    one, other = silo(Rewriting(lambda model: model[0].requires_grad_(True))), silo(Rewriting(lambda _: None))
+    one.model.module.get_submodule("0").requires_grad_(False)
+    updates = [fit(each, FedAvg()).contribution.vectors["update"] for each in (one, other)]
+    assert np.array_equal(*updates)
+
+
+def test_what_has_no_noise_may_not_change_where_silos_are_protected() -> None:
+    assert fit(silo(Rewriting(write_cache)), FedAvg()).steps == 3
+    private = silo(Rewriting(write_cache), privacy={"unit": "silo", "noise_multiplier": 1.0})
+    with pytest.raises(
+        TrainingError, match="silo 1, round 1: local training changed buffer cache, which has no"
+    ):
+        fit(private, FedAvg())
 
 
 @pytest.mark.parametrize(
