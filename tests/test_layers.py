@@ -50,9 +50,12 @@ FLOORS = {
     },
     "silofl.report": {
         *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),
-        *("silofl.comm", "silofl.__version__"),
+        *("silofl.types", "silofl.comm", "silofl.__version__"),
     },
-    "silofl.tasks": {"silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"},
+    "silofl.tasks": {
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        "silofl.private_files",
+    },
     "silofl.training": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.privacy", "silofl.tasks", "silofl.transforms"),

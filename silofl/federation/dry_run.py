@@ -19,6 +19,7 @@ from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
+from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
 
 
@@ -28,7 +29,8 @@ def dry_run(config: Config, silos: int) -> DryRun:
     rows: list[SiloDryRun] = []
     first: Silo | None = None
     for number in range(silos):
-        silo = Silo(config, task, number, silos, place(config.train.device, number))
+        code = UserCode(number, alone=True)
+        silo = Silo(config, task, number, silos, place(config.train.device, number), code=code)
         if first is not None:
             error = model_mismatch(number, silo.model, first.model.fingerprint(), first.model.describe())
             if error is not None:

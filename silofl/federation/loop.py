@@ -28,6 +28,7 @@ from silofl.federation.run_trust import agree_on_run
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
+from silofl.tasks.user_code import UserCode
 
 Json = dict[str, Any]
 RESUME = "start the same command with --resume"
@@ -68,7 +69,7 @@ def train(
     on_directory(path)
     trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
     built = build_task(group, config, task)
-    silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
+    silo = build_silo(group, config, built, UserCode(group.silo_id, path), comm.size, comm.local_rank)
     model = silo.model.fingerprint()
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model))
     respawns = group.step(lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission))
