@@ -182,7 +182,6 @@ class LocalTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
         if own_steps:
             self._refuse_gradients(optimizer)
-        optimizer.zero_grad()
 
     def _refuse_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         named = self._model.module.named_parameters()

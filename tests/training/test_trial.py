@@ -153,7 +153,7 @@ def test_sparse_gradients_and_what_takes_none_of_them() -> None:
     dense = told(Plain(), ConfigError, optimizer="SparseAdam", drop_last=True)
     assert "train.optimizer = 'SparseAdam' takes no step on this model (" in dense
     for strategy in ("scaffold", "fedprox", "fedsgd"):  # whose gradients are dense
-        silo(Tokens(), strategy, **({} if strategy == "fedsgd" else {"clip_norm": 1.0}))
+        silo(Tokens(), strategy, clip_norm=1.0)
 
 
 def test_an_error_in_a_metric_is_told_before_round_1() -> None:
