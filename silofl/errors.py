@@ -47,6 +47,12 @@ class ChangedDataError(DataError):
     """A silo's data is not what its rounds so far were trained on."""
 
 
+class UserCodeError(SiloflError):
+    """A task's own code raised: the message has the exception's type, file and line, not its text."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class MismatchError(SiloflError):
     """A mismatch between ranks, a run and its resume, or the MPI library and its launcher."""
 

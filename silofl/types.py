@@ -22,6 +22,10 @@ Weighting = Literal["samples", "uniform", "round"]
 """By what silos are averaged: their sample counts, equally, or a `Contribution.weight` of the round."""
 
 
+MetricValue = float | None | list[Any]
+"""A metric as JSON has it: None where it is no number, nested lists for a tensor."""
+
+
 @dataclass(frozen=True)
 class Contribution:
     """What one silo brings to a round's sum. It never leaves its rank in the clear.

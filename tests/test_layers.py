@@ -50,10 +50,11 @@ FLOORS = {
     },
     "silofl.report": {
         *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),
-        *("silofl.comm", "silofl.__version__"),
+        *("silofl.types", "silofl.comm", "silofl.__version__"),
     },
     "silofl.tasks": {
-        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config", "silofl.console"),
+        *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
+        *("silofl.private_files", "silofl.console"),
     },
     "silofl.training": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),

@@ -42,6 +42,7 @@ from silofl.privacy.grid import Grid
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
 from silofl.tasks.models import mlp
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.flat import FlatModel, as_array
@@ -241,7 +242,7 @@ def _federations(comm: Communicator, task: Blobs, path: Path) -> tuple[dict[str,
     for name, ring in RINGS.items():
         settings = _settings(path, ring)
         group = ElasticGroup(comm)
-        silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
+        silo = build_silo(group, settings, task, UserCode(group.silo_id), comm.size, comm.local_rank)
         plan = plan_for(settings, silo.model.size, silo.samples * comm.size, comm.size, comm.size)
         try:
             grid = plan.grid(NOISE)

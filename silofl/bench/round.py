@@ -21,6 +21,7 @@ from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation, RunContext, build_silo, setup
 from silofl.federation.round import run_round
 from silofl.tasks.base import SiloData
+from silofl.tasks.user_code import UserCode
 
 PLAIN = "MPI_Allreduce, float32"
 WIDTH = 16
@@ -77,7 +78,7 @@ def run(comm: Communicator, *, parameters: int, repeats: int) -> list[Row]:
 
 def _federation(comm: Communicator, settings: Config, parameters: int) -> Federation:
     group, task = ElasticGroup(comm), Trivial(parameters)
-    silo = build_silo(group, settings, task, group.silo_id, comm.size, comm.local_rank)
+    silo = build_silo(group, settings, task, UserCode(group.silo_id), comm.size, comm.local_rank)
     return setup(RunContext.of(group, settings, silo, comm.size, Path()))
 
 

@@ -88,6 +88,11 @@ class TrainConfig(Section):
     full_batch: bool = False
     """Every step sees all local samples at once; `steps` of them, one when unset."""
     batch_size: PositiveInt = 32
+    drop_last: bool = False
+    """Leave out an epoch's last batch where it is smaller than the others, as batch normalization asks for
+    where it has one sample; a silo with fewer samples than `batch_size` keeps its only batch."""
+    eval_batch_size: PositiveInt | None = None
+    """Held-out samples that are looked at together; `batch_size` when unset."""
     optimizer: str = "SGD"
     """Any class of torch.optim by name."""
     lr: PositiveFloat = 0.05

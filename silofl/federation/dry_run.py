@@ -31,6 +31,7 @@ from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Schema
 from silofl.tasks.files import Files
+from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
 
 
@@ -44,7 +45,8 @@ def dry_run(config: Config, silos: int) -> DryRun:
     first: Silo | None = None
     error: MismatchError | None = None
     for number in range(silos):
-        silo = Silo(config, task, number, silos, place(config.train.device, number))
+        code = UserCode(number, alone=True)
+        silo = Silo(config, task, number, silos, place(config.train.device, number), code=code)
         first = first or silo
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema

@@ -23,7 +23,6 @@ from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.policy import replicas
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.handshake import agree_on_model
-from silofl.federation.metrics import FederationMeans
 from silofl.federation.openings import Openings
 from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
@@ -34,6 +33,8 @@ from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
+from silofl.tasks.checks import task_of
+from silofl.tasks.user_code import UserCode
 from silofl.topologies.base import BUFFERS, Topology
 from silofl.topologies.registry import topology_of
 from silofl.types import Vector
@@ -243,7 +244,6 @@ class RunContext:
     strategy: Strategy
     privacy: PrivacyEngine | None
     membership: MembershipTracker
-    means: FederationMeans
     respawns: RespawnPolicy
     private_part: PrivatePart | None
     trust: Trust
@@ -268,6 +268,7 @@ class RunContext:
 
         Without `trust` it is a context for measurements, whose checkpoints nobody finds again.
         """
+        silo.code.folder = path
         openings = None if trust is None else openings_of(group, config, silos, path, trust)
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
@@ -281,7 +282,6 @@ class RunContext:
             strategies.build(config.strategy),
             engine,
             MembershipTracker(group.members),
-            FederationMeans(),
             RespawnPolicy(config.failure.rejoin_s) if respawns is None else respawns,
             None if engine is None else PrivatePart(engine),
             trust,
@@ -325,7 +325,6 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
         *(() if context.private_part is None else (context.private_part,)),
         *(() if context.openings is None else (context.openings,)),
         context.membership,
-        context.means,
         context.respawns,
     )
 
@@ -378,22 +377,22 @@ def build_task(group: ElasticGroup, config: Config, task: Task | None) -> Task:
 
     def build() -> Task:
         with raise_on_all_ranks(group.comm):
-            return tasks.build(config) if task is None else task
+            return tasks.build(config) if task is None else task_of(task, f"the task {type(task).__name__}")
 
     return group.step(build)
 
 
 def build_silo(
-    group: ElasticGroup, config: Config, task: Task, number: int, silos: int, local_rank: int
+    group: ElasticGroup, config: Config, task: Task, code: UserCode, silos: int, local_rank: int
 ) -> Silo:
-    """This rank's institution, silo `number`; raises on all ranks what is wrong with any rank's."""
+    """This rank's institution, whose task `code` calls; raises on all ranks what is wrong with any rank's."""
     made: list[Silo] = []
 
     def build() -> Silo:
         with raise_on_all_ranks(group.comm):
             if not made:
                 device = place(config.train.device, local_rank)
-                made.append(Silo(config, task, number, silos, device))
+                made.append(Silo(config, task, code.silo, silos, device, code=code))
         return made[0]
 
     silo = group.step(build)

@@ -32,6 +32,7 @@ from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
+from silofl.tasks.user_code import UserCode
 
 Json = dict[str, Any]
 RESUME = "start the same command with --resume"
@@ -74,7 +75,7 @@ def train(
     on_directory(path)
     trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
     built = build_task(group, config, task)
-    silo = build_silo(group, config, built, group.silo_id, comm.size, comm.local_rank)
+    silo = build_silo(group, config, built, UserCode(group.silo_id, path), comm.size, comm.local_rank)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
     assert trust.signer is not None, "every silo of a run has keys"
     signer, told = trust.signer, what_returning_silos_are_told(trust, start_place.told(path))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from silofl.aggregation.magnitudes import Magnitudes
+from silofl.aggregation.protocols import choose_protocol
 from silofl.aggregation.tail import EncodingQuality
 from silofl.aggregation.transformed import RetryRound
 from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
-from silofl.federation.metrics import Metrics
+from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.silo import Fitted
+
+Own = Mapping[str, float | None]
 
 
 @dataclass
@@ -21,10 +25,12 @@ class RoundResult:
     """What a round tells of itself on one rank."""
 
     round: int
-    means: Metrics = field(default_factory=dict)
-    """The federation's means over held-out samples, the same on every rank; empty without evaluation."""
-    own: Metrics = field(default_factory=dict)
-    """This silo's training loss and its own means."""
+    metrics: FederationMetrics = field(default_factory=FederationMetrics)
+    """The federation's, over held-out samples, the same on every rank; empty without evaluation."""
+    own: Own = field(default_factory=dict)
+    """This silo's own metrics."""
+    train_loss: float | None = None
+    """This silo's mean loss in training; None where it took no step."""
     began: tuple[int, ...] = ()
     """Numbers of the silos that the round's sum was made for."""
     participants: tuple[int, ...] = ()
@@ -34,12 +40,12 @@ class RoundResult:
     bytes_sent: int = 0
     """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
 
-    def shown(self, config: Config) -> Metrics:
+    def shown(self, config: Config) -> Own:
         """What of its own a silo shows: nothing without noise that its training data decided."""
         if not config.run.share_silo_metrics:
             return {}
-        hidden = {"train_loss"} if config.privacy.unit != "none" else set()
-        return {name: value for name, value in self.own.items() if name not in hidden}
+        told = self.train_loss is not None and config.privacy.unit == "none"
+        return {**({"train_loss": self.train_loss} if told else {}), **self.own}
 
 
 def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bool) -> RoundResult:
@@ -59,8 +65,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
             federation.reduce(fitted, number, magnitudes)
             break
     aggregator = federation.aggregator
-    own = {"train_loss": fitted.loss} if fitted.steps else {}
-    result = RoundResult(number, own=own, began=federation.members)
+    result = RoundResult(number, began=federation.members)
+    result.train_loss = fitted.loss if fitted.steps else None
     result.quality, result.participants = aggregator.quality, aggregator.participants
 
     # This rank is the server of its slice; all slices together are the pending global model.
@@ -72,11 +78,22 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     if evaluate:
         with clock.phase("evaluate"):
             group.comm.mark("evaluate")
-            means, count = federation.silo.evaluate(federation.values)
-            result.own |= means
+            evaluated = capture(lambda: federation.silo.evaluate(federation.values))
+            layouts = agree_on_metrics(group, evaluated)
+            result.own = evaluated.value().own
             if federation.may_show_metrics(number):
-                result.means = federation.context.means(group, aggregator, means, count, federation.values)
+                sums = MetricSums(group, aggregator, fewest_in_metrics(federation), federation.silo.code)
+                result.metrics = sums.total(evaluated.value(), layouts, federation.values)
     return result
+
+
+def fewest_in_metrics(federation: Federation) -> int:
+    """Of how many silos a metric has to be that is shown: a sum over fewer would be those silos' own."""
+    config, silos = federation.context.config, federation.context.silos
+    protocol = choose_protocol(config.secure, silos)
+    if config.run.share_silo_metrics or not protocol.private:
+        return 1
+    return protocol.fewest(config.secure, silos)
 
 
 def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Magnitudes]:

@@ -187,7 +187,7 @@ class RunDirectory:
         """One line for one round."""
         try:
             with storage(self._metrics), private_files.append(self._metrics, private=False) as file:
-                file.write(json.dumps(metrics.to_json()).encode() + b"\n")
+                file.write(json.dumps(metrics.to_json(), allow_nan=False).encode() + b"\n")
         except StorageError as error:
             self.problem = self.problem or error
 

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
+from silofl.config.conflicts import corrects
 from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.launcher import watchdog
 from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.strategies.registry import build
-from silofl.tasks.base import DescribedTask, PersonalTask, SiloData, Task
+from silofl.tasks.base import CollatingTask, DescribedTask, PersonalTask, SiloData, SizedDataset, Task
+from silofl.tasks.checks import data_of, model_of
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.data_digest import data_digest
@@ -27,11 +30,13 @@ from silofl.training.device import device_name
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.gradient_check import EXAMPLES
+from silofl.training.metric_states import Evaluation
 from silofl.training.own_state import as_array, subtract
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.publication import left_out, published, refuse_unpublishable
 from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
+from silofl.training.trial import Trial, kept
 from silofl.transforms.base import SecretStreams
 from silofl.types import Contribution, Update, Vector
 
@@ -84,12 +89,14 @@ class Silo:
         samples: how many it trains on.
         test_samples: how many are held out.
         schema: name and kind of each column of its data, where the task tells of them.
+        code: what calls the task.
         strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
         name: of this part of a run, see `Stateful`.
 
     Raises:
         DataError: it has no training samples, or its model cannot be shared.
         ConfigError: an optimizer, or private parameters, that the configuration cannot have.
+        UserCodeError: the task raised.
     """
 
     name = "silo"
@@ -102,17 +109,24 @@ class Silo:
         silos: int,
         device: str,
         strategy: Strategy | None = None,
+        *,
+        code: UserCode | None = None,
     ) -> None:
         where, dtype = torch.device(device), DTYPES[config.train.dtype]
         seed = config.run.seed
-        data = SiloData(*task.data(number, silos))
-        if len(data.train) == 0:
+        self.code = code = UserCode(number) if code is None else code
+        with code.calling("data", task.data):
+            data = data_of(task.data(number, silos), number)
+            self.samples = len(data.train)
+            self.test_samples = len(data.test) if data.test is not None else 0
+        if self.samples == 0:
             raise DataError(
                 f"silo {number} has no training samples: give it data or start without it", rank=number
             )
         with _DRAWING:
             seed_everything(derive(seed, INITIAL_MODEL, 0))
-            untrained = task.model()
+            with code.calling("model", task.model):
+                untrained = model_of(task.model(), number)
         self.schema = _schema(task)
         private = task.private if isinstance(task, PersonalTask) else ()
         self.model = FlatModel(untrained, dtype, where, private)
@@ -121,19 +135,39 @@ class Silo:
         if private:
             _refuse_private(config, strategy)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
-        self.samples = len(data.train)
-        self.test_samples = len(data.test) if data.test is not None else 0
         self._task = task
         self._data: SiloData | None = data
         self._data_digest = b""
-        heartbeat = watchdog.heartbeat  # every step of training and evaluation is progress
-        self._test = Batches(data.test, dtype, where, heartbeat) if data.test is not None else None
-        self._train = Batches(data.train, dtype, where, heartbeat)
-        self.trainer = LocalTrainer(task, self.model, self._train, config.train, seed=seed, silo=number)
+        collate = task.collate if isinstance(task, CollatingTask) else None
+
+        def batches(samples: SizedDataset) -> Batches:
+            on_batch = watchdog.heartbeat  # every step of training and evaluation is progress
+            return Batches(samples, dtype, where, on_batch, collate=collate, code=code)
+
+        self._test = None if data.test is None else batches(data.test)
+        self._train = batches(data.train)
+        self.trainer = LocalTrainer(
+            task, self.model, self._train, config.train, seed=seed, silo=number, code=code
+        )
         self._number, self._precision = number, config.train.precision
+        self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._lr = config.train.lr
         self._noisy = config.privacy.unit != "none"
         self._private: PrivateSteps | None = None
+        with _DRAWING:
+            self._try(config, strategy)
+
+    def _try(self, config: Config, strategy: Strategy) -> None:
+        """Train and evaluate on the first batches, and put the model back: what cannot work is told now.
+
+        Random generators are seeded anew by every round.
+        """
+        dense = strategy.local == "gradient" or corrects(strategy) or config.privacy.unit == "example"
+        trial = Trial(self.trainer, self.model.module, self._train, config.train, self._number)
+        trial.run(own_steps=not dense)
+        with kept(self.model.module):
+            found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
+        found.finish(self.code)
 
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""
@@ -183,7 +217,7 @@ class Silo:
     def _correction(self, start: RoundStart) -> Correct | None:
         """What the strategy does to gradients; None where it does nothing, which costs nothing."""
         strategy = start.strategy
-        if type(strategy).correct is Strategy.correct:
+        if not corrects(strategy):
             return None
         on_device = {name: self.model.tensor(values) for name, values in start.shared.items()}
         own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
@@ -251,6 +285,7 @@ class Silo:
             clipping=config.clipping,
             silo=self._number,
             precision=self._precision,
+            code=self.code,
         )
 
     @property
@@ -284,13 +319,15 @@ class Silo:
         fitted = self._contribution(self.model.parameters, replace(result, loss=math.nan), start)
         return replace(fitted, loss=result.loss)
 
-    def evaluate(self, values: Vector) -> tuple[dict[str, float], int]:
-        """The global model's means over this silo's held-out samples, and how many there are.
+    def evaluate(self, values: Vector) -> Evaluation:
+        """The global model's metrics over this silo's held-out samples, and how many there are.
 
         Private parameters are this silo's own.
         """
         self.model.load(values)
-        return evaluate(self._task, self.model, self._test)
+        found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code)
+        found.finish(self.code)
+        return found
 
     def export(self, values: Vector) -> dict[str, NDArray[np.generic]]:
         """What of the global model (d,) is published, by name, for `model.safetensors`."""

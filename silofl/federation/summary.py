@@ -52,7 +52,9 @@ def metrics_of(
     shown = {report["silo"]: report["shown"] for report in reports}
     return RoundMetrics(
         round=result.round,
-        means=result.means,
+        means=result.metrics.values,
+        undefined_metrics=result.metrics.undefined,
+        withheld_metrics=result.metrics.withheld,
         epsilon=_finite(reports[0]["epsilon"]),
         clip_norm=_finite(reports[0]["clip_norm"]),
         per_silo=[shown.get(silo, {}) for silo in range(silos)],
@@ -99,6 +101,8 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256:
         "loss": last.means.get("loss"),
         "accuracy": last.means.get("accuracy"),
         "accuracy_per_silo": [silo.get("accuracy") for silo in last.per_silo],
+        "metrics": dict(last.means),
+        "metrics_per_silo": [dict(silo) for silo in last.per_silo],
         "epsilon": _finite(federation.epsilon()),
         "epsilon_per_silo": spent and [_finite(epsilon) for epsilon in spent],
         "delta": federation.context.config.privacy.delta if federation.privacy is not None else None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from silofl.report.round_metrics import RoundMetrics
+from silofl.types import MetricValue
 
 
 class EventFiles:
@@ -40,11 +42,19 @@ class EventFiles:
         """Events hold numbers only."""
 
     def round(self, metrics: RoundMetrics) -> None:
-        """Loss, accuracy, epsilon, bytes and seconds of the round; a silo's own metrics if it shows them."""
-        values = metrics.shown | {"bytes_sent": metrics.bytes_sent, "seconds": metrics.seconds}
+        """Metrics, epsilon, bytes and seconds of the round; a silo's own metrics if it shows them.
+
+        A metric by the name of something else here is under `metrics/`; a tensor's values are one by one.
+        """
+        values: dict[str, float] = {"bytes_sent": metrics.bytes_sent, "seconds": metrics.seconds}
+        if metrics.epsilon is not None:
+            values["epsilon"] = metrics.epsilon
         values |= {f"seconds/{name}": value for name, value in metrics.seconds_by_phase.items()}
         for silo, own in enumerate(metrics.per_silo):
-            values |= {f"silo-{silo}/{name}": value for name, value in own.items()}
+            values |= {f"silo-{silo}/{name}": value for name, value in own.items() if value is not None}
+        taken = set(values)
+        for name, value in metrics.means.items():
+            values |= dict(_scalars(f"metrics/{name}" if name in taken else name, value))
         self._write_scalars(values, metrics.round)
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -76,3 +86,12 @@ class EventFiles:
 def available() -> bool:
     """Whether event files can be written here."""
     return find_spec("tensorboard") is not None
+
+
+def _scalars(tag: str, value: MetricValue) -> Iterator[tuple[str, float]]:
+    """The numbers of a metric by tag: `name`, or `name/row/column`."""
+    if isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _scalars(f"{tag}/{index}", one)
+    elif value is not None:
+        yield tag, value

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from silofl.report.round_metrics import RoundMetrics
+from silofl.types import MetricValue
 
 Record = dict[str, Any]
+CELLS_SHOWN = 16
+"""Numbers of a tensor that are written out in a line."""
 
 
 def opening(plan: Record) -> list[str]:
@@ -27,16 +31,37 @@ def round_line(metrics: RoundMetrics, rounds: int, eta_seconds: float) -> str:
     """One round on one line."""
     width = len(str(rounds))
     parts = [f"round {metrics.round:>{width}}/{rounds}"]
-    parts += [f"{name} {value:.4f}" for name, value in metrics.shown.items()]
+    parts += [f"{name} {value_text(value)}" for name, value in metrics.shown]
     parts += [text for text in (spread(metrics.per_silo),) if text]
     parts.append(f"{metrics.seconds:.2f} s ({phases(metrics.seconds_by_phase)})")
     parts.append(f"eta {duration(eta_seconds)}")
     return "  ".join(parts)
 
 
-def spread(per_silo: Sequence[Mapping[str, float]], name: str = "accuracy") -> str:
+def value_text(value: MetricValue) -> str:
+    """`0.9123`, `1.2e+09`, `no number`, and rows of a small tensor; of a larger one its shape."""
+    if value is None:
+        return "no number"
+    if not isinstance(value, list):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
+    shape, inner = [], value
+    while isinstance(inner, list) and inner:
+        shape.append(len(inner))
+        inner = inner[0]
+    if math.prod(shape) > CELLS_SHOWN:
+        return f"({' x '.join(map(str, shape))})"
+    return _cells(value)
+
+
+def _cells(value: MetricValue) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_cells, value))}]"
+    return "no number" if value is None else f"{value:.4g}"
+
+
+def spread(per_silo: Sequence[Mapping[str, float | None]], name: str = "accuracy") -> str:
     """Lowest and highest of a metric over silos; empty where silos do not share it."""
-    values = [silo[name] for silo in per_silo if name in silo]
+    values = [value for silo in per_silo if (value := silo.get(name)) is not None]
     return f"silos {min(values):.3f} to {max(values):.3f}" if values else ""
 
 
@@ -49,7 +74,8 @@ def phases(seconds: Mapping[str, float]) -> str:
 
 def closing(summary: Record, path: str) -> list[str]:
     """What happened and where to look."""
-    score = f"accuracy {summary['accuracy']:.4f}" if summary["accuracy"] is not None else "trained"
+    found = {name: value for name, value in summary["metrics"].items() if name != "loss"}
+    score = ", ".join(f"{name} {value_text(value)}" for name, value in found.items()) or "trained"
     seconds = summary["seconds_by_phase"]
     total = max(sum(seconds.values()), summary["seconds"]) or 1.0
     train, waited, back = (seconds.get(phase, 0.0) for phase in ("train", "wait", "rejoin"))

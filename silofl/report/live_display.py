@@ -11,11 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from silofl.report.lines import Eta, closing, duration, opening, phases, spread
-from silofl.report.round_metrics import RoundMetrics
+from silofl.report.lines import Eta, closing, duration, opening, phases, spread, value_text
+from silofl.report.round_metrics import FIRST, RoundMetrics
 
 ROUNDS_SHOWN = 12
-NUMBERS = ("loss", "accuracy", "epsilon")
 
 
 class LiveDisplay:
@@ -57,8 +56,11 @@ class LiveDisplay:
 
     def _draw(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("round", *self._numbers, "over silos", "seconds", "of which"):
-            table.add_column(heading, justify="right" if heading in ("round", *NUMBERS) else "left")
+        table.add_column("round", justify="right")
+        for name in self._names():
+            table.add_column(Text(name), justify="right")
+        for heading in ("over silos", "seconds", "of which"):
+            table.add_column(heading)
         for metrics in self._rounds:
             table.add_row(*self._cells(metrics))
         done, rounds = self._rounds[-1].round, self._plan["rounds"]
@@ -66,13 +68,15 @@ class LiveDisplay:
         bar.add_row(ProgressBar(rounds, done, width=40), Text(f"{done}/{rounds}  eta {duration(self._left)}"))
         return Group(table, bar)
 
-    @property
-    def _numbers(self) -> list[str]:
-        """The numbers that have a column: epsilon where there is privacy to spend."""
-        return [name for name in NUMBERS if name != "epsilon" or self._plan["privacy"]]
+    def _names(self) -> list[str]:
+        """What has a column: loss, accuracy, the task's other metrics, epsilon where there is privacy."""
+        names = dict.fromkeys(name for metrics in self._rounds for name, _ in metrics.shown)
+        first = [*FIRST, *(name for name in names if name not in (*FIRST, "epsilon"))]
+        return [*first, *(["epsilon"] if self._plan["privacy"] or "epsilon" in names else [])]
 
-    def _cells(self, metrics: RoundMetrics) -> list[str]:
-        numbers = [f"{metrics.shown[name]:.4f}" if name in metrics.shown else "" for name in self._numbers]
+    def _cells(self, metrics: RoundMetrics) -> list[str | Text]:
+        shown = dict(metrics.shown)
+        numbers = [Text(value_text(shown[name]) if name in shown else "") for name in self._names()]
         where = spread(metrics.per_silo).removeprefix("silos ")
         return [
             str(metrics.round),

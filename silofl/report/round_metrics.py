@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from silofl.types import MetricValue
+
 Json = dict[str, Any]
+METRICS = "metrics"
+"""Key of all metrics in a line."""
+FIRST = ("loss", "accuracy")
+"""What is shown before other metrics."""
 
 
 @dataclass(frozen=True)
 class RoundMetrics:
-    """One round. The fields are the keys of its line; `means` are keys of their own.
+    """One round. The fields are the keys of its line, `means` as "metrics".
+
+    A metric has a key of its own beside, unless a field has that name: "loss" and "accuracy" do.
 
     Attributes:
         round: from 1.
-        means: the federation's means over held-out samples, such as "loss" and "accuracy".
+        means: the federation's metrics over held-out samples, such as "loss" and "accuracy"; None for one
+            that is no number.
+        undefined_metrics: metrics that are no number on some samples, which are left out, and at how many
+            silos.
+        withheld_metrics: metrics of so few silos that they would be those silos' own.
         epsilon: spent so far; None without privacy, or where nothing bounds it.
         clip_norm: of the next round, where it changes from round to round.
         per_silo: what silos show of their own, in the order of their numbers.
@@ -36,10 +49,12 @@ class RoundMetrics:
     """
 
     round: int
-    means: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, MetricValue] = field(default_factory=dict)
+    undefined_metrics: Mapping[str, int] = field(default_factory=dict)
+    withheld_metrics: tuple[str, ...] = ()
     epsilon: float | None = None
     clip_norm: float | None = None
-    per_silo: list[Mapping[str, float]] = field(default_factory=list)
+    per_silo: list[Mapping[str, float | None]] = field(default_factory=list)
     began: tuple[int, ...] = ()
     survivors: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
@@ -55,29 +70,35 @@ class RoundMetrics:
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> Json:
-        """The line; what is None is left out."""
+        """The line; what is None is left out, and a metric that is no number is null."""
         line: Json = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "means"}
-        head = {"round": line.pop("round"), **self.means}
-        return head | {name: _plain(value) for name, value in line.items() if value is not None}
+        own_keys = {name: value for name, value in self.means.items() if name not in {*line, METRICS}}
+        head = {"round": line.pop("round"), **own_keys, METRICS: dict(self.means)}
+        found: Json = plain(head | {name: value for name, value in line.items() if value is not None})
+        return found
 
     @classmethod
     def from_json(cls, line: Json) -> RoundMetrics:
         """The round again."""
         known = {one.name for one in fields(cls)} - {"means"}
         given = {name: value for name, value in line.items() if name in known}
-        for name in ("began", "survivors", "failed", "rejoined"):
+        for name in ("began", "survivors", "failed", "rejoined", "withheld_metrics"):
             given[name] = tuple(given.get(name, ()))
-        return cls(means={name: value for name, value in line.items() if name not in known}, **given)
+        return cls(means=line.get(METRICS, {}), **given)
 
     @property
-    def shown(self) -> dict[str, float]:
-        """The numbers that people look at first."""
-        spent = {} if self.epsilon is None else {"epsilon": self.epsilon}
-        return {name: self.means[name] for name in ("loss", "accuracy") if name in self.means} | spent
+    def shown(self) -> list[tuple[str, MetricValue]]:
+        """Names and values for people: loss and accuracy first, then the task's others, then epsilon."""
+        first = [name for name in FIRST if name in self.means]
+        names = [*first, *(name for name in self.means if name not in FIRST)]
+        spent = [] if self.epsilon is None else [("epsilon", self.epsilon)]
+        return [
+            ("metrics/epsilon" if name == "epsilon" else name, self.means[name]) for name in names
+        ] + spent
 
     def notices(self, value_range: float | None) -> list[str]:
         """What people should read beside the line; `value_range` is `secure.range`."""
-        notices = []
+        notices = self._unusual_metrics()
         if self.failed:
             notices.append(
                 f"{silos_text(self.failed)} failed in round {self.round}; "
@@ -97,6 +118,21 @@ class RoundMetrics:
                 f"rounding for the secure sum took more than 1 % of {tensor} at {silos} silos; "
                 'raise secure.bits, or set secure.rounding = "stochastic"'
             )
+        return notices
+
+    def _unusual_metrics(self) -> list[str]:
+        """A sentence on each metric that leaves samples out, or is not shown."""
+        present = len(self.survivors)
+        notices = [
+            f"the metric {name} is no number (or beyond 2^128) on some held-out samples of {silos} of "
+            f"{present} silos, which are left out of it"
+            for name, silos in self.undefined_metrics.items()
+        ]
+        notices += [
+            f"the metric {name} is of so few silos that it would be their own, and run.share_silo_metrics is "
+            "false: it is not added up"
+            for name in self.withheld_metrics
+        ]
         return notices
 
     def _wide(self) -> dict[str, str]:
@@ -125,5 +161,10 @@ def silos_text(silos: tuple[int, ...]) -> str:
     return f"silos {', '.join(map(str, silos[:-1]))} and {silos[-1]}"
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def plain(value: Any) -> Any:
+    """A tree as JSON has it: lists for tuples, null for numbers that JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-Mean = Tensor | float
+from silofl.tasks.metrics import Ratio, SumState
+
+Metric = Tensor | float | Ratio | SumState
+"""A mean over the batch, or what is added up over batches and silos and finished afterwards."""
 Schema = Sequence[tuple[str, str]]
 """Name and kind of each column of features, in the order of the features; an empty name is not known."""
 
@@ -33,7 +36,8 @@ class SiloData(NamedTuple):
 class Task(Protocol):
     """A user's problem; any class with these four methods.
 
-    A `torch.utils.data.TensorDataset` is read fastest; any map-style dataset works.
+    A `torch.utils.data.TensorDataset` is read fastest; any map-style dataset works. Batches are made in the
+    silo's own process: worker processes would be forked from one that has initialised MPI.
     """
 
     def model(self) -> nn.Module:
@@ -50,16 +54,27 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Mean loss over the batch, a scalar that can be differentiated."""
 
-    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Mean]:
-        """Means over the batch of whatever is worth reporting, such as {"accuracy": 0.9}."""
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Metric]:
+        """Whatever is worth reporting of the batch by any name: means over it, such as {"accuracy": 0.9}.
+
+        What is no mean over samples is a `silofl.tasks.metrics.Ratio` or `SumState`.
+        """
 
 
 @runtime_checkable
 class OnePassTask(Protocol):
     """A task may have this method, too: it saves evaluation the second pass through the model."""
 
-    def evaluate(self, model: nn.Module, batch: Any) -> Mapping[str, Mean]:
+    def evaluate(self, model: nn.Module, batch: Any) -> Mapping[str, Metric]:
         """What `metrics` gives and the loss under the name "loss"."""
+
+
+@runtime_checkable
+class CollatingTask(Protocol):
+    """A task may have this method, too: samples of unequal shapes, or of other types than torch knows."""
+
+    def collate(self, samples: list[Any]) -> Any:
+        """A batch of samples, as torch's `collate_fn` makes one."""
 
 
 @runtime_checkable

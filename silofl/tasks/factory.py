@@ -8,12 +8,11 @@ import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from silofl.errors import ConfigError, SiloflError
 from silofl.tasks.base import Task
-
-_METHODS = ("model", "data", "loss", "metrics")
+from silofl.tasks.checks import task_of
 
 
 def from_factory(name: str, options: dict[str, Any]) -> Task:
@@ -32,13 +31,7 @@ def from_factory(name: str, options: dict[str, Any]) -> Task:
             f"task.factory = {name!r}: {module_name} has no {attribute}{_nearest(module, attribute)}"
         )
     task = _call(name, getattr(module, attribute), options)
-    missing = [method for method in _METHODS if not callable(getattr(task, method, None))]
-    if missing:
-        raise ConfigError(
-            f"task.factory = {name!r} is no task: it has no method {' or '.join(missing)}; "
-            f"a task has {', '.join(_METHODS)}"
-        )
-    return cast(Task, task)
+    return task_of(task, f"task.factory = {name!r}")
 
 
 def _import(name: str, module_name: str) -> ModuleType:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import TensorDataset, default_collate
 
+from silofl.errors import DataError
 from silofl.tasks.base import SizedDataset
+from silofl.tasks.user_code import UserCode
 from silofl.training.slots import like
+
+Collate = Callable[[list[Any]], Any]
 
 
 class Batches:
     """Batches of a dataset on a device, real and complex tensors cast to the model's dtype.
 
-    A TensorDataset is moved to the device once and indexed there; any other dataset is read sample by
-    sample and collated as torch's DataLoader does. `on_batch` is called before each batch is made.
+    A TensorDataset is moved to the device once and indexed there; any other dataset, a subclass too, is read
+    and collated as torch's DataLoader does: by its `__getitems__` where it has one. `on_batch` is called
+    before each batch is made.
+
+    Args:
+        dataset: the samples.
+        dtype: of the model.
+        device: where batches are to be.
+        on_batch: see above.
+        collate: makes a batch of a list of samples; None: torch's `default_collate`.
+        code: calls what is the user's; without it, for measurements, it is that of silo 0.
     """
 
     def __init__(
@@ -26,11 +42,15 @@ class Batches:
         dtype: torch.dtype,
         device: torch.device,
         on_batch: Callable[[], None] = lambda: None,
+        *,
+        collate: Collate | None = None,
+        code: UserCode | None = None,
     ) -> None:
-        self._dataset, self._on_batch = dataset, on_batch
+        self._dataset, self._on_batch, self._collate = dataset, on_batch, collate
+        self._code = UserCode(0) if code is None else code
         self._dtype, self._device = dtype, device
         self._tensors: tuple[Tensor, ...] | None = None
-        if isinstance(dataset, TensorDataset):
+        if type(dataset) is TensorDataset and collate is None:
             self._tensors = tuple(self._place(t) for t in dataset.tensors)
 
     def __len__(self) -> int:
@@ -49,24 +69,95 @@ class Batches:
             index = torch.arange(start, min(start + batch_size, len(self)))
             yield self.take(index), len(index)
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Any]:
-        """One epoch in a random order; the last batch may be smaller."""
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, drop_last: bool = False
+    ) -> Iterator[Any]:
+        """One epoch in a random order; the last batch may be smaller, or left out: see `spans`."""
         order = torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self), batch_size):
-            yield self.take(order[start : start + batch_size])
+        for start, stop in spans(len(self), batch_size, drop_last=drop_last):
+            yield self.take(order[start:stop])
 
     def take(self, index: Tensor) -> Any:
-        """The samples `index`, int64 (batch,), as one batch."""
+        """The samples `index`, int64 (batch,), as one batch.
+
+        Raises UserCodeError for what the dataset or the task's `collate` raises, DataError for samples that
+        torch makes no batch of.
+        """
         self._on_batch()
         if self._tensors is not None:
             return tuple(t[index.to(self._device)] for t in self._tensors)
-        return self._place(default_collate([self._dataset[int(i)] for i in index]))
+        return self._place(self._collated(self._samples(index.tolist())))
+
+    def _samples(self, indices: list[int]) -> list[Any]:
+        """The samples, as torch's DataLoader reads them."""
+        many = getattr(self._dataset, "__getitems__", None)
+        with self._code.calling("data", type(self._dataset).__getitem__):
+            return [self._dataset[i] for i in indices] if many is None else list(many(indices))
+
+    def _collated(self, samples: list[Any]) -> Any:
+        if self._collate is not None:
+            with self._code.calling("collate", self._collate):
+                return self._collate(samples)
+        try:
+            return default_collate(samples)
+        except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError):
+            parts = samples[0] if isinstance(samples[0], (tuple, list)) else samples[:1]
+            kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
+            silo = self._code.silo
+            raise DataError(
+                f"silo {silo}: torch makes no batch of the task's samples ({kinds}): they are of unequal "
+                "shapes, or of types that it does not know; give the task a method collate(samples) that "
+                "returns a batch",
+                rank=silo,
+            ) from None
 
     def _place(self, item: Any) -> Any:
+        """What of a batch is a tensor, on the device and of the model's type; containers keep their kind."""
         if isinstance(item, Tensor):
             return item.to(self._device, like(self._dtype, item))
-        if isinstance(item, dict):
-            return {key: self._place(value) for key, value in item.items()}
+        if isinstance(item, PackedSequence):  # a named tuple, of which one part stays on the CPU
+            return item.to(like(self._dtype, item.data)).to(device=self._device)  # type: ignore[call-arg]
+        if isinstance(item, Mapping):
+            return _mapping_like(item, {key: self._place(value) for key, value in item.items()})
         if isinstance(item, (list, tuple)):
-            return type(item)(self._place(value) for value in item)
-        return item
+            return _sequence_like(item, [self._place(value) for value in item])
+        return self._place_object(item)
+
+    def _place_object(self, item: Any) -> Any:
+        """A copy of a dataclass with its fields placed, its __init__ not called; what has a method `to`."""
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            placed = copy.copy(item)
+            for one in dataclasses.fields(item):
+                object.__setattr__(placed, one.name, self._place(getattr(item, one.name)))
+            return placed
+        move = getattr(item, "to", None)
+        return move(self._device) if callable(move) else item
+
+
+def spans(samples: int, batch_size: int, *, drop_last: bool = False) -> Iterator[tuple[int, int]]:
+    """Where an epoch's batches begin and end; `drop_last` leaves out a smaller last one, never the first."""
+    for start in range(0, samples, batch_size):
+        if not (drop_last and start and start + batch_size > samples):
+            yield start, min(start + batch_size, samples)
+
+
+def _mapping_like(item: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    """A mapping of the same kind where it can be changed, as torch's pin_memory makes one."""
+    if type(item) is dict or not isinstance(item, MutableMapping):
+        return values
+    try:
+        made = copy.copy(item)
+        made.update(values)
+    except (TypeError, ValueError, RuntimeError):
+        return values
+    return made
+
+
+def _sequence_like(item: Any, values: list[Any]) -> Any:
+    """A list, tuple or named tuple of the same kind, where that can be made of values; else a plain one."""
+    if hasattr(item, "_fields"):
+        return type(item)(*values)
+    try:
+        return type(item)(values)
+    except (TypeError, ValueError):
+        return tuple(values) if isinstance(item, tuple) else values

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from silofl.errors import ConfigError
 from silofl.tasks.base import PerExampleTask, Task
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.gradient_check import check_gradients
@@ -64,6 +65,7 @@ class ClippedGradients:
         clip_norm: the bound, above 0.
         clipping: see `Clipping`.
         silo: whose samples these are, for errors.
+        code: calls the task; without it no traceback is kept.
         precision: train.precision; only "full" is supported, since norms of low precision bound nothing.
 
     Raises:
@@ -81,7 +83,9 @@ class ClippedGradients:
         clipping: Clipping,
         silo: int,
         precision: str = "full",
+        code: UserCode | None = None,
     ) -> None:
+        self._code = UserCode(silo) if code is None else code
         self._task, self._model, self._train = task, model, train
         self._clip_norm, self._clipping, self._silo = clip_norm, clipping, silo
         self._parameters = list(model.trained.values())
@@ -160,7 +164,9 @@ class ClippedGradients:
         """Add one physical batch; examples that are not finite go, and the others are begun again."""
         with self._examples.watching():
             versions = self._versions()
-            loss = self._loss(self._train.take(index), len(index))
+            batch = self._train.take(index)
+            with self._code.calling("loss", self._task.loss):
+                loss = self._loss(batch, len(index))
             norms = self._examples.norms(loss).norm(dim=0)
             self._refuse_rewritten(versions)
             finite = norms.isfinite()

@@ -2,37 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from silofl.tasks.base import Mean, OnePassTask, Task
+from silofl.tasks.base import OnePassTask, Task
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
+from silofl.training.metric_states import Evaluation
 
-EVALUATION_BATCH = 1024
 
+def evaluate(
+    task: Task,
+    model: FlatModel,
+    test: Batches | None,
+    batch_size: int,
+    code: UserCode,
+    *,
+    batches: int | None = None,
+) -> Evaluation:
+    """Sums of the loss and the task's metrics over the samples of `test`, and how many there are.
 
-def evaluate(task: Task, model: FlatModel, test: Batches | None) -> tuple[dict[str, float], int]:
-    """Means of the loss and the task's metrics over the samples of `test`, and how many there are.
+    The model is in evaluation mode and is not changed. What it caches may be used by training afterwards, so
+    that tensors are ordinary ones without gradients.
 
-    The model is in evaluation mode and is not changed. No samples give an empty dict and 0.
+    Args:
+        task: of the silo.
+        model: what is evaluated.
+        test: the held-out samples; None or no samples give an empty result.
+        batch_size: samples that are looked at together.
+        code: calls the task.
+        batches: at most so many, for a trial; None: all.
+
+    Raises:
+        DataError: what the task reports is no metric.
+        UserCodeError: the task raised.
     """
+    found = Evaluation()
     if test is None or len(test) == 0:
-        return {}, 0
+        return found
     model.module.eval()
-    sums: dict[str, float] = {}
-    with torch.no_grad():  # what a model caches here it may use in training, unlike inference tensors
-        for batch, count in test.in_order(EVALUATION_BATCH):
-            for name, mean in _means(task, model.module, batch).items():
-                sums[name] = sums.get(name, 0.0) + float(mean) * count
-    return {name: total / len(test) for name, total in sums.items()}, len(test)
+    with torch.no_grad():
+        for number, (batch, count) in enumerate(test.in_order(batch_size)):
+            if number == batches:
+                break
+            found.add(_reported(task, model.module, batch, code), count, code.silo)
+    return found
 
 
-def _means(task: Task, module: nn.Module, batch: Any) -> Mapping[str, Mean]:
+def _reported(task: Task, module: nn.Module, batch: Any, code: UserCode) -> Any:
     """Loss and metrics of a batch, in one pass where the task has `evaluate`."""
     if isinstance(task, OnePassTask):
-        return task.evaluate(module, batch)
-    return {"loss": task.loss(module, batch), **task.metrics(module, batch)}
+        with code.calling("evaluate", task.evaluate):
+            return task.evaluate(module, batch)
+    with code.calling("loss", task.loss):
+        loss = task.loss(module, batch)
+    with code.calling("metrics", task.metrics):
+        metrics = task.metrics(module, batch)
+        return {"loss": loss, **metrics} if hasattr(metrics, "keys") else metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,14 +14,17 @@ import torch
 from torch import Tensor
 
 from silofl.config import TrainConfig
-from silofl.errors import ConfigError, TrainingError
+from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.tasks.base import Task
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.seeding import derive, seed_everything
 
+FULL_BATCH_PIECE = 4096
+"""Samples that a full-batch gradient takes at once."""
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,13 +38,25 @@ class FitResult:
 
 
 class LocalTrainer:
-    """Trains `model` on one silo's samples; the result is left in `model.vector`."""
+    """Trains `model` on one silo's samples; the result is left in `model.vector`.
+
+    `code` calls the task; without it, for measurements, no traceback is kept.
+    """
 
     def __init__(
-        self, task: Task, model: FlatModel, train: Batches, config: TrainConfig, *, seed: int, silo: int
+        self,
+        task: Task,
+        model: FlatModel,
+        train: Batches,
+        config: TrainConfig,
+        *,
+        seed: int,
+        silo: int,
+        code: UserCode | None = None,
     ) -> None:
         self._task, self._model, self._train, self._config = task, model, train, config
         self._seed, self._silo = seed, silo
+        self._code = UserCode(silo) if code is None else code
         self._optimizer = self._new_optimizer()
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
@@ -51,6 +67,11 @@ class LocalTrainer:
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ConfigError(
                 f"train.optimizer = {config.optimizer!r} is no class of torch.optim; try SGD or AdamW"
+            )
+        if _needs_closure(kind):
+            raise ConfigError(
+                f"train.optimizer = {config.optimizer!r} evaluates the loss several times in a step, by a "
+                "closure, and steps here take one batch each: choose another, such as SGD or AdamW"
             )
         given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
         options = {key: value for key, value in given.items() if value is not None} | config.options
@@ -123,24 +144,74 @@ class LocalTrainer:
         if not self._config.full_batch:
             yield next(self._train.shuffled(self._config.batch_size, generator)), 1.0
             return
-        for batch, count in self._train.in_order(max(self._config.batch_size, 4096)):
+        pieces = math.ceil(len(self._train) / max(self._config.batch_size, FULL_BATCH_PIECE))
+        for batch, count in self._train.in_order(math.ceil(len(self._train) / pieces)):  # of nearly one size
             yield batch, count / len(self._train)
 
     def _batches(self, generator: torch.Generator) -> Iterator[Any]:
         config = self._config
+
+        def epoch() -> Iterator[Any]:
+            return self._train.shuffled(config.batch_size, generator, drop_last=config.drop_last)
+
         if config.full_batch:
             yield from (self._train.all() for _ in range(config.steps or 1))
         elif config.steps is None:
             for _ in range(config.epochs or 1):
-                yield from self._train.shuffled(config.batch_size, generator)
+                yield from epoch()
         else:
             left = config.steps
             while left > 0:
-                for batch in self._train.shuffled(config.batch_size, generator):
+                for batch in epoch():
                     yield batch
                     left -= 1
                     if left == 0:
                         return
+
+    def try_step(self, batch: Any, *, own_steps: bool) -> None:
+        """Take a step as `fit` would, so that what cannot work is known; the caller puts the model back.
+
+        Args:
+            batch: of training samples.
+            own_steps: whether `fit` hands gradients to the optimizer as autograd leaves them.
+
+        Raises:
+            ConfigError: the optimizer, or train.clip_norm, takes no such gradients.
+            DataError: the loss is no number to be differentiated.
+            UserCodeError: the task raised.
+        """
+        self._model.module.train()
+        optimizer = self._new_optimizer()
+        loss = self._loss(batch)
+        with self._code.calling("loss", self._task.loss):  # what autograd finds, such as work in place
+            loss.backward()  # type: ignore[no-untyped-call]
+        if own_steps:
+            self._refuse_gradients(optimizer)
+
+    def _refuse_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        named = self._model.module.named_parameters()
+        sparse = [name for name, p in named if p.grad is not None and p.grad.is_sparse]
+        what = f" with the sparse gradients of {sparse[0]}" if sparse else ""
+        config = self._config
+        if sparse and config.clip_norm is not None:
+            raise ConfigError(
+                f"train.clip_norm = {config.clip_norm} does not go{what}: remove it, or build its layer "
+                "with sparse=False",
+                rank=self._silo,
+            )
+        try:
+            optimizer.step()
+        except (RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            decay = f" with train.weight_decay = {config.weight_decay}" if config.weight_decay else ""
+            remedy = ": remove train.weight_decay, or build its layer with sparse=False" if decay else ""
+            raise ConfigError(
+                f"train.optimizer = {config.optimizer!r}{decay} takes no step on this model{what}"
+                + (remedy if sparse else "")
+                + f" ({(str(error).splitlines() or [''])[0][:200]})",
+                rank=self._silo,
+            ) from None
 
     def _step(self, batch: Any) -> Tensor:
         self._optimizer.zero_grad()
@@ -176,8 +247,10 @@ class LocalTrainer:
         return loss.detach()
 
     def _loss(self, batch: Any) -> Tensor:
-        with self._autocast():
-            return self._task.loss(self._model.module, batch)
+        """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
+        with self._autocast(), self._code.calling("loss", self._task.loss):
+            loss = self._task.loss(self._model.module, batch)
+        return scalar_loss(loss, self._silo)
 
     def _update(self) -> None:
         self._scaler.step(self._optimizer)
@@ -220,3 +293,38 @@ class LocalTrainer:
         """Set the state again, after a resume."""
         if state:
             self._optimizer.load_state_dict(state)
+
+
+def scalar_loss(loss: Any, silo: int) -> Tensor:
+    """A task's loss as a tensor (). Raises DataError, saying what to return, where it is none."""
+    wrong = ""
+    if not isinstance(loss, Tensor):
+        wrong = f"a {type(loss).__name__}" if loss is not None else "None"
+        wrong += (
+            ": return one tensor, such as the sum of its parts"
+            if isinstance(loss, (dict, list, tuple))
+            else ""
+        )
+    elif loss.numel() != 1:
+        wrong = f"a tensor of shape {tuple(loss.shape)}: return its mean()"
+    elif not loss.is_floating_point():
+        wrong = f"a tensor of {loss.dtype}: return a floating-point tensor"
+    elif torch.is_grad_enabled() and not loss.requires_grad:
+        wrong = (
+            "a tensor that does not depend on a trained parameter: compute it from the model's output, "
+            "without detach(), item() or no_grad()"
+        )
+    if wrong:
+        raise DataError(f"silo {silo}: the task's loss(model, batch) returned {wrong}", rank=silo)
+    found: Tensor = loss
+    return found.reshape(())
+
+
+def _needs_closure(kind: type[torch.optim.Optimizer]) -> bool:
+    """Whether an optimizer's step cannot be called without a function that evaluates the loss."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    return (
+        closure is not None
+        and closure.default is inspect.Parameter.empty
+        and kind is not torch.optim.Optimizer
+    )

@@ -156,4 +156,6 @@ def test_a_task_that_raises_is_one_sentence(start: Start, quick: Path, tmp_path:
         "        raise KeyError('no such column')\n"
     )
     job = start(2, "train", str(quick), "--set", "task.factory=mine:Mine").wait(PATIENCE_S)
-    refused(job, "KeyError", "no such column", "mine.py:7", code=1)
+    told = refused(job, "the task's loss() raised KeyError at mine.py:7", "traceback-silo-0000.txt")
+    assert "no such column" not in told
+    assert "no such column" in (tmp_path / "runs/quick/traceback-silo-0000.txt").read_text()

@@ -56,6 +56,9 @@ class Drawn(LeastSquares):
     def model(self) -> nn.Module:
         return nn.Sequential(*(nn.Linear(40, 40) for _ in range(20)))
 
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return model(torch.ones(1, 40)).mean()
+
 
 def test_silos_that_are_threads_draw_one_model() -> None:
     settings = configuration.parse({"run": {"seed": 3}})

@@ -30,7 +30,7 @@ def test_a_run_as_a_person_sees_it() -> None:
         display.round(metrics(number))
     display.notice("a silo was late")
     summary = {
-        "accuracy": 0.5,
+        "metrics": {"loss": 0.1, "accuracy": 0.5},
         "rounds": 20,
         "seconds": 2.0,
         "model_sha256": "ab",
@@ -61,7 +61,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     display.begin({**plan, **more, "steps": "S", "path": "runs/demo"})
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
-    spent = {"keys": "K", "accuracy": 0.5, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
+    spent = {"keys": "K", "metrics": {"accuracy": 0.5}, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
     display.finish({**spent, "seconds": 2.0, "model_sha256": "ab", "seconds_by_phase": {"train": 1.0}})
     display.close()
     text = out.getvalue()

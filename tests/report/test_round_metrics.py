@@ -35,7 +35,11 @@ def test_a_line_is_the_round() -> None:
     line = json.loads(json.dumps(FULL.to_json()))
     assert RoundMetrics.from_json(line) == FULL
     assert (line["loss"], line["failed"], line["rejoined"]) == (0.5, [1], [2])
-    assert set(line) == {one.name for one in fields(RoundMetrics)} - {"means"} | {"loss", "accuracy"}
+    assert set(line) == {one.name for one in fields(RoundMetrics)} - {"means"} | {
+        "loss",
+        "accuracy",
+        "metrics",
+    }
 
 
 def test_what_there_is_not_is_left_out() -> None:

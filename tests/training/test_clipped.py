@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from silofl.errors import UserCodeError
 from silofl.tasks import models
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
@@ -289,7 +290,7 @@ def test_an_error_in_the_middle_leaves_no_trace_in_the_next_sum(mode: Clipping) 
     with sums(task, mode) as (one, model):
         one.sum(np.arange(3))
         handle = model.module[3].register_forward_pre_hook(fail)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(UserCodeError, match="ZeroDivisionError"):
             one.sum(np.arange(7))
         handle.remove()
         found, _ = one.sum(np.arange(5))

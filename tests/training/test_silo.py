@@ -157,11 +157,11 @@ def test_state_holds_all_that_is_the_silos_own_and_is_taken_up_again() -> None:
 def test_private_parameters_are_evaluated_and_stay() -> None:
     one = silo(Personal())
     whole = one.initial()
-    before, _ = one.evaluate(whole)
+    before = one.evaluate(whole)
     fit(one, FedAvg())
-    after, count = one.evaluate(whole)
-    assert count == 30
-    assert after["loss"] < before["loss"]
+    after = one.evaluate(whole)
+    assert after.count == 30
+    assert after.own["loss"] < before.own["loss"]
     assert len(whole) == 6 * 5 + 5 + 10 + 10
     assert not [name for name in one.export(whole) if name.startswith("2.")]
 

@@ -12,9 +12,11 @@ from torch.utils.data import Dataset, TensorDataset
 from silofl.config import TrainConfig
 from silofl.errors import ConfigError, TrainingError
 from silofl.tasks.base import SiloData
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import FlatModel
+from silofl.training.metric_states import Evaluation
 from silofl.training.trainer import LocalTrainer
 
 CPU = torch.device("cpu")
@@ -137,6 +139,7 @@ def test_divergence_names_silo_and_round() -> None:
     ("options", "text"),
     [
         ({"optimizer": "SGDD"}, "no class of torch.optim"),
+        ({"optimizer": "LBFGS"}, "by a closure, and steps here take one batch each"),
         ({"optimizer": "Optimizer"}, "refuses its options"),
         ({"optimizer": "SGD", "options": {"beta": 1}}, "beta"),
     ],
@@ -166,15 +169,16 @@ def test_any_map_style_dataset_is_collated() -> None:
     assert sorted(shuffled.tolist()) == [0, 1, 2, 3, 4] != shuffled.tolist()
 
 
-def test_evaluation_is_a_mean_over_samples_not_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silofl.training.evaluate.EVALUATION_BATCH", 4)
-    task = Line()
+def test_evaluation_is_a_mean_over_samples_not_batches() -> None:
+    task, code = Line(), UserCode(0)
     model = FlatModel(task.model(), torch.float64, CPU)
-    means, count = evaluate(task, model, Batches(task.data(0, 1).train, torch.float64, CPU))
+    found = evaluate(task, model, Batches(task.data(0, 1).train, torch.float64, CPU), 4, code)
+    found.finish(code)
+    assert task.calls == [4, 4, 2]
     expected = float(task.loss(model.module, (task.x, 3 * task.x + 1)))
-    assert count == 10
-    assert means["loss"] == pytest.approx(expected)
-    assert evaluate(task, model, None) == ({}, 0)
+    assert found.count == 10
+    assert found.own["loss"] == pytest.approx(expected)
+    assert evaluate(task, model, None, 4, code) == Evaluation()
 
 
 def test_a_task_that_evaluates_in_one_pass_gives_what_two_passes_give() -> None:

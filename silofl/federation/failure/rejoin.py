@@ -35,6 +35,7 @@ from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
+from silofl.tasks.user_code import UserCode
 
 LATE_S = 10.0
 """So long after the others gave it up a silo that is not ready ends."""
@@ -93,7 +94,8 @@ def _own_silo(config: Config, task: Task | None, comm: MpiCommunicator, spawn_in
     """This silo, with its data, as far as it needs nobody else."""
     alone = ElasticGroup(comm, fault_tolerant=False)
     built = build_task(alone, config, task)
-    silo = build_silo(alone, config, built, spawn_info.number, spawn_info.silos, spawn_info.local_rank)
+    code = UserCode(spawn_info.number)  # the run directory is not known yet
+    silo = build_silo(alone, config, built, code, spawn_info.silos, spawn_info.local_rank)
     if config.checkpoint.buddy:
         silo_key(config.checkpoint.key_file, spawn_info.number)
     return silo

@@ -1,0 +1,108 @@
+"""What a task has to have, and what its `data` has to return: each slip is one sentence before round 1."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from silofl.errors import ConfigError, DataError
+from silofl.tasks.base import SiloData, Task
+
+METHODS = {"model": "()", "data": "(silo, silos)", "loss": "(model, batch)", "metrics": "(model, batch)"}
+"""What every task has, with what it is called with."""
+OPTIONAL = {"evaluate": "(model, batch)", "losses": "(model, batch)", "collate": "(samples)"}
+"""What a task may have."""
+
+
+def task_of(given: Any, name: str) -> Task:
+    """`given` as a task; `name` is what messages call it.
+
+    Raises ConfigError where it lacks a method, or has one that cannot be called as it will be.
+    """
+    missing = [method for method in METHODS if not callable(getattr(given, method, None))]
+    if missing:
+        raise ConfigError(
+            f"{name} is no task: it has no method {' or '.join(missing)}; a task has {', '.join(METHODS)}"
+        )
+    for method, arguments in {**METHODS, **OPTIONAL}.items():
+        function = getattr(given, method, None)
+        if callable(function) and not _takes(function, arguments):
+            raise ConfigError(
+                f"{name}: its {method} takes {inspect.signature(function)}{_begins(function)}, and is called "
+                f"with {arguments}: change its parameters"
+                + (f", or give the method another name than {method}" if method in OPTIONAL else "")
+            )
+    return cast(Task, given)
+
+
+def _takes(function: Callable[..., Any], arguments: str) -> bool:
+    """Whether the call fits; what has no signature, such as a method in C, is taken to."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*filter(None, arguments.strip("()").split(", ")))
+    except TypeError:
+        return False
+    return True
+
+
+def _begins(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    return "" if code is None else f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
+
+
+def model_of(given: Any, silo: int) -> nn.Module:
+    """`given` as what `Task.model` returns. Raises DataError where it is no module."""
+    if isinstance(given, nn.Module):
+        return given
+    raise DataError(
+        f"silo {silo}: the task's model() returned {_kind(given)}: return a new torch.nn.Module", rank=silo
+    )
+
+
+def data_of(given: Any, silo: int) -> SiloData:
+    """`given` as what `Task.data` returns. Raises DataError where it is not two map-style data sets."""
+    if not isinstance(given, (tuple, list)) or not 1 <= len(given) <= 2:
+        many = f"{_kind(given)} of {len(given)}" if isinstance(given, (tuple, list)) else _kind(given)
+        raise DataError(
+            f"silo {silo}: the task's data(silo, silos) returned {many}: return two data sets, "
+            "training samples and held-out samples, with None for the second where there are none",
+            rank=silo,
+        )
+    data = SiloData(*given)
+    for role, samples in (("training", data.train), ("held-out", data.test)):
+        for why in _refusals(samples, optional=role == "held-out"):
+            raise DataError(f"silo {silo}: the task's data() returned as {role} samples {why}", rank=silo)
+    return data
+
+
+def _refusals(samples: Any, *, optional: bool) -> Iterator[str]:
+    """What is wrong with a data set, in the middle of a sentence."""
+    kind = _kind(samples)
+    if samples is None:
+        if not optional:
+            yield "None"
+    elif isinstance(samples, DataLoader):
+        yield (
+            f"{kind}, and batches are made here (train.batch_size, train.eval_batch_size): return its "
+            "data set, loader.dataset, and give the task a method collate(samples) for a collate_fn"
+        )
+    elif isinstance(samples, IterableDataset) or not hasattr(type(samples), "__getitem__"):
+        yield f"{kind}, which cannot be indexed: return a map-style data set, with __len__ and __getitem__"
+    elif not hasattr(type(samples), "__len__"):
+        yield f"{kind}, which has no __len__: return a map-style data set, with __len__ and __getitem__"
+    elif isinstance(samples, (str, bytes)):
+        yield f"{kind}: return a data set, not its path"
+    elif hasattr(samples, "iloc"):
+        yield (f"{kind}, which is indexed by columns: return a data set of its rows, such as a TensorDataset")
+
+
+def _kind(given: Any) -> str:
+    return "None" if given is None else f"a {type(given).__name__}"

@@ -1,0 +1,106 @@
+"""Calls of a task's own code: what goes wrong there is one sentence with its file and line."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+import silofl
+from silofl import private_files
+from silofl.errors import SiloflError, UserCodeError
+
+_OURS = f"{Path(silofl.__file__).parent}{os.sep}"
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_REMEDIES = {
+    "data": "lower train.batch_size",
+    "loss": "lower train.batch_size",
+    "metrics": "lower train.eval_batch_size",
+    "evaluate": "lower train.eval_batch_size",
+}
+"""What helps where memory runs out, by what was called."""
+
+
+class UserCode:
+    """The calls of one silo's task.
+
+    The text of an exception may hold values of the data. So the sentence that all silos see has its type,
+    file and line, and the full traceback goes to a file that is the silo's own.
+
+    Args:
+        silo: its number.
+        folder: where tracebacks are written; None: nowhere.
+        alone: whether one person's process is all that there is, so that the sentence may have the text.
+    """
+
+    def __init__(self, silo: int, folder: Path | None = None, *, alone: bool = False) -> None:
+        self.silo, self.folder, self._alone = silo, folder, alone
+
+    @contextmanager
+    def calling(self, what: str, code: Callable[..., Any] | None = None) -> Iterator[None]:
+        """Raise UserCodeError for what a block raises; a SiloflError passes.
+
+        Args:
+            what: the method of the task that the block calls.
+            code: the same, which is named where no line of it ran.
+        """
+        try:
+            yield
+        except SiloflError:
+            raise
+        except Exception as error:
+            raise self._explained(what, code, error) from error
+
+    def _explained(self, what: str, code: Callable[..., Any] | None, error: Exception) -> UserCodeError:
+        lines = (str(error).strip().splitlines() if self._alone else []) or [""]
+        text = f": {lines[0]}" if lines[0] else ""
+        parts = [
+            f"silo {self.silo}: the task's {what}() raised {type(error).__name__}"
+            f"{_place(error.__traceback__, code)}{text}"
+        ]
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
+            parts.append(_REMEDIES[what])
+        path = self._write(error)
+        if path is not None:
+            parts.append(f"the silo's own traceback is in {path}")
+        return UserCodeError("; ".join(parts), rank=self.silo)
+
+    def _write(self, error: Exception) -> Path | None:
+        """Write the whole traceback to a file that others may not read; its path, None without one."""
+        if self.folder is None:
+            return None
+        path = self.folder / f"traceback-silo-{self.silo:04d}.txt"
+        try:
+            with private_files.create(path) as file:
+                file.write("".join(traceback.format_exception(error)).encode())
+        except OSError:
+            return None
+        return path
+
+
+def _place(trace: TracebackType | None, code: Callable[..., Any] | None) -> str:
+    """` at task.py:12, in loss`: the innermost line of the user's own files, else where `code` begins.
+
+    The user's own is what lies neither in the standard library, nor among installed packages, nor here; a
+    task that is installed itself is known by the outermost frame that is not ours.
+    """
+    frames = [one for one in traceback.extract_tb(trace) if not one.filename.startswith(_OURS)]
+    own = [one for one in frames if not _is_installed(one.filename)]
+    if own or frames:
+        frame = own[-1] if own else frames[0]
+        return f" at {Path(frame.filename).name}:{frame.lineno}, in {frame.name}"
+    definition = getattr(code, "__code__", None)
+    if definition is None:
+        return ""
+    return f" as it was called; it begins at {Path(definition.co_filename).name}:{definition.co_firstlineno}"
+
+
+def _is_installed(filename: str) -> bool:
+    return filename.startswith((*_LIBRARIES, "<")) or "site-packages" in filename

@@ -1,0 +1,207 @@
+"""What a silo's held-out samples say of each metric: sums over samples, and how a metric is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from silofl.errors import DataError
+from silofl.tasks.metrics import Finished, Ratio, SumState
+from silofl.tasks.user_code import UserCode
+from silofl.types import MetricValue
+
+Kind = Literal["mean", "ratio", "state"]
+LARGEST_STATE = 1 << 16
+"""Numbers of a state: more are no small sum."""
+LONGEST_NAME = 100
+
+
+@dataclass
+class MetricState:
+    """One metric of one silo.
+
+    Attributes:
+        kind: a mean over samples, a quotient of two sums, or a state with a function that finishes it.
+        shape: of the sums; (2,) but for "state".
+        total: float64 of that shape, over the batches in which it is finite.
+        finish: see `SumState`; None but for "state".
+        batches: in which it is finite.
+        undefined: in which it is not, and which are left out.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    total: NDArray[np.float64]
+    finish: Callable[[Tensor], Finished] | None = None
+    batches: int = 0
+    undefined: int = 0
+
+    @property
+    def layout(self) -> list[Any]:
+        """What has to be equal at all silos, as JSON."""
+        return [self.kind, *self.shape]
+
+
+@dataclass
+class Evaluation:
+    """The global model on one silo's held-out samples.
+
+    Attributes:
+        states: by metric.
+        count: samples.
+        own: what the states make of this silo alone, by name: single numbers, None for one that is none.
+    """
+
+    states: dict[str, MetricState] = field(default_factory=dict)
+    count: int = 0
+    own: dict[str, float | None] = field(default_factory=dict)
+
+    def add(self, metrics: Any, count: int, silo: int) -> None:
+        """Take in what a task reports of `count` samples. Raises DataError for what is no metric."""
+        if not isinstance(metrics, Mapping):
+            raise DataError(
+                f"silo {silo}: the task's metrics are a {type(metrics).__name__}: return a dict of names "
+                "and numbers",
+                rank=silo,
+            )
+        self.count += count
+        for name, metric in metrics.items():
+            where = f"silo {silo}: the task's metric {_shown(name)}"
+            if not _is_name(name):
+                raise DataError(
+                    f"{where} has no name: use text of 1 to {LONGEST_NAME} printable characters", rank=silo
+                )
+            try:
+                self._add(name, *_sums(metric, count))
+            except _Unfit as error:
+                raise DataError(f"{where} {error}", rank=silo) from None
+
+    def _add(
+        self, name: str, kind: Kind, values: NDArray[np.float64], finish: Callable[[Tensor], Finished] | None
+    ) -> None:
+        fresh = MetricState(kind, values.shape, np.zeros(values.shape), finish)
+        state = self.states.setdefault(name, fresh)
+        if state.layout != fresh.layout:
+            raise _Unfit(
+                f"is {describe_layout(fresh.layout)} in one batch and {describe_layout(state.layout)} in "
+                "another: report the same in each"
+            )
+        if np.isfinite(values).all():
+            state.total, state.batches = state.total + values, state.batches + 1
+        else:
+            state.undefined += 1
+
+    def finish(self, code: UserCode) -> None:
+        """Make this silo's own metrics of its states; see `finished`."""
+        for one, state in self.states.items():
+            found = finished(one, state, code)
+            self.own |= {name: value for name, value in found.items() if not isinstance(value, list)}
+
+
+def finished(name: str, state: MetricState, code: UserCode) -> dict[str, MetricValue]:
+    """The results that a metric's sums make, by name: the metric's own, or several as `name/key`.
+
+    None where there is no number: no batch, or a division by zero. Raises UserCodeError for what else the
+    task's function raises.
+    """
+    if not state.batches:
+        return {name: None}
+    if state.finish is None:
+        numerator, denominator = map(float, state.total)
+        return {name: _finite(numerator / denominator) if denominator else None}
+    with code.calling("metrics", state.finish):
+        try:
+            found = state.finish(torch.from_numpy(state.total.copy()))
+        except ArithmeticError:
+            return {name: None}
+        if isinstance(found, Mapping):
+            return {f"{name}/{key}": _listed(value) for key, value in found.items()}
+        return {name: _listed(found)}
+
+
+def describe_layout(layout: list[Any]) -> str:
+    """A layout in words."""
+    kind, *shape = layout
+    return {"mean": "a number", "ratio": "a Ratio"}.get(kind, f"SumState of shape {tuple(shape)}")
+
+
+class _Unfit(Exception):
+    """Why something is no metric, behind its name in a sentence."""
+
+
+def _sums(metric: Any, count: int) -> tuple[Kind, NDArray[np.float64], Callable[[Tensor], Finished] | None]:
+    """The kind of a metric, and what is added up of it."""
+    if isinstance(metric, Ratio):
+        parts = [_number(metric.numerator, "numerator "), _number(metric.denominator, "denominator ")]
+        return "ratio", np.array(parts), None
+    if isinstance(metric, SumState):
+        return "state", _state(metric.state), metric.finish
+    value = _number(metric, "")
+    return "mean", np.array([value * count, count]), None
+
+
+def _number(value: Any, which: str) -> float:
+    if isinstance(value, (bool, int, float, np.generic)) and not isinstance(value, (np.str_, np.bytes_)):
+        value = np.asarray(value)
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    if isinstance(value, (Tensor, np.ndarray)):
+        many = math.prod(value.shape)
+        if many != 1:
+            raise _Unfit(
+                f"has {which}values of shape {tuple(value.shape)}: return one number, or add states up with "
+                "silofl.tasks.metrics.SumState"
+            )
+        if isinstance(value, Tensor) and not value.is_complex():
+            return float(value.double())
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            return float(value.reshape(()))
+    kind = "None" if value is None else f"a {type(value).__name__}"
+    raise _Unfit(f"is {which}{kind}: return a number, or a Ratio or SumState of silofl.tasks.metrics")
+
+
+def _state(state: Any) -> NDArray[np.float64]:
+    if isinstance(state, (list, tuple, int, float, np.generic, np.ndarray)):
+        try:
+            state = torch.as_tensor(state)
+        except (TypeError, ValueError, RuntimeError):
+            raise _Unfit("has a state that is no tensor: give SumState a tensor of numbers") from None
+    if not isinstance(state, Tensor) or state.is_complex():
+        raise _Unfit("has a state that is no real tensor: give SumState a tensor of numbers")
+    if not 1 <= state.numel() <= LARGEST_STATE:
+        raise _Unfit(f"has a state of {state.numel()} numbers: 1 to {LARGEST_STATE} can be added up")
+    values: NDArray[np.float64] = state.detach().cpu().to_dense().double().numpy().copy()
+    return values
+
+
+def _listed(value: Any) -> MetricValue:
+    """A result as JSON has it."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_listed(one) for one in value]
+    return _finite(float(value))
+
+
+def _finite(value: float) -> float | None:
+    """None for what JSON has no word for."""
+    return value if math.isfinite(value) else None
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 1 <= len(name) <= LONGEST_NAME and name.isprintable()
+
+
+def _shown(name: Any) -> str:
+    return (
+        repr(name)
+        if isinstance(name, (str, int)) and len(repr(name)) <= LONGEST_NAME
+        else type(name).__name__
+    )

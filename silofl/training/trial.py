@@ -1,0 +1,106 @@
+"""A step before the first round, taken back at once: slips in a task are told before anything is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from silofl.config import TrainConfig
+from silofl.errors import DataError, UserCodeError
+from silofl.training.batches import Batches, spans
+from silofl.training.trainer import FULL_BATCH_PIECE, LocalTrainer
+
+
+class Trial:
+    """A silo's first batch, and its smallest, tried on its model.
+
+    Args:
+        trainer: of the silo.
+        module: the model that it trains.
+        train: the silo's training samples.
+        config: [train].
+        silo: its number, for errors.
+    """
+
+    def __init__(
+        self, trainer: LocalTrainer, module: nn.Module, train: Batches, config: TrainConfig, silo: int
+    ) -> None:
+        self._trainer, self._module, self._train = trainer, module, train
+        self._config, self._silo = config, silo
+
+    def run(self, *, own_steps: bool) -> None:
+        """Try steps, and put parameters and buffers back. `own_steps` and errors: see `try_step`.
+
+        Raises DataError, too, where the model's normalization takes no batch of one sample.
+        """
+        count = len(self._train)
+        sizes = [min(count, FULL_BATCH_PIECE)]
+        if not self._config.full_batch:
+            sizes = [
+                b - a for a, b in spans(count, self._config.batch_size, drop_last=self._config.drop_last)
+            ]
+        with kept(self._module):
+            if sizes[0] > 1:
+                self._step(sizes[0], own_steps=own_steps)
+            if sizes[-1] == 1:
+                self._single_sample(count, own_steps=own_steps, drops=sizes[0] > 1)
+
+    def _step(self, count: int, *, own_steps: bool) -> None:
+        self._trainer.try_step(self._train.take(torch.arange(count)), own_steps=own_steps)
+
+    @property
+    def _layer(self) -> str | None:
+        """The name of a layer that needs several values of each channel; None without one."""
+        kinds = (_BatchNorm, _InstanceNorm)
+        return next((name for name, one in self._module.named_modules() if isinstance(one, kinds)), None)
+
+    def _single_sample(self, count: int, *, own_steps: bool, drops: bool) -> None:
+        """Try a batch of one sample; `drops`: whether it is an epoch's last, not its only one."""
+        try:
+            self._step(1, own_steps=own_steps)
+        except UserCodeError as error:
+            size, layer = self._config.batch_size, self._layer
+            remedy = "set a larger train.batch_size, or give the silo more samples"
+            where = f"of {count} samples in batches of train.batch_size = {size} the last has one"
+            if drops:
+                remedy = "set train.drop_last = true, or another train.batch_size"
+            if layer is None or not isinstance(error.__cause__, ValueError):
+                raise UserCodeError(f"{error}; {where}: {remedy}", rank=self._silo) from error.__cause__
+            raise DataError(
+                f"silo {self._silo}: {where}, which the model's normalization {layer} cannot train on: "
+                + remedy,
+                rank=self._silo,
+            ) from None
+
+
+@contextmanager
+def kept(module: nn.Module) -> Iterator[None]:
+    """Put parameters, buffers, gradients and modes back afterwards; the same tensors, with their values."""
+    modules = list(module.modules())
+    places: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table)) for one in modules for table in (one._parameters, one._buffers)
+    ]
+    tensors = {id(t): t for _, table in places for t in table.values() if t is not None}
+    values = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors.values()]
+    gradients = [(tensor, tensor.grad) for tensor in tensors.values()]
+    modes = [(one, one.training) for one in modules]
+    try:
+        yield
+    finally:
+        for table, before in places:
+            table.clear()
+            table.update(before)
+        with torch.no_grad():
+            for tensor, memory, value in values:
+                tensor.data = memory  # training may have given it another
+                memory.copy_(value)
+        for tensor, gradient in gradients:
+            tensor.grad = gradient
+        for one, mode in modes:
+            one.training = mode

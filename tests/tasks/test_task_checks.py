@@ -1,0 +1,125 @@
+"""What a task returns and how it is called: each slip is one sentence that says what to return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from silofl.errors import ConfigError, DataError
+from silofl.tasks.base import SiloData
+from silofl.tasks.checks import data_of, model_of, task_of
+
+DATA = TensorDataset(torch.zeros(4, 2))
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class NoLength:
+    def __getitem__(self, index: int) -> Any:
+        return index
+
+
+class Frame:
+    """Looks like a data frame: its items are columns."""
+
+    iloc = None
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, column: str) -> Any:
+        raise KeyError(column)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (DATA, "returned a TensorDataset: return two data sets"),
+        (None, "returned None: return two data sets"),
+        ((DATA, DATA, DATA), "returned a tuple of 3: return two data sets"),
+        ({"train": DATA}, "returned a dict: return two data sets"),
+        (torch.zeros(2, 3), "returned a Tensor: return two data sets"),
+        ((None, DATA), "as training samples None"),
+        (
+            (DataLoader(DATA), DATA),
+            r"as training samples a DataLoader, .* return its data set, loader.dataset",
+        ),
+        ((DATA, DataLoader(DATA)), "as held-out samples a DataLoader"),
+        ((Stream(), None), "a Stream, which cannot be indexed: return a map-style data set"),
+        ((iter([1]), None), "a list_iterator, which cannot be indexed"),
+        ((NoLength(), None), "a NoLength, which has no __len__"),
+        ((DATA, "test.csv"), "as held-out samples a str: return a data set, not its path"),
+        ((Frame(), None), "a Frame, which is indexed by columns"),
+    ],
+)
+def test_what_is_no_pair_of_data_sets_is_refused(given: Any, told: str) -> None:
+    with pytest.raises(DataError, match=f"^silo 2: the task's data.*{told}"):
+        data_of(given, 2)
+
+
+@pytest.mark.parametrize("given", [(DATA, DATA), [DATA, None], SiloData(DATA), (DATA,), ([1, 2], [3])])
+def test_what_can_be_indexed_and_counted_is_taken(given: Any) -> None:
+    assert data_of(given, 0).train is given[0]
+
+
+def test_a_model_is_a_module_and_not_its_class() -> None:
+    assert isinstance(model_of(nn.Linear(1, 1), 0), nn.Module)
+    with pytest.raises(DataError, match=r"silo 1: the task's model\(\) returned a type"):
+        model_of(nn.Linear, 1)
+
+
+class Good:
+    def model(self) -> Any: ...
+    def data(self, silo: int, silos: int) -> Any: ...
+    def loss(self, model: Any, batch: Any, scale: float = 1.0) -> Any: ...
+    def metrics(self, *both: Any) -> Any: ...
+
+
+class Trainer(Good):
+    def evaluate(self, loader: Any) -> Any: ...
+
+
+class Lonely(Good):
+    def data(self, silo: int) -> Any: ...  # type: ignore[override]
+
+
+class Eager(Good):
+    def losses(self, model: Any, batch: Any, reduction: str) -> Any: ...
+
+
+class Collating(Good):
+    def collate(self) -> Any: ...
+
+
+def test_methods_are_called_as_they_can_be() -> None:
+    task = Good()
+    assert task_of(task, "it") is task
+    with pytest.raises(
+        ConfigError, match="the task object is no task: it has no method model or data or loss"
+    ):
+        task_of(object(), "the task object")
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        (
+            Trainer(),
+            r"its evaluate takes \(loader: .*test_task_checks.py:\d+\), and is called with "
+            r"\(model, batch\): change its parameters, or give the method another name than evaluate",
+        ),
+        (Lonely(), r"its data takes \(silo: .* and is called with \(silo, silos\): change its parameters$"),
+        (Eager(), "its losses takes .* another name than losses"),
+        (Collating(), r"its collate takes \(\).*\(samples\)"),
+    ],
+)
+def test_a_signature_that_does_not_fit_is_told_with_its_line(task: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        task_of(task, "it")

@@ -1,0 +1,87 @@
+"""What goes wrong in a user's code: one sentence with its place, and the rest in the silo's own file."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from silofl.errors import DataError, UserCodeError
+from silofl.tasks.metrics import auc
+from silofl.tasks.user_code import UserCode
+from silofl.training.batches import Batches
+
+SECRET = "patient 4711"
+
+
+def helper(table: dict[str, int]) -> int:
+    return table[SECRET]
+
+
+def outer(model: Any, batch: Any) -> Any:
+    return helper({})
+
+
+def library(model: Any, batch: Any) -> Any:
+    return torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.zeros(5))
+
+
+def said(what: str, function: Any, code: UserCode, *arguments: Any) -> str:
+    with pytest.raises(UserCodeError) as caught, code.calling(what, function):
+        function(*arguments)
+    assert caught.value.exit_code == 2
+    assert caught.value.rank == code.silo
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def line_of(text: str) -> int:
+    lines = Path(__file__).read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip() == text)
+
+
+def test_the_sentence_has_the_innermost_line_of_the_users_own_files_and_no_value(tmp_path: Path) -> None:
+    text = said("loss", outer, UserCode(1, tmp_path), None, None)
+    place = f"test_user_code.py:{line_of('return table[SECRET]')}, in helper"
+    file = tmp_path / "traceback-silo-0001.txt"
+    assert text == (
+        f"silo 1: the task's loss() raised KeyError at {place}; the silo's own traceback is in {file}"
+    )
+    assert SECRET in file.read_text()
+    assert "in outer" in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    call = "return torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.zeros(5))"
+    place = f"test_user_code.py:{line_of(call)}, in library"
+    assert f"raised ValueError at {place};" in said("metrics", library, UserCode(1, tmp_path), None, None)
+
+
+def test_without_a_folder_there_is_no_file_and_alone_the_text_is_told() -> None:
+    assert said("model", outer, UserCode(0), None, None).endswith("in helper")
+    assert SECRET in said("model", outer, UserCode(0, alone=True), None, None)
+
+
+def test_a_folder_that_cannot_be_written_takes_nothing_from_the_sentence(tmp_path: Path) -> None:
+    assert said("data", outer, UserCode(0, tmp_path / "absent"), 0, 1).endswith("in helper")
+
+
+def test_a_call_that_runs_no_line_is_placed_where_the_method_begins() -> None:
+    begins = line_of("def outer(model: Any, batch: Any) -> Any:")
+    batches = Batches([1, 2], torch.float32, torch.device("cpu"), collate=outer)  # type: ignore[arg-type]
+    with pytest.raises(UserCodeError, match=rf"TypeError .*it begins at test_user_code.py:{begins}$"):
+        batches.all()
+
+
+def test_memory_that_runs_out_has_a_remedy() -> None:
+    def full() -> None:
+        raise torch.OutOfMemoryError
+
+    assert "lower train.batch_size" in said("loss", full, UserCode(0))
+    assert "lower train.eval_batch_size" in said("evaluate", full, UserCode(0))
+
+
+def test_a_sentence_of_ours_passes() -> None:
+    with pytest.raises(DataError, match="scores from 0 to 1"), UserCode(0).calling("metrics", auc):
+        auc(torch.tensor([3.0]), torch.tensor([1]))

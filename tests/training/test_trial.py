@@ -1,0 +1,189 @@
+"""A trial before round 1 finds what cannot work, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from silofl import config as configuration
+from silofl.errors import ConfigError, DataError, SiloflError, UserCodeError
+from silofl.federation.silo import Silo
+
+
+class Plain:
+    """Two classes of eight features."""
+
+    samples = 33
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2))
+
+    def data(self, silo: int, silos: int) -> Any:
+        data = TensorDataset(torch.randn(self.samples, 8), torch.arange(self.samples) % 2)
+        return data, data
+
+    def loss(self, model: nn.Module, batch: Any) -> Any:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def metrics(self, model: nn.Module, batch: Any) -> Any:
+        return {}
+
+
+class Tokens(Plain):
+    """An embedding with sparse gradients, through which all else is reached."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.EmbeddingBag(8, 5, sparse=True), nn.Linear(5, 2))
+
+    def data(self, silo: int, silos: int) -> Any:
+        data = TensorDataset(torch.arange(240).view(40, 6) % 8, torch.arange(40) % 2)
+        return data, data
+
+
+def silo(task: Any, strategy: str = "fedavg", **train: Any) -> Silo:
+    tables = {"train": {"batch_size": 16} | train, "strategy": {"name": strategy}}
+    return Silo(configuration.parse(tables), task, 1, 3, "cpu")
+
+
+def told(task: Any, kind: type[SiloflError] = DataError, **train: Any) -> str:
+    with pytest.raises(kind) as caught:
+        silo(task, **train)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_nothing_of_a_trial_stays() -> None:
+    class Counting(Plain):
+        calls = 0
+
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            Counting.calls += 1
+            assert len(batch[1]) <= 16
+            return super().loss(model, batch)
+
+    from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
+
+    seed_everything(derive(0, INITIAL_MODEL, 0))
+    expected = Plain().model()
+    one = silo(Counting(), drop_last=True, lr=1.0)
+    assert Counting.calls == 2  # a step, and an evaluation
+    for name, value in expected.state_dict().items():
+        assert torch.equal(one.model.module.state_dict()[name], value), name
+    assert all(p.grad is None for p in one.model.module.parameters())
+    assert one.trainer.optimizer_state() == {}
+
+
+def test_a_last_batch_of_one_is_told_with_the_key_that_helps() -> None:
+    assert told(Plain()) == (
+        "silo 1: of 33 samples in batches of train.batch_size = 16 the last has one, which the model's "
+        "normalization 1 cannot train on: set train.drop_last = true, or another train.batch_size"
+    )
+    silo(Plain(), drop_last=True)
+    silo(Plain(), batch_size=15)
+    silo(Plain(), full_batch=True)
+    single = type("Single", (Plain,), {"samples": 1})
+    assert "of 1 samples in batches of train.batch_size = 16 the last has one" in told(
+        single(), drop_last=True
+    )
+
+    class Squeezed(Plain):  # whose loss forgets that a batch may have one sample
+        def model(self) -> nn.Module:
+            return nn.Linear(8, 2)
+
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            return nn.functional.cross_entropy(model(batch[0]).squeeze(), batch[1])
+
+    assert "the last has one: set train.drop_last = true" in told(Squeezed(), UserCodeError)
+
+    class Images(Plain):  # whose normalization has many values of each channel in one sample
+        def model(self) -> nn.Module:
+            pixels = nn.Sequential(nn.Unflatten(1, (2, 2, 2)), nn.BatchNorm2d(2), nn.Flatten())
+            return nn.Sequential(pixels, nn.Linear(8, 2))
+
+    silo(Images())
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        (lambda value: {"classifier": value}, "a dict: return one tensor, such as the sum of its parts"),
+        (lambda value: [value], "a list: return one tensor"),
+        (lambda value: value.item(), "a float"),
+        (lambda value: None, "None"),
+        (lambda value: value.repeat(4), r"a tensor of shape (4,): return its mean()"),
+        (lambda value: value.detach(), "a tensor that does not depend on a trained parameter"),
+        (lambda value: value.detach().long(), "a tensor of torch.int64: return a floating-point tensor"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_is_told_before_round_1(loss: Any, sentence: str) -> None:
+    class Other(Plain):
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            return loss(super().loss(model, batch))
+
+    begins = "silo 1: the task's loss(model, batch) returned "
+    assert told(Other(), drop_last=True).startswith(begins + sentence)
+
+
+def test_a_loss_of_one_value_is_a_scalar() -> None:
+    class One(Plain):
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            value: Tensor = super().loss(model, batch)
+            return value.reshape(1, 1)
+
+    one = silo(One(), drop_last=True)
+    assert one.trainer.fit(1).steps == 2
+
+
+def test_sparse_gradients_and_what_takes_none_of_them() -> None:
+    silo(Tokens())
+    silo(Tokens(), momentum=0.9)
+    silo(Tokens(), optimizer="Adagrad")
+    assert told(Tokens(), ConfigError, clip_norm=1.0) == (
+        "train.clip_norm = 1.0 does not go with the sparse gradients of 0.weight: remove it, or build its "
+        "layer with sparse=False"
+    )
+    decay = told(Tokens(), ConfigError, weight_decay=0.1)
+    assert "train.weight_decay = 0.1 takes no step on this model with the sparse gradients of 0.wei" in decay
+    assert "remove train.weight_decay, or build its layer with sparse=False" in decay
+    assert "train.optimizer = 'Adam' takes no step" in told(Tokens(), ConfigError, optimizer="Adam")
+    dense = told(Plain(), ConfigError, optimizer="SparseAdam", drop_last=True)
+    assert "train.optimizer = 'SparseAdam' takes no step on this model (" in dense
+    for strategy in ("scaffold", "fedprox", "fedsgd"):  # whose gradients are dense
+        silo(Tokens(), strategy, clip_norm=1.0)
+
+
+def test_an_error_in_a_metric_is_told_before_round_1() -> None:
+    class Broken(Plain):
+        def metrics(self, model: nn.Module, batch: Any) -> Any:
+            return {"m": {}[int(batch[1][0])]}
+
+    text = told(Broken(), UserCodeError, drop_last=True)
+    assert text.startswith("silo 1: the task's metrics() raised KeyError at test_trial.py:")
+    assert text.endswith("in metrics")
+
+
+def test_evaluation_takes_no_more_samples_at_once_than_it_is_told() -> None:
+    class Seen(Plain):
+        samples = 40
+
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def evaluate(self, model: nn.Module, batch: Any) -> Any:
+            self.sizes.append(len(batch[1]))
+            return {"loss": 1.0}
+
+    for options, sizes in (
+        ({}, [16, 16, 8]),
+        ({"eval_batch_size": 30}, [30, 10]),
+        ({"batch_size": 3}, [3] * 13 + [1]),
+    ):
+        task = Seen()
+        one = silo(task, drop_last=True, **options)
+        task.sizes.clear()
+        assert one.evaluate(one.initial()).count == 40
+        assert task.sizes == sizes
