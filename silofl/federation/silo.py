@@ -20,8 +20,8 @@ from silofl.errors import ConfigError, DataError, TrainingError
 from silofl.launcher import watchdog
 from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.strategies.registry import build
-from silofl.tasks.base import CollatingTask, DescribedTask, PersonalTask, SiloData, SizedDataset, Task
-from silofl.tasks.checks import data_of, model_of
+from silofl.tasks.base import CollatingTask, PersonalTask, SiloData, SizedDataset, Task
+from silofl.tasks.checks import data_of, model_of, schema_of
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
@@ -31,7 +31,7 @@ from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.gradient_check import EXAMPLES
 from silofl.training.metric_states import Evaluation
-from silofl.training.own_state import as_array, subtract
+from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.publication import left_out, published, refuse_unpublishable
 from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
@@ -127,7 +127,8 @@ class Silo:
             seed_everything(derive(seed, INITIAL_MODEL, 0))
             with code.calling("model", task.model):
                 untrained = model_of(task.model(), number)
-        self.schema = _schema(task)
+        with code.calling("schema"):
+            self.schema = schema_of(task)
         private = task.private if isinstance(task, PersonalTask) else ()
         self.model = FlatModel(untrained, dtype, where, private)
         refuse_unpublishable(self.model)
@@ -347,7 +348,7 @@ class Silo:
         """All that only this silo has and a resume needs; its arrays change with the next training."""
         return {
             "model": self.model.own_state(),
-            "optimizer": _to_numpy(self.trainer.optimizer_state()),
+            "optimizer": to_arrays(self.trainer.optimizer_state()),
             "strategy": dict(self.strategy_state),
         }
 
@@ -366,22 +367,8 @@ class Silo:
         if state is None:
             return
         self.model.load_own_state(state["model"])
-        self.trainer.load_optimizer_state(_to_torch(state["optimizer"]))
+        self.trainer.load_optimizer_state(to_tensors(state["optimizer"]))
         self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}
-
-
-def _schema(task: Task) -> list[tuple[str, str]]:
-    """Raises ConfigError where the task's own method gives something else."""
-    given: Any = task.schema() if isinstance(task, DescribedTask) else ()
-    if not isinstance(given, (list, tuple)) or not all(_is_pair(pair) for pair in given):
-        raise ConfigError(
-            "the task's method schema must return pairs of text, the name and kind of each column, in a list"
-        )
-    return [(name, kind) for name, kind in given]
-
-
-def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, (list, tuple)) and [type(text) for text in pair] == [str, str]
 
 
 def _refuse_private(config: Config, strategy: Strategy) -> None:
@@ -396,24 +383,3 @@ def _refuse_private(config: Config, strategy: Strategy) -> None:
             f'privacy.unit = "{config.privacy.unit}" puts noise on what is shared, and metrics of the '
             'task\'s private parameters have none: set privacy.unit = "none", or remove the attribute private'
         )
-
-
-def _to_numpy(node: Any) -> Any:
-    """Tensors become arrays: views of live memory where they can be."""
-    if isinstance(node, torch.Tensor):
-        return as_array(node)
-    if isinstance(node, dict):
-        return {key: _to_numpy(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_to_numpy(value) for value in node]
-    return node
-
-
-def _to_torch(node: Any) -> Any:
-    if isinstance(node, np.ndarray):
-        return torch.from_numpy(node)
-    if isinstance(node, dict):
-        return {key: _to_torch(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_to_torch(value) for value in node]
-    return node

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from silofl.errors import ConfigError, DataError
-from silofl.tasks.base import SiloData, Task
+from silofl.tasks.base import DescribedTask, SiloData, Task
 
 METHODS = {"model": "()", "data": "(silo, silos)", "loss": "(model, batch)", "metrics": "(model, batch)"}
 """What every task has, with what it is called with."""
@@ -106,3 +106,17 @@ def _refusals(samples: Any, *, optional: bool) -> Iterator[str]:
 
 def _kind(given: Any) -> str:
     return "None" if given is None else f"a {type(given).__name__}"
+
+
+def schema_of(task: Task) -> list[tuple[str, str]]:
+    """Name and kind of each column. Raises ConfigError where the task's own method gives something else."""
+    given: Any = task.schema() if isinstance(task, DescribedTask) else ()
+    if not isinstance(given, (list, tuple)) or not all(_is_pair(pair) for pair in given):
+        raise ConfigError(
+            "the task's method schema must return pairs of text, the name and kind of each column, in a list"
+        )
+    return [(name, kind) for name, kind in given]
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, (list, tuple)) and [type(text) for text in pair] == [str, str]

@@ -83,3 +83,25 @@ def subtract(values: NDArray[Any], before: NDArray[Any]) -> None:
     with np.errstate(invalid="ignore"):
         values -= before
     values[constant] = 0
+
+
+def to_arrays(node: Any) -> Any:
+    """Tensors in nested dicts and lists become arrays: views of live memory where they can be."""
+    if isinstance(node, Tensor):
+        return as_array(node)
+    if isinstance(node, dict):
+        return {key: to_arrays(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [to_arrays(value) for value in node]
+    return node
+
+
+def to_tensors(node: Any) -> Any:
+    """The inverse of `to_arrays`, but that tuples have become lists."""
+    if isinstance(node, np.ndarray):
+        return torch.from_numpy(node)
+    if isinstance(node, dict):
+        return {key: to_tensors(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [to_tensors(value) for value in node]
+    return node

@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from silofl import config as configuration
 from silofl.errors import DataError
 from silofl.federation.silo import Silo
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import FlatModel
@@ -131,9 +132,11 @@ class Caching(nn.Linear):
 def test_what_a_model_caches_while_it_is_evaluated_can_be_trained_with() -> None:
     model = FlatModel(Caching(5, 3), torch.float32, CPU)
     data = TensorDataset(torch.ones(9, 5), torch.zeros(9, 3))
-    means, count = evaluate(Only(model.module), model, Batches(data, torch.float32, CPU))
-    assert count == 9
-    assert means["loss"] > 0
+    code = UserCode(0)
+    found = evaluate(Only(model.module), model, Batches(data, torch.float32, CPU), 1024, code)
+    found.finish(code)
+    assert found.count == 9
+    assert (found.own["loss"] or 0) > 0
     assert all(parameter.grad is None for parameter in model.module.parameters())
     model.module(torch.ones(2, 5)).sum().backward()
     assert model.module.weight.grad is not None
