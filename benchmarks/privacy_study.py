@@ -97,12 +97,14 @@ class Outcome:
 def tables(study: Study, trial: Trial) -> Tables:
     """The configuration of a trial."""
     cell, once = trial.cell, {"display": "none", "evaluate_every": trial.rounds}
-    protocol = "secagg" if cell.place == "distributed" else "plain"
+    secure: dict[str, Any] = {"protocol": "plain"}
+    if cell.place == "distributed":
+        secure = {"protocol": "secagg", "bits": 32}
     found: Tables = {
         "run": {"rounds": trial.rounds, "seed": trial.seed} | once,
         "task": {"name": cell.task, "model": study.model, "hidden": [32]},
         "data": {"partition": cell.partition},
-        "secure": {"protocol": protocol, "bits": 32},
+        "secure": secure,
         "checkpoint": {"every": 0},
         "strategy": {"name": "fedsgd", "lr": trial.lr},
     }

@@ -21,6 +21,7 @@ from hypothesis import settings
 
 from silofl.launcher.job_supervisor import private_session_dir
 from tests import threat_table, warm
+from tests.campaigns import leave_rest_of_families
 
 pytest_plugins = ["tests.cpu_times"]
 
@@ -117,6 +118,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark the group of `make test` that runs a test, and what docs/threat-model.md names."""
     config.stash[COLLECTED] = list(items)
     mark_groups(items)
+    leave_rest_of_families(items)
     named = threat_table.named(threat_table.DOCUMENT.read_text())
     for item in items:
         if item.nodeid.partition("[")[0] in named:

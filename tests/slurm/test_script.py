@@ -274,7 +274,7 @@ def test_submit_prints_the_job_and_gives_it_to_sbatch(folder: Path) -> None:
     text = (folder / "submitted").read_text()
     assert done.stdout == f"{text}job 77\n"
     assert "#SBATCH --ntasks=6\n" in text
-    assert f"{sys.executable} -m silofl launch" in text
+    assert f"{sys.executable} -P -m silofl launch" in text
     assert "options=(--set=train.lr=0.1 " in text
     assert (folder / "options").read_text() == "--parsable\n"
 
