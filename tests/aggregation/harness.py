@@ -58,7 +58,7 @@ class Case:
         return SecureConfig(protocol=protocol, bits=self.bits, **self.config)  # type: ignore[arg-type]
 
     def make(self, protocol: str, group: ElasticGroup) -> Aggregator:
-        return PROTOCOLS[protocol].build(group, self.secure(protocol), self.spec(group.silo_id))
+        return PROTOCOLS[protocol].build(group, self.secure(protocol), self.spec(group.silo_id), None)
 
 
 @dataclass

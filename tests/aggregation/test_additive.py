@@ -31,6 +31,7 @@ CASES = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("silos", "members", "bits", "size", "chunk"), CASES)
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 def test_the_mean_is_that_of_the_plain_integer_sum(
@@ -137,6 +138,7 @@ def test_no_position_of_a_rounds_masks_is_used_twice(monkeypatch: pytest.MonkeyP
         assert len(places) == 1 or (len(places) == 4 and min(places)[0] >= 200)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "cut", [lambda one: one[:-1], lambda one: one * 2, lambda one: b""], ids=["short", "twice", "none"]
 )

@@ -117,6 +117,7 @@ def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
         assert abs(results[silo][4] - np.average(summed, weights=weights)) < 1e-12
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 @pytest.mark.parametrize("step", [*BEFORE, "agree", *AFTER])
 @pytest.mark.parametrize("silos", [4, 5])
@@ -138,6 +139,7 @@ def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
             check(run(5, deaths, partial(secagg, threshold=3)), deaths, 1e-7)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("exchange", ["window", "messages"])
 @pytest.mark.parametrize("make", [plain, rows])
 @pytest.mark.parametrize("step", ["collect first", "collect last", "use"])

@@ -56,6 +56,7 @@ def sample(kind: str, size: int, bits: int, dtype: Any) -> NDArray[Any]:
     return (rng.standard_normal(size) * np.repeat([1e5, 0.05, 1e-15], [3, 60, size - 63])).astype(dtype)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("kind", EVERY_FORMAT)
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_words_are_the_same_wherever_blocks_are_cut_and_masks_come_off(kind: Any, bits: Any) -> None:
@@ -105,6 +106,7 @@ def test_scaled_is_within_half_a_step_of_each_tensors_own_range(bits: Any, dtype
         assert found == pytest.approx(error / whole if whole else 0.0, rel=1e-2, abs=1e-6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bits", [8, 16, 32])
 @pytest.mark.parametrize("silos", [1, 3, 100])

@@ -54,6 +54,7 @@ def opened(sums: SecAggSum, case: Case, silo: int, number: int = 1) -> UnmaskedS
     return sums.open(own, float(sum(case.samples)), number, measure(own, spec))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("silos", "bits", "prg", "size", "chunk"), CASES)
 @pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
 def test_the_secure_integer_sum_is_the_plain_integer_sum(
@@ -145,6 +146,7 @@ def bad_case(where: str, value: float, dtype: Any = np.float64) -> Case:
     return Case(vectors, given, [1, 2, 3], dtype, scalars=("loss",))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("value_range", [None, 1.0])
 @pytest.mark.parametrize(
     ("where", "value"),

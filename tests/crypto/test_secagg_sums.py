@@ -17,6 +17,7 @@ from tests.crypto.harness import STEPS, Network, make_round, plain_sum, random_v
 LENGTH = 5
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("bits", [8, 16, 32])
 @pytest.mark.parametrize("prg", list(PRG_KEY_BYTES))
 def test_every_ring_and_generator_gives_the_exact_sum(bits, prg):

@@ -62,6 +62,7 @@ def expected_last(step: str, failed: int) -> tuple[int, ...]:
     return (failed - 1, failed) if step in EITHER else (failed,)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
     ("silo", "messages", "secure"),

@@ -153,6 +153,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("step", KILLS)
 @pytest.mark.parametrize("place", ["distributed", "local"])
 def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
@@ -180,6 +181,7 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     assert {result["epsilon"] for result in resumed} == {whole["epsilon"]}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("place", ["distributed", "local"])
 @pytest.mark.parametrize("spoilt", ["other values", "no log"])
 def test_what_a_killed_run_showed_otherwise_counts_too(

@@ -90,6 +90,7 @@ STUDENTS: list[tuple[type[Normalized], dict[str, dict[str, Any]]]] = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("task", "more"), STUDENTS, ids=["buffers", "scaffold", "one parameter"])
 @pytest.mark.parametrize(("protocol", "silos", "secure"), PROTOCOLS, ids=str)
 def test_a_round_sends_what_check_says(

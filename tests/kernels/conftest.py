@@ -1,4 +1,4 @@
-"""Every keystream test runs on every path that this processor has."""
+"""Every keystream test runs on every path of this processor: `make test` on the fastest and the portable."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from silofl_kernels import KEY_BYTES, Prg
 from silofl_kernels.cpu import features
 from silofl_kernels.prg import family
 
-WAYS = [(prg, path) for prg in KEY_BYTES for path in features.available(family(prg))]
+WAYS = [
+    pytest.param((prg, path), id=f"{prg}-{path}", marks=[pytest.mark.long] * (path in paths[1:-1]))
+    for prg in KEY_BYTES
+    for paths in [features.available(family(prg))]
+    for path in paths
+]
 FASTEST = [("aes-128-ctr", features.available("aes")[0]), ("chacha20", features.available("chacha")[0])]
 
 
-@pytest.fixture(params=WAYS, ids="-".join)
+@pytest.fixture(params=WAYS)
 def prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
     """A generator, with one of its paths forced."""
     name, path = request.param

@@ -131,6 +131,7 @@ def test_a_coarser_grid_is_above_a_finer_one_and_close(noise, rate, steps, delta
     assert max(coarse) <= 1.002 * max(fine)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("delta", [1e-6, 1e-3])
 @pytest.mark.parametrize("steps", [1, 10, 100, 1000, 10_000])
 @pytest.mark.parametrize("noise", [0.5, 1.0, 7.0, 100.0])
@@ -142,6 +143,7 @@ def test_the_grid_and_the_transforms_against_the_exact_gaussian(noise, steps, de
         assert exact <= ours <= 1.01 * exact + 1e-9
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("delta", [1e-6, 1e-3])
 @pytest.mark.parametrize(
     ("noise", "rate"), [(0.5, 0.01), (1, 0.1), (0.6, 0.5), (5, 0.3), (1, 0.9999), (30, 0.9), (100, 0.5)]
@@ -197,6 +199,7 @@ def mixture(mechanism: str, variance: float, shift: int, rate: float) -> tuple[n
     return rate * moved + (1 - rate) * without, without
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("variance", "shift"), [(16, 2), (20, 5), (100, 9), (400, 10), (400, 25), (900, 3), (10_000, 80)]
 )
@@ -265,6 +268,7 @@ def test_skellam_bound_is_above_the_exact_divergence(variance, shift):
             assert bound <= 1.1 * exact
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mechanism", ["skellam", "discrete-gaussian"])
 @pytest.mark.parametrize(("variance", "shift", "rate"), [(16, 2, 0.1), (100, 10, 0.3), (100, 5, 0.01)])
 def test_sampled_discrete_noise_is_within_its_renyi_bound(mechanism, variance, shift, rate):

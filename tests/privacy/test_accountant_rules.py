@@ -99,6 +99,7 @@ def test_slack_is_taken_off_delta(method):
     assert epsilon({gaussian(3.0): 0}, 1e-5, method) == 0.0
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("method", ["pld", "rdp"])
 @pytest.mark.parametrize(("distance", "part"), [(1e-15, 1e-3), (5e-13, 0.03), (1e-11, 0.5)])
 def test_noise_that_is_not_quite_as_described_takes_its_share_of_delta(method, distance, part):

@@ -199,6 +199,7 @@ def halve(monkeypatch: pytest.MonkeyPatch, mechanism: str) -> None:
     monkeypatch.setitem(pipeline.TABLES, mechanism, lambda variance: table(variance / 4))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mechanism", ["discrete-gaussian", "skellam"])
 @pytest.mark.parametrize("place", PLACES)
 def test_what_is_proven_stays_below_the_claim(place: str, mechanism: str) -> None:
@@ -206,6 +207,7 @@ def test_what_is_proven_stays_below_the_claim(place: str, mechanism: str) -> Non
     assert 0.5 * claim(of) < proven(PLACES[place](of, 4)) <= claim(of)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mechanism", ["discrete-gaussian", "skellam"])
 @pytest.mark.parametrize("place", PLACES)
 def test_half_the_noise_is_found_out(place: str, mechanism: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ def training(rate: float, steps: int, mechanism: str = "gaussian", unit: float =
     return releases
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("rate", "steps", "mechanism", "method"),
     [

@@ -105,6 +105,7 @@ def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any) 
     compare(model, reference(naive.silos(), naive.ALL), 1e-9)
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize(("bits", "bound"), mostly_long([(32, 1e-5), (16, 1e-2)], 0))
 def test_masked(tmp_path: Path, strategy: dict[str, Any], reference: Any, bits: int, bound: float) -> None:
@@ -112,6 +113,7 @@ def test_masked(tmp_path: Path, strategy: dict[str, Any], reference: Any, bits: 
     compare(model, reference(naive.silos(), naive.ALL), bound)
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.usefixtures("deaths")
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def ragged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clipped, "PHYSICAL", dict.fromkeys(MODES, 4))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.usefixtures("ragged")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mode", MODES)
@@ -186,6 +187,7 @@ def test_an_empty_batch_is_zero(mode: Clipping) -> None:
     assert (told.examples, told.loss, told.clipped, told.refused) == (0, 0.0, 0.0, 0)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.usefixtures("ragged")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mode", MODES)
@@ -205,6 +207,7 @@ def test_what_is_not_finite_adds_nothing(name: str, mode: Clipping, dtype: torch
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("huge", [1e15, 1e25, 1e35, 1e38])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", BUILDS)
@@ -219,6 +222,7 @@ def test_overflow_moves_the_sum_no_further_than_the_bound(name: str, mode: Clipp
     assert float((found - expected).norm()) <= 2.001
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("clip_norm", [1e-3, 0.7, 50.0])
@@ -236,6 +240,7 @@ def test_one_example_alone_is_within_the_bound(
     assert longest > 0.999 * clip_norm or clip_norm == 50.0
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("common", [1e2, 1e3, 1e4])
@@ -250,6 +255,7 @@ def test_what_cancels_in_a_norm_does_not_loosen_the_bound(
     assert max(norms) <= 1
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("clip_norm", [0.01, 1.0])
 def test_neighbouring_datasets_are_as_near_as_promised(mode: Clipping, clip_norm: float) -> None:
