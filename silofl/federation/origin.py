@@ -19,6 +19,7 @@ from silofl.errors import ChangedDataError
 from silofl.federation.silo import Silo
 from silofl.federation.stateful import Json, Part, State
 from silofl.launcher.environment import planned_threads
+from silofl.training.device import kind
 
 SALT_BYTES = 16
 _MEASURES = {"torch": "torch", "processor": "vector units", "device": "train.device"}
@@ -100,7 +101,7 @@ def _measures(silo: Silo) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": silo.model.vector.device.type,
+        "device": kind(silo.model.vector.device),
     }
 
 

@@ -26,7 +26,7 @@ from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.data_digest import data_digest
-from silofl.training.device import device_name
+from silofl.training.device import device_name, explained, prepare
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.gradient_check import EXAMPLES
@@ -114,6 +114,7 @@ class Silo:
     ) -> None:
         where, dtype = torch.device(device), DTYPES[config.train.dtype]
         seed = config.run.seed
+        prepare(where)
         self.code = code = UserCode(number) if code is None else code
         with code.calling("data", task.data):
             data = data_of(task.data(number, silos), number)
@@ -155,7 +156,7 @@ class Silo:
         self._lr = config.train.lr
         self._noisy = config.privacy.unit != "none"
         self._private: PrivateSteps | None = None
-        with _DRAWING:
+        with _DRAWING, explained(number):
             self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
@@ -206,9 +207,10 @@ class Silo:
 
     @contextmanager
     def _named(self, round_number: int) -> Iterator[None]:
-        """Say of a model that training changed whose it is."""
+        """Say of a model that training changed whose it is, and of a GPU what it lacks."""
         try:
-            yield
+            with explained(self._number):
+                yield
         except TrainingError as error:
             if error.rank is not None:
                 raise
@@ -325,8 +327,9 @@ class Silo:
 
         Private parameters are this silo's own.
         """
-        self.model.load(values)
-        found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code)
+        with explained(self._number):
+            self.model.load(values)
+            found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code)
         found.finish(self.code)
         return found
 
@@ -346,10 +349,12 @@ class Silo:
 
     def state(self) -> dict[str, Any]:
         """All that only this silo has and a resume needs; its arrays change with the next training."""
+        scaler = self.trainer.scaler_state()
         return {
             "model": self.model.own_state(),
             "optimizer": to_arrays(self.trainer.optimizer_state()),
             "strategy": dict(self.strategy_state),
+            **({"scaler": scaler} if scaler else {}),
         }
 
     def rejoin_state(self) -> dict[str, Any]:
@@ -367,7 +372,7 @@ class Silo:
         if state is None:
             return
         self.model.load_own_state(state["model"])
-        self.trainer.load_optimizer_state(to_tensors(state["optimizer"]))
+        self.trainer.load_state(to_tensors(state["optimizer"]), state.get("scaler", {}))
         self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}
 
 

@@ -114,6 +114,9 @@ def of_torchmetrics(metric: Any, *batch: Any) -> SumState:
             "so that it cannot be summed over silos: choose a metric, or options, with sums alone"
         )
     metric.reset()
+    device = next((part.device for part in batch if isinstance(part, Tensor)), None)
+    if device is not None:
+        metric.to(device)
     metric.update(*batch)
     states = {name: getattr(metric, name) for name in reductions}
     flat = [state.detach().double().flatten() for state in states.values()]

@@ -26,6 +26,14 @@ _REMEDIES = {
     "evaluate": "lower train.eval_batch_size",
 }
 """What helps where memory runs out, by what was called."""
+ASYNCHRONOUS: tuple[type[Exception], ...] = (
+    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+)
+"""What a GPU did not do, which a later call raises."""
+LATE = (
+    "a GPU tells of errors late, and a label or an index out of range is the usual cause: set "
+    "CUDA_LAUNCH_BLOCKING=1, or train.device = 'cpu', to be told the line"
+)
 
 
 class UserCode:
@@ -67,6 +75,8 @@ class UserCode:
         ]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
             parts.append(_REMEDIES[what])
+        if isinstance(error, ASYNCHRONOUS):
+            parts.append(LATE)
         path = self._write(error)
         if path is not None:
             parts.append(f"the silo's own traceback is in {path}")

@@ -56,6 +56,11 @@ class Batches:
     def __len__(self) -> int:
         return len(self._dataset)
 
+    @property
+    def _index_device(self) -> torch.device:
+        """Where numbers of samples are looked up."""
+        return torch.device("cpu") if self._tensors is None else self._device
+
     def all(self) -> Any:
         """Every sample as one batch, in the dataset's order."""
         if self._tensors is not None:
@@ -66,14 +71,14 @@ class Batches:
     def in_order(self, batch_size: int) -> Iterator[tuple[Any, int]]:
         """Every sample once, in the dataset's order: (batch, its number of samples)."""
         for start in range(0, len(self), batch_size):
-            index = torch.arange(start, min(start + batch_size, len(self)))
+            index = torch.arange(start, min(start + batch_size, len(self)), device=self._index_device)
             yield self.take(index), len(index)
 
     def shuffled(
         self, batch_size: int, generator: torch.Generator, *, drop_last: bool = False
     ) -> Iterator[Any]:
         """One epoch in a random order; the last batch may be smaller, or left out: see `spans`."""
-        order = torch.randperm(len(self), generator=generator)
+        order = torch.randperm(len(self), generator=generator).to(self._index_device)  # at once: each waits
         for start, stop in spans(len(self), batch_size, drop_last=drop_last):
             yield self.take(order[start:stop])
 

@@ -17,6 +17,7 @@ from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.gradient_check import check_gradients
 from silofl.training.per_example import Clipping, ExampleGradients, refuse_unsupported
+from silofl.training.rounding import keep_digits, rounder_than_float32
 from silofl.training.slots import checksum
 
 PHYSICAL: dict[Clipping, int] = {"ghost": 1024, "hooks": 128, "functorch": 128}
@@ -70,7 +71,8 @@ class ClippedGradients:
 
     Raises:
         ConfigError: a model, a task, a type or a precision that cannot be clipped example by example, or
-            Opacus is missing; says which layer, and what to do.
+            Opacus is missing; says which layer, and what to do. `sum` raises it, too, where torch is set to
+            products of less than float32.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class ClippedGradients:
         self._clip_norm, self._clipping, self._silo = clip_norm, clipping, silo
         self._parameters = list(model.trained.values())
         self._refuse(precision)
+        keep_digits(model.vector.device)
         self._examples = ExampleGradients(model.module, clipping, silo)
         self._slack = 1 + ROUNDING * torch.finfo(model.vector.dtype).eps
         self._proven = False
@@ -108,6 +111,14 @@ class ClippedGradients:
                 " has no method losses(model, batch); add it or set privacy.clipping = 'hooks'"
             )
 
+    def _refuse_rounding(self) -> None:
+        """Norms of numbers that the sum does not have bound nothing; a task may set this at any time."""
+        setting = rounder_than_float32(self._model.vector.device)
+        if setting is not None and self._model.vector.dtype == torch.float32:
+            self._fail(
+                f"{setting} cannot bound a norm: leave it as torch has it, or set it to full precision"
+            )
+
     def _fail(self, why: str) -> None:
         raise ConfigError(f"silo {self._silo}: privacy.unit = 'example': {why}", rank=self._silo)
 
@@ -120,6 +131,7 @@ class ClippedGradients:
             indices: int64 (any,), none included; an example that is named twice counts twice.
             out: where to write it: contiguous, (model.trainable,) of the model's type, on its device.
         """
+        self._refuse_rounding()
         if out is None:
             out = torch.empty_like(self._model.vector)
         out.zero_()

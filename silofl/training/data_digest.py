@@ -72,7 +72,8 @@ def _read(dataset: SizedDataset, index: int) -> Any:
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    own = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=own):  # else it would take memory on all that are there
         try:
             yield
         finally:

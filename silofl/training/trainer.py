@@ -8,18 +8,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from silofl.config import TrainConfig
-from silofl.errors import ConfigError, DataError, TrainingError
+from silofl.errors import ConfigError, DataError, TrainingError, UserCodeError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
+from silofl.training.losses import Losses, NotFinite
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.seeding import derive, seed_everything
 
@@ -96,14 +98,32 @@ class LocalTrainer:
             self._optimizer = self._new_optimizer()
         self._model.module.train()
         step = self._step if correct is None else self._corrected_step(correct)
-        total, steps = torch.zeros((), dtype=torch.float64), 0
-        for batch in self._batches(generator):
-            loss = step(batch).to(torch.float64).cpu()
-            total += loss
-            steps += 1
-            if not math.isfinite(float(loss)):
-                raise self.diverged(round_number, f"loss {float(loss)} in step {steps}", batch)
-        return FitResult(float(total / steps), steps)
+        losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
+        return FitResult(losses.total / losses.steps, losses.steps)
+
+    def _take(
+        self,
+        read: Callable[[torch.Generator], Iterator[tuple[Any, float]]],
+        step: Callable[[Any, float], Tensor],
+        generator: torch.Generator,
+        round_number: int,
+        remedy: str | None = None,
+    ) -> Losses:
+        """Take a step with each batch and its weight. Raises TrainingError where a loss is not finite."""
+        losses = Losses()
+        for number, (batch, weight) in enumerate(read(generator), 1):
+            try:
+                found = losses.add(step(batch, weight))
+            except UserCodeError:  # which a model that is not finite may make the task raise
+                found = losses.look()
+                if found is None:
+                    raise
+            if found is not None:
+                raise self._diverged_at(found, batch if found.step == number else None, round_number, remedy)
+        found = losses.look()
+        if found is not None:
+            raise self._diverged_at(found, None, round_number, remedy)
+        return losses
 
     def fit_privately(
         self,
@@ -129,16 +149,15 @@ class LocalTrainer:
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         self._model.module.train()
         gradient = self._model.gradient_vector()
-        loss, seen = torch.zeros((), dtype=torch.float64), 0
-        for batch, weight in self._weighted(generator):
+
+        def add(batch: Any, weight: float) -> Tensor:
             part = self._loss(batch) * weight
             part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach().to(torch.float64).cpu()
-            seen += 1
-            if not math.isfinite(float(loss)):
-                raise self.diverged(round_number, f"loss {float(loss)}", batch, "lower strategy.lr")
+            return part.detach()
+
+        losses = self._take(self._weighted, add, generator, round_number, "lower strategy.lr")
         self._clip()
-        return gradient[: self._model.trainable], FitResult(float(loss), seen)
+        return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
 
     def _weighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
         if not self._config.full_batch:
@@ -147,6 +166,9 @@ class LocalTrainer:
         pieces = math.ceil(len(self._train) / max(self._config.batch_size, FULL_BATCH_PIECE))
         for batch, count in self._train.in_order(math.ceil(len(self._train) / pieces)):  # of nearly one size
             yield batch, count / len(self._train)
+
+    def _unweighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
+        return ((batch, 1.0) for batch in self._batches(generator))
 
     def _batches(self, generator: torch.Generator) -> Iterator[Any]:
         config = self._config
@@ -265,6 +287,17 @@ class LocalTrainer:
             return contextlib.nullcontext()
         return torch.autocast(self._model.vector.device.type, dtype=AUTOCAST[self._config.precision])
 
+    def _diverged_at(
+        self, found: NotFinite, batch: Any, round_number: int, remedy: str | None
+    ) -> TrainingError:
+        """The error of a loss that is not finite, whose batch is read again where it is not at hand."""
+        if batch is None:
+            generator = seed_everything(derive(self._seed, self._silo, round_number))
+            read = self._unweighted if remedy is None else self._weighted
+            batch, _ = next(islice(read(generator), found.step - 1, None))
+        what = f"loss {found.value}" + ("" if remedy else f" in step {found.step}")
+        return self.diverged(round_number, what, batch, remedy)
+
     def diverged(
         self, round_number: int, what: str, batch: Any = None, remedy: str | None = None
     ) -> TrainingError:
@@ -289,10 +322,16 @@ class LocalTrainer:
         """The optimizer's state where it is kept from round to round, else empty."""
         return self._optimizer.state_dict() if self._config.keep_optimizer else {}
 
-    def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Set the state again, after a resume."""
-        if state:
-            self._optimizer.load_state_dict(state)
+    def scaler_state(self) -> dict[str, Any]:
+        """By what losses in float16 are scaled, and since when; empty where they are not."""
+        return self._scaler.state_dict()
+
+    def load_state(self, optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
+        """Set both states again, after a resume; what is empty stays as it is."""
+        if optimizer:
+            self._optimizer.load_state_dict(optimizer)
+        if scaler and self._scaler.is_enabled():
+            self._scaler.load_state_dict(scaler)
 
 
 def scalar_loss(loss: Any, silo: int) -> Tensor:

@@ -89,7 +89,11 @@ class Recall:
     def reset(self) -> None:
         self.right, self.count = torch.tensor(0), torch.zeros(2, dtype=torch.long)
 
+    def to(self, device: torch.device) -> None:
+        self.device = device
+
     def update(self, guess: Tensor, labels: Tensor) -> None:
+        assert self.device == guess.device  # as torchmetrics asks for
         self.right = self.right + (guess & labels).sum()
         self.count = self.count + torch.bincount(labels, minlength=2)
 

@@ -85,3 +85,10 @@ def test_memory_that_runs_out_has_a_remedy() -> None:
 def test_a_sentence_of_ours_passes() -> None:
     with pytest.raises(DataError, match="scores from 0 to 1"), UserCode(0).calling("metrics", auc):
         auc(torch.tensor([3.0]), torch.tensor([1]))
+
+
+def test_what_a_gpu_tells_of_late_is_not_laid_to_the_line_that_heard_it() -> None:
+    def loss() -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    assert "set CUDA_LAUNCH_BLOCKING=1" in said("loss", loss, UserCode(3))

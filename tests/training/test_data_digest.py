@@ -1,6 +1,7 @@
 """Which changes of a silo's samples its digest tells."""
 
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -135,3 +136,20 @@ def test_items_that_cannot_be_read_are_left_to_their_reader():
         raise OSError("no such image")
 
     assert digest(Items(change=broken)) == digest(Items(change=broken))
+
+
+def test_no_memory_is_taken_on_gpus_of_others(monkeypatch):
+    """To put back the generators of all GPUs is to begin on each of them."""
+    kept = []
+
+    @contextmanager
+    def fork_rng(devices=None):
+        kept.append(devices)
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    digest(Items())
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    digest(Items())
+    assert kept == [[], [3]]

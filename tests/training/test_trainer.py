@@ -103,12 +103,32 @@ def test_kept_optimizer_state_changes_the_second_round_and_survives_a_restore() 
             state, vector = fitter.optimizer_state(), model.vector.clone()
             fitter, model = trainer(Line(), optimizer="AdamW", full_batch=True, steps=2, keep_optimizer=keep)
             model.vector.copy_(vector)
-            fitter.load_optimizer_state(state)
+            fitter.load_state(state, {})
         fitter.fit(2)
         return model.vector.clone()
 
     assert not torch.equal(two_rounds(True, False), two_rounds(False, False))
     assert torch.equal(two_rounds(True, False), two_rounds(True, True))
+
+
+def test_the_scale_of_losses_in_float16_survives_a_restore() -> None:
+    """With the scaler that a GPU has, on the CPU."""
+
+    def made() -> LocalTrainer:
+        fitter, _ = trainer(Line(), full_batch=True, steps=3)
+        fitter._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+        return fitter
+
+    first, second = made(), made()
+    first.fit(1)
+    assert first.scaler_state()["scale"] == 2.0**11
+    second.load_state({}, first.scaler_state())
+    second.fit(2)
+    first.fit(2)
+    assert second.scaler_state() == first.scaler_state()
+    plain, _ = trainer(Line(), full_batch=True)
+    assert plain.scaler_state() == {}
+    plain.load_state({}, first.scaler_state())  # a silo that goes on without a GPU
 
 
 def test_clip_norm_bounds_a_step() -> None:

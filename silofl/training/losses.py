@@ -1,0 +1,77 @@
+"""The losses of a round's steps: added up in order, and held to be finite without a wait at every step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+MOST = 64
+"""Losses of a GPU that are looked at together, at most."""
+WINDOW_S = 0.5
+"""Time that they may take: what is read later is told later, and the watchdog sees no step meanwhile."""
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """The first loss that was not finite."""
+
+    step: int
+    """From 1."""
+    value: float
+
+
+@final
+class Losses:
+    """The sum of losses, in float64 and in the order of the steps.
+
+    A loss in the memory of the CPU is read at once. To read one of a GPU is to wait for all that was asked of
+    it, so several are read together: first one, then twice as many as before while that takes less than
+    `WINDOW_S`. A sum is the same however its losses were read.
+
+    Attributes:
+        steps: losses that were added.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._total, self._read = 0.0, 0
+        self._waiting: list[Tensor] = []
+        self._many, self._since = 1, time.monotonic()
+
+    def add(self, loss: Tensor) -> NotFinite | None:
+        """Take a step's loss, (), without its graph; the first that is known not to be finite, if any."""
+        self.steps += 1
+        if loss.device.type == "cpu" and not self._waiting:
+            self._read += 1
+            return self._count(float(loss))
+        self._waiting.append(loss)
+        return self.look() if len(self._waiting) >= self._many else None
+
+    def look(self) -> NotFinite | None:
+        """Read the losses that were not read yet; the first of them that is not finite, if any."""
+        if not self._waiting:
+            return None
+        values = torch.stack([loss.to(self._waiting[0].device) for loss in self._waiting]).tolist()
+        self._waiting.clear()
+        now = time.monotonic()
+        self._many = min(2 * self._many, MOST) if now - self._since < WINDOW_S else max(1, self._many // 2)
+        self._since = now
+        for value in values:
+            self._read += 1
+            if (found := self._count(value)) is not None:
+                return found
+        return None
+
+    def _count(self, value: float) -> NotFinite | None:
+        self._total += value
+        return None if math.isfinite(value) else NotFinite(self._read, value)
+
+    @property
+    def total(self) -> float:
+        """Of the losses that were read."""
+        return self._total
