@@ -46,7 +46,7 @@ def _import(name: str, module_name: str) -> ModuleType:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             remedy = f"{module_name} imports it; install it"
         raise ConfigError(f"task.factory = {name!r}: there is no module {error.name}: {remedy}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"task.factory = {name!r}: importing {module_name} failed: {_said(error)}"
         ) from error
@@ -80,13 +80,15 @@ def _call(name: str, factory: Any, options: dict[str, Any]) -> Any:
         return factory(**options)
     except SiloflError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"task.factory = {name!r} failed with task.options {sorted(options)}: {_said(error)}"
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """The error's type and the first line of its message."""
+    if isinstance(error, SystemExit):
+        return "it ends the program (SystemExit), as a script does: keep that below if __name__ == '__main__'"
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -55,10 +55,12 @@ class UserCode:
             yield
         except SiloflError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of one rank alone, whose peers would wait
             raise self._explained(what, code, error) from error
 
-    def _explained(self, what: str, code: Callable[..., Any] | None, error: Exception) -> UserCodeError:
+    def _explained(
+        self, what: str, code: Callable[..., Any] | None, error: Exception | SystemExit
+    ) -> UserCodeError:
         lines = (str(error).strip().splitlines() if self._alone else []) or [""]
         text = f": {lines[0]}" if lines[0] else ""
         parts = [
@@ -72,7 +74,7 @@ class UserCode:
             parts.append(f"the silo's own traceback is in {path}")
         return UserCodeError("; ".join(parts), rank=self.silo)
 
-    def _write(self, error: Exception) -> Path | None:
+    def _write(self, error: BaseException) -> Path | None:
         """Write the whole traceback to a file that others may not read; its path, None without one."""
         if self.folder is None:
             return None

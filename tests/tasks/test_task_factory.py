@@ -47,6 +47,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "needs.py").write_text("import absent_library.part\n")
     (tmp_path / "broken.py").write_text("def (\n")
     (tmp_path / "raises.py").write_text("raise RuntimeError('no licence\\nsecond line')\n")
+    (tmp_path / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--x'])\n")
     package = tmp_path / "mypackage"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -105,6 +106,12 @@ def test_a_class_in_the_current_folder_is_built_with_its_options(factory):
             "raises:Mine",
             {},
             "task.factory = 'raises:Mine': importing raises failed: RuntimeError: no licence",
+        ),
+        (
+            "script:Mine",
+            {},
+            "task.factory = 'script:Mine': importing script failed: it ends the program (SystemExit), as a "
+            "script does: keep that below if __name__ == '__main__'",
         ),
         ("mytask:Mime", {}, "task.factory = 'mytask:Mime': mytask has no Mime: did you mean Mine?"),
         ("mytask:Zzzzzzz", {}, "task.factory = 'mytask:Zzzzzzz': mytask has no Zzzzzzz"),
