@@ -65,7 +65,7 @@ class UserCode:
         text = f": {lines[0]}" if lines[0] else ""
         parts = [
             f"silo {self.silo}: the task's {what}() raised {type(error).__name__}"
-            f"{_place(error.__traceback__, code)}{text}"
+            f"{place_of(error.__traceback__, code)}{text}"
         ]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
             parts.append(_REMEDIES[what])
@@ -87,7 +87,7 @@ class UserCode:
         return path
 
 
-def _place(trace: TracebackType | None, code: Callable[..., Any] | None) -> str:
+def place_of(trace: TracebackType | None, code: Callable[..., Any] | None = None) -> str:
     """` at task.py:12, in loss`: the innermost line of the user's own files, else where `code` begins.
 
     The user's own is what lies neither in the standard library, nor among installed packages, nor here; a
