@@ -22,6 +22,8 @@ LARGEST = 1 << 20
 _DEEPEST = 4
 """How often a subset of a data set may be one of a subset."""
 _OF_MODULES = frozenset(vars(nn.Module()))
+_SAMPLES, _VALUES = ("train.", "test."), ("tensor", "array")
+"""Data sets, whose tensors and arrays are samples: a checkpoint has none of those."""
 _NUMBERS = {"bool": bool, "int": int, "float": float}
 _RANDOM = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -36,7 +38,8 @@ class Attributes:
 
     Args:
         module: the model, before it was trained.
-        others: by name, what else belongs to the run: the task, and data sets with what they are subsets of.
+        others: by name, what else belongs to the run: "task", and "train" and "test", data sets with what
+            they are subsets of; their tensors and arrays are not kept.
     """
 
     def __init__(self, module: nn.Module, **others: object) -> None:
@@ -98,7 +101,7 @@ class Attributes:
             for name, value in table.items():
                 if name not in _OF_MODULES or not prefix.startswith("model."):
                     kind, array = _encoded(value)
-                    if array is not None:
+                    if array is not None and not (kind in _VALUES and prefix.startswith(_SAMPLES)):
                         found[f"{kind}:{prefix}{name}"] = array
         return found
 

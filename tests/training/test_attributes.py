@@ -117,6 +117,14 @@ def test_what_is_computed_once_has_not_moved() -> None:
     assert attributes.moved() == ["kept"]
 
 
+def test_samples_are_not_kept() -> None:
+    holder = Holder(np.ones(3))
+    attributes = Attributes(nn.Identity(), train=holder)
+    holder.kept += 1
+    holder.reads = 2  # type: ignore[assignment]
+    assert list(attributes.state()) == ["int:train.reads"]
+
+
 class Means(nn.Module):
     """A running mean that is no buffer; with `late` it appears in the second forward pass."""
 
