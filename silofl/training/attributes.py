@@ -124,8 +124,12 @@ def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
         other is not None
         and one.dtype == other.dtype
         and one.shape == other.shape
-        and one.tobytes() == other.tobytes()
+        and np.array_equal(_bytes(one), _bytes(other))
     )
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _encoded(value: Any) -> tuple[str, NDArray[Any] | None]:
