@@ -134,9 +134,10 @@ class SecureAggregator:
             return AdvertisedRound(
                 session.group.comm, session.round(session.take_number(), matter), session.identity
             )
-        except OtherTermsError:
-            _refuse_differences(self._comm, form, error)
-            raise
+        except OtherTermsError as other:
+            refused = other
+        _refuse_differences(self._comm, form, error)  # outside, so that a traceback has one error alone
+        raise refused
 
     def _make(self, size: int, dtype: np.dtype[Any]) -> SecAggSum:
         vectors = (VectorSpec(NAME, size, weighting="uniform"),)

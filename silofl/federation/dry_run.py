@@ -38,7 +38,7 @@ from silofl.topologies.registry import topology_of
 def dry_run(config: Config, silos: int) -> DryRun:
     """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise."""
     refuse_conflicts(config)
-    task = tasks.build(config)
+    task = tasks.build(config, alone=True)
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
     magnitudes: dict[int, NDArray[np.float64]] = {}

@@ -23,6 +23,7 @@ from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, PersonalTask, SiloData, SizedDataset, Task
 from silofl.tasks.checks import data_of, model_of, schema_of
 from silofl.tasks.user_code import UserCode
+from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.data_digest import data_digest
@@ -156,6 +157,7 @@ class Silo:
         self._lr = config.train.lr
         self._noisy = config.privacy.unit != "none"
         self._private: PrivateSteps | None = None
+        self._attributes = Attributes(untrained, task=task, train=data.train, test=data.test)
         with _DRAWING, explained(number):
             self._try(config, strategy)
 
@@ -167,9 +169,27 @@ class Silo:
         dense = strategy.local == "gradient" or corrects(strategy) or config.privacy.unit == "example"
         trial = Trial(self.trainer, self.model.module, self._train, config.train, self._number)
         trial.run(own_steps=not dense)
+        self._moved = self._attributes.moved()
+        if self._moved and config.privacy.unit == "example":
+            raise self._unregistered(self._moved[0])
         with kept(self.model.module):
             found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
         found.finish(self.code)
+        self._attributes.load({})
+
+    def _unregistered(self, name: str) -> TrainingError:
+        """The error of what steps on single examples would make of earlier ones, without noise."""
+        return TrainingError(
+            f"silo {self._number}: local training changed {name}, an attribute of the model which has no "
+            "noise, and may not decide what a silo tells under [privacy]: do not change it in training",
+            rank=self._number,
+        )
+
+    def _refuse_moved(self) -> None:
+        moved = self._attributes.moved()
+        if moved:
+            raise self._unregistered(moved[0])
+        self._attributes.note()
 
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""
@@ -306,6 +326,7 @@ class Silo:
             self.model.load(values)
             total, stats = self._steps.sum(round_number, attempt)
             self.model.check(own=True, in_place=True)
+            self._refuse_moved()
         return Update(as_array(total)), FitResult(stats.loss, 1)
 
     def fit_privately(self, start: RoundStart, steps: int, noise: StepNoise, attempt: int) -> Fitted:
@@ -319,6 +340,7 @@ class Silo:
                 self._steps, steps, noise, start.round_number, attempt, self._correction(start)
             )
             self.model.check(own=True, in_place=True)
+            self._refuse_moved()
         fitted = self._contribution(self.model.parameters, replace(result, loss=math.nan), start)
         return replace(fitted, loss=result.loss)
 
@@ -340,11 +362,15 @@ class Silo:
     def notices(self) -> list[str]:
         """What of its model is not as a user may think."""
         extra = left_out(self.model)
-        if not extra:
-            return []
-        return [
-            f"{extra[0]} of the model is neither shared nor kept: model.safetensors lacks it, load it with "
+        found = [
+            f"{name} of the model is neither shared nor kept: model.safetensors lacks it, load it with "
             "strict=False"
+            for name in extra[:1]
+        ]
+        return found + [
+            f"training changes {name} of the model, an attribute that is no buffer: each silo has its own, "
+            "and model.safetensors lacks it; register_buffer() would share it"
+            for name in self._moved[:1]
         ]
 
     def state(self) -> dict[str, Any]:
@@ -355,6 +381,7 @@ class Silo:
             "optimizer": to_arrays(self.trainer.optimizer_state()),
             "strategy": dict(self.strategy_state),
             **({"scaler": scaler} if scaler else {}),
+            "attributes": self._attributes.state(),
         }
 
     def rejoin_state(self) -> dict[str, Any]:
@@ -374,6 +401,7 @@ class Silo:
         self.model.load_own_state(state["model"])
         self.trainer.load_state(to_tensors(state["optimizer"]), state.get("scaler", {}))
         self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}
+        self._attributes.load(state.get("attributes", {}))
 
 
 def _refuse_private(config: Config, strategy: Strategy) -> None:

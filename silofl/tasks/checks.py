@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -61,6 +62,14 @@ def _begins(function: Callable[..., Any]) -> str:
 def model_of(given: Any, silo: int) -> nn.Module:
     """`given` as what `Task.model` returns. Raises DataError where it is no module."""
     if isinstance(given, nn.Module):
+        for name, one in given.named_modules():
+            if isinstance(one, torch.jit.ScriptModule):
+                raise DataError(
+                    f"silo {silo}: {name or 'the model'} of the task is a {type(one).__name__} of torch.jit, "
+                    "whose tensors cannot be put into one vector: return the module that it was made of, and "
+                    "script or trace the trained one",
+                    rank=silo,
+                )
         return given
     raise DataError(
         f"silo {silo}: the task's model() returned {_kind(given)}: return a new torch.nn.Module", rank=silo

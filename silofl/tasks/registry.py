@@ -22,14 +22,14 @@ TASKS: dict[str, Callable[[TaskConfig, DataConfig, int], Task]] = {
 """What each value of `task.name` makes of [task], [data] and the run's seed."""
 
 
-def build(config: Config) -> Task:
-    """The task that `task.factory`, or else `task.name`, names.
+def build(config: Config, *, alone: bool = False) -> Task:
+    """The task that `task.factory`, or else `task.name`, names; `alone`: see `UserCode`.
 
     Raises:
         ConfigError: a user's task that cannot be imported or constructed, or a model that does not fit.
     """
     if config.task.factory:
-        return from_factory(config.task.factory, config.task.options)
+        return from_factory(config.task.factory, config.task.options, alone=alone)
     if config.task.name not in TASKS:
         raise unknown_name("task.name", config.task.name, TASKS)
     return TASKS[config.task.name](config.task, config.data, config.run.seed)

@@ -63,15 +63,17 @@ class UserCode:
             yield
         except SiloflError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of one rank alone, whose peers would wait
             raise self._explained(what, code, error) from error
 
-    def _explained(self, what: str, code: Callable[..., Any] | None, error: Exception) -> UserCodeError:
+    def _explained(
+        self, what: str, code: Callable[..., Any] | None, error: Exception | SystemExit
+    ) -> UserCodeError:
         lines = (str(error).strip().splitlines() if self._alone else []) or [""]
         text = f": {lines[0]}" if lines[0] else ""
         parts = [
             f"silo {self.silo}: the task's {what}() raised {type(error).__name__}"
-            f"{_place(error.__traceback__, code)}{text}"
+            f"{place_of(error.__traceback__, code)}{text}"
         ]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
             parts.append(_REMEDIES[what])
@@ -82,7 +84,7 @@ class UserCode:
             parts.append(f"the silo's own traceback is in {path}")
         return UserCodeError("; ".join(parts), rank=self.silo)
 
-    def _write(self, error: Exception) -> Path | None:
+    def _write(self, error: BaseException) -> Path | None:
         """Write the whole traceback to a file that others may not read; its path, None without one."""
         if self.folder is None:
             return None
@@ -95,7 +97,7 @@ class UserCode:
         return path
 
 
-def _place(trace: TracebackType | None, code: Callable[..., Any] | None) -> str:
+def place_of(trace: TracebackType | None, code: Callable[..., Any] | None = None) -> str:
     """` at task.py:12, in loss`: the innermost line of the user's own files, else where `code` begins.
 
     The user's own is what lies neither in the standard library, nor among installed packages, nor here; a

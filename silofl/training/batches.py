@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ class Batches:
         self._dataset, self._on_batch, self._collate = dataset, on_batch, collate
         self._code = UserCode(0) if code is None else code
         self._dtype, self._device = dtype, device
+        self._written = False
         self._tensors: tuple[Tensor, ...] | None = None
-        if type(dataset) is TensorDataset and collate is None:
+        if type(dataset) is TensorDataset and collate is None and _indexable(dataset):
             self._tensors = tuple(self._place(t) for t in dataset.tensors)
 
     def __len__(self) -> int:
@@ -65,8 +67,20 @@ class Batches:
         """Every sample as one batch, in the dataset's order."""
         if self._tensors is not None:
             self._on_batch()
-            return self._tensors
+            return tuple(t.clone() for t in self._tensors) if self._written else self._tensors
         return self.take(torch.arange(len(self)))
+
+    def watching(self, batch: Any) -> AbstractContextManager[None]:
+        """While a batch of `take` is trained on: whether that writes into it, so that `all` gives copies."""
+        return self._watching(
+            [t for t in batch if isinstance(t, Tensor)] if self._tensors is not None else []
+        )
+
+    @contextmanager
+    def _watching(self, tensors: list[Tensor]) -> Iterator[None]:
+        before = [t._version for t in tensors]
+        yield
+        self._written |= before != [t._version for t in tensors]
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Any, int]]:
         """Every sample once, in the dataset's order: (batch, its number of samples)."""
@@ -97,7 +111,14 @@ class Batches:
         """The samples, as torch's DataLoader reads them."""
         many = getattr(self._dataset, "__getitems__", None)
         with self._code.calling("data", type(self._dataset).__getitem__):
-            return [self._dataset[i] for i in indices] if many is None else list(many(indices))
+            found = [self._dataset[i] for i in indices] if many is None else list(many(indices))
+        if len(found) != len(indices):
+            raise DataError(
+                f"silo {self._code.silo}: the task's data set gave {len(found)} samples for {len(indices)} "
+                "indices: let its __getitems__ return one for each",
+                rank=self._code.silo,
+            )
+        return found
 
     def _collated(self, samples: list[Any]) -> Any:
         if self._collate is not None:
@@ -119,7 +140,10 @@ class Batches:
     def _place(self, item: Any) -> Any:
         """What of a batch is a tensor, on the device and of the model's type; containers keep their kind."""
         if isinstance(item, Tensor):
-            return item.to(self._device, like(self._dtype, item))
+            placed = item.to(self._device, like(self._dtype, item))
+            if placed.grad_fn is not None:  # of how it was computed: backward could go there once
+                placed = placed.detach()
+            return placed.clone() if placed.is_inference() else placed
         if isinstance(item, PackedSequence):  # a named tuple, of which one part stays on the CPU
             return item.to(like(self._dtype, item.data)).to(device=self._device)  # type: ignore[call-arg]
         if isinstance(item, Mapping):
@@ -137,6 +161,11 @@ class Batches:
             return placed
         move = getattr(item, "to", None)
         return move(self._device) if callable(move) else item
+
+
+def _indexable(dataset: TensorDataset) -> bool:
+    """Whether its tensors can be indexed by many samples at once."""
+    return all(t.layout == torch.strided for t in dataset.tensors)
 
 
 def spans(samples: int, batch_size: int, *, drop_last: bool = False) -> Iterator[tuple[int, int]]:

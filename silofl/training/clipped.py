@@ -179,7 +179,7 @@ class ClippedGradients:
             batch = self._train.take(index)
             with self._code.calling("loss", self._task.loss):
                 loss = self._loss(batch, len(index))
-            norms = self._examples.norms(loss).norm(dim=0)
+                norms = self._examples.norms(loss).norm(dim=0)
             self._refuse_rewritten(versions)
             finite = norms.isfinite()
             if bool(finite.all()):
@@ -207,7 +207,8 @@ class ClippedGradients:
         for parameter, piece in zip(self._parameters, out, strict=True):
             parameter.grad = piece  # backward adds to it in place
         try:
-            torch.autograd.backward(loss, scale.to(loss.dtype), inputs=self._parameters)
+            with self._code.calling("losses"):
+                torch.autograd.backward(loss, scale.to(loss.dtype), inputs=self._parameters)
         finally:
             for parameter in self._parameters:
                 parameter.grad = None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from silofl.errors import DataError
 from silofl.tasks.base import OnePassTask, Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
@@ -56,7 +57,14 @@ def _reported(task: Task, module: nn.Module, batch: Any, code: UserCode) -> Any:
     """Loss and metrics of a batch, in one pass where the task has `evaluate`."""
     if isinstance(task, OnePassTask):
         with code.calling("evaluate", task.evaluate):
-            return task.evaluate(module, batch)
+            found = task.evaluate(module, batch)
+        if hasattr(found, "keys") and "loss" not in found:
+            raise DataError(
+                f'silo {code.silo}: the task\'s evaluate(model, batch) returned no "loss": return the loss '
+                "under that name, beside the metrics",
+                rank=code.silo,
+            )
+        return found
     with code.calling("loss", task.loss):
         loss = task.loss(module, batch)
     with code.calling("metrics", task.metrics):

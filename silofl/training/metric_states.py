@@ -121,9 +121,16 @@ def finished(name: str, state: MetricState, code: UserCode) -> dict[str, MetricV
             found = state.finish(torch.from_numpy(state.total.copy()))
         except ArithmeticError:
             return {name: None}
-        if isinstance(found, Mapping):
-            return {f"{name}/{key}": _listed(value) for key, value in found.items()}
-        return {name: _listed(found)}
+    several = {f"{name}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else None
+    try:
+        return {key: _listed(value) for key, value in ({name: found} if several is None else several).items()}
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(
+            f"silo {code.silo}: the task's metric {_shown(name)} has a SumState whose finish(total) returned "
+            f"{'None' if found is None else f'a {type(found).__name__}'}, of which no numbers can be made: "
+            "return a number, a tensor or list of real ones, or a dict of those",
+            rank=code.silo,
+        ) from None
 
 
 def describe_layout(layout: list[Any]) -> str:

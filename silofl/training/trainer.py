@@ -152,7 +152,7 @@ class LocalTrainer:
 
         def add(batch: Any, weight: float) -> Tensor:
             part = self._loss(batch) * weight
-            part.backward()  # type: ignore[no-untyped-call]
+            self._differentiate(part)
             return part.detach()
 
         losses = self._take(self._weighted, add, generator, round_number, "lower strategy.lr")
@@ -204,9 +204,7 @@ class LocalTrainer:
         """
         self._model.module.train()
         optimizer = self._new_optimizer()
-        loss = self._loss(batch)
-        with self._code.calling("loss", self._task.loss):  # what autograd finds, such as work in place
-            loss.backward()  # type: ignore[no-untyped-call]
+        self._differentiate(self._loss(batch))
         if own_steps:
             self._refuse_gradients(optimizer)
 
@@ -265,8 +263,13 @@ class LocalTrainer:
     def _backward(self, batch: Any) -> Tensor:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
         loss = self._loss(batch)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._differentiate(self._scaler.scale(loss))
         return loss.detach()
+
+    def _differentiate(self, loss: Tensor) -> None:
+        """Go backward: hooks, and functions of the task's own, are its code as well."""
+        with self._code.calling("loss", self._task.loss):
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
@@ -311,7 +314,8 @@ class LocalTrainer:
         if batch is None:
             batch = next(self._batches(seed_everything(derive(self._seed, self._silo, round_number))))
         exact = None if config.precision == "full" else partial(self._task.loss, model.module)
-        cause = cause_at_the_start(model, self._loss, exact, batch)
+        with self._code.calling("loss", self._task.loss):
+            cause = cause_at_the_start(model, self._loss, exact, batch)
         norm = "set train.clip_norm" if config.clip_norm is None else f"train.clip_norm = {config.clip_norm}"
         lower = f"training diverged ({what}); {remedy or f'lower train.lr = {config.lr} or {norm}'}"
         return TrainingError(

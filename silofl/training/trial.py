@@ -52,7 +52,9 @@ class Trial:
                 self._single_sample(count, own_steps=own_steps, drops=sizes[0] > 1)
 
     def _step(self, count: int, *, own_steps: bool) -> None:
-        self._trainer.try_step(self._train.take(torch.arange(count)), own_steps=own_steps)
+        batch = self._train.take(torch.arange(count))
+        with self._train.watching(batch):
+            self._trainer.try_step(batch, own_steps=own_steps)
 
     @property
     def _layer(self) -> str | None:

@@ -118,8 +118,9 @@ def test_an_aggregator_whose_arrays_change_on_one_rank_alone() -> None:
     def rank(comm: Communicator) -> None:
         with silofl.SecureAggregator(comm) as aggregator:
             aggregator.sum(np.ones(4))
-            with pytest.raises(DataError, match="the same shape"):
+            with pytest.raises(DataError, match="the same shape") as caught:
                 aggregator.sum(np.ones(5 if comm.rank else 4))
+            assert caught.value.__context__ is None  # a traceback has this error alone
 
     run_in_threads(3, rank, timeout_s=20)
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import re
 import zipfile
 
@@ -141,6 +142,32 @@ def test_no_sentence_holds_what_stands_in_a_cell(tmp_path):
             cells[place] = f'"{secret}"'
             said = stop_reason(csv(tmp_path, GOOD + ",".join(cells) + "\n"))
             assert secret not in said.replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    "first", ["77.25,44,0", "7-7-1977,77.5,1", "Miller,-7.7e1,1", "7,77 777,0", "\1PK,7,1"]
+)
+def test_no_sentence_holds_the_first_sample_of_a_file_without_a_header(tmp_path, first):
+    said = stop_reason(csv(tmp_path, f"{first}\n" + GOOD.partition("\n")[2] + "x,Smith,7\n"))
+    assert "there is no label column 'label', and" in said
+    assert "as in a file without a header: write a name for each column into the first line" in said
+    for secret in (*first.split(","), "Smith"):
+        if len(secret) > 1:
+            assert secret not in said.replace(str(tmp_path), "")
+
+
+def test_numbers_may_be_names_beside_a_label(tmp_path):
+    path = csv(tmp_path, "0,1,label\n" + "1,2,0\n" * 5)
+    built = build(parse({"task": {"name": "files", "classes": 3}, "data": {"path": str(path)}}))
+    built.data(0, 1)
+    assert built.schema() == (("0", "numbers"), ("1", "numbers"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mine.csv")
+    (tmp_path / "link.csv").symlink_to("/dev/zero")
+    for name in ("mine.csv", "link.csv"):
+        assert "is neither a file nor a folder, such as a pipe or a device" in stop_reason(tmp_path / name)
 
 
 def test_a_damaged_packed_file(tmp_path):

@@ -75,6 +75,17 @@ def test_a_model_is_a_module_and_not_its_class() -> None:
         model_of(nn.Linear, 1)
 
 
+def test_a_scripted_model_is_refused_by_name() -> None:
+    scripted = torch.jit.script(nn.Linear(2, 2))
+    with pytest.raises(
+        DataError, match=r"silo 3: the model of the task is a RecursiveScriptModule of torch.jit"
+    ):
+        model_of(scripted, 3)
+    traced = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+    with pytest.raises(DataError, match=r"silo 3: 1 of the task is a TopLevelTracedModule of torch.jit"):
+        model_of(nn.Sequential(nn.Linear(2, 2), traced), 3)
+
+
 class Good:
     def model(self) -> Any: ...
     def data(self, silo: int, silos: int) -> Any: ...

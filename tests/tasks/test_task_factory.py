@@ -10,6 +10,7 @@ from torch import nn
 from silofl.config import parse
 from silofl.errors import ConfigError, DataError
 from silofl.tasks import build
+from silofl.tasks.factory import from_factory
 
 SOURCE = """
 import torch
@@ -47,6 +48,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "needs.py").write_text("import absent_library.part\n")
     (tmp_path / "broken.py").write_text("def (\n")
     (tmp_path / "raises.py").write_text("raise RuntimeError('no licence\\nsecond line')\n")
+    (tmp_path / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--x'])\n")
     package = tmp_path / "mypackage"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -104,7 +106,14 @@ def test_a_class_in_the_current_folder_is_built_with_its_options(factory):
         (
             "raises:Mine",
             {},
-            "task.factory = 'raises:Mine': importing raises failed: RuntimeError: no licence",
+            "task.factory = 'raises:Mine': importing raises failed: RuntimeError at raises.py:1, in "
+            "<module>; silofl check shows its text",
+        ),
+        (
+            "script:Mine",
+            {},
+            "task.factory = 'script:Mine': importing script failed: it ends the program (SystemExit), as a "
+            "script does: keep that below if __name__ == '__main__'",
         ),
         ("mytask:Mime", {}, "task.factory = 'mytask:Mime': mytask has no Mime: did you mean Mine?"),
         ("mytask:Zzzzzzz", {}, "task.factory = 'mytask:Zzzzzzz': mytask has no Zzzzzzz"),
@@ -124,8 +133,8 @@ def test_a_class_in_the_current_folder_is_built_with_its_options(factory):
         (
             "mytask:Mine",
             {"width": -1},
-            "task.factory = 'mytask:Mine' failed with task.options ['width']: ValueError: "
-            "width must not be negative",
+            "task.factory = 'mytask:Mine' failed with task.options ['width']: ValueError at mytask.py:9, in "
+            "__init__; silofl check shows its text",
         ),
     ],
 )
@@ -133,6 +142,18 @@ def test_each_mistake_is_one_sentence(factory, options, sentence):
     with pytest.raises(ConfigError) as caught:
         made(factory, **options)
     assert str(caught.value) == sentence
+
+
+def test_what_a_constructor_says_is_shown_where_one_person_s_process_is_all():
+    with pytest.raises(ConfigError, match=r"ValueError: width must not be negative$"):
+        from_factory("mytask:Mine", {"width": -1}, alone=True)
+
+
+@pytest.mark.parametrize("library", ["torch", "silofl"])
+def test_a_task_in_a_file_that_is_called_like_a_library(tmp_path, library):
+    (tmp_path / f"{library}.py").write_text(SOURCE)
+    with pytest.raises(ConfigError, match=f"{library} has no Mine: the library {library} is loaded, and not"):
+        made(f"{library}:Mine")
 
 
 def test_the_tasks_own_refusal_is_passed_on():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_memory_that_runs_out_has_a_remedy() -> None:
 
     assert "lower train.batch_size" in said("loss", full, UserCode(0))
     assert "lower train.eval_batch_size" in said("evaluate", full, UserCode(0))
+
+
+def test_code_that_ends_the_program_ends_no_rank_alone() -> None:
+    def leave() -> None:
+        sys.exit(f"no {SECRET}")
+
+    assert said("loss", leave, UserCode(1)).startswith(
+        "silo 1: the task's loss() raised SystemExit at test_user"
+    )
 
 
 def test_a_sentence_of_ours_passes() -> None:

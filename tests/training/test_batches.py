@@ -140,6 +140,47 @@ def test_ragged_samples_take_a_collate_and_the_refusal_says_so_without_a_value()
     assert batches.take(torch.tensor([0, 4])).shape == (2, 5)
 
 
+class Short(Bulk):
+    """Leaves out what it cannot read."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return super().__getitems__(indices)[1:]
+
+
+def test_a_sample_for_each_index() -> None:
+    batches = Batches(Short(str), torch.float32, torch.device("cpu"), code=UserCode(2))
+    with pytest.raises(DataError, match="silo 2: the task's data set gave 3 samples for 4 indices: let its"):
+        batches.take(torch.arange(4))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("kind", ["inference", "graph"])
+def test_samples_that_were_computed_can_be_trained_on_again_and_again(kind: str, listed: bool) -> None:
+    weight = torch.ones(3, requires_grad=True)
+    with torch.inference_mode(kind == "inference"):
+        x = torch.ones(4, 3) * weight
+    samples: Any = [(row,) for row in x] if listed else TensorDataset(x)
+    batches, layer = Batches(samples, torch.float32, torch.device("cpu")), torch.nn.Linear(3, 1)
+    for batch in (batches.all(), batches.all(), batches.take(torch.arange(2))):
+        layer(batch[0]).sum().backward()
+    assert weight.grad is None
+    with torch.inference_mode():
+        collated = Batches(
+            [1, 2], torch.float32, torch.device("cpu"), collate=lambda s: torch.ones(2, 3)
+        ).all()
+    assert collated.shape == (2, 3)
+
+
+def test_sparse_samples_are_the_tasks_to_collate() -> None:
+    data = TensorDataset(torch.eye(4).to_sparse())
+    with pytest.raises(DataError, match="give the task a method collate"):
+        Batches(data, torch.float32, torch.device("cpu")).all()
+    dense = Batches(
+        data, torch.float64, torch.device("cpu"), collate=lambda s: torch.stack([x.to_dense() for (x,) in s])
+    )
+    assert torch.equal(dense.all(), torch.eye(4, dtype=torch.float64))
+
+
 def test_a_data_set_that_raises_is_named() -> None:
     records = {0: X[0]}
     with pytest.raises(

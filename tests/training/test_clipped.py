@@ -303,5 +303,22 @@ def test_an_error_in_the_middle_leaves_no_trace_in_the_next_sum(mode: Clipping) 
         torch.testing.assert_close(found, naive(task, model, range(5)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_going_backward_is_the_tasks_without_its_text(mode: Clipping) -> None:
+    def fail_backward(*_: Any) -> None:
+        raise ValueError("patient 4711")
+
+    with sums(Images(BUILDS["mlp"]), mode) as (one, model):
+        one.sum(np.arange(3))
+
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            output.register_hook(fail_backward)
+
+        model.module.register_forward_hook(hook)
+        with pytest.raises(UserCodeError, match="ValueError") as caught:
+            one.sum(np.arange(7))
+        assert "4711" not in str(caught.value)
+
+
 def fail(*_: Any) -> None:
     raise ZeroDivisionError

@@ -97,3 +97,12 @@ def test_sums_are_finished_once_and_tensors_stay_out_of_a_silos_own() -> None:
     assert evaluated(({"m": SumState(torch.ones(1), lambda total: 1 / 0)}, 1)).own == {"m": None}
     with pytest.raises(UserCodeError, match=r"metrics\(\) raised KeyError"):
         evaluated(({"m": SumState(torch.ones(1), lambda total: {}["x"])}, 1))
+
+
+@pytest.mark.parametrize("made", ["high", None, 1j, {"a": {"b": 1}}, [1, "2 of 3"], torch.tensor([1j])])
+def test_what_a_state_is_finished_as_is_numbers(made: Any) -> None:
+    kind = "None" if made is None else f"a {type(made).__name__}"
+    with pytest.raises(
+        DataError, match=rf"metric 'm' has a SumState whose finish\(total\) returned {kind}, of"
+    ):
+        evaluated(({"m": SumState(torch.ones(1), lambda total: made)}, 1))

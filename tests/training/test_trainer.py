@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from silofl.config import TrainConfig
-from silofl.errors import ConfigError, TrainingError
+from silofl.errors import ConfigError, TrainingError, UserCodeError
 from silofl.tasks.base import SiloData
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
@@ -153,6 +153,38 @@ def test_divergence_names_silo_and_round() -> None:
     fitter, _ = trainer(Line(), lr=1e200, full_batch=True, steps=5)
     with pytest.raises(TrainingError, match=r"silo 0, round 7: training diverged .*train\.lr = 1e\+200"):
         fitter.fit(7)
+
+
+class Fails(torch.autograd.Function):
+    """Passes values on, and fails going backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise ValueError("patient 4711")
+
+
+@pytest.mark.parametrize("method", ["fit", "corrected", "gradient", "diverged"])
+def test_what_a_task_raises_going_backward_is_its_own_error_without_its_text(method: str) -> None:
+    class Backward(Line):
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            return Fails.apply(super().loss(model, batch))  # type: ignore[no-any-return, no-untyped-call]
+
+    one, _ = trainer(Backward())
+    calls = {
+        "fit": lambda: one.fit(1),
+        "corrected": lambda: one.fit(1, lambda gradient, values: None),
+        "gradient": lambda: one.gradient(1),
+        "diverged": lambda: one.diverged(1, "its update"),
+    }
+    with pytest.raises(
+        UserCodeError, match=r"the task's loss\(\) raised ValueError at test_trainer.py"
+    ) as caught:
+        calls[method]()
+    assert "4711" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,34 @@ def test_nothing_of_a_trial_stays() -> None:
     assert one.trainer.optimizer_state() == {}
 
 
+class InPlace(Plain):
+    """A model that begins in place, as many do: on samples that are used again it would add up."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.LeakyReLU(0.5, inplace=True), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("task", [InPlace, Plain])
+def test_all_samples_stay_what_they_are_where_a_model_works_in_place(task: type[Plain]) -> None:
+    one = silo(task(), full_batch=True, steps=3)
+    before = one._train.take(torch.arange(33))[0]
+    one.trainer.fit(1)
+    assert torch.equal(one._train.take(torch.arange(33))[0], before)
+    first, second = one._train.all()[0], one._train.all()[0]
+    copied = first.data_ptr() != second.data_ptr()
+    assert copied == (task is InPlace)
+
+
+def test_a_pass_that_evaluates_reports_the_loss() -> None:
+    class OnePass(Plain):
+        samples = 32
+
+        def evaluate(self, model: nn.Module, batch: Any) -> Any:
+            return {"accuracy": 1.0}
+
+    assert told(OnePass()).startswith('silo 1: the task\'s evaluate(model, batch) returned no "loss": return')
+
+
 def test_a_last_batch_of_one_is_told_with_the_key_that_helps() -> None:
     assert told(Plain()) == (
         "silo 1: of 33 samples in batches of train.batch_size = 16 the last has one, which the model's "

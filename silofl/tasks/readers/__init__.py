@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from functools import partial
 
 from silofl.errors import DataError
@@ -34,7 +35,11 @@ def read(source: Source, options: Options) -> Samples:
         MissingDependencyError: the extra `files` is needed and not installed.
     """
     with reading(source, "a file or folder"):
-        source.path.stat()
+        mode = source.path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(
+            f"{source} is neither a file nor a folder, such as a pipe or a device: write the data into a file"
+        )
     samples = _reader(source)(source, options)
     refuse(source, samples.problems)
     if not len(samples.labels):

@@ -37,6 +37,12 @@ _SAID = {
 """What is wrong with cells, in the order in which it is told."""
 
 
+def is_value(name: str) -> bool:
+    """Whether a column's name may be a sample's value: a number, a date, or what cannot be printed."""
+    text = name.lower()
+    return not name.isprintable() or any(one.fullmatch(text) for one in (_NUMBER, _GROUPED, _DATE))
+
+
 class Column:
     """Cells in, numbers out.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from silofl.tasks.readers.cells import Column
+from silofl.tasks.readers.cells import Column, is_value
 from silofl.tasks.readers.labels import encode
 from silofl.tasks.readers.rows import places, some
 from silofl.tasks.readers.source import Options, Samples
@@ -47,6 +47,16 @@ def name_problems(names: Sequence[str], label_column: str) -> list[str]:
     return found
 
 
+def headless(names: Sequence[str], label_column: str) -> str:
+    """What is wrong with a table without a label column whose names may be its first sample: none is told."""
+    values = sum(map(is_value, names))
+    return (
+        f"there is no label column {label_column!r}, and {values} of {len(names)} name(s) of columns are no "
+        "words, as in a file without a header: write a name for each column into the first line, or set "
+        "task.label_column"
+    )
+
+
 def from_columns(
     columns: Sequence[Column],
     labels: Sequence[Any] | None,
@@ -76,6 +86,8 @@ def from_columns(
             kept.append(Column(name, options.decimal))
             kept[-1].add([value] * len(rows), rows)
     names = [column.name for column in kept] + ([] if labels is None else [label])
+    if labels is None and any(map(is_value, names)):
+        return Samples(np.empty((len(rows), 0)), np.full(len(rows), -1), (), (headless(names, label),))
     problems = name_problems(names, label)
     problems += [problem for column in kept for problem in column.problems(word)]
     classes = np.full(len(rows), -1, dtype=np.int64)
