@@ -23,11 +23,12 @@ from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.policy import replicas
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.handshake import agree_on_model
+from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.openings import Openings
 from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.recomputation import recomputations
-from silofl.federation.silo import Fitted, RoundStart, Silo, place
+from silofl.federation.silo import Silo, place
 from silofl.federation.stateful import Part, State, Stateful, committed_state, restore
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy

@@ -14,8 +14,8 @@ from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
+from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
-from silofl.federation.silo import Fitted
 
 Own = Mapping[str, float | None]
 

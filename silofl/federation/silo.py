@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects
 from silofl.errors import ConfigError, DataError, TrainingError
+from silofl.federation.local_work import Fitted, RoundStart
 from silofl.launcher import watchdog
-from silofl.strategies.base import LocalRound, State, Strategy
+from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, PersonalTask, SiloData, SizedDataset, Task
 from silofl.tasks.checks import data_of, model_of, schema_of
@@ -48,38 +49,6 @@ _DRAWING = threading.Lock()
 def place(requested: str, local_rank: int) -> str:
     """The torch device that `train.device` means for a rank. Raises ConfigError for one that is not there."""
     return device_name(requested, torch.cuda.device_count(), local_rank)
-
-
-@dataclass(frozen=True)
-class RoundStart:
-    """What a silo begins a round's local work with.
-
-    Attributes:
-        shared: the strategy's shared vectors by name, (P,) each of the type that travels; not changed.
-        buffers: the global buffers (b,); not changed.
-        round_number: of the round, from 1.
-        strategy: whose halves the round has.
-        resync: see `LocalRound.resync`.
-    """
-
-    shared: Mapping[str, Vector]
-    buffers: Vector
-    round_number: int
-    strategy: Strategy
-    resync: bool = False
-
-
-@dataclass
-class Fitted:
-    """What a round's local work has led to, before it is certain that it counts."""
-
-    contribution: Contribution
-    """The strategy's vectors and, where the model has buffers, their change (b,) as "buffers"."""
-    state: State
-    """The silo's next state of the strategy: see `Silo.accept`."""
-    loss: float
-    """Mean over the steps."""
-    steps: int
 
 
 class Silo:

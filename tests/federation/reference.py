@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from silofl.config import Config
-from silofl.federation.silo import Fitted, RoundStart, Silo
+from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task

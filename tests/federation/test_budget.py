@@ -15,10 +15,10 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError
+from silofl.federation.local_work import RoundStart
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.release_log import ReleaseLog
-from silofl.federation.silo import RoundStart
 from silofl.privacy.releases import Release
 from tests.federation.test_privacy import LOCAL, federate, settings
 

@@ -17,10 +17,11 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
+from silofl.federation.local_work import RoundStart
 from silofl.federation.loop import train
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.pipeline import Pipeline
-from silofl.federation.silo import RoundStart, Silo
+from silofl.federation.silo import Silo
 from silofl.privacy.plan import Plan
 from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.types import Contribution, Vector

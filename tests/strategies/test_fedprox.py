@@ -12,7 +12,8 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import ConfigError
-from silofl.federation.silo import RoundStart, Silo
+from silofl.federation.local_work import RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedprox import FedProx
 from silofl.tasks.base import SiloData

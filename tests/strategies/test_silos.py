@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
-from silofl.federation.silo import RoundStart, Silo
+from silofl.federation.local_work import RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.registry import build
 from silofl.types import Total
 from tests.strategies import naive

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Subset
 
 from silofl import config as configuration
 from silofl.errors import TrainingError
-from silofl.federation.silo import RoundStart, Silo
+from silofl.federation.local_work import RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.training.attributes import LARGEST, Attributes
 

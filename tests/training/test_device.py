@@ -7,7 +7,8 @@ import torch
 
 from silofl import config as configuration
 from silofl.errors import ConfigError, TrainingError
-from silofl.federation.silo import RoundStart, Silo
+from silofl.federation.local_work import RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.training.device import device_name, prepare
 from silofl.training.metric_states import Evaluation

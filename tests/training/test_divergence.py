@@ -13,7 +13,8 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import TrainingError
-from silofl.federation.silo import Fitted, RoundStart, Silo
+from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedsgd import FedSGD
 from silofl.training.own_state import subtract

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from silofl.errors import TrainingError, UserCodeError
-from silofl.federation.silo import RoundStart, Silo
+from silofl.federation.local_work import RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedsgd import FedSGD
 from silofl.training import losses as module

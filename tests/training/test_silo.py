@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import ConfigError, DataError, TrainingError
-from silofl.federation.silo import Fitted, RoundStart, Silo
+from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.silo import Silo
 from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedprox import FedProx

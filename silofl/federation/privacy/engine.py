@@ -19,13 +19,14 @@ from silofl.config import Config
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys, new_nonce
 from silofl.errors import LessProtectionError
+from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.guarantee import LAST_BITS
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
-from silofl.federation.silo import Fitted, RoundStart, Silo
+from silofl.federation.silo import Silo
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for

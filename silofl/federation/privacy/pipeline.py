@@ -10,8 +10,9 @@ import torch
 from silofl.aggregation.base import Aggregator
 from silofl.config import PrivacyConfig
 from silofl.crypto.noise_keys import NoiseKeys
+from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.privacy.clip_norm import ClipNorm
-from silofl.federation.silo import Fitted, RoundStart, Silo
+from silofl.federation.silo import Silo
 from silofl.privacy.grid import Grid
 from silofl.privacy.plan import Plan
 from silofl.training.private import StepNoise

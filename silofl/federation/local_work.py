@@ -1,0 +1,41 @@
+"""What a silo begins a round's local work with, and what that has led to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from silofl.strategies.base import State, Strategy
+from silofl.types import Contribution, Vector
+
+
+@dataclass(frozen=True)
+class RoundStart:
+    """What a silo begins a round's local work with.
+
+    Attributes:
+        shared: the strategy's shared vectors by name, (P,) each of the type that travels; not changed.
+        buffers: the global buffers (b,); not changed.
+        round_number: of the round, from 1.
+        strategy: whose halves the round has.
+        resync: see `LocalRound.resync`.
+    """
+
+    shared: Mapping[str, Vector]
+    buffers: Vector
+    round_number: int
+    strategy: Strategy
+    resync: bool = False
+
+
+@dataclass
+class Fitted:
+    """What a round's local work has led to, before it is certain that it counts."""
+
+    contribution: Contribution
+    """The strategy's vectors and, where the model has buffers, their change (b,) as "buffers"."""
+    state: State
+    """The silo's next state of the strategy: see `Silo.accept`."""
+    loss: float
+    """Mean over the steps."""
+    steps: int
