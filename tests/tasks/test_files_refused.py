@@ -39,6 +39,11 @@ GOOD = "a,b,label\n" + "1,2,0\n" * 5
 ALL = "{path} (silo 2) cannot be trained on: "
 """What begins a sentence about values."""
 
+HEADLESS = (
+    "its first line has numbers where {} of {} columns should have names: put a line with the names of all "
+    "columns before the first sample"
+)
+
 TEXTS = {
     "": "silo 2 has no samples: {path} is empty",
     "\n\n": "silo 2 has no samples: {path} is empty",
@@ -54,6 +59,10 @@ TEXTS = {
         + "column 1 has no name or a row index's: name every column, and write the file without a row index"
     ),
     GOOD.replace("a", "Unnamed: 0", 1): ALL + "column 1 has no name or a row index's: .*",
+    # A first line of values: no sentence has any of them, nor do other silos ever see them as names.
+    "63.5,22.25,1\n" + "1,2,0\n" * 5: ALL + HEADLESS.format(3, 3),
+    "63,22,label\n" + "1,2,0\n" * 5: ALL + HEADLESS.format(2, 3),
+    "'0,5';'1e3';female\n".replace("'", "") + "1;2;0\n" * 5: ALL + HEADLESS.format(2, 3),
     GOOD + "1,female,0\n": (
         ALL + "column 'b' has 1 value(s) that are not numeric (line 7): encode them as numbers or remove the "
         "column"

@@ -23,6 +23,27 @@ def tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
 
 
+def _is_number(name: str) -> bool:
+    try:
+        return bool(float(name.replace(",", ".")) or True)
+    except ValueError:
+        return False
+
+
+def values_for_names(names: Sequence[str]) -> str:
+    """Why a table's first line is no header but its first sample; empty where it may be one.
+
+    Numbers are names where they count the columns, from 0 or from 1, as other programs write them.
+    """
+    numbers = [name for name in names if _is_number(name)]
+    if not numbers or any(numbers == [str(k + first) for k in range(len(numbers))] for first in (0, 1)):
+        return ""
+    return (
+        f"its first line has numbers where {len(numbers)} of {len(names)} columns should have names: put a "
+        "line with the names of all columns before the first sample"
+    )
+
+
 def name_problems(names: Sequence[str], label_column: str) -> list[str]:
     """What is wrong with the names of columns that hold something."""
     found = []

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from silofl.errors import DataError
 from silofl.tasks.readers.cells import Column
-from silofl.tasks.readers.columns import from_columns, tidy
+from silofl.tasks.readers.columns import from_columns, tidy, values_for_names
 from silofl.tasks.readers.dialect import Header, open_text, read_header, rows_of, undecodable_line
 from silofl.tasks.readers.rows import places
 from silofl.tasks.readers.source import Options, Samples, Source, reading, refuse_huge
@@ -81,6 +81,9 @@ class _Table:
             [f"{self._header.comments} comment line(s) are passed over"] if self._header.comments else []
         )
         notices += [f"{self._blank} line(s) without a value are passed over"] if self._blank else []
+        headless = values_for_names(self._header.names)
+        if headless:  # alone: other problems are told by names of columns, which are values here
+            return found._replace(problems=(headless,))
         if not self._header.names:  # an empty file, which the caller refuses
             torn = ["the quotes of the header are not closed, or stand inside a name: correct the line"]
             return found._replace(problems=tuple(torn if self._header.torn else self._broken))
