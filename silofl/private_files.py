@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
@@ -24,8 +25,12 @@ def append(path: Path, *, private: bool = True) -> IO[bytes]:
 
 
 def read(path: Path) -> BufferedReader:
-    """A file that is there. OSError where it is a link."""
-    return os.fdopen(_open(path, os.O_RDONLY), "rb")
+    """A file that is there. OSError where it is a link, or a pipe, which would be waited for."""
+    file = os.fdopen(_open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return file
 
 
 def read_bytes(path: Path) -> bytes:

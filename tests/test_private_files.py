@@ -111,6 +111,13 @@ def test_a_link_in_a_shared_run_directory_costs_nobody_a_file(tmp_path: Path, pl
     assert (tmp_path / "other").read_text() == "important"
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_no_key_is_waited_for(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "identity.pem", 0o600)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Identity.load(tmp_path / "identity.pem")
+
+
 @pytest.mark.parametrize(
     "read",
     [lambda path: load_or_make(path, 32), Identity.load, read_passphrase],

@@ -121,12 +121,13 @@ class SmallSums:
         def reduce() -> tuple[Words, int] | None:
             nonlocal sent, seen
             left, comm = group.members, group.comm
-            lost, known = silos - len(left), b""
+            lost, known, teller = silos - len(left), b"", left[0]
             if not repeatable and self.settled not in (None, left):
                 return None
             if lost:
                 told = comm.allgather_bytes(seen if repeatable else b"sent" * sent)
-                known = next(filter(None, told), b"")
+                heard = [(silo, one) for silo, one in zip(left, told, strict=True) if one]
+                teller, known = heard[0] if heard else (teller, known)
             if known and not repeatable:
                 return None
             if lost not in drawn:
@@ -140,6 +141,6 @@ class SmallSums:
                 total = masked_total(comm, words, masks, at, signed_by, self.decided)
                 known = len(left).to_bytes(8) + total.tobytes()
             seen = known
-            return _row(known[8:], words, group.members[0]), int.from_bytes(known[:8])
+            return _row(known[8:], words, teller), int.from_bytes(known[:8])
 
         return group.step(reduce)

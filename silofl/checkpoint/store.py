@@ -31,7 +31,7 @@ from silofl.checkpoint.manifest import FileEntry, Manifest
 from silofl.checkpoint.run_id import untrusted
 from silofl.checkpoint.snapshot import Snapshot
 from silofl.checkpoint.trust import Trust
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks, texts
 from silofl.comm.protocol import Communicator
 from silofl.crypto.secret import Secret
 from silofl.errors import CheckpointError, ConfigError, SiloflError
@@ -61,6 +61,10 @@ class _Own:
     state: Tree | None = None
     round: int = 0
     lines: dict[str, list[str]] = field(default_factory=lambda: {"bad": [], "restored": []})
+
+
+def _lines(told: Any) -> dict[str, list[str]]:
+    return {kind: texts(told[kind]) for kind in ("bad", "restored")}
 
 
 class CheckpointStore:
@@ -215,8 +219,9 @@ class CheckpointStore:
             mine = [m for m in manifests[place:] if self._directory.silo in m.files]
             if self._directory.silo in manifest.files:
                 mine = mine[:1]
-            own = self._own(mine)
-            every = dict(zip(self._comm.members, allgather_object(self._comm, own.lines), strict=True))
+            own = self._own(mine, len(manifests))
+            told = allgather_parsed(self._comm, own.lines, _lines, "checkpoints")
+            every = dict(zip(self._comm.members, told, strict=True))
             reasons = [reason for silo in manifest.members for reason in every[silo]["bad"]]
             if not reasons:
                 self._level(manifests[place:])
@@ -241,14 +246,17 @@ class CheckpointStore:
         manifests = gather_manifests(self._comm, self._directory, self._trust).manifests
         silo = self._directory.silo
         mine = [m for m in manifests if silo in m.files] if silo in silos else []
-        own = self._own(mine)
+        own = self._own(mine, len(manifests))
         self._level(manifests)
         return None if own.state is None else (own.round, own.state)
 
-    def _own(self, choices: list[Manifest]) -> _Own:
-        """This silo's tree of the first of these rounds of which it can be had; collective."""
+    def _own(self, choices: list[Manifest], most: int) -> _Own:
+        """This silo's tree of the first of these rounds of which it can be had; collective.
+
+        No silo has more than `most` choices, on whose word the others would go on for ever.
+        """
         own, left = _Own(), list(choices)
-        while True:
+        for _ in range(max(1, most)):
             wanted = left.pop(0) if own.state is None and left else None
             problem = self._read(wanted, own) if wanted is not None else ""
             if self._buddies is not None:
@@ -264,7 +272,8 @@ class CheckpointStore:
             if problem:
                 own.lines["bad"].append(problem)
             if not any(allgather_object(self._comm, own.state is None and bool(left))):
-                return own
+                break
+        return own
 
     def _read(self, manifest: Manifest, own: _Own) -> str:
         """Read this silo's file of a round into `own`; why that failed, or an empty string."""

@@ -41,6 +41,46 @@ def allgather_object(comm: Communicator, value: Any, error: SiloflError | None =
     raise _decode(every[failing]["error"], failing) from error
 
 
+def allgather_parsed(
+    comm: Communicator,
+    value: Any,
+    parse: Callable[[Any], T],
+    what: str,
+    error: SiloflError | None = None,
+) -> list[T]:
+    """What `parse` makes of every rank's value, in rank order; else as `allgather_object`. Collective.
+
+    `parse` raises where a value is none that this program sends: then all ranks raise ProtocolError, which
+    names the silo and `what` it told, and nothing of the value.
+    """
+    every = allgather_object(comm, value, error)
+    return [_taken(parse, told, silo, what) for silo, told in zip(comm.members, every, strict=True)]
+
+
+def broadcast_parsed(comm: Communicator, value: Any, parse: Callable[[Any], T], what: str) -> T:
+    """What `parse` makes of rank 0's value (JSON); errors as of `allgather_parsed`. Collective."""
+    text = comm.broadcast_bytes(json.dumps(value).encode())
+    return _taken(lambda sent: parse(json.loads(sent)), text, comm.members[0], what)
+
+
+def texts(value: Any) -> list[str]:
+    """A list of texts, for `allgather_parsed`."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise TypeError("no list of texts")
+    return value
+
+
+def _taken(parse: Callable[[Any], T], value: Any, silo: int, what: str) -> T:
+    try:
+        return parse(value)
+    except Exception:
+        raise errors.ProtocolError(
+            f"silo {silo}'s message about {what} is refused: it is none that silofl sends",
+            sender=silo,
+            rank=0,
+        ) from None
+
+
 class Result(Generic[T]):
     """Outcome of a call on this rank: its value or its error."""
 

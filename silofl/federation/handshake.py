@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import silofl
-from silofl.comm.collective_errors import allgather_object, raise_if_any
+from silofl.comm.collective_errors import allgather_object, broadcast_parsed, raise_if_any
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, first_difference
 from silofl.crypto.signer import has_keys, mixed_keys
@@ -20,11 +19,15 @@ def agree_on_version_and_config(comm: Communicator, config: Config) -> None:
     And ranks of which only some have an identity, which is no part of the shared configuration.
     """
     mine = {"version": silofl.__version__, "config": config.model_dump(mode="json")}
-    first = json.loads(comm.broadcast_bytes(json.dumps(mine).encode()))
+    first = broadcast_parsed(comm, mine, _version_and_config, "its configuration")
     have = allgather_object(comm, has_keys(config.secure), _compare(comm.rank, config, first))
     mixed = mixed_keys(have)
     if mixed is not None:
         raise mixed
+
+
+def _version_and_config(told: Any) -> dict[str, Any]:
+    return {"version": str(told["version"]), "config": dict(told["config"])}
 
 
 def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError | None:
@@ -46,8 +49,13 @@ def _compare(rank: int, config: Config, first: dict[str, Any]) -> MismatchError 
 
 def agree_on_model(comm: Communicator, model: FlatModel) -> None:
     """Refuse ranks whose model differs from rank 0's in names, shapes or constants; collective."""
-    first = json.loads(comm.broadcast_bytes(json.dumps(model_told(model)).encode()))
+    first = broadcast_parsed(comm, model_told(model), _model, "its model")
     raise_if_any(comm, model_mismatch(comm.rank, model, *first))
+
+
+def _model(told: Any) -> tuple[str, str, dict[str, str]]:
+    fingerprint, description, digests = told
+    return str(fingerprint), str(description), dict(digests)
 
 
 def model_told(model: FlatModel) -> tuple[str, str, dict[str, str]]:

@@ -11,11 +11,19 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.exact_numbers import MAGNITUDE
-from silofl.comm.collective_errors import Result, allgather_object, capture
+from silofl.comm.collective_errors import Result, allgather_parsed, capture
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import MismatchError
 from silofl.tasks.user_code import UserCode
-from silofl.training.metric_states import Evaluation, MetricState, describe_layout, finished
+from silofl.training.metric_states import (
+    Evaluation,
+    MetricState,
+    checked_names,
+    checked_value,
+    describe_layout,
+    finished,
+    parse_layouts,
+)
 from silofl.types import MetricValue, Vector
 
 Layouts = dict[str, list[Any]]
@@ -47,7 +55,7 @@ def agree_on_metrics(group: ElasticGroup, evaluated: Result[Evaluation]) -> Layo
     def tell() -> tuple[list[Any], tuple[int, ...]]:
         error = evaluated.error(group.comm.rank)
         own = {} if error else {name: state.layout for name, state in evaluated.value().states.items()}
-        return allgather_object(group.comm, own, error), group.members
+        return allgather_parsed(group.comm, own, parse_layouts, "its metrics", error), group.members
 
     every, members = group.step(tell)
     found: dict[str, tuple[int, list[Any]]] = {}
@@ -121,7 +129,8 @@ class MetricSums:
 
             def tell() -> list[Any]:
                 error = made.error(self._group.comm.rank)
-                return allgather_object(self._group.comm, {} if error else made.value(), error)
+                results = {} if error else made.value()
+                return allgather_parsed(self._group.comm, results, _parse_results, "its metrics", error)
 
             every = self._group.step(tell)
         else:
@@ -130,6 +139,15 @@ class MetricSums:
         for name in layouts:
             results |= next((told[name] for told in every if name in told), {name: None})
         return results
+
+
+def _parse_results(told: Any) -> dict[str, dict[str, MetricValue]]:
+    """What `finished` made, by metric, of another silo."""
+    found: dict[str, dict[str, MetricValue]] = {}
+    for name, results in told.items():
+        checked_names(results)
+        found[name] = {key: checked_value(value) for key, value in results.items()}
+    return found
 
 
 def _brought(state: MetricState | None) -> tuple[bool, bool]:

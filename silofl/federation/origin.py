@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks, texts
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import ChangedDataError
@@ -54,7 +54,7 @@ class Origin(Part):
         comm, own = self._group.comm, list[str]()
         with raise_on_all_ranks(comm):
             own = self._compare(state)
-        self.notices = [line for lines in allgather_object(comm, own) for line in lines]
+        self.notices = [line for lines in allgather_parsed(comm, own, texts, "its data") for line in lines]
 
     def take_over(self, told: Json, own: State | None) -> None:
         """See `Stateful`. ChangedDataError on this rank alone, where its data is not what it was."""

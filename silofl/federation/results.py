@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks, texts
+from silofl.errors import ProtocolError
 from silofl.federation.round import RoundResult
 from silofl.federation.run_state import RunState
 from silofl.federation.summary import metrics_of, summary_of
+from silofl.training.metric_states import checked_names
 
 Json = dict[str, Any]
 
@@ -22,7 +24,7 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     group, federation = state.group, state.federation
     with state.clock.phase("checkpoint"):
         mine = _report(state, result, asked=asked)
-        reports = group.step(lambda: state.checkpoints.commit_pending(mine, state.logger.problem))
+        reports = group.step(lambda: _commit(state, mine))
         members = state.follow_failures()
     state.affordable = reports[0]["affordable"]
     state.respawns.note(state.tracker.mark_failed(members), result.round)
@@ -48,6 +50,36 @@ def _report(state: RunState, result: RoundResult, *, asked: bool) -> Json:
         "epsilon": federation.epsilon() if state.group.comm.rank == 0 else None,
         "clip_norm": federation.clip_norm,
     }
+
+
+def _commit(state: RunState, mine: Json) -> list[Json]:
+    """Every rank's report, each under the number of the silo that it came from; collective."""
+    told = state.checkpoints.commit_pending(mine, state.logger.problem)
+    return [_checked(report, silo) for silo, report in zip(state.group.members, told, strict=True)]
+
+
+def _checked(report: Any, silo: int) -> Json:
+    """A `_report` as `silo` told it. ProtocolError, which names it, for what is none."""
+    try:
+        checked_names(report["shown"])
+        return {
+            "silo": silo,
+            "shown": {name: _number(value) for name, value in report["shown"].items()},
+            "widest": texts(report["widest"]),
+            "phases": {str(phase): float(seconds) for phase, seconds in report["phases"].items()},
+            "stop": report["stop"] is True,
+            "affordable": int(report["affordable"]),
+            "epsilon": _number(report["epsilon"]),
+            "clip_norm": _number(report["clip_norm"]),
+        }
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise ProtocolError(
+            f"silo {silo}'s report of a round is refused: it is none that silofl sends", sender=silo, rank=0
+        ) from None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def finish(state: RunState) -> Json:

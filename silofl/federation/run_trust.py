@@ -20,6 +20,7 @@ from silofl.crypto.signer import Signer, configured_signer
 from silofl.errors import ConfigError, MismatchError
 from silofl.federation.first_keys import common_roster, make_keys, prove_keys, returning_keys
 from silofl.federation.privacy import release_log
+from silofl.federation.rundir import own_path
 
 CHECKPOINTS = "checkpoints"
 
@@ -43,7 +44,7 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
                 f"the silos of this run know each other by secure.roster, and silo {silo} has none: set "
                 "secure.identity and secure.roster as at the start"
             )
-        path = Path(for_silo(config, silo).run.dir or told["path"])
+        path = own_path(for_silo(config, silo), told["path"])
         trust = replace(trust, signer=returning_keys(config, path, silo, told["run"], told["roster"]))
     return trust
 

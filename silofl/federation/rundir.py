@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import tempfile
 import time
@@ -31,6 +32,7 @@ SUMMARY = "summary.json"
 MODEL = "model.safetensors"
 LEAST_BYTES = 1 << 14
 """What the run directory's disk must have room for."""
+_LONGEST_SHOWN = 100
 ENDS_WITHIN_S = 5.0
 """A job that was killed has ended within so long."""
 
@@ -39,19 +41,35 @@ def choose(comm: Communicator, config: Config, *, resume: bool) -> Path:
     """This rank's run directory, existing and writable; collective.
 
     A configured directory is taken as it is. Otherwise rank 0 picks `runs/<name>`, or `runs/<name>-2` and so
-    on where that is taken; a resumed run takes the newest that exists. Nothing is ever written over.
+    on where that is taken; a resumed run takes the newest that exists. Nothing is ever written over. No other
+    place is taken on rank 0's word.
     """
     leading = ""
     with raise_on_all_ranks(comm):
         if comm.rank == 0:
             leading = pick(config, resume=resume).removeprefix(f"{Path.cwd()}/")
-    leading = comm.broadcast_bytes(leading.encode()).decode()
-    path = Path(config.run.dir or leading).absolute()  # a user's task may go to another folder
+    leading = comm.broadcast_bytes(leading.encode()).decode(errors="replace")
     with raise_on_all_ranks(comm):
+        path = own_path(config, leading).absolute()  # a user's task may go to another folder
         _refuse_unwritable(path, comm.rank)
         if comm.rank == 0:
             refuse_second_run(path, resume=resume)
     return path
+
+
+def own_path(config: Config, told: str) -> Path:
+    """This silo's run directory, where another silo has told its own.
+
+    Raises ConfigError where none is configured and the other names any but `runs/<name>` or
+    `runs/<name>-<k>`: no silo writes where another has it write.
+    """
+    own = config.run.dir
+    if not own and re.fullmatch(f"runs/{re.escape(config.run.name or 'run')}(-[0-9]{{1,6}})?", told) is None:
+        raise ConfigError(
+            f"the run directory of the silo that leads is {told[:_LONGEST_SHOWN]!r}, and this silo has none "
+            f"configured, where it goes to runs/{config.run.name or 'run'} alone: name its own with --run"
+        )
+    return Path(own or told)
 
 
 def refuse_taken(config: Config, *, resume: bool) -> None:

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_parsed, texts
 from silofl.comm.protocol import Communicator
 from silofl.errors import MismatchError
 from silofl.tasks.base import Schema
@@ -22,15 +23,21 @@ def agree_on_schema(comm: Communicator, schema: Schema) -> list[str]:
     Names and kinds are exchanged where digests differ, and no value of any column. Returns what was taken
     for what: a line for each silo whose data name no columns.
     """
-    digests = allgather_object(comm, digest(schema))
-    if len(set(digests)) == 1:
+    digests = allgather_parsed(comm, [digest(schema)], texts, "its columns")
+    if all(one == digests[0] for one in digests):
         return []
-    schemas = dict(zip(comm.members, allgather_object(comm, [list(pair) for pair in schema]), strict=True))
+    told = allgather_parsed(comm, [list(pair) for pair in schema], _columns, "its columns")
+    schemas = dict(zip(comm.members, told, strict=True))
     error = schema_mismatch(schemas)
     if error is not None:
         error.rank = comm.members.index(error.rank) if error.rank in comm.members else 0
         raise error
     return schema_notices(schemas)
+
+
+def _columns(told: Any) -> Schema:
+    pairs = [texts(pair) for pair in told]
+    return [(name, kind) for name, kind in pairs]
 
 
 def digest(schema: Schema) -> str:

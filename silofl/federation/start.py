@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from silofl.checkpoint import run_keys
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.errors import SiloflError
 from silofl.federation import rundir
 from silofl.federation.checkpoint_manager import CheckpointManager
@@ -42,7 +42,9 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
     state = group.step(lock_directory)
     notices = taken_for + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
-    state.affordable = group.step(lambda: allgather_object(group.comm, federation.affordable()))[0]
+    state.affordable = group.step(
+        lambda: allgather_parsed(group.comm, federation.affordable(), int, "what it can afford")
+    )[0]
     if state.first_round == 1 and not state.affordable:
         raise over_budget(context.config.privacy.max_epsilon)
 

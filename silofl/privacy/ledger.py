@@ -12,7 +12,7 @@ from silofl.privacy.accountant import Method, check, epsilon
 from silofl.privacy.releases import Release, parse_release
 
 
-def _rounded(spent: Mapping[Release, int]) -> Counter[tuple[object, ...]]:
+def rounded(spent: Mapping[Release, int]) -> Counter[tuple[object, ...]]:
     """Counts of releases whose numbers are equal but for the last bits, in which processors differ."""
     counts = Counter[tuple[object, ...]]()
     for release, count in spent.items():
@@ -45,7 +45,7 @@ class Ledger:
 
     def forgets(self, other: Ledger, silo: int) -> bool:
         """Whether `other` has more releases of this silo's data than this ledger."""
-        here, there = _rounded(self.spent_by(silo)), _rounded(other.spent_by(silo))
+        here, there = rounded(self.spent_by(silo)), rounded(other.spent_by(silo))
         return any(here[release] < count for release, count in there.items())
 
     def epsilon_per_silo(self, delta: float, method: Method) -> dict[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -122,6 +122,7 @@ def finished(name: str, state: MetricState, code: UserCode) -> dict[str, MetricV
         except ArithmeticError:
             return {name: None}
     several = {f"{name}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else None
+    _refuse_nameless(name, [str(key) for key in found] if isinstance(found, Mapping) else [], code)
     try:
         return {key: _listed(value) for key, value in ({name: found} if several is None else several).items()}
     except (TypeError, ValueError, OverflowError):
@@ -133,10 +134,52 @@ def finished(name: str, state: MetricState, code: UserCode) -> dict[str, MetricV
         ) from None
 
 
+def _refuse_nameless(name: str, keys: list[str], code: UserCode) -> None:
+    """Raise DataError where a part of a metric's result has no name that can be shown."""
+    nameless = [key for key in keys if not _is_name(key)]
+    if nameless:
+        raise DataError(
+            f"silo {code.silo}: the task's metric {name!r} has a result {_shown(nameless[0])} "
+            f"without a name: use text of 1 to {LONGEST_NAME} printable characters",
+            rank=code.silo,
+        )
+
+
 def describe_layout(layout: list[Any]) -> str:
     """A layout in words."""
     kind, *shape = layout
     return {"mean": "a number", "ratio": "a Ratio"}.get(kind, f"SumState of shape {tuple(shape)}")
+
+
+def checked_names(names: Iterable[Any]) -> None:
+    """ValueError for what another silo may not call a metric, or one of its results."""
+    if not all(
+        isinstance(name, str) and 1 <= len(name) <= 2 * LONGEST_NAME + 1 and name.isprintable()
+        for name in names
+    ):
+        raise ValueError("no name of a metric")
+
+
+def checked_value(value: Any) -> MetricValue:
+    """A result that another silo made; ValueError or TypeError for what is none."""
+    if isinstance(value, list):
+        return [checked_value(one) for one in value]
+    if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
+        raise ValueError("no metric")
+    found: float | None = value
+    return found
+
+
+def parse_layouts(told: Any) -> dict[str, list[Any]]:
+    """The layouts of another silo's metrics, by name; an error for what no silo has."""
+    checked_names(told)
+    for kind, *shape in told.values():
+        fits = shape == [2] if kind in ("mean", "ratio") else kind == "state"
+        whole = all(type(size) is int and size >= 1 for size in shape)
+        if not (fits and whole and math.prod(shape) <= LARGEST_STATE):
+            raise ValueError("no layout")
+    found: dict[str, list[Any]] = told
+    return found
 
 
 class _Unfit(Exception):

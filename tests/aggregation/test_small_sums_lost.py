@@ -18,7 +18,9 @@ from silofl.aggregation.small_sum import SmallSums
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
+from silofl.comm.threads import ThreadCommunicator
 from silofl.crypto.secagg import Rules
+from silofl.errors import ProtocolError
 
 SILOS, WIDTHS = 5, (3, 50, 2)
 
@@ -60,6 +62,20 @@ def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     for places in used.values():
         assert all(end <= start for (_, end), (start, _) in pairwise(sorted(places)))
     assert max(map(len, used.values())) >= 4
+
+
+def test_who_tells_a_sum_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silo 0 dies; of the others silo 2 alone says that it has seen the sum."""
+    gather = ThreadCommunicator._allgather_bytes
+
+    def told(self: Any, payload: bytes) -> list[bytes]:
+        seen = len(payload) == 10 and len(self.members) == 3
+        return gather(self, (b"ab" if self.members[self.rank] == 2 else b"") if seen else payload)
+
+    monkeypatch.setattr(ThreadCommunicator, "_allgather_bytes", told)
+    with pytest.raises(ProtocolError, match="silo 2's words of a small sum are refused") as refusal:
+        test_a_sum_that_somebody_saw_is_void(repeatable=True)
+    assert refusal.value.sender == 2
 
 
 @pytest.mark.parametrize("repeatable", [False, True])

@@ -53,6 +53,18 @@ def test_what_a_lost_journal_had_stays_unknown_however_often_the_run_is_killed(t
         assert (same, other) == ([False, True, True], [False, False, True])
 
 
+@pytest.mark.parametrize("liar", SILOS)
+def test_no_silo_s_log_makes_cheaper_what_another_s_has(tmp_path: Path, liar: int) -> None:
+    def show(budget: PrivacyBudget, silo: int) -> None:
+        if silo == liar:
+            budget.price = lambda silos: {Release("gaussian", 1e6): 1}
+        budget.note(ROUND, 0, "tag", SILOS)
+
+    resumed(tmp_path, show)
+    honest = [1.0 < spent < 10 for spent in resumed(tmp_path, lambda budget, _: budget.epsilon())]
+    assert honest == [True] * len(SILOS)
+
+
 @pytest.mark.parametrize("place", ["local", "distributed"])
 def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

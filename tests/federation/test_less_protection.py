@@ -74,6 +74,20 @@ def test_a_smaller_multiplier_is_refused_by_name(
     assert all("silo 0 hands out a noise multiplier of 0.02" in str(end) and word in str(end) for end in ends)
 
 
+@pytest.mark.parametrize("told", [float("nan"), -20.0, 1e308])
+@pytest.mark.parametrize(
+    "own", [{"noise_multiplier": 20.0}, {"target_epsilon": 1.0}], ids=["noise", "target"]
+)
+def test_a_multiplier_that_is_none_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, float], told: float
+) -> None:
+    monkeypatch.setattr(Plan, "noise_multiplier", lambda self: told)
+    ends = federate(tmp_path, 1, place="distributed", **own)
+    assert all(isinstance(end, ProtocolError) and "silo 0 hands out a noise" in str(end) for end in ends), (
+        ends
+    )
+
+
 def spoilt(what: str, state: dict[str, Any]) -> dict[str, Any]:
     """What a lying silo hands out in place of its own state."""
     told: dict[str, Any] = json.loads(json.dumps(state))

@@ -22,6 +22,8 @@ from silofl.errors import DataError, MismatchError, SiloflError, UserCodeError
 from silofl.federation.loop import train
 from silofl.tasks import metrics
 from silofl.tasks.metrics import Ratio, SumState
+from silofl.tasks.user_code import UserCode
+from silofl.training.metric_states import MetricState, finished
 
 SILOS = 3
 NAN = math.nan
@@ -263,3 +265,10 @@ def test_a_users_error_is_one_sentence_and_its_text_is_the_silos_own(tmp_path: P
         assert "4711" not in str(error)
     assert "patient 4711" in (tmp_path / "traceback-silo-0002.txt").read_text()
     assert not (tmp_path / "traceback-silo-0000.txt").exists()
+
+
+@pytest.mark.parametrize("key", ["", "\x1b[2J", "x" * 101])
+def test_a_result_without_a_name_is_one_sentence(key: str) -> None:
+    state = MetricState("state", (1,), np.ones(1), lambda total: {key: 1.0}, batches=1)
+    with pytest.raises(DataError, match=r"silo 2: the task's metric 'many' has a result .* without a name"):
+        finished("many", state, UserCode(2))

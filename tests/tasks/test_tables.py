@@ -68,6 +68,13 @@ def test_a_delimiter_inside_a_name(tmp_path, header):
     assert [name for name, _ in schema] == ["a, years", "b, mg"]
 
 
+@pytest.mark.parametrize("names", ["0,1", "1,2"])
+def test_names_that_count_the_columns(tmp_path, names):
+    rows, schema = everything(written(tmp_path, TEXT.replace("a,b", names)))
+    assert np.array_equal(rows, ROWS)
+    assert [name for name, _ in schema] == names.split(",")
+
+
 def test_a_line_end_inside_a_name(tmp_path):
     rows, schema = everything(written(tmp_path, TEXT.replace("a,b", '"a\nyears",b')))
     assert np.array_equal(rows, ROWS)

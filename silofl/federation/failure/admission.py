@@ -12,7 +12,7 @@ from typing import Any
 
 import silofl
 from silofl.checkpoint.names import stem
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_parsed, texts
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, first_difference, for_silo, shared_tables
 from silofl.crypto.kdf import digest
@@ -46,7 +46,7 @@ class Admission:
         own = cls(config, silo, model, columns, signer)
         nonces = comm.allgather_bytes(session_nonce())
         own._session = session_id(dict(enumerate(nonces)))
-        every = allgather_object(comm, [own._data_digest(), columns])
+        every = allgather_parsed(comm, [own._data_digest(), columns], _pair, "its data")
         own._data, own._all_columns = [data for data, _ in every], [named for _, named in every]
         return own
 
@@ -122,3 +122,8 @@ class Admission:
         path = self._config.data.path
         where = str(Path(path).absolute()) if path else ""
         return digest("data", self._session, where.encode()).hex()
+
+
+def _pair(told: Any) -> tuple[str, str]:
+    data, columns = texts(told)
+    return data, columns

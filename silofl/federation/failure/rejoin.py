@@ -21,7 +21,7 @@ from silofl.comm.shutdown import FINALIZE_TIMEOUT_S
 from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
-from silofl.errors import ChangedDataError, LessProtectionError, SiloflError
+from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, SiloflError
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
@@ -30,6 +30,7 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.federation import RunContext, build_silo, build_task
 from silofl.federation.loop import Json, Run
 from silofl.federation.run_trust import returning_trust
+from silofl.federation.rundir import own_path
 from silofl.federation.schema import digest
 from silofl.federation.silo import Silo
 from silofl.federation.stop import StopRequest
@@ -79,7 +80,10 @@ def rejoin(
     group.started()
     peers = watch_peers(group, config)  # connected with the others', as all adopt the new communicator
     group.adopt(merged, told.completed)
-    path = folder / (for_silo(config, spawn_info.number).run.dir or told.path)
+    try:
+        path = folder / own_path(for_silo(config, spawn_info.number), told.path)
+    except ConfigError as error:
+        _stay_away(comm, spawn_info.number, error)
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission, told=spawn_info.told)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))

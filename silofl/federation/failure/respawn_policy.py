@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.place import Place
@@ -64,8 +64,8 @@ class RespawnPolicy(Part):
         cls, group: ElasticGroup, timeout_s: float, admission: Admission, own: Place, told: Mapping[str, str]
     ) -> RespawnPolicy:
         """Note where every rank runs and by which command; collective, while all are there."""
-        places = allgather_object(group.comm, own.to_json())
-        return cls(timeout_s, admission, [Place.from_json(one) for one in places], told)
+        places = allgather_parsed(group.comm, own.to_json(), Place.from_json, "its place")
+        return cls(timeout_s, admission, places, told)
 
     def told_path(self, path: Path, silo: int) -> str:
         """How other ranks are told of a folder of a silo's: one below its working directory, from there."""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import PrivacyConfig
 from silofl.errors import StoppedError
 from silofl.federation.privacy.epsilon_prefetch import EpsilonPrefetch
 from silofl.federation.privacy.release_log import Entry, ReleaseLog
 from silofl.privacy.accountant import Method
-from silofl.privacy.ledger import Ledger
+from silofl.privacy.ledger import Ledger, rounded
 from silofl.privacy.places import PLACES
 from silofl.privacy.releases import Release
 
@@ -73,11 +73,12 @@ class PrivacyBudget:
     def begin(self, committed: int) -> None:
         """Take up what is in the logs behind round `committed`; collective."""
         mine, self._done = self._log.after(committed), committed
+        told = [entry.to_json() for entry in mine]
         every = self._group.step(
-            lambda: allgather_object(self._group.comm, [entry.to_json() for entry in mine])
+            lambda: allgather_parsed(self._group.comm, told, _entries, "what it may have released")
         )
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
-        self._open = _union([Entry.from_json(table) for tables in every for table in tables])
+        self._open = _union([entry for entries in every for entry in entries])
         if self._log.exists:
             self._log.repair()
         else:
@@ -215,12 +216,28 @@ class PrivacyBudget:
         self.ledger = Ledger.from_json(state)
 
 
+def _entries(told: Any) -> list[Entry]:
+    """Of another silo's log; an error for what is none."""
+    entries = [Entry.from_json(table) for table in told]
+    for entry in entries:
+        whole = (entry.round, entry.attempt, *entry.silos, *(count for _, count in entry.releases))
+        if not isinstance(entry.tag, str) or not all(type(one) is int and one >= 0 for one in whole):
+            raise TypeError("no entry")
+    return entries
+
+
 def _count(ledger: Ledger, releases: tuple[tuple[Release, int], ...], silos: tuple[int, ...]) -> None:
     for release, count in releases:
         ledger.record(release, silos, count)
 
 
 def _union(entries: list[Entry]) -> list[Entry]:
-    """One of each sum, whichever silos wrote of it, in one order."""
-    found = {(entry.round, entry.attempt, entry.silos): entry for entry in entries}
+    """One of each sum, whichever silos wrote of it, in one order.
+
+    Where silos say that it cost different things all of these count: nobody's log makes another's cheaper.
+    """
+    found = {}
+    for entry in entries:
+        cost = rounded(dict(entry.releases))
+        found[entry.round, entry.attempt, entry.silos, str(sorted(cost.items(), key=str))] = entry
     return [found[key] for key in sorted(found)]

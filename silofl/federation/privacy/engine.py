@@ -13,7 +13,7 @@ import numpy as np
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import TransformedSum
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.key_file import silo_key
@@ -42,6 +42,18 @@ class PrivacyParameters:
     nonce: str
     noise_multiplier: float
     clip_norm: float
+
+
+def _told(state: Any) -> dict[str, Any] | None:
+    """Another silo's `PrivacyEngine.state()`; an error for what is none."""
+    if state is None:
+        return None
+    parameters = PrivacyParameters(**state["parameters"])
+    if not all(math.isfinite(number) for number in (parameters.noise_multiplier, parameters.clip_norm)):
+        raise ValueError("numbers that are none")
+    Ledger.from_json(state["ledger"])
+    told: dict[str, Any] = state
+    return told
 
 
 class PrivacyEngine:
@@ -204,7 +216,7 @@ class PrivacyEngine:
             self._nonce = state["parameters"]["nonce"]
             self._use_nonce()
         mine = state if member else None
-        every = self._group.step(lambda: allgather_object(self._group.comm, mine))
+        every = self._group.step(lambda: allgather_parsed(self._group.comm, mine, _told, "its privacy"))
         self._share(next(state for state in every if state is not None))
         self._refuse_less_than(mine)
         self._told = self._privacy.target_epsilon is None  # which `refuse_longer` holds the multiplier to
@@ -247,6 +259,8 @@ class PrivacyEngine:
     def _share(self, state: dict[str, Any]) -> None:
         """Take up all of another silo's `state()` but what is that silo's own."""
         parameters = PrivacyParameters(**state["parameters"])
+        if not 0 < parameters.noise_multiplier <= guarantee.MOST_NOISE:
+            raise self._less("noise multiplier", "checkpoint")
         self._multiplier, self._norm.value = parameters.noise_multiplier, parameters.clip_norm
         self._told = True
         self.budget.restore(state["ledger"])

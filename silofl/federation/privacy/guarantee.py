@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from silofl.aggregation.protocols import choose_protocol
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import ConfigError, LessProtectionError
@@ -15,6 +15,8 @@ from silofl.privacy.plan import Plan
 from silofl.training.private import steps_in
 from silofl.types import RingBits
 
+MOST_NOISE = 1e12
+"""More is no multiplier that any ring has room for; not-a-number is less than nothing and not more."""
 LAST_BITS = 1e-6
 """Relative: what calibrations may differ by from processor to processor."""
 
@@ -65,7 +67,7 @@ def agreed_multiplier(group: ElasticGroup, plan: Plan) -> float:
         with raise_on_all_ranks(group.comm):
             if group.comm.rank == 0:
                 own = plan.noise_multiplier()
-        told = float(allgather_object(group.comm, own)[0])
+        told = allgather_parsed(group.comm, own, float, "the noise")[0]
         with raise_on_all_ranks(group.comm):
             refuse_weaker(plan, told, group.silo_id, group.members[0])
         return told
@@ -78,6 +80,12 @@ def refuse_weaker(plan: Plan, noise_multiplier: float, silo: int, leader: int) -
 
     A silo takes nobody's word for the protection of its records, not even the leading rank's.
     """
+    if not 0 < noise_multiplier <= MOST_NOISE:
+        raise LessProtectionError(
+            f"silo {leader} hands out a noise multiplier of {noise_multiplier:.6g}, which is none "
+            f"between 0 and {MOST_NOISE:g}: nothing was shared",
+            sender=leader,
+        )
     weaker = _weaker(plan, noise_multiplier)
     if weaker:
         raise LessProtectionError(
