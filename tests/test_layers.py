@@ -68,9 +68,11 @@ FLOORS = {
 """What each package may import of ours, besides itself; the run's floor, not listed, may import all."""
 
 WINGS = {
-    "silofl.federation.privacy": {"silofl.federation.silo"},
+    "silofl.federation.privacy": {
+        *("silofl.federation.silo", "silofl.federation.local_work", "silofl.federation.stateful")
+    },
     "silofl.federation.stateful": set[str](),
-    "silofl.federation.silo": set[str](),
+    "silofl.federation.silo": {"silofl.federation.local_work"},
     "silofl.federation.failure.membership_tracker": {"silofl.federation.stateful"},
     "silofl.federation.failure.respawn_policy": {
         *("silofl.federation.stateful", "silofl.federation.failure.rejoin_state"),

@@ -27,9 +27,10 @@ from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.openings import Openings
 from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
+from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.recomputation import recomputations
 from silofl.federation.silo import Silo, place
-from silofl.federation.stateful import Part, State, Stateful, committed_state, restore
+from silofl.federation.stateful import State, Stateful, committed_state, restore
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.tasks import registry as tasks
@@ -204,33 +205,6 @@ class Federation:
     def close(self) -> None:
         """Release what is held; collective."""
         self.topology.close()
-
-
-class PrivatePart(Part):
-    """The privacy engine's state. What all silos share of it is in every silo's checkpoint."""
-
-    name = "privacy"
-
-    def __init__(self, engine: PrivacyEngine) -> None:
-        self.engine = engine
-        self.aggregator: Aggregator
-        """What the engine made of the aggregator when it was restored."""
-
-    def state(self) -> State:
-        """See `Stateful`."""
-        return self.engine.state()
-
-    def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
-        """See `Stateful`."""
-        self.aggregator = self.engine.restore(state, member=member)
-
-    def rejoin_state(self) -> State:
-        """See `Stateful`."""
-        return self.engine.rejoin_state()
-
-    def take_over(self, told: State, own: State | None) -> None:
-        """See `Stateful`."""
-        self.engine.come_back(told, own)
 
 
 @dataclass(frozen=True)
