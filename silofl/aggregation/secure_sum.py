@@ -84,7 +84,8 @@ class SecureAggregator:
         Raises:
             DataError: a rank's values are not finite; ranks have arrays of different types or shapes, or of
                 another type than can be added up. On every rank.
-            ProtocolError: a rank, or somebody on the wire, changed what decides the sum.
+            ProtocolError: a rank, or somebody on the wire, changed what decides the sum. It may be of a rank
+                alone, for which the others then wait: `python -m mpi4py` ends all where one ends by an error.
         """
         taken = capture(lambda: _as_vector(x))
         advertised = self._advertise(x, taken)
