@@ -21,6 +21,7 @@ def _forget_folder() -> None:
 
 _forget_folder()
 
+import signal
 import time
 from typing import Any
 
@@ -56,6 +57,9 @@ def main() -> None:
 
 
 def _run() -> Any:
+    if sys.argv[1:2] == ["launch"]:
+        # A queue's warning waits for the job to run: before and after it nobody handles one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     launch = prepare_environment()
     if sys.argv[1:2] == ["train"]:
         startup.begin()

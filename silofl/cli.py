@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -139,9 +138,7 @@ def launch(
     sys.stdout.flush()
     if not dry_run:
         respawns = settings.failure.policy == "respawn"
-        code = supervise_restarts(first, resumed, restarts if respawns else 0)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a queue's warning that comes too late would kill
-        raise typer.Exit(code)
+        raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))
 
 
 @app.command()

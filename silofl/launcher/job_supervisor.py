@@ -54,7 +54,7 @@ def supervise(command: Sequence[str]) -> JobEnd:
         exit_status = Path(folder) / "exit-status"
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _QUEUED_SIGNALS)
         try:
-            launcher = _Launcher(_start(command, folder, exit_status, mask), exit_status)
+            launcher = _Launcher(_start(command, folder, exit_status, mask - _QUEUED_SIGNALS), exit_status)
             launcher.wait()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -82,7 +82,7 @@ def _start(command: Sequence[str], folder: str, exit_status: Path, mask: set[int
 
 
 def _before_exec(mask: set[int], parent: int) -> None:
-    """In the launcher's process before its exec: unblock signals, and have it end with its parent."""
+    """In the launcher's process before its exec: set which signals it blocks; have it end with its parent."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

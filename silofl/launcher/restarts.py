@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Sequence
 
 from silofl.console import log
@@ -32,11 +31,8 @@ def supervise_restarts(first: Sequence[str], resumed: Sequence[str], restarts: i
 
 def _stop_requested_within(seconds: float) -> bool:
     """Wait; return True at once if a signal requests a stop meanwhile."""
-    requested = threading.Event()
-    before = {number: signal.signal(number, lambda *_: requested.set()) for number in FORWARDED_SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
     try:
-        # Python handles a signal only when the wait is over if it came as the wait began.
-        return requested.wait(seconds) or requested.is_set()
+        return signal.sigtimedwait(FORWARDED_SIGNALS, seconds) is not None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -51,16 +50,48 @@ def test_a_job_is_restarted_where_it_can_be_resumed(
     assert (tmp_path / "arguments").read_text() == ";".join(["first"] + ["resumed"] * (starts - 1)) + ";"
 
 
-def test_a_signal_that_comes_as_the_pause_begins_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python runs its handler when the wait is over, which says that nothing happened."""
+def test_a_signal_that_came_before_the_pause_is_not_lost() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert restarts._stop_requested_within(0.0)
+        assert not restarts._stop_requested_within(0.0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    class Late(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            signal.raise_signal(signal.SIGTERM)
-            return False
 
-    monkeypatch.setattr(threading, "Event", Late)
-    assert restarts._stop_requested_within(0.0)
+WARNED = """
+import signal, sys
+from silofl.__main__ import main
+from silofl.comm import mpi_library
+from silofl.launcher import restarts
+
+def warned(work):
+    def do(*given):
+        signal.raise_signal(signal.SIGUSR1)
+        done = work(*given)
+        signal.raise_signal(signal.SIGUSR1)
+        return done
+    return do
+
+UNBLOCKED = "import signal, sys; sys.exit(1 if signal.SIGUSR1 in signal.pthread_sigmask(0, []) else 75)"
+job = [sys.executable, "-c", UNBLOCKED]
+mpi_library.mpi_info = warned(mpi_library.mpi_info)
+real = restarts.supervise_restarts
+restarts.supervise_restarts = warned(lambda *_: real(job, job, 0))
+main()
+"""
+
+
+def test_a_warning_before_and_after_the_job_kills_no_launch(tmp_path: Path) -> None:
+    """And the job, which is to be asked to stop, has it not blocked."""
+    config = tmp_path / "run.toml"
+    config.write_text('[run]\nname = "digits"\n')
+    done = subprocess.run(
+        [sys.executable, "-c", WARNED, "launch", str(config), "--run", str(tmp_path / "run")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
 
 
 WAITING = """
