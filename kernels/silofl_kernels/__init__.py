@@ -8,6 +8,8 @@ the arrays chooses the code (`backend.py`); NumPy's run on the CPU (`cpu/`).
 import numpy as np
 
 from silofl_kernels.backend import Backend, register
+from silofl_kernels.centred_table import CENTRED_VARIANCE, FRACTION_BITS
+from silofl_kernels.correlated import correlate_noise
 from silofl_kernels.cpu import kernels as _cpu_kernels
 from silofl_kernels.exact import ExactFormat
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
@@ -16,7 +18,8 @@ from silofl_kernels.noise import add_noise, draw_noise
 from silofl_kernels.noise_table import (
     LEAST_VARIANCE,
     MOST_VARIANCE,
-    NOISE_DISTANCE,
+    NOISE_ERROR,
+    REACH,
     NoiseTable,
     discrete_gaussian,
     skellam,
@@ -32,10 +35,13 @@ from silofl_kernels.streams import Stream, keystream
 register(np.ndarray, _cpu_kernels)
 
 __all__ = [
+    "CENTRED_VARIANCE",
+    "FRACTION_BITS",
     "KEY_BYTES",
     "LEAST_VARIANCE",
     "MOST_VARIANCE",
-    "NOISE_DISTANCE",
+    "NOISE_ERROR",
+    "REACH",
     "Backend",
     "Counts",
     "ExactFormat",
@@ -46,6 +52,7 @@ __all__ = [
     "Stream",
     "add_masks",
     "add_noise",
+    "correlate_noise",
     "dequantize",
     "discrete_gaussian",
     "draw_noise",

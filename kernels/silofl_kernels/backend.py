@@ -36,6 +36,17 @@ class Backend(Protocol):
     def add_noise(self, words: Words, table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.add_noise`."""
 
+    def correlate_noise(
+        self,
+        out: NDArray[np.int32],
+        past: NDArray[np.int32],
+        coefficients: NDArray[np.int64],
+        stream: Stream,
+        position: int,
+        /,
+    ) -> None:
+        """See `silofl_kernels.correlate_noise`."""
+
     def decode_exact(self, sums: Words, out: NDArray[np.float64], digit_bits: int, /) -> None:
         """See `silofl_kernels.ExactFormat.decode`."""
 

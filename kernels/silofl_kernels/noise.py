@@ -2,10 +2,10 @@
 
 A tile of 512 samples takes 1024 little-endian words of its stream: the first 512 pick, the others settle. The
 low bits of sample i's first word pick a cell of the table, its top bit the sign, the 15 bits below are the
-head of a number of 64 bits, which is below the cell's limit or not and so picks one of the cell's two values.
-One time in 2^15 the head does not tell, and the top of the other word is its tail. Which cells are touched
-depends on the draws: the time it takes is that of a table look-up, and not hidden from who can watch the
-caches of this very processor.
+head of a number of 110 bits, which is below the cell's limit or not and so picks one of the cell's two
+values. One time in 2^15 the head does not tell: the other word is what follows it, and bits 17 to 47 of the
+first are the last, so that all bits of both words count. Which cells are touched depends on the draws: the
+time it takes is that of a table look-up, and not hidden from who can watch the caches of this very processor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_noise(words: Words, table: NoiseTable, stream: Stream, *, position: int 
 
     Args:
         words: uint8, uint16 or uint32 (k,), contiguous and writable; sums wrap around.
-        table: the distribution; its distance from what it is named after is at most `NOISE_DISTANCE`.
+        table: the distribution; `NOISE_ERROR` says how near it is to what it is named after.
         stream: the secret stream, used for nothing else.
         position: number of the first sample, the coordinate of words[0] in the whole vector.
 
@@ -48,7 +48,7 @@ def draw_noise(out: NDArray[np.int32], table: NoiseTable, stream: Stream, *, pos
 
     Args:
         out: int32 (k,), contiguous and writable.
-        table: the distribution; its distance from what it is named after is at most `NOISE_DISTANCE`.
+        table: the distribution; `NOISE_ERROR` says how near it is to what it is named after.
         stream: the secret stream, used for nothing else.
         position: number of the first sample.
 

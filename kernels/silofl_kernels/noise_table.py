@@ -1,7 +1,7 @@
 """Discrete noise as alias tables of exact integers: what is known of a distribution before any draw.
 
 A table holds the distribution of |x| (x is symmetric; a bit of its own gives the sign) as weights that are
-whole multiples of 2^-64 of a cell, in cells of equal weight with at most two values each (Walker 1977; Vose
+whole multiples of 2^-110 of a cell, in cells of equal weight with at most two values each (Walker 1977; Vose
 1991, section 3). Nothing here is floating point but the variance, which is taken as the number it is.
 """
 
@@ -20,23 +20,28 @@ from numpy.typing import NDArray
 LEAST_VARIANCE, MOST_VARIANCE = 0.01, 1e8
 """Variances that have tables."""
 
-NOISE_DISTANCE = 2.0**-63
-"""Total variation distance between a sample and the distribution it is named after, at most.
+NOISE_ERROR = 2.0**-109
+"""Over the number K of a table's cells: how far any value's probability is from the exact one, at most.
 
-Cutting the tail costs at most 2^-70. Rounding moves each of at most K weights by at most one of K 2^64 parts,
-and half their sum is at most 2^-65; the fixed point of 256 bits adds less than 2^-150.
+Rounding moves each weight by at most one of K 2^110 parts. What lies beyond the tail's cut is less than
+2^-120 of all, and no value there has more than 2^-112 / K; the fixed point of 256 bits adds less than 2^-150.
+So the total variation distance is below 2^-109, too.
 """
+REACH = 12.0
+"""Standard deviations that a table of a variance from 1 on reaches, at least; it has as many cells."""
 
 OTHER_BITS = 17
 """Bits of a cell's other value: the largest tables have 2^17 cells."""
 HEAD_BITS = 15
 """Leading bits of a threshold that a cell holds; nearly every draw is settled by them."""
-TAIL_BITS = 64 - HEAD_BITS
+END_BITS = 31
+"""Last bits of a threshold, behind the 64 of its tail."""
+LIMIT_BITS = HEAD_BITS + 64 + END_BITS
 
 _BITS = 256
 _ONE = 1 << _BITS
-_CUT_BITS = 70
-_CELL = 1 << 64
+_CUT_BITS = 120
+_CELL = 1 << LIMIT_BITS
 
 Mechanism = Literal["discrete-gaussian", "skellam"]
 
@@ -56,13 +61,23 @@ class NoiseTable:
     cells: NDArray[np.uint32] = field(repr=False)
     """uint32 (K,), read-only: of each cell the first `HEAD_BITS` of its limit, then its other value. K is a
     power of two. Four bytes a cell, so that most tables fit the second-level cache."""
-    limits: NDArray[np.uint64] = field(repr=False)
-    """uint64 (K,), read-only: a draw of 64 bits below it keeps the cell's number, another takes the other."""
+    tails: NDArray[np.uint64] = field(repr=False)
+    """uint64 (K,), read-only: the 64 bits of each cell's limit behind the first."""
+    ends: NDArray[np.uint32] = field(repr=False)
+    """uint32 (K,), read-only: the last `END_BITS`. A draw of `LIMIT_BITS` below the limit keeps the cell's
+    number, another takes the other."""
 
     @property
     def others(self) -> NDArray[np.uint32]:
         """uint32 (K,): the other value of each cell."""
         return self.cells & np.uint32((1 << OTHER_BITS) - 1)
+
+    @property
+    def limits(self) -> list[int]:
+        """The whole limit of each of the K cells."""
+        heads = (self.cells >> np.uint32(OTHER_BITS)).tolist()
+        parts = zip(heads, self.tails.tolist(), self.ends.tolist(), strict=True)
+        return [(head << 64 | tail) << END_BITS | end for head, tail, end in parts]
 
 
 @functools.lru_cache(maxsize=16)
@@ -107,25 +122,34 @@ def _check(variance: float) -> None:
 def _table(name: Mechanism, variance: float, ratios: Iterable[int]) -> NoiseTable:
     weights = _weights(ratios)
     largest = len(weights) - 1
-    entries = list(_alias(_rounded(weights)))
-    limits = np.array([limit for limit, _ in entries], np.uint64)
-    others = np.array([other for _, other in entries], np.uint32)
-    cells = (limits >> np.uint64(TAIL_BITS)).astype(np.uint32) << np.uint32(OTHER_BITS) | others
-    cells.flags.writeable = limits.flags.writeable = False
-    return NoiseTable(name, float(variance), largest, cells, limits)
+    return NoiseTable(name, float(variance), largest, *packed(alias(rounded(weights))))
+
+
+def packed(
+    entries: Iterable[tuple[int, int]],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint32]]:
+    """Cells, tails and ends, read-only, of (limit, other cell) by cell: see `NoiseTable`."""
+    limits, others = map(list, zip(*entries, strict=True))
+    heads = np.array([limit >> 64 + END_BITS for limit in limits], np.uint32)
+    tails = np.array([limit >> END_BITS & (1 << 64) - 1 for limit in limits], np.uint64)
+    ends = np.array([limit & (1 << END_BITS) - 1 for limit in limits], np.uint32)
+    cells = heads << np.uint32(OTHER_BITS) | np.array(others, np.uint32)
+    for array in (cells, tails, ends):
+        array.flags.writeable = False
+    return cells, tails, ends
 
 
 def _gaussian_ratios(variance: Fraction) -> Iterator[int]:
     """p(k + 1) / p(k) = exp(-(2 k + 1) / (2 variance)) for k = 0, 1, ..., in fixed point."""
-    ratio = _exp_of_minus(1 / (2 * variance))
+    ratio = exp_of_minus(1 / (2 * variance))
     factor = ratio * ratio >> _BITS
     while True:
         yield ratio
         ratio = ratio * factor >> _BITS
 
 
-def _exp_of_minus(exponent: Fraction) -> int:
-    """exp(-exponent) as one over the exponential series, whose terms are all positive."""
+def exp_of_minus(exponent: Fraction) -> int:
+    """exp(-exponent), exponent >= 0, in fixed point: one over the exponential series of positive terms."""
     series, term, number = 0, _ONE, 0
     while term:
         series += term
@@ -151,7 +175,7 @@ def _skellam_ratios(variance: Fraction) -> Iterator[int]:
 
 
 def _weights(ratios: Iterable[int]) -> list[int]:
-    """Weights in proportion to p(0), 2 p(1), 2 p(2), ... to where less than 2^-70 of the sum lies beyond.
+    """Weights in proportion to p(0), 2 p(1), 2 p(2), ... to where less than 2^-120 of the sum lies beyond.
 
     Both distributions are log-concave: ratios fall, so that what is beyond is less than a geometric series.
     """
@@ -165,8 +189,8 @@ def _weights(ratios: Iterable[int]) -> list[int]:
     return weights
 
 
-def _rounded(weights: list[int]) -> list[int]:
-    """Whole weights, each within one of its share, that add up to 2^64 for each of a power of two cells."""
+def rounded(weights: list[int]) -> list[int]:
+    """Whole weights, each within one of its share, that add up to 2^110 for each of a power of two cells."""
     cells = 1 << (len(weights) - 1).bit_length()
     total = sum(weights)
     whole = [weight * cells * _CELL // total for weight in weights]
@@ -175,8 +199,8 @@ def _rounded(weights: list[int]) -> list[int]:
     return whole + [0] * (cells - len(whole))
 
 
-def _alias(weights: list[int]) -> Iterator[tuple[int, int]]:
-    """Threshold and other value of each cell: poor cells are filled up to 2^64 from rich ones."""
+def alias(weights: list[int]) -> Iterator[tuple[int, int]]:
+    """Threshold and other value of each cell: poor cells are filled up to 2^110 from rich ones."""
     left, others = list(weights), list(range(len(weights)))
     poor = [cell for cell, weight in enumerate(left) if weight < _CELL]
     rich = [cell for cell, weight in enumerate(left) if weight > _CELL]

@@ -14,12 +14,27 @@ WAYS = [
     for paths in [features.available(family(prg))]
     for path in paths
 ]
+MAIN_WAYS = [
+    pytest.param(
+        *way.values, id=way.id, marks=[*way.marks, *[pytest.mark.long] * (way.id == "chacha20-portable")]
+    )
+    for way in WAYS
+]
+"""For kernels that are given a stream whose bytes are tested for themselves: portable code of one cipher."""
 FASTEST = [("aes-128-ctr", features.available("aes")[0]), ("chacha20", features.available("chacha")[0])]
 
 
 @pytest.fixture(params=WAYS)
 def prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
     """A generator, with one of its paths forced."""
+    name, path = request.param
+    monkeypatch.setenv(features.FORCE_VARIABLE, path)
+    return name
+
+
+@pytest.fixture(params=MAIN_WAYS)
+def main_prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
+    """A generator, with one of its paths forced, for kernels that use what it gives."""
     name, path = request.param
     monkeypatch.setenv(features.FORCE_VARIABLE, path)
     return name

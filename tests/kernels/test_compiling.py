@@ -38,7 +38,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[list[list[str]], str]:
     return [line.split() for line in out.splitlines()], err
 
 
-@pytest.mark.parametrize("number", mostly_long([3, 5], 0))
+@pytest.mark.parametrize("number", mostly_long([2, 5], 0))
 def test_processes_start_together_with_a_cold_cache(tmp_path: Path, number: int) -> None:
     want = scenario.masks_alone("aes-128-ctr")
     started = [launch("aes-128-ctr:masks", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(number)]
@@ -55,7 +55,8 @@ def test_processes_start_together_with_a_cold_cache(tmp_path: Path, number: int)
 
 
 @pytest.mark.skipif("aes" not in features.instruction_sets(), reason="plays older x86 processors")
-@pytest.mark.parametrize("part", [":masks", pytest.param("", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("part", [":masks", ""])
 def test_older_processors(part: str) -> None:
     chacha = f"chacha20{part}"
     first = launch("aes-128-ctr:masks", chacha, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="")

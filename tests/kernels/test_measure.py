@@ -32,6 +32,7 @@ def test_ratios_are_taken_pair_by_pair() -> None:
     assert measure.met(measure.row("x", [2.0], "y", [1.0], 1.0, "")) is None
 
 
+@pytest.mark.long
 def test_every_kernel_has_a_row() -> None:
     rows = kernels.run(parameters=1 << 14, repeats=2)
     names = " ".join(row.name for row in rows)

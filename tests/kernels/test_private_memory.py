@@ -25,11 +25,11 @@ def most_seen(out: np.ndarray, write) -> int:
 
 
 @pytest.mark.parametrize("length", [37, SIZE], ids=["many tensors", "one tensor"])
-def test_quantized_words_appear_masked(prg: str, length: int) -> None:
+def test_quantized_words_appear_masked(main_prg: str, length: int) -> None:
     """A tile of 16,384 words, or what is left of one step of a cipher, would be there for a while."""
     ends = np.append(np.arange(length, SIZE, length), SIZE)
     parts = Segments(ends, np.ones(len(ends)), np.full(len(ends), WORD))
-    masks = MaskSet(prg, [bytes([k]) * KEY_BYTES[prg] for k in range(3)], [1, -1, 1])
+    masks = MaskSet(main_prg, [bytes([k]) * KEY_BYTES[main_prg] for k in range(3)], [1, -1, 1])
     x, out = np.full(SIZE, WORD, np.float32), np.zeros(SIZE, np.uint16)
     quantize_and_mask(x[:9], out[:9], segments=Segments([9], [1], [9]), masks=masks)  # compiled
 

@@ -79,8 +79,8 @@ def check_matrix(block: int | None, dtype: str, prg: str) -> None:
 
 
 @each_block
-def test_it_is_the_naive_matrix_on_every_path(block: int | None, prg: str) -> None:
-    check_matrix(block, "float32", prg)
+def test_it_is_the_naive_matrix_on_every_path(block: int | None, main_prg: str) -> None:
+    check_matrix(block, "float32", main_prg)
 
 
 @each_block
@@ -159,6 +159,7 @@ print(x.tobytes().hex())
 """
 
 
+@pytest.mark.long
 def test_without_compilation_the_bytes_are_the_same() -> None:
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     told = subprocess.run(

@@ -1,5 +1,6 @@
 """What the CPU offers: a `Backend` as a module, for numpy.ndarray."""
 
+from silofl_kernels.cpu.correlated import correlate_noise
 from silofl_kernels.cpu.exact import decode_exact, encode_exact
 from silofl_kernels.cpu.masking import add_masks
 from silofl_kernels.cpu.max_abs import max_abs
@@ -12,6 +13,7 @@ from silofl_kernels.cpu.streams import keystream
 __all__ = [
     "add_masks",
     "add_noise",
+    "correlate_noise",
     "decode_exact",
     "dequantize",
     "draw_noise",

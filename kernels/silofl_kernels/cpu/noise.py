@@ -14,7 +14,7 @@ from silofl_kernels.cpu import features, streams
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.rows import borrow
 from silofl_kernels.cpu.streams import WORK_WORDS
-from silofl_kernels.noise_table import HEAD_BITS, OTHER_BITS, TAIL_BITS, NoiseTable
+from silofl_kernels.noise_table import END_BITS, HEAD_BITS, OTHER_BITS, NoiseTable
 from silofl_kernels.prg import Family, family
 from silofl_kernels.ring import Words
 
@@ -27,7 +27,7 @@ it."""
 _SIGN_BIT, _HEAD_BIT = np.uint64(63), np.uint64(63 - HEAD_BITS)
 _HEAD = np.uint64((1 << HEAD_BITS) - 1)
 _OTHER_BITS, _OTHER = np.uint64(OTHER_BITS), np.uint64((1 << OTHER_BITS) - 1)
-_TAIL, _TAIL_SHIFT = np.uint64((1 << TAIL_BITS) - 1), np.uint64(64 - TAIL_BITS)
+_END = np.uint64((1 << END_BITS) - 1)
 
 
 def add_noise(words: Words, table: NoiseTable, stream: Stream, position: int) -> None:
@@ -43,19 +43,19 @@ def draw_noise(out: NDArray[np.int32], table: NoiseTable, stream: Stream, positi
 def _run(out: NDArray[Any], table: NoiseTable, stream: Stream, position: int, *, added: bool) -> None:
     kind = family(stream.prg)
     code = _noise_kernel(dtype_name(out.dtype), kind, features.path(kind), added=added)
-    code(out, table.cells, table.limits, stream.prepared, position)
+    code(out, table.cells, table.tails, table.ends, stream.prepared, position)
 
 
 @functools.cache
 def _noise_kernel(dtype: str, kind: Family, path: str, *, added: bool) -> Kernel:
-    """Kernel (out, cells, limits, prepared, first): samples `first`, ... over `out` or added to it."""
+    """Kernel (out, cells, tails, ends, prepared, first): samples `first`, ... over `out` or added to it."""
     steps = streams.steps(kind, 64)
     label, fill = f"{dtype}_{steps.name}_{'added' if added else 'drawn'}", steps.fill
     settle, choose = device(_settle, label), device(_choose, label)
 
-    def noise_vector(out: Any, cells: Any, limits: Any, prepared: Any, first: Any) -> None:
+    def noise_vector(out: Any, cells: Any, tails: Any, ends: Any, prepared: Any, first: Any) -> None:
         draws, work = np.empty(TILE, np.uint64), np.empty(WORK_WORDS, np.uint64)
-        tails, picked = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
+        more, picked = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
         last = np.uint64(cells.size - 1)
         start = 0
         while start < out.size:
@@ -69,8 +69,8 @@ def _noise_kernel(dtype: str, kind: Family, path: str, *, added: bool) -> Kernel
             for i in range(tile.size):
                 open_ones += ((draws[i] >> _HEAD_BIT) & _HEAD) == picked[i] >> _OTHER_BITS
             if open_ones:
-                fill(borrow(tails, 0, tile.size), word + TILE, prepared, work)
-                settle(borrow(picked, 0, tile.size), draws, tails, limits)
+                fill(borrow(more, 0, tile.size), word + TILE, prepared, work)
+                settle(borrow(picked, 0, tile.size), draws, more, tails, ends)
             for i in range(tile.size):
                 sample = choose(draws[i], draws[i] & last, picked[i])
                 if added:
@@ -79,16 +79,17 @@ def _noise_kernel(dtype: str, kind: Family, path: str, *, added: bool) -> Kernel
             start += tile.size
 
     prepared, cells = array("uint64", 2, readonly=True), array("uint32", readonly=True)
-    limits = array("uint64", readonly=True)
-    return kernel(noise_vector, label, array(dtype), cells, limits, prepared, types.int64)
+    tails, ends = array("uint64", readonly=True), array("uint32", readonly=True)
+    return kernel(noise_vector, label, array(dtype), cells, tails, ends, prepared, types.int64)
 
 
-def _settle(picked: Any, draws: Any, tails: Any, limits: Any) -> None:
-    """Where the head is the threshold's, put the value that the tail picks in the place of the cell."""
+def _settle(picked: Any, draws: Any, more: Any, tails: Any, ends: Any) -> None:
+    """Where the head is the threshold's, put the value that the rest picks in the place of the cell."""
     for i in range(picked.size):
         if (draws[i] >> _HEAD_BIT) & _HEAD == picked[i] >> _OTHER_BITS:
-            own = draws[i] & np.uint64(limits.size - 1)
-            below = tails[i] >> _TAIL_SHIFT < limits[own] & _TAIL
+            own, end = draws[i] & np.uint64(tails.size - 1), (draws[i] >> _OTHER_BITS) & _END
+            equal = more[i] == tails[own]
+            below = end < np.uint64(ends[own]) if equal else more[i] < tails[own]
             picked[i] = own if below else picked[i] & _OTHER
 
 
