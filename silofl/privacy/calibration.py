@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from silofl.errors import ConfigError
-from silofl.privacy.accountant import Method, epsilon
+from silofl.privacy.accountant import Method, epsilon, why_infinite
 from silofl.privacy.releases import Release, TooCoarseError
 
 LEAST_NOISE = 0.01
@@ -70,15 +70,11 @@ def _made(
 def _unreachable(
     target: float, delta: float, noise: float, releases: Mapping[Release, int], method: Method
 ) -> str:
-    slack = math.fsum(release.slack * count for release, count in releases.items())
     head = f"privacy.target_epsilon = {target:g} cannot be reached"
-    if slack >= delta:
-        return (
-            f"{head}: over the run, rounding and sampling fail with probability {slack:.3g}, and "
-            f"privacy.delta is only {delta:g}; raise delta, train fewer rounds or use a finer grid"
-        )
     reached = epsilon(releases, delta, method)
+    if math.isinf(reached):
+        return f"{head}: with the most noise there can be {why_infinite(releases, delta)}"
     return (
         f"{head}: the most noise there can be, of multiplier {noise:.3g}, gives epsilon {reached:.3g} at "
-        f"delta {delta:g}; raise the target or delta, train fewer rounds, or sample fewer examples"
+        f"delta {delta:g}; raise the target or delta, train fewer rounds, or lower the sample rate"
     )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import Method, check, epsilon
-from silofl.privacy.releases import Release, parse_release
+from silofl.privacy.processes import least_there, of_groups
+from silofl.privacy.releases import Release, parse_release, seen_by
+
+ANY = -1
+"""In place of a silo: what was made of the data of any, where one person may have records in several."""
 
 
 def rounded(spent: Mapping[Release, int]) -> Counter[tuple[object, ...]]:
@@ -35,9 +40,16 @@ class Ledger:
 
         ConfigError, and nothing recorded, for a release that no accountant supports.
         """
-        check({release: count}, "rdp")  # which has every mechanism; `epsilon` asks for the method's own
-        for silo in silos if count else ():
+        check({release: count})  # `epsilon` asks for the method's own
+        there = [*silos] if count else []
+        shared = [ANY] if there and release.institutions > 1 else []
+        for silo in there + shared:
             self._spent.setdefault(silo, Counter())[release] += count
+
+    @property
+    def silos(self) -> tuple[int, ...]:
+        """The silos whose data took part in any release, ascending."""
+        return tuple(sorted(self._spent))
 
     def spent_by(self, silo: int) -> Mapping[Release, int]:
         """How often each release was made of this silo's data; empty for a silo that took part in none."""
@@ -45,17 +57,27 @@ class Ledger:
 
     def forgets(self, other: Ledger, silo: int) -> bool:
         """Whether `other` has more releases of this silo's data than this ledger."""
-        here, there = rounded(self.spent_by(silo)), rounded(other.spent_by(silo))
-        return any(here[release] < count for release, count in there.items())
+        pairs = [(rounded(self.spent_by(one)), rounded(other.spent_by(one))) for one in (silo, ANY)]
+        return any(here[release] < count for here, there in pairs for release, count in there.items())
 
     def epsilon_per_silo(self, delta: float, method: Method) -> dict[int, float]:
-        """Epsilon of each silo's records (or of the silo) at `delta`, for the silos that took part in any."""
+        """Epsilon of each silo's records (or of the silo) at `delta`, for the silos that took part in any.
+
+        With correlated noise it is the largest of any group of records.
+        """
+        every = self._epsilons(delta, method)
+        return {silo: epsilon for silo, epsilon in every.items() if silo != ANY}
+
+    def _epsilons(self, delta: float, method: Method) -> dict[int, float]:
+        least = least_there(self._spent.values())
         found: dict[frozenset[tuple[Release, int]], float] = {}
         result = {}
         for silo, spent in sorted(self._spent.items()):
             same = frozenset(spent.items())  # mostly all silos took part in the same releases
             if same not in found:
-                found[same] = epsilon(spent, delta, method)
+                groups = of_groups(spent, least)
+                each = [math.inf] if groups is None else [epsilon(one, delta, method) for one in groups]
+                found[same] = max(each)
             result[silo] = found[same]
         return result
 
@@ -63,9 +85,24 @@ class Ledger:
         """The federation's epsilon at `delta`: the largest of any silo, and 0 before anything was released.
 
         A record lies with one silo, so the releases that other silos took part in tell nothing of it: silos
-        compose in parallel (McSherry 2009, Theorem 4), and only a silo's own releases add up.
+        compose in parallel (McSherry 2009, Theorem 4), and only a silo's own releases add up. Where one
+        person may have records in several silos, those are releases in which any of them took part: all.
         """
-        return max(self.epsilon_per_silo(delta, method).values(), default=0.0)
+        return max(self._epsilons(delta, method).values(), default=0.0)
+
+    def epsilon_against(self, silos: int, delta: float, method: Method) -> float:
+        """`epsilon` for who knows the noise of so many silos; infinite where a sum would have none left."""
+        other = Ledger()
+        for silo, spent in self._spent.items():
+            seen = seen_by(spent, silos)
+            if seen is None:
+                return math.inf
+            other._spent[silo] = Counter(seen)
+        return other.epsilon(delta, method)
+
+    def relations(self) -> set[str]:
+        """Under which neighbouring relations its releases were counted."""
+        return {release.neighbours for spent in self._spent.values() for release in spent}
 
     def copy(self) -> Ledger:
         """An equal ledger that no longer follows this one, such as to ask what a round would cost."""
@@ -88,6 +125,7 @@ class Ledger:
         try:
             entry = json.loads(text)
             kinds = [parse_release(kind) for kind in entry["releases"]]
+            entry["releases"] = [asdict(kind) for kind in kinds]  # with what an older one had no number of
             rows = [(int(silo), kinds[at], n) for silo, row in entry["silos"].items() for at, n in row]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ConfigError(
@@ -95,7 +133,9 @@ class Ledger:
             ) from error
         ledger = cls()
         for silo, kind, count in rows:
-            ledger.record(kind, [silo], count)
+            check({kind: count})
+            if count:
+                ledger._spent.setdefault(silo, Counter())[kind] += count
         if json.loads(ledger.to_json()) != entry:
             raise ConfigError(
                 f"the ledger of what was spent is damaged: {text[:80]!r} is not as it was written"

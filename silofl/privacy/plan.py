@@ -9,16 +9,23 @@ from dataclasses import dataclass
 from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import Method, epsilon
+from silofl.privacy.bands import INDEPENDENT, BandMatrix
 from silofl.privacy.calibration import noise_multiplier_for
-from silofl.privacy.grid import BETA, LEAST_SHARE, Grid, Need, grid_for
-from silofl.privacy.places import PLACES, Place
-from silofl.privacy.releases import Release
+from silofl.privacy.grid import BETA, LEAST_SHARE, MOST_VARIANCE, Grid, Need, grid_for
+from silofl.privacy.places import PLACES
+from silofl.privacy.places.base import Place
+from silofl.privacy.releases import Release, seen_by
 from silofl.types import RingBits
-from silofl_kernels import NOISE_DISTANCE
 
+MOST_OF_DELTA = 1e-3
+"""Part of delta that rounding beyond its bound may take of a run."""
 COUNT_UNIT = 128
 """Units of one silo in the count of those within the clipping norm: half of it is added, or taken off."""
 COUNT_SENSITIVITY = COUNT_UNIT / 2
+CORRELATED_TABLES = 8
+"""How often the error of one table a value that is drawn around a centre may be off. The first draw, of
+variance v - 5, has 1.21 times that of a table of v, from v = 16 on. The second errs by NOISE_ERROR / 64 at
+each of 64 values, on each of which the first falls with 0.4 / sqrt(v - 5) at most: 1.21 * 12 * 0.4 times."""
 
 
 def method_for(config: PrivacyConfig) -> Method:
@@ -38,16 +45,24 @@ class Plan:
     silos: int
     """How many are there."""
     records: float
-    """Training samples of all silos together."""
+    """Training records, or persons, of all silos together, or as many as the configuration expects."""
     rounds: int
     steps: int
     """How often a silo releases a noisy vector in a round."""
+    matrix: BandMatrix = INDEPENDENT
+    """By which noise is correlated from round to round."""
 
     def __post_init__(self) -> None:
         if self.needed < 1:
             raise ConfigError(
                 f"privacy.colluding = {self.config.colluding} and privacy.dropouts = {self.config.dropouts} "
                 f"leave no noise of {self.silos} silos: they must be fewer than the silos together"
+            )
+        if self.config.clip_quantile is not None and self.count_share > MOST_VARIANCE:
+            raise ConfigError(
+                f"privacy.quantile_noise_multiplier = {self.config.quantile_noise_multiplier:g} is more "
+                f"noise than tables have: of {self.silos} silos each adds a variance of "
+                f"{self.count_share:.3g}, and {MOST_VARIANCE:g} is the most; set it lower"
             )
 
     @property
@@ -71,6 +86,12 @@ class Plan:
         """How many sources must be as much noise as was promised."""
         return self.place.needed(self.silos, self.config.colluding, self.config.dropouts)
 
+    @property
+    def beta(self) -> float:
+        """With which probability rounding may exceed its bound: over the run, little beside delta."""
+        releases = self.rounds * self.steps * self.config.institutions_per_patient
+        return min(BETA, MOST_OF_DELTA * self.config.delta / max(1, releases))
+
     def grid(self, noise_multiplier: float) -> Grid:
         """The grid for so much noise. ConfigError where the ring is too small for it."""
         return grid_for(
@@ -83,13 +104,16 @@ class Plan:
                 shares=self.needed,
                 sources=self.place.sources(self.silos),
                 bound=self._bound(),
+                beta=self.beta,
+                column_norm=self.matrix.column_norm,
+                spread=self.matrix.spread,
             )
         )
 
     def _bound(self) -> float:
         """Largest magnitude that a coordinate of one silo's vector should have, where it is as usual."""
         norm = self.config.clip_norm
-        if self.config.unit == "example":
+        if self.config.samples:
             norm *= max(1.0, 2 * self.config.sample_rate * self.records / self.place.summed(self.silos))
         if not self.rotates:
             return norm
@@ -97,9 +121,14 @@ class Plan:
         return min(norm, 6 * norm / math.sqrt(block))
 
     def of_round(self, grid: Grid, survivors: int) -> dict[Release, int]:
-        """What one round over so many silos releases, and how often; raises as `of_sum`."""
+        """What one round over so many silos releases, and how often; raises as `of_sum`.
+
+        Where silos show noisy values of their own, and one person may have records in several of them, those
+        of as many silos are counted: all silos of a run have the same noise.
+        """
         counted = {} if self.config.clip_quantile is None else {self.of_count(survivors): 1}
-        return {self.of_sum(grid, survivors): self.steps, **counted}
+        alone = self.config.institutions_per_patient if self.place.alone else 1
+        return {self.of_sum(grid, survivors): self.steps * alone, **counted}
 
     def of_sum(self, grid: Grid, survivors: int) -> Release:
         """What one noisy sum releases to the observer that the configuration names.
@@ -110,23 +139,49 @@ class Plan:
         shares = self.place.shares(survivors, config.colluding)
         if shares < 1:
             raise ConfigError(f"of {survivors} silos' noise none is left beside privacy.colluding")
-        sampled = config.unit == "example" and config.sample_rate < 1
+        rate = self.rate_in_group
+        sampled = config.samples and rate < 1
+        institutions = 1 if self.place.alone else config.institutions_per_patient
+        vectors = institutions * (2 if config.neighbours == "replace-one" else 1)  # each of which is rounded
         return Release(
             config.mechanism,
             grid.noise_multiplier(shares),
             grid.variance(shares),
-            sample_rate=config.sample_rate if sampled else 1.0,
+            sample_rate=rate if sampled else 1.0,
             sampler="poisson" if sampled else "none",
-            slack=BETA,
-            distance=NOISE_DISTANCE * self.dimensions * self.place.sources(self.silos),
-        )
+            slack=vectors * self.beta,
+            neighbours=config.neighbours,
+            dimensions=self.dimensions * self.matrix.bands,  # of all rows that a record's part moves
+            tables=1 if self.matrix.bands == 1 else CORRELATED_TABLES,
+            institutions=institutions,
+            **self._shared(survivors, shares),
+        ).as_drawn()
+
+    @property
+    def rate_in_group(self) -> float:
+        """With which records take part where they may: with bands those of one group, in turn."""
+        return min(1.0, self.config.sample_rate * self.matrix.bands)
+
+    def _shared(self, survivors: int, shares: int) -> dict[str, int]:
+        """Of how many silos' shares a sum's noise is, and how many beside those are known."""
+        if not self.place.needs_private_sum:
+            return {}
+        return {"shares": shares, "known": survivors - shares}
 
     def of_count(self, survivors: int) -> Release:
         """What the count of silos within the clipping norm releases."""
-        variance = self.count_share * max(1, survivors - self.config.colluding)
-        multiplier = math.sqrt(variance) / COUNT_SENSITIVITY
-        distance = NOISE_DISTANCE * self.silos
-        return Release(self.config.mechanism, multiplier, variance, sampler="none", distance=distance)
+        shares = max(1, survivors - self.config.colluding)
+        variance = self.count_share * shares
+        return Release(
+            self.config.mechanism,
+            math.sqrt(variance) / COUNT_SENSITIVITY,
+            variance,
+            sampler="none",
+            neighbours=self.config.neighbours,
+            shares=shares,
+            known=survivors - shares,
+            dimensions=1,
+        ).as_drawn()
 
     @property
     def count_share(self) -> float:
@@ -142,7 +197,21 @@ class Plan:
     def of_rounds(self, noise_multiplier: float, rounds: int) -> Mapping[Release, int]:
         """`whole` of the first `rounds`."""
         one = self.of_round(self.grid(noise_multiplier), self.silos)
-        return {release: rounds * count for release, count in one.items()}
+        times = math.ceil(rounds / self.matrix.bands)  # a group of records, at most
+        return {release: times * count for release, count in one.items()}
+
+    def spent_after(self, noise_multiplier: float, rounds: int, known: int | None = None) -> float:
+        """Epsilon of the first `rounds`, if no silo fails, for who knows the noise of `known` silos.
+
+        Of `privacy.colluding` unless said; infinite where nothing is bounded.
+        """
+        spent = self.of_rounds(noise_multiplier, rounds)
+        if known is not None:
+            found = seen_by(spent, known)
+            if found is None:
+                return math.inf
+            spent = found
+        return epsilon(spent, self.config.delta, self.method)
 
     def _refuse_dear_counts(self, target: float) -> None:
         if self.config.clip_quantile is None:

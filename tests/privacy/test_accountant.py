@@ -10,12 +10,11 @@ from mpmath import mp
 
 from silofl.privacy.accountant import (
     _INTEGER,
-    _grid_step,
     _renyi,
-    _side_epsilon,
     _skellam_renyi,
     epsilon,
 )
+from silofl.privacy.loss_distributions import _grid_step, _side_epsilon
 from silofl.privacy.releases import Release
 from tests.campaigns import mostly_long
 
@@ -92,7 +91,7 @@ def sampled_once(noise: float, rate: float, delta: float) -> float:
         return solved(lambda eps: max(removed(eps), added(eps)), delta, 100.0)
 
 
-@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), mostly_long(SETTINGS, 0, 3, 7, 10, 12, 14, 16))
+@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), mostly_long(SETTINGS, 0, 7, 12, 16))
 def test_at_most_a_hundredth_above_dp_accounting_and_never_below_the_exact(noise, rate, steps, delta):
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -109,7 +108,7 @@ def test_at_most_a_hundredth_above_dp_accounting_and_never_below_the_exact(noise
 
 
 @pytest.mark.parametrize(
-    ("noise", "rate", "steps"), mostly_long([(1.0, 0.01, 100), (3.0, 0.2, 50), (0.8, 0.05, 20)], 1, 2)
+    ("noise", "rate", "steps"), mostly_long([(1.0, 0.01, 100), (3.0, 0.2, 50), (0.8, 0.05, 20)], 1)
 )
 def test_sampled_releases_composed_are_above_dp_accountings_lower_bound(noise, rate, steps):
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -124,7 +123,7 @@ def test_sampled_releases_composed_are_above_dp_accountings_lower_bound(noise, r
 @pytest.mark.parametrize(("noise", "rate", "steps", "delta"), [row for row in SETTINGS if row[1] < 1])
 def test_a_coarser_grid_is_above_a_finer_one_and_close(noise, rate, steps, delta):
     """Both are above the exact value, to which the finer one is four times as close in each step."""
-    parts = [((noise, rate), steps)]
+    parts = [((noise, rate, 1), steps)]
     step = _grid_step(parts)
     coarse, fine = ([_side_epsilon(parts, side, part, delta) for side in (0, 1)] for part in (step, step / 4))
     assert all(above >= below * (1 - 1e-9) for above, below in zip(coarse, fine, strict=True))
@@ -132,11 +131,11 @@ def test_a_coarser_grid_is_above_a_finer_one_and_close(noise, rate, steps, delta
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("delta", [1e-6, 1e-3])
+@pytest.mark.parametrize("delta", [1e-15, 1e-12, 1e-6, 1e-3])
 @pytest.mark.parametrize("steps", [1, 10, 100, 1000, 10_000])
 @pytest.mark.parametrize("noise", [0.5, 1.0, 7.0, 100.0])
 def test_the_grid_and_the_transforms_against_the_exact_gaussian(noise, steps, delta):
-    parts = [((noise, 1.0), steps)]
+    parts = [((noise, 1.0, 1), steps)]
     exact = analytic(noise, steps, delta)
     for side in (0, 1):
         ours = _side_epsilon(parts, side, _grid_step(parts), delta)
@@ -180,6 +179,45 @@ def test_renyi_orders_are_dp_accountings(noise, rate):
         reference.compose(event, 1000)
         ours = 1000 * _renyi(gaussian(noise, rate))[-len(_INTEGER) :][_INTEGER.index(order)]
         assert ours == pytest.approx(reference._rdp[0], rel=1e-5)
+
+
+EXTREMES = [  # noise multiplier, sample rate, steps, delta
+    *((0.3, 0.01, 1, 1e-5), (0.3, 0.5, 1, 1e-5), (1, 1e-4, 1, 1e-12), (1, 0.5, 1, 1e-12)),
+    *((1, 0.99, 1, 1e-5), (0.3, 1e-4, 1, 1e-5)),
+]
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), EXTREMES)
+def test_one_release_at_its_extremes_is_within_a_hundred_thousandth(noise, rate, steps, delta):
+    exact = sampled_once(noise, rate, delta)
+    assert exact <= epsilon({gaussian(noise, rate): steps}, delta, "pld") <= (1 + 1e-5) * exact
+
+
+COMPOSED = [
+    (1.0, 1e-4, 100_000, 1e-12),
+    (1.0, 0.01, 1000, 1e-12),
+    (100.0, 0.99, 1000, 1e-12),
+    (10.0, 0.1, 1000, 1e-10),
+    (3.0, 0.25, 5000, 1e-9),
+    (5.0, 0.01, 100_000, 1e-8),
+    (0.6, 0.001, 100_000, 1e-7),
+    (0.3, 1e-4, 100_000, 1e-3),
+]
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps", "delta"), mostly_long(COMPOSED, 0, 3))
+def test_little_deltas_of_many_releases(noise, rate, steps, delta):
+    """At so little delta transforms would lose it in their rounding: it was infinite for the first."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    ours = epsilon({gaussian(noise, rate): steps}, delta, "pld")
+    theirs = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=1e-4)
+    above = theirs.self_compose(steps, 1e-15).get_epsilon_for_delta(delta)
+    assert 0 < ours <= 1.002 * above
+    parts = [((noise, rate, 1), steps)]
+    step = _grid_step(parts)
+    fine = max(_side_epsilon(parts, side, step / 2, delta) for side in (0, 1))
+    assert fine * (1 - 1e-9) <= ours <= 1.005 * fine
 
 
 def discrete_probs(mechanism: str, variance: float, reach: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from silofl.errors import ConfigError
-from silofl.privacy.accountant import epsilon, gaussian_of
+from silofl.privacy.accountant import epsilon
+from silofl.privacy.loss_distributions import gaussian_of
 from silofl.privacy.releases import Release, TooCoarseError
 from tests.campaigns import mostly_long
 from tests.privacy.test_accountant import analytic, gaussian
@@ -32,7 +33,7 @@ spends = st.tuples(
 )
 
 
-@pytest.mark.parametrize("examples", mostly_long([20, 200], 0))
+@pytest.mark.parametrize("examples", mostly_long([8, 200], 0))
 def test_monotone_and_never_negative(examples):
     @settings(max_examples=examples, deadline=None)
     @example((1.0, 0.9999999999999999, 96, 0.000997391582547344, "pld"), 2.0, "pld")
@@ -55,7 +56,9 @@ def monotone(spend, factor, method):
     assert epsilon({gaussian(noise, rate): steps, gaussian(9.0, 0.2): 3}, delta, method) >= allowed
 
 
-@pytest.mark.parametrize(("noise", "rate"), [(1.0, 0.01), (8.0, 0.1), (100.0, 0.001), (2.0, 1.0)])
+@pytest.mark.parametrize(
+    ("noise", "rate"), mostly_long([(1.0, 0.01), (8.0, 0.1), (100.0, 0.001), (2.0, 1.0)], 0, 2)
+)
 def test_every_single_step_costs(noise, rate):
     last = 0.0
     for count in range(1, 151):
@@ -65,9 +68,17 @@ def test_every_single_step_costs(noise, rate):
     assert last > 0
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(spends, min_size=2, max_size=4), st.randoms(), st.sampled_from(["pld", "rdp"]))
-def test_bits_depend_on_the_counts_alone(entries, random, method):
+@pytest.mark.parametrize("examples", mostly_long([8, 100], 0))
+def test_bits_depend_on_the_counts_alone(examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(spends, min_size=2, max_size=4), st.randoms(), st.sampled_from(["pld", "rdp"]))
+    def check(entries, random, method):
+        bits_of_counts(entries, random, method)
+
+    check()
+
+
+def bits_of_counts(entries, random, method):
     spent = {gaussian(noise, rate): steps for noise, rate, steps, _, _ in entries}
     pieces = [(release, 1) for release in spent] + [(r, n - 1) for r, n in spent.items() if n > 1]
     random.shuffle(pieces)
@@ -108,6 +119,18 @@ def test_noise_that_is_not_quite_as_described_takes_its_share_of_delta(method, d
     assert epsilon({gaussian_off(distance): 100}, 1e-5, method) == certain
     assert (1 + math.exp(certain)) * distance * 100 <= part * 1e-5
     assert epsilon({gaussian_off(1e-7): 100}, 1e-5, method) == math.inf
+
+
+@pytest.mark.parametrize("method", ["pld", "rdp"])
+def test_likelihoods_that_are_off_take_their_share_of_delta(method):
+    """Times nothing: whatever epsilon is, delta is less by the mean over r, and epsilon more by 2 r."""
+    for rest, mean in ((1e-3, 1e-17), (0.03, 1e-9), (0.3, 5e-8)):
+        release = Release("gaussian", 1.0, sample_rate=0.1, ratio=mean / 100)
+        off = mean / (rest * 1e-5)
+        known = epsilon({gaussian_off(0.0): 100}, (1 - rest) * 1e-5 * math.exp(-off), method) + 2 * off
+        assert epsilon({release: 100}, 1e-5, method) == pytest.approx(known, rel=1e-9)
+    beyond = Release("gaussian", 1.0, sample_rate=0.1, ratio=1e-4)
+    assert math.isinf(epsilon({beyond: 100}, 1e-5, method))
 
 
 def gaussian_off(distance: float) -> Release:

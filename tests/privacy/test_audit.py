@@ -20,7 +20,7 @@ from scipy.stats import beta, norm
 
 from silofl.aggregation.protocols import build
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.transformed import TransformedSum
+from silofl.aggregation.transformed import Binding, TransformedSum
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
@@ -132,7 +132,11 @@ def seen_of_a_sum(of: Plan, rounds: int, silos: int = SILOS) -> Seen:
         silo: Any = None  # clipped vectors come from here
         way = Pipeline(silo, of, grid, keys, ClipNorm(of.config), ("update",)).transforms()
         ring, results = ring_dtype(of.bits), []
-        one = TransformedSum(inner, spec("scaled"), ring, way, Open(), keys.tag, lambda inner: 1.0)
+
+        def bind(number: int, attempt: int, words: Any) -> Binding:
+            return Binding(keys.fingerprint("sum", number, attempt, words))
+
+        one = TransformedSum(inner, spec("scaled"), ring, way, Open(), bind, lambda inner: 1.0)
         for number in range(rounds):
             x = CLIP * coins(size, number) if comm.rank == 0 else np.zeros(size)
             one.reduce(Contribution({"update": x.astype(np.float32)}), number, {})

@@ -13,6 +13,7 @@ from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.releases import MECHANISMS, Release
+from tests.campaigns import mostly_long
 
 STEP = Release("discrete-gaussian", 1.1, 5e6, 0.05, slack=1e-30)
 NORMS = Release("gaussian", 12.0, sampler="none")
@@ -37,15 +38,33 @@ def ledger_of(entries) -> Ledger:
     return ledger
 
 
+def test_a_ledger_of_before_ratios_is_read():
+    ledger = Ledger()
+    ledger.record(Release("gaussian", 1.0), [0, 2], 3)
+    older = json.loads(ledger.to_json())
+    for release in older["releases"]:
+        for newer in ("dimensions", "tail", "ratio"):
+            del release[newer]
+    assert Ledger.from_json(json.dumps(older)) == ledger
+
+
 @settings(max_examples=100, deadline=None)
 @given(releases)
 def test_a_release_survives_json(release):
     assert Release.from_json(release.to_json()) == release
 
 
-@settings(max_examples=40, deadline=None)
-@given(records, st.randoms())
-def test_a_ledger_survives_json_bit_for_bit(entries, random):
+@pytest.mark.parametrize("examples", mostly_long([12, 200], 0))
+def test_a_ledger_survives_json_bit_for_bit(examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(records, st.randoms())
+    def check(entries, random):
+        survives_json(entries, random)
+
+    check()
+
+
+def survives_json(entries, random):
     ledger = ledger_of(entries)
     again = Ledger.from_json(ledger.to_json())
     assert again == ledger

@@ -15,6 +15,7 @@ from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
 from silofl.errors import ConfigError
 from silofl.privacy.places import PLACES
+from silofl.privacy.places.base import Place
 from silofl.privacy.plan import Plan
 from silofl.transforms.base import Slice
 from silofl_kernels import discrete_gaussian
@@ -25,22 +26,21 @@ SILOS, SIZE, VARIANCE = 5, 20_000, 64.0
 
 def noise_in_a_sum(place: str, servers: tuple[int, ...], round_number: int = 1) -> Any:
     """Of zeros, whose slices are served by `servers`; None where silos bring noisy values."""
+    if PLACES[place].alone:
+        return None
     table = discrete_gaussian(VARIANCE)
     made = [
         PLACES[place].noise(table, NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo, run=bytes(16)))
         for silo in range(SILOS)
     ]
-    if made[0] is None:
-        return None
     total = np.zeros(SIZE, np.uint32)
     for one in made:
-        assert one is not None
         zeros = np.zeros(SIZE, np.uint32)
-        total += one.encode(zeros, Slice(0, round_number), zeros)
+        total += one.encode(zeros, Slice(0, round_number, fingerprint=b"of zeros"), zeros)
     parts = np.array_split(total, len(servers))
     ends = np.cumsum([0, *map(len, parts)])
     decoded = [
-        made[silo].decode(part, Slice(int(first), round_number))  # type: ignore[union-attr]
+        made[silo].decode(part, Slice(int(first), round_number))
         for silo, part, first in zip(servers, parts, ends[:-1], strict=True)
     ]
     return np.concatenate(decoded).view(np.int32).astype(np.float64)
@@ -49,7 +49,6 @@ def noise_in_a_sum(place: str, servers: tuple[int, ...], round_number: int = 1) 
 @pytest.mark.parametrize("name", PLACES)
 def test_a_place_is_what_it_says(name: str) -> None:
     place, first = PLACES[name], noise_in_a_sum(name, (0, 1, 2))
-    assert place.alone == (first is None)
     assert place.needed(SILOS, 0, 0) == place.sources(SILOS)
     assert 1 <= place.needed(SILOS, 1, 1) <= place.shares(SILOS - 1, 1) <= place.sources(SILOS)
     assert place.shares(SILOS, 1) == max(1, place.sources(SILOS) - 1)
@@ -76,8 +75,18 @@ def test_a_private_sum_is_needed_where_a_share_is_less_than_the_promise() -> Non
     for name, place in PLACES.items():
         plan = Plan(PrivacyConfig(place=name, **config), 1000, 32, SILOS, 500, 1, 1)  # type: ignore[arg-type]
         grid = plan.grid(2.0)
-        by_silo = 0 if place.noise(discrete_gaussian(VARIANCE), None) is None else place.sources(SILOS)  # type: ignore[arg-type]
+        by_silo = 0 if place.alone else place.sources(SILOS)
         assert place.needs_private_sum == (by_silo > 1 and grid.noise_multiplier(1) < 2.0)
+
+
+def test_a_place_that_forgets_its_noise_adds_up_nothing() -> None:
+    """Its sums would be in the clear: only a place of silos that stand alone has none."""
+
+    class Forgetful(Place):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Forgetful adds no noise"):
+        Forgetful().noise(discrete_gaussian(VARIANCE), None)  # type: ignore[arg-type]
 
 
 def test_noise_of_no_silo_is_refused() -> None:
@@ -127,7 +136,7 @@ def test_a_planted_comparison_is_found(planted: str) -> None:
 
 
 def test_no_source_compares_a_place_by_its_name() -> None:
-    home = ROOT / "silofl/privacy/places.py"
-    files = [path for path in (ROOT / "silofl").rglob("*.py") if path != home]
+    home = ROOT / "silofl/privacy/places"
+    files = [path for path in (ROOT / "silofl").rglob("*.py") if path.parent != home]
     found = {str(path.relative_to(ROOT)): compared(ast.parse(path.read_text())) for path in files}
     assert {name: lines for name, lines in found.items() if lines} == {}

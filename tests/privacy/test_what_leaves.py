@@ -15,15 +15,18 @@ import torch
 from silofl.aggregation import wire_format
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
+from silofl.config import PrivacyConfig
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
 from silofl.federation.local_work import RoundStart
 from silofl.federation.loop import train
+from silofl.federation.own_log import own_log_path
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.pipeline import Pipeline
 from silofl.federation.silo import Silo
 from silofl.privacy.plan import Plan
 from silofl.strategies.base import LocalRound, State, Strategy
+from silofl.training.private import PrivateSteps
 from silofl.types import Contribution, Vector
 from tests.federation.test_privacy import LOCAL, SILOS, Plain, lines, settings
 
@@ -59,8 +62,11 @@ def pipeline(path: Path, unit: str) -> tuple[Pipeline, RoundStart, Telling, Plan
     silo = Silo(config, Plain(), 0, SILOS, "cpu", strategy)
     plan = Plan(config.privacy, silo.model.size, 32, SILOS, 800, 5, 3 if unit == "example" else 1)
     keys = NoiseKeys(Secret(bytes(32)), bytes(16), 0, run=bytes(16))
-    silo.protect(config.privacy, keys)
-    way = Pipeline(silo, plan, plan.grid(1.0), keys, ClipNorm(config.privacy), ("update",))
+    steps = None
+    if unit == "example":
+        gradients = silo.clipped_gradients(config.privacy)
+        steps = PrivateSteps(gradients, silo.model, silo.persons, config.privacy.sample_rate, keys, b"data")
+    way = Pipeline(silo, plan, plan.grid(1.0), keys, ClipNorm(config.privacy), ("update",), steps)
     return way, RoundStart({"model": silo.initial()}, np.empty(0, np.float32), 1, strategy), strategy, plan
 
 
@@ -146,7 +152,10 @@ def test_ranges_are_agreed_of_noisy_values_alone(
 
 def test_no_loss_of_training_is_in_a_run_s_files(tmp_path: Path) -> None:
     config = settings(
-        tmp_path, **LOCAL, privacy=UNIT["example"], run={"rounds": 1, "share_silo_metrics": True}
+        tmp_path,
+        **LOCAL,
+        privacy=UNIT["example"] | {"metrics": "exact"},
+        run={"rounds": 1, "share_silo_metrics": True},
     )
     config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(tmp_path / "run")})})
 
@@ -160,3 +169,30 @@ def test_no_loss_of_training_is_in_a_run_s_files(tmp_path: Path) -> None:
         assert "train_loss" not in text
         assert "NaN" not in text
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text())["per_silo"]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_is_noticed_of_a_silo_s_data_is_told_to_it_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], private: bool
+) -> None:
+    """Which classes it has not: the launcher's terminal is not the silo's own."""
+    for silo in range(SILOS):
+        rows = "".join(f"{row + silo},{row % (2 if silo == 1 else 3)}\n" for row in range(40))
+        (tmp_path / f"{silo}.csv").write_text("age,label\n" + rows)
+    config = settings(
+        tmp_path,
+        **LOCAL,
+        privacy=UNIT["example"],
+        task={"name": "files", "classes": 3, "model": "linear"},
+        data={"path": str(tmp_path / "{silo}.csv")},
+        run={"rounds": 1},
+    )
+    if not private:
+        config = config.model_copy(update={"privacy": PrivacyConfig()})
+    ends = run_in_threads(SILOS, lambda comm: train(config, comm=comm), timeout_s=60)
+    assert all(isinstance(end, dict) for end in ends)
+    told, logs = capfd.readouterr(), [own_log_path(tmp_path / "run", silo) for silo in range(SILOS)]
+    kept = "".join(log.read_text() for log in logs if log.exists())
+    said = "there is no sample of class '2'"
+    assert (said in kept, said in told.out + told.err) == (private, not private)
+    assert [log.exists() for log in logs] == [silo == 1 and private for silo in range(SILOS)]
