@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.base import Authorizer, authorize, total_of
-from silofl.aggregation.encoded_contribution import EncodedContribution
 from silofl.aggregation.exact_numbers import ExactNumbers
-from silofl.aggregation.formats.base import Ranges, Words
+from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.layout import Block
 from silofl.aggregation.magnitudes import Magnitudes
-from silofl.aggregation.reduce_scatter import chunk_width
-from silofl.aggregation.row_exchange import open_exchange
+from silofl.aggregation.reduce_scatter import chunk_width, open_exchange
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
@@ -30,11 +28,11 @@ from silofl.aggregation.sum_terms import (
 )
 from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
-from silofl.aggregation.wire_format import WireFormat
+from silofl.aggregation.wire_format import EncodedContribution, WireFormat
 from silofl.crypto.capacity import count_limbs
 from silofl.crypto.secagg import SumInputs
 from silofl.errors import StoppedError
-from silofl.types import Contribution, Total, Vector
+from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
 
 

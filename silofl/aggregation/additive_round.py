@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silofl.aggregation.secagg_round import mask_set
 from silofl.aggregation.secure_session import SecureSession
@@ -18,10 +16,8 @@ from silofl.crypto.kdf import digest
 from silofl.crypto.secagg import SumInputs
 from silofl.crypto.secagg.inputs import NOTHING
 from silofl.errors import ProtocolError
-from silofl.types import Vector
+from silofl.types import Vector, Words
 from silofl_kernels import MaskSet, add_masks
-
-Words = NDArray[np.unsignedinteger[Any]]
 
 
 class AdditiveRound:

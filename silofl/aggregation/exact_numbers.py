@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.errors import ConfigError
-from silofl.types import RingBits
+from silofl.types import RingBits, Words
 from silofl_kernels import ExactFormat, ring_dtype, ring_limit
 
-Words = NDArray[np.unsignedinteger[Any]]
 MAGNITUDE = 2.0**128
 """What exact numbers are below in magnitude."""
+RESOLUTION = 2.0**-96
+"""What they are rounded to multiples of: no multiple of it loses anything."""
 
 
 def exact_format(bits: RingBits, silos: int) -> ExactFormat:

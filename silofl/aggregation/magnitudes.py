@@ -22,7 +22,7 @@ def measure(contribution: Contribution, spec: AggregationSpec) -> Magnitudes:
     return {
         one.name: max_abs(contribution.vectors[one.name], one.tensor_ends)
         for one in spec.vectors
-        if not format_of(one).encoded
+        if not format_of(one).in_words
     }
 
 

@@ -14,8 +14,7 @@ from silofl.aggregation.base import Authorizer, authorize, total_of
 from silofl.aggregation.formats import format_of
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
-from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
-from silofl.aggregation.row_exchange import Row
+from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter, Row
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
@@ -47,7 +46,7 @@ class PlainAggregator:
         by_round = any(one.weighting == "round" for one in spec.vectors)
         self._varies = by_round or bool(spec.scalars)
         """Whether weights or scalars are others in every round."""
-        self._words = any(format_of(one).encoded for one in spec.vectors)
+        self._words = any(format_of(one).in_words for one in spec.vectors)
         self._dtype: np.dtype[Any] = WORDS if self._words else spec.dtype
         self._chunk = chunk
         self.participants = group.members
@@ -157,7 +156,7 @@ class PlainAggregator:
         collection = self._collection
         if collection is None:
             raise RuntimeError("nothing was added up")
-        start, values = self.layout.shards.bounds[index], collection.of(index)
+        start, values = self.layout.shards.bounds[index], collection.sums.of(index)
         rows: dict[str, list[Vector]] = {}
 
         def read(block: Block) -> NDArray[Any]:

@@ -1,17 +1,15 @@
-"""The protocols of a sum: what each of them is, and which one [secure] names."""
+"""The protocols of a sum: what each of them is, and which one [secure] names.
+
+Aggregators are imported where they are built: they need the kernels and their compiler, which take longer to
+load than a configuration takes to be refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, final
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final
 
-from silofl.aggregation.additive import Additive
-from silofl.aggregation.base import Aggregator
-from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.secagg import SecAgg, SecAggSum
-from silofl.aggregation.secure_session import SecureSession, configured_session
-from silofl.aggregation.spec import AggregationSpec
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
@@ -20,6 +18,11 @@ from silofl.crypto.graph import colluding_openers
 from silofl.crypto.signer import Signer
 from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from silofl.aggregation.base import Aggregator
+    from silofl.aggregation.secure_session import SecureSession
+    from silofl.aggregation.spec import AggregationSpec
 
 MASKED = frozenset({"bits", "range", "rounding", "prg", "threshold", "allow_two"})
 """What sums of masked fixed-point numbers read of [secure]."""
@@ -91,6 +94,8 @@ class Plain:
         self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
     ) -> Aggregator:
         """See `SumProtocol`."""
+        from silofl.aggregation.plain import PlainAggregator
+
         return group.step(lambda: PlainAggregator(group, spec))
 
 
@@ -129,6 +134,8 @@ class SecAggProtocol:
         self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
     ) -> Aggregator:
         """See `SumProtocol`."""
+        from silofl.aggregation.secagg import SecAgg, SecAggSum
+
         session = _session(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return SecAgg(
@@ -169,6 +176,8 @@ class AdditiveProtocol:
         self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
     ) -> Aggregator:
         """See `SumProtocol`."""
+        from silofl.aggregation.additive import Additive
+
         session = _session(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return group.step(
@@ -181,6 +190,8 @@ class AdditiveProtocol:
 def _session(
     group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
 ) -> SecureSession:
+    from silofl.aggregation.secure_session import configured_session
+
     return group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos, signer))
 
 

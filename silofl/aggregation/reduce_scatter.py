@@ -1,28 +1,37 @@
-"""The data path of every sum: rows out to the ranks that serve a slice, folded there, and kept in copies.
+"""The data path of every sum: a chunked reduce-scatter, by messages or through memory that ranks share.
 
-A sum that was collected is there until it is used: when a server is lost, the rank that takes its slices over
-has them. Sums that are kept elsewhere are of no use to a reader as long as their masks are on.
+Every rank hands row k to the rank that serves slice k, which adds the rows up; neighbours keep copies. Ranks
+of one node exchange rows through shared memory, which saves both copies of a message; elsewhere, or where no
+memory can be shared, by MPI_Alltoall. A sum that was collected is there until it is used: when a server is
+lost, the rank that takes its slices over has them. Sums that are kept elsewhere are of no use to a reader as
+long as their masks are on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.row_exchange import Exchange, Row, open_exchange
+from silofl.aggregation.failure_marks import Deferred, ranks_text
+from silofl.aggregation.kept_sums import KeptSums
 from silofl.aggregation.shards import ALIGNMENT, Shards
-from silofl.comm.protocol import Communicator
-from silofl.errors import StoppedError
+from silofl.comm.protocol import Communicator, SharedBuffer
+from silofl.errors import SiloflError
 
+Row = NDArray[Any]
+BUFFERS = 2
+"""While one is read by others, the next is filled: one fence a chunk instead of two."""
 CHUNK_BYTES = 1 << 22
 """Bytes that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
 
 Fill = Callable[[int, int, NDArray[Any]], None]
 """fill(first, last, out) writes what this silo brings to coordinates [first, last) into `out`."""
+Take = Callable[[int, int, NDArray[Any]], None]
+"""take(first, last, values) reads what the rank that serves coordinates [first, last) filled."""
 Fold = Callable[[list[Row], NDArray[Any]], None]
 """fold(rows, out) makes one vector (k,) of every silo's row (k,), or as many as are kept, (kept, k)."""
 
@@ -50,6 +59,9 @@ class ReduceScatter:
         dtype: of the values that travel.
         chunk: values that a rank has under way at a time; None: `CHUNK_BYTES`.
         kept: how many vectors a fold makes of each slice, (kept, k); None: one, (k,).
+
+    Attributes:
+        sums: what was collected, until it is used.
     """
 
     def __init__(
@@ -61,72 +73,63 @@ class ReduceScatter:
         chunk: int | None,
         kept: int | None = None,
     ) -> None:
-        self.comm, self._shards, self._members = comm, shards, comm.members
+        self.comm = comm
         self._offsets = shards.owned_ranges(comm.members)
         self.start, self.stop = self._offsets[comm.rank : comm.rank + 2]
         self._longest = max(end - start for start, end in pairwise(self._offsets))
         self._width = chunk_width(self._longest, comm.size, dtype, chunk)
-        self._kept, length = kept, (kept or 1) * (self.stop - self.start)
+        length = (kept or 1) * (self.stop - self.start)
         self.exchange: Exchange = open_exchange(comm, self._width, length, dtype)
-        self._copies: dict[int, NDArray[Any]] = {}
+        self.sums = KeptSums(comm, shards, self.exchange, kept)
 
     def run(self, fill: Fill, fold: Fold) -> None:
-        """Collect: afterwards this rank's part is in `result`, and copies of it with others. Collective."""
+        """Collect: afterwards `sums` has this rank's part, and other ranks have copies of it. Collective.
+
+        An error of `fill` or `fold` is raised when all chunks have changed hands: no rank waits for this one.
+        """
         steps = range(0, self._longest, self._width)
-        results = self._by_row(self.exchange.result)
-        for count, start in enumerate(steps):
-            self._mark(count, len(steps))
+        results, work = self.sums.by_row(self.exchange.result), Deferred()
+
+        def fill_rows(start: int) -> None:
             for row, (begin, end) in zip(self.exchange.outgoing(), pairwise(self._offsets), strict=True):
                 first, last = min(begin + start, end), min(begin + start + self._width, end)
                 fill(first, last, row[: last - first])
+
+        for count, start in enumerate(steps):
+            work.do(self._mark, count, len(steps))
+            work.do(fill_rows, start)
             rows = self.exchange.alltoall()
             part = results[..., start : start + self._width]
-            fold([row[: part.shape[-1]] for row in rows], part)
-        self._share_copies()
+            work.do(fold, [row[: part.shape[-1]] for row in rows], part)
+        work.finish()
+        self.sums.share()  # copies to the ranks that would take over, where they share no memory
 
-    def of(self, index: int) -> NDArray[Any]:
-        """The sum of one slice (k,), or what is kept of it (kept, k): served by this rank, or copied to it.
+    def gather(self, fill: Fill, take: Take, error: Exception | None = None) -> None:
+        """Give every rank what each fills of its own part, piece by piece. Collective; no rank failed.
 
-        Raises StoppedError where neither it nor anybody else has it any more.
+        An error of `fill` or `take`, or one that this rank has from before, is raised when all pieces have
+        changed hands. Pieces say which ranks have one: where this rank has none, SiloflError names those.
         """
-        copy = self._copies.get(index)
-        if copy is not None:
-            return copy
-        result = self._served(index)
-        if result is None:
-            raise StoppedError(
-                f"the sums of slice {index} are lost with the silos that kept them, and may not be "
-                "collected again from fewer; --resume repeats the round with all silos",
-                rank=self.comm.rank,
+        exchange, work, failing = self.exchange, Deferred(error), set[int]()
+        for start in range(0, self._longest, exchange.allgather_width):
+            count = min(exchange.allgather_width, self._longest - start)
+            places = [
+                (min(begin + start, end), min(begin + start + count, end))
+                for begin, end in pairwise(self._offsets)
+            ]
+            first, last = places[self.comm.rank]
+            work.do(fill, first, last, exchange.outgoing().reshape(-1)[: last - first])
+            rows = exchange.allgather(count, failed=work.error is not None)
+            failing.update(exchange.failing)
+            for row, (begin, end) in zip(rows, places, strict=True):
+                work.do(take, begin, end, row[: end - begin])
+        work.finish()
+        if failing:
+            first = min(failing)
+            raise SiloflError(
+                f"{ranks_text(sorted(failing))} could not open the sum, and the error there says why",
+                rank=first,
             )
-        return result
-
-    def _served(self, index: int) -> NDArray[Any] | None:
-        """The sum of one slice in its server's memory; None where this rank cannot read that."""
-        server = self._members.index(self._shards.server(index, self._members))
-        result = self.exchange.result_of(server)
-        if result is None:
-            return None
-        first, last = self._shards.span(index)
-        return self._by_row(result)[..., first - self._offsets[server] : last - self._offsets[server]]
-
-    def hold(self) -> None:
-        """Have the slices that this rank keeps replicas of in memory of its own, which no other rank writes.
-
-        Not collective; after `run`, with another collective between them, so that all sums are complete.
-        """
-        silo = self._members[self.comm.rank]
-        for index in range(len(self._shards.members)):
-            if silo in self._shards.replicas(index) and silo != self._shards.server(index, self._members):
-                shared = self._served(index)
-                if shared is None:  # it came as a message
-                    continue
-                if index not in self._copies:
-                    self._copies[index] = np.empty_like(shared)
-                np.copyto(self._copies[index], shared)
-
-    def _by_row(self, result: NDArray[Any]) -> NDArray[Any]:
-        return result if self._kept is None else result.reshape(self._kept, result.size // self._kept)
 
     def close(self) -> None:
         """Release the buffers."""
@@ -141,21 +144,140 @@ class ReduceScatter:
         if count == chunks - 1:
             self.comm.mark("collect last")
 
-    def _share_copies(self) -> None:
-        """Where results lie in private memory, send copies to the ranks that would take over."""
-        comm, shards = self.comm, self._shards
-        shared = comm.size == 1 or self.exchange.result_of((comm.rank + 1) % comm.size) is not None
-        if shared or not (shards.replica_count or shards.checkers):
-            return
-        mine = shards.slices_of(self._members[comm.rank], self._members)
-        parcels = [
-            b"".join(self.of(index).tobytes() for index in mine if member in shards.replicas(index))
-            for member in self._members
-        ]
-        received = comm.alltoall_bytes(parcels)
-        for member, parcel in zip(self._members, received, strict=True):
-            words = np.frombuffer(parcel, self.exchange.result.dtype)
-            for index in shards.slices_of(member, self._members):
-                if self._members[comm.rank] in shards.replicas(index):
-                    length = (self._kept or 1) * (shards.bounds[index + 1] - shards.bounds[index])
-                    self._copies[index], words = self._by_row(words[:length]), words[length:]
+
+class Exchange(Protocol):
+    """Rows between n ranks, and one result of each; `alltoall` and `allgather` are collective.
+
+    A caller fills `outgoing`, calls one of the two, and reads what it returns until the next call but one.
+    """
+
+    allgather_width: int
+    """Most values that one `allgather` takes."""
+    result: NDArray[Any]
+    """This rank's result, for the caller to fill."""
+    failing: list[int]
+    """The ranks that said in the last `allgather` that they have failed."""
+
+    def outgoing(self) -> NDArray[Any]:
+        """(n, width) to fill: row j is for rank j, or the whole for `allgather`. Another after every call."""
+
+    def alltoall(self) -> list[Row]:
+        """Give the filled rows away; what every rank had for this one: n rows (width,), not to be written."""
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """Give everybody the first `count` filled values; every rank's: n rows (count,), for reading.
+
+        A rank that has `failed` fills nothing and says so.
+        """
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """Another rank's result, even when it is lost; None where only that rank can read it."""
+
+    def close(self) -> None:
+        """Release the buffers."""
+
+
+def open_exchange(comm: Communicator, width: int, length: int, dtype: np.dtype[Any]) -> Exchange:
+    """The fastest exchange that these ranks have; collective.
+
+    `width` values a row; `length` values of this rank's result, which may differ from rank to rank.
+    """
+    rows = BUFFERS * comm.size * width
+    shared = comm.shared_buffer((rows + length + BUFFERS) * dtype.itemsize)
+    if shared is None:
+        return MessageExchange(comm, width, length, dtype)
+    return WindowExchange(comm, shared, width, dtype)
+
+
+class MessageExchange:
+    """Rows as messages: an Alltoall for `alltoall`, an Allgather for `allgather`."""
+
+    def __init__(self, comm: Communicator, width: int, length: int, dtype: np.dtype[Any]) -> None:
+        self._comm, self.allgather_width = comm, width
+        self._flat = np.zeros(comm.size * width + 1, dtype)
+        self._send = self._flat[:-1].reshape(comm.size, width)
+        self._receive = np.zeros((BUFFERS, comm.size * (width + 1)), dtype)
+        self.result, self.failing = np.empty(length, dtype), list[int]()
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        return self._send
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`."""
+        receive = self._next()[: self._send.size].reshape(self._send.shape)
+        self._comm.alltoall(self._send, receive)
+        return list(receive)
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """See `Exchange`; behind the values goes whether this rank has failed."""
+        part = self._flat[: count + 1]
+        part[count] = failed
+        receive = self._next()[: part.size * self._comm.size]
+        self._comm.allgather(part, receive, [part.size] * self._comm.size)
+        rows = receive.reshape(self._comm.size, part.size)
+        self.failing = np.flatnonzero(rows[:, count]).tolist()
+        return list(rows[:, :count])
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        return self.result if rank == self._comm.rank else None
+
+    def close(self) -> None:
+        """See `Exchange`; messages leave nothing behind."""
+
+    def _next(self) -> NDArray[Any]:
+        self._turn = (self._turn + 1) % BUFFERS
+        receive: NDArray[Any] = self._receive[self._turn]
+        return receive
+
+
+class WindowExchange:
+    """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
+
+    def __init__(self, comm: Communicator, shared: SharedBuffer, width: int, dtype: np.dtype[Any]) -> None:
+        self._comm, self._shared, self._rank = comm, shared, comm.rank
+        self.allgather_width = comm.size * width
+        shape = (BUFFERS, comm.size, width)
+        rows = BUFFERS * comm.size * width
+        words = [segment.view(dtype) for segment in shared.segments]
+        self._buffers = [one[:rows].reshape(shape) for one in words]
+        self._results = [one[rows:-BUFFERS] for one in words]
+        self._failed = [one[-BUFFERS:] for one in words]
+        self.result, self.failing = self._results[comm.rank], list[int]()
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        filled: NDArray[Any] = self._buffers[self._rank][self._turn]
+        return filled
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`."""
+        self._comm.count_sent(self.outgoing()[1:].nbytes)
+        turn = self._fence()
+        return [buffer[turn, self._rank] for buffer in self._buffers]
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """See `Exchange`."""
+        self._comm.count_sent((count + 1) * self.result.itemsize * (len(self._buffers) - 1))
+        self._failed[self._rank][self._turn] = failed
+        turn = self._fence()
+        self.failing = [rank for rank, one in enumerate(self._failed) if one[turn]]
+        return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        return self._results[rank]
+
+    def close(self) -> None:
+        """See `Exchange`."""
+        self._buffers, self._results, self._failed = [], [], []
+        self._shared.free()
+
+    def _fence(self) -> int:
+        """Others may read what was filled; what they read before is free to be filled again."""
+        self._shared.sync()
+        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
+        return turn

@@ -1,25 +1,36 @@
-"""Weighted means by the protocol `secagg`: exact sums of masked words, sample counts included."""
+"""Weighted means by the protocol `secagg`: exact sums of masked words, sample counts included.
+
+`round.py` calls `SecAgg.reduce` by way of the topology; `SecAggSum.open` is the whole of it. Keys, vote and
+masks that are left come from `secagg_round.py`, words from `wire_format.py`, and `reduce_scatter.py` moves
+and adds them. What lies in each server's slice is unmasked and decoded where `topologies/sharded_server.py`
+asks for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize, total_of
-from silofl.aggregation.encoded_contribution import EncodedContribution
+from silofl.aggregation.claims import open_claims
 from silofl.aggregation.exact_numbers import ExactNumbers
-from silofl.aggregation.formats.base import Ranges, Words
+from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.key_prefetcher import KeyPrefetcher
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.reduce_scatter import ReduceScatter
-from silofl.aggregation.secagg_round import AdvertisedRound, SecAggRound
+from silofl.aggregation.secagg_round import (
+    AdvertisedRound,
+    SecAggRound,
+    SmallSums,
+    masked_total,
+    secure_total,
+)
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
-from silofl.aggregation.small_sum import SmallSums, masked_total, secure_total
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import (
     NOTHING_IN_COMMON,
@@ -31,17 +42,20 @@ from silofl.aggregation.sum_terms import (
 )
 from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
-from silofl.aggregation.wire_format import WireFormat
+from silofl.aggregation.wire_format import EncodedContribution, WireFormat
 from silofl.crypto.capacity import count_limbs
 from silofl.crypto.secagg import SumInputs
 from silofl.errors import DataError
-from silofl.types import Contribution, Total, Vector
+from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
 
 
 @dataclass(frozen=True)
-class UnmaskedSum:
-    """A masked sum with what opens it. Not collective to read, but for `gather`."""
+class OpenableSum:
+    """A sum that is still masked, slice by slice, with what opens it.
+
+    Slices are unmasked as they are read. That is not collective, but for `gather`.
+    """
 
     wire: WireFormat
     collection: ReduceScatter
@@ -56,7 +70,7 @@ class UnmaskedSum:
         """The mean of one vector's part of a slice that this rank serves or keeps a replica of."""
         block = next(one for one in self.wire.layout.blocks(index) if one.name == name)
         start = self.wire.layout.shards.bounds[index]
-        masked = self.collection.of(index)[block.start - start : block.stop - start]
+        masked = self.collection.sums.of(index)[block.start - start : block.stop - start]
         total = self.wire.total_weight(name, self.tail, len(self.silos))
         mean: Vector = self.wire.decode(block, masked, self.left, self.ranges, total)
         return mean
@@ -68,17 +82,15 @@ class UnmaskedSum:
         """
         total = self.wire.total_weight(name, self.tail, len(self.silos))
         step = factor * self.wire.step(name, self.ranges) / total
-        exchange, rank = self.collection.exchange, self.collection.comm.rank
-        bounds, masked = self.wire.layout.shards.bounds, self.collection.of(self.collection.comm.rank)
-        for start in range(0, bounds[1], exchange.allgather_width):
-            count = min(exchange.allgather_width, bounds[1] - start)
-            part = masked[start : start + exchange.allgather_width]
-            flat = exchange.outgoing().reshape(-1)
-            if part.size:
-                reduce_rows([part], flat[: part.size], masks=self.left, offset=bounds[rank] + start)
-            for row, (begin, end) in zip(exchange.allgather(count), pairwise(bounds), strict=True):
-                first, last = min(begin + start, end), min(begin + start + exchange.allgather_width, end)
-                dequantize(row[: last - first], out[first:last], step=step)
+        bounds, rank = self.wire.layout.shards.bounds, self.collection.comm.rank
+        masked = self.collection.sums.of(rank)
+
+        def fill(first: int, last: int, piece: Words) -> None:
+            if piece.size:
+                part = masked[first - bounds[rank] : last - bounds[rank]]
+                reduce_rows([part], piece, masks=self.left, offset=first)
+
+        self.collection.gather(fill, lambda first, last, row: dequantize(row, out[first:last], step=step))
 
 
 class SecAggSum:
@@ -112,6 +124,8 @@ class SecAggSum:
         self._length = self._size + self.wire.tail.words
         self._prefetcher = KeyPrefetcher(session, self._length)
         self._small: SmallSums | None = None
+        self.collected = False
+        """Whether this rank's words of the sum that was begun last have changed hands."""
 
     @property
     def _size(self) -> int:
@@ -129,25 +143,27 @@ class SecAggSum:
         authorizer: Authorizer | None = None,
         common: Common = NOTHING_IN_COMMON,
         advertised: AdvertisedRound | None = None,
-    ) -> UnmaskedSum:
+    ) -> OpenableSum:
         """Add up contributions of `total` samples in all; collective.
 
         Under the keys of the round `advertised`, where one was begun for this sum.
         """
-        group = self.session.group
+        group, self.collected = self.session.group, False
         keys = self._prefetcher.take() if advertised is None else advertised.keys(self._length)
-        known = SumInputs(
-            keys.fingerprint(common.vectors),
-            common.digest(self._spec_digest, round_number),
-            total_digest(total),
+        known = SumInputs(  # what every vote signs; `ranges` follows when they are agreed on
+            model=keys.fingerprint(common.vectors),
+            terms=common.digest(self._spec_digest, round_number),
+            weights=total_digest(total),
         )
         self._small = SmallSums(self.session, keys, known.digest)
-        ranges = self._agreed_ranges(keys, known, magnitudes, contribution.weight)
+        ranges = self._agreed_ranges(
+            keys, known, magnitudes, contribution.weight, stated=advertised is not None
+        )
         rounding = self.wire.rounding(self.session.rules.prg, group.silo_id, round_number)
         share = 0.0 if group.silo_id in common.absent else self.spec.samples / total
         encoded = self.wire.encode(contribution, share, magnitudes, ranges, rounding)
 
-        # Nothing leaves this silo but for the sum that it was told of: masks come off no other.
+        # The masks depend on all inputs: they cancel, and come off, only where all silos have the same.
         masks = keys.bind(replace(known, ranges=ranges_digest(ranges)))
 
         # Masked words to the ranks that serve slices, and their sums; then to all ranks: what rides along.
@@ -155,7 +171,7 @@ class SecAggSum:
         survivors, tail = group.step(lambda: self._collect(encoded, masks))
         keys.heard(tail, len(survivors))
         silos = common.without_absent(survivors)
-        self._small.settled = authorize(group, authorizer, silos)
+        self._small.present = authorize(group, authorizer, silos)  # on disk first: see `openings.py`
 
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
@@ -163,22 +179,28 @@ class SecAggSum:
         told = self.wire.tail.decode(tail)
         if self._range is None:
             told = self.wire.tail.with_widest(told, encoded.widest, len(silos))
-        return UnmaskedSum(self.wire, self._collection, left, ranges, told, silos)
+            if advertised is None:
+                told = self._with_claims(told, keys, ranges, len(silos))
+        return OpenableSum(self.wire, self._collection, left, ranges, told, silos)
 
     def _collect(self, encoded: EncodedContribution, masks: MaskSet) -> tuple[tuple[int, ...], Words]:
         group = self.session.group
         if self._collection.comm is not group.comm:
             self._collection = self._open_collection()
         encoded.begin()
+        self.collected = True
         self._collection.run(lambda first, last, out: encoded.fill(first, last, out, masks), reduce_rows)
         tail = masked_total(group.comm, encoded.tail(), masks, self._size)
-        if self.spec.recompute:  # before anybody can read it: a server cannot fit its sum to what it reads
-            self._collection.hold()
+        if self.spec.recompute:
+            # Checkers copy the masked sums of the slices that they check out of the servers' memory, before
+            # anybody can read one: a server cannot fit its sum to what it reads.
+            self._collection.sums.hold()
         return group.members, tail
 
     def _agreed_ranges(
-        self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float
+        self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float, *, stated: bool
     ) -> Mapping[str, Ranges]:
+        """The ranges that silos agree on. `stated`: whether adverts have said all that could differ."""
         if self._range is not None:
             return self.wire.fixed_ranges(self._range)
         if not self.wire.ranged:
@@ -190,8 +212,21 @@ class SecAggSum:
         try:
             return self.wire.ranges(total[0])
         except DataError:  # or noise, because silos were given different models: then say so, by name
+            if stated:
+                raise
             self.session.group.step(lambda: keys.state(self.session.group.comm, known))
             raise
+
+    def _with_claims(self, told: Tail, keys: SecAggRound, ranges: Mapping[str, Ranges], silos: int) -> Tail:
+        """The tail with the silos that asked for ranges which spoilt it; collective where there are such."""
+        spoilt, small, group = self.wire.tail.spoilt(told, silos), self._small, self.session.group
+        if not spoilt or small is None:
+            return told
+        every = np.concatenate([ranges[one.name] for one in self.wire.ranged])
+        wide = {index: float(every[index]) for index in spoilt}
+        found = group.step(lambda: open_claims(group.comm, keys, small.held, wide))
+        claimed = {spoilt[index]: who for index, who in found.items() if who}
+        return replace(told, quality=replace(told.quality, claimed=claimed))
 
     def sum_scalars(
         self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
@@ -205,6 +240,15 @@ class SecAggSum:
         else:
             total = self._small.total(numbers.encoder(values), repeatable=False)
         return np.full(len(values), np.nan) if total is None else numbers.decode(*total)
+
+    def collect_nothing(self) -> None:
+        """Take part in the sum's collection without words, for a rank that has failed; collective."""
+        self._collection.run(lambda first, last, row: row.fill(0), lambda rows, part: None)
+
+    def gather_nothing(self, error: Exception) -> NoReturn:
+        """Take part in the gathering of the sum without this rank's slice, for its `error`; raises it."""
+        self._collection.gather(lambda *_: None, lambda *_: None, error)
+        raise error
 
     def close(self) -> None:
         """Release the buffers; collective."""
@@ -225,7 +269,7 @@ class SecAgg:
         counts = count_limbs(session.rules.bits, len(session.members))
         total, _ = secure_total(session, lambda silos: counts.encode(self.spec.samples))
         self._total = counts.decode(total)
-        self._opened: UnmaskedSum | None = None
+        self._opened: OpenableSum | None = None
         self.participants = session.members
 
     @property

@@ -1,21 +1,45 @@
-"""One round of `secagg` on one rank: moves the protocol's messages between the pure steps of `crypto`."""
+"""One round of `secagg` on one rank: moves the protocol's messages between the pure steps of `crypto`.
+
+Each step but the fourth is a file of `crypto/secagg`, named after it, and a `comm.mark` here:
+
+    1 advertise  every silo signs fresh public keys for this round alone
+    2 share      every silo deals out shares of its secrets, sealed to their receivers
+    3 mask       masks of pairs, which cancel in the sum, and a self mask, which survivors help to take off
+    4 collect    the masked words change hands and are added up: `reduce_scatter.py`
+    5 agree      every rank signs one vote for one set of silos: the adverts, the sum's inputs (model, terms,
+                 total weight, ranges), the small sums before it, and which silos are in it
+    6 reveal     of each silo in the sum its self mask's shares, of each lost one those of its pairs' key
+    7 unmask     the masks that are left in the sum, from a threshold of shares
+
+Sums of a few words, such as the agreement on ranges and the tail, go under masks of the same round.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from silofl.aggregation.formats.base import Words
+import numpy as np
+
+from silofl.aggregation.secure_session import SecureSession
 from silofl.comm.protocol import Communicator
 from silofl.crypto import secagg
 from silofl.crypto.fingerprint import fingerprint
 from silofl.crypto.framing import Inbox, outbox
-from silofl.crypto.identity import Identity
+from silofl.crypto.identity import SIGNATURE_BYTES, Identity
 from silofl.crypto.kdf import digest
 from silofl.crypto.masks import MaskKeys
 from silofl.crypto.secagg import Masking, Round, SumInputs
 from silofl.crypto.secagg.inputs import NOTHING
-from silofl.types import Vector
-from silofl_kernels import MaskSet
+from silofl.errors import ProtocolError
+from silofl.types import Vector, Words
+from silofl_kernels import MaskSet, add_masks, ring_dtype
+
+Encode = Callable[[int], Words]
+"""encode(silos) gives this silo's words for a sum over so many silos; never more words for fewer silos."""
+ALONE = SumInputs(terms=digest("small sum of its own"))
+"""Nothing decides a small sum but its words."""
 
 
 class AdvertisedRound:
@@ -61,6 +85,11 @@ class SecAggRound:
         """
         return fingerprint(self._masking.participants.digest, vectors) if vectors else NOTHING
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of ring words."""
+        return ring_dtype(self._masking.party.context.rules.bits)
+
     def bind(self, inputs: SumInputs) -> MaskSet:
         """What hides this silo's vector in the one sum that `inputs` decide: self mask, and pairs' masks."""
         return mask_set(secagg.bind(self._masking, inputs))
@@ -70,7 +99,7 @@ class SecAggRound:
         self._heard.append(silos.to_bytes(8) + total.tobytes())
 
     def signed(self, words: bytes, position: int, decided: bytes) -> bytes:
-        """Masked words of a small sum that no later vote vouches for, as they travel."""
+        """Masked words of a small sum, as they travel."""
         return secagg.sign_words(self._masking, position, decided, words)
 
     def checked(self, message: bytes, position: int, decided: bytes, silo: int) -> bytes:
@@ -93,6 +122,26 @@ class SecAggRound:
             self._small[chosen] = mask_set(secagg.small_keys(self._masking, *chosen))
         return self._small[chosen]
 
+    def peers(self, silo: int, among: Collection[int]) -> list[int]:
+        """The silos of `among`, ascending, with which a silo's words of a small sum have masks in common."""
+        return sorted(self._masking.participants.neighbours[silo] & set(among))
+
+    def pair_words(
+        self, among: Collection[int], decided: bytes, places: Sequence[int], width: int
+    ) -> dict[int, Words]:
+        """By peer: the mask of the pair at `width` words from each place on, (places * width,).
+
+        Whoever has a silo's masked words and these has its words there, and no others of it.
+        """
+        keys = secagg.small_keys(self._masking, among, decided)
+        dtype, found = self.dtype, dict[int, Words]()
+        for peer, key in zip(self.peers(self._masking.me, among), keys.expose(), strict=True):
+            words = np.zeros((len(places), width), dtype)
+            for row, place in zip(words, places, strict=True):
+                add_masks(row, MaskSet(keys.prg, [key], [1]), offset=place)
+            found[peer] = words.reshape(-1)
+        return found
+
     def open(self, comm: Communicator, survivors: Collection[int]) -> MaskSet:
         """What to add to the sum of the survivors' masked vectors to have the plain one; collective.
 
@@ -112,3 +161,161 @@ class SecAggRound:
 def mask_set(keys: MaskKeys) -> MaskSet:
     """The protocol's keys as the kernels take them."""
     return MaskSet(keys.prg, keys.expose(), keys.signs)
+
+
+def masked_total(
+    comm: Communicator,
+    words: Words,
+    masks: MaskSet,
+    offset: int,
+    signed_by: SecAggRound | None = None,
+    decided: bytes = b"",
+    *,
+    checked: bool = True,
+    held: dict[int, bytes] | None = None,
+) -> Words:
+    """Sum over ranks of words plus masks, masks still on; collective.
+
+    Args:
+        comm: the ranks.
+        words: uintB (k,), of this rank.
+        masks: what hides them.
+        offset: where the masks begin.
+        signed_by: signs each rank's words; None where nobody asks whose they were.
+        decided: what they are signed for, beside their place.
+        checked: whether signatures are; not where a vote vouches for the sum.
+        held: gets every silo's words as they came.
+
+    Raises:
+        ProtocolError: a silo's words are too many, too few or not signed; it is named.
+    """
+
+    def words_of(message: bytes, silo: int) -> bytes:
+        if signed_by is None:
+            return message
+        return signed_by.checked(message, offset, decided, silo) if checked else message[:-SIGNATURE_BYTES]
+
+    masked = words.copy()
+    add_masks(masked, masks, offset=offset)
+    sent = masked.tobytes()
+    messages = comm.allgather_bytes(sent if signed_by is None else signed_by.signed(sent, offset, decided))
+    rows = [
+        _row(words_of(message, silo), words, silo)
+        for message, silo in zip(messages, comm.members, strict=True)
+    ]
+    if held is not None:
+        held.update(zip(comm.members, messages, strict=True))
+    total: Words = np.add.reduce(rows, axis=0, dtype=words.dtype)
+    return total
+
+
+def _row(message: bytes, words: Words, silo: int) -> Words:
+    if len(message) != words.nbytes:
+        raise ProtocolError(
+            f"silo {silo}'s words of a small sum are refused: {len(message)} bytes, not {words.nbytes}",
+            sender=silo,
+        )
+    row: Words = np.frombuffer(message, words.dtype)
+    return row
+
+
+def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
+    """Sum over silos of a few words, and of how many silos, by a keyed round of its own; collective.
+
+    Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
+    """
+    group, number = session.group, session.take_number()
+
+    def collect() -> tuple[SecAggRound, Words]:
+        words = encode(len(group.members))
+        advertised = AdvertisedRound(group.comm, session.round(number), session.identity)
+        keys = advertised.keys(len(words))
+        return keys, masked_total(group.comm, words, keys.bind(ALONE), 0)
+
+    keys, total = group.step(collect)
+    keys.heard(total, len(keys.members))
+    left = group.step(lambda: keys.open(group.comm, keys.members))
+    add_masks(total, left)
+    return total, len(keys.members)
+
+
+@dataclass(frozen=True)
+class HeldSum:
+    """A small sum as a rank saw it added up."""
+
+    messages: Mapping[int, bytes]
+    """By silo: its masked words and signature, not checked; none where another rank told the sum."""
+    silos: tuple[int, ...]
+    start: int
+    """Where its masks begin."""
+    decided: bytes
+    """See `SmallSums.decided`."""
+
+
+class SmallSums:
+    """Sums under the pair masks for small sums of one keyed round, at positions that are used once.
+
+    Attributes:
+        decided: digest (32 bytes) of what the next sum's numbers are made from: equal on all silos, or the
+            sum stays noise.
+        present: the silos that were there when the opening of the round's sum was authorized; sums that are
+            not `repeatable` are over these or void, so that two runs of one round cannot show sums over
+            others. None where any do.
+    """
+
+    def __init__(self, session: SecureSession, keys: SecAggRound, decided: bytes) -> None:
+        self._session, self._keys, self._next = session, keys, 0
+        self.decided = decided
+        self.present: tuple[int, ...] | None = None
+        self.held: HeldSum | None = None
+        """The last sum; None where it is void."""
+
+    def total(self, encode: Encode, *, repeatable: bool) -> tuple[Words, int] | None:
+        """The sum over the silos that are left, and how many they are; collective.
+
+        Two sums that differ by one silo show what it brought, and one whose words all went out can be read on
+        the wire. So when a silo is lost after another sent its words, the sum is None. One that is
+        `repeatable` stays what it was for a rank that has it, or is taken again over the silos that are left.
+        `encode` is called anew for that: words that nothing but the sum determines are drawn again.
+
+        The vote on the round vouches for sums that are `repeatable`; of others the signatures are checked.
+        """
+        group, keys = self._session.group, self._keys
+        silos = len(keys.members)
+        drawn = {0: encode(silos)}  # by how many silos are lost: a position never meets other words
+        width = len(drawn[0])
+        start, self._next = self._next, self._next + silos * width
+        self.held = None
+        sent, seen = False, b""  # seen: number of silos and the words of their sum
+        tried: dict[int, tuple[int, ...]] = {}  # by how many silos are left: who sent words
+
+        def reduce() -> tuple[Words, int] | None:
+            nonlocal sent, seen
+            left, comm = group.members, group.comm
+            lost, known, teller = silos - len(left), b"", left[0]
+            if not repeatable and self.present not in (None, left):
+                return None
+            if lost:
+                told = comm.allgather_bytes(seen if repeatable else b"sent" * sent)
+                heard = [(silo, one) for silo, one in zip(left, told, strict=True) if one]
+                teller, known = heard[0] if heard else (teller, known)
+            if known and not repeatable:
+                return None
+            if lost not in drawn:
+                drawn[lost] = encode(len(left))
+            words = drawn[lost]
+            if not known:
+                sent = True
+                at = start + lost * width
+                tried[len(left)] = left
+                masks, came = keys.small_masks(left, self.decided), dict[int, bytes]()
+                by = keys, self.decided
+                total = masked_total(comm, words, masks, at, *by, checked=not repeatable, held=came)
+                self.held = HeldSum(came, left, at, self.decided)
+                known = len(left).to_bytes(8) + total.tobytes()
+            seen, count = known, int.from_bytes(known[:8])
+            if self.held is None and count in tried:
+                self.held = HeldSum({}, tried[count], start + (silos - count) * width, self.decided)
+            return _row(known[8:], words, teller), count
+
+        return group.step(reduce)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
@@ -93,8 +91,8 @@ def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
 def common_prg(comm: Communicator) -> Prg:
     """AES-128 where every rank's processor has AES units, ChaCha20 otherwise; collective."""
     fast = features.path("aes") != "portable"
-    everywhere = comm.allreduce(np.array([fast], np.int64), "min")[0]
-    return "aes-128-ctr" if everywhere else "chacha20"
+    everywhere = comm.allgather_bytes(b"aes" if fast else b"")
+    return "aes-128-ctr" if all(one == b"aes" for one in everywhere) else "chacha20"
 
 
 def configured_session(

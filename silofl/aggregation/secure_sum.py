@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from silofl.aggregation.failure_marks import FailureMarks, of_transport
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.secagg import SecAggSum
 from silofl.aggregation.secagg_round import AdvertisedRound
@@ -61,8 +61,15 @@ class SecureAggregator:
         value_range: float | None = None,
         config: SecureConfig | None = None,
     ) -> None:
-        self._comm: Communicator = communicator_of(comm)
-        given = config or SecureConfig()
+        self._marks = FailureMarks(communicator_of(comm))
+        self._comm = self._marks.communicator
+        self._sum: SecAggSum | None = None
+        self._round, self._summing, self._making, self._gathering = 0, False, False, False
+        opened = capture(lambda: self._open(config or SecureConfig(), size, bits, value_range))
+        if opened.failed:
+            self._end(opened)
+
+    def _open(self, given: SecureConfig, size: int | None, bits: int, value_range: float | None) -> None:
         with raise_on_all_ranks(self._comm):
             _refuse_unused(given)
             settings = given.model_copy(update={"bits": bits, "range": value_range})
@@ -72,11 +79,14 @@ class SecureAggregator:
         group = ElasticGroup(self._comm, fault_tolerant=False)
         agreed = digest("settings of a secure sum", json.dumps(shared, sort_keys=True).encode())
         self._session = configured_session(group, settings, agreed, self._comm.size)
-        self._settings, self._round = settings, 0
-        self._sum = None if size is None else self._make(size, np.dtype(np.float32))
+        self._settings = settings
+        if size is not None:
+            self._sum = self._make(size, np.dtype(np.float32))
 
     def sum(self, x: Array) -> Array:
         """The sum over ranks of `x`, of its type and shape; collective.
+
+        What one rank raises while it adds up, all ranks raise, with its number, and the next sum may follow.
 
         Args:
             x: float32 or float64 NumPy array or CPU torch tensor, of one shape on every rank. Not changed.
@@ -84,36 +94,80 @@ class SecureAggregator:
         Raises:
             DataError: a rank's values are not finite; ranks have arrays of different types or shapes, or of
                 another type than can be added up. On every rank.
-            ProtocolError: a rank, or somebody on the wire, changed what decides the sum. It may be of a rank
-                alone, for which the others then wait: `python -m mpi4py` ends all where one ends by an error.
+            ProtocolError: a rank, or somebody on the wire, changed what decides the sum, or a message. On
+                every rank, as long as not two messages of one sum are changed on their way, nor one into an
+                error that no rank told.
+            SiloflError: anything else that a rank raised, of which the others are told type and place. On
+                every rank, but for an error after the last message, such as of no room on a tensor's device.
         """
-        taken = capture(lambda: _as_vector(x))
-        advertised = self._advertise(x, taken)
-        values = taken.value()
-        if self._sum is not None and self._sum.spec.vector(NAME).size != values.size:
-            self._sum.close()
-            self._sum = None
-        if self._sum is None:
-            self._sum = self._make(values.size, values.dtype)
-        self._round += 1
-        contribution = Contribution({NAME: values})
-        opened = self._sum.open(
-            contribution,
-            float(self._comm.size),
-            self._round,
-            measure(contribution, self._sum.spec),
-            advertised=advertised,
-        )
-        out = np.empty_like(values)
-        opened.gather(self._comm.size, NAME, out)
-        result: Array = _like(x, out)
+        self._marks.begin()
+        self._round = self._session.take_number()  # on every rank, whichever fails
+        self._summing, self._making, self._gathering = True, False, False
+        added_up = capture(lambda: self._add_up(x))
+        if added_up.failed:
+            self._end(added_up)
+        result: Array = _like(x, added_up.value())
         return result
 
-    def close(self) -> None:
-        """Release buffers and communicator; collective."""
+    def _add_up(self, x: Any) -> Vector:
+        values = _as_vector(x)
+        out = np.empty_like(values)
+        self._making = self._sum is None or self._sum.spec.vector(NAME).size != values.size
+        advertised = self._advertise({"shape": _shape(x), "dtype": values.dtype.name})
+        if self._making:
+            self._drop()
+            self._sum = self._make(values.size, values.dtype)
+        assert self._sum is not None, "made where there was none"
+        contribution = Contribution({NAME: values})
+        magnitudes = measure(contribution, self._sum.spec)
+        total = float(self._comm.size)
+        opened = self._sum.open(contribution, total, self._round, magnitudes, advertised=advertised)
+        self._gathering = True
+        opened.gather(total, NAME, out)
+        return out
+
+    def _end(self, failed: Result[Any]) -> NoReturn:
+        """Raise on every rank what this rank raised alone, or what it was told; collective."""
+        comm, marks = self._comm, self._marks
+        error = failed.error(comm.rank)
+        assert error is not None, "called for an error alone"
+        cause, ending = error.__cause__, error
+        if isinstance(cause, of_transport(comm)):
+            raise cause  # no message passes any more
+        if marks.told is None and not self._gathering:
+            told = capture(lambda: self._tell(failed)).error(comm.rank)
+            ending = error if told is None else told
+        if self._making and marks.messages > 1:  # beyond what all ranks agreed to make
+            self._drop()
+        ending.rank = comm.rank if ending.rank is None else ending.rank
+        raise ending from cause
+
+    def _tell(self, failed: Result[Any]) -> NoReturn:
+        """Do what the others do until their next message, and send this rank's error there; collective."""
+        error = failed.error(self._comm.rank, text=False)
+        assert error is not None, "called for an error alone"
+        due = self._next_message()
+        if self._sum is not None and due == "":
+            self._sum.gather_nothing(error)
+        if self._sum is not None and due == "tail" and not self._sum.collected:
+            self._sum.collect_nothing()
+        self._marks.tell(error, to_each=due == "share")
+
+    def _next_message(self) -> str:
+        """Which message of the sum is the next of all ranks; empty where none is left."""
+        made = ["make"] if self._making else []
+        ranges = ["ranges"] if self._summing and self._settings.range is None else []
+        messages = ["advert", *made, "share", *ranges, "tail", "vote", "reveal", ""]
+        return messages[self._marks.messages] if self._summing else "advert"
+
+    def _drop(self) -> None:
         if self._sum is not None:
             self._sum.close()
             self._sum = None
+
+    def close(self) -> None:
+        """Release buffers and communicator; collective."""
+        self._drop()
         self._comm.free()
 
     def __enter__(self) -> SecureAggregator:
@@ -125,20 +179,18 @@ class SecureAggregator:
         ):  # of this rank alone: nobody else closes
             self.close()
 
-    def _advertise(self, x: Any, taken: Result[Vector]) -> AdvertisedRound:
+    def _advertise(self, form: Mapping[str, Any]) -> AdvertisedRound:
         """Begin the sum's round by adverts in which each rank signs what form its array has; collective."""
-        error = taken.error(self._comm.rank)
-        form = {"shape": _shape(x), "dtype": "" if error else taken.value().dtype.name}
-        matter = os.urandom(32) if error else json.dumps(form).encode()  # an error's equals no other rank's
         session = self._session
         try:
-            return AdvertisedRound(
-                session.group.comm, session.round(session.take_number(), matter), session.identity
-            )
+            context = session.round(self._round, json.dumps(form).encode())
+            return AdvertisedRound(session.group.comm, context, session.identity)
         except OtherTermsError as other:
             refused = other
-        _refuse_differences(self._comm, form, error)  # outside, so that a traceback has one error alone
-        raise refused
+        self._making = False  # nothing was agreed
+        told = capture(lambda: _refuse_differences(self._comm, form)).error(0) or refused
+        self._marks.told = told  # all ranks found the same
+        raise told
 
     def _make(self, size: int, dtype: np.dtype[Any]) -> SecAggSum:
         vectors = (VectorSpec(NAME, size, weighting="uniform"),)
@@ -182,16 +234,13 @@ def _refuse_mixed_keys(comm: Communicator, settings: SecureConfig) -> None:
         raise mixed
 
 
-def _refuse_differences(comm: Communicator, own: Mapping[str, Any], error: SiloflError | None = None) -> None:
-    """Raise DataError or ConfigError, the same on every rank, where one has something else; collective.
-
-    Or the `error` of the lowest rank that has one.
-    """
+def _refuse_differences(comm: Communicator, own: Mapping[str, Any]) -> None:
+    """Raise DataError or ConfigError, the same on every rank, where one has something else; collective."""
     text = json.dumps(own).encode()
-    usual = comm.allgather_bytes(b"" if error else text)
+    usual = comm.allgather_bytes(text)
     if all(other == text for other in usual):  # on all ranks or on none
         return
-    every = allgather_object(comm, dict(own), error)
+    every = allgather_object(comm, dict(own))
     for key, value in every[0].items():
         for rank, other in enumerate(every):
             if other.get(key) != value:

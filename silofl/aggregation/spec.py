@@ -53,7 +53,7 @@ class AggregationSpec:
     Attributes:
         vectors: those of every contribution, in the order in which they lie on the wire.
         dtype: of the vectors, float32 or float64.
-        samples: this silo's training samples, at least 1.
+        samples: as how many training samples this silo counts, at least 1.
         seed: of the run; stochastic rounding depends on it.
         config_digest: 32 bytes that every silo's messages are bound to.
         silos: how many the run has in all.

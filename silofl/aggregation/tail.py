@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,8 @@ from numpy.typing import NDArray
 from silofl.aggregation.exact_numbers import MAGNITUDE, exact_format
 from silofl.crypto.capacity import Limbs, decode_weight, encode_weight, weight_limbs
 from silofl.errors import DataError
-from silofl.types import RingBits
+from silofl.types import RingBits, Words
 from silofl_kernels import ring_dtype
-
-Words = NDArray[np.unsignedinteger[Any]]
 
 COARSE = 0.01
 """Relative error of a tensor's encoding above which it is reported."""
@@ -44,15 +41,22 @@ class EncodingQuality:
         coarse: tensors of which rounding took more than 1 % at some silo, and at how many.
         lost: tensors of which rounding took more than half at some silo, for its values are smaller than the
             range by more than `wire_format.FAR`, and at how many.
+        faint: tensors that travel exactly and are so small at some silo that rounding to multiples of 2^-96
+            may take more than 1 % of all their values, and at how many.
         widest: of this rank alone: tensors among `lost` whose range its own values asked for, where most
             other silos lost theirs.
+        claimed: tensors among `lost` of which most other silos lost theirs, and the silos that asked for the
+            range, or do not show that they did not, whatever they say of themselves; empty where that is not
+            opened.
     """
 
     clipped_silos: int = 0
     error: float = 0.0
     coarse: Mapping[str, int] | None = None
     lost: Mapping[str, int] | None = None
+    faint: Mapping[str, int] | None = None
     widest: tuple[str, ...] = field(default=(), compare=False)
+    claimed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class OwnTail:
         bad: bool (m,), of every checked tensor whether a value has no words: not finite, or too large.
         errors: float64 (r,), relative error of every rounded tensor.
         far: bool (r,), whether the values of a rounded tensor are far below its range.
+        faint: bool (e,), of every exact tensor whether its values are about as small as its words' unit.
         numbers: float64 (1 + s,): the weight of the round, and p_i times each scalar.
         absent: whether the silo brings nothing, and has no weight.
     """
@@ -91,6 +96,7 @@ class OwnTail:
     bad: NDArray[np.bool_]
     errors: NDArray[np.float64]
     far: NDArray[np.bool_]
+    faint: NDArray[np.bool_]
     numbers: NDArray[np.float64]
     absent: bool = False
 
@@ -103,6 +109,7 @@ class TailFormat:
         silos: in the sum.
         checked: names of the tensors that may have values without words, m.
         rounded: names of the tensors that are rounded, r.
+        exact: names of the tensors that travel exactly, e.
         scalars: names of the scalars, s.
 
     Raises:
@@ -115,15 +122,16 @@ class TailFormat:
         silos: int,
         checked: tuple[str, ...],
         rounded: tuple[str, ...],
+        exact: tuple[str, ...],
         scalars: tuple[str, ...],
     ) -> None:
-        self._silos, self._rounded, self.scalars = silos, rounded, scalars
+        self._silos, self._rounded, self._exact, self.scalars = silos, rounded, exact, scalars
         self._dtype = ring_dtype(bits)
         self._checked = (*checked, "weight of the round", *scalars)
         self._weights = weight_limbs(bits, silos)
         self._error = Limbs(bits, silos, ERROR_BITS + 1)
         self._numbers = exact_format(bits, silos)
-        flags = 1 + len(self._checked) + 2 * len(rounded)
+        flags = 1 + len(self._checked) + 2 * len(rounded) + len(exact)
         numbers = self._numbers.words * (1 + len(scalars))
         ends = [0, *accumulate((self._weights.words, flags, self._error.words, numbers))]
         self._parts = [slice(*part) for part in pairwise(ends)]
@@ -145,7 +153,8 @@ class TailFormat:
         unfit[0] |= not (own.absent or valid_weight(own.numbers[0]))
         flags[0] = own.clipped
         lost = own.far & (own.errors > LOST)
-        np.concatenate([own.bad, unfit, own.errors > COARSE, lost], out=flags[1:], casting="unsafe")
+        told = [own.bad, unfit, own.errors > COARSE, lost, own.faint]
+        np.concatenate(told, out=flags[1:], casting="unsafe")
         worst = float(own.errors.max(initial=0.0))  # perhaps NaN, which counts as 1
         error[:] = self._error.encode(round((worst if worst < 1 else 1.0) * (1 << ERROR_BITS)))
         self._numbers.encode(np.where(unfit, 0.0, own.numbers), exact)
@@ -159,8 +168,8 @@ class TailFormat:
                 at some silo. On every rank.
         """
         weights, flags, error, exact = (sums[part] for part in self._parts)
-        checked, rounded = flags[1 : 1 + len(self._checked)], flags[1 + len(self._checked) :]
-        coarse, lost = np.split(rounded, 2)
+        ends = np.cumsum([1, len(self._checked), len(self._rounded), len(self._rounded)])
+        _, checked, coarse, lost, faint = np.split(flags, ends)
         bad = np.flatnonzero(checked)
         if bad.size:
             raise DataError(
@@ -171,20 +180,35 @@ class TailFormat:
         numbers = np.empty(1 + len(self.scalars))
         self._numbers.decode(np.ascontiguousarray(exact), numbers)
         mean_error = self._error.decode(error) / (self._silos << ERROR_BITS)
-        quality = EncodingQuality(int(flags[0]), mean_error, self._counted(coarse), self._counted(lost))
+        quality = EncodingQuality(
+            int(flags[0]),
+            mean_error,
+            _counted(self._rounded, coarse),
+            _counted(self._rounded, lost),
+            _counted(self._exact, faint),
+        )
         scalars = dict(zip(self.scalars, map(float, numbers[1:]), strict=True))
         return Tail(decode_weight(weights, self._weights), float(numbers[0]), scalars, quality)
 
-    def _counted(self, flags: Words) -> dict[str, int]:
-        """By rounded tensor: how many silos raised a flag."""
-        return {name: int(count) for name, count in zip(self._rounded, flags, strict=True) if count}
+    def spoilt(self, tail: Tail, silos: int) -> dict[int, str]:
+        """Rounded tensors, by index, of which most silos but one lost their values to a range too wide."""
+        lost = tail.quality.lost or {}
+        return {k: name for k, name in enumerate(self._rounded) if 2 * lost.get(name, 0) > silos - 1}
 
     def with_widest(self, tail: Tail, widest: NDArray[np.bool_], silos: int) -> Tail:
         """The tail of a sum over `silos`, as the silo sees it whose values ask for the ranges of `widest`."""
-        lost = tail.quality.lost or {}
-        names = (name for name, own in zip(self._rounded, widest, strict=True) if own)
-        told = tuple(name for name in names if 2 * lost.get(name, 0) > silos - 1)
+        spoilt = self.spoilt(tail, silos)
+        told = tuple(
+            name
+            for k, (name, own) in enumerate(zip(self._rounded, widest, strict=True))
+            if own and k in spoilt
+        )
         return replace(tail, quality=replace(tail.quality, widest=told))
+
+
+def _counted(names: tuple[str, ...], flags: Words) -> dict[str, int]:
+    """By tensor: how many silos raised a flag, where any did."""
+    return {name: int(count) for name, count in zip(names, flags, strict=True) if count}
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,16 @@ class ReleaseGate(Protocol):
         """See `Authorizer`: on disk before the sum can be read."""
 
 
+@dataclass(frozen=True)
+class Binding:
+    """What the noise of one sum is bound to; equal ones, of one silo in one attempt, give equal noise."""
+
+    fingerprint: bytes
+    """Of what this silo brings; it tells this silo alone anything, as whether it shows the same again."""
+    common: bytes = b""
+    """What of it all silos must have in common, or the sum stays closed."""
+
+
 class RetryRound(Exception):
     """A killed run showed other values of this round: take it again with other samples and noise."""
 
@@ -50,7 +61,8 @@ class TransformedSum:
         ring: type of the integers that `inner` adds up.
         transforms: the first is applied first to what a silo brings, and last to the sum.
         gate: asked before a sum is begun, and before it can be read.
-        tag: tells whether what was shown in a round is equal: tag(round, attempt, words).
+        bind: what the noise of a sum is bound to, of the integers that this silo brings without it:
+            bind(round, attempt, words). Collective.
         divisor: makes a mean of the sum.
     """
 
@@ -61,11 +73,14 @@ class TransformedSum:
         ring: np.dtype[Any],
         transforms: Sequence[Transform],
         gate: ReleaseGate,
-        tag: Callable[[int, int, NDArray[Any]], str],
+        bind: Callable[[int, int, NDArray[Any]], Binding],
         divisor: Callable[[Aggregator], float],
     ) -> None:
         self._inner, self.spec, self._transforms = inner, spec, transforms
-        self._gate, self._tag, self._divisor = gate, tag, divisor
+        self._gate, self._bind, self._divisor = gate, bind, divisor
+        after = [number for number, one in enumerate(transforms) if one.needs_fingerprint]
+        self._before = min(after, default=len(transforms))
+        """How many transforms need no fingerprint of what the ones before them have made."""
         self.layout: Layout = inner.layout
         self.quality = EncodingQuality()
         self._round, self._attempt = 0, 0
@@ -81,8 +96,8 @@ class TransformedSum:
     ) -> None:
         """See `Aggregator`. Raises RetryRound, on every rank, before anything is shown."""
         attempt = self._gate.attempt(round_number)
-        self._encode(contribution, round_number, attempt)
-        tag = self._tag(round_number, attempt, self._words)
+        binding = self._encode(contribution, round_number, attempt)
+        tag, common = binding.fingerprint.hex(), replace(common, terms=common.terms + binding.common)
         if not self._gate.repeats(round_number, attempt, tag):
             raise RetryRound
         self._round, self._attempt = round_number, attempt
@@ -94,16 +109,27 @@ class TransformedSum:
 
         self._inner.reduce(Contribution(self._vectors()), round_number, {}, allow, common)
 
-    def _encode(self, contribution: Contribution, round_number: int, attempt: int) -> None:
-        """Have the ring integers that this silo brings in `_words`."""
+    def _encode(self, contribution: Contribution, round_number: int, attempt: int) -> Binding:
+        """Have the ring integers that this silo brings in `_words`; what their noise is bound to."""
+        for name, first, last, position in self._all_parts():
+            out, place = (
+                self._words[position : position + last - first],
+                Slice(position, round_number, attempt),
+            )
+            values: Any = contribution.vectors[name][first:last]
+            for transform in self._transforms[: self._before]:
+                values = transform.encode(values, place, out)
+        binding = self._bind(round_number, attempt, self._words)
+        for _, first, last, position in self._all_parts():
+            out = self._words[position : position + last - first]
+            for transform in self._transforms[self._before :]:
+                transform.encode(out, Slice(position, round_number, attempt, binding.fingerprint), out)
+        return binding
+
+    def _all_parts(self) -> Iterator[tuple[str, int, int, int]]:
+        """Of all slices those `_parts` that are not empty."""
         for index in range(len(self.layout.shards.members)):
-            for name, first, last, position in self._parts(index):
-                if last == first:
-                    continue
-                out = self._words[position : position + last - first]
-                values: Any = contribution.vectors[name][first:last]
-                for transform in self._transforms:
-                    values = transform.encode(values, Slice(position, round_number, attempt), out)
+            yield from (part for part in self._parts(index) if part[2] > part[1])
 
     def _vectors(self) -> dict[str, Any]:
         """The integers of each vector."""

@@ -72,7 +72,7 @@ def _short(one: VectorSpec) -> VectorSpec:
 
 def _zeros(spec: AggregationSpec, bits: RingBits) -> Contribution:
     vectors = {
-        one.name: np.zeros(one.size, ring_dtype(bits) if format_of(one).encoded else spec.dtype)
+        one.name: np.zeros(one.size, ring_dtype(bits) if format_of(one).in_words else spec.dtype)
         for one in spec.vectors
     }
     return Contribution(vectors, dict.fromkeys(spec.scalars, 0.0))

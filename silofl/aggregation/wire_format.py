@@ -1,30 +1,38 @@
-"""From a contribution to ring words and back: layout, formats, weights, and the tail that rides along."""
+"""From a contribution to ring words and back: layout, formats, weights, and the tail that rides along.
+
+Each named vector has a number format, such as `formats/scaled.py`, and lies slice by slice on one wire
+(`layout.py`), of which `reduce_scatter.py` has any part written. Behind it is the tail (`tail.py`): weights,
+flags and scalars.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.encoded_contribution import EncodedContribution
 from silofl.aggregation.formats import format_of
-from silofl.aggregation.formats.base import NO_RANGES, NumberFormat, Ranges, Weight, Words
-from silofl.aggregation.formats.scaled import Scaled
+from silofl.aggregation.formats.base import NO_RANGES, Encoded, NumberFormat, Ranges, Weight
+from silofl.aggregation.formats.scaled import Scaled, decode_ranges, encode_exponents
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
-from silofl.aggregation.ranges import decode_ranges, encode_exponents
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.tail import Tail, TailFormat, valid_weight
-from silofl.types import Contribution, RingBits
+from silofl.aggregation.tail import COARSE, OwnTail, Tail, TailFormat, valid_weight
+from silofl.types import Contribution, RingBits, Words
 from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, ring_dtype
 
 FAR = 64.0
 """How many times smaller than a range all values of a tensor are where it counts as far too wide for them."""
+
+GONE = 2.0**40
+"""How many times smaller they are where none of them is more than zero in any ring. Squares of such numbers
+are too small for float32, so that what the kernels add up of them is no error."""
 
 
 class WireFormat:
@@ -55,9 +63,11 @@ class WireFormat:
         self.layout = Layout(spec.vectors, widths, shards)
         self.ranged = [one for one in spec.vectors if self.formats[one.name].ranges]
         self._rounded = tuple(name for one in self.ranged for name in one.tensor_names)
-        self._checked = [one for one in spec.vectors if not self.formats[one.name].encoded]
+        self._checked = [one for one in spec.vectors if not self.formats[one.name].in_words]
         checked = tuple(name for one in self._checked for name in one.tensor_names)
-        self.tail = TailFormat(bits, self._silos, checked, self._rounded, spec.scalars)
+        self._exact = [one for one in spec.vectors if self.formats[one.name].resolution]
+        exact = tuple(name for one in self._exact for name in one.tensor_names)
+        self.tail = TailFormat(bits, self._silos, checked, self._rounded, exact, spec.scalars)
 
     def exponents(self, magnitudes: Magnitudes, weight: float) -> Words:
         """What this silo adds to the agreement on ranges, other words each time; empty if there is none."""
@@ -81,7 +91,7 @@ class WireFormat:
         return {one.name: part for one, part in zip(self.ranged, np.split(found, lengths), strict=True)}
 
     def fixed_ranges(self, value_range: float) -> dict[str, Ranges]:
-        """The same range for every tensor, as configured, times this silo's weight of the round."""
+        """The same range for every tensor, as configured: it bounds values times their weight."""
         return {one.name: np.full(len(one.tensor_ends), value_range) for one in self.ranged}
 
     def encode(
@@ -107,9 +117,21 @@ class WireFormat:
         }
         stated = self._stated(magnitudes, contribution.weight)
         whole = np.concatenate([NO_RANGES, *(ranges[one.name] for one in self.ranged)])
-        far, widest = (stated > 0) & (stated * FAR < whole), stated > whole / 2
-        own = contribution, share, parts, unfit, far, widest
+        far, gone = ((stated > 0) & (stated * times < whole) for times in (FAR, GONE))
+        small = [self._faint(one, magnitudes, weights) for one in self._exact]
+        faint = np.concatenate([np.empty(0, np.bool_), *small])
+        own = contribution, share, parts, unfit, far, gone, faint, stated > whole / 2
         return EncodedContribution(self.layout, self.tail, *own, absent)
+
+    def _faint(
+        self, one: VectorSpec, magnitudes: Magnitudes, weights: Mapping[str, Weight]
+    ) -> NDArray[np.bool_]:
+        """bool (m,): tensors of which rounding to the format's resolution may take more than `COARSE`."""
+        largest = magnitudes[one.name] * weights[one.name].factor
+        found: NDArray[np.bool_] = (largest > 0) & (
+            largest < self.formats[one.name].resolution / (2 * COARSE)
+        )
+        return found
 
     def _weight(self, one: VectorSpec, share: float, weight: float) -> Weight:
         """What a silo's vector is multiplied by: without 1/n where nothing may be lost."""
@@ -156,3 +178,82 @@ class WireFormat:
         out = self.empty(block.name, block.last - block.first)
         self.formats[block.name].decode(block, masked, masks, ranges.get(block.name, NO_RANGES), total, out)
         return out
+
+
+@dataclass
+class EncodedContribution:
+    """One silo's contribution, ready to be written to the wire piece by piece, as often as ranks fail.
+
+    Masks go onto the same words each time. So the tail, which tells how the vectors were encoded, is made
+    once and stays: rounding errors are added up in another order when slices are cut otherwise.
+    """
+
+    layout: Layout
+    format_of_tail: TailFormat
+    contribution: Contribution
+    share: float
+    """This silo's part of all samples."""
+    parts: Mapping[str, Encoded]
+    unfit: Mapping[str, NDArray[np.bool_]]
+    """By vector: tensors with values that have no words, as far as it is known beforehand."""
+    far: NDArray[np.bool_]
+    """By rounded tensor: whether all values are far below its range."""
+    gone: NDArray[np.bool_]
+    """By rounded tensor: whether all values are so far below it that they are zeros."""
+    faint: NDArray[np.bool_]
+    """By exact tensor: whether its values are about as small as the unit of its words."""
+    widest: NDArray[np.bool_]
+    """By rounded tensor: whether these values ask for all of its range."""
+    absent: bool = False
+    """Whether it is nothing, of no weight."""
+    _tail: Words | None = field(default=None, init=False)
+
+    def begin(self) -> None:
+        """All words will be written, perhaps once more."""
+        for part in self.parts.values():
+            part.begin()
+
+    def fill(self, first: int, last: int, out: Words, masks: MaskSet) -> None:
+        """Write masked wire words [first, last) over `out`."""
+        for block in self.layout.within(first, last):
+            self.parts[block.name].write(block, out[block.start - first : block.stop - first], masks)
+
+    def tail(self) -> Words:
+        """What rides along with the vectors, the same each time; call it when all words were written."""
+        if self._tail is None:
+            self._tail = self.format_of_tail.encode(self._own_tail())
+        return self._tail
+
+    def _own_tail(self) -> OwnTail:
+        given, parts = self.contribution, self.parts.values()
+        unfit = [
+            flags if flags.any() else flags | (self.parts[name].nonfinite > 0)
+            for name, flags in self.unfit.items()
+        ]
+        if self.absent:
+            return self._nothing(unfit)
+        errors = np.concatenate([NO_RANGES, *(part.errors() for part in parts)])
+        scalars = [self.share * given.scalars[name] for name in self.format_of_tail.scalars]
+        return OwnTail(
+            self.share,
+            any(part.clipped for part in parts),
+            np.concatenate([np.empty(0, np.bool_), *unfit]),
+            np.where(self.gone, 1.0, errors),
+            self.far,
+            self.faint,
+            np.array([given.weight, *scalars], np.float64),
+        )
+
+    def _nothing(self, unfit: list[NDArray[np.bool_]]) -> OwnTail:
+        """The tail of a silo that brings nothing: no rounding to tell of, and no weight."""
+        errors = [np.zeros(len(part.errors())) for part in self.parts.values()]
+        return OwnTail(
+            0.0,
+            clipped=False,
+            bad=np.concatenate([np.empty(0, np.bool_), *unfit]),
+            errors=np.concatenate([NO_RANGES, *errors]),
+            far=np.zeros_like(self.far),
+            faint=np.zeros_like(self.faint),
+            numbers=np.zeros(1 + len(self.format_of_tail.scalars)),
+            absent=True,
+        )

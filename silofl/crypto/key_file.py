@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from silofl import private_files
 from silofl.config import silo_path
@@ -21,14 +24,26 @@ def read_secret(path: Path, what: str) -> bytes:
     Raises ConfigError where it cannot be read, is a link, or may be read by others than its owner.
     """
     forbid_core_dumps()
+    with _private(path, what) as file:
+        return file.read()
+
+
+def refuse_unreadable(path: Path, what: str) -> None:
+    """Raise the ConfigError that `read_secret` would, without reading the secret."""
+    with _private(path, what):
+        pass
+
+
+@contextmanager
+def _private(path: Path, what: str) -> Iterator[IO[bytes]]:
     try:
         with private_files.read(path) as file:
-            mode, content = private_files.is_readable_by_others(file), file.read()
+            mode = private_files.is_readable_by_others(file)
+            if mode:
+                raise ConfigError(f"{path} may be read by others (mode {mode:04o}); run `chmod 600 {path}`")
+            yield file
     except OSError as error:
         raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from None
-    if mode:
-        raise ConfigError(f"{path} may be read by others (mode {mode:04o}); run `chmod 600 {path}`")
-    return content
 
 
 def load_or_make(path: Path, length: int) -> Secret:

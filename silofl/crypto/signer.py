@@ -12,6 +12,7 @@ from pathlib import Path
 from silofl.config import SecureConfig
 from silofl.crypto.identity import Identity, read_passphrase
 from silofl.crypto.kdf import digest
+from silofl.crypto.key_file import refuse_unreadable
 from silofl.crypto.roster import Roster
 from silofl.errors import ConfigError
 
@@ -53,14 +54,11 @@ def configured_signer(secure: SecureConfig, silo: int, silos: int) -> Signer | N
     Raises ConfigError where one of them is not set, the roster has other institutions, or the key is
     another's.
     """
-    if bool(secure.identity) != bool(secure.roster):
-        raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
-    if not secure.identity:
+    if not secure.identity and not secure.roster:
         return None
+    roster = configured_roster(secure, silos)
     passphrase = read_passphrase(Path(secure.passphrase_file)) if secure.passphrase_file else None
-    identity, roster = Identity.load(Path(secure.identity), passphrase), Roster.load(Path(secure.roster))
-    if len(roster) != silos:
-        raise ConfigError(f"{secure.roster} lists {len(roster)} institutions and {silos} ranks started")
+    identity = Identity.load(Path(secure.identity), passphrase)
     number = roster.silo_of(identity.public)
     if number != silo:
         raise ConfigError(
@@ -68,6 +66,29 @@ def configured_signer(secure: SecureConfig, silo: int, silos: int) -> Signer | N
             "start the ranks in the order of the roster"
         )
     return Signer(identity, roster)
+
+
+def refuse_unusable(secure: SecureConfig, silos: int) -> None:
+    """Raise what `configured_signer` would of files that are not there, or a roster of other numbers.
+
+    No secret is read: it is for processes that need none.
+    """
+    if not secure.identity and not secure.roster:
+        return
+    configured_roster(secure, silos)
+    refuse_unreadable(Path(secure.identity), "the private key")
+    if secure.passphrase_file:
+        refuse_unreadable(Path(secure.passphrase_file), "the passphrase file")
+
+
+def configured_roster(secure: SecureConfig, silos: int) -> Roster:
+    """The roster of a run of `silos`. Raises ConfigError for one of others, or without an identity."""
+    if bool(secure.identity) != bool(secure.roster):
+        raise ConfigError("secure.identity and secure.roster belong together: set both, or neither")
+    roster = Roster.load(Path(secure.roster))
+    if len(roster) != silos:
+        raise ConfigError(f"{secure.roster} lists {len(roster)} institutions and {silos} ranks started")
+    return roster
 
 
 def describe_keys(secure: SecureConfig) -> str:

@@ -1,4 +1,9 @@
-"""A server in slices: every rank serves one slice of the shared vectors, as a sharded optimizer does."""
+"""A server in slices: every rank serves one slice of the shared vectors, as a sharded optimizer does.
+
+`federation/round.py` calls `reduce`, which hands the contribution to the aggregator, and then `step`: the
+mean of this rank's slice, the strategy's server half, and an allgather that gives every rank all slices.
+The strategy's state stays with its slice (`slice_states.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.shards import Shards, slice_counts
 from silofl.aggregation.sum_terms import Common
-from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.errors import UserCodeError
 from silofl.strategies.base import State, Strategy
 from silofl.topologies.base import BUFFERS
 from silofl.topologies.recomputed import digests, refuse_change, refuse_difference
-from silofl.topologies.server_slices import Server, gather_parts
+from silofl.topologies.slice_states import SliceStates, gather_parts
 from silofl.types import Contribution, Vector
 
 MODEL = "model"
@@ -44,26 +51,26 @@ class ShardedServer:
         more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
         self.shared: Slices = {MODEL: values[:parameters], **more}
         self.aggregator: Aggregator
-        self._server: Server
+        self._states: SliceStates
         self._newcomers = newcomers
         self._rooms: dict[int, Slices] = {}
         if not newcomers:
             self.aggregator = make_aggregator()
-            self._server = self._new_server(self.aggregator.layout.shards.of_size(parameters))
+            self._states = self._new_states(self.aggregator.layout.shards.of_size(parameters))
             self._distribute()
 
-    def _new_server(self, shards: Shards) -> Server:
-        return Server(self._strategy, shards, self._group.silo_id, self.values.dtype)
+    def _new_states(self, shards: Shards) -> SliceStates:
+        return SliceStates(self._strategy, shards, self._group.silo_id, self.values.dtype)
 
     @property
     def shards(self) -> Shards:
         """Ownership of the parameters."""
-        return self._server.shards
+        return self._states.shards
 
     @property
     def members(self) -> tuple[int, ...]:
         """See `Topology`."""
-        return self._server.shards.members
+        return self._states.shards.members
 
     @property
     def _all(self) -> Slices:
@@ -109,9 +116,10 @@ class ShardedServer:
             comm.mark("step")
             served = self.shards.slices_of(group.silo_id, group.members)
             checked = self._checked()
+            over_slices = self._over_slices(served, checked)
             with raise_on_all_ranks(comm):
                 for index in {*served, *checked} - set(stepped):
-                    stepped[index] = self._step(index, resync=resync)
+                    stepped[index] = self._step(index, resync=resync, over_slices=over_slices)
             comm.mark("allgather")
             for name, target in targets.items():
                 parts = [stepped[index][0][name] for index in served]
@@ -122,10 +130,10 @@ class ShardedServer:
                     for index in checked:
                         self._compare(index, stepped[index][0], targets)
             states = {index: stepped[index][1] for index in served}
-            kept = self._server.replicate(comm, states) if group.fault_tolerant else {}
+            kept = self._states.replicate(comm, states) if group.fault_tolerant else {}
             return kept | {index: stepped[index][1] for index in (*served, *checked)}
 
-        self._server.accept(group.step(step))
+        self._states.accept(group.step(step))
         if group.fault_tolerant:
             for name, target in targets.items():
                 vectors[name][:] = target
@@ -136,13 +144,58 @@ class ShardedServer:
     def _slices(self, index: int, vectors: Slices) -> Slices:
         return {name: values[slice(*self._span(name).span(index))] for name, values in vectors.items()}
 
-    def _step(self, index: int, *, resync: bool) -> tuple[Slices, State]:
+    def _over_slices(self, served: list[int], checked: list[int]) -> NDArray[np.float64]:
+        """The sum over all slices of the strategy's parts, empty where it has none; collective.
+
+        ProtocolError, on every rank, where a server's part is not what this rank gets for it.
+        """
+        if type(self._strategy).part is Strategy.part:
+            return np.empty(0)
+        comm, silo, dtype = self._group.comm, self._group.silo_id, np.dtype(np.float64)
+        with raise_on_all_ranks(comm):
+            totals = {k: self.aggregator.total(k) for k in (*served, *checked)}
+            own = {k: np.asarray(self._strategy.part(total), dtype) for k, total in totals.items()}
+            if any(one.ndim != 1 for one in own.values()):
+                raise UserCodeError(f"{self._part_name} has to be a vector (s,), which it is not")
+        length = self._agreed_length(sorted({len(one) for one in own.values()}))
+        counts = [length * len(self.shards.slices_of(member, comm.members)) for member in comm.members]
+        parts = gather_parts(comm, [own[k] for k in served], counts, dtype).reshape(-1, length)
+        with raise_on_all_ranks(comm):
+            for k in checked:
+                server = self.shards.server(k, comm.members)
+                refuse_difference(server, silo, f"slice {k}", {"part": parts[k]}, {"part": own[k]})
+        return np.asarray(np.add.reduce(parts, axis=0))
+
+    @property
+    def _part_name(self) -> str:
+        return f"what {type(self._strategy).__name__}.part gives of a slice"
+
+    def _agreed_length(self, mine: list[int]) -> int:
+        """Of every slice's part; UserCodeError, on every rank, where they are not of one. Collective."""
+        told = allgather_parsed(
+            self._group.comm, mine, lambda sent: [int(one) for one in sent], "the length of its parts"
+        )
+        lengths = sorted({length for one in told for length in one})
+        if len(lengths) != 1:
+            raise UserCodeError(
+                f"{self._part_name} has to be of one length, whichever slice: there are {lengths}", rank=0
+            )
+        return lengths[0]
+
+    def _step(self, index: int, *, resync: bool, over_slices: NDArray[np.float64]) -> tuple[Slices, State]:
         """New values of a slice of every vector, valid until the next round's, and its state."""
         before, after = self._slices(index, self._all), self._rooms.get(index)
         if after is None:  # kept, so that its pages are there in the next round
             after = self._rooms[index] = {name: np.empty_like(values) for name, values in before.items()}
-        total = replace(self.aggregator.total(index), resync=resync)
-        return dict(after), self._server.step(index, before, total, after)
+        for name, values in after.items():
+            values[:] = before[name]
+        total = self.aggregator.total(index)  # unmasked and decoded here
+        total = replace(total, resync=resync, over_slices=over_slices)
+        stepped = dict(after)
+        buffers = stepped.pop(BUFFERS, None)
+        if buffers is not None:  # averaged, not stepped
+            buffers += total.mean[BUFFERS]
+        return dict(after), self._strategy.step(dict(self._states.state_of(index)), stepped, total)
 
     def _checked(self) -> list[int]:
         """The slices whose step this rank recomputes."""
@@ -172,16 +225,16 @@ class ShardedServer:
         known = {
             str(k): {
                 "slices": digests(self._slices(k, self._all)),
-                "strategy": digests(self._server.state_of(k)),
+                "strategy": digests(self._states.state_of(k)),
             }
             for k in self._checked()
         }
-        return {"slices": slices, "strategy": self._server.own_state(), "checked": known}
+        return {"slices": slices, "strategy": self._states.own_state(), "checked": known}
 
     def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...], *, member: bool) -> None:
         """See `Topology`."""
         group, state = self._group, state if member else None
-        committed = self._server.resharded(Shards(self._parameters, committed_by))
+        committed = self._states.resharded(Shards(self._parameters, committed_by))
         if state is not None:
             committed.load_own(state["strategy"])
         for name, vector in self._all.items():
@@ -192,7 +245,7 @@ class ShardedServer:
         whole = group.step(lambda: committed.gather_full(group.comm, committed_by))
         known = {} if state is None else state.get("checked", {})  # rounds of earlier versions have none
         group.step(lambda: self._refuse_change(known, whole, committed.shards))
-        self._server.load_full(whole)
+        self._states.load_full(whole)
 
     def _refuse_change(self, known: dict[str, Any], whole: State, committed: Shards) -> None:
         """Raise ProtocolError, on every rank, unless all slices are as those that checked them knew them."""
@@ -228,12 +281,12 @@ class ShardedServer:
         """See `Topology`."""
         members, kept, checkers = tuple(told["members"]), told["replica_count"], told["checkers"]
         shards = Shards(self._parameters, members, kept, checkers=checkers)
-        self._server = self._new_server(shards)
+        self._states = self._new_states(shards)
         self._remake(self._newcomers)
 
     def _remake(self, newcomers: tuple[int, ...]) -> None:
         """An aggregator and a server for the silos that are there now, however often that changes."""
-        group, earlier = self._group, self._server
+        group, earlier = self._group, self._states
         self._rooms = {}
 
         def holders() -> tuple[int, ...]:
@@ -253,8 +306,8 @@ class ShardedServer:
             whole = group.step(lambda: earlier.gather_full(group.comm, holders()))
             self.aggregator = self._make_aggregator()
             shards = self.aggregator.layout.shards.of_size(self._parameters)
-            self._server = earlier.resharded(shards)
-            self._server.load_full(whole)
+            self._states = earlier.resharded(shards)
+            self._states.load_full(whole)
             if shards.members == group.agreed_members():
                 return
             self.aggregator.close()

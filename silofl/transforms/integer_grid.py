@@ -22,6 +22,7 @@ class IntegerGrid:
 
     linear: ClassVar[bool] = False
     unbiased: ClassVar[bool] = True
+    needs_fingerprint: ClassVar[bool] = False
 
     def encode(self, values: Values, place: Slice, out: Values) -> Values:
         """See `Transform`: uintB (k,) of float32 or float64 (k,), in float64 up to the rounding."""

@@ -21,6 +21,7 @@ class Rotation:
 
     linear: ClassVar[bool] = True
     unbiased: ClassVar[bool] = True
+    needs_fingerprint: ClassVar[bool] = False
 
     def encode(self, values: Values, place: Slice, out: Values) -> Values:
         """See `Transform`: float64 (k,)."""

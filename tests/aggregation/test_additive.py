@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.row_exchange import MessageExchange, open_exchange
+from silofl.aggregation.reduce_scatter import MessageExchange, open_exchange
 from silofl.aggregation.spec import VectorSpec
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
@@ -20,7 +20,16 @@ from silofl.comm.threads import ThreadCommunicator
 from silofl.errors import DataError, ProtocolError
 from silofl.types import Contribution
 from silofl_kernels import add_masks
-from tests.aggregation.harness import Case, expected, in_ranks, one_vector, read, reduce_and_read, whole
+from tests.aggregation.harness import (
+    KINDS,
+    Case,
+    expected,
+    in_ranks,
+    one_vector,
+    read,
+    reduce_and_read,
+    whole,
+)
 
 CASES = [
     (3, 2, 16, 1000, 64),
@@ -46,7 +55,8 @@ def test_the_mean_is_that_of_the_plain_integer_sum(
     monkeypatch.setattr("silofl.aggregation.reduce_scatter.CHUNK_BYTES", chunk * bits // 8)
     if messages:
         monkeypatch.setattr("silofl.aggregation.additive.open_exchange", MessageExchange)
-    case = one_vector(silos, size, dtype=np.float64, bits=bits, config={"committee": members})
+    dtype = {own: kind for kind, own in KINDS}[bits]
+    case = one_vector(silos, size, dtype=dtype, bits=bits, config={"committee": members})
 
     def rank(comm: Communicator) -> Any:
         group = ElasticGroup(comm)

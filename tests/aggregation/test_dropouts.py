@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.row_exchange import MessageExchange
+from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.secagg import SecAgg, SecAggSum
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards

@@ -145,12 +145,12 @@ def test_no_sum_wraps_whatever_the_weights_and_values(
     bits: Any, counts: list[int], stochastic: bool, beyond: float
 ) -> None:
     """All silos at the end of the range, or far beyond a configured one."""
-    silos, total = len(counts), 0
+    silos, total, dtype = len(counts), 0, np.float64 if bits == 32 else np.float32
     form = Scaled(VectorSpec("x", 1), bits, silos, stochastic=stochastic)
     rounding = Stream("aes-128-ctr", bytes(16)) if stochastic else None
     for count in counts:
         share = count / sum(counts)
-        own = form.encode(np.array([beyond]), Weight(share, share), np.ones(1), rounding)
+        own = form.encode(np.array([beyond], dtype), Weight(share, share), np.ones(1), rounding)
         word = words_of(own, form, 1, bits)
         total += int(word.view(f"i{word.itemsize}")[0])
     assert 0 <= total <= 2 ** (bits - 1) - 1

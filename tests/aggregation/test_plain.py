@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.row_exchange import MessageExchange
+from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.shards import ALIGNMENT, slice_bounds, slice_counts
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup

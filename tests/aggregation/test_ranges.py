@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silofl.aggregation.ranges import HIGHEST, LEVELS, LOWEST, decode_ranges, encode_exponents
+from silofl.aggregation.formats.scaled import HIGHEST, LEVELS, LOWEST, decode_ranges, encode_exponents
 from silofl.errors import DataError
 
 rings = st.sampled_from([np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32)])

@@ -133,7 +133,7 @@ def test_an_aggregator_whose_arrays_change_on_one_rank_alone() -> None:
         ({"recompute": 1}, "secure.recompute = 1 does nothing"),
         ({"bits": 32}, "give it as bits="),
         ({"range": 1.0}, "give it as value_range="),
-        ({"identity": "no-such.pem", "roster": "none.toml"}, "no-such.pem"),
+        ({"identity": "no-such.pem", "roster": "none.toml"}, "none.toml"),
         ({"identity": "no-such.pem"}, "belong together"),
     ],
 )

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silofl.aggregation.encoded_contribution import EncodedContribution
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.secagg import SecAggSum
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.wire_format import WireFormat
+from silofl.aggregation.wire_format import EncodedContribution, WireFormat
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash

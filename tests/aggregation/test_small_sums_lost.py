@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silofl.aggregation import small_sum
-from silofl.aggregation.ranges import decode_ranges, encode_exponents
-from silofl.aggregation.secagg_round import AdvertisedRound
+from silofl.aggregation import secagg_round
+from silofl.aggregation.formats.scaled import decode_ranges, encode_exponents
+from silofl.aggregation.secagg_round import AdvertisedRound, SmallSums
 from silofl.aggregation.secure_session import open_session
-from silofl.aggregation.small_sum import SmallSums
 from silofl.comm import Communicator, run_in_threads
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
@@ -28,13 +27,13 @@ SILOS, WIDTHS = 5, (3, 50, 2)
 def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silos 3 and 4 are lost one after the other within one sum, which goes before and after another one."""
     used: dict[int, list[tuple[int, int]]] = {}
-    add_masks = small_sum.add_masks
+    add_masks = secagg_round.add_masks
 
     def spy(words: Any, masks: Any, *, offset: int) -> None:
         used.setdefault(threading.get_ident(), []).append((offset, offset + len(words)))
         add_masks(words, masks, offset=offset)
 
-    monkeypatch.setattr(small_sum, "add_masks", spy)
+    monkeypatch.setattr(secagg_round, "add_masks", spy)
 
     def rank(comm: Communicator) -> Any:
         group = ElasticGroup(comm)

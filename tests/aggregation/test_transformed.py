@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.protocols import build
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
-from silofl.aggregation.transformed import RetryRound, TransformedSum
+from silofl.aggregation.transformed import Binding, RetryRound, TransformedSum
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import run_in_threads
@@ -129,6 +129,10 @@ def noisy(
 ) -> TransformedSum:
     grid = Grid(step=STEP, limit=1 << 20, sensitivity=100.0, share=variance)
     keys = NoiseKeys(Secret(bytes([group.silo_id + 1] * 32)), bytes(16), group.silo_id, run=bytes(16))
+
+    def bind(number: int, attempt: int, words: Any) -> Binding:
+        return Binding(keys.fingerprint("sum", number, attempt, words))
+
     noise = PLACES[place].noise(discrete_gaussian(variance), keys)
     assert noise is not None
     rotations = [Rotation(Stream("aes-128-ctr", bytes(16)))] if rotation else []
@@ -136,7 +140,7 @@ def noisy(
     inner = aggregator(group, protocol, sizes, bits, replica_count, threshold)
     spec = spec_of(group, sizes, "scaled", replica_count)
     ring = np.dtype(f"u{bits // 8}")
-    return TransformedSum(inner, spec, ring, transforms, gate or Open(), keys.tag, lambda inner: 2.0)
+    return TransformedSum(inner, spec, ring, transforms, gate or Open(), bind, lambda inner: 2.0)
 
 
 @pytest.mark.parametrize("rotation", [False, True])
@@ -255,7 +259,7 @@ def test_other_values_than_a_killed_run_showed_are_not_shown_with_the_same_noise
 
 
 def test_what_one_silo_shows_is_what_the_kernels_make_of_its_whole_vector() -> None:
-    """Coins and noise are keyed by purpose, round, attempt and position, as they have always been."""
+    """Coins are keyed by purpose, round, attempt and position; noise, too, by all that it goes on."""
     x = np.random.default_rng(1).uniform(-1, 1, 1000).astype(np.float32)
 
     def body(comm: Communicator) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -266,7 +270,8 @@ def test_what_one_silo_shows_is_what_the_kernels_make_of_its_whole_vector() -> N
         keys = NoiseKeys(Secret(bytes([comm.rank + 1] * 32)), bytes(16), comm.rank, run=bytes(16))
         words = np.empty(1000, np.uint32)
         quantize(x, words, scale=1 / STEP, limit=1 << 20, rounding=keys.stream("rounding", 5, 2))
-        add_noise(words, discrete_gaussian(64.0), keys.stream("noise", 5, 2))
+        bound_to = keys.fingerprint("sum", 5, 2, words)
+        add_noise(words, discrete_gaussian(64.0), keys.stream("noise", 5, 2, bound_to))
         return one._words.copy(), words
 
     for shown, expected in run_in_threads(SILOS, body):

@@ -59,16 +59,30 @@ def test_keys_do_not_show() -> None:
         NoiseKeys(Secret(OWN), b"abc", 2, run=RUN)
 
 
+def test_what_a_stream_is_bound_to_is_in_its_info_as_well() -> None:
+    session = (16).to_bytes(4) + RUN + (8).to_bytes(4) + (3).to_bytes(8) + (2).to_bytes(4) + b"it"
+    key = HKDF(SHA256(), 16, NONCE, key_info("noise: coins", session, 7, 2)).derive(OWN)
+    keys = NoiseKeys(Secret(OWN), NONCE, 2, run=RUN)
+    bound = first_bytes(keys.stream("coins", 7, 3, b"it"))
+    assert bound == first_bytes(Stream("aes-128-ctr", key))
+    others = {first_bytes(keys.stream("coins", 7, 3, other)) for other in (b"", b"that", b"it")}
+    assert len(others) == 3
+    assert bound in others
+
+
 @pytest.mark.parametrize("values", [np.arange(5000, dtype=np.uint32), np.ones(7, np.float32), np.empty(0)])
-def test_a_tag_is_an_hmac_of_a_hash_under_keys_of_its_own(values: Any) -> None:
+def test_a_fingerprint_is_an_hmac_of_a_hash_under_keys_of_its_own(values: Any) -> None:
     keys = NoiseKeys(Secret(bytes(32)), bytes(16), 3, run=RUN)
-    once, key = (keys._derive(purpose, 5, 1, 32).expose() for purpose in ("hash", "tag"))
+    once, key = (keys._derive(f"{purpose} of sum", 5, 1, 32).expose() for purpose in ("hash", "fingerprint"))
     short = Poly1305.generate_tag(once, values.tobytes())
-    assert keys.tag(5, 1, values) == hmac.new(key, short, hashlib.sha256).hexdigest()
-    others = {keys.tag(5, 1, values), keys.tag(5, 2, values), keys.tag(6, 1, values)}
-    others |= {NoiseKeys(Secret(bytes(32)), bytes(16), 4, run=RUN).tag(5, 1, values)}
-    assert len(others) == 4
+    told = (16).to_bytes(4) + short + (5).to_bytes(4) + b"table"
+    assert keys.fingerprint("sum", 5, 1, values, b"table") == hmac.new(key, told, hashlib.sha256).digest()
+    places = ("sum", 5, 1), ("sum", 5, 2), ("sum", 6, 1), ("step", 5, 1)
+    others = {keys.fingerprint(*place, values) for place in places}
+    others |= {keys.fingerprint("sum", 5, 1, values, b"table"), keys.fingerprint("sum", 5, 1, values, b"")}
+    others |= {NoiseKeys(Secret(bytes(32)), bytes(16), 4, run=RUN).fingerprint("sum", 5, 1, values)}
+    assert len(others) == 7
     if values.size:
         values = values.copy()
         values[-1] += 1
-        assert keys.tag(5, 1, values) not in others
+        assert keys.fingerprint("sum", 5, 1, values) not in others

@@ -115,7 +115,10 @@ def patterns(n, count):
         yield tuple(STEPS[number // len(STEPS) ** k % len(STEPS)] for k in range(n))
 
 
-@pytest.mark.parametrize(("n", "count"), mostly_long([(3, None), (4, 300), (5, 400), (6, 300)], 0, 1, 2))
+COUNTS = [(3, None), (4, 100), (5, 100), (4, 300), (5, 400), (6, 300)]
+
+
+@pytest.mark.parametrize(("n", "count"), mostly_long(COUNTS, 0, 1, 2))
 def test_every_pattern_of_deaths(n, count, monkeypatch):
     remember_verifications(monkeypatch)
     outcomes = [check_pattern(n, pattern, threshold=n // 2 + 1) for pattern in patterns(n, count)]
@@ -123,20 +126,20 @@ def test_every_pattern_of_deaths(n, count, monkeypatch):
     assert outcomes.count("refused") > 0
 
 
-def test_few_deaths_at_every_step(monkeypatch):
+@pytest.mark.parametrize("n", mostly_long([4, 5, 6], 1))
+def test_few_deaths_at_every_step(n, monkeypatch):
     """Uniform patterns are mostly fatal; these, with up to two deaths, are mostly not."""
     remember_verifications(monkeypatch)
     exact = 0
-    for n in (4, 5, 6):
-        for pair in itertools.combinations(range(n), 2):
-            for steps in itertools.product(STEPS, repeat=2):
-                if sum(pair) % (n - 3):
-                    continue
-                pattern = ["never"] * n
-                for silo, step in zip(pair, steps, strict=True):
-                    pattern[silo] = step
-                exact += check_pattern(n, pattern, threshold=n // 2 + 1) == "exact"
-    assert exact > 200
+    for pair in itertools.combinations(range(n), 2):
+        for steps in itertools.product(STEPS, repeat=2):
+            if sum(pair) % (n - 3):
+                continue
+            pattern = ["never"] * n
+            for silo, step in zip(pair, steps, strict=True):
+                pattern[silo] = step
+            exact += check_pattern(n, pattern, threshold=n // 2 + 1) == "exact"
+    assert exact > 60
 
 
 @pytest.mark.long

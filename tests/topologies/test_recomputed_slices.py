@@ -13,7 +13,7 @@ import pytest
 
 from silofl.aggregation import protocols
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.row_exchange import MessageExchange
+from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
@@ -106,8 +106,8 @@ def writes_another_sum(mine: Rank) -> None:
 
 def keeps_another_state(mine: Rank) -> None:
     """It changes what it keeps for its slice before the step."""
-    state = mine.server._server._states[mine.silo]
-    mine.server._server.accept({mine.silo: {name: values + 1 for name, values in state.items()}})
+    state = mine.server._states._states[mine.silo]
+    mine.server._states.accept({mine.silo: {name: values + 1 for name, values in state.items()}})
 
 
 def outcomes(

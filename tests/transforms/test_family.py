@@ -17,6 +17,7 @@ from silofl.crypto.noise_keys import NoiseKeys
 from silofl.crypto.secret import Secret
 from silofl.privacy.grid import Grid
 from silofl.transforms.base import Slice, Transform
+from silofl.transforms.correlated import CorrelatedNoise, Drawn, NoiseProcess
 from silofl.transforms.integer_grid import IntegerGrid
 from silofl.transforms.noise import ServerNoise, SiloNoise
 from silofl.transforms.rotation import Rotation
@@ -24,11 +25,30 @@ from silofl_kernels import Stream, discrete_gaussian
 
 SILOS, SIZE, ROUNDS, VARIANCE = 3, 500, 400, 64.0
 GRID, TABLE = Grid(step=0.25, limit=1 << 20, sensitivity=1.0, share=VARIANCE), discrete_gaussian(VARIANCE)
-RING = np.dtype(np.uint32)
+RING, BOUND = np.dtype(np.uint32), b"fingerprint"
 
 
 def keys_of(silo: int) -> NoiseKeys:
     return NoiseKeys(Secret(bytes([silo + 1] * 32)), bytes(16), silo, run=bytes(16))
+
+
+@dataclass(frozen=True)
+class OpenProcess:
+    """Correlated noise whose process begins with whatever is asked for."""
+
+    inner: CorrelatedNoise
+
+    def encode(self, values: Any, place: Slice, out: Any) -> Any:
+        drawn = Drawn(place.round_number, place.attempt, place.fingerprint)
+        self.inner.process.open(drawn, (0,), goes_on=False)
+        return self.inner.encode(values, place, out)
+
+    def decode(self, total: Any, place: Slice) -> Any:
+        return self.inner.decode(total, place)
+
+
+def opened(silo: int) -> Any:
+    return OpenProcess(CorrelatedNoise(NoiseProcess((49, 37), SIZE + 7), TABLE, keys_of(silo)))
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,7 @@ EXAMPLES: dict[type, Example] = {
     Rotation: Example(lambda silo: Rotation(Stream("aes-128-ctr", bytes(16))), words=False),
     IntegerGrid: Example(lambda silo: IntegerGrid(GRID, keys_of(silo)), words=False),
     SiloNoise: Example(lambda silo: SiloNoise(TABLE, keys_of(silo)), words=True),
+    CorrelatedNoise: Example(opened, words=True),
     ServerNoise: Example(lambda silo: ServerNoise(TABLE, keys_of(silo)), words=True),
 }
 
@@ -86,7 +107,7 @@ def difference(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
 
 def is_linear(kind: type) -> bool:
     """Whether the sum of every silo's encoded values is the encoding of their sum."""
-    place, rows = Slice(0, 1), [values_of(kind, silo) for silo in range(SILOS)]
+    place, rows = Slice(0, 1, 0, BOUND), [values_of(kind, silo) for silo in range(SILOS)]
     made = [EXAMPLES[kind].make(silo) for silo in range(SILOS)]
     apart = add([encoded(one, row, place) for one, row in zip(made, rows, strict=True)])
     whole = encoded(made[0], add(rows), place)
@@ -98,7 +119,7 @@ def is_unbiased(kind: type) -> bool:
     rows = [values_of(kind, silo) for silo in range(SILOS)]
     made, errors = [EXAMPLES[kind].make(silo) for silo in range(SILOS)], []
     for number in range(1, ROUNDS + 1):
-        place = Slice(0, number)
+        place = Slice(0, number, 0, BOUND)
         total = add([encoded(one, row, place) for one, row in zip(made, rows, strict=True)])
         errors.append(difference(made[0].decode(total, place), add(rows)))
     of = np.stack(errors)
@@ -132,13 +153,13 @@ def test_what_is_measured_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_a_slice_that_is_made_alone_is_that_part_of_the_whole(kind: Any) -> None:
-    """Rotation mixes within a slice: of it, slices made in another order."""
+    """Rotation mixes within a slice, and a server's noise hangs on all of it: slices in another order."""
     one, values = EXAMPLES[kind].make(1), values_of(kind)
     pieces = [(0, 100), (100, 163), (163, SIZE)]
-    mixes = kind is Rotation
+    mixes = kind in (Rotation, ServerNoise)
 
     def encode(first: int, last: int) -> NDArray[Any]:
-        return encoded(one, values[first:last], Slice(first, 4, 1))
+        return encoded(one, values[first:last], Slice(first, 4, 1, BOUND))
 
     def decode(first: int, last: int) -> NDArray[Any]:
         total = values if EXAMPLES[kind].words or mixes else whole
@@ -161,9 +182,10 @@ def test_another_round_attempt_position_or_silo_has_other_randomness(kind: Any) 
         words = encoded(make(silo), values, place)
         return words if kind is not ServerNoise else np.array(make(silo).decode(words, place))
 
-    first = both(0, Slice(0, 1))
-    np.testing.assert_array_equal(first, both(0, Slice(0, 1)))
-    others = [both(0, Slice(0, 2)), both(0, Slice(0, 1, 1)), both(0, Slice(7, 1)), both(1, Slice(0, 1))]
+    first = both(0, Slice(0, 1, 0, BOUND))
+    np.testing.assert_array_equal(first, both(0, Slice(0, 1, 0, BOUND)))
+    places = (0, Slice(0, 2, 0, BOUND)), (0, Slice(0, 1, 1, BOUND)), (0, Slice(7, 1, 0, BOUND))
+    others = [both(*place) for place in (*places, (1, Slice(0, 1, 0, BOUND)))]
     for other in others:
         assert np.array_equal(first, other) == (
             kind is Rotation
@@ -172,7 +194,7 @@ def test_another_round_attempt_position_or_silo_has_other_randomness(kind: Any) 
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_what_a_transform_is_given_stays_as_it_is(kind: Any) -> None:
-    one, values, place = EXAMPLES[kind].make(0), values_of(kind), Slice(0, 1)
+    one, values, place = EXAMPLES[kind].make(0), values_of(kind), Slice(0, 1, 0, BOUND)
     before = values.copy()
     words = encoded(one, values, place)
     np.testing.assert_array_equal(values, before)
@@ -184,6 +206,19 @@ def test_what_a_transform_is_given_stays_as_it_is(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILY if EXAMPLES[kind].words])
 def test_a_later_stage_works_where_the_words_lie_and_elsewhere(kind: Any) -> None:
-    one, values, place = EXAMPLES[kind].make(0), values_of(kind), Slice(3, 1)
+    one, values, place = EXAMPLES[kind].make(0), values_of(kind), Slice(3, 1, 0, BOUND)
     out = values.copy()
     np.testing.assert_array_equal(one.encode(out, place, out), encoded(one, values, place))
+
+
+def test_noise_is_never_drawn_for_just_any_words() -> None:
+    """Of a silo it hangs on the fingerprint of its whole contribution, of a server on the slice itself."""
+    words, silo, server = np.zeros(SIZE, RING), SiloNoise(TABLE, keys_of(0)), ServerNoise(TABLE, keys_of(0))
+    with pytest.raises(ValueError, match="bound to what it goes on"):
+        silo.encode(words, Slice(0, 1), words)
+    first, other = (encoded(silo, words, Slice(0, 1, 0, bound)) for bound in (b"one", b"other"))
+    changed = words.copy()
+    changed[-1] += 1
+    apart = server.decode(words, Slice(0, 1)), server.decode(changed, Slice(0, 1)) - changed
+    for one, two in ((first, other), apart):
+        assert np.mean(one == two) < 0.2

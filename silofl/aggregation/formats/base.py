@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.layout import Block
 from silofl.aggregation.spec import VectorSpec
-from silofl.types import RingBits
+from silofl.types import RingBits, Words
 from silofl_kernels import MaskSet, Stream, add_masks
 
-Words = NDArray[np.unsignedinteger[Any]]
 Ranges = NDArray[np.float64]
 """Largest magnitude of each tensor, float64 (m,)."""
 NO_RANGES: Ranges = np.empty(0)
@@ -56,14 +55,16 @@ class NumberFormat(Protocol):
 
     lossless: ClassVar[bool]
     """Whether sums lose nothing: values are added up as they are, not as parts of a mean."""
-    encoded: ClassVar[bool]
-    """Whether values are ring integers already: nothing of them is measured, rounded or weighed."""
+    in_words: ClassVar[bool]
+    """Whether values are ring words already: nothing of them is measured, rounded or weighed."""
     width: int
     """Words a value."""
     ranges: int
     """How many ranges silos agree on before each sum."""
     largest: float
     """Weighed magnitudes from here on have no words; infinity where a range is agreed on."""
+    resolution: float
+    """What weighed values are rounded to multiples of; 0 where that is no fixed number."""
     dtype: np.dtype[Any] | None
     """Type of decoded values; None: the vectors' own."""
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
-from silofl.aggregation.exact_numbers import MAGNITUDE, exact_format
-from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight, Words
+from silofl.aggregation.exact_numbers import MAGNITUDE, RESOLUTION, exact_format
+from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight
 from silofl.aggregation.layout import Block
 from silofl.aggregation.spec import VectorSpec
-from silofl.types import RingBits, Vector
+from silofl.types import RingBits, Vector, Words
 from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
 
 
@@ -18,12 +18,14 @@ from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
 class Exact:
     """Wide fixed point of several words a value: sums lose nothing, from 2^-96 up to 2^128.
 
+    A weighed value is rounded to a multiple of 2^-96. A tensor of which that takes more than 1 % is told: see
+    `EncodingQuality.faint`.
     A sum shows all its bits: where one silo's magnitudes are far below the others', their bits lie apart.
     """
 
     lossless: ClassVar[bool] = True
-    encoded: ClassVar[bool] = False
-    ranges, largest = 0, MAGNITUDE
+    in_words: ClassVar[bool] = False
+    ranges, largest, resolution = 0, MAGNITUDE, RESOLUTION
     dtype: np.dtype[Any] | None = None
 
     def __init__(self, bits: RingBits, silos: int) -> None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
-from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight, Words
+from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight
 from silofl.aggregation.layout import Block
 from silofl.aggregation.spec import VectorSpec
-from silofl.types import RingBits
+from silofl.types import RingBits, Words
 from silofl_kernels import MaskSet, Stream, reduce_rows, ring_dtype
 
 
@@ -19,8 +19,8 @@ class PlainWords:
     """Ring integers that were encoded before, such as values on the grid of a noise mechanism."""
 
     lossless: ClassVar[bool] = True
-    encoded: ClassVar[bool] = True
-    width, ranges, largest = 1, 0, math.inf
+    in_words: ClassVar[bool] = True
+    width, ranges, largest, resolution = 1, 0, math.inf, 0.0
 
     def __init__(self, bits: RingBits) -> None:
         self.dtype: np.dtype[Any] | None = ring_dtype(bits)

@@ -170,7 +170,8 @@ class SeedDeal(Message):
 
 @dataclass(frozen=True, slots=True)
 class Statement(Message):
-    """The protocol `additive`: what decides the sum, as this silo has it, before a word of it is sent."""
+    """What decides the sum, as this silo has it: by `additive` before a word of it is sent, by `secagg` where
+    ranges came out as noise."""
 
     KIND: ClassVar[int] = 6
     adverts: bytes

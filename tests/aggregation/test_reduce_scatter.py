@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from silofl.aggregation.row_exchange import MessageExchange, open_exchange
+from silofl.aggregation.reduce_scatter import MessageExchange, open_exchange
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 
@@ -31,6 +31,6 @@ def test_bytes_sent_are_those_of_the_rows_for_other_ranks(kind: str, n: int) -> 
         return np.diff(sent).tolist(), rows
 
     for me, (sent, (swapped, gathered)) in enumerate(run_in_threads(n, rank, timeout_s=20)):
-        assert sent == [WIDTH * 2 * (n - 1), COUNT * 2 * (n - 1)]
+        assert sent == [WIDTH * 2 * (n - 1), (COUNT + 1) * 2 * (n - 1)]  # and whether the rank has failed
         assert swapped == [[100 * i + WIDTH * me + k for k in range(WIDTH)] for i in range(n)]
         assert gathered == [[100 * i + k for k in range(COUNT)] for i in range(n)]

@@ -1,4 +1,4 @@
-"""This rank's part of the server: slices of the strategy's state, its own and replicas of its neighbours'."""
+"""The strategy's state on one rank: of the slice that it serves, and replicas of its neighbours'."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.errors import StoppedError
 from silofl.strategies.base import State, Strategy
-from silofl.topologies.base import BUFFERS
 from silofl.topologies.recomputed import refuse_difference
-from silofl.types import Total, Vector
+from silofl.types import Vector
 
 
-class Server:
-    """Steps slices of the shared vectors, which are all as long as the parameters.
+class SliceStates:
+    """The strategy's state, slice by slice of the parameters, as this rank has it between two steps.
 
     Of each slice that this rank would take over it keeps the state, too.
 
@@ -35,24 +34,9 @@ class Server:
         self._states = {index: self._fresh(index) for index in self._held()}
         self._names = sorted(strategy.init(0, dtype))
 
-    def resharded(self, shards: Shards) -> Server:
-        """A server of the same strategy and rank over other shards, with fresh state."""
-        return Server(self._strategy, shards, self._silo, self._dtype)
-
-    def step(
-        self, index: int, before: Mapping[str, Vector], total: Total, after: Mapping[str, Vector]
-    ) -> State:
-        """Write new values of a slice of every vector over `after`; its new state.
-
-        Buffers are averaged, not stepped. Changes neither `before` nor this server: see `accept`.
-        """
-        for name, values in after.items():
-            values[:] = before[name]
-        stepped = dict(after)
-        buffers = stepped.pop(BUFFERS, None)
-        if buffers is not None:
-            buffers += total.mean[BUFFERS]
-        return self._strategy.step(dict(self.state_of(index)), stepped, total)
+    def resharded(self, shards: Shards) -> SliceStates:
+        """Fresh state of the same strategy and rank over other shards."""
+        return SliceStates(self._strategy, shards, self._silo, self._dtype)
 
     def accept(self, states: dict[int, State]) -> None:
         """Take up new states of slices."""
