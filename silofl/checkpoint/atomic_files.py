@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -135,6 +136,31 @@ def read_tree(path: Path, digest: str) -> dict[str, Any]:
         skeleton = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
         tree = unpack(skeleton, {name: np.array(value) for name, value in load_arrays(data).items()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
+        raise CheckpointError(f"{path} holds no state") from None
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path} holds no state")
+    return tree
+
+
+def read_skeleton(path: Path, digest: str) -> dict[str, Any]:
+    """The tree that `write_packed` wrote, with None for its arrays: only the file's head is kept in memory.
+
+    Raises CheckpointError where a byte is not as it was, FileNotFoundError where there is no such file.
+    """
+    try:
+        with private_files.read(path) as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            head = file.read(int.from_bytes(file.read(8), "little")) if whole == digest else b""
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    if whole != digest:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in its manifest")
+    try:
+        tree = unpack(json.loads(json.loads(head)["__metadata__"]["state"]), defaultdict(lambda: None))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path} holds no state") from None
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} holds no state")

@@ -92,6 +92,22 @@ def run_of(path: Path, format_number: int) -> str | None:
     return str(head["run"])
 
 
+def whole_entries(path: Path) -> list[tuple[int, Json]]:
+    """Entries with the numbers of their lines, from 1. A last line that is not ended was torn by a kill.
+
+    CheckpointError where any other is no JSON object.
+    """
+    *lines, _ = _content(path).split(b"\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry is None:
+            raise CheckpointError(f"{path}: line {number} is damaged")
+        if "run" not in entry:
+            found.append((number, entry))
+    return found
+
+
 def _content(path: Path) -> bytes:
     try:
         return private_files.read_bytes(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def pack(tree: Any) -> tuple[Any, Arrays]:
     return _pack(tree, "", arrays), arrays
 
 
-def unpack(skeleton: Any, arrays: Arrays) -> Any:
+def unpack(skeleton: Any, arrays: Mapping[str, Any]) -> Any:
     """The tree again; dicts keep the type of their keys."""
     if isinstance(skeleton, dict):
         if MARK in skeleton:

@@ -15,6 +15,8 @@ from silofl.comm.protocol import Communicator
 from silofl.errors import SiloflError
 
 T = TypeVar("T")
+LONGEST_TEXT = 4096
+"""Characters of a peer's error that are shown."""
 
 
 def raise_if_any(comm: Communicator, error: SiloflError | None) -> None:
@@ -91,9 +93,14 @@ class Result(Generic[T]):
         except Exception as error:
             self._error = error
 
-    def error(self, rank: int) -> SiloflError | None:
-        """The error as a SiloflError, to be raised on all ranks; None without one."""
-        return None if self._error is None else explain(self._error, rank)
+    @property
+    def failed(self) -> bool:
+        """Whether it raised."""
+        return self._error is not None
+
+    def error(self, rank: int, *, text: bool = True) -> SiloflError | None:
+        """The error as a SiloflError, to be raised on all ranks; None without one. `text`: see `explain`."""
+        return None if self._error is None else explain(self._error, rank, text=text)
 
     def value(self) -> T:
         """The value; raises the error where there is one."""
@@ -131,22 +138,38 @@ class raise_on_all_ranks(ContextDecorator):
         return False
 
 
-def explain(error: BaseException, rank: int) -> SiloflError:
-    """Return a SiloflError itself, and for any other exception one of a single sentence about it."""
+def explain(error: BaseException, rank: int, *, text: bool = True) -> SiloflError:
+    """Return a SiloflError itself, and for any other exception one of a single sentence about it.
+
+    `text`: whether with the exception's own words, which may have something of this rank's data.
+    """
     if isinstance(error, SiloflError):
         return error
-    sentence = f"rank {rank} raised {describe(error)}"
+    sentence = f"rank {rank} raised {describe(error, text=text)}"
     explained = SiloflError(sentence, rank=rank)
     explained.__cause__ = error
     return explained
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, *, text: bool = True) -> str:
     """Format an exception's type, message and location on one line: `ValueError: text (file.py:12)`."""
-    text = " ".join(str(error).split())
+    words = " ".join(str(error).split()) if text else ""
     frames = traceback.extract_tb(error.__traceback__)
     location = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{': ' if text else ''}{text}{location}"
+    return f"{type(error).__name__}{': ' if words else ''}{words}{location}"
+
+
+def encode_error(error: SiloflError) -> bytes:
+    """An error as it travels: its nearest class in `silofl.errors`, its text, the sender that it names."""
+    return json.dumps({"error": _encode(error)}).encode()
+
+
+def decode_error(text: bytes, rank: int) -> SiloflError:
+    """The error that `rank` told; ProtocolError, naming the rank, in place of one that is none."""
+    try:
+        return _decode(_parsed(text, rank)["error"], rank)
+    except (errors.ProtocolError, KeyError):
+        return errors.ProtocolError(f"rank {rank} sent {len(text)} bytes that are no message", rank=rank)
 
 
 def _encode(error: SiloflError) -> dict[str, Any]:
@@ -155,10 +178,11 @@ def _encode(error: SiloflError) -> dict[str, Any]:
 
 
 def _decode(content: dict[str, Any], rank: int) -> SiloflError:
-    kind = getattr(errors, content["kind"])
+    kind, text = getattr(errors, content["kind"]), content["text"]
+    text = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
     if kind is errors.ProtocolError:
-        return errors.ProtocolError(content["text"], sender=content["sender"], rank=rank)
-    error: SiloflError = kind(content["text"], rank=rank)
+        return errors.ProtocolError(text, sender=content["sender"], rank=rank)
+    error: SiloflError = kind(text, rank=rank)
     return error
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_parsed
 from silofl.comm.protocol import Communicator, RankFailedError
-from silofl.errors import SiloflError
+from silofl.errors import ProtocolError, SiloflError
 
 Result = TypeVar("Result")
 
@@ -95,6 +95,7 @@ class ElasticGroup:
         while True:
             error: SiloflError | None = None
             result: Result | None = None
+            finished = False
             try:
                 try:
                     result = work()
@@ -102,10 +103,11 @@ class ElasticGroup:
                     if raised.rank is None:
                         raise
                     error = raised
+                finished = True
                 self.comm.barrier()
                 self._completed += 1
             except RankFailedError:
-                if self._resynchronize() == self._completed:
+                if self._resynchronize(finished) == self._completed:
                     continue
                 self._completed += 1
             if error is not None:
@@ -129,13 +131,16 @@ class ElasticGroup:
     def _notify_replaced(self) -> None:
         self.comm.notify_replaced()
 
-    def _resynchronize(self) -> int:
-        """Recover the communicator; return the number of steps that the furthest survivor has completed."""
+    def _resynchronize(self, finished: bool) -> int:
+        """Recover the communicator; return the number of steps that the furthest survivor has completed.
+
+        `finished` says whether this rank has done all of the step, but for the barrier after it.
+        """
         began, before = time.perf_counter(), self.comm.members
         while True:
             self.comm = self.comm.recover()
             try:
-                latest = self._exchange_progress()
+                latest = self._exchange_progress(finished)
                 break
             except RankFailedError:
                 continue
@@ -149,9 +154,45 @@ class ElasticGroup:
             raise error
         return latest
 
-    def _exchange_progress(self) -> int:
-        progress = allgather_object(self.comm, [self._completed, self._started])
-        latest: int = max(completed for completed, _ in progress)
-        self._started = any(started for _, started in progress)
+    def _exchange_progress(self, finished: bool) -> int:
+        told = [self._completed, self._started, finished]
+        progress = allgather_parsed(self.comm, told, _Progress.told, "its progress")
+        _refuse_impossible(progress, self.comm.members)
+        self._started = any(one.started for one in progress)
         self.comm.notify_replaced()
-        return latest
+        return max(one.completed for one in progress)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What a rank tells of itself after a failure."""
+
+    completed: int
+    started: bool
+    finished: bool
+
+    @classmethod
+    def told(cls, value: Any) -> _Progress:
+        completed, started, finished = value
+        return cls(int(completed), bool(started), bool(finished))
+
+
+def _refuse_impossible(progress: list[_Progress], silos: tuple[int, ...]) -> None:
+    """Raise ProtocolError, the same on every rank, where a step is over for one that another is still in.
+
+    The barrier after a step lets nobody out before all are there. Whoever says otherwise would have the
+    others take a sum for complete that is not.
+    """
+    least = min(one.completed for one in progress)
+    ahead = [silo for silo, one in zip(silos, progress, strict=True) if one.completed > least]
+    within = [
+        silo for silo, one in zip(silos, progress, strict=True) if one.completed == least and not one.finished
+    ]
+    if ahead and (within or max(one.completed for one in progress) > least + 1):
+        behind = (within or [silo for silo in silos if silo not in ahead])[0]
+        raise ProtocolError(
+            f"silo {ahead[0]} tells that a step is over which silo {behind} tells that it is in: one of them "
+            "is wrong",
+            sender=ahead[0],
+            rank=0,
+        )

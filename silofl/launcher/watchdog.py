@@ -33,6 +33,7 @@ from silofl.launcher.watchdog_page import (
     SILENT_LIMIT_MS,
     SILO,
     WAIT_DEPTH,
+    WAITS,
 )
 
 ALIVE_TICK_S = 0.2
@@ -135,11 +136,13 @@ class Progress(NamedTuple):
     """Whether it waits for peers."""
     in_rounds: bool
     """Whether rounds have begun: before, libraries and data may take any time."""
+    waits: int = 0
+    """How many waits for peers it has begun, one within another counted once."""
 
 
 def progress() -> Progress:
     """Return what this rank's main thread does now."""
-    return Progress(_page[HEARTBEATS], _page[WAIT_DEPTH] > 0, _page[ROUND] > 0)
+    return Progress(_page[HEARTBEATS], _page[WAIT_DEPTH] > 0, _page[ROUND] > 0, _page[WAITS])
 
 
 def on_main_thread() -> bool:
@@ -152,6 +155,7 @@ class _Waiting:
 
     def __enter__(self) -> None:
         if threading.get_ident() == _main_thread:
+            _page[WAITS] += _page[WAIT_DEPTH] == 0
             _page[WAIT_DEPTH] += 1
 
     def __exit__(

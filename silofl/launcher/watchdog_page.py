@@ -8,6 +8,7 @@ Page = memoryview
 """int64 (512,), indexed by the names below."""
 (
     HEARTBEATS,  # how often the main thread has made progress
+    WAITS,  # how many waits for peers the main thread has begun
     WAIT_DEPTH,  # how many waits for peers the main thread is in, one within another
     ALIVE_TICKS,  # how often any thread of the rank has run
     SILENT_LIMIT_MS,  # 0: no limit
@@ -18,7 +19,7 @@ Page = memoryview
     COMMITTED,
     ADVICE_LENGTH,
     ADVICE,
-) = range(11)
+) = range(12)
 
 
 def new_page() -> Page:

@@ -13,6 +13,7 @@ import pytest
 from silofl.checkpoint import atomic_files
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.store import CheckpointStore
+from tests.campaigns import mostly_long
 from tests.checkpoint.run_of_silos import Silos, own_round, same, state_of
 
 ROUNDS = 7
@@ -80,7 +81,7 @@ def a_run_that_loses_its_leader(silos: Silos, done: Callable[[int], None]) -> No
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize("shared", [True, False], ids=["one folder", "a folder each"])
+@pytest.mark.parametrize("shared", mostly_long([True, False], 0), ids=["one folder", "a folder each"])
 def test_killed_at_any_operation_the_newest_committed_round_is_readable(
     tmp_path: Path, shared: bool, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 from silofl.launcher.environment import prepare_environment
 
@@ -13,12 +14,12 @@ prepare_environment()
 
 import numpy as np
 
-from silofl.comm import run_on_ranks
+from silofl.comm import mpi_library, run_on_ranks
+from silofl.comm import shutdown as comm_shutdown
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.comm.place import Place
 from silofl.comm.protocol import RankFailedError
-from silofl.comm.respawn import join, respawn, spawned_by
+from silofl.comm.respawn import Place, join, respawn, spawned_by
 from silofl.errors import MismatchError
 
 
@@ -145,6 +146,13 @@ def fails_again(comm, shutdown):
     print_line(f"rank {group.silo_id} {group.step(lambda: total(group))}")
 
 
+def rejoins_and_waits_for_ever(comm, shutdown):
+    """MPI_Finalize of the rejoined rank waits for peers, as it sometimes does for those that have ended."""
+    _, rejoined = rejoins(comm, shutdown)
+    mpi_library.finalize = partial(time.sleep, 60 if rejoined else 2)
+    comm_shutdown.FINALIZE_TIMEOUT_S = 0.5 if rejoined else 10  # the rejoined one ends while others are there
+
+
 def does_not_rejoin(comm, shutdown):
     """The respawned process never calls `join`: the survivors go on."""
     spawn_info = spawned_by()
@@ -178,7 +186,7 @@ MODES = {
     mode.__name__: mode
     for mode in (
         *(one_after_another, two_at_once, a_thread_waits),
-        *(rejoins, fails_again, does_not_rejoin, is_refused),
+        *(rejoins, rejoins_and_waits_for_ever, fails_again, does_not_rejoin, is_refused),
     )
 }
 

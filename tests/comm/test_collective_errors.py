@@ -4,7 +4,7 @@ import pytest
 
 from silofl import errors
 from silofl.comm import raise_if_any, raise_on_all_ranks, run_in_threads
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import LONGEST_TEXT, allgather_object
 from silofl.errors import DataError, ProtocolError, SiloflError
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SiloflError)]
@@ -32,7 +32,17 @@ def test_every_class_travels(kind):
     def body(comm):
         raise_if_any(comm, kind("silo é\n2 has no data") if comm.rank == 1 else None)
 
-    assert raised_on(3, body) == [(kind, "silo é\n2 has no data", 1)] * 3
+    assert raised_on(3, body) == [(kind, r"silo é\n2 has no data", 1)] * 3
+
+
+def test_a_peer_s_text_is_one_line_of_bounded_length():
+    def body(comm):
+        raise_if_any(comm, DataError("\x1b[31m" + "x" * 10**6) if comm.rank == 1 else None)
+
+    ((kind, text, rank),) = set(raised_on(3, body))
+    assert (kind, rank) == (DataError, 1)
+    assert text.startswith(r"\x1b[31mxxx")
+    assert len(text) < 2 * LONGEST_TEXT
 
 
 def test_the_lowest_failing_rank_wins():

@@ -16,7 +16,7 @@ from silofl.comm.collective_errors import raise_if_any, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup, RankFailure
 from silofl.comm.protocol import RankFailedError, SimulatedCrash
 from silofl.comm.threads import PeerFailed, ThreadCommunicator
-from silofl.errors import ConfigError, DataError, SiloflError, StoppedError
+from silofl.errors import ConfigError, DataError, ProtocolError, SiloflError, StoppedError
 
 Body = Callable[[ElasticGroup], Any]
 
@@ -337,3 +337,28 @@ def test_a_simulated_crash_is_no_error_of_the_run() -> None:
         return comm.recover().size
 
     assert run_in_threads(3, rank, timeout_s=20) == [None, 1, None]
+
+
+@pytest.mark.parametrize("told", [1, 5, -1, "much"])
+def test_a_liar_cannot_end_a_step_that_others_are_in(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silo 3 fails in the step; silo 1 tells that it has completed it, more than that, or the one before."""
+
+    def body(group: ElasticGroup) -> Any:
+        group.step(lambda: None)
+
+        def work() -> int:
+            if group.silo_id == 3:
+                raise SimulatedCrash
+            if group.silo_id == 1:
+                group._completed = told if isinstance(told, str) else group._completed + told
+            return sum_of(group)
+
+        try:
+            return group.step(work)
+        except SiloflError as error:
+            return error
+
+    ends = groups(5, body)
+    assert ends[3] is None
+    assert all(isinstance(end, ProtocolError) for end in (ends[0], ends[2], ends[4])), ends
+    assert all("silo 1" in str(end) for end in (ends[0], ends[2], ends[4]))

@@ -29,7 +29,10 @@ class Wire:
 
     def __init__(self) -> None:
         self.queues: dict[tuple[int, int], deque[Any]] = defaultdict(deque)
-        self.broken = False
+        self.broken = set[int]()
+        """Ranks that failed."""
+        self.slow = set[int]()
+        """Ranks that take no message in."""
 
     def rank(self, rank: int, size: int) -> Any:
         wire = self
@@ -37,7 +40,7 @@ class Wire:
         class Handle:
             def Irecv(self, buffer: Any, source: int) -> Request:
                 def done() -> bool:
-                    if wire.broken:
+                    if source in wire.broken:
                         raise Broken
                     queue = wire.queues[source, rank]
                     if not queue:
@@ -48,8 +51,10 @@ class Wire:
                 return Request(done)
 
             def Isend(self, buffer: Any, to: int) -> Request:
+                if to in wire.broken:
+                    raise Broken
                 wire.queues[rank, to].append(np.array(buffer))
-                return Request(lambda: True)
+                return Request(lambda: to not in wire.slow)
 
         class Comm:
             handle, mpi_error, members = Handle(), Broken, tuple(range(10, 10 + size))
@@ -124,13 +129,51 @@ def test_no_code_of_a_peer_is_taken_for_success(ranks: Ranks) -> None:
     assert ranks.links[0].ending == 1
 
 
-def test_all_that_wait_for_each_other_end_after_a_longer_limit(ranks: Ranks) -> None:
+def test_an_ending_reaches_a_rank_that_has_not_taken_in_the_heartbeat_before(ranks: Ranks) -> None:
+    ranks.wire.slow.add(0)
+    ranks.tick(1)
+    ranks.links[2].announce_end(2)
+    ranks.tick(1)
+    assert [link.ending for link in ranks.links] == [2, 2, 0]
+
+
+WAITING = "every silo has said for 20 s that it waits for the others, and "
+
+
+def test_of_all_that_wait_the_one_that_is_furthest_behind_is_named_after_a_longer_limit(ranks: Ranks) -> None:
+    """It waits, too, but for something that the others are beyond, or have never been at."""
+    for rank, waits in enumerate((7, 6, 7)):
+        ranks.does[rank] = ranks.does[rank]._replace(waits=waits)
     assert not any(ranks.tick(20))
-    assert all(one.startswith("every silo has said for 20 s that it waits") for one in ranks.tick(2))
+    (said,) = set(ranks.tick(2))
+    assert said == f"{WAITING}silo 11 holds them back: all silos end; start the same command with --resume"
+
+
+def test_where_all_wait_in_the_same_exchange_the_network_is_said_to_have_lost_it(ranks: Ranks) -> None:
+    assert not any(ranks.tick(20))
+    assert all(
+        one.startswith(f"{WAITING}all in the same exchange, which the network") for one in ranks.tick(2)
+    )
 
 
 def test_a_rank_that_failed_is_nothing_that_ends_the_job(ranks: Ranks) -> None:
-    ranks.wire.broken = True
-    with pytest.raises(Broken):
-        ranks.links[0].exchange(always=False)
+    ranks.runs.discard(2)
+    ranks.wire.broken.add(2)
+    assert ranks.tick(30, working={0}) == ["", ""]
     ranks.links[0].cancel()
+
+
+def test_while_ranks_recover_from_a_failure_another_silent_one_is_named(ranks: Ranks) -> None:
+    """The survivors wait for it to make another communicator with them."""
+    ranks.tick(3, working={0, 1, 2})
+    ranks.runs = {0}  # rank 2 dies, and rank 1 does nothing more
+    ranks.wire.broken.add(2)
+    assert not any(ranks.tick(6))
+    (said,) = ranks.tick(3)
+    assert said.startswith("silo 11 has shown no progress for 8 s")
+
+
+def test_a_rank_without_peers_waits_for_nobody(ranks: Ranks) -> None:
+    ranks.runs = {0}
+    ranks.wire.broken |= {1, 2}
+    assert ranks.tick(50) == [""]

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 
-from silofl.comm.place import Place
+from silofl.comm.respawn import Place
 
 PROGRAM = """
 import json, os
-from silofl.comm.place import Place
+from silofl.comm.respawn import Place
 print(json.dumps(Place.own(3).to_json()))
 names = "OMP_NUM_THREADS", "XDG_STATE_HOME", "SILOFL_RESPAWNED"
 print(json.dumps([os.environ.get(name) for name in names]))

@@ -82,6 +82,21 @@ def test_tasks_of_a_slurm_job_around_a_process_without_launcher():
     assert detection.slurm_tasks({}, Launch()) is None
 
 
+@pytest.mark.parametrize(
+    ("environ", "want"),
+    [
+        ({}, True),
+        (BATCH | {"SLURM_JOB_NUM_NODES": "1"}, True),
+        (BATCH | {"SLURM_JOB_NUM_NODES": "2"}, False),
+        (BATCH | {"SLURM_NNODES": "2"}, False),
+        ({"PBS_NODEFILE": "/var/spool/nodes"}, False),
+        ({"PRTE_MCA_prte_default_hostfile": "hosts"}, False),
+    ],
+)
+def test_whether_all_ranks_start_here(environ, want):
+    assert detection.on_one_node(environ) is want
+
+
 def test_one_process_reports_for_all(monkeypatch):
     monkeypatch.setattr(detection, "launcher_executable", lambda: None)
     assert detection.first_of_its_start({})
