@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Iterator
+import os
+from collections.abc import Container, Iterator
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from silofl.errors import TrainingError
+from silofl.training import generators
 from silofl.training.own_state import as_array
 from silofl.training.slots import plain_name
 
@@ -25,7 +27,10 @@ _OF_MODULES = frozenset(vars(nn.Module()))
 _SAMPLES, _VALUES = ("train.", "test."), ("tensor", "array")
 """Data sets, whose tensors and arrays are samples: a checkpoint has none of those."""
 _NUMBERS = {"bool": bool, "int": int, "float": float}
-_RANDOM = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_WHOLE = (nn.Module, Tensor, type, FunctionType, MethodType, ModuleType, *generators.KINDS)
+"""What is not looked into for parts."""
+_PARTS = 2
+"""How deep objects are looked for in the attributes of a task and of a data set."""
 
 
 @final
@@ -34,7 +39,9 @@ class Attributes:
 
     A running mean in `self.mean = ...`, a counter, or a generator of one's own is no part of a state dict.
     It stays with its silo, as all that is not registered does; it is kept here for what must not change it,
-    such as a trial, and for a resume that goes on bit for bit. What lies deeper, as in a list, is not found.
+    such as a trial, and for a resume that goes on bit for bit. Of a task and a data set, objects that are
+    attributes are looked into as well, for random generators alone, such as that of a collator. What lies
+    elsewhere, as in a list, is not found.
 
     Args:
         module: the model, before it was trained.
@@ -63,7 +70,9 @@ class Attributes:
         for key, value in wanted.items():
             if not _equal(value, now.get(key)) and _owner(key) in tables:
                 table, kind = tables[_owner(key)], key.partition(":")[0]
-                table[_leaf(key)] = _decoded(kind, value, table.get(_leaf(key)))
+                present = table.get(_leaf(key))
+                if not (kind == "none" and _is_part(_owner(key)) and _is_other(_leaf(key), present)):
+                    table[_leaf(key)] = _decoded(kind, value, present)
 
     def moved(self) -> list[str]:
         """Names of the model's real and complex numbers and tensors that are others than at the start.
@@ -81,6 +90,16 @@ class Attributes:
             if _of(key).startswith("model.") and key in self._begun and self._begun[key].shape == value.shape
         ]
 
+    def refuse_moved(self, silo: int) -> None:
+        """Raise TrainingError, naming `silo`, where any has moved: it tells of samples, without noise."""
+        moved = self.moved()
+        if moved:
+            raise TrainingError(
+                f"silo {silo}: local training changed {moved[0]}, an attribute of the model which has no "
+                "noise, and may not decide what a silo tells under [privacy]: do not change it in training",
+                rank=silo,
+            )
+
     def note(self) -> None:
         """Count what has appeared since the start as there from now on, for `moved`."""
         for key, value in self._all().items():
@@ -93,6 +112,7 @@ class Attributes:
             prefix, table = f"{name}.", getattr(one, "__dict__", {})
             for _ in range(_DEEPEST):
                 yield prefix, table
+                yield from _parts(prefix, table, _PARTS)
                 prefix, table = f"{prefix}dataset.", getattr(table.get("dataset"), "__dict__", {})
 
     def _all(self) -> Arrays:
@@ -101,9 +121,42 @@ class Attributes:
             for name, value in table.items():
                 if name not in _OF_MODULES or not prefix.startswith("model."):
                     kind, array = _encoded(value)
-                    if array is not None and not (kind in _VALUES and prefix.startswith(_SAMPLES)):
+                    if kind == "int" and _is_process(name, value):
+                        kind, array = "pid", np.zeros(0, np.uint8)  # which a resumed process has another of
+                    if array is not None and kind not in _left_out(prefix):
                         found[f"{kind}:{prefix}{name}"] = array
         return found
+
+
+def _parts(prefix: str, table: dict[str, Any], depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and attributes of the objects that an object has; not of modules, whose state is a model's."""
+    for name, value in list(table.items()) if depth else ():
+        if name != "dataset" and not isinstance(value, _WHOLE) and hasattr(value, "__dict__"):
+            yield f"{prefix}{name}.", vars(value)
+            yield from _parts(f"{prefix}{name}.", vars(value), depth - 1)
+
+
+def _is_part(prefix: str) -> bool:
+    """Whether it is of an object in an attribute, not of a model, task or data set itself."""
+    first, *others = prefix.rstrip(".").split(".")
+    return first != "model" and any(name != "dataset" or first == "task" for name in others)
+
+
+def _left_out(prefix: str) -> Container[str]:
+    """Kinds of attributes that are not kept there: numbers of a part may belong to what is not kept."""
+    if _is_part(prefix):
+        return {*_VALUES, *_NUMBERS, "scalar"}
+    return _VALUES if prefix.startswith(_SAMPLES) else ()
+
+
+def _is_process(name: str, value: Any) -> bool:
+    """Whether an attribute is the number of this process, by which libraries know a worker of theirs."""
+    return name.endswith("pid") and value == os.getpid()
+
+
+def _is_other(name: str, value: Any) -> bool:
+    """Whether an attribute of a part is not of the kinds that are kept there."""
+    return not (isinstance(value, generators.KINDS) or _is_process(name, value))
 
 
 def _of(key: str) -> str:
@@ -144,8 +197,8 @@ def _encoded(value: Any) -> tuple[str, NDArray[Any] | None]:
     if isinstance(value, (np.ndarray, np.generic)):
         kept = value.dtype.kind in "biufc" and value.size <= LARGEST
         return "scalar" if isinstance(value, np.generic) else "array", np.array(value) if kept else None
-    if isinstance(value, _RANDOM):
-        return "random", _generator(value)
+    if isinstance(value, generators.KINDS):
+        return "random", generators.encoded(value)
     return "", None
 
 
@@ -156,20 +209,6 @@ def _tensor(value: Tensor) -> NDArray[Any] | None:
         return as_array(value.resolve_conj().resolve_neg()).copy()
     except (TypeError, RuntimeError):  # a type that NumPy does not have
         return None
-
-
-def _generator(value: Any) -> NDArray[Any]:
-    if isinstance(value, torch.Generator):
-        return value.get_state().numpy().copy()
-    state: Any = (
-        value.getstate()
-        if isinstance(value, random.Random)
-        else value.get_state(legacy=False)
-        if isinstance(value, np.random.RandomState)
-        else value.bit_generator.state
-    )
-    text = json.dumps(state, default=lambda array: array.tolist(), sort_keys=True)
-    return np.frombuffer(text.encode(), np.uint8).copy()
 
 
 def _decoded(kind: str, value: NDArray[Any], now: Any) -> Any:
@@ -184,8 +223,7 @@ def _decoded(kind: str, value: NDArray[Any], now: Any) -> Any:
         return value.copy()
     if kind == "tensor":
         return _as_tensor(value, now)
-    _seed(now, value)
-    return now
+    return generators.decoded(value, now) if kind == "random" else os.getpid()
 
 
 def _as_tensor(value: NDArray[Any], now: Any) -> Tensor:
@@ -196,17 +234,3 @@ def _as_tensor(value: NDArray[Any], now: Any) -> Tensor:
         return made.to(now.device, now.dtype)
     with torch.no_grad():
         return now.copy_(made)
-
-
-def _seed(generator: Any, value: NDArray[Any]) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(torch.from_numpy(value.copy()))
-        return
-    state = json.loads(value.tobytes())
-    if isinstance(generator, random.Random):
-        version, words, gauss = state
-        generator.setstate((version, tuple(words), gauss))
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(state)
-    elif isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state

@@ -107,6 +107,17 @@ class Batches:
             return tuple(t[index.to(self._device)] for t in self._tensors)
         return self._place(self._collated(self._samples(index.tolist())))
 
+    def take_each(self, index: Tensor, seed: Callable[[int], object]) -> Any:
+        """As `take`, but `seed(i)` is called before sample i is read: what is random in it is its own."""
+        self._on_batch()
+        if self._tensors is not None:
+            return self.take(index)
+        samples = []
+        for one in index.tolist():
+            seed(one)
+            samples += self._samples([one])
+        return self._place(self._collated(samples))
+
     def _samples(self, indices: list[int]) -> list[Any]:
         """The samples, as torch's DataLoader reads them."""
         many = getattr(self._dataset, "__getitems__", None)
@@ -139,28 +150,41 @@ class Batches:
 
     def _place(self, item: Any) -> Any:
         """What of a batch is a tensor, on the device and of the model's type; containers keep their kind."""
-        if isinstance(item, Tensor):
-            placed = item.to(self._device, like(self._dtype, item))
-            if placed.grad_fn is not None:  # of how it was computed: backward could go there once
-                placed = placed.detach()
-            return placed.clone() if placed.is_inference() else placed
-        if isinstance(item, PackedSequence):  # a named tuple, of which one part stays on the CPU
-            return item.to(like(self._dtype, item.data)).to(device=self._device)  # type: ignore[call-arg]
-        if isinstance(item, Mapping):
-            return _mapping_like(item, {key: self._place(value) for key, value in item.items()})
-        if isinstance(item, (list, tuple)):
-            return _sequence_like(item, [self._place(value) for value in item])
-        return self._place_object(item)
+        return map_tensors(item, self._place_tensor, self._place_object)
+
+    def _place_tensor(self, tensor: Tensor) -> Tensor:
+        placed = tensor.to(self._device, like(self._dtype, tensor))
+        if placed.grad_fn is not None:  # of how it was computed: backward could go there once
+            placed = placed.detach()
+        return placed.clone() if placed.is_inference() else placed
 
     def _place_object(self, item: Any) -> Any:
-        """A copy of a dataclass with its fields placed, its __init__ not called; what has a method `to`."""
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            placed = copy.copy(item)
-            for one in dataclasses.fields(item):
-                object.__setattr__(placed, one.name, self._place(getattr(item, one.name)))
-            return placed
+        """What has a method `to`."""
+        if isinstance(item, PackedSequence):
+            return item.to(like(self._dtype, item.data)).to(device=self._device)  # type: ignore[call-arg]
         move = getattr(item, "to", None)
         return move(self._device) if callable(move) else item
+
+
+def map_tensors(item: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any], Any]) -> Any:
+    """A batch with its tensors changed, and by `other` what is no tensor or container.
+
+    Containers keep their kind; dataclasses are copied, their __init__ not called.
+    """
+    if isinstance(item, Tensor):
+        return change(item)
+    if isinstance(item, PackedSequence):  # a named tuple, of which one part stays on the CPU
+        return other(item)
+    if isinstance(item, Mapping):
+        return _mapping_like(item, {key: map_tensors(value, change, other) for key, value in item.items()})
+    if isinstance(item, (list, tuple)):
+        return _sequence_like(item, [map_tensors(value, change, other) for value in item])
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        made = copy.copy(item)
+        for one in dataclasses.fields(item):
+            object.__setattr__(made, one.name, map_tensors(getattr(item, one.name), change, other))
+        return made
+    return other(item)
 
 
 def _indexable(dataset: TensorDataset) -> bool:

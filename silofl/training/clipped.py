@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from silofl.errors import ConfigError
 from silofl.tasks.base import PerExampleTask, Task
 from silofl.tasks.user_code import UserCode
+from silofl.training.apart import check_apart, due
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.gradient_check import check_gradients
 from silofl.training.per_example import Clipping, ExampleGradients, refuse_unsupported
+from silofl.training.persons import Sample
 from silofl.training.rounding import keep_digits, rounder_than_float32
 from silofl.training.slots import checksum
 
@@ -39,7 +42,7 @@ class ClippedStats:
     """What a silo may know of its own batch. Nothing here has noise: it is for the silo's own eyes."""
 
     examples: int
-    """How many the batch has."""
+    """How many the batch has; of persons, how many persons."""
     loss: float
     """Mean over those that were added, 0 where there are none."""
     clipped: float
@@ -57,7 +60,8 @@ class ClippedGradients:
     replacing), up to the rounding of the sum itself.
 
     The first sum is held to autograd, one example at a time (`silofl.training.gradient_check`): a layer that
-    Opacus follows wrongly would make every epsilon wrong.
+    Opacus follows wrongly would make every epsilon wrong. It and later ones, by chance, are tried with
+    examples replaced (`silofl.training.apart`): where examples meet, no clipping bounds what one does.
 
     Args:
         task: has `losses` for "ghost" (see `PerExampleTask`); else `loss` is taken for a mean over examples.
@@ -98,7 +102,8 @@ class ClippedGradients:
         self._proven = False
 
     def _refuse(self, precision: str) -> None:
-        refuse_unsupported(self._model.module, self._clipping, self._silo)
+        constant = not self._model.buffer_names
+        refuse_unsupported(self._model.module, self._clipping, self._silo, constant=constant)
         if precision != "full":
             self._fail(f"train.precision = {precision!r} cannot bound a norm; set train.precision = 'full'")
         if self._model.vector.dtype not in (torch.float32, torch.float64):
@@ -120,41 +125,58 @@ class ClippedGradients:
             )
 
     def _fail(self, why: str) -> None:
-        raise ConfigError(f"silo {self._silo}: privacy.unit = 'example': {why}", rank=self._silo)
+        raise ConfigError(f"silo {self._silo}: [privacy] clips single examples: {why}", rank=self._silo)
 
-    def sum(self, indices: NDArray[np.int64], out: Tensor | None = None) -> tuple[Tensor, ClippedStats]:
-        """The clipped sum over the examples `indices` at the model's current values, (trainable,).
+    def sum(
+        self, sample: Sample | NDArray[np.int64], out: Tensor | None = None
+    ) -> tuple[Tensor, ClippedStats]:
+        """The clipped sum (trainable,) over examples, or persons, at the model's current values.
 
-        An example whose gradient has a norm that is NaN or infinite adds nothing.
+        What has a gradient whose norm is NaN or infinite adds nothing.
 
         Args:
-            indices: int64 (any,), none included; an example that is named twice counts twice.
+            sample: examples, int64 (any,), none included, of which one that is named twice counts twice; or
+                persons, each of whom adds the mean of the gradients of the records that it brings, clipped
+                (Charles et al. 2024, "Fine-Tuning Large Language Models with User-Level Differential
+                Privacy", section 3: user-level sampling).
             out: where to write it: contiguous, (model.trainable,) of the model's type, on its device.
         """
+        sample = sample if isinstance(sample, Sample) else Sample(sample)
         self._refuse_rounding()
         if out is None:
             out = torch.empty_like(self._model.vector)
         out.zero_()
-        index = torch.from_numpy(indices)
+        index, first = torch.from_numpy(sample.single), torch.from_numpy(sample.first)
         if not self._model.module.training:
             self._model.module.train()
-        if not self._proven and len(index):
-            self._proven = self._prove(index)
+        if len(first) and (not self._proven or due()):
+            self._proven = self._prove(first) or self._proven
         pieces, before = self._pieces(out), checksum(self._model.vector)
         tallies = [
             self._add(part, pieces) for part in torch.split(index, PHYSICAL[self._clipping]) if len(part)
         ]
+        tallies += [self._add_mean(torch.from_numpy(group), pieces) for group in sample.groups]
         if checksum(self._model.vector) != before:  # also by p.data, of which no version tells
             self._fail(f"the model {WRITES}")
-        return out, _stats(len(index), tallies)
+        return out, _stats(sample.persons, tallies)
 
     def _prove(self, index: Tensor) -> bool:
-        """Whether there was a gradient to hold to autograd's; ConfigError where something is wrong."""
+        """Whether there was a gradient to hold to autograd's, and two examples to keep apart.
+
+        ConfigError where something is wrong.
+        """
         before = self._model.vector.clone()
-        proven = check_gradients(self._examples, self._loss, self._train, index, self._model, self._silo)
-        if not torch.equal(before, self._model.vector):
-            self._fail(f"the model {WRITES}")
-        return proven
+        few = index[: PHYSICAL[self._clipping]]
+        given = self._examples, self._loss, self._train, few, self._model, self._silo
+        try:
+            with self._code.calling("loss", self._task.loss):
+                proven = check_gradients(*given)
+                return check_apart(*given, later=self._proven) and proven
+        finally:
+            # What a model does to itself also makes all else look wrong.
+            if not torch.equal(before, self._model.vector):
+                self._fail(f"the model {WRITES}")
+            self._model.check(own=True)
 
     def _pieces(self, out: Tensor) -> list[Tensor]:
         """`out` cut into tensors like the parameters, in their order."""
@@ -174,7 +196,7 @@ class ClippedGradients:
 
     def _add(self, index: Tensor, out: list[Tensor]) -> _Tally:
         """Add one physical batch; examples that are not finite go, and the others are begun again."""
-        with self._examples.watching():
+        with self._examples.watching(len(index)):
             versions = self._versions()
             batch = self._train.take(index)
             with self._code.calling("loss", self._task.loss):
@@ -188,6 +210,39 @@ class ClippedGradients:
                 return _Tally(len(index), float(loss.detach().mean()), int((scale < 1).sum()))
         rest = index[finite.cpu()]
         return self._add(rest, out) if len(rest) else _Tally(0, 0.0, 0)
+
+    def _add_mean(self, index: Tensor, out: list[Tensor]) -> _Tally:
+        """Add the mean of one person's gradients: autograd's own, of no other example, piece by piece.
+
+        One gradient is in memory, and the activations of a physical batch, however many records there are.
+        """
+        total, mean = [torch.zeros_like(piece) for piece in out], 0.0
+        for part in torch.split(index, PHYSICAL[self._clipping]):
+            versions = self._versions()
+            batch = self._train.take(part)
+            with self._code.calling("loss", self._task.loss):
+                loss = self._loss(batch, len(part)).mean() * (len(part) / len(index))
+                self._accumulate(loss, None, total)
+            self._refuse_rewritten(versions)
+            mean += float(loss.detach())
+        norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in total]
+        norm = float(torch.stack(norms).norm())
+        if not math.isfinite(norm):
+            return _Tally(0, 0.0, 0)
+        scale = min(1.0, self._clip_norm / (norm * self._slack)) if norm else 1.0
+        for piece, one in zip(out, total, strict=True):
+            piece.add_(one, alpha=scale)
+        return _Tally(1, mean, int(scale < 1))
+
+    def _accumulate(self, loss: Tensor, scale: Tensor | None, out: list[Tensor]) -> None:
+        """Add gradients of the loss, or of losses times `scale`, to tensors like the parameters."""
+        for parameter, piece in zip(self._parameters, out, strict=True):
+            parameter.grad = piece  # backward adds to it in place
+        try:
+            torch.autograd.backward(loss, scale, inputs=self._parameters)
+        finally:
+            for parameter in self._parameters:
+                parameter.grad = None
 
     def _versions(self) -> list[int]:
         """How often each of the model's parameters was written to."""
@@ -204,14 +259,8 @@ class ClippedGradients:
         if self._clipping != "ghost":
             self._examples.add_scaled(scale, out)
             return
-        for parameter, piece in zip(self._parameters, out, strict=True):
-            parameter.grad = piece  # backward adds to it in place
-        try:
-            with self._code.calling("losses"):
-                torch.autograd.backward(loss, scale.to(loss.dtype), inputs=self._parameters)
-        finally:
-            for parameter in self._parameters:
-                parameter.grad = None
+        with self._code.calling("losses"):
+            self._accumulate(loss, scale.to(loss.dtype), out)
 
     def close(self) -> None:
         """Take the hooks off the model."""

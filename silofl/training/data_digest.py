@@ -29,12 +29,16 @@ _SEED = 20260101
 def data_digest(data: SiloData, *, whole_bytes: int = WHOLE_BYTES) -> bytes:
     """SHA-256 (32 bytes) of training and held-out samples. It tells of the data: it stays with the silo.
 
+    Whose samples are has a part where a person has several.
+
     Samples that differ whenever they are read count by number and type alone. Torch's, NumPy's and Python's
     generators are as before.
     """
     digest = hashlib.sha256()
     for part in (data.train, data.test):
         digest.update(_digest(part, whole_bytes))
+    if data.owners is not None and len(np.unique(data.owners)) < len(data.owners):
+        digest.update(np.ascontiguousarray(data.owners, "<i8").tobytes())
     return digest.digest()
 
 

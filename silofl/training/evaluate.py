@@ -12,7 +12,10 @@ from silofl.tasks.base import OnePassTask, Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
-from silofl.training.metric_states import Evaluation
+from silofl.training.losses import scalar_loss
+from silofl.training.metric_states import LOSS, Evaluation, beside
+
+_WHEN = "in evaluation, under torch.no_grad()"
 
 
 def evaluate(
@@ -38,7 +41,7 @@ def evaluate(
         batches: at most so many, for a trial; None: all.
 
     Raises:
-        DataError: what the task reports is no metric.
+        DataError: what the task reports is no metric, or its loss no number.
         UserCodeError: the task raised.
     """
     found = Evaluation()
@@ -56,17 +59,17 @@ def evaluate(
 def _reported(task: Task, module: nn.Module, batch: Any, code: UserCode) -> Any:
     """Loss and metrics of a batch, in one pass where the task has `evaluate`."""
     if isinstance(task, OnePassTask):
-        with code.calling("evaluate", task.evaluate):
+        with code.calling("evaluate", task.evaluate, _WHEN):
             found = task.evaluate(module, batch)
-        if hasattr(found, "keys") and "loss" not in found:
+        if hasattr(found, "keys") and LOSS not in found:
             raise DataError(
                 f'silo {code.silo}: the task\'s evaluate(model, batch) returned no "loss": return the loss '
                 "under that name, beside the metrics",
                 rank=code.silo,
             )
         return found
-    with code.calling("loss", task.loss):
-        loss = task.loss(module, batch)
-    with code.calling("metrics", task.metrics):
+    with code.calling("loss", task.loss, _WHEN):
+        loss = scalar_loss(task.loss(module, batch), code.silo)
+    with code.calling("metrics", task.metrics, _WHEN):
         metrics = task.metrics(module, batch)
-        return {"loss": loss, **metrics} if hasattr(metrics, "keys") else metrics
+        return {LOSS: loss, **beside((LOSS,), metrics)} if hasattr(metrics, "keys") else metrics

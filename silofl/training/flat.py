@@ -38,7 +38,8 @@ class FlatModel:
     patterns (fnmatch), which are trained. Frozen parameters and all other integer buffers do not travel:
     they must be equal everywhere, which `fingerprint` covers, and stay as they are, which `check` sees to.
     P is the number of the parameters' shared values, b that of the buffers', as `VectorLayout` counts them.
-    Names are those of the model that is not compiled.
+    Names are those of the model that is not compiled. With `constant_buffers` no buffer travels: real and
+    complex ones, such as tables of rotations, are held to be constants as integer ones are.
 
     Attributes:
         module: the model, on its device.
@@ -57,8 +58,15 @@ class FlatModel:
     """
 
     def __init__(
-        self, module: nn.Module, dtype: torch.dtype, device: torch.device, private: Sequence[str] = ()
+        self,
+        module: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        private: Sequence[str] = (),
+        *,
+        constant_buffers: bool = False,
     ) -> None:
+        self._constant_buffers = constant_buffers
         self.module, slots = module, slots_of(module)
         self.private_names = private_names({s.name: t for s, t in tensors_of(slots)}, private)
         refuse_unshareable(slots, dtype, self.private_names)
@@ -77,7 +85,9 @@ class FlatModel:
     def _travels(self, slot: Slot, tensor: Tensor) -> bool:
         if slot.name in self.private_names:
             return False
-        return tensor.requires_grad if slot.is_parameter else slot.persistent and is_number(tensor)
+        if slot.is_parameter:
+            return tensor.requires_grad
+        return slot.persistent and is_number(tensor) and not self._constant_buffers
 
     def _lay(self, parameters: list[tuple[Slot, Tensor]], buffers: list[tuple[Slot, Tensor]]) -> list[Tensor]:
         """Make the vector and let the shared tensors be views of it; those views."""
@@ -114,15 +124,15 @@ class FlatModel:
         frozen = [s for s, _ in rest if s.is_parameter]
         counters = [s for s, t in rest if is_counter(s, t)]
         caches = [s for s, _ in rest if not s.persistent]
-        integers = [s for s, _ in rest if s not in {*frozen, *counters, *caches}]
-        self._constants = [*frozen, *integers]
-        self._integrity = Integrity(self.module, shared, frozen, integers, caches, meeting)
+        constants = [s for s, _ in rest if s not in {*frozen, *counters, *caches}]
+        self._constants = [*frozen, *constants]
+        self._integrity = Integrity(self.module, shared, frozen, constants, caches, meeting)
         private = [(s, t) for s, t in tensors_of(slots) if s.name in self.private_names]
         own = [*counters, *(s for s, t in private if not is_number(t))]
         floats = [s for s, t in private if is_number(t)]
         self._own = OwnState(own, floats, caches, self._integrity.changed_caches)
         self.untrained_counters = self._own.counters()
-        self.digests = {s.name: _digest(t) for s, t in tensors_of([*frozen, *integers, *counters])}
+        self.digests = {s.name: _digest(t) for s, t in tensors_of([*frozen, *constants, *counters])}
         """SHA-256 (hex) by name of what does not travel and must be equal everywhere."""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from silofl.errors import ConfigError
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.per_example import ExampleGradients
-from silofl.training.seeding import seed_torch, torch_generators_kept
+from silofl.training.seeding import generators_kept, seed_everything
 
 EXAMPLES = 3
 """How many are looked at."""
@@ -22,6 +23,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 TOO_LONG = 0.5
 """What it may be too long by, over the same: ghost clipping adds what rounding may hide, which is safe."""
+
+SMALL = 1e-3
+"""The least of what losses are scaled by when it is tried whether gradients scale with them."""
 
 Loss = Callable[[Any, int], Tensor]
 """Losses of a batch of so many examples: (batch,), or their mean ()."""
@@ -34,7 +38,7 @@ def check_gradients(
 
     Finds layers that Opacus follows wrongly, parameters that are used outside of their layer, and losses
     that are no mean of the examples' own. A model with dropout is given one example at a time, under the
-    same random numbers. The generators of torch are left as they were.
+    same random numbers. Global generators are left as they were.
 
     Returns:
         Whether there was anything to compare: a gradient that is finite and not zero.
@@ -43,18 +47,26 @@ def check_gradients(
         ConfigError: they differ; names the parameter where they differ most.
     """
     few = index[:EXAMPLES]
-    with torch_generators_kept(model.vector.device):
+    with generators_kept(model.vector.device):
         expected = torch.stack([_by_autograd(loss, train, one, model) for one in torch.split(few, 1)], dim=1)
         parts = torch.split(few, 1) if _is_random(loss, train, few) else (few,)
         found = torch.cat([_by_hooks(examples, loss, train, part) for part in parts], dim=1)
+        linear = _is_linear(loss, train, few, model)
     worst = _worst(found, expected)
     if bool(worst.max() > TOLERANCE[model.vector.dtype]):
         raise ConfigError(
-            f"silo {silo}: privacy.unit = 'example' needs the gradients of single examples, and those of "
+            f"silo {silo}: [privacy] needs the gradients of single examples, and those of "
             f"parameter {examples.names[int(worst.argmax())]} are not what autograd finds for one example "
             "alone: its layer is used outside of its own forward() or unknown to Opacus, or the task's loss "
             "is no mean over examples that do not meet; change the layer or the loss, or set "
             "privacy.clipping to another of 'ghost', 'hooks' and 'functorch'",
+            rank=silo,
+        )
+    if not linear:
+        raise ConfigError(
+            f"silo {silo}: [privacy] scales losses, and gradients do not scale with them: a "
+            "hook on a tensor, or a function with a backward() of its own, changes them, so that clipping "
+            "bounds nothing; remove it from the model",
             rank=silo,
         )
     return bool((expected.norm(dim=0).nan_to_num(0, 0) > 0).any())
@@ -75,7 +87,7 @@ def _worst(found: Tensor, expected: Tensor) -> Tensor:
 
 def _by_autograd(loss: Loss, train: Batches, one: Tensor, model: FlatModel) -> Tensor:
     """Norms (parameters,) of one example's gradient."""
-    seed_torch(0)
+    seed_everything(0)
     parameters = [p for p in model.module.parameters() if p.requires_grad]
     value = loss(train.take(one), 1).sum()
     gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
@@ -83,9 +95,9 @@ def _by_autograd(loss: Loss, train: Batches, one: Tensor, model: FlatModel) -> T
 
 
 def _by_hooks(examples: ExampleGradients, loss: Loss, train: Batches, part: Tensor) -> Tensor:
-    seed_torch(0)
+    seed_everything(0)
     try:
-        with examples.watching():
+        with examples.watching(len(part)):
             return examples.norms(loss(train.take(part), len(part)))
     except torch.OutOfMemoryError:
         raise
@@ -93,11 +105,39 @@ def _by_hooks(examples: ExampleGradients, loss: Loss, train: Batches, part: Tens
         raise examples.not_followed(error) from error  # without the hooks it went well
 
 
+def _is_linear(loss: Loss, train: Batches, few: Tensor, model: FlatModel) -> bool:
+    """Whether gradients of scaled losses are the scaled gradients, as clipping by scaled losses counts on.
+
+    True of a loss that is a mean: there every gradient is scaled when it is known.
+    """
+    seed_everything(0)
+    losses = loss(train.take(few), len(few))
+    if not losses.dim():
+        return True
+    parameters = [p for p in model.module.parameters() if p.requires_grad]
+
+    def gradient(scales: Tensor) -> Tensor:
+        parts = torch.autograd.grad(
+            losses, parameters, scales, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    count = len(few)
+    scales = [SMALL ** ((row + 1) / count) for row in range(count)]
+    difference, size = gradient(losses.new_tensor(scales)), 0.0
+    for scale, row in zip(scales, torch.eye(count, dtype=losses.dtype, device=losses.device), strict=True):
+        alone = gradient(row)
+        difference.sub_(alone, alpha=scale)
+        size += scale * float(alone.norm())
+    worst = float(difference.norm())
+    return not (math.isfinite(worst) and worst > TOLERANCE[model.vector.dtype] * size)
+
+
 def _is_random(loss: Loss, train: Batches, few: Tensor) -> bool:
     """Whether the loss depends on more than the model and the samples."""
     values = []
     with torch.no_grad():
         for seed in (0, 1):
-            seed_torch(seed)
+            seed_everything(seed)
             values.append(loss(train.take(few), len(few)))
     return not torch.equal(*(value.nan_to_num() for value in values))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from silofl.errors import TrainingError
-from silofl.training.slots import Slot, checksum, slots_of
+from silofl.training.slots import Slot, checksum, is_number, slots_of
 
 NOT_SHARED = "register it with persistent=False, or let the task's attribute private match its name"
 
@@ -56,7 +56,7 @@ class Integrity:
         module: the model, whose tensors lie where they are to lie.
         shared: all names of shared tensors.
         frozen: parameters that do not travel.
-        integers: integer buffers that are no counters.
+        constants: buffers of the state dict that are not shared: integer ones that are no counters, or all.
         caches: buffers that are no part of the state dict.
         overlapping: buffers that lay in one memory with others, which only constants can.
     """
@@ -66,18 +66,17 @@ class Integrity:
         module: nn.Module,
         shared: Sequence[Shared],
         frozen: Sequence[Slot],
-        integers: Sequence[Slot],
+        constants: Sequence[Slot],
         caches: Sequence[Slot],
         overlapping: Iterable[Slot],
     ) -> None:
         self._module, self._shared = module, shared
         self._known = {slot.name for slot in slots_of(module)}
         average = "which requires no gradient and so is not shared: make it a buffer, which is averaged, or"
-        integer = "of which no mean can be made:"
         private = "let the task's attribute private match its name"
         self._fixed = [
             *(_fixed(slot, f"{average} {private}") for slot in frozen),
-            *(_fixed(slot, f"{integer} {NOT_SHARED}") for slot in integers),
+            *(_fixed(slot, _constant(slot)) for slot in constants),
         ]
         self._overlapping = dict.fromkeys(overlapping, 0)
         self.loaded()
@@ -134,6 +133,17 @@ class Integrity:
         for slot, before in self._overlapping.items():
             if slot.tensor is not None and checksum(slot.tensor) != before:
                 _fail(f"changed {slot}", "which lies in one memory with another: clone() it in model()", ", ")
+
+
+def _constant(slot: Slot) -> str:
+    """Why such a buffer may not change."""
+    tensor = slot.tensor
+    if tensor is not None and is_number(tensor):
+        return (
+            "which would be shared without noise under [privacy]: use a layer without statistics, such as "
+            "torch.nn.GroupNorm, or leave it as model() made it"
+        )
+    return f"of which no mean can be made: {NOT_SHARED}"
 
 
 def _fixed(slot: Slot, remedy: str) -> _Fixed:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
+
+from silofl.errors import DataError
 
 MOST = 64
 """Losses of a GPU that are looked at together, at most."""
@@ -75,3 +78,37 @@ class Losses:
     def total(self) -> float:
         """Of the losses that were read."""
         return self._total
+
+
+def scalar_loss(loss: Any, silo: int) -> Tensor:
+    """A task's loss as a tensor (). Raises DataError, saying what to return, where it is none."""
+    wrong = ""
+    if not isinstance(loss, Tensor):
+        wrong = _no_tensor(loss)
+    elif loss.numel() != 1:
+        wrong = f"a tensor of shape {tuple(loss.shape)}: return its mean()"
+    elif not loss.is_floating_point():
+        wrong = f"a tensor of {loss.dtype}: return a floating-point tensor"
+    elif torch.is_grad_enabled() and not loss.requires_grad:
+        wrong = (
+            "a tensor that does not depend on a trained parameter: compute it from the model's output, "
+            "without detach(), item() or no_grad()"
+        )
+    if wrong:
+        raise DataError(f"silo {silo}: the task's loss(model, batch) returned {wrong}", rank=silo)
+    found: Tensor = loss
+    return found.reshape(())
+
+
+def _no_tensor(loss: Any) -> str:
+    """What is wrong with a loss that is no tensor, in the middle of a sentence."""
+    if loss is None:
+        return "None: return a tensor; a model that makes its own loss makes none of a batch without labels"
+    kind = f"a {type(loss).__name__}"
+    if isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
+        return f'{kind}, which is all that the model gives: return its loss alone, out["loss"]'
+    return kind + (
+        ": return one tensor, such as the sum of its parts"
+        if isinstance(loss, (Mapping, list, tuple))
+        else ""
+    )

@@ -21,6 +21,8 @@ Kind = Literal["mean", "ratio", "state"]
 LARGEST_STATE = 1 << 16
 """Numbers of a state: more are no small sum."""
 LONGEST_NAME = 100
+LOSS = "loss"
+"""The name of what the task's `loss` gives, among metrics."""
 
 
 @dataclass
@@ -94,15 +96,41 @@ class Evaluation:
                 "another: report the same in each"
             )
         if np.isfinite(values).all():
-            state.total, state.batches = state.total + values, state.batches + 1
+            state.total += values  # in place: a sum of 0-d arrays is none
+            state.batches += 1
         else:
             state.undefined += 1
 
     def finish(self, code: UserCode) -> None:
-        """Make this silo's own metrics of its states; see `finished`."""
+        """Make this silo's own metrics of its states; see `finished`.
+
+        Raises DataError, too, where a result has the name of another metric.
+        """
+        names: set[str] = set()
         for one, state in self.states.items():
             found = finished(one, state, code)
+            twice = sorted(names & found.keys())
+            if twice:
+                raise DataError(
+                    f"silo {code.silo}: the task reports two metrics by the name {twice[0]!r}, one of which "
+                    "is a part of a SumState's result: give one another name",
+                    rank=code.silo,
+                )
+            names |= found.keys()
             self.own |= {name: value for name, value in found.items() if not isinstance(value, list)}
+
+
+def beside(taken: Iterable[str], metrics: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Metrics, of which those that have a name that is taken are called `metrics/name`: none is lost."""
+    known = {*taken, *metrics}
+    found = dict(metrics)
+    for name in taken:
+        if name in found:
+            other = f"metrics/{name}"
+            while other in known:
+                other = f"metrics/{other}"
+            found[other] = found.pop(name)
+    return found
 
 
 def finished(name: str, state: MetricState, code: UserCode) -> dict[str, MetricValue]:

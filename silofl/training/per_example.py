@@ -31,7 +31,7 @@ class ExampleGradients:
 
     Ghost clipping finds norms from what goes into a layer and what comes back to it (Li et al. 2022, "Large
     Language Models Can Be Strong Differentially Private Learners", section 4). Hooks work inside
-    `watching()` only, and `close` takes them off.
+    `watching(...)` only, and `close` takes them off.
 
     Args:
         module: a model that `refuse_unsupported` has let pass.
@@ -50,8 +50,28 @@ class ExampleGradients:
         with self._explained():
             self._hooks = _attach(module, clipping)
         self._modules = list(self._hooks.iterate_submodules(module))
-        self._handles = [m.register_forward_hook(self._note_root) for m in self._modules]
+        self._handles = [
+            handle
+            for one in self._modules
+            for handle in (
+                one.register_forward_hook(self._note_root),
+                one.register_forward_pre_hook(self._for_every_example),
+            )
+        ]
+        self._examples = 0
         self._hooks.disable_hooks()
+
+    def _for_every_example(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Give a layer whose input is common to all examples, as position numbers are, one row for each.
+
+        Else what comes back to it would be added up over the examples already.
+        """
+        first = inputs[0] if inputs else None
+        if not (self._hooks.hooks_enabled and isinstance(first, Tensor) and first.dim()):
+            return None
+        if len(first) == 1:
+            first = first.expand(self._examples, *first.shape[1:])
+        return (first.contiguous(), *inputs[1:])  # Opacus has views of it
 
     def _note_root(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Keep where the chain of gradients ends: outputs of layers whose inputs need none."""
@@ -61,8 +81,9 @@ class ExampleGradients:
             self._roots.append(output)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """The model's forward pass and `norms` belong inside; what was noted is gone after it."""
+    def watching(self, examples: int) -> Iterator[None]:
+        """The forward pass on so many examples and `norms` belong inside; what was noted is gone after it."""
+        self._examples = examples
         self._hooks.enable_hooks()
         try:
             with self._explained():
@@ -119,6 +140,13 @@ class ExampleGradients:
                 rank=self._silo,
             )
         norm: Tensor = found if self._ghost else found.flatten(1).norm(dim=1)
+        if len(norm) != self._examples:
+            raise ConfigError(
+                f"silo {self._silo}: [privacy] clips single examples: the layer of parameter {name} was "
+                f"called with {len(norm)} rows for {self._examples} examples: give it an input whose first "
+                "dimension is the batch, or freeze it (requires_grad_(False) in model())",
+                rank=self._silo,
+            )
         return norm
 
     def add_scaled(self, scale: Tensor, out: list[Tensor]) -> None:
@@ -167,7 +195,7 @@ def _opacus() -> Any:
         from opacus import grad_sample
     except ImportError:
         raise ConfigError(
-            "[privacy] unit = \"example\" needs opacus: pip install 'silofl[privacy]'"
+            "[privacy] that clips single examples needs opacus: pip install 'silofl[privacy]'"
         ) from None
     logging.root.handlers[:] = before  # it sets up the whole program's logging when it is imported
     # That inputs need no gradients is what one would expect of data.
@@ -175,8 +203,10 @@ def _opacus() -> Any:
     return grad_sample
 
 
-def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int) -> None:
+def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int, *, constant: bool) -> None:
     """Refuse models in which examples meet, that rewrite themselves, or that Opacus cannot follow.
+
+    `constant`: buffers are not shared, and held to be what they were.
 
     Raises:
         ConfigError: the layer, the silo and the remedy.
@@ -198,7 +228,7 @@ def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int) -> None
             raise _refusal(name, layer, "it changes its input in place: set inplace=False", silo)
         shared = dict(layer.named_buffers(recurse=False)).keys() - layer._non_persistent_buffers_set
         floating = [key for key in sorted(shared) if is_number(layer.get_buffer(key))]
-        if floating:
+        if floating and not constant:
             why = (
                 f"its buffer {floating[0]} would be shared without noise: make it a parameter with "
                 "requires_grad=False if it is constant, else use a layer without statistics, such as "
@@ -209,7 +239,7 @@ def refuse_unsupported(module: nn.Module, clipping: Clipping, silo: int) -> None
 
 def _refusal(name: str, layer: nn.Module, why: str, silo: int) -> ConfigError:
     return ConfigError(
-        f"silo {silo}: privacy.unit = 'example' cannot train layer {name or '(the model)'} "
+        f"silo {silo}: [privacy] clips single examples and cannot train layer {name or '(the model)'} "
         f"({type(layer).__name__}): {why}",
         rank=silo,
     )

@@ -12,12 +12,13 @@ from torch import Tensor
 from silofl.errors import DataError
 from silofl.training.flat import FlatModel, as_array
 from silofl.training.slots import plain_name
+from silofl.training.unregistered import unregistered_parameters
 
 
 def published(model: FlatModel, values: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
     """The state dict by name with these shared values (d,), without anything of the silo's own.
 
-    Published are views of the shared vector, frozen parameters and integer buffers, which are equal
+    Published are views of the shared vector, frozen parameters and constant buffers, which are equal
     everywhere, and counters as the untrained model has them: a silo's own would tell how much it trained.
     Private parameters and buffers are left out, and so is what is no tensor. bfloat16 is written as float32.
     Names are those of the model that is not compiled.
@@ -40,6 +41,34 @@ def refuse_unpublishable(model: FlatModel) -> None:
                 f"the state_dict() of the task's model leaves out {name}, which is shared, or copies it: let "
                 "it have every parameter that is trained, or let the task's attribute private match its name"
             )
+
+
+def notices(model: FlatModel, moved: list[str], rounded: list[str]) -> list[str]:
+    """What of a model is not as a user may think.
+
+    `moved` names attributes that training changes, `rounded` tensors outside the state dict that the type of
+    its values has changed.
+    """
+    found = [
+        f"{name} of the model is neither shared nor kept: model.safetensors lacks it, load it with "
+        "strict=False"
+        for name in left_out(model)[:1]
+    ]
+    found += [
+        f"{name} of the model is a plain list or dict, whose parameters are neither trained nor shared: "
+        "make it an nn.ParameterList, nn.ModuleList or a dict of these kinds"
+        for name in unregistered_parameters(model.module)[:1]
+    ]
+    found += [
+        f"train.dtype rounds {name} of the model, which is no part of the state dict, and who loads "
+        'model.safetensors has it exactly: set train.dtype = "float32", and train.precision = "bfloat16"'
+        for name in rounded[:1]
+    ]
+    return found + [
+        f"training changes {name} of the model, an attribute that is no buffer: each silo has its own, "
+        "and model.safetensors lacks it; register_buffer() would share it"
+        for name in moved[:1]
+    ]
 
 
 def left_out(model: FlatModel) -> list[str]:

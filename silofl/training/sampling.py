@@ -14,6 +14,25 @@ from silofl_kernels.streams import Stream, keystream
 _PIECE = 1 << 20  # words of keystream in memory at a time
 
 
+class Groups:
+    """Groups of records that take turns: each record is in one, and may take part in that one's rounds alone.
+
+    Record i's group is 64-bit word i of a secret stream, modulo how many there are, the same all through a
+    run. Groups are independent of each other and of the data, so that a record that is added or removed
+    changes nobody else's: where the records behind it stand tells nothing, for their groups are as likely.
+    """
+
+    def __init__(self, stream: Stream, records: int, groups: int) -> None:
+        words = np.empty(8 * records, np.uint8)
+        keystream(stream, words)
+        self._of, self.count = (words.view("<u8") % np.uint64(groups)).astype(np.uint16), groups
+
+    def in_turn(self, records: NDArray[np.int64], round_number: int) -> NDArray[np.int64]:
+        """Those of `records` (n,) that may take part in a round."""
+        mine: NDArray[np.bool_] = self._of[records] == round_number % self.count
+        return records[mine]
+
+
 @final
 class PoissonSampler:
     """Each record takes part in each step with the same probability, independently of all else.

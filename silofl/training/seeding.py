@@ -41,7 +41,12 @@ def seed_torch(seed: int) -> None:
 
 
 @contextmanager
-def torch_generators_kept(device: torch.device) -> Iterator[None]:
-    """Put torch's global generators back afterwards; one thread at a time is inside."""
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Put Python's, NumPy's and torch's global generators back; one thread at a time is inside."""
     with _seeding, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+        before = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

@@ -1,9 +1,12 @@
-"""One silo's local work in a round: from the global model to what this silo learnt."""
+"""One silo's local work in a round: from the global model to what this silo learnt.
+
+`federation/silo.py` loads the global model into the flat vector of `FlatModel`, calls `fit`, and finds the
+trained values in the same vector.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,18 +18,21 @@ import torch
 from torch import Tensor
 
 from silofl.config import TrainConfig
-from silofl.errors import ConfigError, DataError, TrainingError, UserCodeError
+from silofl.errors import DivergedError, UserCodeError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
-from silofl.training.losses import Losses, NotFinite
+from silofl.training.losses import Losses, NotFinite, scalar_loss
+from silofl.training.optimizers import new_optimizer, optimizer_kind, refuse_gradients
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.seeding import derive, seed_everything
 
 FULL_BATCH_PIECE = 4096
 """Samples that a full-batch gradient takes at once."""
+Read = Callable[[torch.Generator], Iterator[tuple[Any, float]]]
+"""read(generator) gives a round's batches, each with its weight."""
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -59,43 +65,27 @@ class LocalTrainer:
         self._task, self._model, self._train, self._config = task, model, train, config
         self._seed, self._silo = seed, silo
         self._code = UserCode(silo) if code is None else code
-        self._optimizer = self._new_optimizer()
+        optimizer_kind(config)
+        self._made: torch.optim.Optimizer | None = None
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        config = self._config
-        kind: Any = getattr(torch.optim, config.optimizer, None)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise ConfigError(
-                f"train.optimizer = {config.optimizer!r} is no class of torch.optim; try SGD or AdamW"
-            )
-        if _needs_closure(kind):
-            raise ConfigError(
-                f"train.optimizer = {config.optimizer!r} evaluates the loss several times in a step, by a "
-                "closure, and steps here take one batch each: choose another, such as SGD or AdamW"
-            )
-        given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-        options = {key: value for key, value in given.items() if value is not None} | config.options
-        parameters = list(self._model.trained.values())
-        try:
-            make: Callable[..., torch.optim.Optimizer] = kind
-            optimizer = make(parameters, lr=config.lr, **options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"train.optimizer = {config.optimizer!r} refuses its options: {error}"
-            ) from None
-        return optimizer
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Made when it is first needed: the first of a process has torch load its compiler, for seconds."""
+        if self._made is None:
+            self._made = new_optimizer(self._model, self._config)
+        return self._made
 
     def fit(self, round_number: int, correct: Correct | None = None) -> FitResult:
-        """Train from the values in the model's vector. Raises TrainingError where the loss is not finite.
+        """Train from the values in the model's vector. Raises DivergedError where the loss is not finite.
 
         `correct` is called before every optimizer step, after `train.clip_norm`. All gradients are dense
         then, and that of a shared parameter that took no part in a step is zero, not missing.
         """
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         if not self._config.keep_optimizer:
-            self._optimizer = self._new_optimizer()
+            self._made = new_optimizer(self._model, self._config)
         self._model.module.train()
         step = self._step if correct is None else self._corrected_step(correct)
         losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
@@ -103,13 +93,13 @@ class LocalTrainer:
 
     def _take(
         self,
-        read: Callable[[torch.Generator], Iterator[tuple[Any, float]]],
+        read: Read,
         step: Callable[[Any, float], Tensor],
         generator: torch.Generator,
         round_number: int,
         remedy: str | None = None,
     ) -> Losses:
-        """Take a step with each batch and its weight. Raises TrainingError where a loss is not finite."""
+        """Take a step with each batch and its weight. Raises DivergedError where a loss is not finite."""
         losses = Losses()
         for number, (batch, weight) in enumerate(read(generator), 1):
             try:
@@ -119,10 +109,11 @@ class LocalTrainer:
                 if found is None:
                     raise
             if found is not None:
-                raise self._diverged_at(found, batch if found.step == number else None, round_number, remedy)
+                known = batch if found.step == number else None
+                raise self._diverged_at(found, known, read, round_number, remedy)
         found = losses.look()
         if found is not None:
-            raise self._diverged_at(found, None, round_number, remedy)
+            raise self._diverged_at(found, None, read, round_number, remedy)
         return losses
 
     def fit_privately(
@@ -136,7 +127,7 @@ class LocalTrainer:
     ) -> FitResult:
         """Train by noisy steps on clipped gradients from the values in the model's vector."""
         if not self._config.keep_optimizer:
-            self._optimizer = self._new_optimizer()
+            self._made = new_optimizer(self._model, self._config)
         self._model.module.train()
         loss = private.train(self._optimizer, steps, noise, round_number, attempt, correct)
         return FitResult(loss, steps)
@@ -203,35 +194,11 @@ class LocalTrainer:
             UserCodeError: the task raised.
         """
         self._model.module.train()
-        optimizer = self._new_optimizer()
         self._differentiate(self._loss(batch))
+        # after the task's own code, which may be what is wrong
+        optimizer = new_optimizer(self._model, self._config)
         if own_steps:
-            self._refuse_gradients(optimizer)
-
-    def _refuse_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        named = self._model.module.named_parameters()
-        sparse = [name for name, p in named if p.grad is not None and p.grad.is_sparse]
-        what = f" with the sparse gradients of {sparse[0]}" if sparse else ""
-        config = self._config
-        if sparse and config.clip_norm is not None:
-            raise ConfigError(
-                f"train.clip_norm = {config.clip_norm} does not go{what}: remove it, or build its layer "
-                "with sparse=False",
-                rank=self._silo,
-            )
-        try:
-            optimizer.step()
-        except (RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            decay = f" with train.weight_decay = {config.weight_decay}" if config.weight_decay else ""
-            remedy = ": remove train.weight_decay, or build its layer with sparse=False" if decay else ""
-            raise ConfigError(
-                f"train.optimizer = {config.optimizer!r}{decay} takes no step on this model{what}"
-                + (remedy if sparse else "")
-                + f" ({(str(error).splitlines() or [''])[0][:200]})",
-                rank=self._silo,
-            ) from None
+            refuse_gradients(optimizer, self._model, self._config, self._silo)
 
     def _step(self, batch: Any) -> Tensor:
         self._optimizer.zero_grad()
@@ -291,19 +258,18 @@ class LocalTrainer:
         return torch.autocast(self._model.vector.device.type, dtype=AUTOCAST[self._config.precision])
 
     def _diverged_at(
-        self, found: NotFinite, batch: Any, round_number: int, remedy: str | None
-    ) -> TrainingError:
-        """The error of a loss that is not finite, whose batch is read again where it is not at hand."""
+        self, found: NotFinite, batch: Any, read: Read, round_number: int, remedy: str | None
+    ) -> DivergedError:
+        """The error of a loss that is not finite, whose batch is `read` again where it is not at hand."""
         if batch is None:
             generator = seed_everything(derive(self._seed, self._silo, round_number))
-            read = self._unweighted if remedy is None else self._weighted
             batch, _ = next(islice(read(generator), found.step - 1, None))
         what = f"loss {found.value}" + ("" if remedy else f" in step {found.step}")
         return self.diverged(round_number, what, batch, remedy)
 
     def diverged(
         self, round_number: int, what: str, batch: Any = None, remedy: str | None = None
-    ) -> TrainingError:
+    ) -> DivergedError:
         """The error of a round whose result may not be shared; its training is over, and partly repeated.
 
         `batch` is the one at which it was found out, if that is known; `remedy` what helps where no step of
@@ -318,9 +284,13 @@ class LocalTrainer:
             cause = cause_at_the_start(model, self._loss, exact, batch)
         norm = "set train.clip_norm" if config.clip_norm is None else f"train.clip_norm = {config.clip_norm}"
         lower = f"training diverged ({what}); {remedy or f'lower train.lr = {config.lr} or {norm}'}"
-        return TrainingError(
+        return DivergedError(
             f"silo {self._silo}, round {round_number}: {lower if cause is None else cause}", rank=self._silo
         )
+
+    def forget(self) -> None:
+        """Begin the optimizer's state anew, such as after values that were not finite."""
+        self._made = None
 
     def optimizer_state(self) -> dict[str, Any]:
         """The optimizer's state where it is kept from round to round, else empty."""
@@ -336,38 +306,3 @@ class LocalTrainer:
             self._optimizer.load_state_dict(optimizer)
         if scaler and self._scaler.is_enabled():
             self._scaler.load_state_dict(scaler)
-
-
-def scalar_loss(loss: Any, silo: int) -> Tensor:
-    """A task's loss as a tensor (). Raises DataError, saying what to return, where it is none."""
-    wrong = ""
-    if not isinstance(loss, Tensor):
-        wrong = f"a {type(loss).__name__}" if loss is not None else "None"
-        wrong += (
-            ": return one tensor, such as the sum of its parts"
-            if isinstance(loss, (dict, list, tuple))
-            else ""
-        )
-    elif loss.numel() != 1:
-        wrong = f"a tensor of shape {tuple(loss.shape)}: return its mean()"
-    elif not loss.is_floating_point():
-        wrong = f"a tensor of {loss.dtype}: return a floating-point tensor"
-    elif torch.is_grad_enabled() and not loss.requires_grad:
-        wrong = (
-            "a tensor that does not depend on a trained parameter: compute it from the model's output, "
-            "without detach(), item() or no_grad()"
-        )
-    if wrong:
-        raise DataError(f"silo {silo}: the task's loss(model, batch) returned {wrong}", rank=silo)
-    found: Tensor = loss
-    return found.reshape(())
-
-
-def _needs_closure(kind: type[torch.optim.Optimizer]) -> bool:
-    """Whether an optimizer's step cannot be called without a function that evaluates the loss."""
-    closure = inspect.signature(kind.step).parameters.get("closure")
-    return (
-        closure is not None
-        and closure.default is inspect.Parameter.empty
-        and kind is not torch.optim.Optimizer
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from silofl.config import TrainConfig
 from silofl.errors import DataError, UserCodeError
 from silofl.training.batches import Batches, spans
+from silofl.training.hooks import hook_tables, hooks_of, refuse_added
 from silofl.training.trainer import FULL_BATCH_PIECE, LocalTrainer
+
+Tables = list[tuple[MutableMapping[Any, Any], dict[Any, Any]]]
+"""What is registered, and what was."""
 
 
 class Trial:
@@ -37,7 +41,8 @@ class Trial:
     def run(self, *, own_steps: bool) -> None:
         """Try steps, and put parameters and buffers back. `own_steps` and errors: see `try_step`.
 
-        Raises DataError, too, where the model's normalization takes no batch of one sample.
+        Raises DataError, too, where the model's normalization takes no batch of one sample, and where every
+        step adds hooks.
         """
         count = len(self._train)
         sizes = [min(count, FULL_BATCH_PIECE)]
@@ -45,9 +50,14 @@ class Trial:
             sizes = [
                 b - a for a, b in spans(count, self._config.batch_size, drop_last=self._config.drop_last)
             ]
+        before = hooks_of(self._module)
         with kept(self._module):
             if sizes[0] > 1:
                 self._step(sizes[0], own_steps=own_steps)
+                once = hooks_of(self._module)
+                if once != before:  # a model may add hooks in its first forward pass, once
+                    self._step(sizes[0], own_steps=own_steps)
+                    refuse_added(once, hook_tables(self._module), self._silo)
             if sizes[-1] == 1:
                 self._single_sample(count, own_steps=own_steps, drops=sizes[0] > 1)
 
@@ -83,11 +93,14 @@ class Trial:
 
 @contextmanager
 def kept(module: nn.Module) -> Iterator[None]:
-    """Put parameters, buffers, gradients and modes back afterwards; the same tensors, with their values."""
+    """Put all that is registered back afterwards, and modes: the same tensors, with values and gradients.
+
+    Also modules and their classes, which a parametrization that is made in a forward pass changes, and hooks.
+    """
     modules = list(module.modules())
-    places: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (table, dict(table)) for one in modules for table in (one._parameters, one._buffers)
-    ]
+    hooks: Tables = [(table, dict(table)) for table in hook_tables(module).values()]
+    parts = [(one, type(one), dict(one._modules)) for one in modules]
+    places: Tables = [(table, dict(table)) for one in modules for table in (one._parameters, one._buffers)]
     tensors = {id(t): t for _, table in places for t in table.values() if t is not None}
     values = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors.values()]
     gradients = [(tensor, tensor.grad) for tensor in tensors.values()]
@@ -95,7 +108,14 @@ def kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for table, before in places:
+        for new in hook_tables(module).values():
+            if all(new is not table for table, _ in hooks):  # of a tensor that had no hook
+                new.clear()
+        for one, kind, children in parts:
+            one.__class__ = kind
+            one._modules.clear()
+            one._modules.update(children)
+        for table, before in [*places, *hooks]:
             table.clear()
             table.update(before)
         with torch.no_grad():

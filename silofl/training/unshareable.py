@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from silofl.errors import DataError
-from silofl.training.slots import Slot, tensors_of
+from silofl.training.slots import Slot, slots_of, tensors_of
 
 _WIDE = {torch.float64, torch.complex128}
 
@@ -68,6 +68,17 @@ def _too_wide(tensor: Tensor, dtype: torch.dtype) -> str | None:
         f'is {str(tensor.dtype).removeprefix("torch.")} and would be rounded to train.dtype = "{name}": set '
         f'train.dtype = "float64", or make it {name} in model()'
     )
+
+
+def rounded_caches(module: nn.Module, dtype: torch.dtype) -> list[str]:
+    """Names of buffers that are no part of the state dict and lose digits in a narrower `dtype`.
+
+    Whoever loads the trained model builds them anew, in the type that the model chose.
+    """
+    if dtype != torch.bfloat16:
+        return []
+    caches = [(s, t) for s, t in tensors_of(slots_of(module)) if not s.persistent and t.is_floating_point()]
+    return [s.name for s, t in caches if not (t.is_meta or torch.equal(t, t.to(dtype).to(t.dtype)))]
 
 
 def refuse_not_finite(slot: Slot, tensor: Tensor) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,58 @@ def test_samples_are_not_kept() -> None:
     assert list(attributes.state()) == ["int:train.reads"]
 
 
+class Collator:
+    """An object of a library: it makes its generator late and knows by its process that it did."""
+
+    def __init__(self) -> None:
+        self.rng: Any = None
+        self.made_by_pid: int | None = None
+        self.buffer, self.place, self.file = np.zeros(3), 0, None
+
+    def draw(self, make: Callable[[], Any]) -> float:
+        if self.rng is None or self.made_by_pid != os.getpid():
+            self.rng, self.made_by_pid = make(), os.getpid()
+        self.place, self.file = self.place + 1, 3  # type: ignore[assignment]
+        return drawn(self.rng)
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "torch": lambda: torch.Generator().manual_seed(3),
+    "NumPy": lambda: np.random.default_rng(3),
+    "old NumPy": lambda: np.random.RandomState(3),
+    "Python": lambda: random.Random(3),
+    "Philox": lambda: np.random.Generator(np.random.Philox(3)),
+}
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("owner", ["task", "train"])
+def test_generators_of_a_tasks_own_objects_go_on_in_another_process(
+    owner: str, depth: int, make: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built() -> tuple[Collator, Attributes]:
+        collator = Collator()
+        held: Any = collator
+        for _ in range(depth):
+            held = SimpleNamespace(part=held)
+        return collator, Attributes(nn.Identity(), **{owner: held})
+
+    collator, attributes = built()
+    first = collator.draw(MAKERS[make])
+    attributes.load({})
+    assert (collator.rng, collator.made_by_pid) == (None, None)
+    assert (collator.place, collator.file) == (1, 3)  # which may belong to what is not kept
+    assert collator.draw(MAKERS[make]) == first
+    state = attributes.state()
+    later = [collator.draw(MAKERS[make]) for _ in range(3)]
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    other, resumed = built()
+    resumed.load(state)
+    assert [other.draw(MAKERS[make]) for _ in range(3)] == later
+
+
 class Means(nn.Module):
     """A running mean that is no buffer; with `late` it appears in the second forward pass."""
 
@@ -236,7 +290,7 @@ def test_what_appears_and_is_then_changed_is_refused_in_the_next_round() -> None
 
     one = silo(Late(), **PRIVATE)
     one.model.module.mean = torch.ones(6)
-    one._refuse_moved()
+    one.refuse_moved()
     one.model.module.mean = torch.zeros(6)
     with pytest.raises(TrainingError, match="changed mean, an attribute"):
-        one._refuse_moved()
+        one.refuse_moved()

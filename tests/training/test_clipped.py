@@ -82,6 +82,19 @@ class Shifted(nn.Module):
         return out
 
 
+class Positions(nn.Module):
+    """An embedding of positions that are common to all examples, as in BERT and GPT-2; not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.last = nn.Embedding(16, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1, 2) + self.places(torch.arange(16)[None, ::2])
+        out: Tensor = self.last(rows.tanh().mean(1))
+        return out
+
+
 def grouped() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, stride=2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 2, groups=2),
@@ -92,11 +105,12 @@ def grouped() -> nn.Module:
 BUILDS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: models.linear(64, 5),
     "mlp": lambda: models.mlp(64, (16, 8), 5),
-    "cnn": lambda: models.cnn(8, 8, 5),
+    "cnn": lambda: models.cnn(1, 8, 8, 5),
     "grouped": grouped,
     "sequence": Sequence,
     "contrast": Contrast,
     "shifted": Shifted,
+    "positions": Positions,
 }
 
 

@@ -15,6 +15,7 @@ from silofl.tasks.base import SiloData
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedStats
 from silofl.training.flat import Correct, FlatModel
+from silofl.training.persons import Persons
 from silofl.training.private import PrivateSteps
 from silofl.training.trainer import LocalTrainer
 from silofl_kernels import Stream
@@ -89,6 +90,7 @@ LENGTHS = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("options", LENGTHS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_a_correction_that_does_nothing_leaves_the_bits(options: dict[str, Any], dtype: Any) -> None:
@@ -199,7 +201,7 @@ class Louder:
 
 
 class Streams:
-    def stream(self, purpose: str, round_number: int, attempt: int) -> Stream:
+    def stream(self, purpose: str, round_number: int, attempt: int, bound_to: bytes = b"") -> Stream:
         return Stream("aes-128-ctr", bytes(16))
 
 
@@ -214,7 +216,7 @@ def test_noisy_gradients_are_corrected_after_the_noise() -> None:
     model = FlatModel(Words().model(), torch.float64, CPU)
     before = model.vector.clone()
     fakes: Any = (Ones(), Louder(), Streams())
-    private = PrivateSteps(fakes[0], model, 14, 0.5, fakes[2])
+    private = PrivateSteps(fakes[0], model, Persons(np.arange(14)), 0.5, fakes[2], b"data")
     optimizer = torch.optim.SGD([p for p in model.module.parameters() if p.requires_grad], lr=0.1)
     private.train(optimizer, 3, fakes[1], 1, 0, halve)
     assert [float(gradient[0]) for gradient in seen] == [101.0, 102.0, 103.0]

@@ -99,6 +99,23 @@ def test_sums_are_finished_once_and_tensors_stay_out_of_a_silos_own() -> None:
         evaluated(({"m": SumState(torch.ones(1), lambda total: {}["x"])}, 1))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_a_state_has_any_shape(shape: tuple[int, ...]) -> None:
+    def finish(total: torch.Tensor) -> float:
+        assert total.shape == shape
+        assert total.dtype == torch.float64
+        return float(total.sum())
+
+    batch = {"m": SumState(torch.ones(shape), finish)}, 2
+    assert evaluated(batch, batch).own == {"m": 2.0 * torch.ones(shape).numel()}
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    parts = SumState(torch.ones(1), lambda total: {"all": total[0]})
+    with pytest.raises(DataError, match="silo 1: the task reports two metrics by the name 'm/all', one of"):
+        evaluated(({"m": parts, "m/all": 1.0}, 1))
+
+
 @pytest.mark.parametrize("made", ["high", None, 1j, {"a": {"b": 1}}, [1, "2 of 3"], torch.tensor([1j])])
 def test_what_a_state_is_finished_as_is_numbers(made: Any) -> None:
     kind = "None" if made is None else f"a {type(made).__name__}"

@@ -16,6 +16,7 @@ from torch.nn import functional
 from silofl.errors import ConfigError
 from silofl.tasks.base import PerExampleTask
 from silofl.training.per_example import Clipping
+from tests.campaigns import mostly_long
 from tests.training.test_clipped import BUILDS, MODES, Images, naive, sums
 
 
@@ -96,8 +97,12 @@ def test_gradients_that_are_not_autograds_are_refused(build: Callable[[], nn.Mod
         one.sum(np.arange(9))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("padding", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize(
+    ("padding", "mode"),
+    mostly_long(
+        [(padding, mode) for padding in ("circular", "reflect", "replicate") for mode in MODES], 0, 4, 8
+    ),
+)
 def test_padding_that_opacus_takes_for_zeros_is_refused(padding: str, mode: Clipping) -> None:
     """Whatever the first examples are: of those with dark margins its norms are right."""
     task = Images(lambda: nn.Sequential(
@@ -153,6 +158,25 @@ def test_models_that_write_to_their_parameters_are_refused(
 ) -> None:
     with sums(Images(build), mode) as (one, _), refused(r"silo 2.*changes what it is made of in forward"):
         one.sum(np.arange(9))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_layer_that_is_called_without_the_batch_is_refused(mode: Clipping) -> None:
+    class Bias(nn.Module):  # of pairs of places, as in T5: (8, 8), no batch
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.last = nn.Embedding(8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pairs = self.bias((torch.arange(8)[:, None] - torch.arange(8)).abs())[..., 0]
+            out: Tensor = self.last((pairs @ x.flatten(1, 2)).mean(1))
+            return out
+
+    with (
+        sums(Images(Bias), mode) as (one, _),
+        refused(r"parameter bias\.weight was called with 8 rows for 3 ex"),
+    ):
+        one.sum(np.arange(5))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -277,4 +301,35 @@ def test_losses_of_another_shape_are_refused() -> None:
         refused(r"gave \(\) for 1 examples, not \(1,\)"),
         sums(mean, "ghost") as (one, _),
     ):
+        one.sum(np.arange(9))
+
+
+class Normalized(nn.Module):
+    """A hook gives every row's gradient one length, whatever its loss was scaled by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(64, 9), nn.Linear(9, 5)
+
+    def hook(self, gradient: Tensor) -> Tensor:
+        return 20 * functional.normalize(gradient, dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(x.flatten(1)).tanh()
+        if hidden.requires_grad:
+            hidden.register_hook(self.hook)
+        out: Tensor = self.last(hidden)
+        return out
+
+
+class Clamped(Normalized):
+    """As recurrent networks are sometimes held in check."""
+
+    def hook(self, gradient: Tensor) -> Tensor:
+        return gradient.clamp(-1e-3, 1e-3)
+
+
+@pytest.mark.parametrize("build", [Normalized, Clamped])
+def test_gradients_that_do_not_scale_with_their_losses_are_refused(build: Callable[[], nn.Module]) -> None:
+    with sums(Images(build), "ghost") as (one, _), refused("silo 2.*gradients do not scale with them"):
         one.sum(np.arange(9))

@@ -86,6 +86,28 @@ def test_extra_state_is_left_out_and_that_is_said(state: Any) -> None:
     assert Silo(configuration.parse({}), Only(nn.Linear(5, 3)), 0, 1, "cpu").notices() == []
 
 
+def test_a_cache_that_the_models_type_rounds_is_noticed() -> None:
+    class Turning(nn.Module):  # frequencies as of rotary positions, which are built anew and not loaded
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(5, 3)
+            self.register_buffer("halves", 0.5 ** torch.arange(5), persistent=False)
+            self.register_buffer("frequencies", 10000.0 ** (-torch.arange(5) / 5), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.inner(x * self.get_buffer("frequencies") * self.get_buffer("halves"))
+            return out
+
+    def notices(dtype: str) -> list[str]:
+        return Silo(configuration.parse({"train": {"dtype": dtype}}), Only(Turning()), 0, 1, "cpu").notices()
+
+    (notice,) = notices("bfloat16")
+    assert notice.startswith(
+        "train.dtype rounds frequencies of the model, which is no part of the state dict"
+    )
+    assert notices("float32") == notices("float64") == []
+
+
 class Copies(nn.Linear):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return {name: tensor.clone() for name, tensor in super().state_dict(*args, **kwargs).items()}

@@ -53,7 +53,7 @@ def test_clipping_refuses_them_whenever_they_are_set(dtype: str) -> None:
             "checkpoint": {"key_file": "unused.key"},
         }
     )
-    clipped = Silo(config, Plain(), 1, 3, "cpu")._clipped_gradients(config.privacy)
+    clipped = Silo(config, Plain(), 1, 3, "cpu").clipped_gradients(config.privacy)
     some = np.arange(4)
     clipped.sum(some)
     torch.set_float32_matmul_precision("medium")

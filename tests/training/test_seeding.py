@@ -7,16 +7,16 @@ import sys
 
 import torch
 
-from silofl.training.seeding import seed_everything, torch_generators_kept
+from silofl.training.seeding import generators_kept, seed_everything
 
 THREADS = """
 import gc, threading, time
 import torch
-from silofl.training.seeding import seed_everything, seed_torch, torch_generators_kept
+from silofl.training.seeding import seed_everything, seed_torch, generators_kept
 
 def work():
     for turn in range(300):
-        with torch_generators_kept(torch.device("cpu")):
+        with generators_kept(torch.device("cpu")):
             seed_torch(0)
         seed_everything(turn)
 
@@ -39,6 +39,6 @@ def test_generators_are_put_back() -> None:
     seed_everything(5)
     expected = torch.rand(3)
     seed_everything(5)
-    with torch_generators_kept(torch.device("cpu")):
+    with generators_kept(torch.device("cpu")):
         torch.rand(7)
     assert torch.equal(torch.rand(3), expected)

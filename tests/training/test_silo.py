@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
-from silofl.errors import ConfigError, DataError, TrainingError
+from silofl.errors import ConfigError, DataError, TrainingError, UserCodeError
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.silo import Silo
 from silofl.strategies.base import LocalRound, Strategy
@@ -41,6 +41,27 @@ class Normalized:
 
     def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         return {}
+
+
+class Told(Normalized):
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Any]:
+        return {"name": "Smith"}
+
+
+class Raising(Normalized):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        raise ValueError("Smith")
+
+
+@pytest.mark.parametrize("task", [Told(), Raising()], ids=lambda task: type(task).__name__)
+def test_a_task_s_own_mistakes_show_before_an_optimizer_is_made(
+    monkeypatch: pytest.MonkeyPatch, task: Normalized
+) -> None:
+    """The first optimizer of a process has torch load its compiler, which takes seconds."""
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", lambda *given: pytest.fail("an optimizer is made"))
+    with pytest.raises((DataError, UserCodeError)) as caught:
+        Silo(configuration.parse({}), task, 0, 1, "cpu")
+    assert "Smith" not in str(caught.value)
 
 
 class Personal(Normalized):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -95,6 +96,77 @@ def test_all_samples_stay_what_they_are_where_a_model_works_in_place(task: type[
     assert copied == (task is InPlace)
 
 
+class Rebuilt(nn.Module):
+    """A layer that a forward pass normalizes the weights of, once."""
+
+    def __init__(self, *, hooks: str = "") -> None:
+        super().__init__()
+        self.layer, self.hooks, self.installed = nn.Linear(8, 2), hooks, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.hooks == "forward":
+            self.layer.register_forward_hook(lambda module, given, made: 2 * made)
+        elif self.hooks == "gradient":
+            self.layer.weight.register_hook(lambda gradient: 2 * gradient)
+        elif self.hooks == "once":
+            if not self.installed:
+                self.layer.register_forward_hook(lambda module, given, made: 2 * made)
+            self.installed = True
+        elif self.hooks == "removed":
+            handle = self.layer.register_forward_hook(lambda module, given, made: 2 * made)
+            made = self.layer(x)
+            handle.remove()
+            return made
+        elif not nn.utils.parametrize.is_parametrized(self.layer):
+            nn.utils.parametrizations.weight_norm(self.layer)
+        return self.layer(x)
+
+
+def of_model(model: Any) -> Any:
+    return type("Of", (Plain,), {"samples": 32, "model": lambda task: model})()
+
+
+def test_a_layer_that_a_forward_pass_rebuilds_is_as_it_was_and_told_in_round_1() -> None:
+    model = Rebuilt()
+    one = silo(of_model(model))
+    assert type(model.layer) is nn.Linear
+    assert sorted(model.state_dict()) == ["layer.bias", "layer.weight"]
+    one.trainer.fit(1)
+    with pytest.raises(
+        SiloflError, match=r"local training removed parameter layer\.weight, which is shared: keep"
+    ):
+        one.model.check()
+
+
+@pytest.mark.parametrize(("kind", "table"), [("forward", "forward_hooks"), ("gradient", "backward_hooks")])
+def test_a_hook_that_a_step_adds_is_refused_and_taken_away(kind: str, table: str) -> None:
+    model = Rebuilt(hooks=kind)
+    place = "layer" if kind == "forward" else "layer.weight"
+    assert told(of_model(model)).startswith(f"silo 1: every training step adds a hook to {place} ({table})")
+    assert not model.layer._forward_hooks
+    assert not model.layer.weight._backward_hooks
+    silo(of_model(Rebuilt(hooks="removed")))
+
+
+def test_hooks_that_a_first_pass_adds_once_stay_with_the_model() -> None:
+    """Hugging Face's models capture outputs by such hooks, and remember that they have them."""
+    model = Rebuilt(hooks="once")
+    one = silo(of_model(model))
+    one.trainer.fit(1)
+    assert len(model.layer._forward_hooks) == 1
+
+
+def test_what_raises_only_without_gradients_is_said_to_be_in_evaluation() -> None:
+    class Hooked(Plain):
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            logits = model(batch[0])
+            logits.register_hook(lambda gradient: 2 * gradient)
+            return nn.functional.cross_entropy(logits, batch[1])
+
+    sentence = told(Hooked(), UserCodeError, drop_last=True)
+    assert "in loss, in evaluation, under torch.no_grad()" in sentence
+
+
 def test_a_pass_that_evaluates_reports_the_loss() -> None:
     class OnePass(Plain):
         samples = 32
@@ -139,9 +211,11 @@ def test_a_last_batch_of_one_is_told_with_the_key_that_helps() -> None:
     ("loss", "sentence"),
     [
         (lambda value: {"classifier": value}, "a dict: return one tensor, such as the sum of its parts"),
+        (lambda value: {"loss": value}, "a dict, which is all that the model gives: return its loss alone"),
+        (lambda value: UserDict(loss=value), "a UserDict, which is all that the model gives"),
         (lambda value: [value], "a list: return one tensor"),
         (lambda value: value.item(), "a float"),
-        (lambda value: None, "None"),
+        (lambda value: None, "None: return a tensor; a model that makes its own loss makes none of a batch"),
         (lambda value: value.repeat(4), r"a tensor of shape (4,): return its mean()"),
         (lambda value: value.detach(), "a tensor that does not depend on a trained parameter"),
         (lambda value: value.detach().long(), "a tensor of torch.int64: return a floating-point tensor"),
@@ -191,7 +265,7 @@ def test_an_error_in_a_metric_is_told_before_round_1() -> None:
 
     text = told(Broken(), UserCodeError, drop_last=True)
     assert text.startswith("silo 1: the task's metrics() raised KeyError at test_trial.py:")
-    assert text.endswith("in metrics")
+    assert text.endswith("in metrics, in evaluation, under torch.no_grad()")
 
 
 def test_evaluation_takes_no_more_samples_at_once_than_it_is_told() -> None:
