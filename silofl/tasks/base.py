@@ -7,12 +7,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from silofl.tasks.column_kinds import Schema
 from silofl.tasks.metrics import Ratio, SumState
 
 Metric = Tensor | float | Ratio | SumState
 """A mean over the batch, or what is added up over batches and silos and finished afterwards."""
-Schema = Sequence[tuple[str, str]]
-"""Name and kind of each column of features, in the order of the features; an empty name is not known."""
 
 
 class SizedDataset(Protocol):
@@ -25,12 +24,29 @@ class SizedDataset(Protocol):
         """One sample: a tensor or a (nested) tuple, list or dict of them."""
 
 
-class SiloData(NamedTuple):
-    """One silo's samples. They never leave the silo's rank."""
-
+class _TrainAndTest(NamedTuple):
     train: SizedDataset
     test: SizedDataset | None = None
-    """Held out for evaluation; None where the silo only trains."""
+
+
+class SiloData(_TrainAndTest):
+    """One silo's samples, a pair (train, test). They never leave the silo's rank.
+
+    Args:
+        train: what it trains on.
+        test: held out for evaluation; None where the silo only trains.
+        owners: whose each training sample is, for `privacy.unit = "patient"`: numbers or texts (samples,), in
+            any form that NumPy takes. They stay here, and no message has one. All samples of a person belong
+            into `train`, or all into `test`.
+    """
+
+    owners: Any = None
+
+    def __new__(cls, train: SizedDataset, test: SizedDataset | None = None, owners: Any = None) -> SiloData:
+        """The pair, with owners beside it: code that unpacks two goes on to do so."""
+        pair = super().__new__(cls, train, test)
+        pair.owners = owners
+        return pair
 
 
 class Task(Protocol):
@@ -57,7 +73,8 @@ class Task(Protocol):
     def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Metric]:
         """Whatever is worth reporting of the batch by any name: means over it, such as {"accuracy": 0.9}.
 
-        What is no mean over samples is a `silofl.tasks.metrics.Ratio` or `SumState`.
+        What is no mean over samples is a `silofl.tasks.metrics.Ratio` or `SumState`. The name of the loss of
+        `loss()` is "loss"; a metric that is called so is reported as "metrics/loss".
         """
 
 

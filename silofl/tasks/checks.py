@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.base import DescribedTask, SiloData, Task
+from silofl.tasks.owner_numbers import owners_of
 
 METHODS = {"model": "()", "data": "(silo, silos)", "loss": "(model, batch)", "metrics": "(model, batch)"}
 """What every task has, with what it is called with."""
@@ -70,10 +71,41 @@ def model_of(given: Any, silo: int) -> nn.Module:
                     "script or trace the trained one",
                     rank=silo,
                 )
+            if _exchanges(one):
+                raise DataError(
+                    f"silo {silo}: {name or 'the model'} of the task is a {type(one).__name__}, which tells "
+                    "other processes gradients or parameters outside of the sum: return the module that it "
+                    "was made of",
+                    rank=silo,
+                )
         return given
     raise DataError(
         f"silo {silo}: the task's model() returned {_kind(given)}: return a new torch.nn.Module", rank=silo
     )
+
+
+def _exchanges(module: nn.Module) -> bool:
+    """Whether a module is one of torch's for parallel training by several processes."""
+    return isinstance(module, nn.parallel.DistributedDataParallel) or any(
+        kind.__module__.startswith(("torch.distributed.fsdp", "torch.distributed._composable"))
+        for kind in type(module).__mro__
+    )
+
+
+def refuse_process_group(silo: int) -> None:
+    """Raise DataError where a task's code has joined this process to others by torch.distributed.
+
+    Launchers' variables, such as OMPI_COMM_WORLD_SIZE, are enough for some libraries to do so.
+    """
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise DataError(
+            f"silo {silo}: the task's code has set up torch.distributed with "
+            f"{distributed.get_world_size()} processes, by which gradients or statistics can reach other "
+            "silos outside of the sum: build the model without init_process_group, and without what calls "
+            "it under mpirun, such as accelerate's Accelerator and the TrainingArguments of transformers",
+            rank=silo,
+        )
 
 
 def data_of(given: Any, silo: int) -> SiloData:
@@ -89,7 +121,8 @@ def data_of(given: Any, silo: int) -> SiloData:
     for role, samples in (("training", data.train), ("held-out", data.test)):
         for why in _refusals(samples, optional=role == "held-out"):
             raise DataError(f"silo {silo}: the task's data() returned as {role} samples {why}", rank=silo)
-    return data
+    owners = given.owners if isinstance(given, SiloData) else None
+    return SiloData(*data, owners_of(owners, len(data.train), silo))
 
 
 def _refusals(samples: Any, *, optional: bool) -> Iterator[str]:

@@ -8,46 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from silofl.config import DataConfig, TaskConfig, silo_path
-from silofl.console import log
+from silofl.config import DataConfig, TaskConfig
 from silofl.errors import ConfigError
-from silofl.tasks.base import Schema, SiloData
+from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
-from silofl.tasks.holdout import silo_data
+from silofl.tasks.column_kinds import Schema
+from silofl.tasks.holdout import held_out, owners_held_out, silo_data
 from silofl.tasks.models import build_model
-from silofl.tasks.readers import Options, Samples, Source, read
-from silofl.tasks.readers.labels import class_names
-from silofl.tasks.readers.rows import some
-
-EXACT_FLOAT32 = 2**24
-"""Beyond it float32 does not have every whole number."""
+from silofl.tasks.own_files import OwnFiles, magnitudes
+from silofl.tasks.readers import Samples
+from silofl.tasks.scaling import Scaling, public_scaling
 
 
 @final
 class Files(Classification):
     """The samples in `data.path`: NPZ, CSV or Parquet, or a folder of images for each class.
 
-    What of it was passed over is said in one line on standard error.
-
     `{silo}` in the path stands for the silo's number; a path without it is each institution's own. Features
     of tables are sorted by column name, the same at every silo if the names are. All samples are held in
-    memory as float32: (d,) for tables, (1, height, width) for images.
+    memory as float32: (d,) for tables, (channels, height, width) for images.
     """
 
     def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
-        if not data.path:
-            raise ConfigError(
-                "data.path is empty and task.name = 'files' needs it: set it to this silo's file or folder, "
-                "for example data/silo-{silo}.csv"
-            )
-        if len(task.image_size) != 2:
-            raise ConfigError(f"task.image_size = {task.image_size} is not [height, width]")
+        self._files = OwnFiles(task, data, seed)
         self._task, self._data, self._seed = task, data, seed
-        self._classes = len(class_names(task))
+        self._read: dict[int, Samples] = {}
         self._shape: tuple[int, ...] | None = None
         self._schema: Schema = ()
         self.magnitudes: NDArray[np.float64] = np.empty(0)
-        """(d,) of the table that was read last: each column's median of |x| over values that are not zero."""
+        """See `magnitudes`, of the table that was read last."""
+        self._agreed: Scaling | None = None
+        self.scaling: Scaling | None = None
+        """Of the columns that were read last; None where they are as they stand in the file."""
 
     def model(self) -> nn.Module:
         """The model of `task.model`, as wide as the data. Raises ConfigError before `data` was called."""
@@ -55,56 +47,57 @@ class Files(Classification):
             raise ConfigError(
                 "the width of the model comes from the data: call data(silo, silos) before model()"
             )
-        return build_model(self._task, self._shape, self._classes)
+        return build_model(self._task, self._shape, self._files.classes)
 
     def schema(self) -> Schema:
         """See `DescribedTask`."""
         return self._schema
 
-    def data(self, silo: int, silos: int) -> SiloData:
-        """Read this silo's samples.
+    @property
+    def federated(self) -> bool:
+        """Whether columns are scaled by statistics of all silos, which `agree` has to give before `data`."""
+        return self._data.standardize == "federated"
 
-        Raises:
-            DataError: one sentence with the path, the silo and what is wrong there.
-            MissingDependencyError: the file needs pyarrow or pillow.
-        """
-        source = Source(silo_path(self._data.path, silo, "data.path"), silo)
-        samples = read(source, Options(self._task, self._data.decimal))
-        notices = [*samples.notices, *([] if self._data.standardize else _rounded(samples))]
-        if notices:
-            log(f"silo {silo}: in {source.path} {'; '.join(notices)}")
+    def agree(self, scaling: Scaling) -> None:
+        """Scale the columns of all samples from here on."""
+        self._agreed = scaling
+
+    def take_up(self, silo: int, samples: Samples) -> None:
+        """Let the next `data` of a silo be of samples that were read already; they are let go then."""
+        self._read[silo] = samples
+
+    def read(self, silo: int) -> Samples:
+        """A silo's samples as they stand in its file, kept for its next `data`; errors: `OwnFiles.read`."""
+        if silo not in self._read:
+            self._read[silo] = self._files.read(silo)
+        samples = self._read[silo]
         self._shape, self._schema = samples.features.shape[1:], samples.schema
-        self.magnitudes = _magnitudes(samples.features)
-        return silo_data(
-            samples.features,
-            samples.labels,
-            fraction=self._data.test_fraction,
-            seed=self._seed,
-            silo=silo,
-            standardize=self._data.standardize,
-            name=str(source),
-        )
+        return samples
 
+    def training_features(self, silo: int) -> NDArray[np.floating[Any]]:
+        """Features (m, ...) of a silo's training samples, as they stand in its file; errors as of `read`."""
+        samples = self.read(silo)
+        return samples.features[~self._held_out(samples)]
 
-def _rounded(samples: Samples) -> list[str]:
-    """Columns of large numbers, such as identifiers or times, that differ and are equal as float32."""
-    names = [
-        name
-        for (name, _), column in zip(samples.schema, samples.features.T, strict=False)
-        if column.ndim == 1
-        and np.abs(column).max() > EXACT_FLOAT32
-        and len(np.unique(column.astype(np.float32))) < len(np.unique(column))
-    ]
-    if not names:
-        return []
-    return [
-        f"different values of {some(names)} are equal as float32: set data.standardize = true, or "
-        "remove what is an identifier"
-    ]
+    def data(self, silo: int, silos: int) -> SiloData:
+        """This silo's samples; errors as of `read`, and DataError for fewer than two, or none to train on.
 
+        ConfigError where the silos of a run have to agree on statistics first.
+        """
+        source, samples = str(self._files.source(silo)), self.read(silo)
+        del self._read[silo]
+        self.magnitudes = magnitudes(samples.features)
+        self.scaling = self._agreed if self.federated else public_scaling(self._data, samples.schema)
+        if self.federated and self.scaling is None:
+            raise ConfigError(
+                'data.standardize = "federated" takes statistics of all silos, which a run agrees on at its '
+                "start: set data.center and data.scale to read a silo's data by itself"
+            )
+        features = samples.features if self.scaling is None else self.scaling.of(samples.features, source)
+        held, owners = self._held_out(samples), samples.owners
+        return silo_data(features, samples.labels, held, silo=silo, name=source, owners=owners)
 
-def _magnitudes(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    if features.ndim != 2:
-        return np.empty(0)
-    sizes = [np.abs(column[column != 0]) for column in features.T]
-    return np.array([np.median(one) if len(one) else 0.0 for one in sizes])
+    def _held_out(self, samples: Samples) -> NDArray[np.bool_]:
+        if samples.owners is not None:
+            return owners_held_out(samples.owners, self._data.test_fraction)
+        return held_out(samples.features, samples.labels, self._data.test_fraction, self._seed)

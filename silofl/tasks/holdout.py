@@ -1,4 +1,4 @@
-"""Hold out a part of one silo's samples for evaluation."""
+"""Hold out a part of one silo's samples for evaluation: each sample's role is its own."""
 
 from __future__ import annotations
 
@@ -9,67 +9,83 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
+from silofl.console import log_of_data
 from silofl.errors import DataError
 from silofl.tasks.base import SiloData
-from silofl.tasks.random_streams import stream
+from silofl.tasks.owner_numbers import numbered
+from silofl.tasks.row_hash import RANGE, row_hashes
 
-Indices = NDArray[np.intp]
+Features = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
 
 
-def holdout(
-    labels: NDArray[np.integer[Any]], fraction: float, rng: np.random.Generator
-) -> tuple[Indices, Indices]:
-    """Split 0..n-1 into (train, test), both ascending, both with at least one sample.
+def held_out(features: Features, labels: Labels, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which samples are held out, (n,): a function of each sample's own values and label, and of the seed.
 
-    The test part is every (1 / fraction)-th sample of the samples sorted by label and shuffled within a
-    label, so each class with c samples gives fraction * c of them, rounded up or down.
+    So nobody's role depends on who else is there: samples of equal values have one role, at all silos, and a
+    sample that is added, changed or removed leaves all others where they are. Held out are about `fraction`
+    of many different samples, with the spread of independent draws.
 
     Args:
-        labels: integers (n,), n >= 2.
+        features: (n, ...), as they were measured: before any scaling that other samples have a part in.
+        labels: integers (n,).
         fraction: 0 < fraction < 1.
-        rng: consumed.
+        seed: of the run.
     """
-    samples = len(labels)
-    held = min(max(round(samples * fraction), 1), samples - 1)
-    shuffled = rng.permutation(samples)
-    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    chosen = np.zeros(samples, dtype=bool)
-    chosen[by_label[(np.arange(held) * samples + rng.integers(samples)) // held]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return row_hashes(features, labels, seed, "roles") < np.uint64(round(fraction * RANGE))
+
+
+def owners_held_out(owners: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    """Which samples are held out, (n,), where all of one person have one role: about `fraction` of persons.
+
+    Args:
+        owners: (n, 2) digests that are keyed by the run's seed, and so uniform: see `readers.owners`.
+        fraction: 0 < fraction < 1.
+    """
+    return (owners[:, 0] >> np.uint64(32)) < np.uint64(round(fraction * RANGE))
 
 
 def silo_data(
-    features: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
+    features: Features,
+    labels: Labels,
+    held: NDArray[np.bool_],
     *,
-    fraction: float,
-    seed: int,
     silo: int,
-    standardize: bool = False,
     name: str = "",
+    owners: NDArray[np.uint64] | None = None,
 ) -> SiloData:
     """One silo's arrays as data sets of (float32 features, int64 label), part held out.
 
+    Where no sample is held out, the silo only trains, and one line says so: see `log_of_data`.
+
     Args:
-        features: (n, ...); with `standardize`, shifted and scaled by the training part's mean and deviation.
+        features: (n, ...).
         labels: integers (n,).
-        fraction: of the samples, held out for evaluation.
-        seed, silo: which samples are held out.
-        standardize: constant features are shifted only.
-        name: what an error calls the data; `silo <silo>` when empty.
+        held: which samples are held out, (n,).
+        silo: its number.
+        name: what messages call the data; `silo <silo>` when empty.
+        owners: of each sample, (n, 2), where they are known.
 
     Raises:
-        DataError: fewer than two samples.
+        DataError: fewer than two samples, or none to train on.
     """
-    if len(labels) < 2:
+    who, samples = name or f"silo {silo}", len(labels)
+    if samples < 2:
         raise DataError(
-            f"{name or f'silo {silo}'} has {len(labels)} sample(s), too few to train on one "
-            "and hold out another: give it at least 2"
+            f"{who} has {samples} sample(s), too few to train on one and hold out another: give it at least 2"
         )
-    train, test = holdout(labels, fraction, stream(seed, "holdout", silo))
-    if standardize:
-        mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
-        features = (features - mean) / np.where(deviation > 0, deviation, 1)
+    if held.all():
+        raise DataError(
+            f"{who} has {samples} sample(s), of which data.test_fraction holds out all, so that none is left "
+            "to train on: give it more, or set a smaller data.test_fraction or another run.seed"
+        )
+    if not held.any():
+        log_of_data(
+            f"silo {silo}: none of {samples} sample(s) of {who} is held out by data.test_fraction: "
+            "it only trains"
+        )
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
     y = torch.from_numpy(labels.astype(np.int64))
-    return SiloData(TensorDataset(x[train], y[train]), TensorDataset(x[test], y[test]))
+    train, test = (torch.from_numpy(np.flatnonzero(side)) for side in (~held, held))
+    whose = None if owners is None else numbered(owners[~held])
+    return SiloData(TensorDataset(x[train], y[train]), TensorDataset(x[test], y[test]), whose)

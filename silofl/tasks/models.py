@@ -28,13 +28,13 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def cnn(height: int, width: int, outputs: int) -> nn.Module:
+def cnn(channels: int, height: int, width: int, outputs: int) -> nn.Module:
     """Two 3x3 convolutions (16 and 32 channels), each halved by max pooling, and one linear layer.
 
-    Grey images (batch, 1, height, width) -> logits (batch, outputs); height and width at least 4.
+    Images (batch, channels, height, width) -> logits (batch, outputs); height and width at least 4.
     """
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(channels, 16, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1),
@@ -46,7 +46,7 @@ def cnn(height: int, width: int, outputs: int) -> nn.Module:
 
 
 def build_model(task: TaskConfig, shape: Sequence[int], classes: int) -> nn.Module:
-    """The model that `task.model` names, for samples of `shape`: (features,) or (1, height, width).
+    """The model that `task.model` names, for samples of `shape`: (features,) or (channels, height, width).
 
     Raises:
         ConfigError: a CNN for a table, or for images of less than 4 by 4 pixels.
@@ -68,4 +68,5 @@ def build_model(task: TaskConfig, shape: Sequence[int], classes: int) -> nn.Modu
             f"task.model = 'cnn' needs images of at least 4 by 4 pixels, and these have {shape[1]} by "
             f"{shape[2]}: set task.image_size larger or task.model to 'mlp'"
         )
-    return cnn(shape[1], shape[2], classes)
+    channels, height, width = shape
+    return cnn(channels, height, width, classes)

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["partition", "holdout", "synthetic"]
-_KEYS: dict[Purpose, int] = {"partition": 1, "holdout": 2, "synthetic": 3}
+Purpose = Literal["partition", "roles", "synthetic", "places"]
+_KEYS: dict[Purpose, int] = {"partition": 1, "roles": 2, "synthetic": 3, "places": 4}
 
 
 def stream(seed: int, purpose: Purpose, silo: int = 0) -> np.random.Generator:

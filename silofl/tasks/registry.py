@@ -1,25 +1,23 @@
-"""From the configuration to a task."""
+"""From the configuration to a task. Importing it loads no task, and no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from silofl.config import Config, DataConfig, TaskConfig
+from silofl.config import Config, TaskConfig
 from silofl.errors import unknown_name
-from silofl.tasks.base import Task
-from silofl.tasks.breast_cancer import BreastCancer
-from silofl.tasks.digits import Digits
-from silofl.tasks.factory import from_factory
-from silofl.tasks.files import Files
-from silofl.tasks.synthetic import Synthetic
 
-TASKS: dict[str, Callable[[TaskConfig, DataConfig, int], Task]] = {
-    "digits": Digits,
-    "breast_cancer": BreastCancer,
-    "synthetic": Synthetic,
-    "files": Files,
+if TYPE_CHECKING:
+    from silofl.tasks.base import Task
+
+TASKS = {
+    "digits": "silofl.tasks.digits:Digits",
+    "breast_cancer": "silofl.tasks.breast_cancer:BreastCancer",
+    "synthetic": "silofl.tasks.synthetic:Synthetic",
+    "files": "silofl.tasks.files:Files",
 }
-"""What each value of `task.name` makes of [task], [data] and the run's seed."""
+"""For each value of `task.name` the class that is made of [task], [data] and the run's seed."""
 
 
 def build(config: Config, *, alone: bool = False) -> Task:
@@ -28,8 +26,18 @@ def build(config: Config, *, alone: bool = False) -> Task:
     Raises:
         ConfigError: a user's task that cannot be imported or constructed, or a model that does not fit.
     """
+    task: Task
     if config.task.factory:
-        return from_factory(config.task.factory, config.task.options, alone=alone)
-    if config.task.name not in TASKS:
-        raise unknown_name("task.name", config.task.name, TASKS)
-    return TASKS[config.task.name](config.task, config.data, config.run.seed)
+        factory = import_module("silofl.tasks.factory")
+        task = factory.from_factory(config.task.factory, config.task.options, alone=alone)
+        return task
+    refuse_unknown(config.task)
+    module, _, name = TASKS[config.task.name].partition(":")
+    task = getattr(import_module(module), name)(config.task, config.data, config.run.seed)
+    return task
+
+
+def refuse_unknown(task: TaskConfig) -> None:
+    """Raise ConfigError where `task.name` names none."""
+    if task.name not in TASKS:
+        raise unknown_name("task.name", task.name, TASKS)

@@ -11,7 +11,7 @@ from torch import nn
 from silofl.config import DataConfig, TaskConfig
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
-from silofl.tasks.holdout import silo_data
+from silofl.tasks.holdout import held_out, silo_data
 from silofl.tasks.models import build_model
 from silofl.tasks.random_streams import stream
 
@@ -77,5 +77,5 @@ class Synthetic(Classification):
         """This silo's samples, at least 50."""
         rng = stream(self._seed, "synthetic", silo)
         features, labels = draw_samples(draw_truth(self._task.alpha, self._task.beta, rng), rng)
-        fraction = self._data.test_fraction
-        return silo_data(features, labels, fraction=fraction, seed=self._seed, silo=silo)
+        held = held_out(features, labels, self._data.test_fraction, self._seed)
+        return silo_data(features, labels, held, silo=silo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,6 +37,17 @@ LATE = (
 )
 
 
+_TYPES = re.compile(
+    r"expected scalar type|same dtype|dtypes match|bias type|matrix, got|"
+    r"not implemented for '(Half|BFloat16|Double)"
+)
+"""What torch says where it meets tensors of types that it does not take together, or not at all."""
+MIXED = (
+    "the model's and the batch's tensors are of train.dtype, and what the code makes itself, or an operation "
+    "of the model, is not: make tensors by x.new_zeros() or .to(x.dtype), or set train.dtype = 'float32'"
+)
+
+
 class UserCode:
     """The calls of one silo's task.
 
@@ -52,31 +64,34 @@ class UserCode:
         self.silo, self.folder, self._alone = silo, folder, alone
 
     @contextmanager
-    def calling(self, what: str, code: Callable[..., Any] | None = None) -> Iterator[None]:
+    def calling(self, what: str, code: Callable[..., Any] | None = None, when: str = "") -> Iterator[None]:
         """Raise UserCodeError for what a block raises; a SiloflError passes.
 
         Args:
             what: the method of the task that the block calls.
             code: the same, which is named where no line of it ran.
+            when: what is unusual about the call, such as `in evaluation`.
         """
         try:
             yield
         except SiloflError:
             raise
         except (Exception, SystemExit) as error:  # of one rank alone, whose peers would wait
-            raise self._explained(what, code, error) from error
+            raise self._explained(what, code, when, error) from error
 
     def _explained(
-        self, what: str, code: Callable[..., Any] | None, error: Exception | SystemExit
+        self, what: str, code: Callable[..., Any] | None, when: str, error: Exception | SystemExit
     ) -> UserCodeError:
         lines = (str(error).strip().splitlines() if self._alone else []) or [""]
         text = f": {lines[0]}" if lines[0] else ""
         parts = [
             f"silo {self.silo}: the task's {what}() raised {type(error).__name__}"
-            f"{place_of(error.__traceback__, code)}{text}"
+            f"{place_of(error.__traceback__, code)}{f', {when}' if when else ''}{text}"
         ]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
             parts.append(_REMEDIES[what])
+        if isinstance(error, (RuntimeError, NotImplementedError)) and _TYPES.search(str(error)):
+            parts.append(MIXED)
         if isinstance(error, ASYNCHRONOUS):
             parts.append(LATE)
         path = self._write(error)

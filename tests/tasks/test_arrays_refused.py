@@ -23,9 +23,11 @@ def test_npz_without_its_arrays(tmp_path):
 
 
 BAD_ARRAYS = [
-    (np.zeros(4), np.zeros(4), r"array 'x' .* has shape \(4,\): it must be \(samples, features\) or"),
-    (np.zeros((4, 3, 5, 5)), np.zeros(4), r"array 'x' .* has shape \(4, 3, 5, 5\): it must be"),
+    (np.zeros(4), np.zeros(4), r"array 'x' .* has shape \(4,\): it must be \(samples, features\),"),
+    (np.zeros((4, 2, 5, 5)), np.zeros(4), r"array 'x' .* has shape \(4, 2, 5, 5\): it must be"),
     (np.zeros((4, 0)), np.zeros(4), r"array 'x' .* has shape \(4, 0\): it must be"),
+    (np.array([[None]] * 4), np.zeros(4), r"array 'x' of .* holds Python objects, which are never loaded"),
+    (np.zeros((4, 2)), np.array(["0", None] * 2), r"array 'y' of .* holds Python objects, which are never"),
     (np.array([["a"]] * 4), np.zeros(4), r"array 'x' .* is not numeric but of type <U1"),
     (np.zeros((4, 2)), np.zeros(5), r"array 'y' .* has shape \(5,\) beside 4 samples in x"),
     (np.zeros((4, 2)), np.zeros((4, 2)), r"array 'y' .* has shape \(4, 2\) beside 4 samples in x"),
@@ -49,6 +51,12 @@ BAD_ARRAYS = [
 def test_npz_with_bad_arrays(tmp_path, x, y, sentence):
     np.savez(tmp_path / "mine.npz", x=x, y=y)
     assert re.search(sentence, stop_reason(tmp_path / "mine.npz"))
+
+
+def test_npz_of_colours_where_greys_are_asked_for(tmp_path):
+    np.savez(tmp_path / "mine.npz", x=np.zeros((4, 8, 8, 3), np.uint8), y=np.zeros(4))
+    said = "has 3 channel(s) and task.channels = 1: convert the images, or change it"
+    assert said in stop_reason(tmp_path / "mine.npz", channels=1)
 
 
 @pytest.mark.parametrize("name", ["x", "y"])

@@ -1,5 +1,7 @@
 """The built-in tasks: what their data is, and that their models learn it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from torch.nn import functional
 
 from silofl.config import parse
-from silofl.errors import ConfigError, MissingDependencyError
+from silofl.errors import ConfigError, DataError, MissingDependencyError
 from silofl.tasks import SiloData, build, packaged
 from silofl.tasks.models import cnn, linear, mlp
 
@@ -48,7 +50,7 @@ def test_silos_hold_every_published_digit_once(partition, silos):
     assert x.shape[1:] == (1, 8, 8)
     assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
     assert (x.min(), x.max()) == (0, 1)
-    assert abs(len(test_y) / 1797 - 0.2) < 0.01
+    assert abs(len(test_y) / 1797 - 0.2) < 0.03
 
 
 def test_silos_hold_every_patient_once_on_the_published_scale():
@@ -56,10 +58,18 @@ def test_silos_hold_every_patient_once_on_the_published_scale():
     measured, labels = load_breast_cancer(return_X_y=True)
     whole = torch.cat([x, test_x])
     assert whole.shape == (569, 30)
-    assert whole.mean(dim=0).abs().max() < 1e-5
+    assert whole.mean(dim=0).abs().max() < 1e-4
     assert (whole.std(dim=0, correction=0) - 1).abs().max() < 1e-5
     scaled = (measured - measured.mean(axis=0)) / measured.std(axis=0)
-    assert np.array_equal(rows(whole, torch.cat([y, test_y])), rows(scaled, labels))
+    assert np.allclose(rows(whole, torch.cat([y, test_y])), rows(scaled, labels), atol=1e-4)
+
+
+def test_a_sample_has_one_role_at_any_silo():
+    """Whatever the partitioner and the number of silos, and so however they overlap between runs."""
+    first = pooled(configured(), 4)
+    for silos, partition in ((1, "iid"), (3, "shards"), (6, "dirichlet")):
+        again = pooled(configured(data={"partition": partition}), silos)
+        assert np.array_equal(rows(*again[2:]), rows(*first[2:]))
 
 
 def test_data_is_a_function_of_the_seed():
@@ -72,9 +82,18 @@ def test_data_is_a_function_of_the_seed():
 def test_more_silos_than_samples(name, silos):
     with pytest.raises(ConfigError, match=f"{silos} silos cannot share .* samples"):
         configured(name).data(0, silos)
-    smallest = configured(name).data(silos - 2, silos - 1)
-    assert len(smallest.train) >= 1
-    assert len(smallest.test) >= 1
+
+
+def test_a_silo_that_is_dealt_too_few_samples_is_refused():
+    task, refused = configured("breast_cancer"), []
+    for silo in range(40):
+        try:
+            assert len(task.data(silo, 200).train)
+        except DataError as error:
+            refused.append(str(error))
+    assert 0 < len(refused) < 30
+    sentence = r'silo \d+ has too few samples .* as data.partition = "iid" deals it \d for 200 .*fewer silos'
+    assert all(re.match(sentence, text) for text in refused)
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "synthetic"])
@@ -139,7 +158,7 @@ def test_models_have_the_sizes_that_were_asked_for():
 
     assert count(linear(60, 10)) == 610
     assert count(mlp(64, [32, 16], 10)) == 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10
-    assert cnn(28, 20, 7)(torch.zeros(3, 1, 28, 20)).shape == (3, 7)
+    assert cnn(1, 28, 20, 7)(torch.zeros(3, 1, 28, 20)).shape == (3, 7)
     assert configured(hidden=[5]).model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert isinstance(configured().data(0, 2), SiloData)
 

@@ -19,7 +19,8 @@ TEXTS = {
     "\n\n": "silo 2 has no samples: {path} is empty",
     "a,b,label\n": "silo 2 has no samples: {path} is empty",
     GOOD.replace("label", "grade"): (
-        ALL + "there is no label column 'label': set task.label_column to one of 'a', 'b' and 'grade'"
+        ALL + "there is no label column 'label' among the 3 name(s) in the first line: set task.label_column "
+        "to one of them, or write a line of names first"
     ),
     "label\n1\n": ALL + "there is no column but the label 'label': add columns of features",
     GOOD.replace("b", "a", 1): ALL + "there are 2 columns 'a': rename or remove all but one",
@@ -44,6 +45,7 @@ TEXTS = {
     GOOD + "1,2,\n1,2,nan\n": (
         ALL + "label column 'label' has 2 missing value(s) (lines 7 to 8): label those rows or remove them"
     ),
+    GOOD + "1,2,NA\n1,2,null\n": ALL + "label column 'label' has 2 missing value(s) (lines 7 to 8): .*",
     GOOD + "1,2,3\n1,2,-1\n": (
         ALL
         + "label column 'label' has 2 value(s) that are not an integer from 0 to 2 (lines 7 to 8): correct "
@@ -81,12 +83,18 @@ TEXTS = {
         "line 7 of {path} (silo 2) is not in the file's encoding: save the file as CSV in UTF-8"
     ),
     GOOD + '1,2,0\n1,"2,0\n1,2,0\n': (
-        ALL
-        + "the quotes on line 8 are not closed, or stand inside a value: correct the line; nothing after it "
-        "was read"
+        ALL + "the quotes on line 8 are not closed, or stand inside a value, or a value has more than 131072 "
+        "letters: correct the line; nothing after it was read"
     ),
-    GOOD + '1,"2"3,0\n': ALL + "the quotes on line 7 are not closed, or stand inside a value: .*",
+    GOOD + '1,"2"3,0\n': ALL + "the quotes on line 7 are not closed, or stand inside a value, .*",
     'a,"b,label\n1,2,0\n': ALL + "the quotes of the header are not closed, or stand inside a name: .*",
+    b"\0" + GOOD.encode(): (
+        ALL + "the names of columns have zero bytes, as a damaged file or no text has: write the file anew"
+    ),
+    GOOD.encode() + b"\x001,2,0\n": ALL + "column 'a' has 1 value(s) that are not numeric (line 7): .*",
+    GOOD.encode("utf-16") + b"\n": (
+        "the text of {path} (silo 2) is not in the file's encoding: save the file as CSV in UTF-8"
+    ),
     GOOD + "x,2,0\n,2,9\n1,2\n": (
         ALL + "1 line(s) do not have as many .* (line 9): correct them; column 'a' has 1 missing value(s) "
         "(line 8): .*; column 'a' has 1 value(s) that are not numeric (line 7): .*; "
@@ -107,6 +115,22 @@ def test_many_rows_are_not_all_listed(tmp_path):
     assert "has 50 value(s) that are not numeric (lines 3, 5, 7, 9, 11 and 45 more)" in stop_reason(
         csv(tmp_path, "a,b,label\n" + rows)
     )
+
+
+def test_what_many_columns_have_is_said_once(tmp_path):
+    rows = "1,5;1,5;2;1;0\n" * 3 + "1,5;1,5;2,5;1;0\n"
+    said = stop_reason(csv(tmp_path, "a;b;c;d;label\n" + rows))
+    signs = "value(s) with other signs between digits than data.decimal"
+    assert (
+        f"columns 'a' and 'b' each have 4 {signs} (lines 2 to 5) and column 'c' has 1 {signs} (line 5)"
+        in said
+    )
+    assert said.count("set data.decimal") == 1
+
+    names = [f"c{k:02}" for k in range(30)]
+    rows = "".join(";".join("0,5" if row == k else "1" for k in range(30)) + ";0\n" for row in range(30))
+    said = stop_reason(csv(tmp_path, ";".join([*names, "label"]) + "\n" + rows))
+    assert f"column 'c04' has 1 {signs} (line 6) and 25 more column(s): set data.decimal" in said
 
 
 def test_no_sentence_holds_what_stands_in_a_cell(tmp_path):

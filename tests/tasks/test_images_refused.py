@@ -14,7 +14,7 @@ def test_folders_without_images(tmp_path):
     (tmp_path / "0" / "notes.txt").write_text("")
     Image.new("L", (8, 8)).save(tmp_path / "loose.png")
     assert stop_reason(tmp_path) == (
-        f"{said}; 1 file(s) that are no images (1 .txt) are passed over; 1 image(s) outside of the classes' "
+        f"{said}; 1 file(s) of other kinds (1 .txt) are passed over; 1 image(s) outside of the classes' "
         "folders are passed over"
     )
 
@@ -29,11 +29,13 @@ def test_images_that_cannot_be_read_and_unknown_classes(tmp_path):
     (tmp_path / "0" / "c.png").write_bytes(b"")
     (tmp_path / "0" / "d.png").symlink_to(tmp_path / "away.png")
     assert stop_reason(tmp_path) == (
-        f"{tmp_path} (silo 2) cannot be trained on: 3 image(s) (0/b.png, 0/c.png and 0/d.png) cannot "
+        f"{tmp_path} (silo 2) cannot be trained on: 3 image(s) (numbers 2 to 4 by name) cannot "
         f"be read as "
-        "an image, damaged or something else: replace or remove them; 1 folder(s) with 1 image(s) "
+        "an image, damaged or of a kind that is not known, such as float of 64 bits: replace or remove "
+        "them; 1 folder(s) with 1 image(s) "
         "have names that "
-        "are not an integer from 0 to 2: rename or remove them, or correct task.labels at every silo"
+        "are not an integer from 0 to 2: rename or remove them, or raise task.classes or "
+        "name the words in task.labels, the same at every silo"
     )
 
 
@@ -42,12 +44,30 @@ def test_images_whose_values_are_no_numbers_or_of_two_scales(tmp_path):
     Image.fromarray(np.array([[np.nan, 1], [2, np.inf]], np.float32)).save(tmp_path / "0" / "a.tif")
     Image.new("L", (8, 8)).save(tmp_path / "0" / "b.tif")
     assert stop_reason(tmp_path) == (
-        f"{tmp_path} (silo 2) cannot be trained on: 1 image(s) (0/a.tif) of float or 32-bit values "
+        f"{tmp_path} (silo 2) cannot be trained on: 1 image(s) (number 1 by name) of float, 32-bit or signed "
+        "values "
         f"stay as they "
-        "are, and others are scaled from 0 to 1: write all of one type; 1 image(s) (0/a.tif) with "
+        "are, and others are scaled from 0 to 1: write all of one type; 1 image(s) (number 1 by name) with "
         "values that "
         "are missing or infinite: correct them"
     )
+
+
+def test_images_of_which_only_some_are_in_colour(tmp_path):
+    (tmp_path / "0").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0" / "a.png")
+    Image.new("L", (8, 8)).save(tmp_path / "0" / "b.png")
+    assert stop_reason(tmp_path) == (
+        f"{tmp_path} (silo 2) cannot be trained on: 1 image(s) (number 1 by name) are stored in colour and "
+        "others in "
+        "grey: set task.channels = 1 to read all as grey, or 3 to read all in colour, at every silo"
+    )
+
+
+def test_images_that_would_not_fit_in_memory(tmp_path):
+    (tmp_path / "0").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "0" / "b.png")
+    assert "the images of" in stop_reason(tmp_path, image_size=[10**6, 10**6])
 
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
@@ -78,4 +98,4 @@ def test_an_image_of_another_format_starts_no_program(tmp_path, monkeypatch):
 def test_a_decompression_bomb_is_one_sentence(tmp_path, side):
     (tmp_path / "7").mkdir()
     Image.new("1", (side, side)).save(tmp_path / "7" / "a.png")
-    assert "1 image(s) (7/a.png) would unpack to more than 67108864 pixels" in stop_reason(tmp_path)
+    assert "1 image(s) (number 1 by name) would unpack to more than 67108864 pixels" in stop_reason(tmp_path)

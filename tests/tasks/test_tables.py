@@ -34,6 +34,12 @@ def written(folder, content, ending=".csv"):
     return path
 
 
+def said(capsys):
+    """What of the files was passed over, without the line that none of so few rows is held out."""
+    lines = capsys.readouterr().err.splitlines(keepends=True)
+    return "".join(line for line in lines if "it only trains" not in line)
+
+
 AS_WRITTEN = {
     "sep line": "sep=;\r\n" + SEMICOLONS,
     "quoted sep line": '"sep=\t"\n' + TEXT.replace(",", "\t"),
@@ -50,7 +56,11 @@ AS_WRITTEN = {
     "UTF-16": TEXT.encode("utf-16"),
     "UTF-16, the other order": b"\xfe\xff" + TEXT.encode("utf-16-be"),
     "UTF-16 without a mark": TEXT.encode("utf-16-le"),
+    "UTF-16 that begins with other letters": ("名前a,名前b,label\n" + TEXT.partition("\n")[2]).encode(
+        "utf-16-be"
+    ),
     "UTF-32": TEXT.encode("utf-32"),
+    "UTF-32 without a mark": TEXT.encode("utf-32-be"),
 }
 
 
@@ -58,7 +68,8 @@ AS_WRITTEN = {
 def test_a_table_as_other_programs_write_it(tmp_path, name):
     rows, schema = everything(written(tmp_path, AS_WRITTEN[name]))
     assert np.array_equal(rows, ROWS)
-    assert schema == [("a", "numbers"), ("b", "numbers")]
+    names = ["名前a", "名前b"] if "other letters" in name else ["a", "b"]
+    assert schema == [(name, "numbers") for name in names]
 
 
 @pytest.mark.parametrize("header", ['"a, years";"b, mg";label', "a, years;b, mg;label"])
@@ -83,10 +94,42 @@ def test_a_line_end_inside_a_name(tmp_path):
 
 def test_a_name_in_either_normal_form_is_one_name(tmp_path):
     names = {
-        everything(written(tmp_path, TEXT.replace("a", unicodedata.normalize(form, "größe"), 1)))[1][1][0]
+        everything(written(tmp_path, TEXT.replace("a", unicodedata.normalize(form, f"größe [{micro}g]"), 1)))[
+            1
+        ][1]
         for form in ("NFC", "NFD")
+        for micro in "\u00b5\u03bc"
     }
-    assert len(names) == 1
+    assert names == {("größe [\u03bcg]", "numbers")}
+    label = TEXT.replace("label", unicodedata.normalize("NFD", "größe"))
+    task = {"name": "files", "classes": 2, "label_column": "größe"}
+    built = build(parse({"task": task, "data": {"path": str(written(tmp_path, label))}}))
+    train, test = built.data(0, 2)
+    assert len(train) + len(test) == 10
+
+
+def test_units_that_a_silo_declares_or_its_file_has(tmp_path):
+    path, units = written(tmp_path, TEXT), {" a": "\u00b5g/l "}
+    in_micrograms = [("a", "numbers in \u03bcg/l"), ("b", "numbers")]
+    assert everything(path, units=units)[1] == in_micrograms
+    with pytest.raises(DataError, match=r"data\.units has 'label', which is no column of features: correct"):
+        everything(path, units={"label": "mg"})
+    fields = [pa.field("a", pa.float64(), metadata={b"unit": "\u00b5g/l".encode()})]
+    fields += [pa.field("b", pa.float64()), pa.field("label", pa.int64(), metadata={b"unit": b"grade"})]
+    parquet.write_table(pa.table(list(ROWS.T), pa.schema(fields)), tmp_path / "mine.parquet")
+    assert everything(tmp_path / "mine.parquet")[1] == in_micrograms
+    assert everything(tmp_path / "mine.parquet", units=units)[1] == in_micrograms
+    with pytest.raises(
+        DataError, match="column 'a' is in \u03bcg/l by the file, and in g/l by data\\.units: correct"
+    ):
+        everything(tmp_path / "mine.parquet", units={"a": "g/l"})
+
+
+def test_classes_without_a_sample_are_told_to_the_silo_alone(tmp_path, capsys):
+    task = {"name": "files", "labels": ["0", "1", "never"]}
+    path = written(tmp_path, TEXT)
+    build(parse({"task": task, "data": {"path": str(path)}})).data(0, 2)
+    assert said(capsys) == f"silofl: silo 0: in {path} there is no sample of class 'never'\n"
 
 
 @pytest.mark.parametrize(("ending", "module"), [(".gz", gzip), (".bz2", bz2), (".xz", lzma)])
@@ -126,21 +169,21 @@ def test_truth_values(tmp_path):
 def test_what_is_passed_over_is_said_in_one_line(tmp_path, capsys):
     path = written(tmp_path, "# one\n# two\n" + TEXT.replace("\n", ",\n") + ",,,\n")
     everything(path)
-    assert capsys.readouterr().err == (
+    assert said(capsys) == (
         f"silofl: silo 0: in {path} 2 comment line(s) are passed over; 1 line(s) without a value are passed "
         "over; 1 column(s) without a name and without a value are passed over\n"
     )
     everything(written(tmp_path, TEXT))
-    assert capsys.readouterr().err == ""
+    assert said(capsys) == ""
 
 
 def test_large_numbers_that_float32_does_not_tell_apart(tmp_path, capsys):
     text = "a,b,label\n" + "".join(f"{10**9 + k},{k},{k % 2}\n" for k in range(10))
     everything(written(tmp_path, text))
     assert "different values of 'a' are equal as float32" in capsys.readouterr().err
-    rows, _ = everything(tmp_path / "mine.csv", standardize=True)
+    rows, _ = everything(tmp_path / "mine.csv", center={"a": 1e9})
     assert len(np.unique(rows[:, 0])) == 10
-    assert capsys.readouterr().err == ""
+    assert said(capsys) == ""
 
 
 def test_parquet_that_other_engines_write(tmp_path):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.base import SiloData
-from silofl.tasks.checks import data_of, model_of, task_of
+from silofl.tasks.checks import data_of, model_of, refuse_process_group, task_of
 
 DATA = TensorDataset(torch.zeros(4, 2))
 
@@ -134,3 +134,32 @@ def test_methods_are_called_as_they_can_be() -> None:
 def test_a_signature_that_does_not_fit_is_told_with_its_line(task: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         task_of(task, "it")
+
+
+def test_a_model_that_exchanges_gradients_by_itself_is_refused() -> None:
+    class Sharded(nn.Linear):
+        """As `fully_shard` makes one."""
+
+    Sharded.__module__ = "torch.distributed.fsdp._fully_shard._fully_shard"
+    with pytest.raises(
+        DataError, match=r"^silo 1: 0 of the task is a Sharded, which tells other processes grad"
+    ):
+        model_of(nn.Sequential(Sharded(2, 2)), 1)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+        refuse_process_group(1)  # of one process
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(
+        DataError, match=r"^silo 1: the model of the task is a DistributedDataParallel, which"
+    ):
+        model_of(parallel, 1)
+
+
+def test_a_task_that_joins_the_silos_by_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_process_group(0)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    with pytest.raises(DataError, match=r"^silo 0: the task's code has set up torch.distributed with 4 proc"):
+        refuse_process_group(0)

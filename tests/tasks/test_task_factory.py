@@ -11,6 +11,7 @@ from silofl.config import parse
 from silofl.errors import ConfigError, DataError
 from silofl.tasks import build
 from silofl.tasks.factory import from_factory
+from silofl.tasks.factory_source import refuse_unfindable
 
 SOURCE = """
 import torch
@@ -47,8 +48,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "mytask.py").write_text(SOURCE)
     (tmp_path / "needs.py").write_text("import absent_library.part\n")
     (tmp_path / "broken.py").write_text("def (\n")
-    (tmp_path / "raises.py").write_text("raise RuntimeError('no licence\\nsecond line')\n")
-    (tmp_path / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--x'])\n")
+    (tmp_path / "raises.py").write_text("raise RuntimeError('no licence\\nsecond line')\nclass Mine: ...\n")
+    (tmp_path / "script.py").write_text("class Mine: ...\nraise SystemExit(2)\n")
     package = tmp_path / "mypackage"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -142,6 +143,57 @@ def test_each_mistake_is_one_sentence(factory, options, sentence):
     with pytest.raises(ConfigError) as caught:
         made(factory, **options)
     assert str(caught.value) == sentence
+    assert early(factory) in (sentence, "")
+
+
+def early(factory):
+    """What a look at the files finds wrong, without running them."""
+    try:
+        refuse_unfindable(factory)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        *("mytask", "a..b:Mine", "nowhere:Mine", "mypackage.nothing:Mine", "needs:Mine", "broken:Mine"),
+        *("mytask:Mime", "queue:Mine", "absent.inner:Mine"),
+    ],
+)
+def test_what_files_tell_is_told_before_anything_is_run(factory):
+    loaded = set(sys.modules)
+    assert early(factory).startswith(f"task.factory = {factory!r}")
+    assert set(sys.modules) == loaded
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("class Mine: ...", "Mine"),
+        ("from mytask import Mine as Yours", "Yours"),
+        ("from mytask import *", "Mine"),
+        ("def __getattr__(name): ...", "Mine"),
+        ("globals()['Mine'] = 1", "Mine"),
+        ("if True:\n    Mine = int", "Mine"),
+        ("for Mine in (int,): pass", "Mine"),
+        ("try:\n    import absent_library\nexcept ImportError: pass\nMine = 1", "Mine"),
+        ("(Mine := int)", "Mine"),
+        ("import json.decoder as Mine", "Mine"),
+        ("from . import mytask\nclass Mine: ...", "Mine"),
+        ("# coding: latin-1\n# \xe9\nclass Mine: ...", "Mine"),
+    ],
+)
+def test_no_task_is_refused_for_how_its_file_is_written(tmp_path, source, name):
+    (tmp_path / "odd.py").write_text(source, encoding="latin-1")
+    assert early(f"odd:{name}") == ""
+
+
+def test_a_package_that_finds_its_modules_itself_is_left_to_do_so(tmp_path):
+    (tmp_path / "mypackage" / "__init__.py").write_text("__path__.append('/elsewhere')")
+    assert early("mypackage.nothing:Mine") == ""
+    assert early("torch:Mine") == ""  # loaded already: importing tells which is meant
 
 
 def test_what_a_constructor_says_is_shown_where_one_person_s_process_is_all():

@@ -83,6 +83,21 @@ def test_memory_that_runs_out_has_a_remedy() -> None:
     assert "lower train.eval_batch_size" in said("evaluate", full, UserCode(0))
 
 
+@pytest.mark.parametrize("made", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+def test_tensors_of_two_types_are_told_with_what_helps(made: torch.dtype) -> None:
+    def products() -> None:
+        torch.nn.functional.linear(torch.zeros(2, 3, dtype=torch.float64), torch.zeros(4, 3, dtype=made))
+
+    def entropy() -> None:
+        weight = torch.ones(3, dtype=made)
+        labels = torch.tensor([0, 1])
+        torch.nn.functional.cross_entropy(torch.zeros(2, 3, dtype=torch.float64), labels, weight)
+
+    for wrong in (products, entropy):
+        assert "of train.dtype" in said("loss", wrong, UserCode(0))
+    assert "of train.dtype" not in said("loss", library, UserCode(0), None, None)
+
+
 def test_code_that_ends_the_program_ends_no_rank_alone() -> None:
     def leave() -> None:
         sys.exit(f"no {SECRET}")

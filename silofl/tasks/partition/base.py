@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,40 +11,59 @@ Indices = NDArray[np.intp]
 Features = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
+LEAST_EXPECTED = 16
+"""Of how many samples a silo's share is at least, in expectation, where all silos can have so many."""
+
+
+class Records(NamedTuple):
+    """The samples of one data set, and what is publicly known of it."""
+
+    features: Features
+    """(n, d), around a centre that is publicly known; only a feature-skewed partitioner looks at them."""
+    labels: Labels
+    """Integers (n,), 0 <= label < classes."""
+    places: NDArray[np.float64]
+    """(n,), in [0, 1): uniform, and a function of each sample's own values."""
+    classes: int
+    published: int
+    """How many samples the data set is published with, whatever n is."""
+
 
 class Partitioner(Protocol):
-    """Deals the samples of one data set out to silos."""
+    """Deals the samples of one data set out to silos, each by its own values alone."""
 
-    def deal(self, features: Features, labels: Labels, silos: int, rng: np.random.Generator) -> list[Indices]:
-        """`silos` index arrays, some perhaps empty, that together are 0..n-1 exactly once.
+    def assign(self, records: Records, silos: int, rng: np.random.Generator) -> Indices:
+        """The silo of each sample, (n,). A sample that is added, changed or removed moves no other.
 
         Args:
-            features: (n, d); only a feature-skewed partitioner looks at them.
-            labels: integers (n,).
-            silos: 1 <= silos <= n.
-            rng: consumed; the only source of randomness.
+            records: the samples.
+            silos: at least 1.
+            rng: consumed in a way that no sample has a part in; the only other source of randomness.
 
         Raises:
-            ConfigError: the partitioner's own options do not fit n and `silos`.
+            ConfigError: the partitioner's own options do not fit the data set and `silos`.
         """
 
 
-def share_out(indices: Indices, shares: NDArray[np.float64], rng: np.random.Generator) -> list[Indices]:
-    """Cut `indices` into consecutive runs, of n * shares[k] each, rounded up or down without bias.
+def shares(
+    alpha: float, groups: int, silos: int, published: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Proportions (groups, silos), each row ~ Dir(alpha, ..., alpha), mixed with equal ones by a little.
 
-    The cuts lie at floor(n * (shares[0] + ... + shares[k]) + u) with one u ~ U[0, 1), so the expected length
-    of run k is exactly n * shares[k] and a lone sample goes to silo k with probability shares[k].
+    So much that no silo's share is below that of `LEAST_EXPECTED` samples, or half of an equal one where
+    that is less. Above alpha = 1e12 they are equal to rounding.
     """
-    cuts = np.floor(len(indices) * np.cumsum(shares)[:-1] + rng.random()).astype(np.intp)
-    return np.split(indices, np.minimum(cuts, len(indices)))
+    drawn = rng.dirichlet(np.full(silos, min(alpha, 1e12)), groups)
+    least = min(LEAST_EXPECTED / published, 0.5 / silos)
+    mixed: NDArray[np.float64] = (1 - silos * least) * drawn + least
+    return mixed
 
 
-def shares(alpha: float, silos: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Proportions (silos,) ~ Dir(alpha, ..., alpha); above alpha = 1e12 they are equal to rounding."""
-    return rng.dirichlet(np.full(silos, min(alpha, 1e12)))
-
-
-def skew_groups(groups: list[Indices], alpha: float, silos: int, rng: np.random.Generator) -> list[Indices]:
-    """Share every group out by its own draw of proportions ~ Dir(alpha)."""
-    parts = [share_out(rng.permutation(group), shares(alpha, silos, rng), rng) for group in groups]
-    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+def by_shares(places: NDArray[np.float64], shares: NDArray[np.float64], groups: Indices) -> Indices:
+    """The silo of each sample (n,), of a group (n,) with these shares (groups, silos), by its place."""
+    ends = np.cumsum(shares, axis=1)
+    chosen = np.empty(len(places), np.intp)
+    for group in np.unique(groups):
+        mine = groups == group
+        chosen[mine] = np.searchsorted(ends[group, :-1], places[mine], side="right")
+    return chosen

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from silofl.tasks.partition.base import Features, Indices, Labels, skew_groups
+from silofl.tasks.partition.base import Indices, Records, by_shares, shares
 
 
 @final
@@ -20,7 +20,7 @@ class Dirichlet:
 
     alpha: float
 
-    def deal(self, features: Features, labels: Labels, silos: int, rng: np.random.Generator) -> list[Indices]:
-        """See `Partitioner.deal`."""
-        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        return skew_groups(groups, self.alpha, silos, rng)
+    def assign(self, records: Records, silos: int, rng: np.random.Generator) -> Indices:
+        """See `Partitioner.assign`."""
+        drawn = shares(self.alpha, records.classes, silos, records.published, rng)
+        return by_shares(records.places, drawn, records.labels.astype(np.intp))

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silofl.tasks.partition.base import Features, Indices, Labels, skew_groups
+from silofl.tasks.partition.base import Features, Indices, Records, by_shares, shares
 
-_BINS = 10
+_DIRECTIONS = 3
 
 
 @final
 @dataclass(frozen=True)
 class FeatureSkew:
-    """Samples binned by the deciles of their first principal component, each bin shared out ~ Dir(alpha).
+    """Samples that lie in the same direction from the centre are one group, which is shared out ~ Dir(alpha).
 
-    As `Dirichlet`, with "looks alike" in the place of "has the same label"; no sample is altered.
+    As `Dirichlet`, with "looks alike" in the place of "has the same label"; no sample is altered. A group is
+    the signs of a sample's places along random directions (Charikar 2002, section 3): unlike quantiles of
+    the data it is each sample's own.
     """
 
     alpha: float
 
-    def deal(self, features: Features, labels: Labels, silos: int, rng: np.random.Generator) -> list[Indices]:
-        """See `Partitioner.deal`."""
-        order = np.argsort(first_component(features), kind="stable")
-        groups = np.array_split(order, min(_BINS, len(order)))
-        return skew_groups(groups, self.alpha, silos, rng)
+    def assign(self, records: Records, silos: int, rng: np.random.Generator) -> Indices:
+        """See `Partitioner.assign`."""
+        directions = rng.standard_normal((records.features.shape[1], _DIRECTIONS))
+        drawn = shares(self.alpha, 2**_DIRECTIONS, silos, records.published, rng)
+        return by_shares(records.places, drawn, groups(records.features, directions))
 
 
-def first_component(features: NDArray[Any]) -> NDArray[np.float64]:
-    """Each sample's place on the first principal component: (n, ...) -> (n,).
+def groups(features: Features, directions: Features) -> Indices:
+    """Each sample's group: (n, d), (d, k) -> (n,), below 2^k.
 
-    Rounded to a millionth of the largest, and with a fixed sign, so that processors whose sums differ in the
-    last bits put the samples in the same order.
+    Column by column, for the order of the additions of a matrix product depends on the processor.
     """
-    rows = features.reshape(len(features), -1).astype(np.float64)
-    centred = rows - rows.mean(axis=0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    axis = axes[:, -1] * np.sign(axes[np.argmax(np.abs(axes[:, -1])), -1])
-    places = centred @ axis
-    largest = float(np.abs(places).max())
-    return np.asarray(np.round(places / largest, 6) if largest > 0 else np.zeros(len(rows)))
+    along = np.zeros((len(features), directions.shape[1]))
+    for column, weights in zip(features.T, directions, strict=True):
+        along += column[:, None] * weights
+    signs = (along > 0).astype(np.intp)
+    return signs @ (1 << np.arange(directions.shape[1], dtype=np.intp))

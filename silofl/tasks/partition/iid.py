@@ -1,4 +1,4 @@
-"""Equal silos of the same distribution."""
+"""Silos of about equal size and the same distribution."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import final
 
 import numpy as np
 
-from silofl.tasks.partition.base import Features, Indices, Labels
+from silofl.tasks.partition.base import Indices, Records
 
 
 @final
 @dataclass(frozen=True)
 class Iid:
-    """A shuffled data set cut into parts whose sizes differ by at most one."""
+    """Each sample at any silo alike: sizes differ as those of independent draws do."""
 
-    def deal(self, features: Features, labels: Labels, silos: int, rng: np.random.Generator) -> list[Indices]:
-        """See `Partitioner.deal`."""
-        return np.array_split(rng.permutation(len(labels)), silos)
+    def assign(self, records: Records, silos: int, rng: np.random.Generator) -> Indices:
+        """See `Partitioner.assign`."""
+        return (records.places * silos).astype(np.intp)

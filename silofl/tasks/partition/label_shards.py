@@ -8,29 +8,29 @@ from typing import final
 import numpy as np
 
 from silofl.errors import ConfigError
-from silofl.tasks.partition.base import Features, Indices, Labels
+from silofl.tasks.partition.base import Indices, Records
 
 
 @final
 @dataclass(frozen=True)
 class Shards:
-    """Samples sorted by label, cut into equal shards, `per_silo` random ones for each silo.
+    """Samples lie at their label plus their place; of equal shards of that line, `per_silo` go to each silo.
 
-    McMahan et al. 2017, section 3: with two shards most silos see two classes only.
+    McMahan et al. 2017, section 3, where shards have equal numbers of samples: here that is so as far as
+    classes have. With two shards most silos see two classes only.
     """
 
     per_silo: int
 
-    def deal(self, features: Features, labels: Labels, silos: int, rng: np.random.Generator) -> list[Indices]:
-        """See `Partitioner.deal`."""
+    def assign(self, records: Records, silos: int, rng: np.random.Generator) -> Indices:
+        """See `Partitioner.assign`."""
         count = self.per_silo * silos
-        if count > len(labels):
+        if count > records.published:
             raise ConfigError(
                 f"data.shards_per_silo = {self.per_silo} for {silos} silos makes {count} shards, more than "
-                f"the {len(labels)} samples: set it to at most {len(labels) // silos}"
+                f"the {records.published} samples: set it to at most {records.published // silos}"
             )
-        shuffled = rng.permutation(len(labels))
-        by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
-        shards = np.array_split(by_label, count)
-        order = rng.permutation(count).reshape(silos, self.per_silo)
-        return [np.concatenate([shards[shard] for shard in mine]) for mine in order]
+        line = (records.labels + records.places) / records.classes
+        shards = np.minimum((line * count).astype(np.intp), count - 1)
+        owners: Indices = rng.permutation(count) // self.per_silo
+        return owners[shards]

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from silofl.tasks.partition.base import Features, Indices, Labels, skew_groups
+from silofl.tasks.partition.base import Indices, Records, by_shares, shares
 
 
 @final
@@ -20,6 +20,7 @@ class Quantity:
 
     alpha: float
 
-    def deal(self, features: Features, labels: Labels, silos: int, rng: np.random.Generator) -> list[Indices]:
-        """See `Partitioner.deal`."""
-        return skew_groups([np.arange(len(labels))], self.alpha, silos, rng)
+    def assign(self, records: Records, silos: int, rng: np.random.Generator) -> Indices:
+        """See `Partitioner.assign`."""
+        drawn = shares(self.alpha, 1, silos, records.published, rng)
+        return by_shares(records.places, drawn, np.zeros(len(records.places), np.intp))

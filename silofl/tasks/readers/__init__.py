@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from functools import partial
 
@@ -11,10 +12,19 @@ from silofl.tasks.readers.images import SUFFIXES, read_images
 from silofl.tasks.readers.npz import read_npz
 from silofl.tasks.readers.parquet import read_parquet
 from silofl.tasks.readers.parts import read_parts
-from silofl.tasks.readers.source import Options, Reader, Samples, Source, reading, refuse
+from silofl.tasks.readers.source import (
+    Options,
+    Reader,
+    Samples,
+    Source,
+    reading,
+    refuse,
+    refuse_uninstalled,
+    with_units,
+)
 from silofl.tasks.readers.text import read_csv
 
-__all__ = ["READERS", "Options", "Samples", "Source", "read"]
+__all__ = ["READERS", "Options", "Samples", "Source", "read", "refuse_missing"]
 
 READERS: dict[str, Reader] = {
     ".npz": read_npz,
@@ -24,6 +34,8 @@ READERS: dict[str, Reader] = {
     ".pq": read_parquet,
 }
 """By the ending of the file's name, which for text may be followed by that of a packed file."""
+_NEEDS: dict[Reader, str] = {read_parquet: "pyarrow"}
+"""The library of a reader of files that is no part of silofl's own installation."""
 
 
 def read(source: Source, options: Options) -> Samples:
@@ -34,17 +46,47 @@ def read(source: Source, options: Options) -> Samples:
             trained on: all that is wrong with them in one sentence.
         MissingDependencyError: the extra `files` is needed and not installed.
     """
+    _refuse_absent(source)
+    reader = _reader(source)
+    if options.owner and reader is read_images:
+        raise DataError(
+            f"{source} is a folder of images, which has no column {options.owner!r}: write images and owners "
+            "into an NPZ file, or remove data.owner_column"
+        )
+    samples = reader(source, options)
+    if options.units and not samples.problems:
+        samples = with_units(samples, options.units)
+    refuse(source, samples.problems, samples.own)
+    if not len(samples.labels):
+        raise DataError(f"silo {source.silo} has no samples: {source.path} is empty")
+    return samples
+
+
+def refuse_missing(source: Source) -> None:
+    """Raise what `read` would of a file or folder that is not there or not readable; nothing is read.
+
+    Likewise where it is of no known kind, or its kind needs a library that is not installed.
+    """
+    _refuse_absent(source)
+    with reading(source, "a file or folder"):
+        if not os.access(source.path, os.R_OK):
+            raise PermissionError
+    suffix = suffix_of(source.path)
+    if source.path.is_dir() and suffix not in READERS:  # what is in it may take long to list
+        return
+    _reader(source)
+    library = _NEEDS.get(READERS[suffix])
+    if library is not None:
+        refuse_uninstalled(library, f"reading {source}")
+
+
+def _refuse_absent(source: Source) -> None:
     with reading(source, "a file or folder"):
         mode = source.path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise DataError(
             f"{source} is neither a file nor a folder, such as a pipe or a device: write the data into a file"
         )
-    samples = _reader(source)(source, options)
-    refuse(source, samples.problems)
-    if not len(samples.labels):
-        raise DataError(f"silo {source.silo} has no samples: {source.path} is empty")
-    return samples
 
 
 def _reader(source: Source) -> Reader:

@@ -97,15 +97,17 @@ class Column:
         return np.concatenate(self._blocks) if self._blocks else np.empty(0)
 
     def problems(self, word: str) -> list[str]:
-        """What is wrong, as parts of a sentence; `word` is what a row is called."""
-        what = f"column {self.name!r} has "
+        """What is wrong, as parts of a sentence behind `column 'name' has`; `word` is what a row is called.
+
+        Each is what the column has, a colon, and what to do.
+        """
         found = [
-            what + text.format(n=len(self._rows[kind]), rows=places(word, self._rows[kind]))
+            text.format(n=len(self._rows[kind]), rows=places(word, self._rows[kind]))
             for kind, text in _SAID.items()
             if self._rows[kind]
         ]
         if self._truths and self._numbers:
-            found.append(f"{what}{self._truths} truth value(s) among numbers: write all of one kind")
+            found.append(f"{self._truths} truth value(s) among numbers: write all of one kind")
         return found
 
     def _others(self) -> bool:

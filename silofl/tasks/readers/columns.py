@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,20 +10,18 @@ import numpy as np
 
 from silofl.tasks.readers.cells import Column, is_value
 from silofl.tasks.readers.labels import encode
-from silofl.tasks.readers.rows import places, some
+from silofl.tasks.readers.owners import digests
+from silofl.tasks.readers.rows import listed, places, some
 from silofl.tasks.readers.source import Options, Samples
 
 _INDEX = ("__index_level_", "Unnamed: ")
 """What pandas calls its row index when it writes it, and when it reads it as a column."""
+_SHOWN = 5
+"""Columns with the same fault in other rows each that are told of."""
 
 
-def tidy(name: str) -> str:
-    """A column's name as silos compare it: without blanks around it, accents in one code (NFC)."""
-    return unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
-
-
-def name_problems(names: Sequence[str], label_column: str) -> list[str]:
-    """What is wrong with the names of columns that hold something."""
+def name_problems(names: Sequence[str], label_column: str, owner_column: str = "") -> list[str]:
+    """What is wrong with the names of columns that hold something; `owner_column` may be empty."""
     found = []
     nameless = [place for place, name in enumerate(names, start=1) if not name or name.startswith(_INDEX)]
     if nameless:
@@ -32,6 +29,10 @@ def name_problems(names: Sequence[str], label_column: str) -> list[str]:
         found.append(
             f"{places('column', nameless)} {verb} no name or a row index's: name every column, and write the "
             "file without a row index"
+        )
+    if any("\0" in name for name in names):
+        found.append(
+            "the names of columns have zero bytes, as a damaged file or no text has: write the file anew"
         )
     found += [
         f"there are {count} columns {name!r}: rename or remove all but one"
@@ -42,8 +43,13 @@ def name_problems(names: Sequence[str], label_column: str) -> list[str]:
         found.append(
             f"there is no label column {label_column!r}: set task.label_column to one of {some(names)}"
         )
-    elif len(names) == 1:
+    elif not set(names) - {label_column, owner_column}:
         found.append(f"there is no column but the label {label_column!r}: add columns of features")
+    if owner_column and owner_column not in names:
+        others = [name for name in names if name != label_column]
+        found.append(
+            f"there is no owner column {owner_column!r}: set data.owner_column to one of {some(others)}"
+        )
     return found
 
 
@@ -57,12 +63,39 @@ def headless(names: Sequence[str], label_column: str) -> str:
     )
 
 
+def unlabelled(names: Sequence[str], label_column: str) -> str:
+    """What is wrong with text without a label column: what stands in its first line may be a sample, too."""
+    return (
+        f"there is no label column {label_column!r} among the {len(names)} name(s) in the first line: set "
+        "task.label_column to one of them, or write a line of names first"
+    )
+
+
+def column_problems(columns: Sequence[Column], word: str) -> list[str]:
+    """What is wrong with values: where many columns have the same, what to do about it is said once."""
+    by_remedy: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for column in columns:
+        for problem in column.problems(word):
+            what, _, remedy = problem.partition(": ")
+            by_remedy[remedy][what].append(column.name)
+    found = []
+    for remedy, alike in by_remedy.items():
+        parts = [
+            f"columns {some(names)} each have {what}" if len(names) > 1 else f"column {names[0]!r} has {what}"
+            for what, names in alike.items()
+        ]
+        more = sum(map(len, list(alike.values())[_SHOWN:]))
+        found.append(f"{listed(parts[:_SHOWN] + [f'{more} more column(s)'] * (more > 0))}: {remedy}")
+    return found
+
+
 def from_columns(
     columns: Sequence[Column],
     labels: Sequence[Any] | None,
     options: Options,
     word: str,
     rows: Sequence[int],
+    owners: Sequence[Any] | None = None,
 ) -> Samples:
     """Samples with features sorted by column name, so that the order of columns in a file does not matter.
 
@@ -72,8 +105,9 @@ def from_columns(
         options: what the file is read with.
         word: what a row is called.
         rows: how each row is called.
+        owners: as they stand in the column `options.owner`; None where there is none.
     """
-    label = options.task.label_column
+    label, owner = options.label, options.owner
     kept = [column for column in columns if column.name or not column.empty]
     passed_over = len(columns) - len(kept)
     notices = (
@@ -82,19 +116,24 @@ def from_columns(
     for name, value in options.constants.items():
         if name == label:
             labels = [value] * len(rows)
+        elif owner and name == owner:
+            owners = [value] * len(rows)
         else:
             kept.append(Column(name, options.decimal))
             kept[-1].add([value] * len(rows), rows)
     names = [column.name for column in kept] + ([] if labels is None else [label])
     if labels is None and any(map(is_value, names)):
         return Samples(np.empty((len(rows), 0)), np.full(len(rows), -1), (), (headless(names, label),))
-    problems = name_problems(names, label)
-    problems += [problem for column in kept for problem in column.problems(word)]
+    problems = name_problems([*names, *([] if owners is None else [owner])], label, owner)
+    problems += column_problems(kept, word)
     classes = np.full(len(rows), -1, dtype=np.int64)
     if labels is not None:
         classes, wrong = encode(labels, options.task, f"label column {label!r}", word, rows)
         problems += wrong
+    whose, unknown = None, list[str]()
+    if owners is not None:
+        whose, unknown = digests(owners, options.owner_key, f"owner column {owner!r}", word, rows)
     ordered = sorted(kept, key=lambda column: column.name)
     features = np.column_stack([column.values for column in ordered]) if ordered else np.empty((len(rows), 0))
     schema = tuple((column.name, column.kind) for column in ordered)
-    return Samples(features, classes, schema, tuple(problems), tuple(notices))
+    return Samples(features, classes, schema, (*problems, *unknown), tuple(notices), owners=whose)

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 
 from silofl.config import marked_encoding
-from silofl.tasks.readers.columns import tidy
+from silofl.tasks.readers.source import tidy
 
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """What opens a file whose name ends so."""
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+"""Encodings in which plain letters have zero bytes."""
+_HEAD = 1 << 16
+"""Bytes at the beginning of a file that show its encoding."""
 _DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 
@@ -44,18 +48,32 @@ def open_bytes(path: Path) -> IO[bytes]:
 def open_text(path: Path) -> TextIO:
     """The file's text, with line ends as they are; the encoding is found by the byte order mark.
 
-    Without one it is UTF-8, or UTF-16 where every second byte at the beginning is zero.
+    Without one it is UTF-8, but where that has zero bytes and another encoding makes text of them.
     """
+    return TextIOWrapper(open_bytes(path), encoding=_encoding(path), newline="")
+
+
+def _encoding(path: Path) -> str:
     with open_bytes(path) as file:
-        head = file.read(4)
-    encoding = marked_encoding(head) or "utf-8"
-    if encoding == "utf-8" and len(head) == 4 and not (head[0] and head[1]):
-        encoding = "utf-16-le" if head[0] else "utf-16-be"
-    return TextIOWrapper(open_bytes(path), encoding=encoding, newline="")
+        head = file.read(_HEAD)
+    return marked_encoding(head[:4]) or _unmarked_encoding(head)
+
+
+def _unmarked_encoding(head: bytes) -> str:
+    """The encoding of text without a byte order mark, from its beginning."""
+    found, most = "utf-8", len(head) // 8
+    for encoding in _WIDE if b"\0" in head else ():
+        text = head[: len(head) // 4 * 4].decode(encoding, errors="replace")
+        usual = sum(map(str.isascii, text)) if "\0" not in text else 0
+        if usual > most:
+            found, most = encoding, usual
+    return found
 
 
 def undecodable_line(path: Path) -> int:
-    """The first line that is not UTF-8, from 1; 0 where there is none."""
+    """The first line that is not UTF-8, from 1; 0 where there is none, or the file is in another encoding."""
+    if not _encoding(path).startswith("utf-8"):
+        return 0
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.config import TaskConfig
 from silofl.errors import DataError, MissingDependencyError
 from silofl.tasks.readers.folders import files_below, kinds_of
-from silofl.tasks.readers.labels import encode, expected
+from silofl.tasks.readers.labels import encode, expected, remedy
 from silofl.tasks.readers.pixels import (
     AS_THEY_ARE,
+    COLOURS,
     MOST_PIXELS,
     SCALED,
     Picture,
     TooManyPixelsError,
     read_picture,
 )
-from silofl.tasks.readers.rows import listed
-from silofl.tasks.readers.source import Options, Samples, Source, optional, reading
+from silofl.tasks.readers.rows import listed, places
+from silofl.tasks.readers.source import Options, Samples, Source, optional, reading, refuse_huge
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_SHOWN = 5
+_SHOWN = 100
+"""Names that a silo is told of its own images."""
 
 
 def read_images(source: Source, options: Options) -> Samples:
     """Read `class/name.png` (or JPEG, BMP, TIFF) of every class folder, in the order of their names.
 
-    Images become grey and are resized to `image_size`; those of 8 and 16 bits are scaled to 0..1, float and
-    32-bit ones stay as they are. The label is the name of the folder at the top; images in folders below it
-    are of the same class. What else is there is passed over, with a notice unless it is hidden.
+    Images become greys or colours, as `channels` says or as all are stored, and are resized to `image_size`;
+    those of 8 and 16 bits are scaled to 0..1, float and 32-bit ones and those with a sign stay as they are.
+    The label is the name of the folder at the top; images in folders below it are of the same class. What
+    else is there is passed over, with a notice unless it is hidden.
 
     Raises:
         DataError: no image at all.
@@ -49,23 +54,51 @@ def read_images(source: Source, options: Options) -> Samples:
             f"silo {source.silo} has no samples: {source.path} has no images in folders "
             f"that are named after the classes{there}"
         )
-    height, width = options.task.image_size
-    pictures, problems = _pictures(source, files, (height, width))
-    kinds = {picture.kind for picture in pictures.values()}
+    calls = _Names(source.path, files)
+    pictures, problems = _pictures(source, files, options.task, calls)
+    unfit = _unfit(calls, pictures)
+    if mixed := len({picture.values.shape for picture in pictures.values()}) > 1:
+        colour = [path for path, picture in pictures.items() if picture.colour]
+        unfit.append(
+            f"{calls.told(colour)} are stored in colour and others in grey: set task.channels = 1 to "
+            "read all as grey, or 3 to read all in colour, at every silo"
+        )
+    values = [picture.values for picture in pictures.values()]
     return Samples(
-        np.stack([picture.greys for picture in pictures.values()])[:, None]
-        if pictures
-        else np.empty((0, 1, height, width)),
+        np.stack(values) if values and not mixed else np.empty((len(values), 1, *options.task.image_size)),
         _labels(source, list(pictures), options, problems),
-        (("image", AS_THEY_ARE if kinds == {AS_THEY_ARE} else SCALED),),
-        (*problems, *_unfit(source, pictures)),
-        (*notices, *_stored(pictures)),
+        (("image", _kind(pictures)),),
+        (*problems, *unfit),
+        (*notices, *_passed_over(pictures)),
+        tuple(calls.own),
     )
+
+
+class _Names:
+    """How images are called: by number in sentences, and by name, which may be a patient's, to their silo."""
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self._folder, self._number = folder, {path: number for number, path in enumerate(files, start=1)}
+        self.own: list[str] = []
+
+    def told(self, paths: Sequence[Path]) -> str:
+        """`2 image(s) (numbers 3 and 7 by name)`."""
+        numbers = [self._number[path] for path in paths]
+        names = [str(path.relative_to(self._folder)) for path in paths[:_SHOWN]]
+        called = places("number", numbers)
+        self.own.append(f"{called}: {listed(names, max(0, len(paths) - _SHOWN))}")
+        return f"{len(paths)} image(s) ({called} by name)"
+
+
+def _kind(pictures: dict[Path, Picture]) -> str:
+    if pictures and all(picture.measured for picture in pictures.values()):
+        return AS_THEY_ARE
+    return COLOURS if any(len(picture.values) == 3 for picture in pictures.values()) else SCALED
 
 
 def _notices(folder: Path, every: list[Path], images: list[Path], files: list[Path]) -> list[str]:
     other = [path for path in every if path.suffix.lower() not in SUFFIXES]
-    found = [f"{len(other)} file(s) that are no images ({kinds_of(other)}) are passed over"] if other else []
+    found = [f"{len(other)} file(s) of other kinds ({kinds_of(other)}) are passed over"] if other else []
     loose = len(images) - len(files)
     if loose:
         found.append(f"{loose} image(s) outside of the classes' folders are passed over")
@@ -76,14 +109,16 @@ def _notices(folder: Path, every: list[Path], images: list[Path], files: list[Pa
 
 
 def _pictures(
-    source: Source, files: Sequence[Path], size: tuple[int, int]
+    source: Source, files: Sequence[Path], task: TaskConfig, calls: _Names
 ) -> tuple[dict[Path, Picture], list[str]]:
     """The images that can be read, and what is wrong with the others."""
+    height, width = task.image_size
+    refuse_huge(source, len(files) * height * width * (task.channels or 1), "the images")
     pictures: dict[Path, Picture] = {}
     large, damaged = [], []
     for path in files:
         try:
-            pictures[path] = read_picture(Source(path, source.silo), size)
+            pictures[path] = read_picture(Source(path, source.silo), (height, width), task.channels)
         except TooManyPixelsError:
             large.append(path)
         except (MemoryError, MissingDependencyError):
@@ -93,12 +128,12 @@ def _pictures(
     problems = []
     if damaged:
         problems.append(
-            f"{_named(source, damaged)} cannot be read as an image, damaged or something else: replace or "
-            "remove them"
+            f"{calls.told(damaged)} cannot be read as an image, damaged or of a kind that is not known, "
+            "such as float of 64 bits: replace or remove them"
         )
     if large:
         problems.append(
-            f"{_named(source, large)} would unpack to more than {MOST_PIXELS} pixels, as a decompression "
+            f"{calls.told(large)} would unpack to more than {MOST_PIXELS} pixels, as a decompression "
             "bomb does: reduce or remove them"
         )
     return pictures, problems
@@ -111,33 +146,28 @@ def _labels(source: Source, paths: list[Path], options: Options, problems: list[
     if strange:
         problems.append(
             f"{len(strange)} folder(s) with {np.count_nonzero(classes < 0)} image(s) have names that are not "
-            f"{expected(options.task)}: rename or remove them, or correct task.labels at every silo"
+            f"{expected(options.task)}: rename or remove them, or {remedy(options.task)}"
         )
     return classes
 
 
-def _unfit(source: Source, pictures: dict[Path, Picture]) -> list[str]:
+def _unfit(calls: _Names, pictures: dict[Path, Picture]) -> list[str]:
     """What is wrong with images that can be read."""
-    measured = [path for path, picture in pictures.items() if picture.kind == AS_THEY_ARE]
-    infinite = [path for path in measured if not np.isfinite(pictures[path].greys).all()]
+    measured = [path for path, picture in pictures.items() if picture.measured]
+    infinite = [path for path in measured if not np.isfinite(pictures[path].values).all()]
     found = []
     if measured and len(measured) < len(pictures):
         found.append(
-            f"{_named(source, measured)} of float or 32-bit values stay as they are, and others are scaled "
-            "from 0 to 1: write all of one type"
+            f"{calls.told(measured)} of float, 32-bit or signed values stay as they are, and others are "
+            "scaled from 0 to 1: write all of one type"
         )
     if infinite:
-        found.append(f"{_named(source, infinite)} with values that are missing or infinite: correct them")
+        found.append(f"{calls.told(infinite)} with values that are missing or infinite: correct them")
     return found
 
 
-def _stored(pictures: dict[Path, Picture]) -> list[str]:
-    colour = sum(picture.colour for picture in pictures.values())
-    paged = sum(picture.pages > 1 for picture in pictures.values())
+def _passed_over(pictures: dict[Path, Picture]) -> list[str]:
+    colour = sum(picture.colour and len(picture.values) == 1 for picture in pictures.values())
+    counts = Counter(part for picture in pictures.values() for part in picture.passed_over)
     found = [f"{colour} image(s) stored in colour are read as grey"] if colour else []
-    return [*found, *([f"of {paged} image(s) all pages but the first are passed over"] if paged else [])]
-
-
-def _named(source: Source, paths: Sequence[Path]) -> str:
-    shown = [str(path.relative_to(source.path)) for path in paths[:_SHOWN]]
-    return f"{len(paths)} image(s) ({listed(shown, max(0, len(paths) - _SHOWN))})"
+    return [*found, *(f"of {count} image(s) {part} is passed over" for part, count in counts.items())]

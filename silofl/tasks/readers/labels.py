@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from silofl.config import TaskConfig
 from silofl.errors import ConfigError
+from silofl.tasks.readers.cells import MISSING
 from silofl.tasks.readers.rows import places
+from silofl.tasks.readers.source import tidy
 
 
 def class_names(task: TaskConfig) -> list[str]:
@@ -36,6 +38,20 @@ def class_names(task: TaskConfig) -> list[str]:
     return task.labels
 
 
+def class_of(task: TaskConfig) -> Callable[[str], int]:
+    """What makes a label's text the number of its class, or -1.
+
+    Blanks around it and codes of accents do not matter; `1`, `1.0` and `01` are one number, unless two
+    classes are called so.
+    """
+    names = [tidy(name) for name in class_names(task)]
+    number = {name: place for place, name in enumerate(names)}
+    whole = {_whole(name): place for place, name in reversed(list(enumerate(names)))}
+    if len(whole) < len(names):
+        whole = {}
+    return lambda text: number.get(tidy(text), whole.get(_whole(tidy(text)), -1))
+
+
 def encode(
     labels: Sequence[Any] | NDArray[Any], task: TaskConfig, what: str, word: str, rows: Sequence[int]
 ) -> tuple[NDArray[np.int64], list[str]]:
@@ -50,14 +66,14 @@ def encode(
         word: what a row is called.
         rows: how each row is called.
     """
-    number = {name: place for place, name in enumerate(class_names(task))}
     values = labels.tolist() if isinstance(labels, np.ndarray) else labels
-    texts = [_text(label) for label in values]
-    words, codes = np.unique(np.array(texts, dtype=str), return_inverse=True)
-    known = words.tolist()
-    classes = np.array([number.get(one, number.get(_whole(one), -1)) for one in known], dtype=np.int64)
+    places_of: dict[str, int] = {}
+    texts = map(_text, values)
+    codes = np.fromiter((places_of.setdefault(text, len(places_of)) for text in texts), np.intp, len(values))
+    known = list(places_of)
+    classes = np.array(list(map(class_of(task), known)), dtype=np.int64)
     found = classes[codes] if len(codes) else np.empty(0, dtype=np.int64)
-    missing = np.array([one.lower() in ("", "nan") for one in known], dtype=bool) & (classes < 0)
+    missing = np.array([one.lower() in MISSING for one in known], dtype=bool) & (classes < 0)
     lost, strange = _rows(found, missing[codes], rows), _rows(found, ~missing[codes], rows)
     problems = []
     if lost:
@@ -67,7 +83,7 @@ def encode(
     if strange:
         problems.append(
             f"{what} has {len(strange)} value(s) that are not {expected(task)} ({places(word, strange)}): "
-            f"correct them, or {_remedy(task)}"
+            f"correct them, or {remedy(task)}"
         )
     return found, problems
 
@@ -98,7 +114,8 @@ def expected(task: TaskConfig) -> str:
     return f"an integer from 0 to {(task.classes or 0) - 1}"
 
 
-def _remedy(task: TaskConfig) -> str:
+def remedy(task: TaskConfig) -> str:
+    """What else to do about a label that is none, as the rest of a sentence."""
     if task.labels is not None:
         return "add them to task.labels at every silo"
     return "raise task.classes or name the words in task.labels, the same at every silo"

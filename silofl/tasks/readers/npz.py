@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from silofl.errors import DataError
 from silofl.tasks.readers.cells import Column
-from silofl.tasks.readers.columns import name_problems, tidy
+from silofl.tasks.readers.columns import name_problems
 from silofl.tasks.readers.labels import encode
-from silofl.tasks.readers.pixels import AS_THEY_ARE, SCALED
+from silofl.tasks.readers.owners import digests
+from silofl.tasks.readers.pixels import AS_THEY_ARE, COLOURS, SCALED
 from silofl.tasks.readers.rows import RowOf
-from silofl.tasks.readers.source import NUMBER, Options, Samples, Source, reading, refuse_huge
+from silofl.tasks.readers.source import NUMBER, Options, Samples, Source, reading, refuse_huge, tidy
 
+_CHANNELS = (1, 3)
+OWNER = "owner"
+"""The array that says whose the samples are, unless one is called as `data.owner_column`."""
 NAMES = "columns"
 """The array that names the columns of x, where there is one."""
 
@@ -24,15 +28,15 @@ NAMES = "columns"
 def read_npz(source: Source, options: Options) -> Samples:
     """Read array `x`, and the labels from the array `label_column` names or else from `y`.
 
-    x is (n, d), or grey images (n, height, width) or (n, 1, height, width). Images of bytes are divided by
-    255, all else is taken as it is; images are not resized. Where the array `columns` (d,) names columns,
-    they are sorted by name as those of other tables. Pickled objects are never loaded.
+    x is (n, d), or images (n, height, width), with 1 or 3 channels behind or before height and width. Images
+    of bytes are divided by 255, all else is taken as it is; images are not resized. Where the array `columns`
+    (d,) names columns, they are sorted by name as those of other tables. Pickled objects are never loaded.
 
     Raises:
         DataError: the file is damaged, an array is missing, not numeric or of the wrong shape.
     """
-    x, labels, label, names = _load(source, options)
-    samples = _features(x, names, source)
+    x, labels, label, names, owners, owner = _load(source, options)
+    samples = _features(x, names, source, options.task.channels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != x.shape[:1]:
@@ -41,52 +45,86 @@ def read_npz(source: Source, options: Options) -> Samples:
             "give one label for each sample"
         )
     classes, wrong = encode(labels, options.task, f"array {label!r}", "row", range(1, len(x) + 1))
-    return samples._replace(labels=classes, problems=(*samples.problems, *wrong))
+    samples = samples._replace(labels=classes, problems=(*samples.problems, *wrong))
+    if owners is None:
+        return samples
+    if owners.ndim == 2 and owners.shape[1] == 1:
+        owners = owners[:, 0]
+    if owners.shape != x.shape[:1] or owners.dtype.kind not in "biufUS":
+        raise DataError(
+            f"array {owner!r} of {source} has shape {owners.shape} and type {owners.dtype} beside {len(x)} "
+            "samples in x: give one owner, a number or a text, for each sample"
+        )
+    what, rows = f"array {owner!r}", range(1, len(x) + 1)
+    whose, unknown = digests(owners.tolist(), options.owner_key, what, "row", rows)
+    return samples._replace(owners=whose, problems=(*samples.problems, *unknown))
 
 
-def _load(source: Source, options: Options) -> tuple[NDArray[Any], NDArray[Any], str, NDArray[Any] | None]:
-    """Array x, the labels, the name of their array, and names of columns; no other array is read."""
+def _load(
+    source: Source, options: Options
+) -> tuple[NDArray[Any], NDArray[Any], str, NDArray[Any] | None, NDArray[Any] | None, str]:
+    """Array x, the labels, the name of their array, names of columns, and owners and the name of theirs.
+
+    No other array is read.
+    """
     with reading(source, "NPZ"):
         if not zipfile.is_zipfile(source.path):
             source.path.open("rb").close()
             raise DataError(f"{source} is not an NPZ archive or is cut short: write it with numpy.savez")
         with np.load(source.path, allow_pickle=False) as archive:
             label = options.task.label_column if options.task.label_column in archive.files else "y"
-            for name, what in (("x", "'x'"), (label, f"{options.task.label_column!r} or 'y'")):
+            owner = options.owner if options.owner in archive.files else OWNER
+            wanted = [("x", "'x'"), (label, f"{options.task.label_column!r} or 'y'")]
+            if options.owner:
+                wanted.append((owner, f"{options.owner!r} or {OWNER!r} for data.owner_column"))
+            for name, what in wanted:
                 if name not in archive.files:
                     there = ", ".join(sorted(archive.files)) or "none"
                     raise DataError(f"{source} has no array {what}: it has {there}")
             named = [NAMES] if NAMES in archive.files and label != NAMES else []
-            for name in ("x", label, *named):
+            owned = [owner] if options.owner else []
+            for name in ("x", label, *named, *owned):
                 _refuse_huge(archive.zip, name, source)
-            return archive["x"], archive[label], label, archive[NAMES] if named else None
+            names, owners = (archive[some[0]] if some else None for some in (named, owned))
+            return archive["x"], archive[label], label, names, owners, owner
 
 
 def _refuse_huge(archive: zipfile.ZipFile, name: str, source: Source) -> None:
-    """Raise DataError for an array that does not fit in memory, by its header: small files may hold one."""
+    """Raise DataError for an array of objects, or one that does not fit in memory, by its header."""
     with archive.open(f"{name}.npy") as file:
         first = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise DataError(
+            f"array {name!r} of {source} holds Python objects, which are never loaded, for they may run "
+            "programs: save it as an array of numbers or of text"
+        )
     values = math.prod(shape) * max(dtype.itemsize // 8, 1)
     refuse_huge(source, values, f"array {name!r} of shape {shape}")
 
 
-def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source) -> Samples:
+def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source, channels: int | None) -> Samples:
     """The samples without labels."""
     what = f"array 'x' of {source}"
     if x.dtype.kind not in "biuf":
         raise DataError(f"{what} is not numeric but of type {x.dtype}: encode it as numbers")
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim not in (2, 4) or (x.ndim == 4 and x.shape[1] != 1) or 0 in x.shape[1:]:
+    shape, x = x.shape, _channels_first(x)
+    if x.ndim not in (2, 4) or (x.ndim == 4 and x.shape[1] not in _CHANNELS) or 0 in x.shape[1:]:
         raise DataError(
-            f"{what} has shape {x.shape}: it must be (samples, features) or (samples, height, width)"
+            f"{what} has shape {shape}: it must be (samples, features), (samples, height, width), or have 1 "
+            "or 3 channels behind or before height and width"
+        )
+    if x.ndim == 4 and channels not in (None, x.shape[1]):
+        raise DataError(
+            f"{what} has {x.shape[1]} channel(s) and task.channels = {channels}: convert the images, or "
+            "change it"
         )
     nobody = np.full(len(x), -1, dtype=np.int64)
     if x.ndim == 4:
         scaled = x.dtype == np.uint8
-        schema: tuple[tuple[str, str], ...] = (("image", SCALED if scaled else AS_THEY_ARE),)
+        kind = (SCALED if x.shape[1] == 1 else COLOURS) if scaled else AS_THEY_ARE
+        schema: tuple[tuple[str, str], ...] = (("image", kind),)
         flat, problems = _numbers(x.reshape(len(x), -1))
         return Samples(x / np.float32(255) if scaled else flat.reshape(x.shape), nobody, schema, problems)
     features, problems = _numbers(x)
@@ -104,9 +142,17 @@ def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source) -> Sa
     return Samples(features[:, order], nobody, schema, (*wrong, *problems))
 
 
+def _channels_first(x: NDArray[Any]) -> NDArray[Any]:
+    """Images (n, channels, height, width), of which greys may have no channel."""
+    if x.ndim == 3:
+        return x[:, None]
+    behind = x.ndim == 4 and x.shape[3] in _CHANNELS and x.shape[1] not in _CHANNELS
+    return x.transpose(0, 3, 1, 2) if behind else x
+
+
 def _numbers(x: NDArray[Any]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Float64 (n, d) and what is wrong with it: missing, infinite or inexact values."""
     cells = Column("x")
     cells.add_numbers(x.ravel(), RowOf(x.shape[1], x.size))
-    problems = (problem.replace("column 'x'", "array 'x'", 1) for problem in cells.problems("row"))
-    return cells.values.reshape(x.shape), tuple(problems)
+    problems = tuple(f"array 'x' has {problem}" for problem in cells.problems("row"))
+    return cells.values.reshape(x.shape), problems

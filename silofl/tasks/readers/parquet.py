@@ -7,8 +7,17 @@ from typing import Any
 import numpy as np
 
 from silofl.tasks.readers.cells import Column
-from silofl.tasks.readers.columns import from_columns, tidy
-from silofl.tasks.readers.source import Options, Samples, Source, optional, reading, refuse_huge
+from silofl.tasks.readers.columns import from_columns
+from silofl.tasks.readers.source import (
+    Options,
+    Samples,
+    Source,
+    optional,
+    reading,
+    refuse_huge,
+    tidy,
+    with_units,
+)
 
 
 def read_parquet(source: Source, options: Options) -> Samples:
@@ -29,15 +38,35 @@ def read_parquet(source: Source, options: Options) -> Samples:
 
 def _samples(table: Any, options: Options) -> Samples:
     rows = range(1, table.num_rows + 1)
-    columns, labels, wrong = [], None, []
+    columns, labels, owners, wrong = [], None, None, list[str]()
     for name, column in zip(map(tidy, table.column_names), map(_plain, table.columns), strict=True):
-        if name == options.task.label_column and labels is None:
+        if name == options.label and labels is None:
             labels = column.to_pylist()
+        elif options.owner and name == options.owner and owners is None:
+            nested = _nested(name, column)
+            owners, wrong = ["-"] * len(rows) if nested else column.to_pylist(), wrong + nested
         else:
             columns.append(Column(name, options.decimal))
             wrong += _read(columns[-1], column, rows)
-    found = from_columns(columns, labels, options, "row", rows)
-    return found._replace(problems=(*found.problems, *wrong))
+    found = from_columns(columns, labels, options, "row", rows, owners)
+    found = found._replace(problems=(*found.problems, *wrong))
+    units = _units(table)
+    return with_units(found, {name: unit for name, unit in units.items() if name in dict(found.schema)})
+
+
+def _nested(name: str, column: Any) -> list[str]:
+    """What is wrong with the type of a column of owners."""
+    types = optional("pyarrow.types", "reading Parquet")
+    if not types.is_nested(column.type):
+        return []
+    return [f"owner column {name!r} is of type {column.type}, which is no person's: write numbers or text"]
+
+
+def _units(table: Any) -> dict[str, str]:
+    """Of columns by name, where the file's own schema has them."""
+    told = {field.name: dict(field.metadata or {}) for field in table.schema}
+    units = {name: one.get(b"unit", one.get(b"units", b"")) for name, one in told.items()}
+    return {tidy(name): unit.decode(errors="replace") for name, unit in units.items() if unit}
 
 
 def _plain(column: Any) -> Any:

@@ -38,23 +38,36 @@ def read_parts(source: Source, options: Options, reader: Reader, suffix: str) ->
         raise DataError(f"silo {source.silo} has no samples: {source.path} has no part with a row")
     samples = [part for _, part in parts]
     first = samples[0]
-    odd = [str(path.relative_to(source.path)) for path, part in parts if part.schema != first.schema]
-    problems = [
-        f"{path.relative_to(source.path)}: {problem}" for path, part in parts for problem in part.problems
-    ]
+    called = {path: _called(path.relative_to(source.path)) for path, _ in parts}
+    odd = [called[path] for path, part in parts if part.schema != first.schema]
+    problems = [f"{called[path]}: {problem}" for path, part in parts for problem in part.problems]
+    wrong = [path for path, part in parts if part.problems or part.schema != first.schema]
+    own = [str(path.relative_to(source.path)) for path in wrong]
+    own += [f"{called[path]}: {text}" for path, part in parts for text in part.own]
     if odd:
         problems.append(
             f"{listed(odd[:5], max(0, len(odd) - 5))} has other columns, or other kinds of them, than "
-            f"{parts[0][0].relative_to(source.path)}: write all parts alike"
+            f"{called[parts[0][0]]}: write all parts alike"
         )
-        return first._replace(problems=tuple(problems))
+        return first._replace(problems=tuple(problems), own=tuple(own))
+    whose = [part.owners for part in samples if part.owners is not None]
     return Samples(
         np.concatenate([part.features for part in samples]),
         np.concatenate([part.labels for part in samples]),
         first.schema,
         tuple(problems),
-        tuple(f"{path.relative_to(source.path)}: {text}" for path, part in parts for text in part.notices),
+        tuple(f"{called[path]}: {text}" for path, part in parts for text in part.notices),
+        tuple(own),
+        np.concatenate(whose) if len(whose) == len(samples) else None,
     )
+
+
+def _called(path: Path) -> str:
+    """A part's path without the values of columns that its folders stand for: `ward=*/part-0.csv`."""
+    folders = [
+        f"{name}=*" if equals else name for name, equals, _ in (one.partition("=") for one in path.parts)
+    ]
+    return str(Path(*folders[:-1], path.name))
 
 
 def _of_engine(path: Path) -> bool:

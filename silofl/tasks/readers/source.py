@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal, NamedTuple
@@ -21,6 +23,8 @@ FLOAT_BYTES = 8
 _MOST_PROBLEMS = 12
 NUMBER, TRUTH = "numbers", "truth values"
 """Kinds of columns."""
+_UNIT = " in "
+"""Between the kind of a column and its unit."""
 
 
 class Source(NamedTuple):
@@ -38,7 +42,7 @@ class Samples(NamedTuple):
     """What a reader returns: n samples and what is wrong with them."""
 
     features: NDArray[np.floating[Any]]
-    """(n, d) for a table, (n, 1, height, width) for grey images; finite where there is no problem."""
+    """(n, d) for a table, (n, channels, height, width) for images; finite where there is no problem."""
     labels: NDArray[np.int64]
     """(n,) class numbers; -1 where there is none, which is a problem."""
     schema: tuple[tuple[str, str], ...]
@@ -47,6 +51,15 @@ class Samples(NamedTuple):
     """Why they cannot be trained on: parts of a sentence, each with its remedy and without any value."""
     notices: tuple[str, ...] = ()
     """What was passed over or taken for something, likewise."""
+    own: tuple[str, ...] = ()
+    """What helps to find the problems and may be a value, such as names of files: for the silo alone."""
+    owners: NDArray[np.uint64] | None = None
+    """(n, 2) keyed digests of whose each sample is, where that was asked for: see `readers.owners`."""
+
+
+def tidy(name: str) -> str:
+    """A column's name as silos compare it: without blanks around it, accents and micro in one code (NFC)."""
+    return unicodedata.normalize("NFC", name.replace("\ufeff", "").replace("\u00b5", "\u03bc").strip())
 
 
 class Options(NamedTuple):
@@ -56,8 +69,40 @@ class Options(NamedTuple):
     """Label column, classes, size of images."""
     decimal: Literal[".", ","] = "."
     """What stands before the decimals in text."""
+    units: Mapping[str, str] = MappingProxyType({})
+    """Of columns, by name, as this silo declares them."""
     constants: Mapping[str, str] = MappingProxyType({})
     """Columns of one value that a table has from the names of its folders."""
+    owner: str = ""
+    """The column that says whose a sample is; empty where that is not asked."""
+    owner_key: bytes = b""
+    """See `readers.owners.owner_key`."""
+
+    @property
+    def label(self) -> str:
+        """The name of the label's column."""
+        return tidy(self.task.label_column)
+
+
+def with_units(samples: Samples, units: Mapping[str, str]) -> Samples:
+    """Samples whose columns have the declared units, by name, in their kinds, which silos compare."""
+    wanted = {tidy(name): tidy(unit) for name, unit in units.items()}
+    known = dict(samples.schema)
+    problems = [
+        f"data.units has {name!r}, which is no column of features: correct the name or remove it"
+        for name in wanted
+        if name not in known
+    ]
+    schema = []
+    for name, kind in samples.schema:
+        base, _, own = kind.partition(_UNIT)
+        unit = wanted.get(name, "") or own
+        if own and unit != own:
+            problems.append(
+                f"column {name!r} is in {own} by the file, and in {unit} by data.units: correct one"
+            )
+        schema.append((name, f"{base}{_UNIT}{unit}" if unit else base))
+    return samples._replace(schema=tuple(schema), problems=(*samples.problems, *problems))
 
 
 Reader = Callable[[Source, Options], Samples]
@@ -85,12 +130,12 @@ def reading(source: Source, kind: str, *, told: bool = True) -> Iterator[None]:
         ) from (error if told else None)
 
 
-def refuse(source: Source, problems: Sequence[str]) -> None:
-    """Raise DataError, all problems in one sentence, if there are any."""
+def refuse(source: Source, problems: Sequence[str], own: Sequence[str] = ()) -> None:
+    """Raise DataError, all problems in one sentence, if there are any; `own`: see `Samples`."""
     if problems:
         more = len(problems) - _MOST_PROBLEMS
         listed = [*problems[:_MOST_PROBLEMS], *([f"{more} further problem(s)"] if more > 0 else [])]
-        raise DataError(f"{source} cannot be trained on: {'; '.join(listed)}")
+        raise DataError(f"{source} cannot be trained on: {'; '.join(listed)}", own="; ".join(own))
 
 
 def refuse_huge(source: Source, values: int, what: str) -> None:
@@ -113,7 +158,22 @@ def optional(module: str, purpose: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        package = {"PIL": "pillow"}.get(module.partition(".")[0], module.partition(".")[0])
-        raise MissingDependencyError(
-            f"{purpose} needs {package}, which is not installed: pip install 'silofl[files]'"
-        ) from error
+        raise _uninstalled(module, purpose) from error
+
+
+def refuse_uninstalled(library: str, purpose: str) -> None:
+    """Raise the MissingDependencyError that `optional` would, without importing the library."""
+    try:
+        found = find_spec(library) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise _uninstalled(library, purpose)
+
+
+def _uninstalled(module: str, purpose: str) -> MissingDependencyError:
+    root = module.partition(".")[0]
+    package = {"PIL": "pillow"}.get(root, root)
+    return MissingDependencyError(
+        f"{purpose} needs {package}, which is not installed: pip install 'silofl[files]'"
+    )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import StringIO
 from itertools import chain, islice
 from typing import Any, TextIO
 
 from silofl.errors import DataError
-from silofl.tasks.readers.cells import Column
-from silofl.tasks.readers.columns import from_columns, tidy
+from silofl.tasks.readers.cells import Column, is_value
+from silofl.tasks.readers.columns import from_columns, unlabelled
 from silofl.tasks.readers.dialect import Header, open_text, read_header, rows_of, undecodable_line
-from silofl.tasks.readers.rows import places
-from silofl.tasks.readers.source import Options, Samples, Source, reading, refuse_huge
+from silofl.tasks.readers.fast_text import Layout, read_block
+from silofl.tasks.readers.labels import class_of
+from silofl.tasks.readers.rows import places, some
+from silofl.tasks.readers.source import Options, Samples, Source, reading, refuse_huge, tidy
 
-_BLOCK = 8192
-"""Lines that are text in memory at a time."""
+_BLOCK = 1 << 22
+"""Characters that are read at a time, and then up to the line's end."""
+_ROWS = 8192
+"""Rows that are cells in memory at a time."""
 
 
 def read_csv(source: Source, options: Options) -> Samples:
@@ -23,14 +28,15 @@ def read_csv(source: Source, options: Options) -> Samples:
 
     UTF-8, or UTF-16 and UTF-32 with a byte order mark; packed by gzip, bzip2 or xz where the file's name ends
     so. By Python's own csv module, which is strict about quotes and knows lines' numbers: other readers take
-    `"4"5` for 45, and an open quote for one cell up to the end of the file.
+    `"4"5` for 45, and an open quote for one cell up to the end of the file. Blocks without anything unusual
+    are read faster, see `read_block`.
 
     Raises:
         DataError: the file cannot be read at all.
     """
     with reading(source, "CSV", told=False), open_text(source.path) as file:
         try:
-            table = _Table(source, options, read_header(file, options.task.label_column))
+            table = _Table(source, options, read_header(file, options.label))
             table.read(file)
         except UnicodeDecodeError:
             number = undecodable_line(source.path)
@@ -47,36 +53,91 @@ class _Table:
         self._names = list(header.names)
         self._columns: list[Column] = []
         self._labels: list[str] = []
+        self._owners: list[str] = []
         self._rows: list[int] = []
         self._blank = 0
         self._repeated: list[int] = []
         self._uneven: list[int] = []
         self._broken: list[str] = []
         self._last = header.lines
+        self._first: list[str] = []
 
     def read(self, file: TextIO) -> None:
         """Take all rows that can be taken; remember why others cannot."""
-        rows = self._split(file)
-        first = next(rows, None)
-        if first is None:
-            rows = iter(())
-        else:
-            self._fit_names(first[1])
-            rows = chain([first], rows)
+        lines = self._header.lines
+        while text := file.read(_BLOCK) + file.readline():
+            if not self._columns:
+                self._begin(text)
+            if self._take_fast(text, lines):
+                lines += text.count("\n")
+            elif '"' in text:  # a cell may go on behind the block
+                self._take_slowly(chain(StringIO(text, newline=""), file), lines)
+                return
+            else:
+                lines = self._take_slowly(StringIO(text, newline=""), lines)
+        if not self._columns:
+            self._begin("")
+
+    def _begin(self, text: str) -> None:
+        """Fit the names to the first row; make columns."""
+        try:
+            rows = rows_of(StringIO(text, newline=""), self._header.delimiter)
+            self._first = next((row for row in rows if row), [])
+        except csv.Error:  # which is told when all is read
+            pass
+        self._fit_names(self._first)
         self._columns = [Column(name, self._options.decimal) for name in self._names]
-        checked = self._checked(rows)
-        while block := list(islice(checked, _BLOCK)):
+
+    def _take_fast(self, text: str, lines: int) -> bool:
+        """Take a block of whole lines behind so many, if all of it is in order; whether it is."""
+        place = self._label_place()
+        if place is None or len(self._first) != len(self._names) or self._broken:
+            return False
+        is_class, name = class_of(self._options.task), self._names[place]
+        layout = Layout(
+            self._header.delimiter,
+            self._options.decimal,
+            len(self._names),
+            place,
+            lambda label: label != name and is_class(label) >= 0,
+            self._owner_place(),
+        )
+        block = read_block(text, self._first, layout)
+        if block is None:
+            return False
+        rows = range(
+            lines + 1, lines + 1 + len(block.labels)
+        )  # of lines in order, whose numbers nothing tells
+        refuse_huge(self._source, (len(self._rows) + len(rows)) * len(self._names), "the table")
+        self._rows += rows
+        self._labels += block.labels
+        self._owners += block.owners
+        features = self._features()
+        for column, values in zip(features, block.columns, strict=True):
+            column.add_numbers(values, rows, truths=values.dtype == bool)
+        return True
+
+    def _take_slowly(self, lines: Iterable[str], before: int) -> int:
+        """Take lines behind so many by the strict reader; how many lines have been read then."""
+        checked = self._checked(self._split(lines, before))
+        while block := list(islice(checked, _ROWS)):
             numbers, cells = zip(*block, strict=True)
             refuse_huge(self._source, (len(self._rows) + len(block)) * len(self._names), "the table")
             self._rows += numbers
             self._take(list(zip(*cells, strict=True)), numbers)
+        return self._last
 
     def samples(self) -> Samples:
         """What was read."""
         place = self._label_place()
-        features = [column for k, column in enumerate(self._columns) if k != place]
         labels = None if place is None else self._labels
-        found = from_columns(features, labels, self._options, "line", self._rows)
+        owners = None if self._owner_place() is None else self._owners
+        found = from_columns(self._features(), labels, self._options, "line", self._rows, owners)
+        if place is None and self._header.names and not any(map(is_value, self._names)):
+            found = found._replace(
+                problems=(unlabelled(self._names, self._options.label),),
+                own=(f"the first line has {some(self._names)}",),
+            )
         notices = (
             [f"{self._header.comments} comment line(s) are passed over"] if self._header.comments else []
         )
@@ -90,25 +151,34 @@ class _Table:
         )
 
     def _label_place(self) -> int | None:
-        label = self._options.task.label_column
+        label = self._options.label
         return self._names.index(label) if label in self._names else None
 
-    def _split(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    def _owner_place(self) -> int | None:
+        owner = self._options.owner
+        return self._names.index(owner) if owner and owner in self._names else None
+
+    def _features(self) -> list[Column]:
+        others = (self._label_place(), self._owner_place())
+        return [column for k, column in enumerate(self._columns) if k not in others]
+
+    def _split(self, text: Iterable[str], before: int) -> Iterator[tuple[int, list[str]]]:
         """Every row with its line's number, up to what cannot be divided into cells."""
-        lines = rows_of(file, self._header.delimiter)
+        lines = rows_of(text, self._header.delimiter)
         while True:
-            begin = self._header.lines + lines.line_num + 1
+            self._last = before + lines.line_num
             try:
                 row = next(lines)
             except StopIteration:
                 return
             except csv.Error:
+                limit = csv.field_size_limit()
                 self._broken.append(
-                    f"the quotes on line {begin} are not closed, or stand inside a value: correct the line; "
-                    "nothing after it was read"
+                    f"the quotes on line {self._last + 1} are not closed, or stand inside a value, or a "
+                    f"value has more than {limit} letters: correct the line; nothing after it was read"
                 )
                 return
-            yield begin, row
+            yield self._last + 1, row
 
     def _fit_names(self, first: list[str]) -> None:
         """Where a delimiter ends all rows but not the header, or the header alone, make both as wide."""
@@ -130,10 +200,12 @@ class _Table:
                 yield number, row
 
     def _take(self, cells: list[Any], numbers: tuple[int, ...]) -> None:
-        place = self._label_place()
+        label, owner = self._label_place(), self._owner_place()
         for k, (column, mine) in enumerate(zip(self._columns, cells, strict=True)):
-            if k == place:
+            if k == label:
                 self._labels += mine
+            elif k == owner:
+                self._owners += mine
             else:
                 column.add(mine, numbers)
 

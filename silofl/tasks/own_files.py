@@ -1,0 +1,101 @@
+"""An institution's own file or folder, read before torch is loaded: most of what is wrong shows here."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.config import DataConfig, TaskConfig, silo_path
+from silofl.console import log_of_data
+from silofl.errors import ConfigError
+from silofl.tasks.column_kinds import Schema
+from silofl.tasks.readers import Options, Samples, Source, read, refuse_missing
+from silofl.tasks.readers.labels import class_names
+from silofl.tasks.readers.owners import owner_key
+from silofl.tasks.readers.rows import some
+from silofl.tasks.readers.source import refuse, tidy
+from silofl.tasks.scaling import public_scaling, unknown_columns
+
+EXACT_FLOAT32 = 2**24
+"""Beyond it float32 does not have every whole number."""
+
+
+@final
+class OwnFiles:
+    """What `data.path` names at each silo. Raises ConfigError where [task] and [data] do not go together."""
+
+    def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
+        if not data.path:
+            raise ConfigError(
+                "data.path is empty and task.name = 'files' needs it: set it to this silo's file or folder, "
+                "for example data/silo-{silo}.csv"
+            )
+        if len(task.image_size) != 2:
+            raise ConfigError(f"task.image_size = {task.image_size} is not [height, width]")
+        self._task, self._data = task, data
+        self._owner_key = owner_key(seed)
+        self.classes = len(class_names(task))
+
+    def source(self, silo: int) -> Source:
+        """A silo's file or folder. Raises ConfigError where the path names a variable that is not there."""
+        return Source(silo_path(self._data.path, silo, "data.path"), silo)
+
+    def refuse_missing(self, silo: int) -> None:
+        """Raise what `read` would of a file that is not there, as `readers.refuse_missing` does."""
+        refuse_missing(self.source(silo))
+
+    def read(self, silo: int) -> Samples:
+        """A silo's samples. What of them was passed over is said in one line: see `log_of_data`.
+
+        Raises:
+            DataError: one sentence with the path, the silo and what is wrong there.
+            MissingDependencyError: the file needs pyarrow or pillow.
+        """
+        source = self.source(silo)
+        data, owner = self._data, tidy(self._data.owner_column)
+        options = Options(self._task, data.decimal, data.units, owner=owner, owner_key=self._owner_key)
+        samples = read(source, options)
+        refuse(source, unknown_columns(self._data, samples.schema))
+        scaling = public_scaling(self._data, samples.schema)
+        features = samples.features if scaling is None else scaling.of(samples.features, str(source))
+        notices = [
+            *samples.notices,
+            *([] if self._data.standardize else _rounded(samples.schema, features)),
+            *self._absent(samples),
+        ]
+        if notices:
+            log_of_data(f"silo {silo}: in {source.path} {'; '.join(notices)}")
+        return samples
+
+    def _absent(self, samples: Samples) -> list[str]:
+        """Classes without a sample, which only this silo is told: others learn nothing of them."""
+        counts = np.bincount(samples.labels, minlength=self.classes)
+        names = [name for name, count in zip(class_names(self._task), counts, strict=True) if not count]
+        return [f"there is no sample of class {some(names)}"] if names else []
+
+
+def _rounded(schema: Schema, features: NDArray[np.floating[Any]]) -> list[str]:
+    """Columns of large numbers, such as identifiers or times, that differ and are equal as float32."""
+    names = [
+        name
+        for (name, _), column in zip(schema, features.T, strict=False)
+        if column.ndim == 1
+        and np.abs(column).max() > EXACT_FLOAT32
+        and len(np.unique(column.astype(np.float32))) < len(np.unique(column))
+    ]
+    if not names:
+        return []
+    return [
+        f"different values of {some(names)} are equal as float32: set data.center near them or "
+        'data.standardize = "federated", or remove what is an identifier'
+    ]
+
+
+def magnitudes(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """(d,) of a table (n, d): each column's median of |x| over values that are not zero; () of images."""
+    if features.ndim != 2:
+        return np.empty(0)
+    sizes = [np.abs(column[column != 0]) for column in features.T]
+    return np.array([np.median(one) if len(one) else 0.0 for one in sizes])
