@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError, model_validator
 
-from silofl.config import conflicts, mistakes
+from silofl.config import conflicts, mistakes, privacy_keys
 from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
 from silofl.config.sections import (
     CheckpointConfig,
@@ -76,6 +76,17 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether metrics of held-out records are shown."""
+        return self.privacy.unit == "none" or self.privacy.metrics == "exact"
+
+    @property
+    def shares_silo_metrics(self) -> bool:
+        """Whether each silo's own are shown; under [privacy] only where that is asked for."""
+        chosen = self.run.share_silo_metrics
+        return self.evaluates and (self.privacy.unit == "none" if chosen is None else chosen)
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         sentence = next(conflicts.found(self), None)
@@ -84,7 +95,11 @@ class Config(Section):
         return self
 
 
-LOCAL_KEYS = {("run", "display"), ("train", "device"), ("data", "decimal"), *LOCAL_PATHS}
+LOCAL_KEYS = {
+    *(("run", "display"), ("train", "device"), ("data", "decimal"), ("data", "units")),
+    *(("privacy", key) for key in ("budget_name", "budget_epsilon", "budget_delta")),
+    *LOCAL_PATHS,
+}
 """Keys that each institution sets for itself; all others are the same on every rank."""
 
 RESUMABLE_KEYS = {
@@ -93,6 +108,7 @@ RESUMABLE_KEYS = {
     ("run", "evaluate_every"),
     ("run", "share_silo_metrics"),
     ("data", "accept_changes"),
+    ("privacy", "metrics"),
     ("checkpoint", "every"),
     ("checkpoint", "keep"),
     ("checkpoint", "buddy"),
@@ -142,9 +158,13 @@ def parse(tables: dict[str, Any]) -> Config:
 def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({})) -> str:
     """The resolved configuration as TOML: what `load` reads back as an equal Config.
 
-    `idle` are keys by section that do nothing in it, and are left out: where they are set they are refused.
+    `idle` are keys by section that do nothing in it, and are left out, as those of [privacy] always are:
+    where they are set they are refused.
     """
-    exclude = {section: set(keys) for section, keys in idle.items()}
+    without: dict[str, Iterable[str]] = {"privacy": privacy_keys.idle_keys(config.privacy), **idle}
+    if not config.evaluates:
+        without["run"] = ("evaluate_every",)
+    exclude = {section: set(keys) for section, keys in without.items()}
     return tomli_w.dumps(config.model_dump(exclude_none=True, exclude=exclude))
 
 
@@ -202,14 +222,22 @@ def _refuse_bytes(config: Config) -> None:
 
 def _apply(tables: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not (equals and dot and section and key):
+    *sections, key = name.strip().split(".")  # tables in a section, such as task.options, have keys as well
+    if not (equals and key and sections and all(sections)):
         raise ConfigError(f"--set {override!r} is not of the form section.key=value")
+    if name.strip()[0] in "'\"":
+        raise ConfigError(
+            f"--set {override!r} has a quote before its key, as where no shell takes quotes away, such as in "
+            "an app file of mpirun: write section.key=value without"
+        )
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    table = tables.setdefault(section, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"--set {override!r}: {section} is not a section")
+    table = tables
+    for depth, section in enumerate(sections):
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            what = "a table" if depth else "a section"
+            raise ConfigError(f"--set {override!r}: {'.'.join(sections[: depth + 1])} is not {what}")
     table[key] = value

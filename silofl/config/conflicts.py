@@ -1,6 +1,7 @@
 """Which sections contradict each other: each rule a condition and the sentence that says what to do.
 
-Those of [secure] are where its protocols are: `silofl.federation.secure_conflicts`.
+Those of [secure] are where its protocols are: `silofl.federation.secure_conflicts`. Keys of [privacy] that do
+nothing: `silofl.config.privacy_keys`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from silofl.config import privacy_keys
 from silofl.config.sections import PrivacyConfig, TrainConfig
+from silofl.errors import ConfigError
 from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES, build
@@ -22,15 +25,56 @@ Rule = tuple[bool, str]
 def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
-    rules = strategy_rules(config, strategy)
+    rules = data_rules(config) + strategy_rules(config, strategy)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
+        rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)
+    rules += [(True, sentence) for sentence in privacy_keys.refusals(config.privacy)]
     return (sentence for wrong, sentence in rules if wrong)
 
 
 def corrects(strategy: Strategy) -> bool:
     """Whether a strategy changes the gradients of local steps."""
     return type(strategy).correct is not Strategy.correct
+
+
+def data_rules(config: Config) -> list[Rule]:
+    """What of [data] scales columns: of whose files, by which constants, and what [privacy] covers of it."""
+    data, task, unit = config.data, config.task, config.privacy.unit
+    constants = [f"data.{key}" for key in ("center", "scale") if getattr(data, key)]
+    scaled = [*constants, *(['data.standardize = "federated"'] if data.standardize else [])]
+    keys = " and ".join(scaled)
+    other = f"task.factory = {task.factory!r}" if task.factory else f'task.name = "{task.name}"'
+    return [
+        (
+            bool(data.owner_column) and (bool(task.factory) or task.name != "files"),
+            f"data.owner_column = {data.owner_column!r} is a column of files, and {other} reads none: remove "
+            "it"
+            + (
+                ", and give owners in the task's SiloData" if task.factory else ', or set task.name = "files"'
+            ),
+        ),
+        (
+            bool(data.owner_column) and data.owner_column.strip() == task.label_column.strip(),
+            f"data.owner_column = {data.owner_column!r} is task.label_column, too: name the column that says "
+            "whose a record is",
+        ),
+        (
+            bool(scaled) and (bool(task.factory) or task.name != "files"),
+            f"{keys} would scale columns of files, and {other} reads none: remove it, or set "
+            'task.name = "files"',
+        ),
+        (
+            bool(data.standardize and constants),
+            f"{keys} would scale columns twice: keep the constants or the statistics",
+        ),
+        (
+            bool(data.standardize) and unit != "none",
+            f'data.standardize = "federated" tells sums over all records without noise, which privacy.unit = '
+            f'"{unit}" does not cover: set publicly known constants in data.center and data.scale '
+            "instead, or remove it",
+        ),
+    ]
 
 
 def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
@@ -49,8 +93,8 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
 def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[privacy] bounds and hides one vector, unless all that is sent is made of noisy steps."""
     privacy, name = config.privacy, config.strategy.name
-    noisy_steps = privacy.unit == "example" and PLACES[privacy.place].alone
-    remedy = 'privacy.place = "local"' if privacy.unit == "example" else 'strategy.name = "fedavg"'
+    noisy_steps = privacy.samples and PLACES[privacy.place].alone
+    remedy = 'privacy.place = "local"' if privacy.samples else 'strategy.name = "fedavg"'
     others = [kind for kind in strategy.sends if kind != "update"]
     by_round = [kind for kind, weighting in strategy.sends.items() if weighting == "round"]
     return [
@@ -67,7 +111,7 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
         (
             bool(strategy.scalars or by_round),
             f'strategy.name = "{name}" tells {" and ".join([*strategy.scalars, *by_round[:1]])} of each '
-            'silo\'s training without noise: set strategy.name = "fedavg", or privacy.unit = "none"',
+            'silo\'s training without noise: set strategy.name = "fedavg", or remove [privacy]',
         ),
     ]
 
@@ -76,7 +120,7 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[privacy] and the sections that it leans on."""
     privacy, train = config.privacy, config.train
     place = PLACES[privacy.place]
-    example, alone = privacy.unit == "example", place.alone
+    samples, alone, unit = privacy.samples, place.alone, f'privacy.unit = "{privacy.unit}"'
     trains = strategy.local == "train"
     gradients = " or ".join(f'"{name}"' for name, kind in STRATEGIES.items() if kind.local == "gradient")
     return [
@@ -85,38 +129,151 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             "[privacy] takes its noise from one key: set privacy.noise_multiplier or privacy.target_epsilon",
         ),
         (
-            example and not alone and trains,
-            f'privacy.unit = "example" with privacy.place = "{privacy.place}" adds up gradients at every '
+            samples and not alone and trains,
+            f'{unit} with privacy.place = "{privacy.place}" adds up gradients at every '
             f'step: set strategy.name = {gradients}, or privacy.place = "local"',
         ),
         (
-            example and alone and not trains,
-            f'privacy.unit = "example" with privacy.place = "{privacy.place}" trains in each silo and '
+            samples and alone and not trains,
+            f'{unit} with privacy.place = "{privacy.place}" trains in each silo and '
             f'strategy.name = "{config.strategy.name}" does not: set "fedavg", or privacy.place = '
             '"distributed"',
         ),
         (
-            example and train.full_batch,
+            samples and train.full_batch,
             "train.full_batch samples nothing and privacy counts on Poisson sampling: remove it and set "
-            "privacy.sample_rate (1 for all records)",
+            "privacy.sample_rate (1 for all)",
         ),
         (
-            example and train.batch_size != TrainConfig().batch_size,
+            samples and train.batch_size != TrainConfig().batch_size,
             f"train.batch_size = {train.batch_size} takes batches of one size and privacy counts on Poisson "
-            "sampling: remove it and set privacy.sample_rate, the part of the records in a step",
+            f"sampling: remove it and set privacy.sample_rate, the part of the {_counted(privacy)} in a step",
         ),
         (
-            privacy.clip_quantile is not None and (example or alone),
+            privacy.clip_quantile is not None and (samples or alone),
             "privacy.clip_quantile follows the norms of silos' updates, counted together: it goes with "
             'privacy.unit = "silo" and a place other than "local"; remove it',
         ),
         (
-            example and train.clip_norm is not None,
-            "train.clip_norm clips sums of gradients, which bounds no example: use privacy.clip_norm",
-        ),
-        (
-            not example and privacy.sample_rate != PrivacyConfig().sample_rate,
-            f"privacy.sample_rate = {privacy.sample_rate:g} samples examples and privacy.unit is "
-            '"silo": remove it',
+            samples and train.clip_norm is not None,
+            f"train.clip_norm clips sums of gradients, which bounds no {privacy.unit}: use privacy.clip_norm",
         ),
     ]
+
+
+def _counted(privacy: PrivacyConfig) -> str:
+    """What is sampled."""
+    return "patients" if privacy.unit == "patient" else "records"
+
+
+def neighbour_rules(privacy: PrivacyConfig) -> list[Rule]:
+    """What each neighbouring relation needs, and several institutions of one person."""
+    samples, added = privacy.samples, privacy.neighbours == "add-remove"
+    what = _counted(privacy)
+    replaced = privacy.neighbours == "replace-one"
+    renyi = privacy.accountant == "rdp" or privacy.mechanism == "skellam"
+    return [
+        (
+            added and not samples,
+            'privacy.neighbours = "add-remove" and privacy.unit = "silo": which silos there are is public, '
+            'and none is added or removed unseen; set "replace-special" or "replace-one"',
+        ),
+        (
+            added and samples and privacy.records is None,
+            f'privacy.neighbours = "add-remove" needs a number of {what} that is not made of the data: set '
+            f"privacy.records to how many training {what} all silos are expected to have together",
+        ),
+        (
+            replaced and samples and privacy.sample_rate < 1 and renyi,
+            f'privacy.neighbours = "replace-one" with sampled {what} has no Renyi divergence that is known: '
+            'set privacy.accountant to "pld" and privacy.mechanism to "discrete-gaussian", or '
+            "privacy.sample_rate to 1",
+        ),
+        (
+            privacy.institutions_per_patient > 1
+            and not PLACES[privacy.place].alone
+            and samples
+            and privacy.sample_rate < 1
+            and renyi,
+            f"privacy.institutions_per_patient = {privacy.institutions_per_patient} with sampled {what} has "
+            'no Renyi divergence that is known: set privacy.accountant to "pld" and privacy.mechanism to '
+            '"discrete-gaussian", or privacy.sample_rate to 1',
+        ),
+    ]
+
+
+def band_rules(config: Config) -> list[Rule]:
+    """What correlated noise does not go with."""
+    privacy, rounds = config.privacy, config.run.rounds
+    bands, rate = privacy.bands, privacy.sample_rate
+    head, many, remedy = f"privacy.bands = {bands}", bands > 1, "or remove privacy.bands"
+    example, shared = privacy.samples, PLACES[privacy.place].needs_private_sum
+    return [
+        (
+            many and not example,
+            f"{head} has each record take part in every {bands}th round alone, and under privacy.unit = "
+            f'"{privacy.unit}" every silo takes part in every round: set privacy.unit = "example", {remedy}',
+        ),
+        (
+            many and example and not shared,
+            f"{head} correlates the noise that silos add inside the secure sum, and privacy.place is "
+            f'"{privacy.place}": set privacy.place = "distributed", {remedy}',
+        ),
+        (
+            many and privacy.institutions_per_patient > 1,
+            f"{head} has a person take part in every {bands}th round alone, and with privacy."
+            f"institutions_per_patient = {privacy.institutions_per_patient} other silos have that person in "
+            f"other rounds: set it to 1, {remedy}",
+        ),
+        (
+            many and privacy.mechanism != "discrete-gaussian",
+            f'{head} correlates Gaussian noise, and privacy.mechanism is "{privacy.mechanism}": set '
+            f'privacy.mechanism = "discrete-gaussian", {remedy}',
+        ),
+        (
+            many and bool(privacy.budget_dir),
+            f"{head} makes earlier rounds dearer when a silo is lost, which the file in privacy.budget_dir "
+            "cannot count: remove one of them",
+        ),
+        (
+            many and bands > rounds,
+            f"{head} are more than run.rounds = {rounds}: set privacy.bands to {rounds} or less",
+        ),
+        (
+            many and example and shared and bands <= rounds and rate * bands > 1,
+            f"privacy.sample_rate = {rate:g} is more than {head} can have, with which a record takes part in "
+            f"every {bands}th round at most: set privacy.sample_rate to {1 / bands:.4g} or less, or "
+            f"privacy.bands to {max(1, int(1 / rate))} or less",
+        ),
+    ]
+
+
+def metric_rules(config: Config) -> list[Rule]:
+    """Keys that need metrics of held-out records, where none are shown."""
+    shown, remedy = config.evaluates, 'or set privacy.metrics = "exact", which no epsilon covers'
+    return [
+        (
+            not shown and "evaluate_every" in config.run.model_fields_set,
+            'run.evaluate_every is set and privacy.metrics is "none", so that nothing is evaluated: '
+            f"remove it, {remedy}",
+        ),
+        (
+            not shown and config.run.share_silo_metrics is True,
+            'run.share_silo_metrics = true and privacy.metrics is "none", so that silos have none to show: '
+            f"remove it, {remedy}",
+        ),
+    ]
+
+
+def refuse_private_parameters(config: Config, strategy: Strategy) -> None:
+    """Raise ConfigError where private parameters would not be trained, or would tell of their data."""
+    if strategy.local == "gradient":
+        raise ConfigError(
+            f'strategy.name = "{config.strategy.name}" takes no local step, so that the task\'s private '
+            'parameters would stay as they are: set strategy.name = "fedavg", or remove the attribute private'
+        )
+    if config.privacy.unit != "none":
+        raise ConfigError(
+            f'privacy.unit = "{config.privacy.unit}" puts noise on what is shared, and metrics of the '
+            "task's private parameters have none: remove [privacy], or the attribute private"
+        )

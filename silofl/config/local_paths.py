@@ -20,6 +20,7 @@ LOCAL_PATHS = (
     ("secure", "passphrase_file"),
     ("secure", "roster"),
     ("checkpoint", "key_file"),
+    ("privacy", "budget_dir"),
 )
 """Every key whose value is a path."""
 

@@ -9,6 +9,26 @@ from pydantic import BaseModel, ValidationError
 
 from silofl.config.strategy_section import SECTIONS, StrategyConfig
 
+_EPSILON = (
+    "privacy.target_epsilon (noise is made for the whole run to end at or below it) or privacy.max_epsilon "
+    "(the noise stays as it is, and the run ends before a round that would exceed it)"
+)
+_NOISE = "privacy.noise_multiplier (standard deviation of the noise over privacy.clip_norm)"
+MEANT = {
+    "privacy": {
+        **dict.fromkeys(("epsilon", "eps", "epsilon_budget", "budget"), _EPSILON),
+        **dict.fromkeys(("sigma", "noise", "noise_scale", "noise_std", "noise_stddev"), _NOISE),
+        **dict.fromkeys(("max_grad_norm", "l2_norm_clip", "max_norm", "clip", "clipping_norm"), "clip_norm"),
+        **dict.fromkeys(("sampling_rate", "sampling_probability", "q"), "sample_rate"),
+        **dict.fromkeys(("enabled", "enable", "level", "granularity"), "unit"),
+        **dict.fromkeys(("target_delta", "max_delta"), "delta"),
+        **dict.fromkeys(("adjacency", "neighbors", "neighboring_relation"), "neighbours"),
+        **dict.fromkeys(("collusion", "adversaries"), "colluding"),
+    }
+}
+"""By section, names that other libraries and papers have for keys, and the key that is meant; a text with a
+space is the whole answer."""
+
 
 def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     """The first problem; `sections` are the fields of the whole configuration, by name."""
@@ -41,8 +61,15 @@ def _unknown_key(loc: list[Any], strategy: str, sections: dict[str, Any]) -> str
             f"{section}.{key} is a key of {either(owners)} and strategy.name is {strategy!r}, which has "
             f"{', '.join(kind.model_fields)}: remove it, or set strategy.name to {either(owners)}"
         )
-    near = _nearest(f"{section}.{key}", [f"{section}.{name}" for name in kind.model_fields])
-    return f"unknown key {section}.{key}: did you mean {near}?"
+    return f"unknown key {section}.{key}: did you mean {_meant(section, key, list(kind.model_fields))}?"
+
+
+def _meant(section: str, key: str, known: list[str]) -> str:
+    """The key of `section` that is meant by one that it does not have, or by how that is misspelt."""
+    meant = MEANT.get(section, {})
+    near = _nearest(key.lower(), [*known, *meant])
+    name = meant.get(near, near)
+    return name if " " in name else f"{section}.{name}"
 
 
 def _unknown_strategy(name: Any) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from silofl.constrained import Decay, Fraction, PositiveFloat, PositiveInt
+from silofl.config.neighbours import Neighbours
+from silofl.constrained import Decay, Finite, Fraction, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault
 from silofl.privacy.places import PLACES
@@ -31,8 +32,9 @@ class RunConfig(Section):
     evaluate_every: PositiveInt = 1
     """Rounds between evaluations; the last round is always evaluated."""
     display: Literal["auto", "live", "plain", "none"] = "auto"
-    share_silo_metrics: bool = True
-    """Show every silo's own loss and accuracy to all; false shares only the federation's means."""
+    share_silo_metrics: bool | None = None
+    """Show every silo's own loss and accuracy to all; false shares only the federation's means. Unset, true
+    without [privacy] and false with it."""
 
 
 class TaskConfig(Section):
@@ -54,7 +56,9 @@ class TaskConfig(Section):
     label_column: str = "label"
     """`files`: the label's column (CSV, Parquet) or array (NPZ: `label_column` or `y`)."""
     image_size: list[PositiveInt] = [32, 32]
-    """`files`: image folders are resized to [height, width] and read as grey."""
+    """`files`: images of folders are resized to [height, width]."""
+    channels: Literal[1, 3] | None = None
+    """`files`: images are read as greys (1) or colours (3); unset, as they are stored, all alike."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
     """`synthetic(alpha, beta)`: how much local models differ (Li et al. 2020, section 5.1)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
@@ -62,22 +66,39 @@ class TaskConfig(Section):
 
 
 class DataConfig(Section):
-    """[data]: where a silo's samples come from and how built-in data is dealt out."""
+    """[data]: where a silo's samples come from, how they are scaled, and how built-in data is dealt out."""
 
     path: str = ""
     """`files`: this silo's file or folder; `{silo}` is its number."""
     decimal: Literal[".", ","] = "."
     """`files`: the sign before decimals in this silo's CSV; signs between thousands are refused."""
+    units: dict[str, str] = {}
+    """`files`: the units of this silo's columns, by name, such as {glucose = "mmol/l"}; where silos differ,
+    a run is refused."""
     partition: Literal["iid", "dirichlet", "shards", "quantity", "features"] = "iid"
     alpha: PositiveFloat = 0.5
     """Concentration of the Dirichlet distribution (dirichlet, quantity, features): small is skewed."""
     shards_per_silo: PositiveInt = 2
     test_fraction: Fraction = 0.2
-    """Part of each silo's own samples that is held out for evaluation."""
-    standardize: bool = False
-    """`files`: subtract the mean and divide by the standard deviation of this silo's training features."""
+    """Part of the samples that is held out for evaluation, about: each is, or not, by its own values."""
+    center: dict[str, Finite] = {}
+    """`files`: what is subtracted from columns, by name, such as {age = 50}: constants that are publicly
+    known, such as a laboratory's reference values, and the same at every silo. 0 of columns not named."""
+    scale: dict[str, PositiveFloat] = {}
+    """`files`: by what columns are divided then, likewise; 1 of columns not named."""
+    standardize: Literal[False, "federated"] = False
+    """`files`: subtract the mean and divide by the standard deviation of all silos' training records
+    together, added up at the start as updates are; never under [privacy]. `true` means the same."""
+    owner_column: str = ""
+    """`files`: the column (CSV, Parquet) or array (NPZ: `owner_column` or `owner`) that says whose a record
+    is. It is no feature. All records of one person are trained on, or all are held out."""
     accept_changes: bool = False
     """Resume a run, or take a silo back, on other samples than its rounds so far; never under [privacy]."""
+
+    @field_validator("standardize", mode="before")
+    @classmethod
+    def _by_all_silos(cls, value: Any) -> Any:
+        return "federated" if value is True else value
 
 
 class TrainConfig(Section):
@@ -169,15 +190,31 @@ else:
 class PrivacyConfig(Section):
     """[privacy]: how little the trained model may tell of its data, as (epsilon, delta)."""
 
-    unit: Literal["none", "example", "silo"] = "none"
-    """What is protected: one record of a silo's training data (`example`), or all its data (`silo`)."""
+    unit: Literal["none", "example", "patient", "silo"] = "none"
+    """What is protected: one record of a silo's training data (`example`), all records of one person there
+    (`patient`, by `data.owner_column`), or all its data (`silo`)."""
+    neighbours: Neighbours = "replace-special"
+    """Which data sets are not told apart: a record is replaced by one that contributes nothing, and how
+    many there are is public (`replace-special`); it is there or not (`add-remove`, which needs `records`);
+    it is replaced by any other, which is twice as far (`replace-one`). For `patient`, read "all records of a
+    person", and for `silo`, "a silo's data"."""
+    records: PositiveInt | None = None
+    """`add-remove`: how many training records (`patient`: persons) all silos are expected to have together, a
+    public number that makes means of sums; the true one is told to nobody."""
+    records_per_patient: PositiveInt | None = None
+    """`patient`: of a person with more records so many are drawn in each step; unset, all are taken."""
+    institutions_per_patient: PositiveInt = 1
+    """`patient`: in how many silos one person may have records. A person in more counts as several."""
     place: PlaceName = "distributed"
     """Where noise enters: each silo adds all of it alone (`local`); each adds a share inside the secure sum,
     so that only the noisy sum ever exists (`distributed`); the ranks that serve the sum, which are trusted,
     add it (`central`)."""
     mechanism: Literal["discrete-gaussian", "skellam"] = "discrete-gaussian"
+    metrics: Literal["none", "exact"] = "none"
+    """Held-out records are not in the claim: nothing is evaluated (`none`), or metrics are shown without
+    noise (`exact`)."""
     clip_norm: PositiveFloat = 1.0
-    """Largest L2 norm of an example's gradient, or of a silo's update."""
+    """Largest L2 norm of an example's gradient, of the mean of a person's, or of a silo's update."""
     clip_quantile: Fraction | None = None
     """`silo`: the clipping norm follows this quantile of the updates' norms, from `clip_norm` on."""
     quantile_noise_multiplier: PositiveFloat = 4.0
@@ -189,11 +226,25 @@ class PrivacyConfig(Section):
     max_epsilon: PositiveFloat | None = None
     """The run ends before a round that would exceed it."""
     delta: Fraction = 1e-5
-    """Probability with which epsilon may fail to hold; below one over the number of records, or of silos."""
+    """Probability with which epsilon may fail to hold; below one over the number of records, of persons, or
+    of silos."""
+    budget_dir: str = ""
+    """A folder of this silo's own in which a file counts what all runs release of its data."""
+    budget_name: str = ""
+    """The name of that data there; without one, all runs with this folder count together."""
+    budget_epsilon: PositiveFloat | None = None
+    """No run goes on that would let all of them together exceed this; unset, they are counted alone."""
+    budget_delta: Fraction | None = None
+    """At which they are added up; `delta` when unset."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """`example`: with this probability each record takes part in a step (Poisson sampling)."""
+    """`example`, `patient`: with this probability each record, or each person, takes part in a step (Poisson
+    sampling)."""
+    bands: Annotated[int, Field(ge=1, le=128)] = 1
+    """`distributed`: noise of a round takes off that of the `bands` - 1 rounds before, and a record may take
+    part in every `bands`-th round alone, with `bands` times the probability. 1: independent noise."""
     clipping: Literal["ghost", "hooks", "functorch"] = "ghost"
-    """`example`: how Opacus clips: by norms alone, or by every example's gradient in memory."""
+    """`example`, `patient`: how Opacus clips: by norms alone, or by every example's gradient in memory. A
+    person with several records has one gradient, in memory alone, whichever it is."""
     accountant: Literal["pld", "rdp"] = "pld"
     """Privacy loss distributions, or Renyi orders where those do not apply (always for Skellam)."""
     colluding: Annotated[int, Field(ge=0)] = 1
@@ -203,6 +254,11 @@ class PrivacyConfig(Section):
     """`distributed`: how many silos may be lost in a round with the noise still enough."""
     rotate: bool | None = None
     """Spread each vector over all coordinates by a random rotation; unset, for rings below 32 bits."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether sums are of clipped gradients of sampled records, or persons, and not of silos' updates."""
+        return self.unit in ("example", "patient")
 
 
 class CheckpointConfig(Section):

@@ -50,10 +50,12 @@ def test_a_run_is_named_after_its_file(tmp_path: Path) -> None:
         ("run.name=a=b", "run", "name", "a=b"),
         ("task.hidden=[5, 6]", "task", "hidden", (5, 6)),
         ("failure.inject=[]", "failure", "inject", ()),
+        ("train.options.nesterov=true", "train", "options", {"dampening": 0, "nesterov": True}),
+        ("task.options.config.layers=2", "task", "options", {"config": {"layers": 2}}),
     ],
 )
 def test_overrides(tmp_path: Path, override: str, section: str, key: str, value: Any) -> None:
-    (tmp_path / "a.toml").write_text("[run]\nrounds = 3\n")
+    (tmp_path / "a.toml").write_text("[run]\nrounds = 3\n[train.options]\ndampening = 0\n")
     found = getattr(getattr(configuration.load(tmp_path / "a.toml", [override]), section), key)
     assert (tuple(found) if isinstance(found, list) else found) == value
 
@@ -64,15 +66,18 @@ def test_overrides(tmp_path: Path, override: str, section: str, key: str, value:
         ("train.lrr=0.1", ["unknown key train.lrr", "did you mean train.lr?"]),
         ("trian.lr=0.1", ["unknown section trian", "did you mean train?"]),
         ('train.lr="fast"', ["train.lr = 'fast'", "valid number"]),
+        ("'train.lr=0.1'", ["has a quote before its key", "app file", "write section.key=value without"]),
         ("train.lr", ["--set 'train.lr'", "section.key=value"]),
         ("lr=1", ["--set 'lr=1'", "section.key=value"]),
+        ("task..kind=1", ["--set 'task..kind=1'", "section.key=value"]),
+        ("run.rounds.more=1", ["--set 'run.rounds.more=1': run.rounds is not a table"]),
         ("run.rounds=-1", ["run.rounds = -1"]),
         ("strategy.name=fedfoo", ["strategy.name = 'fedfoo'", "fedavg"]),
         ("failure.inject=['kill silo one']", ["kill silo one"]),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, override: str, words: list[str]) -> None:
-    (tmp_path / "a.toml").touch()
+    (tmp_path / "a.toml").write_text("[run]\nrounds = 3\n")
     with pytest.raises(ConfigError) as refused:
         configuration.load(tmp_path / "a.toml", [override])
     assert "\n" not in str(refused.value)

@@ -88,6 +88,37 @@ def test_corrected_gradients_are_dense(name: str) -> None:
 def test_contradictions_of_privacy_alone_are_refused_as_before() -> None:
     for sections, told in (
         ({"privacy": {"unit": "silo"}}, "takes its noise from one key"),
-        ({"privacy": SILO | {"sample_rate": 0.5}}, "samples examples"),
+        ({"privacy": SILO | {"sample_rate": 0.5}}, "samples no records"),
     ):
         assert told in refused(**sections)
+
+
+BANDS = EXAMPLE | {"bands": 4, "sample_rate": 0.1}
+SGD, TEN = {"name": "fedsgd"}, {"rounds": 10}
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"privacy": BANDS, "run": {"rounds": 3}}, "privacy.bands = 4 are more than run.rounds = 3: set"),
+        (
+            {"privacy": BANDS | {"sample_rate": 0.5}},
+            "set privacy.sample_rate to 0.25 or less, or privacy.bands",
+        ),
+        (
+            {"privacy": BANDS | {"place": "central"}},
+            'privacy.place is "central": set privacy.place = "distrib',
+        ),
+        ({"privacy": BANDS | {"place": "local"}, "strategy": {"name": "fedavg"}}, 'privacy.place is "local"'),
+        ({"privacy": BANDS | {"mechanism": "skellam"}}, 'privacy.mechanism is "skellam": set'),
+        ({"privacy": SILO | {"bands": 4}, "strategy": {"name": "fedavg"}}, "every silo takes part in every"),
+    ],
+)
+def test_what_correlated_noise_does_not_go_with(sections: dict[str, Any], told: str) -> None:
+    assert told in refused(**{"run": TEN, "strategy": SGD} | sections)
+
+
+def test_correlated_noise_goes_with_all_records_of_a_group() -> None:
+    for rate in (0.1, 0.25):
+        privacy = BANDS | {"sample_rate": rate}
+        assert configuration.parse({"run": TEN, "strategy": SGD, "privacy": privacy}).privacy.bands == 4

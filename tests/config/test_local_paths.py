@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,13 @@ def holding(text: str) -> Config:
     tables: dict[str, dict[str, str]] = {}
     for section, key in LOCAL_PATHS:
         tables.setdefault(section, {})[key] = text
-    return configuration.parse(tables)
+    return configuration.parse(private(tables))
+
+
+def private(tables: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """With what makes the paths of [privacy] do something."""
+    privacy = {"unit": "example", "noise_multiplier": 1.0, **tables.get("privacy", {})}
+    return {**tables, "privacy": privacy, "strategy": {"name": "fedsgd"}}
 
 
 @pytest.mark.parametrize(("section", "key"), LOCAL_PATHS, ids=str)
@@ -39,7 +46,7 @@ def test_variables_of_the_environment(section: str, key: str, monkeypatch: pytes
     own = configuration.for_silo(holding("$SCRATCH/${SCRATCH}/{silo}/$$SCRATCH/5$/$1"), 2)
     assert getattr(getattr(own, section), key) == "/fast/$HOME/fast/$HOME/2/$SCRATCH/5$/$1"
     for text in ("$NOWHERE/x", "/a/${NOWHERE}"):
-        config = configuration.parse({section: {key: text}})
+        config = configuration.parse(private({section: {key: text}}))
         with pytest.raises(
             ConfigError, match=rf"^{section}.{key} = .*silo 4 has no NOWHERE; set it, or write \$\$"
         ):
@@ -74,7 +81,9 @@ def test_a_run_directory_is_taken_as_the_command_line_has_it(tmp_path: Path) -> 
 
 
 def test_what_is_no_path_stays() -> None:
-    assert LOCAL_KEYS - set(LOCAL_PATHS) == {("run", "display"), ("train", "device"), ("data", "decimal")}
+    other = {("run", "display"), ("train", "device"), ("data", "decimal"), ("data", "units")}
+    other |= {("privacy", key) for key in ("budget_name", "budget_epsilon", "budget_delta")}
+    assert LOCAL_KEYS - set(LOCAL_PATHS) == other
     config = configuration.parse({"run": {"name": "{silo}", "dir": "~/{silo}"}})
     own = configuration.for_silo(config, 1)
     assert own.run.name == "{silo}"
