@@ -8,37 +8,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
-from silofl.aggregation.reduce_scatter import chunk_width
-from silofl.aggregation.row_exchange import BUFFERS
+from silofl.aggregation.reduce_scatter import BUFFERS, chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config
-from silofl.errors import MismatchError
+from silofl.errors import DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
-from silofl.federation.handshake import model_mismatch, model_told
+from silofl.federation.model_agreement import model_mismatch, model_told
+from silofl.federation.privacy.data_budget import foretold
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
+from silofl.federation.privacy.pipeline import refuse_unprotectable
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
+from silofl.privacy.claim import NOTHING, outside
 from silofl.privacy.places import PLACES
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
-from silofl.tasks.base import Schema
+from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
+from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
 
 
 def dry_run(config: Config, silos: int) -> DryRun:
-    """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise."""
+    """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise.
+
+    Who calls it may read the data: an error has what ranks keep to their silo, `DataError.own`.
+    """
+    try:
+        return _dry_run(config, silos)
+    except DataError as error:
+        if not error.own:
+            raise
+        raise DataError(f"{error} ({error.own})", rank=error.rank) from None
+
+
+def _dry_run(config: Config, silos: int) -> DryRun:
     refuse_conflicts(config)
     task = tasks.build(config, alone=True)
+    if isinstance(task, Files) and task.federated:
+        task.agree(_pooled(task, silos))
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
     magnitudes: dict[int, NDArray[np.float64]] = {}
@@ -50,17 +67,47 @@ def dry_run(config: Config, silos: int) -> DryRun:
         first = first or silo
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
-        if isinstance(task, Files) and not config.data.standardize:
+        if isinstance(task, Files):
             magnitudes[number] = task.magnitudes
         device = str(silo.model.vector.device)
-        rows.append(SiloDryRun(number, device, silo.samples, silo.test_samples))
+        patients = len(silo.persons) if config.privacy.unit == "patient" else None
+        rows.append(SiloDryRun(number, device, silo.samples, silo.test_samples, patients))
     assert first is not None
     error = schema_mismatch(schemas) or error  # columns are what a user knows
     if error is not None:
         raise error
-    notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes)]
+    notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes), *_of_several_records(rows)]
     found = _sizes(config, rows, first)
     return replace(found, notes=[*found.notes, *notes])
+
+
+def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
+    """How persons are clipped who have more than the one record that Opacus clips."""
+    several = sum(row.persons < row.train_samples for row in rows)
+    if not several:
+        return []
+    return [
+        f"{several} silo(s) have patients of several training records, each of whom takes a backward pass "
+        "of its own in a step: privacy.clipping is the way of patients with one; "
+        "privacy.records_per_patient bounds how many records a pass has"
+    ]
+
+
+def _pooled(task: Files, silos: int) -> Scaling:
+    """What the silos of a run would agree on, from all their data, which the task keeps for its `data`.
+
+    Raises MismatchError where columns differ, and errors of `Files.read`.
+    """
+    every, schemas = [], dict[int, Schema]()
+    for silo in range(silos):
+        every.append(task.training_features(silo))
+        schemas[silo] = task.schema()
+    error = schema_mismatch(schemas)
+    if error is not None:
+        raise error
+    first = np.sum([first_sums(one) for one in every], axis=0)
+    second = np.sum([second_sums(one, mean_of(first)) for one in every], axis=0)
+    return pooled_scaling([name for name, _ in task.schema()], first, second)
 
 
 def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
@@ -69,7 +116,9 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant)
     words = config.privacy.unit != "none" and not PLACES[config.privacy.place].alone
     topology = topology_of(config.topology)
-    sent = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant).bytes_sent(spec)
+    shares = words and PLACES[config.privacy.place].sources(spec.silos) > 1
+    trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
+    sent = trial.bytes_sent(spec)
     privacy, weak = _privacy(config, rows, silo)
     name = protocol_name(config.secure, silos)
     return DryRun(
@@ -86,6 +135,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,
+        outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
         notes=[*silo.notices(), *weak],
     )
 
@@ -105,10 +155,13 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
 def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, list[str]]:
     """The epsilon that the run will end with if no silo fails; raises what the run would refuse."""
     if config.privacy.unit == "none":
-        return "", []
-    silo.refuse_unprotectable(config.privacy)
-    records = sum(row.train_samples for row in rows)
+        return NOTHING, []
+    refuse_unprotectable(silo, config.privacy)
+    expected = config.privacy.records is not None  # with which every silo counts alike
+    records = silo.counted * len(rows) if expected else sum(row.persons for row in rows)
     plan = plan_for(config, silo.model.size, records, len(rows), len(rows))
     noise = plan.noise_multiplier()
     refuse_over_budget(plan, noise)
-    return describe(plan, noise), notes(plan, noise)
+    whole, method = plan.whole(noise), plan.method
+    budgets = [foretold(config, row.silo, whole, method) for row in rows]
+    return describe(plan, noise), [*notes(plan, noise), *filter(None, budgets)]

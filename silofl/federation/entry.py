@@ -1,10 +1,10 @@
-"""`silofl.train`: a federation from a Python program that mpirun started, or that lost silos' peers did."""
+"""`silofl.train`: a federation from a Python program that mpirun started, or survivors respawned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from silofl import config as configuration
 from silofl.comm.collective_errors import raise_on_all_ranks
@@ -14,10 +14,11 @@ from silofl.comm.ranks import communicator_of, world
 from silofl.comm.respawn import spawned_by
 from silofl.config import Config
 from silofl.crypto.core_dumps import forbid_core_dumps
-from silofl.federation import loop
-from silofl.federation.failure.rejoin import rejoin
+from silofl.federation.preparation import prepare
 from silofl.federation.stop import StopRequest
-from silofl.tasks.base import Task
+
+if TYPE_CHECKING:
+    from silofl.tasks.base import Task
 
 
 def train(
@@ -55,12 +56,20 @@ def train_or_rejoin(
     `load` gives the configuration: where it cannot, a silo that returns stays away alone.
     """
     forbid_core_dumps()
+    stop = StopRequest() if stop is None else stop
     spawn_info = spawned_by() if isinstance(comm, MpiCommunicator) and comm.resilient else None
     with configuration.relative_to(Path.cwd()):
         if spawn_info is None or not isinstance(comm, MpiCommunicator):
             with raise_on_all_ranks(comm):
                 config = load()
-            return loop.train(config, task, comm=comm, resume=resume, on_directory=on_directory, stop=stop)
+            prepared = prepare(
+                config, comm=comm, resume=resume, own_task=task is not None, on_directory=on_directory
+            )
+            from silofl.federation.loop import train_prepared  # torch: after all that does without
+
+            return train_prepared(prepared, task, stop)
+        from silofl.federation.failure.rejoin import rejoin
+
         return rejoin(
             load, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
         )

@@ -1,42 +1,35 @@
-"""One rank's view of a run: its silo, the topology that joins silos, and the privacy engine around both."""
+"""One rank's view of a run: its silo, the topology that joins silos, and the privacy engine around both.
+
+`RunContext.federation` makes the topology, such as `topologies/sharded_server.py`, for the silos that are
+there.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from silofl import config as configuration
-from silofl import startup
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.magnitudes import Magnitudes, first_nonfinite, measure
-from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
-from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.federation.failure.membership_tracker import MembershipTracker
-from silofl.federation.failure.policy import replicas
 from silofl.federation.failure.respawn_policy import RespawnPolicy
-from silofl.federation.handshake import agree_on_model
-from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
 from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
-from silofl.federation.recomputation import recomputations
-from silofl.federation.silo import Silo, place
+from silofl.federation.recomputation import recomputations, replica_count
+from silofl.federation.silo import Silo
 from silofl.federation.stateful import State, Stateful, committed_state, restore
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
-from silofl.tasks import registry as tasks
-from silofl.tasks.base import Task
-from silofl.tasks.checks import task_of
-from silofl.tasks.user_code import UserCode
 from silofl.topologies.base import BUFFERS, Topology
 from silofl.topologies.registry import topology_of
 from silofl.types import Vector
@@ -76,49 +69,13 @@ class Federation:
 
     @property
     def values(self) -> Vector:
-        """(d,) the global model's parameters and buffers, equal on all ranks after `server_step`."""
+        """(d,) the global model's parameters and buffers, equal on all ranks between rounds."""
         return self.topology.values
 
     @property
     def members(self) -> tuple[int, ...]:
         """The silos that all parts are made for."""
         return self.topology.members
-
-    def fit(self, round_number: int) -> tuple[Fitted, Magnitudes]:
-        """Train from the shared vectors; not collective. TrainingError where the result is not finite.
-
-        A silo that sits the round out has nothing to bring: see `Openings`.
-        """
-        if self.group.silo_id in self.absent(round_number):
-            fitted = self.silo.nothing(self.aggregator.spec)
-        else:
-            fitted = self._fit(round_number)
-        magnitudes = measure(fitted.contribution, self.aggregator.spec)
-        nonfinite = first_nonfinite(magnitudes, self.aggregator.spec)
-        if nonfinite is not None:
-            raise self.silo.diverged(round_number, nonfinite)
-        return fitted, magnitudes
-
-    def _fit(self, round_number: int) -> Fitted:
-        context, shared = self.context, self.topology.shared
-        buffers = self.values[len(shared["model"]) :]
-        start = RoundStart(shared, buffers, round_number, context.strategy, context.membership.resync)
-        return self.silo.fit(start) if self.privacy is None else self.privacy.fit(start)
-
-    def reduce(self, fitted: Fitted, round_number: int, magnitudes: Magnitudes) -> None:
-        """Add up what all silos learnt, and let this silo's state follow; collective."""
-        openings = self.context.openings
-        self.topology.reduce(
-            fitted.contribution,
-            round_number,
-            magnitudes,
-            self._terms(),
-            absent=self.absent(round_number),
-            authorizer=None if openings is None else partial(openings.authorize, round_number),
-        )
-        self.silo.accept(fitted)
-        if self.privacy is not None:
-            self.privacy.account(self.aggregator, round_number)
 
     def absent(self, round_number: int) -> tuple[int, ...]:
         """The silos that sit a round out; the same on every rank. StoppedError where it must stay closed."""
@@ -128,25 +85,6 @@ class Federation:
     def may_show_metrics(self, round_number: int) -> bool:
         """Whether the federation's metrics of a round may be added up; the same on every rank."""
         return self.context.openings is None or self.context.openings.may_show_metrics(round_number)
-
-    def _terms(self) -> bytes:
-        """What decides contributions besides the shared vectors; the same on every silo."""
-        terms = {} if self.privacy is None else self.privacy.terms()
-        return json.dumps(
-            [type(self.context.strategy).__name__, self.context.membership.resync, terms]
-        ).encode()
-
-    def server_step(self, fitted: Fitted, round_number: int) -> None:
-        """Step the shared vectors; the update's memory is written over. Collective."""
-        membership = self.context.membership
-        self.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
-        if not self.absent(round_number):  # else the state of a silo is still missing
-            membership.resync = False
-
-    def complete(self, round_number: int) -> None:
-        """Account for what the round's step has told; collective."""
-        if self.privacy is not None:
-            self.privacy.complete(self.aggregator, round_number)
 
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
@@ -191,7 +129,7 @@ class Federation:
     def restore(self, state: State | None, members: tuple[int, ...], *, member: bool) -> None:
         """Take up committed states of the round that `members` committed: see `Stateful`. Collective."""
         restore(self.context.parts, state, members, member=member)
-        if self.context.private_part is not None:
+        if self.context.private_part is not None:  # the clipping norm that was restored decides its grid
             self.topology.aggregator = self.context.private_part.aggregator
         restore((self.topology,), state, members, member=member)
 
@@ -209,7 +147,7 @@ class Federation:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What does not change while silos fail and rejoin."""
+    """What is made once, and stays while the topology is made anew as silos fail and rejoin."""
 
     group: ElasticGroup
     config: Config
@@ -244,7 +182,7 @@ class RunContext:
         Without `trust` it is a context for measurements, whose checkpoints nobody finds again.
         """
         silo.code.folder = path
-        openings = None if trust is None else openings_of(group, config, silos, path, trust)
+        openings = None if trust is None else Openings.of(group, config, path, str(trust.run), silos)
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
         private = config.privacy.unit != "none"
@@ -304,14 +242,6 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
     )
 
 
-def openings_of(group: ElasticGroup, config: Config, silos: int, path: Path, trust: Trust) -> Openings | None:
-    """This rank's record of opened sums; None where the protocol keeps no secret."""
-    protocol = protocols.choose_protocol(config.secure, silos)
-    if not protocol.private:
-        return None
-    return Openings(group, path, str(trust.run), silos, protocol.fewest(config.secure, silos))
-
-
 def aggregation_spec(
     config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool
 ) -> AggregationSpec:
@@ -323,15 +253,16 @@ def aggregation_spec(
     ]
     buffers = model.size - model.trainable
     if buffers:
-        vectors.append(VectorSpec(BUFFERS, buffers, "exact"))
+        named = tuple(model.buffer_names), model.buffer_ends
+        vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", *named))
     return AggregationSpec(
         tuple(vectors),
         model.wire_dtype,
-        silo.samples,
+        silo.counted,
         config.run.seed,
         configuration.digest(config),
         silos,
-        replicas(config, silos, MAX_REPLICAS) if tolerant else 0,
+        replica_count(config, silos) if tolerant else 0,
         strategy.scalars,
         strategy.needs == "rows",
         recomputations(config, silos),
@@ -345,31 +276,3 @@ def setup(context: RunContext) -> Federation:
     """
     context.group.step(lambda: agree_on_model(context.group.comm, context.silo.model))
     return context.federation()
-
-
-def build_task(group: ElasticGroup, config: Config, task: Task | None) -> Task:
-    """The task given, or that of [task]; raises on all ranks what is wrong with it on any."""
-
-    def build() -> Task:
-        with raise_on_all_ranks(group.comm):
-            return tasks.build(config) if task is None else task_of(task, f"the task {type(task).__name__}")
-
-    return group.step(build)
-
-
-def build_silo(
-    group: ElasticGroup, config: Config, task: Task, code: UserCode, silos: int, local_rank: int
-) -> Silo:
-    """This rank's institution, whose task `code` calls; raises on all ranks what is wrong with any rank's."""
-    made: list[Silo] = []
-
-    def build() -> Silo:
-        with raise_on_all_ranks(group.comm):
-            if not made:
-                device = place(config.train.device, local_rank)
-                made.append(Silo(config, task, code.silo, silos, device, code=code))
-        return made[0]
-
-    silo = group.step(build)
-    startup.over()  # the optimizer and the data have loaded the last large libraries
-    return silo

@@ -1,4 +1,9 @@
-"""From a configuration to a trained model: set up, run rounds, commit each, write the results."""
+"""From a configuration to a trained model: set up, run rounds, commit each, write the results.
+
+`silofl train` calls `train` on every rank, by `entry.py`. For each round it calls `round.py`, then
+`results.py`, which tells of the round, and `RunState.commit` of `run_state.py`; between the two failed
+silos are respawned by `failure/respawner.py`. A respawned rank enters by `Run.rejoin`.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from silofl.comm.collective_errors import raise_on_all_ranks
-from silofl.comm.elastic_group import ElasticGroup
-from silofl.comm.place import Place
 from silofl.comm.protocol import Communicator
-from silofl.config import Config, for_silo
+from silofl.config import Config
 from silofl.errors import SiloflError, StopRequestedError
-from silofl.federation import rundir, start
+from silofl.federation import start
 from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.failure.peers import watch_peers
-from silofl.federation.failure.policy import refuse_idle_faults, stop_reason
-from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
-from silofl.federation.failure.respawner import respawn_failed
-from silofl.federation.federation import RunContext, build_silo, build_task
-from silofl.federation.handshake import agree_on_version_and_config
+from silofl.federation.failure.respawner import RejoinState, respawn_failed
+from silofl.federation.federation import RunContext
+from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.results import conclude, finish
 from silofl.federation.round import run_round
 from silofl.federation.run_state import RunState
-from silofl.federation.run_trust import agree_on_run, what_returning_silos_are_told
-from silofl.federation.schema import digest
-from silofl.federation.secure_conflicts import refuse_conflicts
+from silofl.federation.run_trust import what_returning_silos_are_told
+from silofl.federation.schema import agree_on_schema, digest
+from silofl.federation.standardization import agree_on_scaling, dumps
+from silofl.federation.start import build_silo, build_task, read_data
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
+from silofl.tasks.files import Files
 from silofl.tasks.user_code import UserCode
 
 Json = dict[str, Any]
@@ -62,32 +65,39 @@ def train(
         SiloflError: any other failure, the same on every rank.
     """
     stop = StopRequest() if stop is None else stop
-    start_place = Place.own(comm.local_rank)  # before a user's task may go to another folder
-    with raise_on_all_ranks(comm):
-        refuse_conflicts(config)
-        reason = stop_reason(config, comm.size)
-    group = ElasticGroup(comm, stop_reason=reason)
-    group.step(lambda: agree_on_version_and_config(group.comm, config))
-    if not resume:
-        refuse_idle_faults(config, comm.size)
-    own = for_silo(config, group.silo_id)
-    path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
-    on_directory(path)
-    trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
+    prepared = prepare(config, comm=comm, resume=resume, own_task=task is not None, on_directory=on_directory)
+    return train_prepared(prepared, task, stop)
+
+
+def train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) -> Json:
+    """`train` after `prepare`; collective."""
+    config, silos, group, path = prepared.start.config, prepared.start.silos, prepared.group, prepared.path
+    trust = prepared.trust
     built = build_task(group, config, task)
-    silo = build_silo(group, config, built, UserCode(group.silo_id, path), comm.size, comm.local_rank)
-    model, columns = silo.model.fingerprint(), digest(silo.schema)
+    if isinstance(built, Files) and prepared.samples is not None:
+        built.take_up(group.silo_id, prepared.samples)
+        prepared.samples = None
     assert trust.signer is not None, "every silo of a run has keys"
-    signer, told = trust.signer, what_returning_silos_are_told(trust, start_place.told(path))
+    signer, scaling = trust.signer, ""
+    if isinstance(built, Files) and built.federated:
+        agreed = agree_on_scaling(group, config, built, silos, signer, path, resume=prepared.start.resume)
+        built.agree(agreed)
+        scaling = dumps(agreed)
+    code = UserCode(group.silo_id, path)
+    data = read_data(group, config, built, code, silos, prepared.local_rank)
+    notices = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made
+    silo = build_silo(group, config, built, code, silos, prepared.local_rank, data)
+    model, columns = silo.model.fingerprint(), digest(silo.schema)
+    told = what_returning_silos_are_told(trust, prepared.place.told(path), scaling)
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(
-        lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, start_place, told)
+        lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, prepared.place, told)
     )
     with raise_on_all_ranks(group.comm):
-        context = RunContext.of(group, config, silo, comm.size, path, respawns, trust)
+        context = RunContext.of(group, config, silo, silos, path, respawns, trust)
     with watch_peers(group, config) as peers:
         group.step(lambda: peers.connect(group.comm))
-        return Run(context, path, stop, resumed=resume).train()
+        return Run(context, path, stop, resumed=prepared.start.resume).train(notices)
 
 
 class Run:
@@ -100,9 +110,9 @@ class Run:
         self._faults = FaultInjector(group.comm, faults, group.silo_id)
         watchdog.start(silent_s=config.failure.silent_s, silo=group.silo_id, resume=RESUME)
 
-    def train(self) -> Json:
-        """Run from the first round, or from the last that was committed; the summary."""
-        state = start.begin(self._context, self._path, resumed=self._resumed)
+    def train(self, notices: list[str]) -> Json:
+        """Run from the first round, or from the last that was committed; the summary. `notices` are told."""
+        state = start.begin(self._context, self._path, notices, resumed=self._resumed)
         self._context.group.started()
         return self._complete(state)
 
@@ -130,20 +140,24 @@ class Run:
     def _rounds(self, state: RunState) -> None:
         """Run and commit every round that is left."""
         rounds, every = state.config.run.rounds, state.config.run.evaluate_every
+        shown = state.config.evaluates
         state.clock.take()
         began = time.perf_counter()
         for number in range(state.first_round, rounds + 1):
             self._faults.round = number
             watchdog.report_round(number, state.certainly_committed(number))
             if not state.affordable:
-                state.logger.notice(f"round {number} would exceed privacy.max_epsilon: the run is over")
+                state.logger.notice(
+                    f"round {number} would exceed privacy.max_epsilon or a silo's own budget: the run ends"
+                )
                 break
             last = number == rounds or state.affordable == 1
-            result = run_round(state.federation, number, state.clock, evaluate=last or number % every == 0)
+            evaluate = shown and (last or number % every == 0)
+            result = run_round(state.federation, number, state.clock, evaluate=evaluate)
             stopping = conclude(state, result, began, asked=self._stop.asked) and not last
             began = time.perf_counter()
             if not (last or stopping):
-                respawn_failed(state, number)
+                respawn_failed(state, number)  # it commits the round first, for the silos that are there
             state.commit(number, forced=last or stopping)
             if stopping:
                 raise StopRequestedError(f"stopped as asked after round {number}; --resume goes on", rank=0)

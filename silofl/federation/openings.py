@@ -6,10 +6,12 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
+from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
 from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.config import Config
 from silofl.errors import CheckpointError, SiloflError, StoppedError
 from silofl.federation.stateful import Json, Part, State
 from silofl.report.round_metrics import silos_text
@@ -38,6 +40,14 @@ class Openings(Part):
         self._before: dict[int, list[Opening]] = {}
         """What any silo's log has of rounds that are taken again; the same on every rank."""
         self._written: Opening | None = None
+
+    @classmethod
+    def of(cls, group: ElasticGroup, config: Config, path: Path, run: str, silos: int) -> Openings | None:
+        """This rank's, as [secure] says; None where the protocol keeps no secret."""
+        protocol = choose_protocol(config.secure, silos)
+        if not protocol.private:
+            return None
+        return cls(group, path, run, silos, protocol.fewest(config.secure, silos))
 
     def begin(self, committed: int) -> list[str]:
         """Take up what is in the logs behind round `committed`; notices. Collective.

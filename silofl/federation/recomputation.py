@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from silofl.aggregation.protocols import choose_protocol
+from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.config import Config
+from silofl.federation.failure.policy import replicas
 from silofl.privacy.places import PLACES
 
 
@@ -16,6 +18,16 @@ def recomputations(config: Config, silos: int) -> int:
     if not same or not choose_protocol(config.secure, silos).commits:
         return 0
     return min(config.secure.recompute, silos - 1)
+
+
+def replica_count(config: Config, silos: int) -> int:
+    """How many neighbours keep replicas of a slice: as many as silos may fail at once, and one that checks.
+
+    Where the one silo that checks a slice takes it over, another has its sum and state to check that.
+    """
+    lost = replicas(config, silos, MAX_REPLICAS)
+    checked = lost > 0 and recomputations(config, silos) == 1
+    return min(lost + checked, MAX_REPLICAS, silos - 1)
 
 
 def describe_recomputation(config: Config, silos: int) -> str:

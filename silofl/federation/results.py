@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks, texts
-from silofl.errors import ProtocolError
+from silofl.comm.collective_errors import Result, allgather_object, capture, raise_on_all_ranks, texts
+from silofl.errors import ProtocolError, SiloflError
 from silofl.federation.round import RoundResult
 from silofl.federation.run_state import RunState
 from silofl.federation.summary import metrics_of, summary_of
@@ -23,10 +23,12 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     """
     group, federation = state.group, state.federation
     with state.clock.phase("checkpoint"):
-        mine = _report(state, result, asked=asked)
-        reports = group.step(lambda: _commit(state, mine))
+        affordable = capture(federation.affordable)
+        mine = _report(state, result, affordable, asked=asked)
+        problem = affordable.error(group.comm.rank)
+        reports = group.step(lambda: _commit(state, mine, problem))
         members = state.follow_failures()
-    state.affordable = reports[0]["affordable"]
+    state.affordable = min(report["affordable"] for report in reports)
     state.respawns.note(state.tracker.mark_failed(members), result.round)
     failures, state.seen = group.failures[state.seen :], len(group.failures)
     silos, changes = federation.context.silos, state.tracker.changes()
@@ -37,7 +39,7 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     return any(report["stop"] for report in reports)
 
 
-def _report(state: RunState, result: RoundResult, *, asked: bool) -> Json:
+def _report(state: RunState, result: RoundResult, affordable: Result[int], *, asked: bool) -> Json:
     """What this rank tells the others of its round."""
     federation = state.federation
     return {
@@ -46,15 +48,15 @@ def _report(state: RunState, result: RoundResult, *, asked: bool) -> Json:
         "widest": list(result.quality.widest),
         "phases": state.clock.take(),
         "stop": asked,
-        "affordable": federation.affordable(),
+        "affordable": 0 if affordable.error(0) else affordable.value(),
         "epsilon": federation.epsilon() if state.group.comm.rank == 0 else None,
         "clip_norm": federation.clip_norm,
     }
 
 
-def _commit(state: RunState, mine: Json) -> list[Json]:
+def _commit(state: RunState, mine: Json, problem: SiloflError | None) -> list[Json]:
     """Every rank's report, each under the number of the silo that it came from; collective."""
-    told = state.checkpoints.commit_pending(mine, state.logger.problem)
+    told = state.checkpoints.commit_pending(mine, problem or state.logger.problem)
     return [_checked(report, silo) for silo, report in zip(state.group.members, told, strict=True)]
 
 

@@ -1,12 +1,19 @@
-"""One round, on one screen: train, add up, step, gather, evaluate."""
+"""One round, from top to bottom: train, add up, step, gather, evaluate.
+
+`loop.py` calls `run_round` and commits what it has made. The way of one silo's update goes from here into
+`silo.py` and back, into the aggregator that the topology has, such as `aggregation/secagg.py`, and into the
+topology's step, such as that of `topologies/sharded_server.py`.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
-from silofl.aggregation.magnitudes import Magnitudes
+from silofl.aggregation.magnitudes import Magnitudes, first_nonfinite, measure
 from silofl.aggregation.protocols import choose_protocol
 from silofl.aggregation.tail import EncodingQuality
 from silofl.aggregation.transformed import RetryRound
@@ -14,10 +21,13 @@ from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
-from silofl.federation.local_work import Fitted
+from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
+from silofl.training.metric_states import beside
 
 Own = Mapping[str, float | None]
+TRAIN_LOSS = "train_loss"
+"""Among what a silo shows of its own."""
 
 
 @dataclass
@@ -42,10 +52,12 @@ class RoundResult:
 
     def shown(self, config: Config) -> Own:
         """What of its own a silo shows: nothing without noise that its training data decided."""
-        if not config.run.share_silo_metrics:
+        if not config.shares_silo_metrics:
             return {}
         told = self.train_loss is not None and config.privacy.unit == "none"
-        return {**({"train_loss": self.train_loss} if told else {}), **self.own}
+        if not told:
+            return self.own
+        return {TRAIN_LOSS: self.train_loss, **beside((TRAIN_LOSS,), self.own)}
 
 
 def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bool) -> RoundResult:
@@ -57,12 +69,12 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     group.comm.mark("train")
     sent = group.comm.bytes_sent
 
-    while True:
+    while True:  # again only where a killed run showed other values of this round (`RetryRound`)
         fitted, magnitudes = _fit(federation, number, clock)
 
         # Many contributions in, slices of their weighted means out.
         with clock.phase("aggregate"), suppress(RetryRound):
-            federation.reduce(fitted, number, magnitudes)
+            _reduce(federation, fitted, number, magnitudes)
             break
     aggregator = federation.aggregator
     result = RoundResult(number, began=federation.members)
@@ -71,9 +83,10 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
-        federation.server_step(fitted, number)
+        _server_step(federation, fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
-        federation.complete(number)
+        if federation.privacy is not None:
+            federation.privacy.complete(aggregator, number)
 
     if evaluate:
         with clock.phase("evaluate"):
@@ -87,15 +100,6 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     return result
 
 
-def fewest_in_metrics(federation: Federation) -> int:
-    """Of how many silos a metric has to be that is shown: a sum over fewer would be those silos' own."""
-    config, silos = federation.context.config, federation.context.silos
-    protocol = choose_protocol(config.secure, silos)
-    if config.run.share_silo_metrics or not protocol.private:
-        return 1
-    return protocol.fewest(config.secure, silos)
-
-
 def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Magnitudes]:
     """Every silo trains from the shared vectors, while the sum's keys are made beside it; collective.
 
@@ -105,8 +109,71 @@ def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Mag
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
     with clock.phase("train"):
-        trained = capture(lambda: federation.fit(number))
+        trained = capture(lambda: _contribution(federation, number))
         group.comm.mark("trained")  # where an injected `slow ... at train` is over
     with clock.phase("wait"):
         group.step(lambda: raise_if_any(group.comm, trained.error(group.comm.rank)))
     return trained.value()
+
+
+def _contribution(federation: Federation, number: int) -> tuple[Fitted, Magnitudes]:
+    """What this silo brings, measured; not collective. TrainingError where it is not finite.
+
+    A silo that sits the round out has nothing to bring: see `Openings`.
+    """
+    silo, spec = federation.silo, federation.aggregator.spec
+    absent = federation.group.silo_id in federation.absent(number)
+    fitted = silo.nothing(spec) if absent else _trained(federation, number)
+    magnitudes = measure(fitted.contribution, spec)
+    nonfinite = first_nonfinite(magnitudes, spec)
+    if nonfinite is not None:
+        raise silo.diverged(number, nonfinite)
+    return fitted, magnitudes
+
+
+def _trained(federation: Federation, number: int) -> Fitted:
+    """What this silo has learnt from the shared vectors; with [privacy] no more than noise covers."""
+    context, shared = federation.context, federation.topology.shared
+    buffers = federation.values[len(shared["model"]) :]
+    start = RoundStart(shared, buffers, number, context.strategy, context.membership.resync)
+    return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
+
+
+def _reduce(federation: Federation, fitted: Fitted, number: int, magnitudes: Magnitudes) -> None:
+    """Add up what all silos learnt, and let this silo's state follow; collective."""
+    openings = federation.context.openings
+    federation.topology.reduce(
+        fitted.contribution,
+        number,
+        magnitudes,
+        _terms(federation),
+        absent=federation.absent(number),
+        authorizer=None if openings is None else partial(openings.authorize, number),
+    )
+    federation.silo.accept(fitted)
+    if federation.privacy is not None:
+        federation.privacy.account(federation.aggregator, number)
+
+
+def _terms(federation: Federation) -> bytes:
+    """What decides contributions besides the shared vectors; the same on every silo."""
+    context, privacy = federation.context, federation.privacy
+    terms = {} if privacy is None else privacy.terms()
+    return json.dumps([type(context.strategy).__name__, context.membership.resync, terms]).encode()
+
+
+def _server_step(federation: Federation, fitted: Fitted, number: int) -> None:
+    """Step the shared vectors, for all ranks; the update's memory is written over. Collective."""
+    membership = federation.context.membership
+    federation.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
+    if not federation.absent(number):  # else the state of a silo is still missing
+        membership.resync = False
+
+
+def fewest_in_metrics(federation: Federation) -> int:
+    """Of how many silos a metric has to be that is shown: a sum over fewer would be those silos' own."""
+    config, silos = federation.context.config, federation.context.silos
+    protocol = choose_protocol(config.secure, silos)
+    if config.shares_silo_metrics or not protocol.private:
+        return 1
+    return protocol.fewest(config.secure, silos)

@@ -1,4 +1,4 @@
-"""Which run this is, and whose checkpoints of it are believed."""
+"""Which run this is, whose checkpoints of it are believed, and by which keys a returning silo is itself."""
 
 from __future__ import annotations
 
@@ -44,19 +44,21 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
                 f"the silos of this run know each other by secure.roster, and silo {silo} has none: set "
                 "secure.identity and secure.roster as at the start"
             )
+        # The kept keys and roster go before what is told; with a buddy, lost keys come from the key file.
         path = own_path(for_silo(config, silo), told["path"])
         trust = replace(trust, signer=returning_keys(config, path, silo, told["run"], told["roster"]))
     return trust
 
 
-def what_returning_silos_are_told(trust: Trust, path: str) -> dict[str, str]:
-    """What a silo needs to prove that it is itself, and gets before it has: nothing that is secret.
+def what_returning_silos_are_told(trust: Trust, path: str, scaling: str) -> dict[str, str]:
+    """What a silo needs to read its data and to prove that it is itself, and gets before it has: no secret.
 
-    `path` is the run directory, as other ranks are told of it.
+    `path` is the run directory, as other ranks are told of it; `scaling` is what columns are scaled by, where
+    silos agreed on that.
     """
     signer = trust.signer
     roster = signer.roster.dumps() if signer is not None and signer.of_first_start else ""
-    return {"path": path, "run": str(trust.run), "roster": roster}
+    return {"path": path, "run": str(trust.run), "roster": roster, "scaling": scaling}
 
 
 def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *, resume: bool) -> Trust:

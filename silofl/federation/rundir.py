@@ -30,6 +30,8 @@ from silofl.report.round_metrics import RoundMetrics
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
+OF_TORCH = {"format": "pt"}
+"""What `from_pretrained` of transformers looks for in a file's metadata before it loads it."""
 LEAST_BYTES = 1 << 14
 """What the run directory's disk must have room for."""
 _LONGEST_SHOWN = 100
@@ -82,15 +84,6 @@ def refuse_taken(config: Config, *, resume: bool) -> None:
         refuse_second_run(Path(own), resume=resume)
 
 
-def refuse_early(config: Config, silo: int, *, resume: bool) -> None:
-    """What `choose` would refuse of a configured directory, before the large libraries are loaded."""
-    own = for_silo(config, silo).run.dir
-    if own:
-        _refuse_unwritable(Path(own), silo)
-        if silo == 0:
-            refuse_second_run(Path(own), resume=resume)
-
-
 def _refuse_unwritable(path: Path, rank: int) -> None:
     """Raise ConfigError unless a file can be made in the directory, which is made when missing.
 
@@ -122,7 +115,7 @@ def pick(config: Config, *, resume: bool) -> str:
     paths = (Path("runs") / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
     last = None
     for path in paths:
-        if not holds_run(path):
+        if not holds_run(path) and not any(path.glob("silo-*/privacy.jsonl")):  # of a run that was refused
             return str(last if resume and last else path)
         last = path
     raise AssertionError("unreachable: a million runs of one name")
@@ -219,7 +212,7 @@ class RunDirectory:
 
     def write_model(self, arrays: dict[str, NDArray[np.generic]]) -> str:
         """Write `model.safetensors`; returns its SHA-256 as `sha256sum` prints it."""
-        return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), {}, private=False)[0]
+        return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), OF_TORCH, private=False)[0]
 
 
 def _round_of(line: bytes) -> float:

@@ -11,10 +11,16 @@ from typing import Any
 from silofl.comm.collective_errors import allgather_parsed, texts
 from silofl.comm.protocol import Communicator
 from silofl.errors import MismatchError
-from silofl.tasks.base import Schema
+from silofl.tasks.column_kinds import Schema
 
 _SHOWN = 8
 _SILOS_SHOWN = 4
+_IMAGE = "image"
+"""The only column of images."""
+_REMEDY = "give columns the same names, kinds and units at every silo"
+_OF_IMAGES = (
+    "set task.channels to read all as grey or all in colour, or give images of one type at every silo"
+)
 
 
 def agree_on_schema(comm: Communicator, schema: Schema) -> list[str]:
@@ -59,9 +65,8 @@ def schema_mismatch(schemas: Mapping[int, Schema]) -> MismatchError | None:
     ]
     if len(odd) > _SILOS_SHOWN:
         texts.append(f"nor are those of {len(odd) - _SILOS_SHOWN} more silos")
-    return MismatchError(
-        f"{'; '.join(texts)}; give columns the same names and kinds at every silo", rank=min(odd)
-    )
+    images = all(name == _IMAGE for schema in schemas.values() for name, _ in schema)
+    return MismatchError(f"{'; '.join(texts)}; {_OF_IMAGES if images else _REMEDY}", rank=min(odd))
 
 
 def schema_notices(schemas: Mapping[int, Schema]) -> list[str]:

@@ -2,32 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+import torch
+
+from silofl import startup
 from silofl.checkpoint import run_keys
 from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.config import Config
+from silofl.console import log
 from silofl.errors import SiloflError
-from silofl.federation import rundir
-from silofl.federation.checkpoint_manager import CheckpointManager
-from silofl.federation.failure.rejoin_state import RejoinState
+from silofl.federation import rundir, standardization
+from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
-from silofl.federation.privacy.guarantee import over_budget
+from silofl.federation.own_log import notices_kept
 from silofl.federation.run_logger import RunLogger
-from silofl.federation.run_state import RunState
+from silofl.federation.run_state import CheckpointManager, RunState
 from silofl.federation.run_trust import refuse_leftovers
-from silofl.federation.schema import agree_on_schema
+from silofl.federation.silo import Silo, place
 from silofl.federation.stateful import take_over
+from silofl.federation.task_data import TaskData, data_of_task
 from silofl.report.round_metrics import silos_text
+from silofl.tasks import registry as tasks
+from silofl.tasks.base import Task
+from silofl.tasks.checks import task_of
+from silofl.tasks.user_code import UserCode
+from silofl.training.device import prepare
+
+T = TypeVar("T")
 
 
-def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
+def build_task(group: ElasticGroup, config: Config, task: Task | None) -> Task:
+    """The task given, or that of [task]; raises on all ranks what is wrong with it on any."""
+
+    def build() -> Task:
+        with raise_on_all_ranks(group.comm):
+            return tasks.build(config) if task is None else task_of(task, f"the task {type(task).__name__}")
+
+    return group.step(build)
+
+
+def read_data(
+    group: ElasticGroup, config: Config, task: Task, code: UserCode, silos: int, local_rank: int
+) -> TaskData:
+    """This silo's data, before its model is made; raises on all ranks what is wrong with any rank's."""
+
+    def read() -> TaskData:
+        prepare(torch.device(place(config.train.device, local_rank)))  # a task may read data to its GPU
+        with notices_kept(config, code.folder, code.silo):
+            return data_of_task(task, code.silo, silos, code)
+
+    return _once(group, read)
+
+
+def build_silo(
+    group: ElasticGroup,
+    config: Config,
+    task: Task,
+    code: UserCode,
+    silos: int,
+    local_rank: int,
+    data: TaskData | None = None,
+) -> Silo:
+    """This rank's institution, whose task `code` calls; raises on all ranks what is wrong with any rank's.
+
+    `data` is what `read_data` gave; read here when None.
+    """
+
+    def build() -> Silo:
+        device = place(config.train.device, local_rank)
+        with notices_kept(config, code.folder, code.silo):
+            return Silo(config, task, code.silo, silos, device, code=code, data=data)
+
+    silo = _once(group, build)
+    startup.over()  # the optimizer and the data have loaded the last large libraries
+    return silo
+
+
+def _once(group: ElasticGroup, work: Callable[[], T]) -> T:
+    """What `work` gives, done once though the step may be taken again; raises on all what any rank raised."""
+    made: list[T] = []
+
+    def done() -> T:
+        with raise_on_all_ranks(group.comm):
+            if not made:
+                made.append(work())
+        return made[0]
+
+    return group.step(done)
+
+
+def begin(context: RunContext, path: Path, notices: list[str], *, resumed: bool) -> RunState:
     """Put all parts together, restore the last committed round if asked to, say what is about to run.
 
-    Collective.
+    Collective. `notices` are what was found so far, and go first.
     """
     group = context.group
-    taken_for = group.step(lambda: agree_on_schema(group.comm, context.silo.schema))
     federation = setup(context)
 
     def lock_directory() -> RunState:
@@ -35,18 +109,16 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
             lock = rundir.lock(path, group.silo_id, resume=resumed)
             if not resumed:
                 refuse_leftovers(path, group.silo_id)
-            _keep_keys(context, path)  # under the lock, and before a round leaves anything behind
+            _keep_what_returns_need(
+                context, path
+            )  # under the lock, and before a round leaves anything behind
             return RunState(federation, path, _checkpoints(context, path), logger, lock)
 
     logger = RunLogger(context.config, path, leads=group.comm.rank == 0)
     state = group.step(lock_directory)
-    notices = taken_for + (_restore(state) if resumed else [])
+    notices = notices + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
-    state.affordable = group.step(
-        lambda: allgather_parsed(group.comm, federation.affordable(), int, "what it can afford")
-    )[0]
-    if state.first_round == 1 and not state.affordable:
-        raise over_budget(context.config.privacy.max_epsilon)
+    state.affordable = group.step(lambda: _affordable(state))
 
     def announce() -> None:
         with raise_on_all_ranks(group.comm):
@@ -56,6 +128,16 @@ def begin(context: RunContext, path: Path, *, resumed: bool) -> RunState:
     for notice in notices:
         logger.notice(notice)
     return state
+
+
+def _affordable(state: RunState) -> int:
+    """How many more rounds all silos can afford, up to 2; ConfigError without a first one. Collective."""
+    federation, own = state.federation, 0
+    with raise_on_all_ranks(federation.group.comm):
+        if federation.privacy is not None and state.first_round == 1:
+            federation.privacy.refuse_unaffordable()
+        own = federation.affordable()
+    return min(allgather_parsed(federation.group.comm, own, int, "what it can afford"))
 
 
 def _restore(state: RunState) -> list[str]:
@@ -74,12 +156,16 @@ def _restore(state: RunState) -> list[str]:
 
 def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
     """Rejoin survivors after the round that they have just completed; collective with `respawn_failed`."""
-    lock = None
+    lock, logger = None, RunLogger(context.config, path, leads=False)
     with suppress(SiloflError):  # the survivors' locks keep other jobs out, too
         lock = rundir.lock(path, context.group.silo_id, resume=True)
-        _keep_keys(context, path)
-    checkpoints, logger = _checkpoints(context, path), RunLogger(context.config, path, leads=False)
-    own = checkpoints.own_state(told.silos)
+    if lock is not None:
+        try:
+            _keep_what_returns_need(context, path)
+        except SiloflError as error:
+            log(f"silo {context.group.silo_id} cannot keep what a resume needs of it: {error}")
+    checkpoints = _checkpoints(context, path)
+    own = checkpoints.own_state(told.silos)  # from its disk, or its buddy's: so the others take part
     federation = context.federation(told.silos)
     take_over(federation.parts, told.parts, None if own is None else own[1])
     context.membership.mark_rejoined(told.silos)
@@ -92,8 +178,11 @@ def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
     return state
 
 
-def _keep_keys(context: RunContext, path: Path) -> None:
-    signer = context.trust.signer
+def _keep_what_returns_need(context: RunContext, path: Path) -> None:
+    """Have on disk what a resume of this silo goes on with, besides checkpoints."""
+    signer, scaling = context.trust.signer, context.silo.scaling
+    if context.config.data.standardize and scaling is not None:
+        standardization.keep(path, context.group.silo_id, scaling)
     if signer is not None and signer.of_first_start:
         run_keys.keep(path, context.group.silo_id, signer)
 

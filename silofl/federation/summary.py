@@ -13,6 +13,7 @@ from silofl.comm.elastic_group import RankFailure
 from silofl.federation.federation import Federation
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.round import RoundResult
+from silofl.privacy.claim import NOTHING, outside
 from silofl.report.round_metrics import RoundMetrics
 
 Json = dict[str, Any]
@@ -29,7 +30,10 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
         "steps": describe_recomputation(federation.context.config, federation.context.silos),
-        "privacy": "" if federation.privacy is None else federation.privacy.description,
+        "privacy": NOTHING if federation.privacy is None else federation.privacy.description,
+        "private": federation.privacy is not None,
+        "outside": _outside(federation),
+        "evaluates": federation.context.config.evaluates,
         "device": str(federation.silo.model.vector.device),
         "rounds": federation.context.config.run.rounds,
         "first_round": first_round,
@@ -67,6 +71,7 @@ def metrics_of(
         encoding_error=result.quality.error,
         coarse_tensors=result.quality.coarse or {},
         lost_tensors=result.quality.lost or {},
+        faint_tensors=result.quality.faint or {},
         widest=_widest(result, reports),
         bytes_sent=result.bytes_sent,
         seconds=round(seconds, 6),
@@ -75,9 +80,10 @@ def metrics_of(
 
 
 def _widest(result: RoundResult, reports: list[Json]) -> dict[str, list[int]]:
-    """The silos that say that their values ask for the range of a tensor that others lost to rounding."""
-    lost = result.quality.lost or {}
-    found = {name: [one["silo"] for one in reports if name in one["widest"]] for name in lost}
+    """By tensor that others lost to rounding: silos that asked for its range, as they say or as is opened."""
+    lost, claimed = result.quality.lost or {}, result.quality.claimed
+    say = {name: {one["silo"] for one in reports if name in one["widest"]} for name in lost}
+    found = {name: sorted(silos.union(claimed.get(name, ()))) for name, silos in say.items()}
     return {name: silos for name, silos in found.items() if silos}
 
 
@@ -98,13 +104,18 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256:
         "silos": federation.context.silos,
         "keys": _keys(federation),
         "parameters": federation.silo.model.size,
+        "scaling": None if federation.silo.scaling is None else federation.silo.scaling.to_json(),
         "loss": last.means.get("loss"),
         "accuracy": last.means.get("accuracy"),
         "accuracy_per_silo": [silo.get("accuracy") for silo in last.per_silo],
         "metrics": dict(last.means),
         "metrics_per_silo": [dict(silo) for silo in last.per_silo],
+        "privacy": NOTHING if federation.privacy is None else federation.privacy.claim(last.round),
+        "outside": _outside(federation),
         "epsilon": _finite(federation.epsilon()),
+        "epsilon_against": _epsilons(federation),
         "epsilon_per_silo": spent and [_finite(epsilon) for epsilon in spent],
+        "neighbours": None if federation.privacy is None else federation.context.config.privacy.neighbours,
         "delta": federation.context.config.privacy.delta if federation.privacy is not None else None,
         "seconds": round(sum(one.seconds for one in rounds), 3),
         "seconds_by_phase": {
@@ -122,6 +133,19 @@ def _keys(federation: Federation) -> str:
     """By which keys silos know each other; empty where a sum hides nothing that keys would protect."""
     context = federation.context
     return protocols.describe_keys(context.config.secure, context.silos)
+
+
+def _outside(federation: Federation) -> str:
+    config = federation.context.config
+    return outside(config.privacy, each_silo=config.shares_silo_metrics)
+
+
+def _epsilons(federation: Federation) -> Json | None:
+    """Epsilon for who sees the models, and for a fellow silo, or `privacy.colluding` of them, together."""
+    if federation.privacy is None:
+        return None
+    spent = federation.privacy.spent()
+    return {"observer": _finite(spent.observer), "silos": _finite(spent.silos)}
 
 
 def _finite(epsilon: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,12 @@ from silofl.aggregation.base import Aggregator
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.shards import ALIGNMENT
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.transformed import TransformedSum
+from silofl.aggregation.transformed import Binding, TransformedSum
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
+from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
 from silofl.types import Contribution
@@ -51,6 +53,7 @@ class TrialRound:
         strategy: decides which vectors are sent and shared.
         words: whether ring integers are added up, as under distributed privacy.
         tolerant: whether ranks may fail, so that replicas are kept.
+        shares: whether silos tell each other what shares of noise are bound to.
     """
 
     secure: SecureConfig
@@ -58,6 +61,7 @@ class TrialRound:
     strategy: Strategy
     words: bool
     tolerant: bool
+    shares: bool = False
 
     def bytes_sent(self, spec: AggregationSpec) -> int:
         """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
@@ -106,7 +110,12 @@ class TrialRound:
         inner = protocols.build(group, own, plain)
         private = protocols.choose_protocol(own, spec.silos).private
         ring = ring_dtype(own.bits if private else 32)
-        return TransformedSum(inner, spec, ring, [], _Open(), lambda *of: "", lambda inner: 1.0)
+
+        def bind(*of: Any) -> Binding:
+            told = bytes(FINGERPRINT_BYTES)
+            return Binding(group.comm.allgather_bytes(told)[0] if self.shares else told)
+
+        return TransformedSum(inner, spec, ring, [], _Open(), bind, lambda inner: 1.0)
 
 
 def _period(secure: SecureConfig, silos: int) -> int:

@@ -14,7 +14,7 @@ from statistics import median_low
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.tasks.base import Schema
+from silofl.tasks.column_kinds import Schema
 
 FACTOR = 8.0
 """Values so many times larger are taken for another unit: grams a decilitre and a litre differ by ten,
@@ -37,7 +37,7 @@ def unit_notes(schema: Schema, magnitudes: Mapping[int, NDArray[np.float64]]) ->
             times = f"{_round(factor):,} times {'larger' if factor > 1 else 'smaller'}"
             found.append(
                 f"column {name or place + 1!r} of silo {silo} has values about {times} "
-                "than other silos': are the units the same? With data.standardize = true they need not be"
+                "than other silos': are the units the same?"
             )
     return found
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
+from silofl.console import printable
 from silofl.launcher.process_tree import launcher_pid
 from silofl.report import events
 from silofl.report.live_display import LiveDisplay
@@ -49,9 +50,9 @@ class Displays:
             display.begin(plan)
 
     def notice(self, text: str) -> None:
-        """Something worth a line of its own."""
+        """Something worth a line of its own; of what peers told, too, so that it is made `printable`."""
         for display in self._displays:
-            display.notice(text)
+            display.notice(printable(text))
 
     def round(self, metrics: RoundMetrics) -> None:
         """A round is over."""

@@ -18,6 +18,13 @@ class SiloDryRun:
     device: str
     train_samples: int
     test_samples: int
+    patients: int | None = None
+    """How many persons it trains on, where those are protected."""
+
+    @property
+    def persons(self) -> int:
+        """As how many its training samples count."""
+        return self.train_samples if self.patients is None else self.patients
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ class DryRun:
     failure: str
     """What happens when a silo fails."""
     privacy: str
-    """What is promised at the end; empty where nothing is."""
+    """What is promised at the end, or that nothing is."""
+    outside: str
+    """Which records no epsilon covers although they are shown; empty where there are none."""
     notes: list[str]
     """What makes that promise weaker than it looks, and what may be wrong with the data."""
 
@@ -52,9 +61,12 @@ class DryRun:
 def print_dry_run(found: DryRun) -> None:
     """Print what `silofl check` found."""
     console = Console(highlight=False)
-    table = Table("silo", "device", "training samples", "held out", box=None, padding=(0, 2, 0, 0))
+    of_patients = any(row.patients is not None for row in found.silos)
+    titles = ["silo", "device", "training samples", "held out"]
+    table = Table(*titles, *(["training patients"] if of_patients else []), box=None, padding=(0, 2, 0, 0))
     for row in found.silos:
-        table.add_row(str(row.silo), row.device, str(row.train_samples), str(row.test_samples))
+        counts = [row.train_samples, row.test_samples, *([row.persons] if of_patients else [])]
+        table.add_row(str(row.silo), row.device, *map(str, counts))
     console.print(table)
     if found.columns:
         console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)
@@ -70,7 +82,8 @@ def print_dry_run(found: DryRun) -> None:
     console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
     console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")
     console.print(f"failure     {found.failure}", soft_wrap=True)
-    nothing = "none: this configuration adds no noise, so nothing bounds what the model reveals"
-    console.print(f"privacy     {found.privacy or nothing}", soft_wrap=True)
+    console.print(f"privacy     {found.privacy}", soft_wrap=True)
+    if found.outside:
+        console.print(f"outside     {found.outside}", soft_wrap=True)
     for note in found.notes:
         console.print(f"  note      {note}", soft_wrap=True, markup=False)

@@ -23,7 +23,8 @@ def opening(plan: Record) -> list[str]:
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
-        *([f"  privacy: {plan['privacy']}"] if plan["privacy"] else []),
+        f"  privacy: {plan['privacy']}",
+        *([f"  outside: {plan['outside']}"] if plan["outside"] else []),
     ]
 
 
@@ -75,7 +76,8 @@ def phases(seconds: Mapping[str, float]) -> str:
 def closing(summary: Record, path: str) -> list[str]:
     """What happened and where to look."""
     found = {name: value for name, value in summary["metrics"].items() if name != "loss"}
-    score = ", ".join(f"{name} {value_text(value)}" for name, value in found.items()) or "trained"
+    score = ", ".join(f"{name} {value_text(value)}" for name, value in found.items())
+    score = f"{score} on held-out data" if score else "trained"
     seconds = summary["seconds_by_phase"]
     total = max(sum(seconds.values()), summary["seconds"]) or 1.0
     train, waited, back = (seconds.get(phase, 0.0) for phase in ("train", "wait", "rejoin"))
@@ -84,12 +86,14 @@ def closing(summary: Record, path: str) -> list[str]:
     if summary["epsilon"] is not None:
         spent = f"epsilon {summary['epsilon']:.4g} at delta {summary['delta']:g}, "
     return [
-        f"done: {spent}{score} on held-out data after {summary['rounds']} rounds "
+        f"done: {spent}{score} after {summary['rounds']} rounds "
         f"in {duration(summary['seconds'])}; "
         f"{train / total:.0%} training, {waited / total:.0%} waiting for the slowest silo, "
         f"{f'{back / total:.0%} waiting for silos to rejoin, ' if back else ''}"
         f"{outside / total:.0%} all else",
         *([f"  keys     {summary['keys']}"] if summary["keys"] else []),
+        f"  privacy  {summary['privacy']}",
+        *([f"  outside  {summary['outside']}"] if summary["outside"] else []),
         f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",

@@ -71,8 +71,9 @@ class LiveDisplay:
     def _names(self) -> list[str]:
         """What has a column: loss, accuracy, the task's other metrics, epsilon where there is privacy."""
         names = dict.fromkeys(name for metrics in self._rounds for name, _ in metrics.shown)
-        first = [*FIRST, *(name for name in names if name not in (*FIRST, "epsilon"))]
-        return [*first, *(["epsilon"] if self._plan["privacy"] or "epsilon" in names else [])]
+        always = FIRST if self._plan["evaluates"] else ()
+        first = [*always, *(name for name in names if name not in (*always, "epsilon"))]
+        return [*first, *(["epsilon"] if self._plan["private"] or "epsilon" in names else [])]
 
     def _cells(self, metrics: RoundMetrics) -> list[str | Text]:
         shown = dict(metrics.shown)

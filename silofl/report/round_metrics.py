@@ -42,7 +42,9 @@ class RoundMetrics:
         coarse_tensors: tensors of which rounding took more than 1 % at some silo, and at how many.
         lost_tensors: tensors of which rounding took more than half at some silo, whose values are far too
             small for the range, and at how many.
-        widest: by tensor, the silos whose values asked for that range, where most others lost theirs.
+        faint_tensors: tensors of buffers so small at some silo that sums in units of 2^-96 may lose more than
+            1 % of them, and at how many.
+        widest: by tensor, the silos that asked for that range, where most others lost theirs.
         bytes_sent: payload bytes that rank 0 handed to other ranks for sum, keys and new shared vectors.
         seconds: wall clock, the commit of the round before included.
         seconds_by_phase: means over the silos that were in a phase.
@@ -64,6 +66,7 @@ class RoundMetrics:
     encoding_error: float = 0.0
     coarse_tensors: Mapping[str, int] = field(default_factory=dict)
     lost_tensors: Mapping[str, int] = field(default_factory=dict)
+    faint_tensors: Mapping[str, int] = field(default_factory=dict)
     widest: Mapping[str, list[int]] = field(default_factory=dict)
     bytes_sent: int = 0
     seconds: float = 0.0
@@ -118,6 +121,11 @@ class RoundMetrics:
                 f"rounding for the secure sum took more than 1 % of {tensor} at {silos} silos; "
                 'raise secure.bits, or set secure.rounding = "stochastic"'
             )
+        notices += [
+            f"{tensor} changed so little at {silos} silos that the secure sum of buffers, in units of 2^-96, "
+            "may lose more than 1 % of it; keep it in another unit, in which it is larger"
+            for tensor, silos in self.faint_tensors.items()
+        ]
         return notices
 
     def _unusual_metrics(self) -> list[str]:
@@ -129,8 +137,8 @@ class RoundMetrics:
             for name, silos in self.undefined_metrics.items()
         ]
         notices += [
-            f"the metric {name} is of so few silos that it would be their own, and run.share_silo_metrics is "
-            "false: it is not added up"
+            f"the metric {name} is of so few silos that it would be their own, and silos do not share "
+            "theirs (run.share_silo_metrics): it is not added up"
             for name in self.withheld_metrics
         ]
         return notices
@@ -143,8 +151,8 @@ class RoundMetrics:
             much = f"rounding for the secure sum took more than half of {tensor} at {lost} of {present} silos"
             if asked:
                 notices[tensor] = (
-                    f"{much}, for the values of {silos_text(asked)} are so much larger: look at the data and "
-                    "the learning rate there, or set secure.range"
+                    f"{much}, for {silos_text(asked)} asked for so wide a range: look at the data and the "
+                    "learning rate there, or set secure.range"
                 )
             elif 2 * lost > present:
                 notices[tensor] = (

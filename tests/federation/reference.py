@@ -194,7 +194,7 @@ class Reference:
     def model_sha256(self) -> str:
         """The SHA-256 of the `model.safetensors` that a run with this global model leaves."""
         arrays = self._silos[0].export(self.vector)
-        return hashlib.sha256(save(dict(sorted(arrays.items())), {})).hexdigest()
+        return hashlib.sha256(save(dict(sorted(arrays.items())), {"format": "pt"})).hexdigest()
 
 
 def unit_of(bits: int, silos: int) -> float:

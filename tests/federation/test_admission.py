@@ -126,6 +126,9 @@ def test_a_proof_is_for_one_silo_and_one_time(keys: Path) -> None:
     config, signer = settings(), of_roster(keys)
     admissions = met(config, signer)
     assert refusals(admissions, config, signer, silo=1) == {UNPROVED}
+    challenge = asked(admissions)
+    as_another = Admission(config, 1, "model", "columns of 1", signer(BACK)).claim(challenge)
+    assert admissions[0].refusal(BACK, challenge, as_another) == UNPROVED
     old = Admission(config, BACK, "model", f"columns of {BACK}", signer(BACK)).claim(asked(admissions))
     assert admissions[0].refusal(BACK, asked(admissions), old) == UNPROVED
 

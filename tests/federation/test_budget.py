@@ -33,7 +33,7 @@ def resumed(folder: Path, look: Callable[[PrivacyBudget, int], Any]) -> list[Any
         privacy = PrivacyConfig(unit="example", place="local", noise_multiplier=1.0)
         log = ReleaseLog(folder / f"silo-{comm.rank:04d}" / "privacy.jsonl", "0" * 32)
         budget = PrivacyBudget(ElasticGroup(comm), privacy, "pld", log)
-        budget.price = lambda silos: {ONE: 1}
+        budget.price = lambda silos, number: {ONE: 1}
         budget.begin(ROUND - 1)
         return look(budget, comm.rank)
 
@@ -57,7 +57,7 @@ def test_what_a_lost_journal_had_stays_unknown_however_often_the_run_is_killed(t
 def test_no_silo_s_log_makes_cheaper_what_another_s_has(tmp_path: Path, liar: int) -> None:
     def show(budget: PrivacyBudget, silo: int) -> None:
         if silo == liar:
-            budget.price = lambda silos: {Release("gaussian", 1e6): 1}
+            budget.price = lambda silos, number: {Release("gaussian", 1e6): 1}
         budget.note(ROUND, 0, "tag", SILOS)
 
     resumed(tmp_path, show)

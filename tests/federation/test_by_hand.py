@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -18,9 +19,9 @@ from silofl.comm.threads import run_in_threads
 from silofl.federation.loop import train
 from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.training.slots import is_number
+from tests.federation.descent import LR, SILOS, STEPS, descend, take_up
 from tests.federation.look_alikes import LookAlike
 
-SILOS, STEPS, LR = 3, 2, 0.1
 MODELS = sorted(LookAlike.models)
 
 
@@ -64,8 +65,7 @@ def by_hand(name: str, rounds: int) -> dict[str, Tensor]:
     for _ in range(rounds):
         after = []
         for model, samples in zip(models, data, strict=True):
-            own = model.state_dict()
-            model.load_state_dict({key: state[key] if is_number(own[key]) else own[key] for key in own})
+            take_up(model, state)
             batch = default_collate([samples[index] for index in range(len(samples))])
             entries = batch.items() if isinstance(batch, dict) else enumerate(batch)
             placed: Any = {key: real(name, value) for key, value in entries}
@@ -74,15 +74,6 @@ def by_hand(name: str, rounds: int) -> dict[str, Tensor]:
         parts = [(len(samples) / total, one) for samples, one in zip(data, after, strict=True)]
         state = {k: sum(w * one[k] for w, one in parts) if is_number(v) else v for k, v in state.items()}
     return state
-
-
-def descend(task: LookAlike, model: nn.Module, batch: Any) -> None:
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=LR)
-    model.train()
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        task.loss(model, batch).backward()
-        optimizer.step()
 
 
 def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -106,6 +97,8 @@ def test_the_model_is_the_mean_of_state_dicts_also_when_resumed(name: str, tmp_p
     resumed = federate(tmp_path / "parts", name, 2, resume=True)
     assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
     untrained(name).load_state_dict(whole)
+    with safe_open(tmp_path / "whole" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
 
 
 @pytest.mark.parametrize("name", ["gpt", "unet"])

@@ -15,15 +15,15 @@ import torch
 
 from silofl import config as configuration
 from silofl.aggregation.additive import Additive
-from silofl.aggregation.ranges import LEVEL, LEVELS, LOWEST, decode_ranges
+from silofl.aggregation.formats.scaled import LEVEL, LEVELS, LOWEST, decode_ranges
 from silofl.aggregation.secagg import SecAgg
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
-from silofl.crypto.identity import Identity
+from silofl.crypto.identity import SIGNATURE_BYTES, Identity
 from silofl.crypto.roster import Roster
 from silofl.errors import ProtocolError
-from silofl.federation.federation import Federation
+from silofl.federation import round as round_module
 from silofl.federation.loop import train
 from tests.federation.threads import Normalized
 
@@ -39,7 +39,7 @@ def identities(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(path: Path, silo: int, strategy: str = "fedavg", **secure: Any) -> Config:
+def settings(path: Path, silo: int, strategy: str = "fedavg", privacy: Any = None, **secure: Any) -> Config:
     files = {"identity": str(path / f"silo-{silo}.pem"), "roster": str(path / "roster.toml")}
     return configuration.parse(
         {
@@ -47,6 +47,7 @@ def settings(path: Path, silo: int, strategy: str = "fedavg", **secure: Any) -> 
             "train": {"full_batch": True},
             "strategy": {"name": strategy},
             "secure": files | secure,
+            "privacy": privacy or {},
             "failure": {"policy": "shrink"},
             "checkpoint": {"every": 0},
         }
@@ -71,7 +72,7 @@ def caller(name: str) -> bool:
 
 def a_range(comm: Communicator, payload: bytes, rows: list[bytes]) -> list[bytes]:
     """One bit of one silo's words: the range of the first tensor becomes 2^60."""
-    if len(payload) % (LEVELS * LEVEL.itemsize) or not caller("_agreed_ranges"):
+    if (len(payload) - SIGNATURE_BYTES) % (LEVELS * LEVEL.itemsize) or not caller("_agreed_ranges"):
         return rows
     row = bytearray(rows[1 if comm.rank == 0 else 0])
     row[(60 - LOWEST) * LEVEL.itemsize] ^= 1
@@ -150,6 +151,33 @@ def test_what_decides_a_sum_is_refused_by_name(
     assert not opened
 
 
+def a_fingerprint(comm: Communicator, payload: bytes, rows: list[bytes]) -> list[bytes]:
+    """What the noise of one silo's share is bound to, as in another copy of the run."""
+    if not caller("_binding"):
+        return rows
+    rows[1 if comm.rank == 0 else 0] = bytes(len(payload))
+    return rows
+
+
+def test_noise_that_is_bound_to_something_else_opens_no_sum(
+    identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int]
+) -> None:
+    """Told what a silo brought to a copy of the run, the others would have the shares that they had there."""
+    honest = ThreadCommunicator.allgather_bytes
+
+    def tampered(self: Any, payload: bytes) -> list[bytes]:
+        rows = list(honest(self, payload))
+        return rows if self.members[self.rank] == TARGET else a_fingerprint(self, payload, rows)
+
+    monkeypatch.setattr(ThreadCommunicator, "allgather_bytes", tampered)
+    privacy = {"unit": "silo", "noise_multiplier": 1.0, "clip_norm": 1.0}
+    ends = federate(identities, privacy=privacy, bits=32)
+    assert all(isinstance(end, ProtocolError) and "different terms of the sum" in str(end) for end in ends), (
+        ends
+    )
+    assert not opened
+
+
 def test_metrics_that_were_changed_are_refused_by_name(
     identities: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +200,7 @@ def hand_out_another_model(monkeypatch: pytest.MonkeyPatch, *, spared: int, valu
 
     def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
         honest(self, send, receive, counts)
-        if caller("step") and caller("server_step"):
+        if caller("step") and caller("_server_step"):
             calls[self.rank] += 1
             if calls[self.rank] == 1 and self.members[self.rank] != spared:
                 receive[-values:] = -1e4
@@ -231,7 +259,7 @@ def test_another_model_after_the_last_step_shows_no_metric(
 
     def tampered(self: Any, send: Any, receive: Any, counts: Any) -> None:
         honest(self, send, receive, counts)
-        if caller("step") and caller("server_step") and self.members[self.rank] != TARGET:
+        if caller("step") and caller("_server_step") and self.members[self.rank] != TARGET:
             calls[self.rank] += 1
             receive[:] = 0
 
@@ -279,13 +307,13 @@ def test_a_silo_that_resynchronizes_alone_is_refused_by_name(
     identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], protocol: str
 ) -> None:
     """It sends its control variate whole, the others the changes of theirs: of such a sum it is most."""
-    honest = Federation._fit
+    honest = round_module._trained
 
-    def told(self: Any, round_number: int) -> Any:
-        self.context.membership.resync = self.context.group.silo_id == TARGET
-        return honest(self, round_number)
+    def told(federation: Any, number: int) -> Any:
+        federation.context.membership.resync = federation.group.silo_id == TARGET
+        return honest(federation, number)
 
-    monkeypatch.setattr(Federation, "_fit", told)
+    monkeypatch.setattr(round_module, "_trained", told)
     ends = federate(identities, strategy="scaffold", protocol=protocol)
     assert all(isinstance(end, ProtocolError) and "different terms of the sum" in str(end) for end in ends), (
         ends

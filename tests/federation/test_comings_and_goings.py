@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from silofl import config as configuration
+from silofl.aggregation.shards import Shards
 from silofl.comm.elastic_group import ElasticGroup, RankFailure
-from silofl.comm.place import Place
 from silofl.comm.protocol import SimulatedCrash
 from silofl.comm.rendezvous import Group
-from silofl.comm.respawn import Respawned
+from silofl.comm.respawn import Place, Respawned
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.crypto.identity import Identity
@@ -23,8 +23,9 @@ from silofl.errors import StoppedError
 from silofl.federation.failure import respawn_policy
 from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.policy import min_silos, replicas, stop_reason
-from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.failure.respawner import RejoinState
+from silofl.federation.recomputation import replica_count
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.rundir import RunDirectory
 from silofl.report.display import Display, choose_display
@@ -32,7 +33,8 @@ from silofl.report.round_metrics import RoundMetrics, silos_text
 
 
 def config(**failure: Any) -> Config:
-    secure = {key: failure.pop(key) for key in ("protocol", "threshold", "allow_two") if key in failure}
+    keys = ("protocol", "threshold", "allow_two", "recompute")
+    secure = {key: failure.pop(key) for key in keys if key in failure}
     return configuration.parse({"run": {"display": "none"}, "failure": failure, "secure": secure})
 
 
@@ -61,6 +63,17 @@ def test_as_many_replicas_as_silos_may_fail_at_once() -> None:
     assert replicas(config(threshold=3), 5, 2) == 2
     assert [replicas(config(protocol="plain"), silos, 2) for silos in (1, 2, 3, 4)] == [0, 0, 1, 2]
     assert replicas(config(policy="abort"), 8, 2) == 0
+
+
+def test_where_one_silo_checks_a_slice_another_has_it_when_that_one_takes_it_over() -> None:
+    assert [replica_count(config(), silos) for silos in (1, 2, 3, 4, 5, 6, 8)] == [0, 0, 0, 2, 2, 2, 2]
+    for silos in (4, 5, 6, 8):
+        shards = Shards(6400, tuple(range(silos)), replica_count(config(), silos), checkers=1)
+        for failed in range(silos):
+            left = [silo for silo in range(silos) if silo != failed]
+            assert len(shards.checked_by(failed, left)) == 1
+    assert [replica_count(config(recompute=many), 4) for many in (0, 2)] == [1, 1]
+    assert replica_count(config(protocol="plain"), 3) == 1
 
 
 @pytest.mark.parametrize(
@@ -200,7 +213,7 @@ def test_a_silo_that_dies_as_it_rejoins_has_failed_once_more(
         made.note((3,), 5)
         completed = group.completed + 1
         told = RejoinState((3,), 5, completed, "", [], 2, "0" * 32, {})
-        came = made.respawn(group, (3,), 5, lambda: told)
+        came = made.respawn(group, (3,), 5, told.encode)
         group.step(group.comm.barrier)
         return group.members, came, [failure.silos for failure in group.failures]
 

@@ -10,6 +10,7 @@ import pytest
 
 from silofl.errors import EXIT_RESUMABLE, StoppedError
 from silofl.faults import STEPS
+from tests.campaigns import mostly_long
 from tests.federation.reference import Attendance, Reference, attendance
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
@@ -86,7 +87,9 @@ def test_a_silo_dies(
     check(tmp_path, config, 4, {silo: step}, federate(config, 4))
 
 
-@pytest.mark.parametrize("step", ["train", "collect middle", "step", "allgather", "checkpoint agree"])
+@pytest.mark.parametrize(
+    "step", mostly_long(["train", "collect middle", "step", "allgather", "checkpoint agree"], 1, 3)
+)
 def test_a_silo_dies_in_a_plain_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     prepare(monkeypatch, messages=step.startswith("collect"))
     fault = f"kill silo 1 round {ROUND} at {step}"
@@ -104,7 +107,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("deaths", PAIRS, ids=lambda deaths: ", ".join(deaths.values()))
+@pytest.mark.parametrize("deaths", mostly_long(PAIRS, 0, 1, 3), ids=lambda deaths: ", ".join(deaths.values()))
 def test_two_silos_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str]) -> None:
     prepare(monkeypatch, messages=PAIRS.index(deaths) % 2 == 0)
     faults = [f"kill silo {silo} round {ROUND} at {step}" for silo, step in deaths.items()]
@@ -133,12 +136,15 @@ def test_a_new_leader_goes_on_in_its_own_folder(
 
 @pytest.mark.parametrize(
     ("silos", "policy", "step", "why"),
-    [
-        (4, "abort", "collect middle", 'failure.policy = "abort"'),
-        (4, "abort", "allgather", 'failure.policy = "abort"'),
-        (4, "abort", "checkpoint agree", 'failure.policy = "abort"'),
-        (3, "shrink", "unmask", "2 of 3 silos are left and a round needs 3"),
-    ],
+    mostly_long(
+        [
+            (4, "abort", "collect middle", 'failure.policy = "abort"'),
+            (4, "abort", "allgather", 'failure.policy = "abort"'),
+            (4, "abort", "checkpoint agree", 'failure.policy = "abort"'),
+            (3, "shrink", "unmask", "2 of 3 silos are left and a round needs 3"),
+        ],
+        *(2, 3),
+    ),
 )
 def test_a_run_that_must_stop_resumes_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silos: int, policy: str, step: str, why: str

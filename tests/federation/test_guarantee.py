@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from silofl import config as configuration
 from silofl.errors import ConfigError
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
+from silofl.federation.privacy.pipeline import refuse_unprotectable
 from silofl.federation.silo import Silo
 from silofl.privacy.accountant import epsilon
 from silofl.privacy.plan import Plan
@@ -56,7 +57,9 @@ def test_what_a_run_may_spend_decides_where_it_is_said_to_end() -> None:
     assert "after 60 rounds" in describe(free, 2.0)
     assert "where" not in describe(plan(max_epsilon=100.0), 2.0)
     told = describe(plan(max_epsilon=fourth * 1.0001), 2.0)
-    assert f"epsilon {fourth:.4g} at delta 1e-05 after 4 of 60 rounds" in told
+    assert (
+        f"epsilon {fourth:.4g} against a silo that knows its own noise, at delta 1e-05 after 4 of 60" in told
+    )
     with pytest.raises(ConfigError, match="does not allow one round"):
         refuse_over_budget(plan(max_epsilon=1e-3), 2.0)
 
@@ -64,7 +67,7 @@ def test_what_a_run_may_spend_decides_where_it_is_said_to_end() -> None:
 def test_what_makes_a_promise_weaker_is_said() -> None:
     assert notes(plan(), 2.0) == []
     assert "is not below one over the 1500 examples" in notes(plan(delta=1e-3), 2.0)[0]
-    assert "nothing is promised" in notes(plan(noise_multiplier=0.1), 0.1)[0]
+    assert "promises nothing" in notes(plan(noise_multiplier=0.1), 0.1)[0]
 
 
 def test_counts_that_alone_are_too_dear_are_named() -> None:
@@ -84,9 +87,9 @@ class Summed(Plain):
 
 def test_a_loss_that_is_no_mean_is_found_before_a_run(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    Silo(config, Plain(), 0, 4, "cpu").refuse_unprotectable(config.privacy)
+    refuse_unprotectable(Silo(config, Plain(), 0, 4, "cpu"), config.privacy)
     with pytest.raises(ConfigError, match="not what autograd finds for one example alone"):
-        Silo(config, Summed(), 0, 4, "cpu").refuse_unprotectable(config.privacy)
+        refuse_unprotectable(Silo(config, Summed(), 0, 4, "cpu"), config.privacy)
 
 
 def test_no_bound_is_no_number(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.guarantee import refuse_weaker
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.plan import Plan
+from tests.campaigns import mostly_long
 from tests.federation import rejoining
 from tests.federation.test_guarantee import plan
 from tests.federation.test_traffic import WithoutBuffers as Plain
@@ -55,6 +56,7 @@ def federate(path: Path, rounds: int, *, resume: bool = False, **privacy: Any) -
     return run_in_threads(SILOS, rank, timeout_s=60)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("place", ["local", "distributed"])
 @pytest.mark.parametrize(
     ("own", "word"),
@@ -193,7 +195,7 @@ def rejoin(
     return ends, refusals
 
 
-@pytest.mark.parametrize("place", ["local", "distributed"])
+@pytest.mark.parametrize("place", mostly_long(["local", "distributed"], 1))
 def test_a_silo_that_is_told_what_it_spent_rejoins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

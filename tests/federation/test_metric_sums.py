@@ -172,15 +172,19 @@ def test_no_name_is_special(tmp_path: Path) -> None:
         "train_loss",
         "began",
     ]
+    taken = ["loss", "train_loss"]
 
     def report(silo: int, scores: Tensor, labels: Tensor) -> Any:
-        return dict.fromkeys(names, 7.5)
+        return dict.fromkeys([*names, *taken], 7.5)
 
     summary, *_ = federate(tmp_path, lambda: Scores(report))
     assert {name: summary["metrics"][name] for name in names} == dict.fromkeys(names, 7.5)
     line = line_of(tmp_path)
     assert (line["round"], line["began"]) == (1, [0, 1, 2])
     assert line["seconds"] != 7.5
+    assert summary["loss"] == line["loss"] == line["metrics"]["loss"] != 7.5
+    assert line["metrics"]["metrics/loss"] == 7.5
+    assert line["per_silo"][1]["train_loss"] != line["per_silo"][1]["metrics/train_loss"] == 7.5
     assert line["silo"] == line["metrics"]["round"] == line["per_silo"][1]["round"] == 7.5
     assert len(line["per_silo"]) == SILOS
     events = EventAccumulator(str(tmp_path / "trace")).Reload()

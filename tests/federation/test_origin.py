@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.errors import ChangedDataError, ConfigError, SiloflError, StorageError
 from silofl.federation import entry, federation, origin, rundir
+from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.loop import train
 from silofl.federation.origin import Origin
 from silofl.launcher.environment import PLANNED
 from silofl.tasks.base import SiloData
+from tests.campaigns import mostly_long
 from tests.federation.threads import Normalized, settings
 
 SILOS = 3
@@ -86,7 +89,10 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("what", "change"), [(k, c) for k, changes in CHANGES.items() for c in changes])
+@pytest.mark.parametrize(
+    ("what", "change"),
+    mostly_long([(k, c) for k, changes in CHANGES.items() for c in changes], 0, 3),
+)
 def test_other_data_is_refused_and_accepted_where_the_key_says_so(
     run: Any, what: str, change: Any, capfd: Any
 ) -> None:
@@ -267,24 +273,11 @@ def test_a_full_disk_is_noticed_before_anything_is_built(
             self.written += len(data)
 
     monkeypatch.setattr(rundir.tempfile, "NamedTemporaryFile", lambda **given: Full())
-    for early in (
-        lambda: outcomes(settings(tmp_path), Unread())[0],
-        lambda: refused_early(settings(tmp_path)),
-    ):
-        error = early()
-        assert isinstance(error, StorageError)
-        assert str(error) == (
-            f"cannot write {tmp_path}: No space left on device; free some space, or name another with --run"
-        )
-
-
-def refused_early(config: Config) -> SiloflError | None:
-    """What the command finds wrong with a directory before it loads the large libraries."""
-    try:
-        rundir.refuse_early(config, 0, resume=False)
-    except SiloflError as error:
-        return error
-    return None
+    error = outcomes(settings(tmp_path), Unread())[0]
+    assert isinstance(error, StorageError)
+    assert str(error) == (
+        f"cannot write {tmp_path}: No space left on device; free some space, or name another with --run"
+    )
 
 
 class Unread(Changed):
@@ -298,8 +291,8 @@ def test_a_directory_that_holds_a_run_is_refused_before_data_is_read(run: Any, t
     for error in outcomes(run(), Unread()):
         assert isinstance(error, ConfigError)
         assert "already holds a run: add --resume" in str(error)
-    assert "already holds a run: add --resume" in str(refused_early(settings(tmp_path)))
-    rundir.refuse_early(settings(tmp_path), 1, resume=False)  # one silo says it for all
-    rundir.refuse_taken(settings(tmp_path), resume=True)
+    start = Start(settings(tmp_path), 3)
+    refuse_early(start, [1])  # one silo says it for all
+    refuse_early(replace(start, resume=True), [0])
     with pytest.raises(ConfigError, match="already holds a run: add --resume"):
-        rundir.refuse_taken(settings(tmp_path), resume=False)
+        refuse_early(start, [0])

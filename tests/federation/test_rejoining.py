@@ -21,6 +21,7 @@ from silofl.federation import federation as whole
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.federation.stateful import Json, Part, State
+from tests.campaigns import mostly_long
 from tests.conftest import ROOT, Start
 from tests.federation.rejoining import federate
 from tests.federation.threads import records
@@ -93,6 +94,7 @@ def fedprox() -> Array:
     return naive.fedprox(naive.silos(), present, LR, STEPS, MU)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("strategy", "reference"), [("scaffold", scaffold), ("fedprox", fedprox)])
 @pytest.mark.parametrize(
     ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]
@@ -129,7 +131,7 @@ def together(config: Config, *, resume: bool = False) -> list[Any]:
     return run_in_threads(len(SIZES), rank, timeout_s=110)
 
 
-@pytest.mark.parametrize("secure", [{"protocol": "plain"}, {"protocol": "secagg"}], ids=str)
+@pytest.mark.parametrize("secure", mostly_long([{"protocol": "plain"}, {"protocol": "secagg"}], 1), ids=str)
 def test_control_variates_are_resumed_bit_for_bit(tmp_path: Path, secure: dict[str, Any]) -> None:
     """The whole job is killed in round 5 and resumed from the last one that it committed."""
     faults = [f"kill silo {silo} round 5 at train" for silo in ALL]

@@ -19,7 +19,8 @@ from silofl.errors import EXIT_BAD_INPUT, ConfigError, MismatchError
 from silofl.federation.dry_run import dry_run
 from silofl.federation.loop import train
 from silofl.federation.schema import agree_on_schema, schema_mismatch
-from silofl.tasks.base import Schema, SiloData
+from silofl.tasks.base import SiloData
+from silofl.tasks.column_kinds import Schema
 from tests.federation.threads import settings as plain_settings
 
 NUMBERS = "numbers"
@@ -36,6 +37,7 @@ DIFFERENT: list[tuple[Schema, str]] = [
     (named("age", "bmi", "crp", "id"), "it has 'id'"),
     (named("age", "bmi", "ldh"), "it has 'ldh', it has no 'crp'"),
     ([*USUAL[:2], ("crp", "truth values")], "'crp' has truth values and not numbers"),
+    ([*USUAL[:2], ("crp", "numbers in mg/l")], "'crp' has numbers in mg/l and not numbers"),
     (named("bmi", "age", "crp"), "they are in another order, 'bmi' where 'age' should be"),
     (named("image", kind="greys from 0 to 1"), "it has 'image', it has no 'age', 'bmi', 'crp'"),
     (named("", ""), "it has 2 and not 3, of which not all have a name"),
@@ -64,7 +66,7 @@ def test_all_ranks_raise_the_same(schema: Schema, said: str, odd: int) -> None:
     usual = 0 if odd else 1
     assert {str(error) for error in ends} == {
         f"the columns of silo {odd} are not those of silo {usual}: {said}; "
-        "give columns the same names and kinds at every silo"
+        "give columns the same names, kinds and units at every silo"
     }
     assert {(error.rank, error.exit_code) for error in ends} == {(odd, EXIT_BAD_INPUT)}
 
@@ -77,6 +79,15 @@ def test_every_silo_that_differs_is_told_and_long_lists_are_cut() -> None:
     assert "'c7' and 92 more" in sentence
     assert "nor are those of 2 more silos; give" in sentence
     assert len(sentence) < 1000
+
+
+def test_images_of_other_kinds_are_told_with_the_key_that_helps() -> None:
+    kinds = ["greys from 0 to 1", "greys from 0 to 1", "colours from 0 to 1"]
+    assert str(schema_mismatch({k: named("image", kind=kind) for k, kind in enumerate(kinds)})) == (
+        "the columns of silo 2 are not those of silo 0: 'image' has colours from 0 to 1 and not greys from 0 "
+        "to 1; set task.channels to read all as grey or all in colour, or give images of one type at every "
+        "silo"
+    )
 
 
 def test_the_same_columns_and_data_without_names() -> None:
@@ -122,6 +133,22 @@ def test_a_run_and_its_check_refuse_tables_that_differ(tmp_path: Path) -> None:
     assert str(caught.value) == ends[0][0]
 
 
+def test_silos_that_declare_other_units_are_refused_at_the_start(tmp_path: Path) -> None:
+    for silo in range(3):
+        write(tmp_path / f"silo-{silo}.csv", "age,bmi,crp", silo=silo)
+
+    def rank(comm: Communicator) -> str:
+        config = settings(tmp_path, units={"crp": "g/l" if comm.rank == 1 else "mg/l"})
+        with pytest.raises(MismatchError) as caught:
+            train(config, comm=comm)
+        return str(caught.value)
+
+    assert set(run_in_threads(3, rank, timeout_s=60)) == {
+        "the columns of silo 1 are not those of silo 0: 'crp' has numbers in g/l and not numbers in mg/l; "
+        "give columns the same names, kinds and units at every silo"
+    }
+
+
 def test_another_number_of_columns_is_told_by_its_names_and_not_by_the_model(tmp_path: Path) -> None:
     write(tmp_path / "silo-0.csv", "age,bmi,crp")
     (tmp_path / "silo-1.csv").write_text("age,bmi,label\n1,2,0\n2,3,1\n1,2,1\n")
@@ -142,7 +169,7 @@ def test_a_check_notes_columns_that_seem_to_have_other_units(tmp_path: Path, sca
     notes = dry_run(settings(tmp_path), 3).notes
     assert len(notes) == 1
     assert notes[0].startswith(f"column 'crp' of silo 1 has values about {said} than other silos'")
-    assert dry_run(settings(tmp_path, standardize=True), 3).notes == []
+    assert dry_run(settings(tmp_path, standardize="federated"), 3).notes == notes
 
 
 class Described:

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.row_exchange import MessageExchange
+from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.secagg import SecAggSum
 from silofl.comm.protocol import Communicator, RankFailedError, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads

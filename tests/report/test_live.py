@@ -22,7 +22,10 @@ def test_a_run_as_a_person_sees_it() -> None:
             "keys": "",
             "steps": "",
             "device": "cpu",
-            "privacy": "",
+            "privacy": "none: nothing is promised",
+            "private": False,
+            "outside": "",
+            "evaluates": True,
             "path": "runs/demo",
         }
     )
@@ -38,11 +41,14 @@ def test_a_run_as_a_person_sees_it() -> None:
         "seconds_by_phase": {"train": 1.0},
         "epsilon": None,
         "delta": None,
+        "privacy": "none: nothing is promised",
+        "outside": "",
     }
     display.finish(summary)
     display.close()
     text = out.getvalue()
     assert "demo, 2 silos" in text
+    assert text.count("none: nothing is promised") == 2
     assert "epsilon" not in text
     assert "note: a silo was late" in text
     assert "0.250 to 0.750" in text
@@ -57,15 +63,31 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
     plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedSGD", "rounds": 2}
     promise = "every example, epsilon 3 at delta 1e-05"
-    more = {"first_round": 1, "protocol": "secagg", "keys": "K", "device": "cpu", "privacy": promise}
+    more = {"first_round": 1, "protocol": "secagg", "keys": "K", "device": "cpu"} | {
+        "privacy": promise,
+        "private": True,
+        "outside": "H",
+        "evaluates": False,
+    }
     display.begin({**plan, **more, "steps": "S", "path": "runs/demo"})
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
-    spent = {"keys": "K", "metrics": {"accuracy": 0.5}, "rounds": 2, "epsilon": 2.5, "delta": 1e-5}
+    spent = {
+        "keys": "K",
+        "outside": "H",
+        "privacy": promise,
+        "metrics": {"accuracy": 0.5},
+        "rounds": 2,
+        "epsilon": 2.5,
+        "delta": 1e-5,
+    }
     display.finish({**spent, "seconds": 2.0, "model_sha256": "ab", "seconds_by_phase": {"train": 1.0}})
     display.close()
     text = out.getvalue()
-    assert f"privacy: {promise}" in text
+    assert f"  privacy: {promise}" in text
+    assert f"  privacy  {promise}" in text
+    assert "  outside: H\n" in text.replace("\r", "")
+    assert "  outside  H\n" in text.replace("\r", "")
     assert "  steps: S\n" in text.replace("\r", "")
     assert "  keys: K\n" in text.replace("\r", "")
     assert "  keys     K" in text

@@ -24,6 +24,7 @@ FULL = RoundMetrics(
     encoding_error=0.0625,
     coarse_tensors={"0.weight": 2},
     lost_tensors={"0.weight": 1},
+    faint_tensors={"buffers.0": 2},
     widest={"0.weight": [2]},
     bytes_sent=99,
     seconds=2.0,
@@ -51,10 +52,11 @@ def test_what_there_is_not_is_left_out() -> None:
 
 def test_notices() -> None:
     assert RoundMetrics(1).notices(None) == []
-    failed, clipped, coarse = FULL.notices(0.5)
+    failed, clipped, coarse, faint = FULL.notices(0.5)
     assert failed == "silo 1 failed in round 7; recovered in 0.12 s"
     assert "1 silos had values beyond secure.range = 0.5" in clipped
     assert "more than 1 % of 0.weight at 2 silos" in coarse
+    assert "buffers.0 changed so little at 2 silos" in faint
 
 
 def test_a_range_in_which_most_values_are_lost_is_told_with_the_silo_that_asked_for_it() -> None:
@@ -63,7 +65,7 @@ def test_a_range_in_which_most_values_are_lost_is_told_with_the_silo_that_asked_
         return line.notices(value_range)
 
     (named,) = told(3, {"0.weight": [2]})
-    assert "more than half of 0.weight at 3 of 4 silos, for the values of silo 2 are so much larger" in named
+    assert "more than half of 0.weight at 3 of 4 silos, for silo 2 asked for so wide a range" in named
     (unknown,) = told(4, {})
     assert "at 4 of 4 silos, and no silo says that its values need so wide a range" in unknown
     assert told(1, {}) == told(3, {"0.weight": [2]}, 0.5) == []

@@ -36,7 +36,7 @@ class MembershipTracker(Part):
         self.mark_rejoined(away)
 
     def rejoin_state(self) -> Json:
-        """See `Stateful`."""
+        """See `Stateful`. `mark_rejoined` decides on a resync on all ranks, the rejoined one too."""
         return {"present": self._present, "failed": self._failed, "rejoined": self._rejoined}
 
     def take_over(self, told: Json, own: State | None) -> None:

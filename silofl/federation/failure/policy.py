@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from silofl.aggregation.protocols import choose_protocol
 from silofl.aggregation.shards import MAX_REPLICAS
-from silofl.comm.elastic_group import RankFailure
+from silofl.comm.elastic_group import RankFailure, StopReason
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.privacy.places import PLACES
 from silofl.report.round_metrics import silos_text
-
-StopReason = Callable[[RankFailure, tuple[int, ...]], SiloflError | None]
 
 
 def min_silos(config: Config, silos: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,25 +16,28 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import RankFailedError
 from silofl.comm.respawn import RefusedError, SpawnInfo, join
-from silofl.comm.shutdown import FINALIZE_TIMEOUT_S
+from silofl.comm.shutdown import finalize_or
 from silofl.config import Config, for_silo
 from silofl.console import log
 from silofl.crypto.key_file import silo_key
 from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, SiloflError
+from silofl.federation import standardization
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
-from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.failure.respawn_policy import RespawnPolicy
-from silofl.federation.federation import RunContext, build_silo, build_task
+from silofl.federation.failure.respawner import RejoinState
+from silofl.federation.federation import RunContext
 from silofl.federation.loop import Json, Run
 from silofl.federation.run_trust import returning_trust
 from silofl.federation.rundir import own_path
 from silofl.federation.schema import digest
 from silofl.federation.silo import Silo
+from silofl.federation.start import build_silo, build_task
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
+from silofl.tasks.files import Files
 from silofl.tasks.user_code import UserCode
 
 LATE_S = 10.0
@@ -82,6 +84,8 @@ def rejoin(
     group.adopt(merged, told.completed)
     try:
         path = folder / own_path(for_silo(config, spawn_info.number), told.path)
+        if spawn_info.told.get("scaling"):
+            standardization.refuse_told(path, spawn_info.number, spawn_info.told["scaling"])
     except ConfigError as error:
         _stay_away(comm, spawn_info.number, error)
     on_directory(path)
@@ -90,7 +94,9 @@ def rejoin(
     try:
         with peers:
             return Run(context, path, stop, resumed=resumed).rejoin(told)
-    except (LessProtectionError, ChangedDataError) as error:  # this silo's to refuse, and its alone
+    except (LessProtectionError, ChangedDataError) as error:
+        # What was told forgets what this silo spent (`PrivacyEngine.come_back`), or its data are others than
+        # in the round that it took part in (`federation/origin.py`): this silo's to refuse, and its alone.
         _stay_away(comm, spawn_info.number, error)
 
 
@@ -98,6 +104,8 @@ def _own_silo(config: Config, task: Task | None, comm: MpiCommunicator, spawn_in
     """This silo, with its data, as far as it needs nobody else."""
     alone = ElasticGroup(comm, fault_tolerant=False)
     built = build_task(alone, config, task)
+    if isinstance(built, Files) and built.federated:
+        built.agree(standardization.loads(spawn_info.told["scaling"]))
     code = UserCode(spawn_info.number)  # the run directory is not known yet
     silo = build_silo(alone, config, built, code, spawn_info.silos, spawn_info.local_rank)
     if config.checkpoint.buddy:
@@ -125,10 +133,7 @@ def _stay_away(comm: MpiCommunicator, number: int, error: Exception) -> NoReturn
     sys.stdout.flush()
     kill = partial(os.kill, os.getpid(), signal.SIGKILL)
     if isinstance(error, RefusedError):  # they miss nobody, and the launcher takes this for no failure
-        time_limit = threading.Timer(FINALIZE_TIMEOUT_S, kill)
-        time_limit.daemon = True
-        time_limit.start()
-        comm.finalize()
+        finalize_or(kill, comm)
         os._exit(0)
     kill()
     raise AssertionError("unreachable: this process is dead")

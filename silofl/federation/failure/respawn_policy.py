@@ -11,11 +11,9 @@ from types import MappingProxyType
 from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
-from silofl.comm.place import Place
 from silofl.comm.protocol import Communicator, RankFailedError
-from silofl.comm.respawn import Respawned, respawn
+from silofl.comm.respawn import Place, Respawned, respawn
 from silofl.federation.failure.admission import Admission
-from silofl.federation.failure.rejoin_state import RejoinState
 from silofl.federation.stateful import Json, Part, State
 from silofl.report.round_metrics import silos_text
 
@@ -105,19 +103,19 @@ class RespawnPolicy(Part):
         )
 
     def respawn(
-        self, group: ElasticGroup, silos: tuple[int, ...], number: int, tell: Callable[[], RejoinState]
+        self, group: ElasticGroup, silos: tuple[int, ...], number: int, tell: Callable[[], bytes]
     ) -> str:
         """Start `silos` again after round `number` and take them in; else why not, for people. Collective.
 
-        `tell` says what they need to know, this policy's part of it included. A silo that does not come, or
-        that is not what it was, has failed once more.
+        `tell` gives the message of what they need to know, this policy's part of it included. A silo that
+        does not come, or that is not what it was, has failed once more.
         """
         for silo in silos:
             self._backoffs[silo].returned = number
         assert self._admission is not None, "nobody knows who may rejoin"
         attempt = _Respawn(group, silos, self._places, self._timeout_s, self._admission, self._told)
         told = tell()
-        merged = group.step(lambda: attempt.run(told.encode()))
+        merged = group.step(lambda: attempt.run(told))
         if merged is None:
             attempt.abandon()
             self.note(silos, number)
@@ -148,8 +146,8 @@ class _Respawn:
     def run(self, rejoin_state: bytes) -> MpiCommunicator | None:
         """The communicator with the silos that rejoin, on all ranks or on none; collective.
 
-        The rejoin state is sent once every rank has that communicator: a silo that has it is taken in, and
-        one that has not may end without being missed.
+        The rejoin state is sent once every rank has that communicator: a silo that has received the state is
+        taken in, and one that has not may end without being missed.
         """
         comm = self._group.comm
         if any(allgather_object(comm, self._tried)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,19 +10,21 @@ from typing import Any
 from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import PrivacyConfig
-from silofl.errors import StoppedError
+from silofl.console import log
+from silofl.errors import ConfigError, StoppedError
+from silofl.federation.privacy.data_budget import DataBudget
 from silofl.federation.privacy.epsilon_prefetch import EpsilonPrefetch
-from silofl.federation.privacy.release_log import Entry, ReleaseLog
+from silofl.federation.privacy.release_log import Entry, ReleaseLog, union
 from silofl.privacy.accountant import Method
-from silofl.privacy.ledger import Ledger, rounded
+from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
 from silofl.privacy.releases import Release
 
 UNKNOWN = "unknown"
 """In place of a tag."""
 
-Price = Callable[[int], Mapping[Release, int]]
-"""price(silos) is what a round over so many silos releases, and how often."""
+Price = Callable[[int, int], Mapping[Release, int]]
+"""price(silos, round) is what a round over so many silos releases, and how often."""
 
 
 class PrivacyBudget:
@@ -32,8 +35,17 @@ class PrivacyBudget:
     and both count.
     """
 
-    def __init__(self, group: ElasticGroup, config: PrivacyConfig, method: Method, log: ReleaseLog) -> None:
+    def __init__(
+        self,
+        group: ElasticGroup,
+        config: PrivacyConfig,
+        method: Method,
+        log: ReleaseLog,
+        data_budget: DataBudget | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._group, self._config, self._method, self._log = group, config, method, log
+        self._data_budget, self._note = data_budget, note
         self._repeatable = PLACES[config.place].repeatable
         self.price: Price
         self.ledger = Ledger()
@@ -51,11 +63,15 @@ class PrivacyBudget:
         """Of the federation so far, at the configured delta."""
         return self._prefetch.epsilon(self._whole())
 
+    def epsilon_against(self, silos: int) -> float:
+        """`epsilon` for who knows the noise of so many silos."""
+        return self._whole().epsilon_against(silos, self._config.delta, self._method)
+
     def foresee(self, round_number: int) -> None:
         """Begin to work out what `epsilon` will be after a round over all silos that are there."""
         ledger, members = self._whole(), self._group.members
         if not self._opened(round_number):
-            _count(ledger, tuple(self.price(len(members)).items()), members)
+            _count(ledger, tuple(self.price(len(members), round_number).items()), members)
         self._prefetch.foresee(ledger)
 
     def epsilon_per_silo(self) -> dict[int, float]:
@@ -78,7 +94,7 @@ class PrivacyBudget:
             lambda: allgather_parsed(self._group.comm, told, _entries, "what it may have released")
         )
         self._own = {(entry.round, entry.attempt): entry.tag for entry in mine}
-        self._open = _union([entry for entries in every for entry in entries])
+        self._open = union([entry for entries in every for entry in entries])
         if self._log.exists:
             self._log.repair()
         else:
@@ -91,16 +107,35 @@ class PrivacyBudget:
         self._log.repair(unknown)
 
     def affords(self, rounds: int) -> bool:
-        """Whether so many more rounds over all silos that are there stay within `privacy.max_epsilon`."""
+        """Whether so many more rounds over all silos that are there stay within `privacy.max_epsilon`.
+
+        And within this silo's own budget for its data, of which the others learn this alone.
+        """
         most, members = self._config.max_epsilon, self._group.members
+        new = Counter[Release]()
+        for number in range(self._done + 1, self._done + 1 + rounds):
+            if not self._opened(number):  # else it is counted, and shows the same
+                new.update(self.price(len(members), number))
+        if self._data_budget is not None and self._data_budget.over(new):
+            return False
         if most is None:
             return True
-        ledger, coming = self._whole(), range(self._done + 1, self._done + 1 + rounds)
-        price = tuple(self.price(len(members)).items())
-        for number in coming:
-            if not self._opened(number):  # else it is counted, and shows the same
-                _count(ledger, price, members)
+        ledger = self._whole()
+        _count(ledger, tuple(new.items()), members)
         return ledger.epsilon(self._config.delta, self._method) <= most
+
+    def refuse_first(self) -> None:
+        """Raise ConfigError where this silo's own budget has no room for a round."""
+        if self._data_budget is None:
+            return
+        why = self._data_budget.over(self.price(len(self._group.members), self._done + 1))
+        if why:
+            self._tell(why)
+            raise ConfigError(
+                f"silo {self._group.silo_id}'s own budget for its data, privacy.budget_epsilon, has no room "
+                "for a round; what is spent is told to that silo alone, in its own log",
+                rank=self._group.comm.rank,
+            )
 
     def attempt(self, round_number: int) -> int:
         """See `ReleaseGate`."""
@@ -144,9 +179,30 @@ class PrivacyBudget:
 
     def note(self, round_number: int, attempt: int, tag: str, silos: tuple[int, ...]) -> None:
         """`authorize` where a sum over fewer silos would show nothing more, for each adds all its noise."""
-        entry = Entry(round_number, attempt, tag, silos, tuple(self.price(len(silos)).items()))
+        entry = Entry(round_number, attempt, tag, silos, tuple(self.price(len(silos), round_number).items()))
         self._refuse_over_budget(entry)
+        self._spend(entry)
         self._log.append(entry)
+
+    def _spend(self, entry: Entry) -> None:
+        """Count what is about to be shown of this silo's data; StoppedError where its own budget has no room.
+
+        How much that is it is told alone.
+        """
+        if self._data_budget is None:
+            return
+        over = self._data_budget.spend((entry.round, entry.attempt), entry.tag, entry.releases)
+        if over:
+            raise self.refusal(entry.round, over)
+
+    def refusal(self, round_number: int, why: str) -> StoppedError:
+        """The error of a silo whose own budget ends the run; `why` goes to its own log and standard error."""
+        self._tell(why)
+        return StoppedError(
+            f"silo {self._group.silo_id}'s own budget for its data, privacy.budget_epsilon, has no room "
+            f"for round {round_number}, whose sum stays unread; its own log alone says what is spent",
+            rank=self._group.comm.rank,
+        )
 
     def _refuse_over_budget(self, entry: Entry) -> None:
         if self._config.max_epsilon is None:
@@ -162,12 +218,16 @@ class PrivacyBudget:
                 rank=0,
             )
 
+    def _tell(self, why: str) -> None:
+        self._note(why)
+        log(f"silo {self._group.silo_id}: {why}")
+
     def record(self, round_number: int, silos: tuple[int, ...]) -> None:
         """The sum over these silos was read; collective.
 
         What a killed run may have shown of the round counts, too, of every silo that does not show the same.
         """
-        self.add(self.price(len(silos)), silos)
+        _count(self.ledger, tuple(self.price(len(silos), round_number).items()), silos)
         self._done = round_number
         opened = self._opened(round_number)
         if not opened:
@@ -179,8 +239,10 @@ class PrivacyBudget:
             _count(self.ledger, entry.releases, others)
 
     def add(self, releases: Mapping[Release, int], silos: tuple[int, ...]) -> None:
-        """Count what was shown of these silos; the same on every rank."""
+        """Count what was shown of these silos beside a round's price; the same on every rank."""
         _count(self.ledger, tuple(releases.items()), silos)
+        if self._data_budget is not None and self._group.silo_id in silos:
+            self._data_budget.add_shown(self._done, tuple(releases.items()))
 
     def _opened(self, round_number: int) -> list[Entry]:
         return [entry for entry in self._open if entry.round == round_number]
@@ -214,30 +276,20 @@ class PrivacyBudget:
     def restore(self, state: str) -> None:
         """Take up a `state()`."""
         self.ledger = Ledger.from_json(state)
+        others = self.ledger.relations() - {self._config.neighbours}
+        if others:
+            raise ConfigError(
+                f'privacy.neighbours = "{self._config.neighbours}" and the ledger counts under '
+                f'"{min(others)}", which do not add up: set it as it was, or begin another run',
+                rank=0,
+            )
 
 
 def _entries(told: Any) -> list[Entry]:
     """Of another silo's log; an error for what is none."""
-    entries = [Entry.from_json(table) for table in told]
-    for entry in entries:
-        whole = (entry.round, entry.attempt, *entry.silos, *(count for _, count in entry.releases))
-        if not isinstance(entry.tag, str) or not all(type(one) is int and one >= 0 for one in whole):
-            raise TypeError("no entry")
-    return entries
+    return [Entry.from_json(table) for table in told]
 
 
 def _count(ledger: Ledger, releases: tuple[tuple[Release, int], ...], silos: tuple[int, ...]) -> None:
     for release, count in releases:
         ledger.record(release, silos, count)
-
-
-def _union(entries: list[Entry]) -> list[Entry]:
-    """One of each sum, whichever silos wrote of it, in one order.
-
-    Where silos say that it cost different things all of these count: nobody's log makes another's cheaper.
-    """
-    found = {}
-    for entry in entries:
-        cost = rounded(dict(entry.releases))
-        found[entry.round, entry.attempt, entry.silos, str(sorted(cost.items(), key=str))] = entry
-    return [found[key] for key in sorted(found)]

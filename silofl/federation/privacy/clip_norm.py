@@ -42,6 +42,11 @@ class ClipNorm:
         """The norm over the configured one, for which the grid is made."""
         return self.value / self._first
 
+    @property
+    def own_count(self) -> float:
+        """What this silo adds to the count of those within the norm, without noise, in `COUNT_UNIT`s."""
+        return COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY
+
     def clip(self, vectors: Sequence[Vector]) -> bool:
         """Scale vectors in place to a joint norm of at most the configured one; whether all are finite."""
         norm = clip(vectors, self.value)
@@ -59,7 +64,7 @@ class ClipNorm:
         Args:
             aggregator: adds up the count.
             table: of this silo's noise on it, in `COUNT_UNIT`s of a silo.
-            stream: secret, used for nothing else.
+            stream: secret, used for nothing else, and for no other `own_count`.
 
         Returns:
             How many silos were counted; None where one failed meanwhile, and the norm stays.
@@ -67,7 +72,7 @@ class ClipNorm:
         assert self._quantile is not None
         noise = np.zeros(1, np.int32)
         draw_noise(noise, table, stream)
-        own = (COUNT_SENSITIVITY if self._within else -COUNT_SENSITIVITY) + float(noise[0])
+        own = self.own_count + float(noise[0])
         total, silos = aggregator.sum_scalars(np.array([own, 1.0]))
         if np.isnan(total):
             return None

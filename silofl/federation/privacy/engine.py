@@ -3,57 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.transformed import TransformedSum
+from silofl.aggregation.transformed import Binding, TransformedSum
 from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.key_file import silo_key
-from silofl.crypto.noise_keys import NoiseKeys, new_nonce
+from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys, new_nonce
 from silofl.errors import LessProtectionError
 from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.own_log import note
 from silofl.federation.privacy import guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
+from silofl.federation.privacy.data_budget import budget_of
 from silofl.federation.privacy.guarantee import LAST_BITS
+from silofl.federation.privacy.parameters import PrivacyParameters, refuse_other_bands, told_state
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.silo import Silo
+from silofl.privacy.bands import BandMatrix
+from silofl.privacy.claim import Epsilons, fellows
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for
-from silofl_kernels import ring_dtype
+from silofl.privacy.releases import Release
+from silofl.training.private import PrivateSteps
+from silofl.training.sampling import Groups
+from silofl.transforms.correlated import Drawn, NoiseProcess
+from silofl.transforms.noise import identity
+from silofl_kernels import NoiseTable, ring_dtype
+from silofl_kernels.ring import Words
 
 SPENT = "ledger, with less spent of this silo's data,"
-
-
-@dataclass
-class PrivacyParameters:
-    """What a run keeps of its privacy from start to end; JSON, and no secret."""
-
-    nonce: str
-    noise_multiplier: float
-    clip_norm: float
-
-
-def _told(state: Any) -> dict[str, Any] | None:
-    """Another silo's `PrivacyEngine.state()`; an error for what is none."""
-    if state is None:
-        return None
-    parameters = PrivacyParameters(**state["parameters"])
-    if not all(math.isfinite(number) for number in (parameters.noise_multiplier, parameters.clip_norm)):
-        raise ValueError("numbers that are none")
-    Ledger.from_json(state["ledger"])
-    told: dict[str, Any] = state
-    return told
 
 
 class PrivacyEngine:
@@ -63,12 +56,20 @@ class PrivacyEngine:
         self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
         self._own = silo_key(config.checkpoint.key_file, group.silo_id)
+        self._path = path
         log = ReleaseLog(log_path(path, group.silo_id), run)
-        self.budget = PrivacyBudget(group, config.privacy, method_for(config.privacy), log)
+        method, data = method_for(config.privacy), budget_of(config, silo, group.silo_id, path, run)
+        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note)
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
         self._told = False
         """Whether the noise multiplier was not yet held to this silo's own configuration."""
         self._norm = ClipNorm(config.privacy)
+        self._matrix: BandMatrix | None = None
+        """The one that the run began with."""
+        self._process: NoiseProcess | None = None
+        """Of this silo's noise, where that is correlated from round to round."""
+        self._bound = b""
+        """What the noise of the round under way is bound to at all silos together."""
         self._plan: Plan
         self._inner: Aggregator
         self._spec: AggregationSpec
@@ -79,12 +80,33 @@ class PrivacyEngine:
         self._failures = 0
         self._before: tuple[int, dict[str, Any]] | None = None
         """A round that may be taken twice, and what the silo had before it."""
+        self._steps: PrivateSteps | None = None
+        """Steps on single examples, under this nonce's keys; None where silos are protected as a whole."""
         self._use_nonce()
 
     def _use_nonce(self) -> None:
         nonce = bytes.fromhex(self._nonce)
         self._keys = NoiseKeys(self._own, nonce, self._group.silo_id, run=self._run)
-        self._silo.protect(self._privacy, self._keys)
+        if not self._privacy.samples:
+            return
+        if self._steps is not None:
+            self._steps.close()
+        gradients = self._silo.clipped_gradients(self._privacy)
+        silo, rate, data = self._silo, self._privacy.sample_rate, self._silo.data_digest()
+        self._steps = PrivateSteps(
+            gradients, silo.model, silo.persons, rate, self._keys, data, silo.counted, self._groups()
+        )
+
+    def _groups(self) -> Groups | None:
+        """Which of this silo's persons, or records, take turns: the same all through a run."""
+        bands = self._privacy.bands
+        if bands == 1:
+            return None
+        keys = NoiseKeys(self._own, bytes(NONCE_BYTES), self._group.silo_id, run=self._run)
+        return Groups(keys.stream("groups", 0, 0), len(self._silo.persons), bands)
+
+    def _note(self, text: str) -> None:
+        note(self._path, self._group.silo_id, text)
 
     def fit(self, start: RoundStart) -> Fitted:
         """As `Silo.fit`, with no more in it than noise covers: see `Pipeline`, which is the whole way."""
@@ -102,7 +124,7 @@ class PrivacyEngine:
     def _may_show(self, fitted: Fitted, round_number: int, attempt: int) -> bool:
         """Whether noisy values are those that a killed run may have shown; they are counted then."""
         whole = np.concatenate([*fitted.contribution.vectors.values()])
-        tag = self._keys.tag(round_number, attempt, whole)
+        tag = self._keys.fingerprint("shown", round_number, attempt, whole).hex()
         if not self.budget.repeats_alone(round_number, attempt, tag):
             return False
         self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
@@ -129,26 +151,79 @@ class PrivacyEngine:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._spec, self._silos = inner, spec, silos
         members, model = len(inner.layout.shards.members), self._silo.model
-        plan = guarantee.plan_for(self._config, model.size, inner.summed_samples, members, silos)
+        plan = guarantee.plan_for(
+            self._config, model.size, inner.summed_samples, members, silos, self._matrix
+        )
+        self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
         if self._told:  # by others, to a silo that comes back
             guarantee.refuse_weaker(plan, self._multiplier, self._group.silo_id, self._group.members[0])
             self._told = False
         grid = self._grid = plan.grid(self._multiplier)
         covered = tuple(one.name for one in spec.vectors)
-        self.budget.price = lambda survivors: plan.of_round(grid, survivors)
-        self._plan = plan
-        self._pipeline = way = Pipeline(self._silo, plan, grid, self._keys, self._norm, covered)
+        self._plan, process = plan, self._correlated(plan)
+        self.budget.price = self._price
+        self._pipeline = way = Pipeline(
+            self._silo, plan, grid, self._keys, self._norm, covered, self._steps, self._note, process
+        )
+        if process is not None:
+            process.use(identity(way.table))
         transforms, ring = way.transforms(), ring_dtype(plan.bits)
         if not transforms:
             return inner
-        return TransformedSum(inner, spec, ring, transforms, self.budget, self._keys.tag, way.divisor)
+        return TransformedSum(inner, spec, ring, transforms, self.budget, self._bind, way.divisor)
+
+    def _correlated(self, plan: Plan) -> NoiseProcess | None:
+        """The process of this silo's noise, once there is one."""
+        if plan.matrix.bands > 1 and self._process is None:
+            self._process = NoiseProcess(plan.matrix.coefficients[1:], self._silo.model.size)
+        return self._process
+
+    def _price(self, survivors: int, round_number: int) -> Mapping[Release, int]:
+        """See `budget.Price`."""
+        price = self._plan.of_round(self._grid, survivors)
+        if self._process is None:
+            return price
+        first = self._process.process_of(round_number, self._group.members)
+        group = round_number % self._plan.matrix.bands
+        return {replace(one, process=first, group=group): count for one, count in price.items()}
+
+    def _bind(self, round_number: int, attempt: int, words: Words) -> Binding:
+        """See `TransformedSum`."""
+        binding = self._binding("sum", (round_number, attempt), words, self._pipeline.table)
+        process = self._process
+        if process is None:
+            return binding
+        group = self._group
+        silos, links = group.step(lambda: (group.members, group.comm.allgather_bytes(process.link)))
+        goes_on = process.goes_on(attempt, silos, links)
+        before = process.link if goes_on else b"nothing"
+        own, self._bound = (
+            digest("correlated noise is bound to", one, pack_silos(silos), before)
+            for one in (binding.fingerprint, binding.common)
+        )
+        process.open(Drawn(round_number, attempt, own), silos, goes_on=goes_on)
+        return Binding(own, self._bound)
+
+    def _binding(self, purpose: str, at: tuple[int, int], values: NDArray[Any], table: NoiseTable) -> Binding:
+        """What noise on the sum of every silo's `values` is bound to; collective where it is made of shares.
+
+        That is what all of them bring: where one brings something else, the shares of all are others.
+        """
+        own, group = self._keys.fingerprint(purpose, *at, values, identity(table)), self._group
+        if self._place.sources(self._silos) == 1:
+            return Binding(own)
+        every = group.step(lambda: (group.members, group.comm.allgather_bytes(own)))
+        common = digest("noise is bound to", pack_silos(every[0]), *every[1])
+        return Binding(digest("noise is bound to", own, common), common)
 
     def account(self, aggregator: Aggregator, round_number: int) -> None:
         """Count what the round's sum has told; collective."""
         self._shown = self._place.shown(self._inner.layout.shards.members, aggregator.participants)
         self._failures = len(self._group.failures)
         self.budget.record(round_number, self._shown)
+        if self._process is not None:
+            self._process.close(self._pipeline.table, self._keys, self._bound, self._shown)
 
     def complete(self, aggregator: Aggregator, round_number: int) -> None:
         """After the round's step; collective. The ranks that serve the sum have added their noise by then.
@@ -160,7 +235,7 @@ class PrivacyEngine:
             group = self._group
             again = group.step(lambda: allgather_object(group.comm, len(group.failures) - self._failures))
             for _ in range(max(again)):
-                self.budget.add(self.budget.price(len(self._shown)), self._shown)
+                self.budget.add(self.budget.price(len(self._shown), round_number), self._shown)
         if self._norm.follows:
             self._follow(aggregator, round_number)
 
@@ -169,8 +244,10 @@ class PrivacyEngine:
 
         A count over fewer silos has less noise: it is counted beside the one that was planned.
         """
-        stream = self._keys.stream("count", round_number, self.budget.attempt(round_number))
+        at = round_number, self.budget.attempt(round_number)
         table = TABLES[self._privacy.mechanism](self._plan.count_share)
+        binding = self._binding("count", at, np.array([self._norm.own_count]), table)
+        stream = self._keys.stream("count", *at, binding.fingerprint)
         counted = self._norm.follow(aggregator, table, stream)
         if counted is None:  # some rank may have seen it, over the survivors at least
             counted = len(self._group.agreed_members())
@@ -187,6 +264,12 @@ class PrivacyEngine:
         """How many more rounds stay within `privacy.max_epsilon`, up to 2."""
         return next((rounds for rounds in (2, 1) if self.budget.affords(rounds)), 0)
 
+    def refuse_unaffordable(self) -> None:
+        """Raise the ConfigError of a run that has no room for its first round."""
+        self.budget.refuse_first()
+        if not self.affordable():
+            raise guarantee.over_budget(self._privacy.max_epsilon)
+
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         self.budget.begin(committed)
@@ -195,16 +278,37 @@ class PrivacyEngine:
     def terms(self) -> dict[str, str]:
         """What bounds and hides contributions, as all silos must have it; 12 digits, for libraries differ."""
         numbers = asdict(self._grid) | {"noise_multiplier": self._multiplier, "clip_norm": self._norm.value}
-        return {name: f"{value:.12g}" for name, value in numbers.items()}
+        terms = {name: f"{value:.12g}" for name, value in numbers.items()}
+        if self._process is not None:
+            terms["bands"] = " ".join(map(str, self._plan.matrix.coefficients))
+        return terms
 
     @property
     def description(self) -> str:
         """What is promised, in a few words."""
         return guarantee.describe(self._plan, self._multiplier)
 
+    def spent(self) -> Epsilons:
+        """What each observer may have learnt so far."""
+        against = self.budget.epsilon_against
+        silos = against(fellows(self._privacy)) if self._place.holds_against_silos else None
+        return Epsilons(against(0), silos)
+
+    def claim(self, rounds: int) -> str:
+        """What holds after so many rounds, by what was spent."""
+        return guarantee.describe_spent(self._plan, self._multiplier, self.spent(), rounds)
+
     def state(self) -> dict[str, Any]:
         """For this silo's checkpoint."""
+        return self._shared_state() | (
+            {"process": self._process.state()} if self._process is not None else {}
+        )
+
+    def _shared_state(self) -> dict[str, Any]:
+        """What of the state others may be told."""
         parameters = PrivacyParameters(self._nonce, self._multiplier, self._norm.value)
+        if self._matrix is not None:
+            parameters.coefficients = list(self._matrix.coefficients)
         return {"parameters": asdict(parameters), "ledger": self.budget.state()}
 
     def restore(self, state: dict[str, Any] | None, *, member: bool) -> Aggregator:
@@ -215,11 +319,13 @@ class PrivacyEngine:
         if state is not None:
             self._nonce = state["parameters"]["nonce"]
             self._use_nonce()
-        mine = state if member else None
-        every = self._group.step(lambda: allgather_parsed(self._group.comm, mine, _told, "its privacy"))
+        mine = {key: state[key] for key in ("parameters", "ledger")} if state is not None and member else None
+        every = self._group.step(lambda: allgather_parsed(self._group.comm, mine, told_state, "its privacy"))
         self._share(next(state for state in every if state is not None))
         self._refuse_less_than(mine)
         self._told = self._privacy.target_epsilon is None  # which `refuse_longer` holds the multiplier to
+        if self._process is not None and state is not None and "process" in state:
+            self._process.restore(state["process"])
         wrapped = self.wrap(self._inner, self._spec, self._silos)
         guarantee.refuse_longer(self._plan, self._multiplier)
         return wrapped
@@ -262,12 +368,19 @@ class PrivacyEngine:
         if not 0 < parameters.noise_multiplier <= guarantee.MOST_NOISE:
             raise self._less("noise multiplier", "checkpoint")
         self._multiplier, self._norm.value = parameters.noise_multiplier, parameters.clip_norm
+        self._share_matrix(BandMatrix(tuple(parameters.coefficients)))
         self._told = True
         self.budget.restore(state["ledger"])
 
+    def _share_matrix(self, matrix: BandMatrix) -> None:
+        """Go on with the matrix that the run began with; noise of another one ends."""
+        refuse_other_bands(matrix, self._privacy.bands)
+        if matrix != self._matrix:
+            self._matrix, self._process = matrix, None
+
     def rejoin_state(self) -> dict[str, Any]:
         """What a silo that comes back needs of the others; JSON."""
-        return self.state() | {"budget": self.budget.rejoin_state()}
+        return self._shared_state() | {"budget": self.budget.rejoin_state()}
 
     def come_back(self, rejoin_state: dict[str, Any], own: dict[str, Any] | None) -> None:
         """Go on with the others' `rejoin_state()`, and with noise that this silo never had before.
@@ -283,3 +396,5 @@ class PrivacyEngine:
         if self.budget.forgets(logged):
             raise self._less(SPENT, "release log")
         self.budget.disown()
+        if self._process is not None:
+            self._process.reset()

@@ -9,7 +9,9 @@ from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import ConfigError, LessProtectionError
-from silofl.privacy.accountant import epsilon
+from silofl.privacy.accountant import why_infinite
+from silofl.privacy.bands import BandMatrix, matrix_for
+from silofl.privacy.claim import Epsilons, bound, claim, fellows
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
 from silofl.training.private import steps_in
@@ -21,8 +23,18 @@ LAST_BITS = 1e-6
 """Relative: what calibrations may differ by from processor to processor."""
 
 
-def plan_for(config: Config, dimensions: int, records: float, here: int, silos: int) -> Plan:
-    """The plan of a run of `silos`, of which `here` are there and have `records` together."""
+def plan_for(
+    config: Config,
+    dimensions: int,
+    records: float,
+    here: int,
+    silos: int,
+    matrix: BandMatrix | None = None,
+) -> Plan:
+    """The plan of a run of `silos`, of which `here` are there and have `records` together.
+
+    `matrix`: the one that the run began with, where it did.
+    """
     privacy, place = config.privacy, PLACES[config.privacy.place]
     protocol = choose_protocol(config.secure, silos)
     clear = not protocol.private
@@ -34,11 +46,19 @@ def plan_for(config: Config, dimensions: int, records: float, here: int, silos: 
         )
     bits: RingBits = 32 if clear or place.alone else config.secure.bits
     steps = 1
-    if privacy.unit == "example" and place.alone:
+    if privacy.institutions_per_patient > silos:
+        raise ConfigError(
+            f"privacy.institutions_per_patient = {privacy.institutions_per_patient} is more than the "
+            f"{silos} silos that there are: set it to {silos} or less",
+            rank=0,
+        )
+    if privacy.samples and place.alone:
         steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
     if place.needs_private_sum:
         _refuse_openers(config, silos)
-    return Plan(privacy, dimensions, bits, here, records, config.run.rounds, steps)
+    rounds = config.run.rounds
+    matrix = matrix or matrix_for(privacy.bands, rounds)
+    return Plan(privacy, dimensions, bits, here, records, rounds, steps, matrix)
 
 
 def _refuse_openers(config: Config, silos: int) -> None:
@@ -108,21 +128,37 @@ def _weaker(plan: Plan, noise_multiplier: float) -> str:
 
 
 def describe(plan: Plan, noise_multiplier: float) -> str:
-    """`every example, distributed discrete-gaussian noise of multiplier 1.1, epsilon 3 at ...`."""
+    """The claim in full: `every example (...), distributed ... noise of multiplier 1.1, epsilon 3 at ...`."""
     privacy, rounds = plan.config, plan.rounds
     most, until = privacy.max_epsilon, f"after {rounds} rounds"
     if most is not None and _reached(plan, noise_multiplier, rounds) > most:
         rounds = _affordable(plan, noise_multiplier, most)
         until = f"after {rounds} of {plan.rounds} rounds, where privacy.max_epsilon = {most:g} ends the run"
-    return (
-        f"every {privacy.unit}, {privacy.place} {privacy.mechanism} noise of multiplier "
-        f"{noise_multiplier:.4g}, epsilon {_reached(plan, noise_multiplier, rounds):.4g} "
-        f"at delta {privacy.delta:g} {until}"
-    )
+    return _claim(plan, noise_multiplier, foreseen(plan, noise_multiplier, rounds), until)
+
+
+def foreseen(plan: Plan, noise_multiplier: float, rounds: int) -> Epsilons:
+    """What each observer learns at most in so many rounds, if no silo fails."""
+    observer = plan.spent_after(noise_multiplier, rounds, 0)
+    if not plan.place.holds_against_silos:
+        return Epsilons(observer, None)
+    return Epsilons(observer, plan.spent_after(noise_multiplier, rounds, fellows(plan.config)))
+
+
+def describe_spent(plan: Plan, noise_multiplier: float, spent: Epsilons, rounds: int) -> str:
+    """The claim in full of a run that ended, by what its ledger has."""
+    return _claim(plan, noise_multiplier, spent, f"after {rounds} rounds")
+
+
+def _claim(plan: Plan, noise_multiplier: float, spent: Epsilons, until: str) -> str:
+    noise, matrix = f"noise of multiplier {noise_multiplier:.4g}", plan.matrix
+    if matrix.bands > 1:
+        noise += f" in {matrix.bands} bands (column norm {matrix.column_norm:.4g})"
+    return claim(plan.config, bound(plan.config, spent, until), noise)
 
 
 def _reached(plan: Plan, noise_multiplier: float, rounds: int) -> float:
-    return epsilon(plan.of_rounds(noise_multiplier, rounds), plan.config.delta, plan.method)
+    return plan.spent_after(noise_multiplier, rounds)
 
 
 def _affordable(plan: Plan, noise_multiplier: float, most: float) -> int:
@@ -154,17 +190,17 @@ def over_budget(most: float | None) -> ConfigError:
 def notes(plan: Plan, noise_multiplier: float) -> list[str]:
     """What the user should know of a promise that is weaker than it looks."""
     privacy, told = plan.config, []
-    units = plan.records if privacy.unit == "example" else plan.silos
+    units = plan.records if privacy.samples else plan.silos
     if privacy.delta * units >= 1:
         told.append(
             f"privacy.delta = {privacy.delta:g} is not below one over the {units:.0f} {privacy.unit}s: "
             "with such a chance everything of one of them may be shown"
         )
     if math.isinf(_reached(plan, noise_multiplier, plan.rounds)):
+        why = why_infinite(plan.whole(noise_multiplier), privacy.delta)
         told.append(
-            f"noise of multiplier {noise_multiplier:.4g} is too little for any epsilon that can be told at "
-            f"privacy.delta = {privacy.delta:g} after {plan.rounds} rounds: nothing is promised; set more "
-            "privacy.noise_multiplier, or privacy.target_epsilon"
+            f"noise of multiplier {noise_multiplier:.4g} promises nothing at privacy.delta = "
+            f"{privacy.delta:g} after {plan.rounds} rounds: {why}"
         )
     return told
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.entry_log import EntryLog, run_of
+from silofl.checkpoint.entry_log import EntryLog, run_of, whole_entries
+from silofl.errors import CheckpointError, ConfigError
+from silofl.privacy.ledger import rounded
 from silofl.privacy.releases import Release
 
 FORMAT = 2
@@ -31,9 +33,13 @@ class Entry:
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Entry:
-        """The entry again."""
-        releases = tuple((Release.from_json(kind), int(count)) for kind, count in table["releases"])
-        return cls(**table | {"silos": tuple(table["silos"]), "releases": releases})
+        """The entry again; an error for what is none."""
+        releases = tuple((Release.from_json(kind), count) for kind, count in table["releases"])
+        found = cls(**table | {"silos": tuple(table["silos"]), "releases": releases})
+        whole = (found.round, found.attempt, *found.silos, *(count for _, count in releases))
+        if not isinstance(found.tag, str) or not all(type(one) is int and one >= 0 for one in whole):
+            raise TypeError("no entry")
+        return found
 
 
 class ReleaseLog:
@@ -74,8 +80,38 @@ def run_of_log(path: Path) -> str | None:
     return run_of(path, FORMAT)
 
 
+def entries_of(path: Path) -> list[Entry]:
+    """All entries of a log, for who only reads it.
+
+    CheckpointError where a line is damaged that no kill tore, MismatchError as `run_of_log`.
+    """
+    run_of_log(path)
+    entries = []
+    for number, table in whole_entries(path):
+        try:
+            entry = _entry_of(table)
+        except ConfigError:
+            entry = None
+        if entry is None:
+            raise CheckpointError(f"{path}: line {number} is damaged: it is no release of this silofl")
+        entries.append(entry)
+    return entries
+
+
 def _entry_of(table: dict[str, Any]) -> Entry | None:
     try:
         return Entry.from_json(table)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def union(entries: Sequence[Entry]) -> list[Entry]:
+    """One of each sum, whichever silos wrote of it, in one order.
+
+    Where silos say that it cost different things all of these count: nobody's log makes another's cheaper.
+    """
+    found = {}
+    for entry in entries:
+        cost = rounded(dict(entry.releases))
+        found[entry.round, entry.attempt, entry.silos, str(sorted(cost.items(), key=str))] = entry
+    return [found[key] for key in sorted(found)]

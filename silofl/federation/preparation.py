@@ -1,0 +1,94 @@
+"""What ranks settle before torch is loaded, in which nearly all bad input shows: `prepare`.
+
+Torch and its compiler take seconds to load, on every rank; the modules that this one imports do without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from silofl.checkpoint.trust import Trust
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import Communicator
+from silofl.comm.respawn import Place
+from silofl.config import Config, for_silo
+from silofl.errors import DataError
+from silofl.federation import rundir
+from silofl.federation.early_checks import Start, refuse_early
+from silofl.federation.failure.policy import stop_reason
+from silofl.federation.handshake import agree_on_version_and_config
+from silofl.federation.own_log import note, notices_kept, own_log_path
+from silofl.federation.run_trust import agree_on_run
+from silofl.federation.schema import agree_on_schema
+from silofl.tasks.early import read_early
+from silofl.tasks.readers import Samples
+
+
+@dataclass
+class Prepared:
+    """A run on one rank, before it has a task."""
+
+    start: Start
+    group: ElasticGroup
+    local_rank: int
+    place: Place
+    """Where the rank began, before a user's task may go to another folder."""
+    path: Path
+    """The run directory."""
+    trust: Trust
+    samples: Samples | None
+    """Of the silo's own files; None where the task reads others. For who takes them up to let go."""
+
+
+def prepare(
+    config: Config,
+    *,
+    comm: Communicator,
+    resume: bool,
+    own_task: bool = False,
+    on_directory: Callable[[Path], None] = lambda path: None,
+) -> Prepared:
+    """Make all early checks, compare ranks, resumes and columns of files; collective.
+
+    Raises SiloflError, the same on every rank. Arguments: see `loop.train`; `own_task`: see `Start`.
+    """
+    start, place = Start(config, comm.size, resume, own_task), Place.own(comm.local_rank)
+    with raise_on_all_ranks(comm):
+        reason = stop_reason(config, comm.size)
+    group = ElasticGroup(comm, stop_reason=reason)
+    group.step(lambda: agree_on_version_and_config(group.comm, config))
+    group.step(lambda: _check(group, start))
+    own = for_silo(config, group.silo_id)
+    path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
+    on_directory(path)
+    trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
+    samples = None if own_task else group.step(lambda: _read(group, config, path))
+    return Prepared(start, group, comm.local_rank, place, path, trust, samples)
+
+
+def _check(group: ElasticGroup, start: Start) -> None:
+    with raise_on_all_ranks(group.comm):
+        refuse_early(start, [group.silo_id])
+
+
+def _read(group: ElasticGroup, config: Config, path: Path) -> Samples | None:
+    """The silo's own files, whose columns are the other silos'.
+
+    What may be a value goes into the silo's own log, in the run directory `path`, and to no other rank.
+    """
+    with raise_on_all_ranks(group.comm), notices_kept(config, path, group.silo_id):
+        try:
+            samples = read_early(config, group.silo_id)
+        except DataError as error:
+            if not error.own:
+                raise
+            note(path, group.silo_id, f"{error}: {error.own}")
+            where = own_log_path(path, group.silo_id)
+            said = f"{error}; names are in {where}, for silo {group.silo_id} alone"
+            raise DataError(said, rank=error.rank) from None
+    if samples is not None:
+        agree_on_schema(group.comm, samples.schema)
+    return samples

@@ -1,0 +1,55 @@
+"""What a task gives of one silo: samples, columns, and whose they are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from silofl.config import PrivacyConfig
+from silofl.errors import ConfigError, DataError
+from silofl.tasks.base import SiloData, Task
+from silofl.tasks.checks import data_of, schema_of
+from silofl.tasks.column_kinds import Schema
+from silofl.tasks.files import Files
+from silofl.tasks.scaling import Scaling
+from silofl.tasks.user_code import UserCode
+from silofl.training.persons import Persons
+
+
+class TaskData(NamedTuple):
+    """What a task gives of one silo before its model is made."""
+
+    data: SiloData
+    """At least one training sample."""
+    schema: Schema
+    """Name and kind of each column, where the task tells of them."""
+    scaling: Scaling | None = None
+    """What columns of files were shifted and scaled by; None where they are as they were."""
+
+
+def data_of_task(task: Task, number: int, silos: int, code: UserCode) -> TaskData:
+    """Have a task read the data of silo `number`. Raises DataError without samples, UserCodeError."""
+    with code.calling("data", task.data):
+        data = data_of(task.data(number, silos), number)
+        samples = len(data.train)
+    if samples == 0:
+        raise DataError(
+            f"silo {number} has no training samples: give it data or start without it", rank=number
+        )
+    with code.calling("schema"):
+        return TaskData(data, schema_of(task), task.scaling if isinstance(task, Files) else None)
+
+
+def persons_of(data: SiloData, privacy: PrivacyConfig, number: int) -> Persons:
+    """Whose the training records are. ConfigError where that has to be known and is not."""
+    if privacy.unit != "patient":
+        return Persons(np.arange(len(data.train)))
+    if data.owners is None:
+        raise ConfigError(
+            f'silo {number}: privacy.unit = "patient" needs to know whose a record is, and the task does not '
+            "tell: return SiloData(train, test, owners) from data(silo, silos), or set privacy.unit = "
+            '"example"',
+            rank=number,
+        )
+    return Persons(data.owners, privacy.records_per_patient)
