@@ -4,19 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
-GROUPS := one-process ranks kernels slurm
+GROUPS := one-process federations ranks kernels slurm
 
 # Bytecode of our own is kept even where PYTHONDONTWRITEBYTECODE is set: hundreds of processes would make it anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test $(addprefix test-,$(GROUPS)) test-long test-threat-model lint bench bench-peers clean
+.PHONY: run test test-groups $(addprefix test-,$(GROUPS)) test-long test-threat-model lint bench bench-peers clean
 
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
 
-# Beside each other, the longest first: most of the time a test waits for ranks, or uses one core.
 test: $(VENV)/.test
-	$(MAKE) --no-print-directory --jobs 3 --keep-going --output-sync=target $(addprefix test-,$(GROUPS)) lint
+	$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-groups lint
+
+# All groups beside each other, collected once: see tests/groups.py.
+test-groups: $(VENV)/.test
+	$(PYTEST) -m "not long" --groups=slurm,ranks,kernels,federations,one-process tests
 
 # The markers come from fixtures and folders: see tests/conftest.py.
 test-slurm: $(VENV)/.test
@@ -25,8 +28,10 @@ test-ranks: $(VENV)/.test
 	$(PYTEST) -m "ranks and not slurm and not long" tests
 test-kernels: $(VENV)/.test
 	$(PYTEST) -m "kernels and not ranks and not long" tests
+test-federations: $(VENV)/.test
+	$(PYTEST) -m "federations and not ranks and not slurm and not long" tests
 test-one-process: $(VENV)/.test
-	$(PYTEST) -m "not kernels and not ranks and not slurm and not long" tests
+	$(PYTEST) -m "not (kernels or federations or ranks or slurm or long)" tests
 
 # What docs/threat-model.md names: `make test` runs it in its groups, this alone.
 test-threat-model: $(VENV)/.test

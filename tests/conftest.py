@@ -23,15 +23,18 @@ from silofl.launcher.job_supervisor import private_session_dir
 from tests import threat_table, warm
 from tests.campaigns import leave_rest_of_families
 
-pytest_plugins = ["tests.cpu_times"]
+pytest_plugins = ["tests.cpu_times", "tests.groups"]
 
 settings.register_profile("no deadline", deadline=None)  # times are benchmarks, and first calls compile
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"
-KERNELS = ("kernels", "aggregation")
-"""Folders of the group that has most to compile."""
+FOLDERS = {
+    **dict.fromkeys(("kernels", "aggregation"), "kernels"),
+    **dict.fromkeys(("federation", "strategies"), "federations"),
+}
+"""The marker of a folder's tests, where they are a group's."""
 PATIENCE_S = 90.0
 
 
@@ -129,8 +132,8 @@ def mark_groups(items: list[pytest.Item]) -> None:
     """Mark what `make test` runs in a group of its own, by the fixtures that it uses, or its folder."""
     groups = {"ranks": {"start", "python"}, "slurm": {"cluster"}}
     for item in items:
-        if item.path.parent.name in KERNELS:
-            item.add_marker("kernels")
+        if item.path.parent.name in FOLDERS:
+            item.add_marker(FOLDERS[item.path.parent.name])
         for marker, fixtures in groups.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)

@@ -26,10 +26,10 @@ def test_results_and_errors_come_back_in_order() -> None:
 
 
 def test_the_thread_ends_with_what_it_works_for() -> None:
-    background, before = Background[threading.Thread](), threading.active_count()
+    background, before = Background[threading.Thread](), set(threading.enumerate())
     background.start(threading.current_thread)
     thread = background.result()
-    assert threading.active_count() == before + 1
+    assert set(threading.enumerate()) - before == {thread}
     del background
     gc.collect()
     thread.join(10)

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-from silofl import __version__
+from silofl import __version__, console
+from silofl.errors import SiloflError
+from silofl.report.display import Displays
+from silofl.report.text_display import TextDisplay
 
 SILOFL = f"{sys.executable} -m silofl"
 PRINTS = (
@@ -59,3 +62,27 @@ def test_a_command_whose_output_is_all_it_does(more, code, err):
 
 def test_the_version_is_printed_as_ever():
     assert shell(f"{SILOFL} --version") == (0, f"{__version__}\n".encode(), "")
+
+
+SPOILED = "a\x1b[2J\x1b[31mb\nc\u202ed\u2028e\x9b1mf\tg\x00h\udcffi\u200b"
+
+
+def test_what_a_terminal_would_obey_is_shown_as_text():
+    shown = console.printable(SPOILED)
+    assert shown == r"a\x1b[2J\x1b[31mb\nc\u202ed\u2028e\x9b1mf\tg\x00h\udcffi\u200b"
+    assert console.printable("Ärzte, 東京 ∑") == "Ärzte, 東京 ∑"
+
+
+@pytest.mark.parametrize("way", ["error", "log", "notice"])
+def test_texts_of_peers_are_cleaned_wherever_they_are_shown(way, capsys):
+    """Each of the places where text that may be a peer's becomes something to look at."""
+    if way == "error":
+        assert str(SiloflError(SPOILED)).isprintable()
+        return
+    if way == "log":
+        console.log(SPOILED)
+    else:
+        Displays(TextDisplay(sys.stdout)).notice(SPOILED)
+    found = capsys.readouterr()
+    (line,) = (found.out + found.err).splitlines()
+    assert line.isprintable()

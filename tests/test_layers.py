@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = {
     "silofl_kernels": set(),
-    "silofl.errors": set(),
+    "silofl.errors": {"silofl.console"},
     "silofl.types": set(),
     "silofl.background": set(),
     "silofl.startup": set(),
@@ -69,25 +69,33 @@ FLOORS = {
 
 WINGS = {
     "silofl.federation.privacy": {
-        *("silofl.federation.silo", "silofl.federation.local_work", "silofl.federation.stateful")
+        *("silofl.federation.silo", "silofl.federation.local_work", "silofl.federation.stateful"),
+        "silofl.federation.own_log",
     },
+    "silofl.federation.own_log": set[str](),
     "silofl.federation.stateful": set[str](),
-    "silofl.federation.silo": {"silofl.federation.local_work"},
+    "silofl.federation.silo": {"silofl.federation.local_work", "silofl.federation.task_data"},
+    "silofl.federation.task_data": set[str](),
     "silofl.federation.failure.membership_tracker": {"silofl.federation.stateful"},
     "silofl.federation.failure.respawn_policy": {
-        *("silofl.federation.stateful", "silofl.federation.failure.rejoin_state"),
-        "silofl.federation.failure.admission",
+        *("silofl.federation.stateful", "silofl.federation.failure.admission")
     },
     "silofl.federation.failure.admission": set[str](),
     "silofl.federation.failure.policy": set[str](),
     "silofl.federation.failure.fault_injector": set[str](),
-    "silofl.federation.failure.rejoin_state": set[str](),
 }
 """What of the federation these parts of it may import, besides themselves: none knows the loop."""
 
 HOMES = {
     "mpi4py": ["silofl/comm/"],
-    "torch": ["silofl/tasks/", "silofl/training/", "silofl/federation/", "silofl/report/", "silofl/bench/"],
+    "torch": [
+        "silofl/tasks/",
+        "silofl/training/",
+        "silofl/federation/",
+        "silofl/report/",
+        "silofl/bench/",
+        "silofl/audit/",
+    ],
     "cryptography": ["silofl/crypto/", "silofl/bench/"],
     "numba": ["kernels/", "silofl/bench/"],
     "llvmlite": ["kernels/"],
@@ -182,6 +190,32 @@ def run_time(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & OURS
             names |= inside | ({node.module} if len(inside) < len(node.names) else set())
+    return names
+
+
+def test_what_is_checked_before_torch_is_loaded_needs_neither_it_nor_the_compiler() -> None:
+    """The command, and all that ranks settle before they have a task: imports that run at once."""
+    todo, seen = ["silofl.cli", "silofl.federation.entry", "silofl.federation.preparation"], set[str]()
+    paths = {name_of(path): path for path in modules()}
+    while todo:
+        name = todo.pop()
+        packages = {name.rsplit(".", k)[0] for k in range(name.count(".") + 1)}
+        for one in packages & paths.keys() - seen:
+            seen.add(one)
+            names = at_once(paths[one])
+            heavy = {other for other in names if other.split(".")[0] in ("torch", "numba", "silofl_kernels")}
+            assert not heavy, f"{one} loads {sorted(heavy)}"
+            todo += [other for other in names if other in OURS]
+
+
+def at_once(path: Path) -> set[str]:
+    """Imports at the top of a module, outside of conditions and functions."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names} & OURS
     return names
 
 

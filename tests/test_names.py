@@ -49,7 +49,7 @@ RETIRED = {
     "MpiFacts": "MpiInfo",
     "NoisySum": "TransformedSum",
     "Offer": "MemfdSegment",
-    "Opened": "UnmaskedSum",
+    "Opened": "OpenableSum",
     "outlook": "describe_policy",
     "Permit": "Authorizer",
     "PIECE_WORDS": "CHUNK_BYTES",
@@ -91,7 +91,7 @@ PHRASES = {
 
 @cache
 def sources() -> list[Path]:
-    folders = ("silofl", "kernels", "tests", "benchmarks")
+    folders = ("silofl", "kernels", "tests", "benchmarks", "examples")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     return sorted(path for path in found if path.name != OWN)
 

@@ -38,6 +38,7 @@ def test_only_two_names_at_the_top_and_every_module_inside(wheel: Path) -> None:
     assert {"silofl/py.typed", "silofl_kernels/py.typed"} <= set(names)
 
 
+@pytest.mark.long
 def test_it_imports_from_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     """The wheel goes into a new environment, which borrows the libraries of this one and nothing of ours."""
     venv.create(tmp_path / "env", with_pip=False)

@@ -24,16 +24,18 @@ COMMANDS = [
 ]
 PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
 PATIENCE_S = 110
+COLD_S = 300
+"""For what compiles all kernels first, which took 112 s of two cores that other jobs used, too."""
 
 
-def run(command: str, cwd: Path, python: str = sys.executable) -> str:
+def run(command: str, cwd: Path, python: str = sys.executable, patience_s: float = PATIENCE_S) -> str:
     """What a command prints that finds `silofl` beside a Python, and mpirun beside the usual one."""
     path = f"{Path(python).parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {**os.environ, **({} if python == sys.executable else ONE_THREAD), "PATH": path}
     env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     env |= {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     done = subprocess.run(
-        command, shell=True, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        command, shell=True, cwd=cwd, env=env, capture_output=True, text=True, timeout=patience_s, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -61,12 +63,13 @@ def test_a_command_of_the_readme_runs(command: str, python: str, tmp_path: Path)
 
 
 @pytest.mark.ranks
+@pytest.mark.timeout(COLD_S + 30)
 def test_make_run_starts_cold_and_says_what_happened_and_where() -> None:
-    out = run("make run", ROOT)
+    out = run("make run", ROOT, patience_s=COLD_S)
     accuracy = re.search(r"done: accuracy (0\.\d+)", out)
     assert accuracy is not None
     assert float(accuracy[1]) >= 0.95
-    model = re.search(r"model +(\S+)", out)
+    model = re.search(r"^ +model +(\S+)", out, re.MULTILINE)
     assert model is not None
     assert (ROOT / model[1]).exists()
     assert len(out.splitlines()) <= 40  # one screen

@@ -39,7 +39,7 @@ def test_both_sides_make_the_mean_and_are_counted(tmp_path: Path, capsys: pytest
     for bits, name in side_by_side.SILOFL.items():
         least = 2 / 3 * bits / 8  # everybody's own slice stays
         assert least < found.traffic[name].up < least + 0.05  # keys and shares
-        assert found.traffic[name].down == pytest.approx(least)
+        assert least <= found.traffic[name].down < least + 1e-3  # a word a piece says whether a rank failed
     side_by_side.show("three silos", found, {"plain": ">= 0"}, tmp_path / "out.json")
     assert "plain: 4.00 bytes a parameter from each silo" in capsys.readouterr().out
     told = json.loads((tmp_path / "out.json").read_text())

@@ -34,7 +34,7 @@ def run(directory: Path) -> privacy.Result:
         ReductionsOfThreads.here.comm = comm
         return privacy.run(comm, parameters=PARAMETERS, batch=BATCH, repeats=2, directory=directory)
 
-    first, *others = run_in_threads(3, body)
+    first, *others = run_in_threads(3, body, timeout_s=200.0)  # the first one compiles
     assert others == [first, first]
     return first
 
@@ -44,6 +44,7 @@ def without_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy, "NativeReductions", ReductionsOfThreads)
 
 
+@pytest.mark.long
 def test_private_steps_stand_beside_the_plain_one(tmp_path: Path) -> None:
     result = run(tmp_path)
     goals = {row.name: row.goal for row in result.rows if row.goal}
@@ -54,6 +55,7 @@ def test_private_steps_stand_beside_the_plain_one(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_the_models_differ_by_the_noise_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

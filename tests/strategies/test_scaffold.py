@@ -48,6 +48,7 @@ def test_an_older_state_biases_the_control_until_all_resynchronize(resync: bool)
     assert (bias(loop) < 1e-12) == resync
 
 
+@pytest.mark.long
 def test_it_goes_to_the_optimum_of_all_silos_where_fedavg_drifts() -> None:
     data = silos()
     hessian = sum(a.T @ a / len(b) for a, b in data)

@@ -54,6 +54,7 @@ def federate(table: dict[str, Any], present: Any, *, again: bool) -> Array:
     return shared["model"]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("table", "reference"), CASES, ids=[str(table) for table, _ in CASES])
 @pytest.mark.parametrize("again", [False, True])
 def test_silos_do_what_the_papers_say(table: dict[str, Any], reference: Any, again: bool) -> None:
