@@ -48,7 +48,7 @@ CLIP_NORM, NOISE, RATE = 1.0, 1.0, 0.1
 OURS = "silofl"
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "MLP": lambda: models.mlp(SIDE * SIDE, (784, 448), CLASSES),
-    "CNN": lambda: models.cnn(SIDE, SIDE, CLASSES),
+    "CNN": lambda: models.cnn(1, SIDE, SIDE, CLASSES),
 }
 Steps = Callable[[int], None]
 

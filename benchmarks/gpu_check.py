@@ -45,10 +45,13 @@ CASES: dict[str, tuple[Path | None, Settings]] = {
     "bfloat16": (DIGITS, ("run.rounds=2", "train.precision=bfloat16")),
     "float16": (DIGITS, ("run.rounds=2", "train.precision=float16")),
     "scaffold": (DIGITS, ("run.rounds=3", "strategy.name=scaffold", "train.momentum=0")),
-    "private": (PRIVATE, ("run.rounds=10",)),
+    "private": (PRIVATE, ("run.rounds=10", "privacy.metrics=exact")),
     "private alone": (
         PRIVATE,
-        ("run.rounds=5", "privacy.place=local", "strategy.name=fedavg", "strategy.lr=1", "train.steps=2"),
+        (
+            *("run.rounds=5", "privacy.metrics=exact", "privacy.place=local"),
+            *("strategy.name=fedavg", "strategy.lr=1", "train.steps=2"),
+        ),
     ),
     "files": (None, ()),
     "killed": (DIGITS, ("run.rounds=4", "failure.policy=respawn", KILL)),

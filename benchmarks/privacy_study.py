@@ -112,7 +112,9 @@ def tables(study: Study, trial: Trial) -> Tables:
         return found | {"train": {"full_batch": True}}
     found["privacy"] = {"unit": "example", "place": cell.place, "target_epsilon": cell.epsilon}
     found["privacy"] |= {"delta": DELTA, "sample_rate": study.sample_rate, "clip_norm": study.clip_norm}
-    found["privacy"]["colluding"] = study.colluding
+    found["privacy"]["metrics"] = "exact"  # of public data
+    if cell.place == "distributed":
+        found["privacy"]["colluding"] = study.colluding
     if cell.place == "local":
         found |= {"strategy": {}, "train": {"steps": study.steps // trial.rounds, "lr": trial.lr}}
     return found
