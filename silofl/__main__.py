@@ -53,6 +53,7 @@ def main() -> None:
         code = EXIT_BAD_INPUT
     if code and not leader:
         time.sleep(PRINT_GRACE_S)  # a launcher may end all ranks as soon as one has ended
+    startup.end()
     sys.exit(code or _unwritten(output))
 
 

@@ -13,6 +13,7 @@ import typer
 from silofl import __version__
 from silofl import config as configuration
 from silofl.bench.cli import app as bench
+from silofl.errors import EXIT_FALSE_CLAIM
 
 app = typer.Typer(
     add_completion=False,
@@ -53,29 +54,19 @@ def train(
 
     stop = StopRequest()  # first: a queue may warn ranks that are still loading their libraries
     from silofl.comm import run_on_ranks
-    from silofl.comm.collective_errors import capture, raise_if_any
-    from silofl.comm.mpi_library import is_respawned
     from silofl.comm.protocol import Communicator
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        from silofl.federation.rundir import refuse_early
-
-        def settle() -> configuration.Config:
-            loaded = _load(config, overrides, run)
-            if not is_respawned():
-                refuse_early(loaded, comm.rank, resume=resume)
-            return loaded
-
-        settings = capture(settle)
-        if not is_respawned():  # one that is stays away alone
-            raise_if_any(comm, settings.error(comm.rank))
         from silofl.federation.entry import train_or_rejoin
+
+        def load() -> configuration.Config:
+            return _load(config, overrides, run)
 
         def keep_traces(path: Path) -> None:
             shutdown.trace_dir = path
 
-        train_or_rejoin(settings.value, comm=comm, resume=resume, on_directory=keep_traces, stop=stop)
+        train_or_rejoin(load, comm=comm, resume=resume, on_directory=keep_traces, stop=stop)
 
     code = run_on_ranks(body)
     stop.too_late()
@@ -101,6 +92,48 @@ def doctor() -> None:
 
 
 @app.command()
+def privacy(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run directory, a copy of one silo's, or a budget file.")
+    ],
+    json: Annotated[Path | None, typer.Option("--json", help="Write the statement here, too.")] = None,
+    python: Annotated[
+        bool, typer.Option("--python", help="Only print Python that works out epsilon by dp-accounting.")
+    ] = False,
+) -> None:
+    """What a run, or all runs on a data set, spent, as a statement to be signed; no data is read."""
+    from silofl.federation.budget_statement import statement_of_budget
+    from silofl.federation.run_statement import statement_of_run, write
+
+    statement = statement_of_budget(run) if run.is_file() else statement_of_run(run)
+    if json is not None:
+        write(json, statement)
+    recompute = f"{shlex.join(['silofl', 'privacy', str(run), '--python'])} | python"
+    typer.echo(statement.python() if python else statement.text(recompute), nl=False)
+
+
+@app.command()
+def audit(
+    config: ConfigPath,
+    n: Ranks = 4,
+    overrides: Overrides = None,
+    canaries: Annotated[int, typer.Option(help="Records that are there or not by a coin.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of coins and canaries.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that the audited run may take.")] = 600.0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write what was found here, too.")] = None,
+) -> None:
+    """Attack one run with canaries: does what is proven of epsilon contradict what is claimed?"""
+    from silofl.audit.audit import audit
+    from silofl.checkpoint.atomic_files import write_json
+
+    found = audit(_load(config, overrides, ""), n, canaries, seed=seed, timeout_s=timeout)
+    typer.echo(found.text(), nl=False)
+    if json is not None:
+        write_json(json, found.to_json(), private=False)
+    raise typer.Exit(0 if found.holds else EXIT_FALSE_CLAIM)
+
+
+@app.command()
 def launch(
     config: ConfigPath,
     n: Ranks = 4,
@@ -115,19 +148,19 @@ def launch(
 ) -> None:
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.mpi_library import mpi_info
-    from silofl.federation.rundir import pick, refuse_taken
-    from silofl.federation.secure_conflicts import refuse_conflicts
+    from silofl.federation.early_checks import Start, refuse_early
+    from silofl.federation.rundir import pick
     from silofl.launcher.command import launch_command, python_command
-    from silofl.launcher.detection import refuse_several_launches
+    from silofl.launcher.detection import on_one_node, refuse_several_launches
     from silofl.launcher.restarts import supervise_restarts
+    from silofl.privacy.claim import foretold
 
     refuse_several_launches(os.environ)
     settings = _load(config, overrides, run)
-    refuse_conflicts(settings)
+    refuse_early(Start(settings, n, resume), range(n) if on_one_node(os.environ) else ())
     info, root = mpi_info(), os.geteuid() == 0
     train = [*python_command(), "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
-    refuse_taken(settings, resume=resume)
     # Named here, for a restarted job has to find the run directory.
     train += ["--run", pick(settings, resume=resume)]
     first, resumed = (
@@ -136,6 +169,7 @@ def launch(
     )
     typer.echo(shlex.join(first))
     sys.stdout.flush()
+    typer.echo(f"privacy: {foretold(settings.privacy)}", err=True)  # the line alone is to be copied
     if not dry_run:
         respawns = settings.failure.policy == "respawn"
         raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))
@@ -160,8 +194,10 @@ def submit(
     from silofl.federation.secure_conflicts import refuse_conflicts
     from silofl.launcher import slurm
     from silofl.launcher.command import python_command
+    from silofl.privacy.claim import foretold
 
-    refuse_conflicts(_load(config, overrides, run))
+    settings = _load(config, overrides, run)
+    refuse_conflicts(settings)
     job = slurm.Job(
         config=str(config),
         silos=silos,
@@ -180,6 +216,7 @@ def submit(
     typer.echo(text, nl=False)
     if not dry_run:
         typer.echo(f"job {slurm.submit(text)}")
+    typer.echo(f"privacy: {foretold(settings.privacy)}", err=True)
 
 
 @app.command()

@@ -6,16 +6,49 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 GONE = frozenset({errno.EPIPE, errno.EIO})
 """A reader that has what it wanted, such as `head`, or a terminal that was closed."""
 
 
+def printable(text: str) -> str:
+    """The text on one line, every character that is none to look at written as an escape.
+
+    What moves the cursor, colours, breaks or turns lines round (controls, ANSI sequences, line separators,
+    marks of direction) could make a terminal or a log show what this program never said, and peers write
+    parts of what it says.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def log(sentence: str) -> None:
     """Print one line about this program to standard error, in one write: launchers merge ranks' output."""
-    sys.stderr.write(f"silofl: {sentence}\n")
+    sys.stderr.write(f"silofl: {printable(sentence)}\n")
     sys.stderr.flush()
+
+
+def log_of_data(sentence: str) -> None:
+    """Say something about this process's own data: on standard error, or where `data_told_to` has it."""
+    (_TOLD.get() or log)(sentence)
+
+
+_TOLD: ContextVar[Callable[[str], None] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def data_told_to(keep: Callable[[str], None]) -> Iterator[None]:
+    """Have `keep` what is said about data in this thread: who reads the launcher's terminal may be others."""
+    before = _TOLD.set(keep)
+    try:
+        yield
+    finally:
+        _TOLD.reset(before)
 
 
 class Output(io.FileIO):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from silofl.console import printable
+
 EXIT_BAD_INPUT = 2
+EXIT_FALSE_CLAIM = 3  # of `silofl audit`: nothing went wrong, and the claim is refuted
 EXIT_STORAGE = 74  # EX_IOERR of sysexits(3): the disk, not the input
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits(3): a queue may start the same command again
 
@@ -13,13 +16,14 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits(3): a queue may start the same co
 class SiloflError(Exception):
     """Base of every failure that silofl reports in one sentence.
 
-    `rank` is the rank on which it arose (None before ranks exist); only that rank prints it.
+    `rank` is the rank on which it arose (None before ranks exist); only that rank prints it. A message may
+    have parts that peers told: it is made `printable` here, once for all.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, rank: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.rank = rank
 
 
@@ -38,9 +42,16 @@ def unknown_name(key: str, value: str, known: Iterable[str]) -> ConfigError:
 
 
 class DataError(SiloflError):
-    """A silo's data is missing, unreadable, empty or of the wrong shape."""
+    """A silo's data is missing, unreadable, empty or of the wrong shape; the message has no value of it.
+
+    `own` is what that silo alone may read beside it, such as names of files: no other rank is told.
+    """
 
     exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, message: str, *, rank: int | None = None, own: str = "") -> None:
+        super().__init__(message, rank=rank)
+        self.own = own
 
 
 class ChangedDataError(DataError):
@@ -63,6 +74,10 @@ class TrainingError(SiloflError):
     """Local training gave a result that may not be shared, such as a non-finite loss."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+class DivergedError(TrainingError):
+    """Training that led to values that are not finite."""
 
 
 class CheckpointError(SiloflError):

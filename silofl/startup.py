@@ -1,4 +1,4 @@
-"""The start of the command: no garbage collection while libraries load.
+"""The start and end of the command: no garbage collection while libraries load, and none of them at its end.
 
 Torch and what belongs to it make half a million objects that stay. Looking through them again and again for
 garbage takes a third of the time that a rank needs to start, and a lost silo to come back.
@@ -16,6 +16,12 @@ def begin() -> None:
     """Collect no garbage until `over`. For a process of silofl's own: a user's keeps its ways."""
     _loading.set()
     gc.disable()
+
+
+def end() -> None:
+    """Look through nothing at the interpreter's end, which takes a second after torch was loaded."""
+    gc.disable()
+    gc.freeze()
 
 
 def over() -> None:

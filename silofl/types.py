@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NewType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.floating[Any]]
 """float32 or float64 (d,)."""
-
-Update = NewType("Update", NDArray[np.floating[Any]])
-"""float32 or float64 (d,): what one silo learnt in a round, in the clear, never leaves its rank."""
+Words = NDArray[np.unsignedinteger[Any]]
+"""uint8, uint16 or uint32 (k,): integers modulo 2^bits, as they travel."""
 
 ReduceOp = Literal["sum", "min", "max"]
 RingBits = Literal[8, 16, 32]
@@ -53,6 +52,8 @@ class Total:
         resync: whether silos sent absolute values of their state: see `LocalRound.resync`.
         rows: by name, every silo's slice in the order of their numbers, (k_name,) each; None where only the
             sum is known, as under every secure protocol.
+        over_slices: float64 (s,), the sum over all slices of what `Strategy.part` gives of each; empty in
+            `part` itself, and where a strategy has none.
     """
 
     mean: Mapping[str, Vector]
@@ -61,3 +62,4 @@ class Total:
     all_silos: int
     resync: bool = False
     rows: Mapping[str, list[Vector]] | None = None
+    over_slices: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))

@@ -34,10 +34,11 @@ from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NoiseKeys
 from silofl.errors import ConfigError, SiloflError
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, RunContext, build_silo, setup
+from silofl.federation.federation import Federation, RunContext, setup
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.guarantee import plan_for
 from silofl.federation.round import run_round
+from silofl.federation.start import build_silo
 from silofl.privacy.grid import Grid
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
@@ -46,6 +47,7 @@ from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
 from silofl.training.flat import FlatModel, as_array
+from silofl.training.persons import Persons
 from silofl.training.private import PrivateSteps
 
 PLAIN = "clipped step, MPI_Allreduce float32"
@@ -108,7 +110,8 @@ class Reference:
         gradients = ClippedGradients(
             task, self._model, batches, clip_norm=config.privacy.clip_norm, clipping="ghost", silo=number
         )
-        self._steps = PrivateSteps(gradients, self._model, len(train), RATE, keys)
+        data = context.silo.data_digest()  # its sampler draws what the federation's does
+        self._steps = PrivateSteps(gradients, self._model, Persons(np.arange(len(train))), RATE, keys, data)
         self._expected, self._native = RATE * len(train) * silos, native
         self._total: Tensor = torch.empty_like(self._model.vector)
         self._numbers = iter(range(1, 1_000_000))

@@ -18,8 +18,9 @@ from silofl.comm.native import NativeReductions
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.federation.clock import Clock
-from silofl.federation.federation import Federation, RunContext, build_silo, setup
+from silofl.federation.federation import Federation, RunContext, setup
 from silofl.federation.round import run_round
+from silofl.federation.start import build_silo
 from silofl.tasks.base import SiloData
 from silofl.tasks.user_code import UserCode
 

@@ -1,9 +1,10 @@
 """What a strategy is: both halves of a round's learning, the silo's and the server's.
 
-The silo's half corrects local gradients and says what is added up; the server's half steps the shared vectors
-with the means. The server is nobody: rank k steps slice k of every shared vector and keeps the state of slice
-k, as a sharded optimizer does. A strategy is one file of this folder: a final frozen dataclass whose fields
-are the keys of [strategy].
+The silo's half, called by `federation/silo.py`, corrects local gradients and makes a `Contribution` of what
+was trained. The server's half, called by `topologies/sharded_server.py`, steps the shared vectors with the
+means. The server is nobody: rank k steps slice k of every shared vector and keeps the state of slice k, as
+a sharded optimizer does. A strategy is one file of this folder: a final frozen dataclass whose fields are
+the keys of [strategy].
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silofl.types import Contribution, Total, Vector, Weighting
 
@@ -31,7 +33,7 @@ class LocalRound:
         shared: the vectors named in `Strategy.shared`, (d,) each, as the round began with them.
         state: this silo's own state.
         lr: the learning rate of the local optimizer.
-        samples: this silo's training samples.
+        samples: as how many training samples this silo counts.
         resync: whether a silo has just come back with a state that may be older than what the shared vectors
             hold of it. Shared vectors that stand for a mean over the silos' states are then made anew from
             absolute values, on all silos at once: a correction of one silo's part alone would show it.
@@ -47,8 +49,8 @@ class LocalRound:
 class Strategy:
     """A federated learning algorithm. Parameters are what it works on; buffers are averaged beside it.
 
-    The base is plain federated averaging of model changes. Coordinates are independent in every method, so
-    that any slicing gives the same bits.
+    The base is plain federated averaging of model changes. Coordinates are independent in every method but
+    `part`, so that any slicing gives the same bits.
     """
 
     shared: ClassVar[tuple[str, ...]] = ("model",)
@@ -85,6 +87,15 @@ class Strategy:
         """
         shared["model"][...] += total.mean["update"]
         return state
+
+    def part(self, total: Total) -> NDArray[np.float64]:
+        """A slice's part of numbers that whole vectors decide, float64 (s,): norms, or distances of rows.
+
+        Parts, all of one length, are added up over all slices, in their order, and `step` finds the sum in
+        `total.over_slices`.
+        Other ranks recompute a part as they do a step: elementwise operations and np.add.reduce, no BLAS.
+        """
+        return np.empty(0)
 
     def local_init(self, size: int, dtype: np.dtype[Any]) -> State:
         """A silo's own state of `size` parameters before its first round."""
