@@ -8,7 +8,7 @@ import silofl
 from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError
 from silofl.federation.privacy.budget_file import BudgetFile
-from silofl.federation.privacy.data_budget import SUFFIX
+from silofl.federation.privacy.budget_place import SUFFIX
 from silofl.privacy.accountant import Method
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES

@@ -16,6 +16,7 @@ from silofl.errors import DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
 from silofl.federation.model_agreement import model_mismatch, model_told
+from silofl.federation.privacy import budget_place
 from silofl.federation.privacy.data_budget import foretold
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.privacy.pipeline import refuse_unprotectable
@@ -53,6 +54,7 @@ def dry_run(config: Config, silos: int) -> DryRun:
 
 def _dry_run(config: Config, silos: int) -> DryRun:
     refuse_conflicts(config)
+    budget_place.refuse_unusable(config, range(silos))
     task = tasks.build(config, alone=True)
     if isinstance(task, Files) and task.federated:
         task.agree(_pooled(task, silos))

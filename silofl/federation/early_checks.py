@@ -18,6 +18,7 @@ from silofl.crypto.signer import refuse_unusable
 from silofl.errors import ConfigError
 from silofl.federation import rundir
 from silofl.federation.failure.policy import refuse_idle_faults
+from silofl.federation.privacy import budget_place
 from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.tasks import early as tasks
@@ -99,6 +100,8 @@ def refuse_early(start: Start, silos: Iterable[int]) -> None:
     """
     for of_run in OF_RUN:
         of_run(start)
-    for silo in silos:
+    here = tuple(silos)
+    for silo in here:
         for of_silo in OF_SILO:
             of_silo(start, silo)
+    budget_place.refuse_unusable(start.config, here)

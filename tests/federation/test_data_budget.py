@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from silofl.config import Config, PrivacyConfig
 from silofl.errors import CheckpointError, ConfigError, MismatchError, SiloflError, StoppedError, StorageError
 from silofl.federation import dry_run, handshake
 from silofl.federation.budget_statement import statement_of_budget
+from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.loop import train
 from silofl.federation.own_log import own_log_path
 from silofl.federation.privacy.budget_file import BudgetFile
-from silofl.federation.privacy.data_budget import DataBudget, budget_path
+from silofl.federation.privacy.budget_place import budget_path
+from silofl.federation.privacy.data_budget import DataBudget
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.rundir import pick
 from silofl.privacy.accountant import epsilon
@@ -259,6 +262,34 @@ def test_what_does_not_add_up_is_refused(tmp_path: Path) -> None:
     assert other.file.path.name == "other.budget.jsonl"
     with pytest.raises(ConfigError, match=r"budget_name = '\.\./x' is no name"):
         budget_path(PrivacyConfig(unit="example", budget_dir=str(tmp_path), budget_name="../x"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("file", r"silo 0: no budget file.*for it is no folder"),
+        ("file/below", r"silo 0: no budget file.*file is no folder"),
+        ("folder", r"silos 0 and 1 would both count in the budget file.*write \{silo\}"),
+    ],
+)
+def test_a_folder_in_which_no_silo_can_count_alone_is_refused_before_anything_is_read(
+    tmp_path: Path, folder: str, says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    config = budgeted(tmp_path, "a", {"budget_dir": str(tmp_path / folder)})
+    with pytest.raises(ConfigError, match=says):
+        dry_run.dry_run(config, 2)
+    with pytest.raises(ConfigError, match=says):
+        refuse_early(Start(config, 2), range(2))
+    assert not (tmp_path / "folder").exists()
+
+
+def test_two_silos_of_a_run_that_write_one_file_are_refused(tmp_path: Path) -> None:
+    """They need not share a machine for it: a folder that all see is enough."""
+    config = budgeted(tmp_path, "a", {"budget_dir": str(tmp_path / "folder")})
+    ended = federate(config)
+    assert all(isinstance(error, SiloflError) for error in ended)
+    assert any(re.search(r"silos \d and \d would both count in the budget file", str(one)) for one in ended)
 
 
 def test_keys_of_a_budget_that_is_not_there_are_refused() -> None:

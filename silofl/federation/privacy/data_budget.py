@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -17,14 +16,13 @@ from pathlib import Path
 from silofl.config import Config, PrivacyConfig, for_silo
 from silofl.errors import ConfigError
 from silofl.federation.privacy.budget_file import BudgetFile, Spending
+from silofl.federation.privacy.budget_place import budget_path, shared
 from silofl.federation.silo import Silo
 from silofl.privacy.accountant import Method, epsilon
 from silofl.privacy.plan import method_for
 from silofl.privacy.processes import dearest
 from silofl.privacy.releases import Release
 
-SUFFIX = ".budget.jsonl"
-UNNAMED = "data"
 Spent = Mapping[Release, int]
 Releases = tuple[tuple[Release, int], ...]
 
@@ -85,7 +83,13 @@ class DataBudget:
         return self._over(more)
 
     def refuse_other(self) -> None:
-        """Raise ConfigError where the file has releases that do not add up with those of this run."""
+        """Raise ConfigError where the file has releases that do not add up with those of this run.
+
+        Or releases of another silo of this run, whose data is another's.
+        """
+        for one in self.file.spendings:
+            if one.run == self._run and one.silo != self._silo:
+                raise shared(one.silo, self._silo, self.file.path)
         for one in self.file.spendings[:1]:
             (there, _), *_ = one.releases
             kinds = (one.unit, there.neighbours), (self._privacy.unit, self._privacy.neighbours)
@@ -154,16 +158,6 @@ def foretold(config: Config, silo: int, whole: Spent, method: Method) -> str:
         + ("" if most is None else f", of {most:g} that privacy.budget_epsilon allows")
         + (": it will end this run" if over else "")
     )
-
-
-def budget_path(privacy: PrivacyConfig) -> Path:
-    """Where a silo's budget file lies. ConfigError for a name that is none of a file."""
-    name = privacy.budget_name or UNNAMED
-    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name) is None:
-        raise ConfigError(
-            f"privacy.budget_name = {name!r} is no name of a data set: use letters, digits, dots, - and _"
-        )
-    return Path(privacy.budget_dir) / f"{name}{SUFFIX}"
 
 
 def _identity_of(folder: Path) -> str:
