@@ -143,6 +143,20 @@ def test_a_silo_that_is_back_brings_noise_again(tmp_path: Path, monkeypatch: pyt
     ]
 
 
+def test_a_silo_without_a_record_of_its_data_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other data would be cut into other groups than those that are counted."""
+    prepare(monkeypatch, messages=False)
+    fault = {"policy": "respawn", "inject": ["kill silo 2 round 3 at collect"]}
+    config = settings(tmp_path, privacy=PRIVACY, failure=fault, checkpoint={"every": 0}, run={"rounds": 6})
+    refusals: list[Exception] = []
+    results = rejoining.federate(monkeypatch, config, Plain, SILOS, 2, after=4, refusals=refusals)
+    assert "silo 2 took part in this run and has no checkpoint of its own" in str(refusals[0])
+    assert results[2] is None
+    assert {results[silo]["rounds"] for silo in range(SILOS) if silo != 2} == {6}
+
+
 @pytest.mark.usefixtures("one_nonce")
 @pytest.mark.parametrize("step", ["reveal", "checkpoint write"])
 def test_a_resumed_run_remakes_its_past_noise(

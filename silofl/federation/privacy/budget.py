@@ -269,6 +269,11 @@ class PrivacyBudget:
             _count(ledger, entry.releases, (silo,))
         return ledger
 
+    @property
+    def took_part(self) -> bool:
+        """Whether anything was released of this silo's data, or may have been."""
+        return self._group.silo_id in self._whole().silos
+
     def forgets(self, own: Ledger) -> bool:
         """Whether less was spent of this silo's data than its `own` ledger says."""
         return self._whole().forgets(own, self._group.silo_id)

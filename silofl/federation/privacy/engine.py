@@ -21,7 +21,7 @@ from silofl.config import Config
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys, new_nonce
-from silofl.errors import LessProtectionError
+from silofl.errors import ChangedDataError, LessProtectionError
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_log import note
 from silofl.federation.privacy import guarantee
@@ -322,7 +322,7 @@ class PrivacyEngine:
         mine = {key: state[key] for key in ("parameters", "ledger")} if state is not None and member else None
         every = self._group.step(lambda: allgather_parsed(self._group.comm, mine, told_state, "its privacy"))
         self._share(next(state for state in every if state is not None))
-        self._refuse_less_than(mine)
+        self._refuse_less_than(mine, state)
         self._told = self._privacy.target_epsilon is None  # which `refuse_longer` holds the multiplier to
         if self._process is not None and state is not None and "process" in state:
             self._process.restore(state["process"])
@@ -330,15 +330,17 @@ class PrivacyEngine:
         guarantee.refuse_longer(self._plan, self._multiplier)
         return wrapped
 
-    def _refuse_less_than(self, own: dict[str, Any] | None) -> None:
+    def _refuse_less_than(self, own: dict[str, Any] | None, state: dict[str, Any] | None) -> None:
         """Raise LessProtectionError, on every rank, where what was taken up protects a silo less; collective.
 
-        `own` is what this silo had on its own disk, as a member of the round that was committed.
+        `own` is what this silo had on its own disk as a member of the round that was committed, and `state`
+        what it had there at all. ChangedDataError as of `_refuse_unknown_data`.
         """
         group = self._group
 
         def check() -> None:
             with raise_on_all_ranks(group.comm):
+                self._refuse_unknown_data(state)
                 if own is not None:
                     self._refuse_forgotten(own, "checkpoint")
                     norms = (self._norm.value, PrivacyParameters(**own["parameters"]).clip_norm)
@@ -353,6 +355,20 @@ class PrivacyEngine:
             raise self._less(SPENT, where)
         if self._multiplier * (1 + LAST_BITS) < PrivacyParameters(**own["parameters"]).noise_multiplier:
             raise self._less("noise multiplier", where)
+
+    def _refuse_unknown_data(self, own: dict[str, Any] | None) -> None:
+        """Raise ChangedDataError where bands need the data of before, and this silo has no record of it.
+
+        Groups of records are counted over rounds: other data would be cut into other groups.
+        """
+        if own is None and self._privacy.bands > 1 and self.budget.took_part:
+            silo = self._group.silo_id
+            raise ChangedDataError(
+                f"silo {silo} took part in this run and has no checkpoint of its own, which would tell whether "
+                "its data is as it was: with privacy.bands each record is counted by its place in it; put "
+                "its run directory back (checkpoint.every = 0 keeps nothing there), or go on without this silo",
+                rank=self._group.comm.rank,
+            )
 
     def _less(self, what: str, where: str) -> LessProtectionError:
         leader = self._group.members[0]
@@ -391,6 +407,7 @@ class PrivacyEngine:
         self._share(rejoin_state)
         logged = self.budget.logged()
         self.budget.come_back(rejoin_state["budget"])
+        self._refuse_unknown_data(own)
         if own is not None:
             self._refuse_forgotten(own, "checkpoint")
         if self.budget.forgets(logged):
