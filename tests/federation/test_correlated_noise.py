@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,34 @@ def test_a_silo_without_a_record_of_its_data_stays_away(
     assert "silo 2 took part in this run and has no checkpoint of its own" in str(refusals[0])
     assert results[2] is None
     assert {results[silo]["rounds"] for silo in range(SILOS) if silo != 2} == {6}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_lost_silo_is_in_a_resume_again_where_it_has_a_record_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    prepare(monkeypatch, messages=False)
+
+    def run(rounds: int, resume: bool, *inject: str) -> list[Any]:
+        return federate(
+            settings(
+                tmp_path,
+                privacy=PRIVACY,
+                run={"rounds": rounds, "dir": str(tmp_path / "run-{silo}")},
+                failure={"policy": "shrink", "inject": list(inject)},
+            ),
+            resume=resume,
+        )
+
+    run(5, False, "kill silo 2 round 3 at collect")
+    if not kept:
+        shutil.rmtree(tmp_path / "run-2" / "checkpoints")
+    ends = run(8, True)
+    if kept:
+        assert {end["rounds"] for end in ends} == {8}
+        assert ends[0]["survivors"] == list(range(SILOS))
+    else:
+        assert all("silo 2 took part in this run and has no checkpoint" in str(end) for end in ends)
 
 
 @pytest.mark.usefixtures("one_nonce")

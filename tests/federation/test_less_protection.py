@@ -144,7 +144,7 @@ def test_a_resume_minds_what_is_more_than_last_bits(multiplier: float, norm: flo
         engine._multiplier, engine._norm = 3.0 * multiplier, SimpleNamespace(value=0.7 * norm)
         engine.budget = SimpleNamespace(forgets=lambda ledger: False)
         with pytest.raises(ProtocolError, match=f"another {refused} than") if refused else nullcontext():
-            engine._refuse_less_than(own)
+            engine._refuse_less_than(own, own)
 
     run_in_threads(1, rank)
 

@@ -42,7 +42,7 @@ def refuse_unusable(config: Config, silos: Iterable[int]) -> None:
 
 
 def shared(one: int, other: int, file: Path) -> ConfigError:
-    """The error of two silos of a run that would count what they spend of their own data as of one data set."""
+    """The error of two silos of a run that count what they spend of their data as of one data set."""
     return ConfigError(
         f"silos {one} and {other} would both count in the budget file {file}, which is of one silo's data: "
         "write {silo} in privacy.budget_dir, or have each silo set its own"

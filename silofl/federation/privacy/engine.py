@@ -364,9 +364,9 @@ class PrivacyEngine:
         if own is None and self._privacy.bands > 1 and self.budget.took_part:
             silo = self._group.silo_id
             raise ChangedDataError(
-                f"silo {silo} took part in this run and has no checkpoint of its own, which would tell whether "
-                "its data is as it was: with privacy.bands each record is counted by its place in it; put "
-                "its run directory back (checkpoint.every = 0 keeps nothing there), or go on without this silo",
+                f"silo {silo} took part in this run and has no checkpoint of its own, which would tell "
+                "whether its data is as it was: with privacy.bands each record is counted by its place in "
+                "it; put its run directory back (checkpoint.every = 0 keeps nothing there), or leave it out",
                 rank=self._group.comm.rank,
             )
 
