@@ -24,10 +24,24 @@ MEANT = {
         **dict.fromkeys(("target_delta", "max_delta"), "delta"),
         **dict.fromkeys(("adjacency", "neighbors", "neighboring_relation"), "neighbours"),
         **dict.fromkeys(("collusion", "adversaries"), "colluding"),
-    }
+        **dict.fromkeys(("patient_column", "user_column", "owner"), "data.owner_column"),
+    },
+    "data": {
+        **dict.fromkeys(("label", "target", "target_column", "y"), "task.label_column"),
+        **dict.fromkeys(("patient", "patient_id", "patient_column", "user", "user_id"), "owner_column"),
+        **dict.fromkeys(("file", "files", "folder", "dir"), "path"),
+    },
+    "train": {
+        **dict.fromkeys(("learning_rate", "eta"), "lr"),
+        **dict.fromkeys(("local_epochs", "num_epochs"), "epochs"),
+        **dict.fromkeys(("local_steps", "max_steps"), "steps"),
+    },
+    "run": dict.fromkeys(("num_rounds", "n_rounds", "communication_rounds"), "rounds"),
 }
-"""By section, names that other libraries and papers have for keys, and the key that is meant; a text with a
-space is the whole answer."""
+"""By section, names that other libraries and papers have for keys, and the key that is meant; one with a dot
+is of another section, and a text with a space the whole answer."""
+_ALIKE = 0.75
+"""From which similarity on a key of another section is thought to be meant."""
 
 
 def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
@@ -61,15 +75,30 @@ def _unknown_key(loc: list[Any], strategy: str, sections: dict[str, Any]) -> str
             f"{section}.{key} is a key of {either(owners)} and strategy.name is {strategy!r}, which has "
             f"{', '.join(kind.model_fields)}: remove it, or set strategy.name to {either(owners)}"
         )
-    return f"unknown key {section}.{key}: did you mean {_meant(section, key, list(kind.model_fields))}?"
+    every = {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
+    every[section] = list(kind.model_fields)
+    return f"unknown key {section}.{key}: did you mean {_meant(section, key, every)}?"
 
 
-def _meant(section: str, key: str, known: list[str]) -> str:
-    """The key of `section` that is meant by one that it does not have, or by how that is misspelt."""
-    meant = MEANT.get(section, {})
-    near = _nearest(key.lower(), [*known, *meant])
+def _meant(section: str, key: str, every: dict[str, list[str]]) -> str:
+    """What is meant by a key that `section` does not have, or by how that is misspelt.
+
+    A key of another section where none of its own is alike: `every` section's, by name.
+    """
+    meant, word = MEANT.get(section, {}), key.lower()
+    own = [*every[section], *meant]
+    if not difflib.get_close_matches(word, own, n=1, cutoff=_ALIKE):
+        others = {f"{name}.{one}": _likeness(word, one) for name, keys in every.items() for one in keys}
+        best = max(others.values())
+        if best >= _ALIKE:
+            return " or ".join(name for name, one in others.items() if one == best)
+    near = _nearest(word, own)
     name = meant.get(near, near)
-    return name if " " in name else f"{section}.{name}"
+    return name if " " in name or "." in name else f"{section}.{name}"
+
+
+def _likeness(word: str, key: str) -> float:
+    return difflib.SequenceMatcher(None, key, word).ratio()
 
 
 def _unknown_strategy(name: Any) -> str:
