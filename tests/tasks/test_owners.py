@@ -49,6 +49,20 @@ def test_owners_are_the_same_in_every_kind_of_file(tmp_path: Path, kind: str) ->
     assert samples.features.shape == (10, 2)
 
 
+def test_a_misspelt_owner_column_is_no_feature_with_wrong_values(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,who,label\n1,Ann,0\n2,Bob,1\n")
+    (tmp_path / "two.csv").write_text("a,who,label\nx,Ann,0\n2,Bob,1\n")
+    told = {}
+    for name in ("t.csv", "two.csv"):
+        data = {"path": str(tmp_path / name), "owner_column": "whom"}
+        task: Any = build(parse({"task": {"name": "files", "classes": 2}, "data": data}))
+        with pytest.raises(DataError) as refused:
+            task.read(0)
+        told[name] = str(refused.value)
+    assert told["t.csv"].endswith("no owner column 'whom': set data.owner_column to one of 'a' and 'who'")
+    assert "not numeric" in told["two.csv"], "which of two it is cannot be told"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -123,7 +137,8 @@ def test_owners_of_a_task_of_ones_own_are_one_for_each_sample(owners: Any, told:
 @pytest.mark.parametrize(
     "owners",
     [
-        [7, "7", 7.0, np.int64(7), Decimal("7.0"), " 7 "],
+        [7, "7", 7.0, np.int64(7), Decimal("7.0"), " 7 ", "7.0", b"7.00"],
+        ["-3.0", -3, "-3"],
         ["a ", "a", b"a", "a", " a", "a"],
         ["Andre\u0301", "Andr\xe9"] * 3,
     ],

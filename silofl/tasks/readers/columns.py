@@ -89,6 +89,12 @@ def column_problems(columns: Sequence[Column], word: str) -> list[str]:
     return found
 
 
+def _no_owners(columns: Sequence[Column], word: str) -> list[Column]:
+    """All but the one column that cannot be trained on, if it is one: that of owners, by another name."""
+    fit = [column for column in columns if not column.problems(word)]
+    return fit if len(columns) - len(fit) == 1 else list(columns)
+
+
 def from_columns(
     columns: Sequence[Column],
     labels: Sequence[Any] | None,
@@ -125,7 +131,7 @@ def from_columns(
     if labels is None and any(map(is_value, names)):
         return Samples(np.empty((len(rows), 0)), np.full(len(rows), -1), (), (headless(names, label),))
     problems = name_problems([*names, *([] if owners is None else [owner])], label, owner)
-    problems += column_problems(kept, word)
+    problems += column_problems(_no_owners(kept, word) if owner and owners is None else kept, word)
     classes = np.full(len(rows), -1, dtype=np.int64)
     if labels is not None:
         classes, wrong = encode(labels, options.task, f"label column {label!r}", word, rows)

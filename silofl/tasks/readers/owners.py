@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -18,6 +19,7 @@ from silofl.tasks.readers.source import tidy
 Digests = NDArray[np.uint64]
 """(n, 2), of each sample's owner: equal where owners are."""
 _BYTES = 16
+_WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _EXACT = 2.0**53
 
 
@@ -31,8 +33,9 @@ def digests(
 ) -> tuple[Digests, list[str]]:
     """BLAKE2b of each owner, keyed, and what is wrong: parts of a sentence, as `Samples.problems`.
 
-    Texts are taken as they stand, but for blanks around them and codes of accents; of numbers the value
-    counts, whatever their type, so that 7, 7.0 and "7" are one owner, and "07" is another.
+    Texts are taken as they stand, but for blanks around them, codes of accents, and the decimals of whole
+    numbers, which programs write where some row had no value; of numbers the value counts, whatever their
+    type, so that 7, 7.0, "7" and "7.0" are one owner, and "07" is another.
 
     Args:
         owners: (n,) texts or numbers; None, NaN or a text such as "" or "n/a" where one is missing.
@@ -77,9 +80,11 @@ def owner_text(owner: Any) -> str:
     if owner is None:
         return ""
     if isinstance(owner, bytes):
-        return tidy(owner.decode(errors="surrogateescape"))
+        return owner_text(owner.decode(errors="surrogateescape"))
     if isinstance(owner, float | Decimal):
         if not math.isfinite(owner):
             return ""
         return str(int(owner)) if owner == int(owner) else str(float(owner))
-    return tidy(str(owner))
+    text = tidy(str(owner))
+    whole = _WHOLE.fullmatch(text)
+    return text if whole is None else whole[1]
