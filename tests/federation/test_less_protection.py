@@ -142,7 +142,7 @@ def test_a_resume_minds_what_is_more_than_last_bits(multiplier: float, norm: flo
         engine: Any = object.__new__(PrivacyEngine)
         engine._group = ElasticGroup(comm)
         engine._multiplier, engine._norm = 3.0 * multiplier, SimpleNamespace(value=0.7 * norm)
-        engine.budget = SimpleNamespace(forgets=lambda ledger: False)
+        engine.budget = SimpleNamespace(forgets=lambda ledger: False, refuse_unknown_data=lambda state: None)
         with pytest.raises(ProtocolError, match=f"another {refused} than") if refused else nullcontext():
             engine._refuse_less_than(own, own)
 

@@ -11,7 +11,7 @@ from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import PrivacyConfig
 from silofl.console import log
-from silofl.errors import ConfigError, StoppedError
+from silofl.errors import ChangedDataError, ConfigError, StoppedError
 from silofl.federation.privacy.data_budget import DataBudget
 from silofl.federation.privacy.epsilon_prefetch import EpsilonPrefetch
 from silofl.federation.privacy.release_log import Entry, ReleaseLog, union
@@ -269,10 +269,20 @@ class PrivacyBudget:
             _count(ledger, entry.releases, (silo,))
         return ledger
 
-    @property
-    def took_part(self) -> bool:
-        """Whether anything was released of this silo's data, or may have been."""
-        return self._group.silo_id in self._whole().silos
+    def refuse_unknown_data(self, own: object | None) -> None:
+        """Raise ChangedDataError where bands need the data of before, and this silo has no record of it.
+
+        `own` is its state in a checkpoint. Records are counted by their group in every round, and other data
+        would be cut into other groups.
+        """
+        silo = self._group.silo_id
+        if own is None and self._config.bands > 1 and silo in self._whole().silos:
+            raise ChangedDataError(
+                f"silo {silo} took part in this run and has no checkpoint of its own, which would tell "
+                "whether its data is as it was: with privacy.bands each record is counted by its place in "
+                "it; put its run directory back (checkpoint.every = 0 keeps nothing there), or leave it out",
+                rank=self._group.comm.rank,
+            )
 
     def forgets(self, own: Ledger) -> bool:
         """Whether less was spent of this silo's data than its `own` ledger says."""

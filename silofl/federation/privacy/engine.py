@@ -21,7 +21,7 @@ from silofl.config import Config
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys, new_nonce
-from silofl.errors import ChangedDataError, LessProtectionError
+from silofl.errors import LessProtectionError
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_log import note
 from silofl.federation.privacy import guarantee
@@ -290,9 +290,8 @@ class PrivacyEngine:
 
     def spent(self) -> Epsilons:
         """What each observer may have learnt so far."""
-        against = self.budget.epsilon_against
-        silos = against(fellows(self._privacy)) if self._place.holds_against_silos else None
-        return Epsilons(against(0), silos)
+        among, against = self._place.holds_against_silos, self.budget.epsilon_against
+        return Epsilons(against(0), against(fellows(self._privacy)) if among else None)
 
     def claim(self, rounds: int) -> str:
         """What holds after so many rounds, by what was spent."""
@@ -300,9 +299,8 @@ class PrivacyEngine:
 
     def state(self) -> dict[str, Any]:
         """For this silo's checkpoint."""
-        return self._shared_state() | (
-            {"process": self._process.state()} if self._process is not None else {}
-        )
+        own = {} if self._process is None else {"process": self._process.state()}
+        return self._shared_state() | own
 
     def _shared_state(self) -> dict[str, Any]:
         """What of the state others may be told."""
@@ -324,7 +322,7 @@ class PrivacyEngine:
         self._share(next(state for state in every if state is not None))
         self._refuse_less_than(mine, state)
         self._told = self._privacy.target_epsilon is None  # which `refuse_longer` holds the multiplier to
-        if self._process is not None and state is not None and "process" in state:
+        if self._process is not None and state and "process" in state:
             self._process.restore(state["process"])
         wrapped = self.wrap(self._inner, self._spec, self._silos)
         guarantee.refuse_longer(self._plan, self._multiplier)
@@ -333,14 +331,13 @@ class PrivacyEngine:
     def _refuse_less_than(self, own: dict[str, Any] | None, state: dict[str, Any] | None) -> None:
         """Raise LessProtectionError, on every rank, where what was taken up protects a silo less; collective.
 
-        `own` is what this silo had on its own disk as a member of the round that was committed, and `state`
-        what it had there at all. ChangedDataError as of `_refuse_unknown_data`.
+        `state` is what this silo had on its disk, and `own` what of it as a member of the round committed.
         """
         group = self._group
 
         def check() -> None:
             with raise_on_all_ranks(group.comm):
-                self._refuse_unknown_data(state)
+                self.budget.refuse_unknown_data(state)
                 if own is not None:
                     self._refuse_forgotten(own, "checkpoint")
                     norms = (self._norm.value, PrivacyParameters(**own["parameters"]).clip_norm)
@@ -355,20 +352,6 @@ class PrivacyEngine:
             raise self._less(SPENT, where)
         if self._multiplier * (1 + LAST_BITS) < PrivacyParameters(**own["parameters"]).noise_multiplier:
             raise self._less("noise multiplier", where)
-
-    def _refuse_unknown_data(self, own: dict[str, Any] | None) -> None:
-        """Raise ChangedDataError where bands need the data of before, and this silo has no record of it.
-
-        Groups of records are counted over rounds: other data would be cut into other groups.
-        """
-        if own is None and self._privacy.bands > 1 and self.budget.took_part:
-            silo = self._group.silo_id
-            raise ChangedDataError(
-                f"silo {silo} took part in this run and has no checkpoint of its own, which would tell "
-                "whether its data is as it was: with privacy.bands each record is counted by its place in "
-                "it; put its run directory back (checkpoint.every = 0 keeps nothing there), or leave it out",
-                rank=self._group.comm.rank,
-            )
 
     def _less(self, what: str, where: str) -> LessProtectionError:
         leader = self._group.members[0]
@@ -407,7 +390,7 @@ class PrivacyEngine:
         self._share(rejoin_state)
         logged = self.budget.logged()
         self.budget.come_back(rejoin_state["budget"])
-        self._refuse_unknown_data(own)
+        self.budget.refuse_unknown_data(own)
         if own is not None:
             self._refuse_forgotten(own, "checkpoint")
         if self.budget.forgets(logged):
