@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import mostly_long
 from tests.conftest import ROOT
 
 TESTS = """
@@ -38,7 +37,8 @@ def test_three(capfd):
 """
 
 
-@pytest.mark.parametrize("fails", mostly_long(["ranks", "rest", ""], 0))  # `make test` itself is the last
+@pytest.mark.long  # `make test` itself is the last
+@pytest.mark.parametrize("fails", ["ranks", "rest", ""])
 def test_every_test_runs_in_its_group(tmp_path: Path, fails: str) -> None:
     (tmp_path / "test_three_groups.py").write_text(TESTS)
     line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.groups", "--noconftest"]

@@ -23,6 +23,8 @@ COMMANDS = [
     if line.strip()
 ]
 PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
+DEAR = ("inject", "--run", "private.toml")
+"""In commands that `make test` leaves to `make test-long`; private.toml has a test of its own."""
 PATIENCE_S = 110
 COLD_S = 300
 """For what compiles all kernels first, which took 112 s of two cores that other jobs used, too."""
@@ -50,7 +52,7 @@ def test_the_commands_are_those_that_are_tried_here() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(c, marks=[pytest.mark.long] if "inject" in c or "--run" in c else [])
+        pytest.param(c, marks=[pytest.mark.long] * any(word in c for word in DEAR))
         for c in COMMANDS
         if c.startswith(("silofl ", "mpirun "))
     ],

@@ -23,6 +23,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
 from silofl.types import Contribution
+from tests.campaigns import mostly_long
 
 SIZE, CHUNK = 700, 256
 BEFORE = ("advertise", "share", "mask", "collect first", "collect middle", "collect last")
@@ -128,7 +129,7 @@ def test_a_silo_dies(silos: int, step: str, messages: bool, monkeypatch: pytest.
         check(run(silos, {silo: step}, secagg), {silo: step}, 1e-7)
 
 
-@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+@pytest.mark.parametrize("messages", mostly_long([False, True], 1))
 def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if messages:
         monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import mostly_long
 from tests.conftest import MPICH, ONE_THREAD, Job, launcher
 
 pytestmark = pytest.mark.ranks
@@ -55,12 +56,12 @@ CASES = {
 
 
 @pytest.mark.skipif(not MPICH.exists(), reason="needs MPICH in .venv/mpich")
-@pytest.mark.parametrize("mode", CASES)
+@pytest.mark.parametrize("mode", mostly_long([*CASES], 0, 4))
 def test_every_rank_ends_with_one_line(mode, tmp_path, python):
     check_end(mode, run("mpich", 3, mode, cwd=tmp_path, python=python, **ONE_THREAD))
 
 
-@pytest.mark.parametrize("mode", CASES)
+@pytest.mark.parametrize("mode", mostly_long([*CASES], 0, 2, 4, 5))
 def test_every_rank_that_started_cold_ends_with_one_line(mode, tmp_path):
     check_end(mode, run("openmpi", 3, mode, cwd=tmp_path))
 

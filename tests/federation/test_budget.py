@@ -20,6 +20,7 @@ from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.release_log import ReleaseLog
 from silofl.privacy.releases import Release
+from tests.campaigns import mostly_long
 from tests.federation.test_privacy import LOCAL, federate, settings
 
 SILOS, ROUND = (0, 1, 2), 6
@@ -65,7 +66,7 @@ def test_no_silo_s_log_makes_cheaper_what_another_s_has(tmp_path: Path, liar: in
     assert honest == [True] * len(SILOS)
 
 
-@pytest.mark.parametrize("place", ["local", "distributed"])
+@pytest.mark.parametrize("place", mostly_long(["local", "distributed"], 1))
 def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -22,6 +22,7 @@ from silofl.privacy.spent_statement import Statement
 from silofl.transforms.base import Slice, Values
 from silofl.transforms.correlated import CorrelatedNoise, Drawn, NoiseProcess
 from silofl_kernels import correlate_noise, draw_noise
+from tests.campaigns import mostly_long
 from tests.federation import rejoining
 from tests.federation.test_privacy import FEATURES, SILOS, Plain, federate, lines, settings
 from tests.federation.threads import prepare
@@ -105,7 +106,7 @@ def check_sums(seen: Seen, config: Any, path: Path) -> None:
         assert not total.any(), f"round {number}"
 
 
-@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("bits", mostly_long([32, 16], 1))
 def test_sums_are_the_integers_and_noise_that_keys_remake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
 ) -> None:
@@ -187,7 +188,7 @@ def test_a_lost_silo_is_in_a_resume_again_where_it_has_a_record_of_its_data(
 
 
 @pytest.mark.usefixtures("one_nonce")
-@pytest.mark.parametrize("step", ["reveal", "checkpoint write"])
+@pytest.mark.parametrize("step", mostly_long(["reveal", "checkpoint write"], 1))
 def test_a_resumed_run_remakes_its_past_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -231,6 +231,7 @@ def test_all_silos_together_resume_a_run_that_ended_with_fewer(
     assert trial.sha256 == trial.reference.model_sha256()
 
 
+@pytest.mark.long
 def test_a_stopped_silo_is_ended_and_left_out(start: Start, tmp_path: Path) -> None:
     lose(start, tmp_path, Case(4, (("stop", 2, "collect middle"),)))
 

@@ -21,7 +21,7 @@ ALONE = "silofl: rank 1: a key of this rank alone is wrong: mend it"
     ("how", "code", "sentence"),
     [
         ("silent", EXIT_RESUMABLE, SILENT),
-        ("deaf", EXIT_RESUMABLE, SILENT),
+        pytest.param("deaf", EXIT_RESUMABLE, SILENT, marks=pytest.mark.long),
         ("raises", EXIT_BAD_INPUT, ALONE),
     ],
 )

@@ -41,7 +41,9 @@ CASES: dict[str, tuple[dict[Release, int], Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.long] * (c == "institutions")) for c in CASES]
+)
 def test_the_text_pasted_into_python_gives_what_is_stated(case: str) -> None:
     spent, method = CASES[case]
     stated, there = epsilon(spent, 1e-6, method), dict[str, Any]()

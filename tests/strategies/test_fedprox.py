@@ -17,6 +17,7 @@ from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
 from silofl.strategies.fedprox import FedProx
 from silofl.tasks.base import SiloData
+from tests.campaigns import mostly_long
 from tests.strategies import naive
 from tests.strategies.loop import LR, STEPS, Loop
 from tests.strategies.naive import ALL, FEATURES, SOME, silos
@@ -50,7 +51,7 @@ class Network:
         return {}
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("optimizer", mostly_long(["SGD", "AdamW"], 1))
 def test_without_a_weight_it_is_fedavg_bit_for_bit(optimizer: str) -> None:
     def update(strategy: Any, table: dict[str, Any]) -> bytes:
         train = {"optimizer": optimizer, "epochs": 2, "batch_size": 5, "weight_decay": 0.01, "clip_norm": 1.0}

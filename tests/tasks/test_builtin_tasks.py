@@ -41,6 +41,7 @@ def rows(x, y):
     return table[np.lexsort(table.T)]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "shards", "quantity", "features"])
 @pytest.mark.parametrize("silos", [1, 2, 3, 5, 8])
 def test_silos_hold_every_published_digit_once(partition, silos):
