@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from silofl.checkpoint.checked import each, hexadecimal, named, whole
@@ -80,8 +80,8 @@ class Manifest:
         return json.dumps(content | {"sha256": _sha256(content)}, indent=1, sort_keys=True).encode() + b"\n"
 
     def _content(self) -> dict[str, Any]:
-        content = asdict(self) | {"format": FORMAT, "members": list(self.members)}
-        content["files"] = {str(silo): asdict(entry) for silo, entry in self.files.items()}
+        content = {"format": FORMAT, "members": list(self.members), **vars(self)}  # whose copies cost a lot
+        content["files"] = {str(silo): vars(entry) for silo, entry in self.files.items()}
         content["signatures"] = {str(silo): signature for silo, signature in self.signatures.items()}
         return content
 

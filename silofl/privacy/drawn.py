@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from silofl_kernels import NOISE_ERROR, REACH
 
@@ -34,6 +35,7 @@ class DrawnNoise:
     """Mean of the sum of the factors' logarithms within X, at most."""
 
 
+@lru_cache(maxsize=256)
 def drawn_noise(
     mechanism: str,
     dimensions: int,
