@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -126,7 +126,7 @@ class Silo:
         )
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
-        self._lr = config.train.lr
+        self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
         self._noisy = config.privacy.unit != "none"
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
         with _DRAWING, explained(number):
@@ -208,12 +208,17 @@ class Silo:
             return None
         on_device = {name: self.model.tensor(values) for name, values in start.shared.items()}
         own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
-        local = LocalRound(on_device, own, self._lr, self.counted, start.resync)
+        local = self._local_round(on_device, own, start)
         return lambda gradient, values: strategy.correct(gradient, values, local)
+
+    def _local_round(
+        self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart
+    ) -> LocalRound:
+        return LocalRound(shared, own, self._lr, self.counted, start.resync, self._momentum)
 
     def contribution(self, trained: torch.Tensor, result: FitResult, start: RoundStart) -> Fitted:
         """What to send of trained parameters (P,), which are written over where they can be: no copy."""
-        local = LocalRound(start.shared, self.strategy_state, self._lr, self.counted, start.resync)
+        local = self._local_round(start.shared, self.strategy_state, start)
         contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])

@@ -34,6 +34,7 @@ class LocalRound:
         state: this silo's own state.
         lr: the learning rate of the local optimizer.
         samples: as how many training samples this silo counts.
+        momentum: of the local optimizer, `train.momentum`.
         resync: whether a silo has just come back with a state that may be older than what the shared vectors
             hold of it. Shared vectors that stand for a mean over the silos' states are then made anew from
             absolute values, on all silos at once: a correction of one silo's part alone would show it.
@@ -44,6 +45,7 @@ class LocalRound:
     lr: float
     samples: int
     resync: bool = False
+    momentum: float = 0.0
 
 
 class Strategy:

@@ -7,6 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from silofl.constrained import Decay, PositiveFloat
+from silofl.strategies._momentum import stepped, velocity
 from silofl.strategies.base import State, Strategy
 from silofl.types import Total, Vector
 
@@ -23,14 +24,8 @@ class FedAvg(Strategy):
 
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """Velocity, kept only with momentum."""
-        return {"velocity": np.zeros(size, dtype)} if self.momentum else {}
+        return velocity(size, dtype, self.momentum)
 
     def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
         """model += lr * v, where v = momentum * v + mean."""
-        model, mean = shared["model"], total.mean["update"]
-        if not self.momentum:
-            model += mean if self.lr == 1.0 else mean * model.dtype.type(self.lr)
-            return state
-        velocity = state["velocity"] * model.dtype.type(self.momentum) + mean
-        model += velocity * model.dtype.type(self.lr)
-        return {"velocity": velocity}
+        return stepped(state, shared["model"], total.mean["update"], self.lr, self.momentum)

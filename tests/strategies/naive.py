@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Data = tuple[Array, Array]
-"""A silo's rows (m, d) and what they should give (m,)."""
+Data = tuple[Array, NDArray[np.int64]]
+"""A silo's rows (m, INPUTS) and their classes (m,)."""
 
-FEATURES = 7
+INPUTS, CLASSES = 5, 3
+SIZE = CLASSES * INPUTS
+"""Values of the model: of softmax regression without a bias, a row for each class."""
 SIZES = (9, 14, 30, 21)
 ROUNDS = 20
 
@@ -24,9 +26,10 @@ def silos() -> list[Data]:
     """Four unequal silos with different optima; nothing about them is random."""
     made = []
     for silo, size in enumerate(SIZES):
-        row, column = np.mgrid[1 : size + 1, 1 : FEATURES + 1]
-        x = np.sin(row * column * (1.3 + silo)) + 0.1 * silo
-        made.append((x, x @ (np.cos(np.arange(FEATURES) + 0.4 * silo) + silo)))
+        row, column = np.mgrid[1 : size + 1, 1 : INPUTS + 1]
+        x = np.sin(row * column * (1.3 + silo)) + 0.3 * np.cos(silo + np.arange(INPUTS))
+        scores = x @ np.cos(np.outer(np.arange(1, INPUTS + 1), np.arange(1, CLASSES + 1)) + 0.9 * silo)
+        made.append((x, scores.argmax(1)))
     return made
 
 
@@ -35,16 +38,22 @@ SOME = [tuple(silo for silo in range(len(SIZES)) if (number + 3 * silo) % 7) for
 """Each silo is absent in some rounds."""
 
 
+def probabilities(data: Data, x: Array) -> Array:
+    """Of each class, for every row."""
+    scores = data[0] @ x.reshape(CLASSES, INPUTS).T
+    raised = np.exp(scores - scores.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)
+
+
 def loss(data: Data, x: Array) -> float:
-    """Half the mean of the squares of what is missing."""
-    a, b = data
-    return float(0.5 * np.mean((a @ x - b) ** 2))
+    """The mean cross entropy."""
+    return float(-np.log(probabilities(data, x)[np.arange(len(data[1])), data[1]]).mean())
 
 
 def gradient(data: Data, x: Array) -> Array:
     """Of `loss`."""
-    a, b = data
-    return a.T @ (a @ x - b) / len(b)
+    missed = probabilities(data, x) - np.eye(CLASSES)[data[1]]
+    return (missed.T @ data[0]).ravel() / len(data[1])
 
 
 def sizes(data: list[Data], here: Sequence[int]) -> list[int]:
@@ -62,7 +71,7 @@ def fedavg(
     data: list[Data], present: Any, lr: float, steps: int, *, server_lr: float = 1.0, momentum: float = 0.0
 ) -> Array:
     """McMahan et al. 2017, algorithm 1; with momentum FedAvgM, Hsu et al. 2019, section 4.3."""
-    x, v = np.zeros(FEATURES), np.zeros(FEATURES)
+    x, v = np.zeros(SIZE), np.zeros(SIZE)
     for here in present:
         local = [descend(data[k], x, lr, steps) for k in here]
         v = momentum * v + (x - np.average(local, axis=0, weights=sizes(data, here)))
@@ -72,7 +81,7 @@ def fedavg(
 
 def fedsgd(data: list[Data], present: Any, server_lr: float, momentum: float = 0.0) -> Array:
     """McMahan et al. 2017, section 2: gradient descent on the pooled samples."""
-    x, v = np.zeros(FEATURES), np.zeros(FEATURES)
+    x, v = np.zeros(SIZE), np.zeros(SIZE)
     for here in present:
         pooled = np.concatenate([data[k][0] for k in here]), np.concatenate([data[k][1] for k in here])
         v = momentum * v + gradient(pooled, x)
@@ -82,7 +91,7 @@ def fedsgd(data: list[Data], present: Any, server_lr: float, momentum: float = 0
 
 def fedprox(data: list[Data], present: Any, lr: float, steps: int, mu: float) -> Array:
     """Li et al. 2020, algorithm 2: silos descend f_k(w) + mu/2 ||w - x||^2."""
-    x = np.zeros(FEATURES)
+    x = np.zeros(SIZE)
     for here in present:
         local = []
         for k in here:
@@ -98,8 +107,8 @@ def scaffold(
     data: list[Data], present: Any, lr: float, steps: int, server_lr: float = 1.0
 ) -> tuple[Array, Array, list[Array]]:
     """Karimireddy et al. 2020, algorithm 1 with option II; the model, c and every c_i."""
-    x, c = np.zeros(FEATURES), np.zeros(FEATURES)
-    c_i = [np.zeros(FEATURES) for _ in data]
+    x, c = np.zeros(SIZE), np.zeros(SIZE)
+    c_i = [np.zeros(SIZE) for _ in data]
     for here in present:
         dy, dc = [], []
         for i in here:
@@ -113,3 +122,100 @@ def scaffold(
         x = x + server_lr * np.mean(dy, axis=0)
         c = c + len(here) / len(data) * np.mean(dc, axis=0)
     return x, c, c_i
+
+
+def diloco(data: list[Data], present: Any, lr: float, steps: int, server_lr: float, momentum: float) -> Array:
+    """Douillard et al. 2023, algorithm 1: the outer optimizer is SGD with Nesterov's momentum, as torch's."""
+    x, v = np.zeros(SIZE), np.zeros(SIZE)
+    for here in present:
+        g = x - np.mean([descend(data[k], x, lr, steps) for k in here], axis=0)
+        v = momentum * v + g
+        x = x - server_lr * (g + momentum * v)
+    return x
+
+
+def adaptive(
+    data: list[Data],
+    present: Any,
+    lr: float,
+    steps: int,
+    kind: str,
+    *,
+    eta: float,
+    beta1: float,
+    beta2: float,
+    tau: float,
+    initial: float,
+) -> Array:
+    """Reddi et al. 2021, algorithm 2, whose v begins at initial^2."""
+    x, m, v = np.zeros(SIZE), np.zeros(SIZE), np.full(SIZE, initial**2)
+    for here in present:
+        local = [descend(data[k], x, lr, steps) - x for k in here]
+        delta = np.average(local, axis=0, weights=sizes(data, here))
+        m = beta1 * m + (1 - beta1) * delta
+        if kind == "fedadagrad":
+            v = v + delta**2
+        elif kind == "fedyogi":
+            v = v - (1 - beta2) * delta**2 * np.sign(v - delta**2)
+        else:
+            v = beta2 * v + (1 - beta2) * delta**2
+        x = x + eta * m / (np.sqrt(v) + tau)
+    return x
+
+
+def fednova(
+    data: list[Data], present: Any, lr: float, steps: Sequence[int], momentum: float, server_lr: float = 1.0
+) -> Array:
+    """Wang et al. 2020, equations 7 to 10: d_i = G_i a_i / |a_i|_1, x -= tau_eff sum p_i lr d_i.
+
+    `steps` are those of each silo.
+    """
+    x = np.zeros(SIZE)
+    for here in present:
+        p = np.array(sizes(data, here)) / sum(sizes(data, here))
+        directions, lengths = [], []
+        for k in here:
+            a = [(1 - momentum ** (steps[k] - j)) / (1 - momentum) for j in range(steps[k])]
+            y, buffer, whole = x, np.zeros(SIZE), np.zeros(SIZE)
+            for weight in a:
+                g = gradient(data[k], y)
+                whole = whole + weight * g
+                buffer = momentum * buffer + g
+                y = y - lr * buffer
+            np.testing.assert_allclose(x - y, lr * whole, atol=1e-12)  # that a is what momentum does
+            directions.append(whole / sum(a))
+            lengths.append(sum(a))
+        tau_eff = float(p @ lengths)
+        x = x - server_lr * tau_eff * lr * (p @ np.array(directions))
+    return x
+
+
+def feddyn(data: list[Data], present: Any, lr: float, steps: int, alpha: float) -> tuple[Array, Array]:
+    """Acar et al. 2021, algorithm 1; the model and h. Silos descend instead of minimizing."""
+    x, h = np.zeros(SIZE), np.zeros(SIZE)
+    g = [np.zeros(SIZE) for _ in data]
+    for here in present:
+        local = []
+        for k in here:
+            y = x
+            for _ in range(steps):
+                y = y - lr * (gradient(data[k], y) - g[k] + alpha * (y - x))
+            g[k] = g[k] - alpha * (y - x)
+            local.append(y)
+        h = h - alpha / len(data) * np.sum([y - x for y in local], axis=0)
+        x = np.mean(local, axis=0) - h / alpha
+    return x, h
+
+
+def fedexp(
+    data: list[Data], present: Any, lr: float, steps: int, epsilon: float
+) -> tuple[Array, list[float]]:
+    """Jhunjhunwala et al. 2023, algorithm 1; the model and the server's rates."""
+    x, rates = np.zeros(SIZE), list[float]()
+    for here in present:
+        deltas = [x - descend(data[k], x, lr, steps) for k in here]
+        mean = np.mean(deltas, axis=0)
+        below = 2 * len(here) * (mean @ mean + epsilon)
+        rates.append(max(1.0, sum(float(d @ d) for d in deltas) / below))
+        x = x - rates[-1] * mean
+    return x, rates

@@ -6,7 +6,7 @@ import ast
 import copy
 import inspect
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any
 
@@ -74,7 +74,10 @@ def total_of(strategy: Strategy, kind: Any, part: slice, *, resync: bool) -> Tot
     }
     mean = {name: np.mean(every, axis=0, dtype=np.float64).astype(kind) for name, every in rows.items()}
     scalars = dict.fromkeys(strategy.scalars, 1.5)
-    return Total(mean, scalars, SILOS, 7, resync, rows if strategy.needs == "rows" else None)
+    total = Total(mean, scalars, SILOS, 7, resync, rows if strategy.needs == "rows" else None)
+    if part != slice(SIZE):
+        return replace(total, over_slices=total_of(strategy, kind, slice(SIZE), resync=resync).over_slices)
+    return replace(total, over_slices=strategy.part(total))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -198,7 +201,7 @@ def test_it_changes_nothing_but_what_it_is_given_to_change(name: str, kind: Any)
     assert not any(np.shares_memory(a, trained) for a in state.values())  # is written over next round
 
     total = total_of(strategy, kind, slice(SIZE), resync=False)
-    server = {one: draw(SIZE, kind, 8) for one in strategy.init(SIZE, np.dtype(kind))}
+    server = {one: abs(draw(SIZE, kind, 8)) for one in strategy.init(SIZE, np.dtype(kind))}
     told, kept = copy.deepcopy(total), copy.deepcopy(server)
     shared = {one: draw(SIZE, kind, 4) for one in strategy.shared}
     strategy.step(server, shared, total)

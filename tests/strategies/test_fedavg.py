@@ -12,10 +12,10 @@ from silofl.strategies.fedsgd import FedSGD
 from silofl.types import Total
 from tests.strategies import naive
 from tests.strategies.loop import LR, STEPS, Loop
-from tests.strategies.naive import ALL, FEATURES, SOME, silos
+from tests.strategies.naive import ALL, SIZE, SOME, silos
 
 PRESENT = pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
-BOUNDS = pytest.mark.parametrize("bounds", [(0, FEATURES), (0, 2, 2, 5, FEATURES)], ids=["whole", "sliced"])
+BOUNDS = pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 
 
 @PRESENT
@@ -32,8 +32,8 @@ def test_fedavg(present: Any, bounds: Any, lr: float, momentum: float) -> None:
 @BOUNDS
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_fedsgd(present: Any, bounds: Any, momentum: float) -> None:
-    model = Loop(FedSGD(0.05, momentum), silos(), bounds).run(present)
-    expected = naive.fedsgd(silos(), present, 0.05, momentum)
+    model = Loop(FedSGD(0.3, momentum), silos(), bounds).run(present)
+    expected = naive.fedsgd(silos(), present, 0.3, momentum)
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(model, expected, rtol=0, atol=1e-12)
 

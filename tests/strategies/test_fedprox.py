@@ -20,11 +20,11 @@ from silofl.tasks.base import SiloData
 from tests.campaigns import mostly_long
 from tests.strategies import naive
 from tests.strategies.loop import LR, STEPS, Loop
-from tests.strategies.naive import ALL, FEATURES, SOME, silos
+from tests.strategies.naive import ALL, SIZE, SOME, silos
 
 
 @pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
-@pytest.mark.parametrize("bounds", [(0, FEATURES), (0, 2, 2, 5, FEATURES)], ids=["whole", "sliced"])
+@pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 @pytest.mark.parametrize("mu", [0.0, 0.1, 2.0])
 def test_fedprox(present: Any, bounds: Any, mu: float) -> None:
     model = Loop(FedProx(mu), silos(), bounds).run(present)

@@ -25,7 +25,7 @@ def step(self: FedAvg, state: State, shared: Any, total: Any) -> State:
 
 
 def reference(present: Any) -> Any:
-    data, x = naive.silos(), np.zeros(naive.FEATURES)
+    data, x = naive.silos(), np.zeros(naive.SIZE)
     for here in present:
         x = x + np.median([naive.descend(data[k], x, LR, STEPS) - x for k in here], axis=0)
     return x

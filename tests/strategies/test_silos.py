@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,19 +16,19 @@ from silofl.federation.silo import Silo
 from silofl.strategies.registry import build
 from silofl.types import Total
 from tests.strategies import naive
-from tests.strategies.naive import FEATURES, SIZES, Array
-from tests.strategies.test_federated import CASES, LR, STEPS, LeastSquares
+from tests.strategies.naive import SIZE, SIZES, Array
+from tests.strategies.test_federated import CASES, LR, STEPS, Softmax
 
-BOUNDS = (0, 2, FEATURES)
+BOUNDS = (0, 2, SIZE)
 
 
 def federate(table: dict[str, Any], present: Any, *, again: bool) -> Array:
     """The model in the end. `again`: each round is taken twice by each silo, and silos resume after each."""
     train = {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"}
     config = configuration.parse({"strategy": table, "train": train})
-    strategy, task = build(config.strategy), LeastSquares()
+    strategy, task = build(config.strategy), Softmax()
     silos = [Silo(config, task, k, len(SIZES), "cpu", strategy) for k in range(len(SIZES))]
-    shared = {name: np.zeros(FEATURES) for name in strategy.shared}
+    shared = {name: np.zeros(SIZE) for name in strategy.shared}
     spans = [slice(*span) for span in pairwise(BOUNDS)]
     server = [strategy.init(span.stop - span.start, np.dtype(float)) for span in spans]
     for number, here in enumerate(present, 1):
@@ -35,7 +36,8 @@ def federate(table: dict[str, Any], present: Any, *, again: bool) -> Array:
         for k in here:
             for _ in range(1 + again):
                 fitted = silos[k].fit(RoundStart(shared, np.empty(0), number, strategy))
-            sent.append({name: v.copy() for name, v in fitted.contribution.vectors.items()})
+            vectors = {name: v.copy() for name, v in fitted.contribution.vectors.items()}
+            sent.append(replace(fitted.contribution, vectors=vectors))
             silos[k].accept(fitted)
             if again:
                 state = copy.deepcopy(silos[k].state())
@@ -43,14 +45,22 @@ def federate(table: dict[str, Any], present: Any, *, again: bool) -> Array:
                 silos[k].restore(state)
         samples = [silos[k].samples for k in here]
         weights = {name: samples if by == "samples" else None for name, by in strategy.sends.items()}
-        for index, span in enumerate(spans):
+        scalars = {
+            name: float(np.average([one.scalars[name] for one in sent], weights=samples))
+            for name in strategy.scalars
+        }
+        totals = []
+        for span in spans:
             mean = {
-                name: np.average([vectors[name][span] for vectors in sent], axis=0, weights=weights[name])
+                name: np.average([one.vectors[name][span] for one in sent], axis=0, weights=weights[name])
                 for name in strategy.sends
             }
+            totals.append(Total(mean, scalars, len(here), len(SIZES)))
+        over_slices = np.sum([strategy.part(total) for total in totals], axis=0)
+        for index, (span, total) in enumerate(zip(spans, totals, strict=True)):
             views = {name: values[span] for name, values in shared.items()}
-            total = Total(mean, {}, len(here), len(SIZES))
-            server[index] = strategy.step(server[index], views, total)
+            whole = replace(total, over_slices=over_slices)
+            server[index] = strategy.step(server[index], views, whole)
     return shared["model"]
 
 
