@@ -72,17 +72,22 @@ class UserCode:
             code: the same, which is named where no line of it ran.
             when: what is unusual about the call, such as `in evaluation`.
         """
+        gradients = torch.is_grad_enabled()
         try:
             yield
-        except SiloflError:
+        except (SiloflError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:  # of one rank alone, whose peers would wait
+        except BaseException as error:  # of one rank alone, whose peers would wait
+            if type(error).__module__.startswith("silofl."):
+                raise
             raise self._explained(what, code, when, error) from error
+        finally:
+            torch.set_grad_enabled(gradients)  # as it was: a task may turn it off for what it does itself
 
     def _explained(
-        self, what: str, code: Callable[..., Any] | None, when: str, error: Exception | SystemExit
+        self, what: str, code: Callable[..., Any] | None, when: str, error: BaseException
     ) -> UserCodeError:
-        lines = (str(error).strip().splitlines() if self._alone else []) or [""]
+        lines = (_text(error).strip().splitlines() if self._alone else []) or [""]
         text = f": {lines[0]}" if lines[0] else ""
         parts = [
             f"silo {self.silo}: the task's {what}() raised {type(error).__name__}"
@@ -90,7 +95,7 @@ class UserCode:
         ]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
             parts.append(_REMEDIES[what])
-        if isinstance(error, (RuntimeError, NotImplementedError)) and _TYPES.search(str(error)):
+        if isinstance(error, (RuntimeError, NotImplementedError)) and _TYPES.search(_text(error)):
             parts.append(MIXED)
         if isinstance(error, ASYNCHRONOUS):
             parts.append(LATE)
@@ -106,10 +111,18 @@ class UserCode:
         path = self.folder / f"traceback-silo-{self.silo:04d}.txt"
         try:
             with private_files.create(path) as file:
-                file.write("".join(traceback.format_exception(error)).encode())
+                file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
         except OSError:
             return None
         return path
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says; nothing where that raises, too."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def place_of(trace: TracebackType | None, code: Callable[..., Any] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import sys
 from pathlib import Path
@@ -105,6 +106,24 @@ def test_code_that_ends_the_program_ends_no_rank_alone() -> None:
     assert said("loss", leave, UserCode(1)).startswith(
         "silo 1: the task's loss() raised SystemExit at test_user"
     )
+
+
+def test_whatever_is_raised_is_one_sentence(tmp_path: Path) -> None:
+    """Also a cancelled task of asyncio, which is no Exception, and texts that cannot be written or made."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    for error in (asyncio.CancelledError(), ValueError("\udcff"), Mute()):
+
+        def fail(error: BaseException = error) -> None:
+            raise error
+
+        for code in (UserCode(0, tmp_path), UserCode(0, alone=True)):
+            assert f"raised {type(error).__name__} at test_user_code.py" in said("loss", fail, code)
+    with pytest.raises(KeyboardInterrupt), UserCode(0).calling("loss"):
+        raise KeyboardInterrupt
 
 
 def test_a_sentence_of_ours_passes() -> None:
