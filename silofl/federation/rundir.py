@@ -157,6 +157,14 @@ def holds_run(path: Path) -> bool:
     return (path / "config.toml").exists() or (path / METRICS).exists()
 
 
+def rounds_told(path: Path) -> int:
+    """How many rounds an earlier start has told of here."""
+    try:
+        return len((path / METRICS).read_bytes().splitlines())
+    except OSError:
+        return 0
+
+
 def refuse_second_run(path: Path, *, resume: bool) -> None:
     """Raise ConfigError where a new run would write over an old one."""
     try:

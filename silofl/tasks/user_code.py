@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -123,6 +125,24 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+def own_files(code: object) -> dict[str, str]:
+    """SHA-256 (hex) by name of the loaded Python files that `code` was written in: its own, and beside it.
+
+    Nothing where it is installed, or comes with silofl: that has a version.
+    """
+    own = getattr(sys.modules.get(type(code).__module__), "__file__", None)
+    if own is None or _is_installed(own) or own.startswith(_OURS):
+        return {}
+    folder = f"{Path(own).parent}{os.sep}"
+    files = {getattr(one, "__file__", None) for one in list(sys.modules.values())}
+    found = {}
+    for file in sorted(one for one in files if one is not None and one.startswith(folder)):
+        if not _is_installed(file) and file.endswith(".py"):
+            with suppress(OSError):
+                found[file.removeprefix(folder)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
 
 
 def place_of(trace: TracebackType | None, code: Callable[..., Any] | None = None) -> str:
