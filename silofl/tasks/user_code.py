@@ -50,6 +50,12 @@ MIXED = (
 )
 
 
+TWICE = (
+    "what is kept of a batch for the next, such as a hidden state or a cache, has its gradients: detach() it"
+)
+"""What helps where torch was to go backward to an earlier step."""
+
+
 class UserCode:
     """The calls of one silo's task.
 
@@ -99,6 +105,8 @@ class UserCode:
             parts.append(_REMEDIES[what])
         if isinstance(error, (RuntimeError, NotImplementedError)) and _TYPES.search(_text(error)):
             parts.append(MIXED)
+        if isinstance(error, RuntimeError) and "through the graph a second time" in _text(error):
+            parts.append(TWICE)
         if isinstance(error, ASYNCHRONOUS):
             parts.append(LATE)
         path = self._write(error)

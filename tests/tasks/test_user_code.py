@@ -99,6 +99,18 @@ def test_tensors_of_two_types_are_told_with_what_helps(made: torch.dtype) -> Non
     assert "of train.dtype" not in said("loss", library, UserCode(0), None, None)
 
 
+def test_what_is_kept_of_an_earlier_batch_with_its_gradients_is_told_with_what_helps() -> None:
+    hidden = torch.ones(2, requires_grad=True).exp()
+
+    def backward() -> None:
+        hidden.sum().backward()
+
+    backward()
+    assert "such as a hidden state or a cache, has its gradients: detach() it" in said(
+        "loss", backward, UserCode(0)
+    )
+
+
 def test_code_that_ends_the_program_ends_no_rank_alone() -> None:
     def leave() -> None:
         sys.exit(f"no {SECRET}")
