@@ -12,7 +12,10 @@ def _forget_folder() -> None:
 
     It stays where silofl itself is found nowhere else.
     """
-    folder = os.getcwd()
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was removed: `main` says so
+        return
     if __name__ == "__main__" and not sys.flags.safe_path and sys.path[:1] == [folder]:
         home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         if home != folder:
@@ -40,6 +43,7 @@ def main() -> None:
     output = console.open_streams()
     leader = first_of_its_start(os.environ)
     try:
+        _refuse_no_folder()
         code = _run()
     except SiloflError as error:
         if leader:
@@ -55,6 +59,14 @@ def main() -> None:
         time.sleep(PRINT_GRACE_S)  # a launcher may end all ranks as soon as one has ended
     startup.end()
     sys.exit(code or _unwritten(output))
+
+
+def _refuse_no_folder() -> None:
+    """Raise ConfigError where there is no current folder, in which paths and tasks are looked for."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise ConfigError("the current folder was removed: go to one that is there") from None
 
 
 def _run() -> Any:

@@ -32,7 +32,9 @@ Overrides = Annotated[
 ]
 Run = Annotated[str, typer.Option(help="Run directory; runs/<config name> when not given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")]
-Ranks = Annotated[int, typer.Option("-n", min=1, help="How many silos.")]
+MOST_RANKS = 10_000
+"""Of one command: what is looked at for each, such as its files, is done within seconds."""
+Ranks = Annotated[int, typer.Option("-n", min=1, max=MOST_RANKS, help="How many silos.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -22,12 +22,13 @@ from silofl.launcher.environment import planned_threads
 from silofl.training.device import kind
 
 SALT_BYTES = 16
+_MOST_FILES = 3
 _MEASURES = {"torch": "torch", "processor": "vector units", "device": "train.device"}
 """What decides the last bits of training and cannot be set back here, with its name for people."""
 
 
 class Origin(Part):
-    """One silo's: a keyed digest of its data, torch's threads, and what else training depends on."""
+    """One silo's: a keyed digest of its data, its task's files, torch's threads, and what else matters."""
 
     name = "origin"
 
@@ -36,6 +37,7 @@ class Origin(Part):
         self._private = config.privacy.unit != "none"
         self._accept = config.data.accept_changes and not self._private
         self._salt = secrets.token_bytes(SALT_BYTES)
+        self._code = silo.code_files()
         self.notices: list[str] = []
         """Of all silos, after `restore`."""
 
@@ -46,6 +48,7 @@ class Origin(Part):
             "data": self._digest(),
             "samples": [self._silo.samples, self._silo.test_samples],
             "threads": torch.get_num_threads(),
+            "code": dict(self._code),
             **_measures(self._silo),
         }
 
@@ -66,7 +69,12 @@ class Origin(Part):
             return []
         self._salt = bytes.fromhex(state["salt"])
         who = f"silo {self._group.silo_id}"
-        return [*self._changed_data(who, state), *_threads(who, state["threads"]), *self._other(who, state)]
+        return [
+            *self._changed_data(who, state),
+            *self._changed_code(who, state.get("code", {})),
+            *_threads(who, state["threads"]),
+            *self._other(who, state),
+        ]
 
     def _changed_data(self, who: str, state: State) -> list[str]:
         counts = state["samples"] == [self._silo.samples, self._silo.test_samples]
@@ -82,6 +90,14 @@ class Origin(Part):
             else ", or accept it with --set data.accept_changes=true"
         )
         raise ChangedDataError(f"{what}: {remedy}{more}")
+
+    def _changed_code(self, who: str, before: Any) -> list[str]:
+        """Which of the task's files are others: of two that are loaded at both times."""
+        changed = [name for name, digest in self._code.items() if before.get(name, digest) != digest]
+        if not changed:
+            return []
+        listed = ", ".join(changed[:_MOST_FILES]) + (" and others" if len(changed) > _MOST_FILES else "")
+        return [f"{who} goes on with a changed {listed}: the rounds before were trained with what it was"]
 
     def _other(self, who: str, state: State) -> list[str]:
         now = _measures(self._silo)

@@ -157,9 +157,24 @@ def holds_run(path: Path) -> bool:
     return (path / "config.toml").exists() or (path / METRICS).exists()
 
 
+def rounds_told(path: Path) -> int:
+    """How many rounds an earlier start has told of here."""
+    try:
+        return len((path / METRICS).read_bytes().splitlines())
+    except OSError:
+        return 0
+
+
 def refuse_second_run(path: Path, *, resume: bool) -> None:
     """Raise ConfigError where a new run would write over an old one."""
-    if not resume and holds_run(path):
+    try:
+        taken = holds_run(path)
+    except OSError as error:  # such as a name that is too long
+        shown = str(path)[:_LONGEST_SHOWN]
+        raise ConfigError(
+            f"run directory {shown} cannot be read: {error.strerror}; name another with --run", rank=0
+        ) from None
+    if not resume and taken:
         raise ConfigError(
             f"{path} already holds a run: add --resume to go on with it, or name another with --run", rank=0
         )

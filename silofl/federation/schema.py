@@ -119,6 +119,11 @@ def _difference(schema: Schema, usual: Schema) -> str:
         found.append(f"it has no {_listed(lost)}")
     if {name.casefold() for name in extra} & {name.casefold() for name in lost}:
         found.append("capital letters make another name")
+    found += [
+        f"{one!r} is spelt {one!a}, with other letters or signs than it looks"
+        for one in (*extra, *lost)
+        if not one.isascii() and any(_alike(one, other) for other in (*extra, *lost) if other != one)
+    ][:1]
     there = dict(usual)
     found += [
         f"{name!r} has {kind} and not {there[name]}" for name, kind in schema if there.get(name, kind) != kind
@@ -127,6 +132,13 @@ def _difference(schema: Schema, usual: Schema) -> str:
         place = next(k for k, (one, other) in enumerate(zip(mine, theirs, strict=True)) if one != other)
         found.append(f"they are in another order, {mine[place]!r} where {theirs[place]!r} should be")
     return ", ".join(found)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names have as many letters, of which those that are ASCII in both are the same."""
+    pairs = list(zip(one, other, strict=False))
+    same = all(a == b or not (a + b).isascii() for a, b in pairs)
+    return len(one) == len(other) and same and any(a == b for a, b in pairs)
 
 
 def _without(names: list[str], others: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, PersonalTask, SiloData, Task
 from silofl.tasks.checks import model_of, refuse_process_group
-from silofl.tasks.user_code import UserCode
+from silofl.tasks.user_code import UserCode, own_files
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
@@ -154,6 +154,10 @@ class Silo:
         """Raise TrainingError where training on single examples changed what has no noise."""
         self._attributes.refuse_moved(self._number)
         self._attributes.note()
+
+    def code_files(self) -> dict[str, str]:
+        """`own_files` of its task, as they are now."""
+        return own_files(self._task)
 
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""

@@ -144,7 +144,9 @@ def _restore(state: RunState) -> list[str]:
     """Take up the last committed round, if there is one; notices. Collective."""
     restored, federation = state.checkpoints.latest(), state.federation
     if restored is None:
-        return []
+        lost = rundir.rounds_told(state.path)
+        said = "of them none is committed where checkpoints are looked for: the run begins anew"
+        return [f"{state.path} tells of {lost} round(s), and {said}"] if lost else []
     member = state.group.silo_id in restored.members
     federation.restore(restored.state, restored.members, member=member)
     state.first_round = restored.round + 1

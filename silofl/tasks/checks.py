@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -26,6 +27,10 @@ def task_of(given: Any, name: str) -> Task:
 
     Raises ConfigError where it lacks a method, or has one that cannot be called as it will be.
     """
+    if isinstance(getattr(given, "model", None), nn.Module):
+        raise ConfigError(
+            f"{name}: its model is a {type(given.model).__name__} and no method: let model() return a new one"
+        )
     missing = [method for method in METHODS if not callable(getattr(given, method, None))]
     if missing:
         raise ConfigError(
@@ -76,6 +81,13 @@ def model_of(given: Any, silo: int) -> nn.Module:
                     f"silo {silo}: {name or 'the model'} of the task is a {type(one).__name__}, which tells "
                     "other processes gradients or parameters outside of the sum: return the module that it "
                     "was made of",
+                    rank=silo,
+                )
+            if isinstance(one, nn.DataParallel):
+                raise DataError(
+                    f"silo {silo}: {name or 'the model'} of the task is a DataParallel, which takes all GPUs "
+                    "that it sees, also those of other silos, and has names that no plain model loads: "
+                    "return the module that it was made of",
                     rank=silo,
                 )
         return given
@@ -142,6 +154,11 @@ def _refusals(samples: Any, *, optional: bool) -> Iterator[str]:
         yield f"{kind}, which has no __len__: return a map-style data set, with __len__ and __getitem__"
     elif isinstance(samples, (str, bytes)):
         yield f"{kind}: return a data set, not its path"
+    elif isinstance(samples, tuple) and any(isinstance(one, (torch.Tensor, np.ndarray)) for one in samples):
+        yield (
+            f"a tuple of {len(samples)} arrays, each of which would be one sample: return a "
+            "torch.utils.data.TensorDataset of tensors"
+        )
     elif hasattr(samples, "iloc"):
         yield (f"{kind}, which is indexed by columns: return a data set of its rows, such as a TensorDataset")
 

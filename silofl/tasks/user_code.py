@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,6 +50,12 @@ MIXED = (
 )
 
 
+TWICE = (
+    "what is kept of a batch for the next, such as a hidden state or a cache, has its gradients: detach() it"
+)
+"""What helps where torch was to go backward to an earlier step."""
+
+
 class UserCode:
     """The calls of one silo's task.
 
@@ -72,17 +80,22 @@ class UserCode:
             code: the same, which is named where no line of it ran.
             when: what is unusual about the call, such as `in evaluation`.
         """
+        gradients = torch.is_grad_enabled()
         try:
             yield
-        except SiloflError:
+        except (SiloflError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:  # of one rank alone, whose peers would wait
+        except BaseException as error:  # of one rank alone, whose peers would wait
+            if type(error).__module__.startswith("silofl."):
+                raise
             raise self._explained(what, code, when, error) from error
+        finally:
+            torch.set_grad_enabled(gradients)  # as it was: a task may turn it off for what it does itself
 
     def _explained(
-        self, what: str, code: Callable[..., Any] | None, when: str, error: Exception | SystemExit
+        self, what: str, code: Callable[..., Any] | None, when: str, error: BaseException
     ) -> UserCodeError:
-        lines = (str(error).strip().splitlines() if self._alone else []) or [""]
+        lines = (_text(error).strip().splitlines() if self._alone else []) or [""]
         text = f": {lines[0]}" if lines[0] else ""
         parts = [
             f"silo {self.silo}: the task's {what}() raised {type(error).__name__}"
@@ -90,8 +103,10 @@ class UserCode:
         ]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) and what in _REMEDIES:
             parts.append(_REMEDIES[what])
-        if isinstance(error, (RuntimeError, NotImplementedError)) and _TYPES.search(str(error)):
+        if isinstance(error, (RuntimeError, NotImplementedError)) and _TYPES.search(_text(error)):
             parts.append(MIXED)
+        if isinstance(error, RuntimeError) and "through the graph a second time" in _text(error):
+            parts.append(TWICE)
         if isinstance(error, ASYNCHRONOUS):
             parts.append(LATE)
         path = self._write(error)
@@ -106,10 +121,36 @@ class UserCode:
         path = self.folder / f"traceback-silo-{self.silo:04d}.txt"
         try:
             with private_files.create(path) as file:
-                file.write("".join(traceback.format_exception(error)).encode())
+                file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
         except OSError:
             return None
         return path
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says; nothing where that raises, too."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def own_files(code: object) -> dict[str, str]:
+    """SHA-256 (hex) by name of the loaded Python files that `code` was written in: its own, and beside it.
+
+    Nothing where it is installed, or comes with silofl: that has a version.
+    """
+    own = getattr(sys.modules.get(type(code).__module__), "__file__", None)
+    if own is None or _is_installed(own) or own.startswith(_OURS):
+        return {}
+    folder = f"{Path(own).parent}{os.sep}"
+    files = {getattr(one, "__file__", None) for one in list(sys.modules.values())}
+    found = {}
+    for file in sorted(one for one in files if one is not None and one.startswith(folder)):
+        if not _is_installed(file) and file.endswith(".py"):
+            with suppress(OSError):
+                found[file.removeprefix(folder)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
 
 
 def place_of(trace: TracebackType | None, code: Callable[..., Any] | None = None) -> str:

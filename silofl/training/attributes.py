@@ -29,6 +29,8 @@ _SAMPLES, _VALUES = ("train.", "test."), ("tensor", "array")
 _NUMBERS = {"bool": bool, "int": int, "float": float}
 _WHOLE = (nn.Module, Tensor, type, FunctionType, MethodType, ModuleType, *generators.KINDS)
 """What is not looked into for parts."""
+_DICT, _DOT, _MOST_KEYS = "[].", "\x1f", 1024
+"""What ends the name of a dict's owner, what stands for a dot in a key, and how many keys there may be."""
 _PARTS = 2
 """How deep objects are looked for in the attributes of a task and of a data set."""
 
@@ -40,8 +42,9 @@ class Attributes:
     A running mean in `self.mean = ...`, a counter, or a generator of one's own is no part of a state dict.
     It stays with its silo, as all that is not registered does; it is kept here for what must not change it,
     such as a trial, and for a resume that goes on bit for bit. Of a task and a data set, objects that are
-    attributes are looked into as well, for random generators alone, such as that of a collator. What lies
-    elsewhere, as in a list, is not found.
+    attributes are looked into as well, for random generators alone, such as that of a collator. What is by
+    name in a dict of the task or a module, such as means of weights, is found too; what lies elsewhere, as in
+    a list, is not.
 
     Args:
         module: the model, before it was trained.
@@ -85,7 +88,7 @@ class Attributes:
             if value.dtype.kind in "fc" and key.partition(":")[0] in ("float", "scalar", "tensor", "array")
         }
         return [
-            _of(key).removeprefix("model.")
+            _of(key).removeprefix("model.").replace(_DOT, ".")
             for key, value in floats.items()
             if _of(key).startswith("model.") and key in self._begun and self._begun[key].shape == value.shape
         ]
@@ -107,9 +110,13 @@ class Attributes:
 
     def _owners(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path, module in self._module.named_modules():
-            yield plain_name(f"model.{path}." if path else "model."), vars(module)
+            prefix = plain_name(f"model.{path}." if path else "model.")
+            yield prefix, vars(module)
+            yield from _dicts(prefix, vars(module))
         for name, one in self._others.items():
             prefix, table = f"{name}.", getattr(one, "__dict__", {})
+            if not prefix.startswith(_SAMPLES):
+                yield from _dicts(prefix, table)
             for _ in range(_DEEPEST):
                 yield prefix, table
                 yield from _parts(prefix, table, _PARTS)
@@ -119,13 +126,30 @@ class Attributes:
         found: Arrays = {}
         for prefix, table in self._owners():
             for name, value in table.items():
-                if name not in _OF_MODULES or not prefix.startswith("model."):
+                if name not in _OF_MODULES or not prefix.startswith("model.") or prefix.endswith(_DICT):
                     kind, array = _encoded(value)
                     if kind == "int" and _is_process(name, value):
                         kind, array = "pid", np.zeros(0, np.uint8)  # which a resumed process has another of
                     if array is not None and kind not in _left_out(prefix):
-                        found[f"{kind}:{prefix}{name}"] = array
+                        found[f"{kind}:{prefix}{name.replace('.', _DOT)}"] = array
         return found
+
+
+def _dicts(prefix: str, table: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dicts among attributes whose keys are names and that are no larger than an attribute may be."""
+    for name, value in list(table.items()):
+        if (
+            type(value) is dict
+            and len(value) <= _MOST_KEYS
+            and not (prefix[:6] == "model." and name in _OF_MODULES)
+        ):
+            sizes = [
+                getattr(one, "size", 0) if isinstance(one, np.ndarray) else one.numel()
+                for one in value.values()
+                if isinstance(one, (Tensor, np.ndarray))
+            ]
+            if all(type(key) is str for key in value) and sum(sizes) <= LARGEST:
+                yield f"{prefix}{name}{_DICT}", value
 
 
 def _parts(prefix: str, table: dict[str, Any], depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,7 +162,8 @@ def _parts(prefix: str, table: dict[str, Any], depth: int) -> Iterator[tuple[str
 
 def _is_part(prefix: str) -> bool:
     """Whether it is of an object in an attribute, not of a model, task or data set itself."""
-    first, *others = prefix.rstrip(".").split(".")
+    first, *others = prefix.removesuffix(_DICT).rstrip(".").split(".")
+    others = others[:-1] if prefix.endswith(_DICT) else others
     return first != "model" and any(name != "dataset" or first == "task" for name in others)
 
 
@@ -169,7 +194,7 @@ def _owner(key: str) -> str:
 
 
 def _leaf(key: str) -> str:
-    return key.rpartition(".")[2]
+    return key.rpartition(".")[2].replace(_DOT, ".")
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:

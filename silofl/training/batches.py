@@ -50,13 +50,15 @@ class Batches:
         self._dataset, self._on_batch, self._collate = dataset, on_batch, collate
         self._code = UserCode(0) if code is None else code
         self._dtype, self._device = dtype, device
+        with self._code.calling("data", type(dataset).__len__):
+            self._count = len(dataset)
         self._written = False
         self._tensors: tuple[Tensor, ...] | None = None
         if type(dataset) is TensorDataset and collate is None and _indexable(dataset):
             self._tensors = tuple(self._place(t) for t in dataset.tensors)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return self._count
 
     @property
     def _index_device(self) -> torch.device:
@@ -185,6 +187,11 @@ def map_tensors(item: Any, change: Callable[[Tensor], Tensor], other: Callable[[
             object.__setattr__(made, one.name, map_tensors(getattr(item, one.name), change, other))
         return made
     return other(item)
+
+
+def handed(batch: Any) -> Any:
+    """A batch for one call of a task: tensors in containers of their own, which it may take some out of."""
+    return map_tensors(batch, lambda tensor: tensor, lambda other: other)
 
 
 def _indexable(dataset: TensorDataset) -> bool:

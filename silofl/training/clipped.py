@@ -15,7 +15,7 @@ from silofl.errors import ConfigError
 from silofl.tasks.base import PerExampleTask, Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.apart import check_apart, due
-from silofl.training.batches import Batches
+from silofl.training.batches import Batches, handed
 from silofl.training.flat import FlatModel
 from silofl.training.gradient_check import check_gradients
 from silofl.training.per_example import Clipping, ExampleGradients, refuse_unsupported
@@ -186,8 +186,8 @@ class ClippedGradients:
     def _loss(self, batch: Any, count: int) -> Tensor:
         """Losses (count,), or their mean () where gradients are kept."""
         if self._clipping != "ghost" or not isinstance(self._task, PerExampleTask):
-            return self._task.loss(self._model.module, batch)
-        losses = self._task.losses(self._model.module, batch)
+            return self._task.loss(self._model.module, handed(batch))
+        losses = self._task.losses(self._model.module, handed(batch))
         if losses.shape != (count,):
             self._fail(
                 f"losses(model, batch) gave {tuple(losses.shape)} for {count} examples, not ({count},)"

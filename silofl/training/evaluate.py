@@ -10,7 +10,7 @@ from torch import nn
 from silofl.errors import DataError
 from silofl.tasks.base import OnePassTask, Task
 from silofl.tasks.user_code import UserCode
-from silofl.training.batches import Batches
+from silofl.training.batches import Batches, handed
 from silofl.training.flat import FlatModel
 from silofl.training.losses import scalar_loss
 from silofl.training.metric_states import LOSS, Evaluation, beside
@@ -47,7 +47,8 @@ def evaluate(
     found = Evaluation()
     if test is None or len(test) == 0:
         return found
-    model.module.eval()
+    with code.calling("model", when="as torch put it into evaluation mode"):
+        model.module.eval()
     with torch.no_grad():
         for number, (batch, count) in enumerate(test.in_order(batch_size)):
             if number == batches:
@@ -60,7 +61,7 @@ def _reported(task: Task, module: nn.Module, batch: Any, code: UserCode) -> Any:
     """Loss and metrics of a batch, in one pass where the task has `evaluate`."""
     if isinstance(task, OnePassTask):
         with code.calling("evaluate", task.evaluate, _WHEN):
-            found = task.evaluate(module, batch)
+            found = task.evaluate(module, handed(batch))
         if hasattr(found, "keys") and LOSS not in found:
             raise DataError(
                 f'silo {code.silo}: the task\'s evaluate(model, batch) returned no "loss": return the loss '
@@ -69,7 +70,7 @@ def _reported(task: Task, module: nn.Module, batch: Any, code: UserCode) -> Any:
             )
         return found
     with code.calling("loss", task.loss, _WHEN):
-        loss = scalar_loss(task.loss(module, batch), code.silo)
+        loss = scalar_loss(task.loss(module, handed(batch)), code.silo)
     with code.calling("metrics", task.metrics, _WHEN):
-        metrics = task.metrics(module, batch)
+        metrics = task.metrics(module, handed(batch))
         return {LOSS: loss, **beside((LOSS,), metrics)} if hasattr(metrics, "keys") else metrics

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -220,6 +221,12 @@ class FlatModel:
     def load_own_state(self, state: Mapping[str, Mapping[str, NDArray[np.generic]]]) -> None:
         """Take up an earlier `own_state()`."""
         self._own.load(state)
+
+    @property
+    def shapes(self) -> list[list[Any]]:
+        """Name and shape of each shared tensor, in order."""
+        names = [*self.tensor_names, *self.buffer_names]
+        return [[name, list(shape)] for name, shape in zip(names, self._layout.shapes, strict=True)]
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over names, shapes, dtype and what does not travel: equal where shared models are.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from silofl.errors import DataError
 
@@ -87,6 +87,8 @@ def scalar_loss(loss: Any, silo: int) -> Tensor:
         wrong = _no_tensor(loss)
     elif loss.numel() != 1:
         wrong = f"a tensor of shape {tuple(loss.shape)}: return its mean()"
+    elif loss.is_meta:
+        wrong = "a tensor on the device meta, which has no value: compute it of the batch"
     elif not loss.is_floating_point():
         wrong = f"a tensor of {loss.dtype}: return a floating-point tensor"
     elif torch.is_grad_enabled() and not loss.requires_grad:
@@ -107,8 +109,8 @@ def _no_tensor(loss: Any) -> str:
     kind = f"a {type(loss).__name__}"
     if isinstance(loss, Mapping) and isinstance(loss.get("loss"), Tensor):
         return f'{kind}, which is all that the model gives: return its loss alone, out["loss"]'
-    return kind + (
-        ": return one tensor, such as the sum of its parts"
-        if isinstance(loss, (Mapping, list, tuple))
-        else ""
-    )
+    if isinstance(loss, (Mapping, list, tuple)):
+        return f"{kind}: return one tensor, such as the sum of its parts"
+    if isinstance(loss, (type, nn.Module)):
+        return f"{kind}: call it with the model's output, and return what it gives"
+    return f"{kind}: return a tensor made of the model's output, without item(), float() or numpy()"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -226,7 +228,9 @@ def _sums(metric: Any, count: int) -> tuple[Kind, NDArray[np.float64], Callable[
 
 
 def _number(value: Any, which: str) -> float:
-    if isinstance(value, (bool, int, float, np.generic)) and not isinstance(value, (np.str_, np.bytes_)):
+    if isinstance(value, (bool, int, float, Fraction, Decimal)) and not isinstance(value, np.float64):
+        return _finite_or_not(value)
+    if isinstance(value, np.generic) and not isinstance(value, (np.str_, np.bytes_)):
         value = np.asarray(value)
     if isinstance(value, Tensor):
         value = value.detach().cpu()
@@ -243,6 +247,14 @@ def _number(value: Any, which: str) -> float:
             return float(value.reshape(()))
     kind = "None" if value is None else f"a {type(value).__name__}"
     raise _Unfit(f"is {which}{kind}: return a number, or a Ratio or SumState of silofl.tasks.metrics")
+
+
+def _finite_or_not(value: float | Fraction | Decimal) -> float:
+    """A number of Python's, infinite where it is beyond float64."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _state(state: Any) -> NDArray[np.float64]:

@@ -33,8 +33,14 @@ def published(model: FlatModel, values: NDArray[np.floating]) -> dict[str, NDArr
 
 
 def refuse_unpublishable(model: FlatModel) -> None:
-    """Raise DataError where `published` would leave out something that is shared."""
-    there = {tensor.data_ptr() for tensor in _publishable(model).values()}
+    """Raise DataError where `published` would leave out what is shared, or no reader could read it."""
+    found = _publishable(model)
+    if "__metadata__" in found:
+        raise DataError(
+            "the task's model has a tensor by the name __metadata__, which safetensors keeps for itself: "
+            "give it another name"
+        )
+    there = {tensor.data_ptr() for tensor in found.values()}
     for name, view in model.shared().items():
         if view.numel() and view.data_ptr() not in there:
             raise DataError(

@@ -95,6 +95,8 @@ def convert(module: nn.Module, slots: Iterable[Slot], dtype: torch.dtype, device
 
     def place(tensor: Tensor) -> Tensor:
         moved = tensor.to(device, like(dtype, tensor))
+        if _repeats(moved):
+            return moved.contiguous()
         return moved.clone() if moved.is_inference() else moved
 
     module._apply(place)  # type: ignore[no-untyped-call]
@@ -102,6 +104,13 @@ def convert(module: nn.Module, slots: Iterable[Slot], dtype: torch.dtype, device
         for slot in others:
             if first.tensor is not None:
                 slot.put(first.tensor)
+
+
+def _repeats(tensor: Tensor) -> bool:
+    """Whether several of its elements are one in memory, as expand() makes them: none can be written."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def like(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
@@ -117,8 +126,12 @@ def is_number(tensor: Tensor) -> bool:
 
 
 def is_counter(slot: Slot, tensor: Tensor) -> bool:
-    """Whether it is an integer buffer of one value, which every silo counts up for itself."""
-    one = tensor.numel() == 1 and tensor.dtype != torch.bool
+    """Whether it is an integer buffer of one value, which every silo counts up for itself.
+
+    One of a byte is a flag, such as that a layer was set up by its first batch: the model file would have it
+    unset beside what was set up.
+    """
+    one = tensor.numel() == 1 and tensor.dtype not in (torch.bool, torch.uint8, torch.int8)
     return one and not slot.is_parameter and slot.persistent and not is_number(tensor)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,7 +20,7 @@ from silofl.config import TrainConfig
 from silofl.errors import DivergedError, UserCodeError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
-from silofl.training.batches import Batches
+from silofl.training.batches import Batches, handed
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.losses import Losses, NotFinite, scalar_loss
@@ -86,7 +85,7 @@ class LocalTrainer:
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         if not self._config.keep_optimizer:
             self._made = new_optimizer(self._model, self._config)
-        self._model.module.train()
+        self._to_train()
         step = self._step if correct is None else self._corrected_step(correct)
         losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
         return FitResult(losses.total / losses.steps, losses.steps)
@@ -128,7 +127,7 @@ class LocalTrainer:
         """Train by noisy steps on clipped gradients from the values in the model's vector."""
         if not self._config.keep_optimizer:
             self._made = new_optimizer(self._model, self._config)
-        self._model.module.train()
+        self._to_train()
         loss = private.train(self._optimizer, steps, noise, round_number, attempt, correct)
         return FitResult(loss, steps)
 
@@ -138,7 +137,7 @@ class LocalTrainer:
         Buffers such as running statistics are left in the model as the forward passes have made them.
         """
         generator = seed_everything(derive(self._seed, self._silo, round_number))
-        self._model.module.train()
+        self._to_train()
         gradient = self._model.gradient_vector()
 
         def add(batch: Any, weight: float) -> Tensor:
@@ -193,12 +192,16 @@ class LocalTrainer:
             DataError: the loss is no number to be differentiated.
             UserCodeError: the task raised.
         """
-        self._model.module.train()
+        self._to_train()
         self._differentiate(self._loss(batch))
         # after the task's own code, which may be what is wrong
         optimizer = new_optimizer(self._model, self._config)
         if own_steps:
             refuse_gradients(optimizer, self._model, self._config, self._silo)
+
+    def _to_train(self) -> None:
+        with self._code.calling("model", when="as torch put it into training mode"):
+            self._model.module.train()
 
     def _step(self, batch: Any) -> Tensor:
         self._optimizer.zero_grad()
@@ -241,8 +244,12 @@ class LocalTrainer:
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
         with self._autocast(), self._code.calling("loss", self._task.loss):
-            loss = self._task.loss(self._model.module, batch)
+            loss = self._task.loss(self._model.module, handed(batch))
         return scalar_loss(loss, self._silo)
+
+    def _exact_loss(self, batch: Any) -> Tensor:
+        """Without mixed precision."""
+        return self._task.loss(self._model.module, handed(batch))
 
     def _update(self) -> None:
         self._scaler.step(self._optimizer)
@@ -279,7 +286,7 @@ class LocalTrainer:
         model.reload()
         if batch is None:
             batch = next(self._batches(seed_everything(derive(self._seed, self._silo, round_number))))
-        exact = None if config.precision == "full" else partial(self._task.loss, model.module)
+        exact = None if config.precision == "full" else self._exact_loss
         with self._code.calling("loss", self._task.loss):
             cause = cause_at_the_start(model, self._loss, exact, batch)
         norm = "set train.clip_norm" if config.clip_norm is None else f"train.clip_norm = {config.clip_norm}"

@@ -42,7 +42,8 @@ def _unfit(slot: Slot, tensor: Tensor, dtype: torch.dtype) -> str | None:
     if not slot.persistent:
         return None
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-        kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        kind = "quantized" if tensor.is_quantized else kind
         return (
             f"is {kind}, and no mean of it can be made: make it dense, or register it with persistent=False"
         )

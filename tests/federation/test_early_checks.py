@@ -71,6 +71,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"secure": {"protocol": "additive", "committee": 5}}, "committee = 5 is more than the 3 silos"),
     ({"secure": {"threshold": 1}}, "secure.threshold = 1 must be more than half of 3 silos"),
     ({"failure": {"inject": ["kill silo 5 round 1 at collect"]}}, "the silos are 0 to 2: name one of them"),
+    (
+        {"run": {"dir": "x" * 300}},
+        f"run directory {'x' * 100} cannot be read: File name too long; name another",
+    ),
     ({"run": {"dir": "old"}}, "old already holds a run: add --resume"),
     (keys("silo-{silo}.pem", "none.toml"), "the roster none.toml cannot be read: No such file"),
     (keys("silo-{silo}.pem", "two.toml"), "two.toml lists 2 institutions and 3 ranks started"),
@@ -131,6 +135,12 @@ def train(config: Config, task: Any = None, *, resume: bool = False) -> list[Any
 def raise_first(ends: list[Any]) -> None:
     assert len({str(end) for end in ends}) == 1
     raise ends[0]
+
+
+def test_more_silos_than_one_command_starts_are_refused_at_once(folder: Path) -> None:
+    with pytest.raises(Exception) as caught:
+        cli.app(["launch", "-n", "1000000", "case.toml"], standalone_mode=False)
+    assert "less than or equal to 10000" in caught.value.format_message()  # type: ignore[attr-defined]
 
 
 def test_a_file_that_is_missing_at_one_silo_alone_is_refused_there(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,47 @@ def test_what_cannot_be_set_back_is_said(
     out = capfd.readouterr().out
     assert f"note: silo 2 goes on with {what} (was " in out
     assert "the model's last bits may differ" in out
+
+
+def test_a_changed_task_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Not refused: it may be a mistake in it that was mended."""
+    monkeypatch.chdir(tmp_path)
+    lines = "from tests.federation.threads import Normalized\n\n\nclass Mine(Normalized): ...\n"
+    Path("changing_task.py").write_text(lines)
+    tables: dict[str, Any] = {"task": {"factory": "changing_task:Mine"}}
+
+    def train_to(rounds: int, *, resume: bool) -> list[str]:
+        config = settings(tmp_path / "run", run={"rounds": rounds, "display": "plain"}, **tables)
+
+        def rank(comm: Communicator) -> Any:
+            torch.set_num_threads(1)
+            return train(config, comm=comm, resume=resume)
+
+        run_in_threads(SILOS, rank, timeout_s=100)
+        return [line for line in capfd.readouterr().out.splitlines() if "changing_task.py" in line]
+
+    try:
+        assert train_to(1, resume=False) == train_to(2, resume=True) == []
+        Path("changing_task.py").write_text(f"{lines}# one more line\n")
+        assert train_to(3, resume=True) == [
+            f"  note: silo {silo} goes on with a changed changing_task.py: the rounds before were trained "
+            "with what it was"
+            for silo in range(SILOS)
+        ]
+        assert train_to(4, resume=True) == []
+    finally:
+        sys.modules.pop("changing_task", None)
+
+
+def test_a_resume_that_finds_nothing_committed_says_that_it_begins_anew(run: Any, capfd: Any) -> None:
+    config = run()
+    shutil.rmtree(Path(config.run.dir) / "checkpoints")
+    capfd.readouterr()
+    outcomes(config, resume=True)
+    assert (
+        "tells of 2 round(s), and of them none is committed where checkpoints are looked for: the run begins "
+        "anew" in capfd.readouterr().out
+    )
 
 
 def test_a_checkpoint_without_an_origin_is_gone_on_with(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

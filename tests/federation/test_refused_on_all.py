@@ -55,6 +55,31 @@ class Shuffled(Normalized):
         return module
 
 
+class Otherwise(Normalized):
+    """Silo 1 has its layers in another order, as where a set or a folder's listing decides it."""
+
+    def __init__(self, silo: int) -> None:
+        self._silo = silo
+
+    def model(self) -> nn.Module:
+        module = super().model()
+        for name in ("left", "right") if self._silo != 1 else ("right", "left"):
+            module.add_module(name, nn.Linear(10, 10))
+        return module
+
+
+def test_the_first_tensor_that_is_another_is_named(tmp_path: Path) -> None:
+    def rank(comm: Communicator) -> Any:
+        try:
+            return train(settings(tmp_path, Normalized), Otherwise(comm.rank), comm=comm)
+        except MismatchError as error:
+            return str(error), error.rank
+
+    ends = run_in_threads(3, rank, timeout_s=30)
+    first = "first right.weight of shape (10, 10) here, left.weight of shape (10, 10) there"
+    assert all(first in said and number == 1 for said, number in ends)
+
+
 def integers(module: nn.Module, values: Tensor) -> None:
     module.register_buffer("order", values)
 

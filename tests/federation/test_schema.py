@@ -32,6 +32,11 @@ def named(*names: str, kind: str = NUMBERS) -> Schema:
 
 
 DIFFERENT: list[tuple[Schema, str]] = [
+    (
+        named("bmi", "\u0430ge", "crp"),
+        "it has '\u0430ge', it has no 'age', "
+        "'\u0430ge' is spelt '\\u0430ge', with other letters or signs than it looks",
+    ),
     (named("BMI", "age", "crp"), "it has 'BMI', it has no 'bmi', capital letters make another name"),
     (named("age", "crp"), "it has no 'bmi'"),
     (named("age", "bmi", "crp", "id"), "it has 'id'"),

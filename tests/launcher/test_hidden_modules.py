@@ -59,6 +59,22 @@ def test_an_import_that_fails_of_something_else_stays_what_it_is(tmp_path):
     assert "silofl.cli" in err.splitlines()[-1]
 
 
+def test_a_current_folder_that_was_removed_is_one_sentence(tmp_path):
+    line = f'mkdir gone; cd gone; rmdir ../gone; exec "{sys.executable}" -m silofl check quick.toml'
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(
+        ["sh", "-c", line],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "silofl: the current folder was removed: go to one that is there\n"
+
+
 def test_ranks_start_without_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command.python_command() == [sys.executable, "-P", "-m", "silofl"]

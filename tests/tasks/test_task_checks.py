@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -57,6 +58,14 @@ class Frame:
         ((NoLength(), None), "a NoLength, which has no __len__"),
         ((DATA, "test.csv"), "as held-out samples a str: return a data set, not its path"),
         ((Frame(), None), "a Frame, which is indexed by columns"),
+        (
+            ((torch.zeros(4, 2), torch.zeros(4)), None),
+            "a tuple of 2 arrays, each of which would be one sample",
+        ),
+        (
+            (DATA, (np.zeros((4, 2)), np.zeros((4, 2)))),
+            "as held-out samples a tuple of 2 arrays, .*TensorDataset",
+        ),
     ],
 )
 def test_what_is_no_pair_of_data_sets_is_refused(given: Any, told: str) -> None:
@@ -84,6 +93,14 @@ def test_a_scripted_model_is_refused_by_name() -> None:
     traced = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
     with pytest.raises(DataError, match=r"silo 3: 1 of the task is a TopLevelTracedModule of torch.jit"):
         model_of(nn.Sequential(nn.Linear(2, 2), traced), 3)
+
+
+def test_a_model_that_takes_all_gpus_is_refused() -> None:
+    for model in (nn.DataParallel(nn.Linear(2, 2)), nn.Sequential(nn.DataParallel(nn.Linear(2, 2)))):
+        with pytest.raises(
+            DataError, match="of the task is a DataParallel, which takes all GPUs that it sees"
+        ):
+            model_of(model, 3)
 
 
 class Good:
@@ -116,6 +133,12 @@ def test_methods_are_called_as_they_can_be() -> None:
         ConfigError, match="the task object is no task: it has no method model or data or loss"
     ):
         task_of(object(), "the task object")
+
+
+def test_a_model_in_the_place_of_the_method_is_told() -> None:
+    task = type("Ready", (Good,), {"model": nn.Linear(1, 1)})()
+    with pytest.raises(ConfigError, match=r"it: its model is a Linear and no method: let model\(\) return"):
+        task_of(task, "it")
 
 
 @pytest.mark.parametrize(

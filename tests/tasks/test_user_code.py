@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import sys
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_tensors_of_two_types_are_told_with_what_helps(made: torch.dtype) -> Non
     assert "of train.dtype" not in said("loss", library, UserCode(0), None, None)
 
 
+def test_what_is_kept_of_an_earlier_batch_with_its_gradients_is_told_with_what_helps() -> None:
+    hidden = torch.ones(2, requires_grad=True).exp()
+
+    def backward() -> None:
+        hidden.sum().backward()
+
+    backward()
+    assert "such as a hidden state or a cache, has its gradients: detach() it" in said(
+        "loss", backward, UserCode(0)
+    )
+
+
 def test_code_that_ends_the_program_ends_no_rank_alone() -> None:
     def leave() -> None:
         sys.exit(f"no {SECRET}")
@@ -105,6 +118,24 @@ def test_code_that_ends_the_program_ends_no_rank_alone() -> None:
     assert said("loss", leave, UserCode(1)).startswith(
         "silo 1: the task's loss() raised SystemExit at test_user"
     )
+
+
+def test_whatever_is_raised_is_one_sentence(tmp_path: Path) -> None:
+    """Also a cancelled task of asyncio, which is no Exception, and texts that cannot be written or made."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    for error in (asyncio.CancelledError(), ValueError("\udcff"), Mute()):
+
+        def fail(error: BaseException = error) -> None:
+            raise error
+
+        for code in (UserCode(0, tmp_path), UserCode(0, alone=True)):
+            assert f"raised {type(error).__name__} at test_user_code.py" in said("loss", fail, code)
+    with pytest.raises(KeyboardInterrupt), UserCode(0).calling("loss"):
+        raise KeyboardInterrupt
 
 
 def test_a_sentence_of_ours_passes() -> None:

@@ -262,6 +262,42 @@ def test_a_resumed_silo_trains_on_as_if_it_had_never_stopped() -> None:
     assert trained(silo(), 2) != trained(second, 2)
 
 
+class Shadowed(Stateful):
+    """Means of weights by name, and a count, in dicts: as exponential moving averages are mostly written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shadow: dict[str, Tensor] = {}
+        self.counts = {"steps": 0}
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self.counts["steps"] += model.training
+        for name, weight in model.named_parameters():
+            self.shadow[name] = 0.5 * (self.shadow.get(name, weight) + weight).detach()
+        return super().loss(model, batch) / (1 + self.counts["steps"] + self.shadow["linear.bias"].norm())
+
+
+def test_what_is_by_name_in_a_dict_is_resumed_too() -> None:
+    first, task, fresh = silo(Shadowed()), Shadowed(), Shadowed()
+    second = silo(task)
+    assert (task.shadow, task.counts) == ({}, {"steps": 0})  # as before the trial
+    trained(first, 1)
+    second.restore(copy.deepcopy(first.state()))
+    assert sorted(task.shadow) == ["linear.bias", "linear.weight"]
+    assert task.counts["steps"] > 0
+    assert trained(first, 2) == trained(second, 2) != trained(silo(fresh), 2)
+
+
+def test_dicts_of_samples_are_not_kept() -> None:
+    task = SimpleNamespace(large={}, other={3: 0}, many={})
+    attributes = Attributes(nn.Identity(), task=task, train=SimpleNamespace(cache={}))
+    task.large["a"] = torch.zeros(LARGEST + 1)
+    task.other[3] = 1
+    task.many |= {str(k): k for k in range(2000)}
+    attributes._others["train"].cache["a"] = 1.0
+    assert attributes.state() == {}
+
+
 def test_a_trial_leaves_them_as_they_were_and_tells_of_what_is_no_buffer() -> None:
     task = Stateful()
     one = silo(task)

@@ -171,6 +171,18 @@ def test_samples_that_were_computed_can_be_trained_on_again_and_again(kind: str,
     assert collated.shape == (2, 3)
 
 
+def test_a_data_set_has_as_many_samples_as_it_said_first() -> None:
+    class Shrinking(Mapped):
+        said = 7
+
+        def __len__(self) -> int:
+            self.said -= 1
+            return self.said
+
+    batches = Batches(Shrinking(lambda i: X[i]), torch.float32, CPU)
+    assert [len(batches), len(batches), batches.all().shape] == [6, 6, X.shape]
+
+
 def test_sparse_samples_are_the_tasks_to_collate() -> None:
     data = TensorDataset(torch.eye(4).to_sparse())
     with pytest.raises(DataError, match="give the task a method collate"):

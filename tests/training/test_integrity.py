@@ -31,6 +31,7 @@ class Net(nn.Module):
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("order", torch.arange(4).flip(0))
         self.register_buffer("ready", torch.tensor(False))
+        self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("cache", torch.ones(2), persistent=False)
         self.register_buffer("later", None)
@@ -135,6 +136,10 @@ def flagged(net: Any) -> None:
     net.ready.fill_(True)
 
 
+def flagged_by_a_byte(net: Any) -> None:
+    net.initialized.fill_(1)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -150,6 +155,7 @@ def flagged(net: Any) -> None:
         (frozen_elsewhere, "changed parameter frozen.bias, which requires no gradient"),
         (reordered, "changed buffer order, of which no mean can be made: register it with persistent=False"),
         (flagged, "changed buffer ready, of which no mean can be made"),
+        (flagged_by_a_byte, "changed buffer initialized, of which no mean can be made"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

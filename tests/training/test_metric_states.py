@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ def evaluated(*batches: tuple[dict[Any, Any], int]) -> Evaluation:
 
 @pytest.mark.parametrize(
     "value",
-    [2, 2.0, np.float32(2), np.int64(2), np.array([[2.0]]), torch.tensor(2), torch.tensor([2.0]),
+    [2, 2.0, Decimal(2), Fraction(4, 2), np.float32(2), np.int64(2), np.array([[2.0]]),
+     torch.tensor(2), torch.tensor([2.0]),
      torch.tensor(2.0, requires_grad=True), torch.tensor(2.0, dtype=torch.bfloat16)],
 )  # fmt: skip
 def test_any_single_number_is_a_mean(value: Any) -> None:
@@ -84,7 +87,9 @@ def test_a_batch_in_which_a_metric_is_no_number_is_left_out_and_counted() -> Non
     found = evaluated(({"m": 1.0, "r": Ratio(1, 2)}, 1), ({"m": NAN, "r": Ratio(NAN, 2)}, 5), ({"m": 3.0}, 3))
     assert found.own == {"m": 2.5, "r": 0.5}
     assert [found.states[name].undefined for name in "mr"] == [1, 1]
-    assert evaluated(({"m": float("inf")}, 2)).own == {"m": None}
+    for beyond in (float("inf"), 10**400, -(10**400)):
+        assert evaluated(({"m": beyond}, 2)).own == {"m": None}
+    assert evaluated(({"m": 10**30}, 2)).own == {"m": 1e30}
 
 
 def test_sums_are_finished_once_and_tensors_stay_out_of_a_silos_own() -> None:

@@ -126,6 +126,13 @@ def test_a_state_dict_without_what_is_shared_is_refused_before_anything_is_train
         Silo(configuration.parse({}), Only(kind(5, 3)), 0, 1, "cpu")
 
 
+def test_a_name_that_makes_the_file_unreadable_is_refused() -> None:
+    module = nn.Linear(5, 3)
+    module.register_buffer("__metadata__", torch.zeros(2))
+    with pytest.raises(DataError, match="a tensor by the name __metadata__, which safetensors keeps"):
+        Silo(configuration.parse({}), Only(module), 0, 1, "cpu")
+
+
 def test_names_that_a_hook_makes_are_kept_and_nothing_private_slips_through() -> None:
     def rename(module: nn.Module, state: Any, prefix: str, metadata: Any) -> None:
         for name in list(state):

@@ -214,7 +214,11 @@ def test_a_last_batch_of_one_is_told_with_the_key_that_helps() -> None:
         (lambda value: {"loss": value}, "a dict, which is all that the model gives: return its loss alone"),
         (lambda value: UserDict(loss=value), "a UserDict, which is all that the model gives"),
         (lambda value: [value], "a list: return one tensor"),
-        (lambda value: value.item(), "a float"),
+        (lambda value: value.item(), "a float: return a tensor made of the model's output, without item()"),
+        (lambda value: value.detach().numpy(), "a ndarray: return a tensor made of the model's output"),
+        (lambda value: nn.MSELoss, "a type: call it with the model's output, and return what it gives"),
+        (lambda value: nn.MSELoss(), "a MSELoss: call it with the model's output"),
+        (lambda value: value.to("meta"), "a tensor on the device meta, which has no value"),
         (lambda value: None, "None: return a tensor; a model that makes its own loss makes none of a batch"),
         (lambda value: value.repeat(4), r"a tensor of shape (4,): return its mean()"),
         (lambda value: value.detach(), "a tensor that does not depend on a trained parameter"),
@@ -289,3 +293,62 @@ def test_evaluation_takes_no_more_samples_at_once_than_it_is_told() -> None:
         task.sizes.clear()
         assert one.evaluate(one.initial()).count == 40
         assert task.sizes == sizes
+
+
+def test_gradients_that_a_task_turns_off_are_on_in_training() -> None:
+    class Frugal(Plain):
+        samples = 32
+
+        def data(self, silo: int, silos: int) -> Any:
+            torch.set_grad_enabled(False)  # for features that a network makes of images
+            return super().data(silo, silos)
+
+    one = silo(Frugal())
+    assert torch.is_grad_enabled()
+    before = one.model.vector.clone()
+    one.trainer.fit(1)
+    assert not torch.equal(before, one.model.vector)
+
+
+def test_a_batch_of_which_a_loss_takes_something_out_is_whole_for_the_metrics() -> None:
+    """As `labels = inputs.pop("labels")`, which losses for Hugging Face's models begin with."""
+
+    class Popping(Plain):
+        samples = 32
+        seen = 0
+
+        def collate(self, samples: Any) -> Any:
+            x, y = zip(*samples, strict=True)
+            return UserDict(x=torch.stack(x), y=torch.stack(y))
+
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            y = batch.pop("y")
+            return nn.functional.cross_entropy(model(batch["x"]), y)
+
+        def metrics(self, model: nn.Module, batch: Any) -> Any:
+            self.seen += len(batch["y"])
+            return {}
+
+    task = Popping()
+    one = silo(task)
+    one.evaluate(one.initial())
+    assert task.seen == 32
+
+
+class Moody(nn.Linear):
+    """Takes no word for one of the two modes."""
+
+    refuses = True
+
+    def train(self, mode: bool = True) -> Any:
+        if mode == self.refuses:
+            raise TypeError("takes 1 positional argument but 2 were given")
+        return super().train(mode)
+
+
+@pytest.mark.parametrize(("mode", "word"), [(True, "training"), (False, "evaluation")])
+def test_a_layer_that_cannot_be_put_into_a_mode_is_the_tasks(mode: bool, word: str) -> None:
+    layer = type("Layer", (Moody,), {"refuses": mode})(8, 2)
+    sentence = told(of_model(nn.Sequential(layer)), UserCodeError)
+    assert sentence.startswith("silo 1: the task's model() raised TypeError at test_trial.py:")
+    assert f"in train, as torch put it into {word} mode" in sentence

@@ -15,6 +15,7 @@ from silofl.errors import DataError
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.publication import published
+from silofl.training.trial import kept
 
 CPU = torch.device("cpu")
 
@@ -106,6 +107,10 @@ def built_in_inference_mode() -> nn.Module:
 
 NOT_FINITE = torch.tensor([0.0, float("-inf")])
 REFUSED = {
+    "nested": (
+        lambda: with_buffer(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+        "buffer extra .* is nested",
+    ),
     "sparse": (lambda: with_buffer(torch.eye(4).to_sparse()), "buffer extra .* is sparse_coo"),
     "lazy": (lazy, r"parameter 0\.weight .* has no shape yet: call the model once on an example"),
     "meta": (lambda: nn.Linear(4, 2, device="meta"), "parameter weight .* is on the device meta"),
@@ -165,6 +170,20 @@ def test_parts_of_one_memory_that_do_not_meet_are_two_tensors(split: int) -> Non
     model = FlatModel(module, torch.float32, CPU)
     assert model.size == 24
     assert torch.equal(torch.cat([module.a, module.b], dim=split), packed)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_table_that_expand_made_has_memory_for_each_of_its_values(persistent: bool) -> None:
+    """As positions of tokens for several axes: nothing can be put back into a tensor whose rows are one."""
+    module = with_buffer(torch.arange(4).expand(3, -1), persistent=persistent)
+    module.register_buffer("scale", torch.ones(1).expand(5))
+    model = FlatModel(module, torch.float32, CPU)
+    with kept(module):
+        module.extra.add_(1)  # type: ignore[operator]
+    assert torch.equal(module.extra, torch.arange(4).expand(3, -1))  # type: ignore[arg-type]
+    model.load_own_state(model.own_state())
+    model.check(own=True)
+    assert published(model, np.ones(15, np.float32))["scale"].tolist() == [1.0] * 5
 
 
 def test_exact_values_of_a_wide_type_are_kept() -> None:
