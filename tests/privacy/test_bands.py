@@ -195,4 +195,7 @@ def test_bands_that_are_no_better_are_not_advised() -> None:
     found = better(target(1.0, 0.25, bands=4))
     assert found is not None
     assert found[0] == 1
+    found = better(target(8.0, 0.05))
+    assert found is not None
+    assert found[0] == 4, "8 bands leave less by a twenty-fifth alone"
     assert errors_of(target(4.0, 0.25, bits=8), (4,)) == {}, "so small a ring has no room for it"
