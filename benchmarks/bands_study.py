@@ -3,7 +3,8 @@
 Digits, the noise in shares inside the secure sum, all records protected with (epsilon, 1e-5), the same number
 of steps, sample rate and clipping norm for all. Learning rate and momentum are tuned for each number of bands
 on seeds that do not count after that. Also measured: the processor time of a silo's noise on 10^6 values, and
-with `--rounds` the time of whole rounds, by runs with and without bands in turn.
+with `--only rounds` that of whole rounds, by runs with and without bands in turn. `--only expected` tells, without
+a model, which part of independent noise's error each number of bands would leave.
 
     python benchmarks/bands_study.py [--json FILE]     what it needs: 'silofl[privacy]'
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import statistics
 import tempfile
@@ -35,6 +37,7 @@ from silofl.crypto.secret import Secret
 from silofl.errors import TrainingError
 from silofl.federation.loop import train
 from silofl.federation.privacy.guarantee import plan_for
+from silofl.privacy.band_choice import CHOICES, errors_of
 from silofl.privacy.bands import matrix_for
 from silofl.transforms.base import Slice
 from silofl.transforms.correlated import CorrelatedNoise, Drawn, NoiseProcess
@@ -44,6 +47,11 @@ from silofl_kernels import CENTRED_VARIANCE, discrete_gaussian
 MODELS, SILOS, DELTA = ("linear", "mlp"), 3, 1e-5
 FIRST_TUNING_SEED = 100
 VALUES, TURNS, LONGEST_S = 10**6, 21, 1800.0
+EXPECTED_STEPS, EXPECTED_RATES, EXPECTED_EPSILONS = (
+    (200, 1000),
+    (0.01, 0.02, 0.05, 0.1, 0.2),
+    (1, 2, 4, 8, 16),
+)
 PAIRS, ROUNDS, WARM = 8, 24, 9
 """Of `round_seconds`: pairs of runs, rounds of a run, and how many of those come before any is counted."""
 HIDDEN = {650: None, 10**6: 13_333}
@@ -219,6 +227,20 @@ def noise_seconds() -> dict[str, float]:
     return {bands: statistics.median(taken) for bands, taken in seconds.items()}
 
 
+def expected() -> list[dict[str, Any]]:
+    """Error in the sum of all rounds at equal epsilon, over that of independent noise, by number of bands."""
+    found = []
+    for steps, rate, epsilon in itertools.product(EXPECTED_STEPS, EXPECTED_RATES, EXPECTED_EPSILONS):
+        choices = [bands for bands in CHOICES if bands * rate <= 1]
+        tables = {"run": {"rounds": steps}, "strategy": {"name": "fedsgd"}}
+        privacy = {"unit": "example", "delta": DELTA, "sample_rate": rate, "target_epsilon": epsilon}
+        plan = plan_for(configuration.parse(tables | {"privacy": privacy}), 650, 1437, SILOS, SILOS)
+        errors = errors_of(plan, choices)
+        cell = {"steps": steps, "sample_rate": rate, "epsilon": epsilon}
+        found.append(cell | {"part": {str(bands): one / errors[1] for bands, one in errors.items()}})
+    return found
+
+
 def table(figures: list[Figure], study: Study) -> Table:
     """Mean and spread of each cell."""
     out = Table(title=f"held-out accuracy in % at epsilon {study.epsilon:g}", title_justify="left")
@@ -245,8 +267,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--momenta", nargs="+", type=float, default=(0.0, 0.9))
     parser.add_argument("--seeds", type=int, default=5, help="how many count")
     parser.add_argument("--tuning-seeds", type=int, default=2)
-    parser.add_argument("--noise-only", action="store_true", help="measure the time of noise alone")
-    parser.add_argument("--rounds", action="store_true", help="measure the time of whole rounds instead")
+    parser.add_argument("--only", choices=("noise", "rounds", "expected"), help="what to tell of instead")
     return parser.parse_args()
 
 
@@ -254,21 +275,22 @@ def main() -> None:
     """See the module."""
     given, console = parsed(), Console()
     told: dict[str, Any] = {"machine": machine(), "silos": SILOS}
-    if given.rounds:
+    if given.only == "expected":
+        told["expected"] = expected()
+    elif given.only == "rounds":
         told["round_seconds"] = [round_seconds(values) for values in HIDDEN]
-        console.print(told["round_seconds"])
     else:
         seconds = told["noise_seconds"] = noise_seconds()
         console.print(f"noise on {VALUES} values: {seconds}, ratio {seconds['8'] / seconds['1']:.2f}")
-    if not (given.rounds or given.noise_only):
+    if given.only is None:
         lists = (tuple(one) for one in (given.bands, given.rates, given.momenta))
         study = Study(given.steps, given.epsilon, given.sample_rate, *lists, given.seeds, given.tuning_seeds)
         figures = measure(study, given.models, console.print)
-        console.print(table(figures, study), gaps(figures))
-        told |= {"study": asdict(study), "figures": [asdict(one) for one in figures]}
-        told["gaps"] = gaps(figures)
+        console.print(table(figures, study))
+        told |= {"study": asdict(study), "figures": [asdict(one) for one in figures], "gaps": gaps(figures)}
     if given.json is not None:
         given.json.write_text(json.dumps(told, indent=2) + "\n")
+    console.print_json(json.dumps(told))
 
 
 if __name__ == "__main__":
