@@ -3,8 +3,8 @@
 Digits, the noise in shares inside the secure sum, all records protected with (epsilon, 1e-5), the same number
 of steps, sample rate and clipping norm for all. Learning rate and momentum are tuned for each number of bands
 on seeds that do not count after that. Also measured: the processor time of a silo's noise on 10^6 values, and
-with `--only rounds` that of whole rounds, by runs with and without bands in turn. `--only expected` tells, without
-a model, which part of independent noise's error each number of bands would leave.
+with `--only rounds` that of whole rounds, by runs with and without bands in turn. `--only expected` tells,
+without a model, which part of independent noise's error each number of bands would leave.
 
     python benchmarks/bands_study.py [--json FILE]     what it needs: 'silofl[privacy]'
 """
