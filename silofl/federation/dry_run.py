@@ -11,7 +11,7 @@ from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
 from silofl.aggregation.reduce_scatter import BUFFERS, chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
-from silofl.config import Config
+from silofl.config import Config, conflicts
 from silofl.errors import DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
@@ -26,8 +26,10 @@ from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo, place
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
+from silofl.privacy.band_choice import better
 from silofl.privacy.claim import NOTHING, outside
 from silofl.privacy.places import PLACES
+from silofl.privacy.plan import Plan
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
@@ -37,6 +39,9 @@ from silofl.tasks.files import Files
 from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
+
+SMOOTHING = 0.5
+"""Momentum from which on the model follows sums of noise more than single rounds of it."""
 
 
 def dry_run(config: Config, silos: int) -> DryRun:
@@ -166,4 +171,20 @@ def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, l
     refuse_over_budget(plan, noise)
     whole, method = plan.whole(noise), plan.method
     budgets = [foretold(config, row.silo, whole, method) for row in rows]
-    return describe(plan, noise), [*notes(plan, noise), *filter(None, budgets)]
+    return describe(plan, noise), [*notes(plan, noise), *filter(None, [*budgets, _of_bands(config, plan)])]
+
+
+def _of_bands(config: Config, plan: Plan) -> str:
+    """A sentence on the number of bands that leaves less noise; empty where none does, or can be set."""
+    privacy = config.privacy
+    several = config.model_copy(update={"privacy": privacy.model_copy(update={"bands": 2})})
+    refused = any(wrong for wrong, _ in conflicts.band_rules(several))
+    found = None if refused or privacy.target_epsilon is None else better(plan)
+    if found is None:
+        return ""
+    bands, part = found
+    told = (
+        f"privacy.bands = {bands} would leave {part:.2f} of this noise in the sum of all rounds, at the same"
+    )
+    momentum = getattr(config.strategy, "momentum", 0.0) >= SMOOTHING
+    return f"{told} epsilon" + ("" if momentum or bands == 1 else "; set strategy.momentum = 0.9 with it")

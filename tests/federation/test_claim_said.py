@@ -202,6 +202,26 @@ def test_check_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "epsilon 3 " in found or "epsilon 2.99" in found
 
 
+def test_check_says_which_bands_would_leave_less_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they can be set; with momentum, which smooths single rounds. `tests/privacy` has the numbers."""
+    monkeypatch.setattr("silofl.federation.dry_run.better", lambda plan: (9 - plan.matrix.bands, 0.687))
+
+    def said(strategy: dict[str, Any] | None = None, **privacy: Any) -> str:
+        tables = {"task": {"name": "synthetic"}, "strategy": {"name": "fedsgd"} | (strategy or {})}
+        tables |= {"secure": {"bits": 32}, "checkpoint": {"key_file": "key-{silo}"}}
+        chosen = {"unit": "example", "target_epsilon": 4.0, "sample_rate": 0.1}
+        told = dry_run(configuration.parse(tables | {"privacy": chosen | privacy}), 4).notes
+        return next((note for note in told if "bands" in note), "")
+
+    told = "privacy.bands = 8 would leave 0.69 of this noise in the sum of all rounds, at the same epsilon"
+    assert said({"momentum": 0.9}) == told
+    assert said() == f"{told}; set strategy.momentum = 0.9 with it"
+    assert said(bands=8) == told.replace("= 8", "= 1")
+    none = {"target_epsilon": None, "noise_multiplier": 1.0}
+    for privacy in ({"sample_rate": 0.75}, {"place": "central"}, {"mechanism": "skellam"}, none):
+        assert not said(**privacy), privacy
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

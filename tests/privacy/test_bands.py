@@ -14,10 +14,12 @@ from scipy.stats import norm
 from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError
 from silofl.privacy.accountant import epsilon
+from silofl.privacy.band_choice import better, errors_of
 from silofl.privacy.bands import INDEPENDENT, BandMatrix, matrix_for
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.plan import Plan
 from silofl.privacy.releases import Release
+from silofl.types import RingBits
 
 BANDS, ROUNDS, SILOS = 4, 10, 5
 
@@ -162,3 +164,38 @@ def test_a_target_that_bands_reach_is_kept() -> None:
     assert of.spent_after(found, 200) <= 2.0
     with pytest.raises(ConfigError, match="too small a ring"):
         replace(of, bits=8).grid(found)
+
+
+def target(epsilon_: float, rate: float, bands: int = 1, rounds: int = 200, bits: RingBits = 32) -> Plan:
+    config = PrivacyConfig(unit="example", target_epsilon=epsilon_, sample_rate=rate, bands=bands)
+    return Plan(config, 1000, bits, SILOS, 500.0, rounds, 1, matrix_for(bands, rounds))
+
+
+def test_the_bands_that_are_advised_leave_the_error_that_is_said() -> None:
+    """Of noise of dense matrices at the noise multipliers that each number of bands needs."""
+    of = target(4.0, 0.02)
+    found = better(of)
+    assert found is not None
+    bands, part = found
+    assert bands == 8
+    sums = np.tril(np.ones((200, 200)))
+
+    def deviation(of: Plan) -> float:
+        grid, inverse = of.grid(of.noise_multiplier()), np.linalg.inv(dense(of.matrix, 200))
+        return float(grid.step * math.sqrt(grid.share) * np.linalg.norm(sums @ inverse))
+
+    assert part == pytest.approx(deviation(target(4.0, 0.02, bands)) / deviation(of), rel=0.01)
+    assert part < 0.75
+    assert better(target(4.0, 0.02, bands)) is None
+
+
+def test_bands_that_are_no_better_are_not_advised() -> None:
+    """Records that take part often gain nothing, and noise that is correlated in vain is told so."""
+    assert better(target(1.0, 0.25)) is None
+    found = better(target(1.0, 0.25, bands=4))
+    assert found is not None
+    assert found[0] == 1
+    found = better(target(8.0, 0.05))
+    assert found is not None
+    assert found[0] == 4, "8 bands leave less by a twenty-fifth alone"
+    assert errors_of(target(4.0, 0.25, bits=8), (4,)) == {}, "so small a ring has no room for it"
