@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import zipfile
 from typing import Any
 
@@ -19,6 +20,10 @@ from silofl.tasks.readers.rows import RowOf
 from silofl.tasks.readers.source import NUMBER, Options, Samples, Source, reading, refuse_huge, tidy
 
 _CHANNELS = (1, 3)
+_PARSING = threading.Lock()
+"""NumPy parses headers by `ast`, whose count of recursion CPython 3.11 keeps for all threads together (its
+issue 106905): seen once in a long run, two silos of one process that read at the same time had a SystemError.
+"""
 OWNER = "owner"
 """The array that says whose the samples are, unless one is called as `data.owner_column`."""
 NAMES = "columns"
@@ -71,7 +76,7 @@ def _load(
         if not zipfile.is_zipfile(source.path):
             source.path.open("rb").close()
             raise DataError(f"{source} is not an NPZ archive or is cut short: write it with numpy.savez")
-        with np.load(source.path, allow_pickle=False) as archive:
+        with _PARSING, np.load(source.path, allow_pickle=False) as archive:
             label = options.task.label_column if options.task.label_column in archive.files else "y"
             owner = options.owner if options.owner in archive.files else OWNER
             wanted = [("x", "'x'"), (label, f"{options.task.label_column!r} or 'y'")]
