@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from silofl import config as configuration
+from silofl.config.mistakes import either
+from silofl.config.strategy_section import SECTIONS
 from silofl.errors import ConfigError
 from silofl.strategies.base import Strategy
 from silofl.strategies.fedavg import FedAvg
@@ -91,6 +93,9 @@ def test_the_digest_and_the_first_difference_see_every_key() -> None:
     assert not [key for section, key in kept if section == "strategy"]
 
 
+WITH_MOMENTUM = either([name for name, section in SECTIONS.items() if "momentum" in section.model_fields])
+
+
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
@@ -104,13 +109,13 @@ def test_the_digest_and_the_first_difference_see_every_key() -> None:
         ),
         (
             {"name": "scaffold", "momentum": 0.5},
-            "strategy.momentum is a key of 'fedavg' or 'fedsgd' and strategy.name is 'scaffold', which has "
-            "name, lr: remove it, or set strategy.name to 'fedavg' or 'fedsgd'",
+            f"strategy.momentum is a key of {WITH_MOMENTUM} and strategy.name is 'scaffold', which has "
+            f"name, lr: remove it, or set strategy.name to {WITH_MOMENTUM}",
         ),
         (
             {"name": "fedprx"},
-            "strategy.name = 'fedprx' is not allowed: it should be 'fedavg', 'fedprox', 'fedsgd' or "
-            "'scaffold'; did you mean 'fedprox'?",
+            f"strategy.name = 'fedprx' is not allowed: it should be {either([*STRATEGIES])}; did you mean "
+            "'fedprox'?",
         ),
         ({"name": "fedprox", "mu": "x"}, "strategy.mu = 'x' is not allowed: it should be a valid number"),
         (
@@ -127,7 +132,9 @@ def test_what_is_wrong_is_one_sentence(table: Any, sentence: str) -> None:
 
 @pytest.mark.parametrize("name", [3, ["fedavg"], {"x": 1}, True])
 def test_a_name_that_is_no_word_is_refused(name: Any) -> None:
-    assert refused({"name": name}).startswith(f"strategy.name = {name!r} is not allowed: it should be 'fed")
+    assert refused({"name": name}).startswith(
+        f"strategy.name = {name!r} is not allowed: it should be {either([*STRATEGIES])}"
+    )
 
 
 def test_other_sections_are_refused_as_before() -> None:
