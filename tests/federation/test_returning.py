@@ -133,7 +133,6 @@ def sentences(end: Finished) -> list[str]:
     return said
 
 
-@pytest.mark.long
 def test_another_institution_stays_away_alone(start: Start, institutions: Path) -> None:
     """It comes with another's key, then without any, and then as itself."""
     comes_as(institutions, ("secure.identity=k0.pem",), ("secure.identity=", "secure.roster="), ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def contribution(strategy: Strategy, silo: int, number: int, buffers: int) -> Co
     vectors = {name: rng.standard_normal(SIZE).astype(np.float32) for name in strategy.sends}
     if buffers:
         vectors[BUFFERS] = rng.standard_normal(buffers).astype(np.float32)
-    return Contribution(vectors, {name: float(silo) for name in strategy.scalars}, 1.0 + silo)
+    return Contribution(vectors, dict.fromkeys(strategy.scalars, 1.0 + silo), 1.0 + silo)
 
 
 def start(silo: int, buffers: int) -> Array:
@@ -81,6 +82,7 @@ class Whole:
             for name in self._strategy.scalars
         }
         total = Total(means, scalars, len(here), self._silos, resync)
+        total = replace(total, over_slices=self._strategy.part(total))
         self.state = self._strategy.step(self.state, self.shared, total)
 
     @property
