@@ -22,7 +22,8 @@ class DiLoCo(Strategy):
     """
 
     lr: PositiveFloat = 0.7
-    """Outer learning rate."""
+    """Outer learning rate. Over many rounds a step counts lr / (1 - momentum) times, 7 times as it stands:
+    local rates are to be small."""
     momentum: Decay = 0.9
     """Outer momentum."""
 

@@ -21,7 +21,8 @@ class FedAvgM(Strategy):
     """
 
     lr: PositiveFloat = 1.0
-    """Server learning rate."""
+    """Server learning rate. Over many rounds a step counts lr / (1 - momentum) times: where FedAvg trains
+    well, 1 - momentum keeps its pace, and 1 may diverge."""
     momentum: Decay = 0.9
     """Part of the server's last step that the next one keeps."""
 
