@@ -33,7 +33,7 @@ class _Fixed:
     """A tensor that is equal in all silos because none changes it."""
 
     slot: Slot
-    sum: int
+    sum: bytes
     dtype: torch.dtype
     frozen: bool
     remedy: str
@@ -78,7 +78,7 @@ class Integrity:
             *(_fixed(slot, f"{average} {private}") for slot in frozen),
             *(_fixed(slot, _constant(slot)) for slot in constants),
         ]
-        self._overlapping = dict.fromkeys(overlapping, 0)
+        self._overlapping = dict.fromkeys(overlapping, b"")
         self.loaded()
         noise = "which has no noise, and may not decide what a silo tells under [privacy]: do not"
         self._caches = [_fixed(slot, f"{noise} change it in training") for slot in caches]
@@ -90,7 +90,7 @@ class Integrity:
     def loaded(self) -> None:
         """Note what buffers that may not change are, now that shared values were set."""
         for slot in self._overlapping:
-            self._overlapping[slot] = 0 if slot.tensor is None else checksum(slot.tensor)
+            self._overlapping[slot] = b"" if slot.tensor is None else checksum(slot.tensor)
 
     def adopt(self, *, keep: bool, in_place: bool = False) -> None:
         """Put views of the vector back where training put other tensors; `keep` takes over their values.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from hashlib import blake2b
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +17,8 @@ COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 """The complex type whose parts are of a real one."""
 
 
-WORDS = 1 << 16
-"""How many words of 64 bits `checksum` sums at a time: they fit a processor's cache."""
+WORDS = 1021
+"""How many words of 64 bits a row of `checksum` has: odd, so that signs that all change change its sum."""
 
 
 def plain_name(name: str) -> str:
@@ -135,29 +134,21 @@ def is_counter(slot: Slot, tensor: Tensor) -> bool:
     return one and not slot.is_parameter and slot.persistent and not is_number(tensor)
 
 
-def checksum(tensor: Tensor) -> int:
-    """A sum of a tensor's bits, each with a weight of its own: one pass over its memory, on its device.
+def checksum(tensor: Tensor) -> bytes:
+    """What a tensor's bits make of a few sums, each one pass over its memory on its device.
 
-    It finds what training changes by accident; it is no cryptographic digest.
+    The sums of the rows and of the columns of its words, which no change of one word leaves as they are, no
+    swap of two that differ, and none that adds the same to all. It finds what training changes by accident;
+    it is no cryptographic digest of the tensor.
     """
     dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
     raw = dense.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
     if raw.data_ptr() % 8 or raw.storage_offset() % 8:
         raw = raw.clone()
-    whole = len(raw) // 8 * 8
-    words, rest = raw[:whole].view(torch.int64), raw[whole:].to(torch.int64)
-    weights = _weights(tensor.device)
-    sums = [
-        (part * weights[: len(part)]).sum() for part in (*torch.split(words, len(weights)), rest) if len(part)
-    ]
-    total = 0
-    for one in torch.stack(sums).tolist() if sums else ():
-        total = (total * 0x9E3779B97F4A7C15 + one) % 2**64
-    return total
-
-
-@cache
-def _weights(device: torch.device) -> Tensor:
-    """Odd numbers, int64 (n,): so many words are summed at a time."""
-    draw = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, WORDS)
-    return torch.from_numpy(draw | 1).to(device)
+    words = raw[: len(raw) // 8 * 8].view(torch.int64)
+    square = words[: len(words) // WORDS * WORDS].view(-1, WORDS)
+    hashed = blake2b(digest_size=16)
+    sums = (square.sum(0), square.sum(1)) if len(square) else ()
+    for part in (*sums, words[square.numel() :], raw[len(words) * 8 :]):
+        hashed.update(part.cpu().numpy().data)
+    return hashed.digest()

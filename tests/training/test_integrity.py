@@ -257,4 +257,25 @@ def test_a_checksum_follows_every_value(tensor: Tensor) -> None:
     assert len(flat_) < 2 or checksum(flat_.roll(1)) != before
     flat_[-1] = not flat_[-1] if tensor.dtype == torch.bool else flat_[-1] + 1
     assert checksum(flat_) != before
-    assert checksum(torch.empty(0)) == 0
+
+
+@pytest.mark.parametrize("change", [Tensor.neg_, Tensor.abs_, lambda t: t.mul_(2), lambda t: t.add_(1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("draw", [torch.randn, torch.zeros, lambda n, dtype: -torch.ones(n, dtype=dtype)])
+@pytest.mark.parametrize("size", [2, 2 * 1021, 4 * 1021 + 3, 4096, 1 << 16])
+def test_a_checksum_follows_what_changes_all_values(change: Any, dtype: Any, draw: Any, size: int) -> None:
+    tensor = draw(size, dtype=dtype)
+    before, sum_before = tensor.clone(), checksum(tensor)
+    change(tensor)
+    same_bits = torch.equal(before.view(torch.uint8), tensor.view(torch.uint8))
+    assert (checksum(tensor) == sum_before) == same_bits
+
+
+def test_a_checksum_follows_two_values_that_change_places() -> None:
+    tensor = torch.randn(5000, dtype=torch.float64)
+    before = checksum(tensor)
+    for first, second in ((0, 1), (0, 1021), (1, 1022), (3, 4999), (4998, 4999)):
+        tensor[[first, second]] = tensor[[second, first]]
+        assert checksum(tensor) != before
+        tensor[[first, second]] = tensor[[second, first]]
+    assert checksum(tensor) == before
