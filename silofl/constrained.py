@@ -14,3 +14,5 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 """Between 0 and 1, without both."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """The part of a running sum that is kept at every step, such as momentum; 0 for none."""
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""Several texts, which a file has as a list."""

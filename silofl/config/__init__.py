@@ -15,6 +15,9 @@ from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes, privacy_keys
 from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
+from silofl.config.personal_section import DEFAULT as NO_METHOD
+from silofl.config.personal_section import SECTIONS as PERSONAL
+from silofl.config.personal_section import AnyPersonal, PersonalConfig
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -39,6 +42,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "FailureConfig",
+    "PersonalConfig",
     "PrivacyConfig",
     "RunConfig",
     "SecureConfig",
@@ -70,6 +74,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     strategy: AnyStrategy = SECTIONS[DEFAULT](name=DEFAULT)
+    personal: AnyPersonal = PERSONAL[NO_METHOD](name=NO_METHOD)
     topology: TopologyConfig = TopologyConfig()
     secure: SecureConfig = SecureConfig()
     privacy: PrivacyConfig = PrivacyConfig()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from silofl.config import privacy_keys
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
+from silofl.personal import registry as methods
 from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES, build
@@ -25,7 +26,7 @@ Rule = tuple[bool, str]
 def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
-    rules = data_rules(config) + strategy_rules(config, strategy)
+    rules = data_rules(config) + strategy_rules(config, strategy) + personal_rules(config, strategy)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)
@@ -86,6 +87,34 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             corrects(strategy) and config.train.optimizer == "SparseAdam",
             'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '
             f'"{config.strategy.name}" adds values everywhere: choose another, such as "SGD"',
+        ),
+    ]
+
+
+def personal_rules(config: Config, strategy: Strategy) -> list[Rule]:
+    """[personal] and what silos train together."""
+    method, key = methods.build(config.personal), f'personal.name = "{config.personal.name}"'
+    refusal, train = method.refusal(config.train, strategy), config.train
+    return [
+        (refusal is not None, refusal or ""),
+        (
+            method.needs_layers and not getattr(method, "layers", ()),
+            f"{key} keeps layers with each silo, and personal.layers names none: set it to patterns of "
+            'names, such as ["head.*"]',
+        ),
+        (
+            method.effect != "none" and config.privacy.unit != "none",
+            f"{key} trains on records without noise, which privacy.unit = "
+            f'"{config.privacy.unit}" does not cover: remove [privacy], or [personal]',
+        ),
+        (
+            method.effect in ("part", "instead") and strategy.local != "train",
+            f'{key} needs local steps, and strategy.name = "{config.strategy.name}" takes none: set '
+            'strategy.name = "fedavg"',
+        ),
+        (
+            method.effect == "instead" and train.precision == "float16",
+            f'{key} adds gradients up, which train.precision = "float16" scales: set "bfloat16" or "full"',
         ),
     ]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from silofl.config.strategy_section import SECTIONS, StrategyConfig
+from silofl.config import personal_section, strategy_section
 
 _EPSILON = (
     "privacy.target_epsilon (noise is made for the whole run to end at or below it) or privacy.max_epsilon "
@@ -40,6 +41,11 @@ MEANT = {
 }
 """By section, names that other libraries and papers have for keys, and the key that is meant; one with a dot
 is of another section, and a text with a space the whole answer."""
+FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
+    "strategy": strategy_section.SECTIONS,
+    "personal": personal_section.SECTIONS,
+}
+"""Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75
 """From which similarity on a key of another section is thought to be meant."""
 
@@ -48,17 +54,18 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     """The first problem; `sections` are the fields of the whole configuration, by name."""
     problem = error.errors()[0]
     loc, kind, value = list(problem["loc"]), problem["type"], problem["input"]
-    tag = str(loc.pop(1)) if loc[:1] == ["strategy"] and len(loc) > 1 else ""  # a union names its member
+    family = FAMILIES.get(str(loc[0])) if loc else None
+    tag = str(loc.pop(1)) if family and len(loc) > 1 else ""  # a union names its member
     where = ".".join(str(part) for part in loc if isinstance(part, str))
     if kind == "extra_forbidden":
         return _unknown_section(where, sections) if len(loc) == 1 else _unknown_key(loc, tag, sections)
     if kind == "value_error":
         return str(problem["ctx"]["error"])
     if kind == "union_tag_invalid":
-        return _unknown_strategy(value["name"])
+        return _unknown_member(str(loc[0]), value["name"])
     text = problem["msg"].removeprefix("Input should be ")
     if kind == "union_tag_not_found":
-        text = f"a valid dictionary or instance of {StrategyConfig.__name__}"
+        text = f"a valid dictionary or instance of {str(loc[0]).capitalize()}Config"
     return f"{where} = {value!r} is not allowed: it should be {text}"
 
 
@@ -66,14 +73,15 @@ def _unknown_section(name: str, sections: dict[str, Any]) -> str:
     return f"unknown section {name}: did you mean {_nearest(name, list(sections))}?"
 
 
-def _unknown_key(loc: list[Any], strategy: str, sections: dict[str, Any]) -> str:
+def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
     section, key = str(loc[0]), str(loc[1])
-    kind: type[BaseModel] = SECTIONS[strategy] if strategy else sections[section].annotation
-    owners = [name for name, one in SECTIONS.items() if key in one.model_fields] if strategy else []
+    family = FAMILIES.get(section, {})
+    kind: type[BaseModel] = family[member] if member else sections[section].annotation
+    owners = [name for name, one in family.items() if key in one.model_fields]
     if owners:
         return (
-            f"{section}.{key} is a key of {either(owners)} and strategy.name is {strategy!r}, which has "
-            f"{', '.join(kind.model_fields)}: remove it, or set strategy.name to {either(owners)}"
+            f"{section}.{key} is a key of {either(owners)} and {section}.name is {member!r}, which has "
+            f"{', '.join(kind.model_fields)}: remove it, or set {section}.name to {either(owners)}"
         )
     every = {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
     every[section] = list(kind.model_fields)
@@ -101,10 +109,10 @@ def _likeness(word: str, key: str) -> float:
     return difflib.SequenceMatcher(None, key, word).ratio()
 
 
-def _unknown_strategy(name: Any) -> str:
-    allowed = list(SECTIONS)
+def _unknown_member(section: str, name: Any) -> str:
+    allowed = list(FAMILIES[section])
     near = _nearest(str(name), allowed)
-    return f"strategy.name = {name!r} is not allowed: it should be {either(allowed)}; did you mean {near!r}?"
+    return f"{section}.name = {name!r} is not allowed: it should be {either(allowed)}; did you mean {near!r}?"
 
 
 def _nearest(name: str, known: list[str]) -> str:

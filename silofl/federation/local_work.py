@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from silofl.strategies.base import State, Strategy
 from silofl.types import Contribution, Vector
@@ -39,3 +39,5 @@ class Fitted:
     loss: float
     """Mean over the steps."""
     steps: int
+    personal: State = field(default_factory=dict)
+    """The silo's next state of its personal method."""

@@ -9,6 +9,7 @@ from silofl.comm.collective_errors import Result, allgather_object, capture, rai
 from silofl.errors import ProtocolError, SiloflError
 from silofl.federation.round import RoundResult
 from silofl.federation.run_state import RunState
+from silofl.federation.rundir import write_own_model
 from silofl.federation.summary import metrics_of, summary_of
 from silofl.training.metric_states import checked_names
 
@@ -93,6 +94,7 @@ def finish(state: RunState) -> Json:
         with raise_on_all_ranks(group.comm):
             if logger.problem is not None:
                 raise logger.problem
+            _write_own_model(state)
             if group.comm.rank == 0:
                 logger.become_leader(state.plan())
                 digest = logger.write_model(federation.silo.export(federation.values))
@@ -105,3 +107,12 @@ def finish(state: RunState) -> Json:
     logger.finish(summary)
     federation.close()
     return summary
+
+
+def _write_own_model(state: RunState) -> None:
+    """Write this silo's own model, where it has one, into its own folder; no other silo is told of it."""
+    federation, rounds = state.federation, state.logger.rounds
+    last = rounds[-1].round if rounds else state.first_round - 1
+    arrays = federation.silo.own_model(federation.values, last)
+    if arrays is not None:
+        write_own_model(state.path, state.group.silo_id, arrays)

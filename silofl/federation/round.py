@@ -91,7 +91,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     if evaluate:
         with clock.phase("evaluate"):
             group.comm.mark("evaluate")
-            evaluated = capture(lambda: federation.silo.evaluate(federation.values))
+            evaluated = capture(lambda: federation.silo.evaluate(federation.values, number))
             layouts = agree_on_metrics(group, evaluated)
             result.own = evaluated.value().own
             if federation.may_show_metrics(number):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from silofl import config as configuration
 from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_arrays, write_bytes, write_json
+from silofl.checkpoint.names import stem
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.config import Config, for_silo
@@ -30,6 +31,7 @@ from silofl.report.round_metrics import RoundMetrics
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
+OWN_MODEL = "personal.safetensors"
 OF_TORCH = {"format": "pt"}
 """What `from_pretrained` of transformers looks for in a file's metadata before it loads it."""
 LEAST_BYTES = 1 << 14
@@ -228,6 +230,14 @@ class RunDirectory:
     def write_model(self, arrays: dict[str, NDArray[np.generic]]) -> str:
         """Write `model.safetensors`; returns its SHA-256 as `sha256sum` prints it."""
         return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), OF_TORCH, private=False)[0]
+
+
+def write_own_model(path: Path, silo: int, arrays: dict[str, NDArray[np.generic]]) -> None:
+    """Write a silo's own model into its folder of a run directory, for its owner alone to read."""
+    folder = path / stem(silo)
+    with storage(folder):
+        private_files.make_folder(folder)
+    write_arrays(folder / OWN_MODEL, dict(sorted(arrays.items())), OF_TORCH)
 
 
 def _round_of(line: bytes) -> float:

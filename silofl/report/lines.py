@@ -23,6 +23,7 @@ def opening(plan: Record) -> list[str]:
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
+        *([f"  personal: {plan['personal']}"] if plan["personal"] else []),
         f"  privacy: {plan['privacy']}",
         *([f"  outside: {plan['outside']}"] if plan["outside"] else []),
     ]
@@ -95,6 +96,7 @@ def closing(summary: Record, path: str) -> list[str]:
         f"  privacy  {summary['privacy']}",
         *([f"  outside  {summary['outside']}"] if summary["outside"] else []),
         f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
+        *([f"  personal {path}/silo-*/personal.safetensors"] if summary["personal"] else []),
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",
     ]

@@ -103,6 +103,10 @@ class Evaluation:
         else:
             state.undefined += 1
 
+    def include(self, group: str, other: Evaluation) -> None:
+        """Take in the states of another model's evaluation, under names that begin with `group`/."""
+        self.states |= {f"{group}/{name}": state for name, state in other.states.items()}
+
     def finish(self, code: UserCode) -> None:
         """Make this silo's own metrics of its states; see `finished`.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from silofl.config import TrainConfig
 from silofl.errors import ConfigError
@@ -29,11 +30,13 @@ def optimizer_kind(config: TrainConfig) -> type[torch.optim.Optimizer]:
     return kind
 
 
-def new_optimizer(model: FlatModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of [train] over a model's trained parameters. ConfigError where there is none such."""
+def new_optimizer(
+    model: FlatModel, config: TrainConfig, parameters: Sequence[Tensor] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of [train] over some or all trained parameters. ConfigError where there is none such."""
     given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
     options = {key: value for key, value in given.items() if value is not None} | config.options
-    parameters = list(model.trained.values())
+    parameters = list(model.trained.values()) if parameters is None else list(parameters)
     try:
         make: Callable[..., torch.optim.Optimizer] = optimizer_kind(config)
         leave_unmarked()

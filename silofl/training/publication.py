@@ -32,6 +32,16 @@ def published(model: FlatModel, values: NDArray[np.floating]) -> dict[str, NDArr
     }
 
 
+def whole(model: FlatModel) -> dict[str, NDArray[Any]]:
+    """All tensors of the state dict by name, the silo's own as well, for the silo alone; copies."""
+    state = {plain_name(name): tensor for name, tensor in model.module.state_dict().items()}
+    return {
+        name: as_array(tensor.detach().to_dense() if tensor.layout != torch.strided else tensor).copy()
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor)
+    }
+
+
 def refuse_unpublishable(model: FlatModel) -> None:
     """Raise DataError where `published` would leave out what is shared, or no reader could read it."""
     found = _publishable(model)

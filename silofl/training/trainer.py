@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -76,19 +76,48 @@ class LocalTrainer:
             self._made = new_optimizer(self._model, self._config)
         return self._made
 
-    def fit(self, round_number: int, correct: Correct | None = None) -> FitResult:
+    def fit(
+        self, round_number: int, correct: Correct | None = None, only: Sequence[Tensor] | None = None
+    ) -> FitResult:
         """Train from the values in the model's vector. Raises DivergedError where the loss is not finite.
 
         `correct` is called before every optimizer step, after `train.clip_norm`. All gradients are dense
-        then, and that of a shared parameter that took no part in a step is zero, not missing.
+        then, and that of a shared parameter that took no part in a step is zero, not missing. With `only`
+        no other parameter is trained, or has a gradient.
         """
+        generator = self.begin(round_number, only)
+        step = self._step if correct is None else self._corrected_step(correct)
+        with _frozen(self._model.trained.values(), only):
+            losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
+        return FitResult(losses.total / losses.steps, losses.steps)
+
+    def begin(self, round_number: int, only: Sequence[Tensor] | None = None) -> torch.Generator:
+        """Set up a round's local work: generators, of which the data's order is returned, and optimizer."""
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         if not self._config.keep_optimizer:
-            self._made = new_optimizer(self._model, self._config)
+            self._made = new_optimizer(self._model, self._config, only)
         self._to_train()
-        step = self._step if correct is None else self._corrected_step(correct)
-        losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
-        return FitResult(losses.total / losses.steps, losses.steps)
+        return generator
+
+    def batches(self, generator: torch.Generator) -> Iterator[Any]:
+        """The batches of a round's local work."""
+        return self._batches(generator)
+
+    def gradient_of(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The gradient (P,) of a batch at the values as they are, after `train.clip_norm`, and its loss."""
+        gradient = self._model.gradient_vector()
+        loss = self._loss(batch)
+        self._differentiate(loss)
+        self._clip()
+        self._model.adopt()
+        return gradient[: self._model.trainable], loss.detach()
+
+    def step_along(self, gradient: Tensor) -> None:
+        """A step of the optimizer along a gradient (P,), which it may write over."""
+        self._optimizer.zero_grad()
+        whole = torch.cat([gradient, gradient.new_zeros(self._model.size - len(gradient))])
+        self._model.gradients_from(whole)
+        self._optimizer.step()
 
     def _take(
         self,
@@ -313,3 +342,18 @@ class LocalTrainer:
             self._optimizer.load_state_dict(optimizer)
         if scaler and self._scaler.is_enabled():
             self._scaler.load_state_dict(scaler)
+
+
+@contextlib.contextmanager
+def _frozen(trained: Iterable[Tensor], only: Sequence[Tensor] | None) -> Iterator[None]:
+    """Let no other parameters have gradients; all trained ones have them again afterwards."""
+    kept = None if only is None else {id(one) for one in only}
+    frozen = [one for one in trained if kept is not None and id(one) not in kept]
+    for one in frozen:
+        one.requires_grad_(False)
+        one.grad = None
+    try:
+        yield
+    finally:
+        for one in frozen:
+            one.requires_grad_(True)
