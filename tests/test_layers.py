@@ -21,11 +21,16 @@ FLOORS = {
     "silofl.private_files": set(),
     "silofl.launcher": {"silofl.errors", "silofl.console"},
     "silofl.constrained": set(),
-    "silofl.strategies": {"silofl.errors", "silofl.types", "silofl.constrained"},
+    "silofl.families": set(),
+    "silofl.strategies": {"silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"},
+    "silofl.personal": {
+        *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
+        "silofl.strategies",
+    },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
-        "silofl.privacy.places",
+        *("silofl.privacy.places", "silofl.personal"),
     },
     "silofl.crypto": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
@@ -74,7 +79,10 @@ WINGS = {
     },
     "silofl.federation.own_log": set[str](),
     "silofl.federation.stateful": set[str](),
-    "silofl.federation.silo": {"silofl.federation.local_work", "silofl.federation.task_data"},
+    "silofl.federation.silo": {
+        *("silofl.federation.local_work", "silofl.federation.task_data", "silofl.federation.own_model")
+    },
+    "silofl.federation.own_model": {"silofl.federation.local_work"},
     "silofl.federation.task_data": set[str](),
     "silofl.federation.failure.membership_tracker": {"silofl.federation.stateful"},
     "silofl.federation.failure.respawn_policy": {

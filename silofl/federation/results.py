@@ -113,6 +113,7 @@ def _write_own_model(state: RunState) -> None:
     """Write this silo's own model, where it has one, into its own folder; no other silo is told of it."""
     federation, rounds = state.federation, state.logger.rounds
     last = rounds[-1].round if rounds else state.first_round - 1
-    arrays = federation.silo.own_model(federation.values, last)
+    federation.silo.model.load(federation.values)
+    arrays = federation.silo.own.arrays(last)
     if arrays is not None:
         write_own_model(state.path, state.group.silo_id, arrays)

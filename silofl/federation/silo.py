@@ -19,15 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from silofl.aggregation.spec import AggregationSpec
-from silofl.config import Config, PrivacyConfig, TrainConfig
+from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
 from silofl.federation.local_work import Fitted, RoundStart
-from silofl.federation.private_patterns import private_patterns
+from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.task_data import TaskData, data_of_task, persons_of
 from silofl.launcher import watchdog
 from silofl.personal import registry as methods
-from silofl.personal.base import State
 from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
@@ -42,9 +41,8 @@ from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.metric_states import Evaluation
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
-from silofl.training.publication import notices, published, refuse_unpublishable, whole
+from silofl.training.publication import notices, published, refuse_unpublishable
 from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
-from silofl.training.solver import LocalSolver, aside
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import Trial, kept
 from silofl.training.unshareable import rounded_caches
@@ -71,7 +69,7 @@ class Silo:
         schema, scaling: of the columns of its data, see `TaskData`.
         code: what calls the task.
         strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
-        personal, personal_state: how it comes to a model of its own, and its state of that; as above.
+        own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
 
     Raises:
@@ -108,8 +106,7 @@ class Silo:
             seed_everything(derive(seed, INITIAL_MODEL, 0))
             with code.calling("model", task.model):
                 untrained = model_of(task.model(), number)
-        self.personal = methods.build(config.personal)
-        private = private_patterns(task, self.personal, untrained, number)
+        private = private_patterns(task, config, untrained, number)
         self._rounded = rounded_caches(untrained, dtype)
         # Means of buffers would have no noise, so that what is no constant is refused.
         constants = config.privacy.samples
@@ -119,7 +116,6 @@ class Silo:
         if private:
             refuse_private_parameters(config, strategy)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
-        self.personal_state: State = {}
         self._task = task
         self._data: SiloData | None = given
         self._data_digest = b""
@@ -131,7 +127,8 @@ class Silo:
         self.trainer = LocalTrainer(
             task, self.model, self._train, config.train, seed=seed, silo=number, code=code
         )
-        self._seed, self._config = seed, config.train
+        method = methods.build(config.personal)
+        self.own = OwnModel(method, self.trainer, self.model, config.train, seed, number)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
@@ -151,7 +148,7 @@ class Silo:
         found.finish(self.code)
         refuse_process_group(self._number)
         self._attributes.load({})
-        trial = Trial(self.trainer, self.model.module, self._train, config.train, self._number)
+        trial = Trial(self.trainer, self.model, self._train, config.train, self._number)
         trial.run(own_steps=not dense)
         self._moved = self._attributes.moved()
         if config.privacy.samples:
@@ -193,28 +190,15 @@ class Silo:
         """
         with self.errors_of(start.round_number):
             self.model.load_parts(start.shared["model"], start.buffers)
-            solver, state = self._solver(start.round_number, self.correction(start)), self.personal_state
+            state = self.own.state
             if start.strategy.local == "gradient":
                 trained, result = self.trainer.gradient(start.round_number)
             else:
-                state = self.personal.fit(solver, state)
-                trained, result = self.model.parameters, solver.result()
+                result, state = self.own.fit(start.round_number, self.correction(start))
+                trained = self.model.parameters
             self.model.check(own=self._noisy)
-            if self.personal.effect == "beside":
-                with aside(self.model):
-                    self.model.vector.copy_(solver.start)
-                    state = self.personal.beside(solver, state)
+            state = self.own.beside(start, state)
         return replace(self.contribution(trained, result, start), personal=state)
-
-    def _solver(self, round_number: int, correct: Correct | None = None) -> LocalSolver:
-        """What a personal method trains by, from the values that are loaded."""
-
-        def alone(config: TrainConfig, stream: int) -> LocalTrainer:
-            own = derive(self._seed, self._number, stream)  # apart from the choices of shared work
-            given = self._task, self.model, self._train, config
-            return LocalTrainer(*given, seed=own, silo=self._number, code=self.code)
-
-        return LocalSolver(self.trainer, alone, self.model, self._config, round_number, self._number, correct)
 
     @contextmanager
     def errors_of(self, round_number: int) -> Iterator[None]:
@@ -269,11 +253,11 @@ class Silo:
         """What to send in a round that this silo sits out: zeros, without training; its state stays."""
         vectors = {one.name: np.zeros(one.size, spec.dtype) for one in spec.vectors}
         contribution = Contribution(vectors, dict.fromkeys(spec.scalars, 0.0))
-        return Fitted(contribution, self.strategy_state, math.nan, 0, self.personal_state)
+        return Fitted(contribution, self.strategy_state, math.nan, 0, self.own.state)
 
     def accept(self, fitted: Fitted) -> None:
         """Take up the states that a round has left, once its sum is certain."""
-        self.strategy_state, self.personal_state = fitted.state, fitted.personal
+        self.strategy_state, self.own.state = fitted.state, fitted.personal
 
     def diverged(self, round_number: int, what: str = "its update") -> DivergedError:
         """The error of a round in which `what`, such as a tensor's name, is not finite."""
@@ -292,7 +276,7 @@ class Silo:
             code=self.code,
         )
 
-    def evaluate(self, values: Vector, round_number: int) -> Evaluation:
+    def evaluate(self, values: Vector, round_number: int = 0) -> Evaluation:
         """The global model's metrics, with this silo's private parameters, over its held-out samples.
 
         Those of its personal model stand beside them, as "personal/" and their name.
@@ -301,33 +285,9 @@ class Silo:
         with explained(self._number):
             self.model.load(values)
             found = evaluate(*given)
-            if self.personal.adapts:
-                with self._adapted(round_number):
-                    found.include("personal", evaluate(*given))
+            self.own.evaluate(found, partial(evaluate, *given), round_number)
         found.finish(self.code)
         return found
-
-    @contextmanager
-    def _adapted(self, round_number: int) -> Iterator[None]:
-        """The personal model in the place of the global one, which is loaded."""
-        with aside(self.model):
-            self.personal.adapt(self._solver(round_number), self.personal_state)
-            yield
-
-    @property
-    def own_model_kind(self) -> str:
-        """Which model of its own the silo ends with; empty where it has none."""
-        if self.personal.effect == "none":
-            return "layers that the task keeps with each silo" if self.model.private_names else ""
-        return f"{type(self.personal).__name__} ({self.personal.paper}), a model of each silo's own"
-
-    def own_model(self, values: Vector, round_number: int) -> dict[str, NDArray[np.generic]] | None:
-        """This silo's own model, whole and by name, to be loaded by itself; None where it has none."""
-        if not (self.personal.adapts or self.model.private_names):
-            return None
-        self.model.load(values)
-        with self._adapted(round_number):
-            return whole(self.model)
 
     def export(self, values: Vector) -> dict[str, NDArray[np.generic]]:
         """What of the global model (d,) is published, by name, for `model.safetensors`."""
@@ -344,7 +304,7 @@ class Silo:
             "model": self.model.own_state(),
             "optimizer": to_arrays(self.trainer.optimizer_state()),
             "strategy": dict(self.strategy_state),
-            "personal": dict(self.personal_state),
+            "personal": dict(self.own.state),
             **({"scaler": scaler} if scaler else {}),
             "attributes": self._attributes.state(),
         }
@@ -366,5 +326,5 @@ class Silo:
         self.model.load_own_state(state["model"])
         self.trainer.load_state(to_tensors(state["optimizer"]), state.get("scaler", {}))
         self.strategy_state = {name: np.array(values) for name, values in state["strategy"].items()}
-        self.personal_state = {name: np.array(v) for name, v in state.get("personal", {}).items()}
+        self.own.restore(state.get("personal", {}))
         self._attributes.load(state.get("attributes", {}))

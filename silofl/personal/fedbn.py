@@ -20,13 +20,11 @@ class FedBN(Personal):
 
     def private(self, module: Any) -> tuple[str, ...]:
         """See `Personal`."""
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        found = [name for name, one in module.named_modules() if isinstance(one, _BatchNorm)]
         patterns = [
             f"{name}.{tensor}" if name else tensor
-            for name in found
-            for tensor, value in (*_direct(module, name, "_parameters"), *_direct(module, name, "_buffers"))
+            for name, one in module.named_modules()
+            if _is_batch_norm(one)
+            for tensor, value in (*one._parameters.items(), *one._buffers.items())
             if value is not None and tensor != "num_batches_tracked"
         ]
         if not patterns:
@@ -37,5 +35,6 @@ class FedBN(Personal):
         return tuple(patterns)
 
 
-def _direct(module: Any, path: str, table: str) -> list[tuple[str, Any]]:
-    return list(getattr(module.get_submodule(path), table).items())
+def _is_batch_norm(module: Any) -> bool:
+    """Whether a class of torch's batch normalization is among its own: torch is not known on this floor."""
+    return any(kind.__name__ == "_BatchNorm" for kind in type(module).__mro__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from silofl.training.flat import FlatModel
 from silofl.training.losses import scalar_loss
 from silofl.training.metric_states import LOSS, Evaluation, beside
 
+Evaluate = Callable[[], Evaluation]
+"""`evaluate` with all but what is loaded."""
 _WHEN = "in evaluation, under torch.no_grad()"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,21 @@ def new_optimizer(
         raise ConfigError(f"train.optimizer = {config.optimizer!r} refuses its options: {error}") from None
     step_unmarked(optimizer)
     return optimizer
+
+
+@contextmanager
+def frozen(trained: Iterable[Tensor], only: Sequence[Tensor] | None) -> Iterator[None]:
+    """Let no other parameters have gradients; all trained ones have them again afterwards."""
+    kept = None if only is None else {id(one) for one in only}
+    frozen = [one for one in trained if kept is not None and id(one) not in kept]
+    for one in frozen:
+        one.requires_grad_(False)
+        one.grad = None
+    try:
+        yield
+    finally:
+        for one in frozen:
+            one.requires_grad_(True)
 
 
 def refuse_gradients(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,7 +24,7 @@ from silofl.training.batches import Batches, handed
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.losses import Losses, NotFinite, scalar_loss
-from silofl.training.optimizers import new_optimizer, optimizer_kind, refuse_gradients
+from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.seeding import derive, seed_everything
 
@@ -37,10 +37,9 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a round's local training reports beside the trained model itself."""
+    """What a round's local training reports beside the trained model: the mean loss of its steps."""
 
     loss: float
-    """Mean loss over the steps taken."""
     steps: int
 
 
@@ -82,35 +81,33 @@ class LocalTrainer:
         """Train from the values in the model's vector. Raises DivergedError where the loss is not finite.
 
         `correct` is called before every optimizer step, after `train.clip_norm`. All gradients are dense
-        then, and that of a shared parameter that took no part in a step is zero, not missing. With `only`
-        no other parameter is trained, or has a gradient.
+        then: that of a shared parameter without part in a step is zero. With `only` no other is trained.
         """
         generator = self.begin(round_number, only)
         step = self._step if correct is None else self._corrected_step(correct)
-        with _frozen(self._model.trained.values(), only):
+        with frozen(self._model.trained.values(), only):
             losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
         return FitResult(losses.total / losses.steps, losses.steps)
 
+    def another(self, config: TrainConfig, seed: int) -> LocalTrainer:
+        """One for the same model and samples, with an optimizer and random choices of its own."""
+        own = self._task, self._model, self._train, config
+        return LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code)
+
     def begin(self, round_number: int, only: Sequence[Tensor] | None = None) -> torch.Generator:
-        """Set up a round's local work: generators, of which the data's order is returned, and optimizer."""
-        generator = seed_everything(derive(self._seed, self._silo, round_number))
+        """Set up a round's optimizer and generators, of which that of the data's order is returned."""
         if not self._config.keep_optimizer:
             self._made = new_optimizer(self._model, self._config, only)
-        self._to_train()
-        return generator
-
-    def batches(self, generator: torch.Generator) -> Iterator[Any]:
-        """The batches of a round's local work."""
-        return self._batches(generator)
+        self.to_train()
+        return seed_everything(derive(self._seed, self._silo, round_number))
 
     def gradient_of(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The gradient (P,) of a batch at the values as they are, after `train.clip_norm`, and its loss."""
         gradient = self._model.gradient_vector()
-        loss = self._loss(batch)
-        self._differentiate(loss)
+        loss = self.differentiate(batch)
         self._clip()
         self._model.adopt()
-        return gradient[: self._model.trainable], loss.detach()
+        return gradient[: self._model.trainable], loss
 
     def step_along(self, gradient: Tensor) -> None:
         """A step of the optimizer along a gradient (P,), which it may write over."""
@@ -156,7 +153,7 @@ class LocalTrainer:
         """Train by noisy steps on clipped gradients from the values in the model's vector."""
         if not self._config.keep_optimizer:
             self._made = new_optimizer(self._model, self._config)
-        self._to_train()
+        self.to_train()
         loss = private.train(self._optimizer, steps, noise, round_number, attempt, correct)
         return FitResult(loss, steps)
 
@@ -166,7 +163,7 @@ class LocalTrainer:
         Buffers such as running statistics are left in the model as the forward passes have made them.
         """
         generator = seed_everything(derive(self._seed, self._silo, round_number))
-        self._to_train()
+        self.to_train()
         gradient = self._model.gradient_vector()
 
         def add(batch: Any, weight: float) -> Tensor:
@@ -187,9 +184,10 @@ class LocalTrainer:
             yield batch, count / len(self._train)
 
     def _unweighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
-        return ((batch, 1.0) for batch in self._batches(generator))
+        return ((batch, 1.0) for batch in self.batches(generator))
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Any]:
+    def batches(self, generator: torch.Generator) -> Iterator[Any]:
+        """The batches of a round's local work, in the order that a generator gives."""
         config = self._config
 
         def epoch() -> Iterator[Any]:
@@ -209,26 +207,8 @@ class LocalTrainer:
                     if left == 0:
                         return
 
-    def try_step(self, batch: Any, *, own_steps: bool) -> None:
-        """Take a step as `fit` would, so that what cannot work is known; the caller puts the model back.
-
-        Args:
-            batch: of training samples.
-            own_steps: whether `fit` hands gradients to the optimizer as autograd leaves them.
-
-        Raises:
-            ConfigError: the optimizer, or train.clip_norm, takes no such gradients.
-            DataError: the loss is no number to be differentiated.
-            UserCodeError: the task raised.
-        """
-        self._to_train()
-        self._differentiate(self._loss(batch))
-        # after the task's own code, which may be what is wrong
-        optimizer = new_optimizer(self._model, self._config)
-        if own_steps:
-            refuse_gradients(optimizer, self._model, self._config, self._silo)
-
-    def _to_train(self) -> None:
+    def to_train(self) -> None:
+        """Put the model into training mode."""
         with self._code.calling("model", when="as torch put it into training mode"):
             self._model.module.train()
 
@@ -263,6 +243,12 @@ class LocalTrainer:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
         loss = self._loss(batch)
         self._differentiate(self._scaler.scale(loss))
+        return loss.detach()
+
+    def differentiate(self, batch: Any) -> Tensor:
+        """Add a batch's gradients to those of the parameters; its loss ()."""
+        loss = self._loss(batch)
+        self._differentiate(loss)
         return loss.detach()
 
     def _differentiate(self, loss: Tensor) -> None:
@@ -314,7 +300,7 @@ class LocalTrainer:
         model, config = self._model, self._config
         model.reload()
         if batch is None:
-            batch = next(self._batches(seed_everything(derive(self._seed, self._silo, round_number))))
+            batch = next(self.batches(seed_everything(derive(self._seed, self._silo, round_number))))
         exact = None if config.precision == "full" else self._exact_loss
         with self._code.calling("loss", self._task.loss):
             cause = cause_at_the_start(model, self._loss, exact, batch)
@@ -342,18 +328,3 @@ class LocalTrainer:
             self._optimizer.load_state_dict(optimizer)
         if scaler and self._scaler.is_enabled():
             self._scaler.load_state_dict(scaler)
-
-
-@contextlib.contextmanager
-def _frozen(trained: Iterable[Tensor], only: Sequence[Tensor] | None) -> Iterator[None]:
-    """Let no other parameters have gradients; all trained ones have them again afterwards."""
-    kept = None if only is None else {id(one) for one in only}
-    frozen = [one for one in trained if kept is not None and id(one) not in kept]
-    for one in frozen:
-        one.requires_grad_(False)
-        one.grad = None
-    try:
-        yield
-    finally:
-        for one in frozen:
-            one.requires_grad_(True)

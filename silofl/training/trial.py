@@ -14,7 +14,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from silofl.config import TrainConfig
 from silofl.errors import DataError, UserCodeError
 from silofl.training.batches import Batches, spans
+from silofl.training.flat import FlatModel
 from silofl.training.hooks import hook_tables, hooks_of, refuse_added
+from silofl.training.optimizers import new_optimizer, refuse_gradients
 from silofl.training.trainer import FULL_BATCH_PIECE, LocalTrainer
 
 Tables = list[tuple[MutableMapping[Any, Any], dict[Any, Any]]]
@@ -26,21 +28,22 @@ class Trial:
 
     Args:
         trainer: of the silo.
-        module: the model that it trains.
+        model: what it trains.
         train: the silo's training samples.
         config: [train].
         silo: its number, for errors.
     """
 
     def __init__(
-        self, trainer: LocalTrainer, module: nn.Module, train: Batches, config: TrainConfig, silo: int
+        self, trainer: LocalTrainer, model: FlatModel, train: Batches, config: TrainConfig, silo: int
     ) -> None:
-        self._trainer, self._module, self._train = trainer, module, train
+        self._trainer, self._model, self._module, self._train = trainer, model, model.module, train
         self._config, self._silo = config, silo
 
     def run(self, *, own_steps: bool) -> None:
-        """Try steps, and put parameters and buffers back. `own_steps` and errors: see `try_step`.
+        """Try steps, and put parameters and buffers back; errors as in `_step`.
 
+        `own_steps`: whether training hands gradients to the optimizer as autograd leaves them.
         Raises DataError, too, where the model's normalization takes no batch of one sample, and where every
         step adds hooks.
         """
@@ -62,9 +65,19 @@ class Trial:
                 self._single_sample(count, own_steps=own_steps, drops=sizes[0] > 1)
 
     def _step(self, count: int, *, own_steps: bool) -> None:
+        """Take a step as training would.
+
+        Raises ConfigError where the optimizer, or train.clip_norm, takes no such gradients, DataError where
+        the loss is no number to be differentiated, and UserCodeError for what the task raises.
+        """
         batch = self._train.take(torch.arange(count))
         with self._train.watching(batch):
-            self._trainer.try_step(batch, own_steps=own_steps)
+            self._trainer.to_train()
+            self._trainer.differentiate(batch)
+            # after the task's own code, which may be what is wrong
+            optimizer = new_optimizer(self._model, self._config)
+            if own_steps:
+                refuse_gradients(optimizer, self._model, self._config, self._silo)
 
     @property
     def _layer(self) -> str | None:

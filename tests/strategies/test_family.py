@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
+from silofl import families
 from silofl.checkpoint.tree import pack, unpack
 from silofl.strategies import registry
 from silofl.strategies.base import LocalRound, State, Strategy
@@ -243,8 +244,8 @@ def module_of(source: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("", "defines 0 strategies"),
-        ("class A(Strategy): ...\nclass B(Strategy): ...", "defines 2 strategies"),
+        ("", "defines 0 of Strategy"),
+        ("class A(Strategy): ...\nclass B(Strategy): ...", "defines 2 of Strategy"),
         ("@final\nclass A(Strategy): ...", "frozen=True"),
         ("@final\n@dataclass\nclass A(Strategy): ...", "frozen=True"),
         ("@dataclass(frozen=True)\nclass A(Strategy): ...", "@final"),
@@ -266,6 +267,7 @@ def test_a_file_with_a_strategy_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_p
     )
     (tmp_path / "_words.py").write_text("raise RuntimeError")
     monkeypatch.setattr(registry.strategies, "__path__", [*registry.strategies.__path__, str(tmp_path)])
-    found = registry._discover()
+    found = families.modules_of(registry.strategies)
+    assert issubclass(strategy_of(found["fedmine"]), Strategy)
     del sys.modules["silofl.strategies.fedmine"]
     assert set(found) == {*STRATEGIES, "fedmine"}

@@ -165,7 +165,7 @@ def test_state_holds_all_that_is_the_silos_own_and_is_taken_up_again() -> None:
     one, other = (silo(Personal(), strategy, train={"momentum": 0.9, "keep_optimizer": True}) for _ in "ab")
     one.accept(fit(one, strategy))
     state = copy.deepcopy(one.state())
-    assert set(state) == {"model", "optimizer", "strategy", "attributes"}
+    assert set(state) == {"model", "optimizer", "strategy", "personal", "attributes"}
     other.restore(state)
     ends = [fit(each, strategy, 2, resync=True) for each in (one, other)]
     assert (

@@ -199,7 +199,7 @@ def test_what_a_task_raises_going_backward_is_its_own_error_without_its_text(met
 def test_unusable_optimizers_are_refused(options: dict[str, Any], text: str) -> None:
     task = Line()
     with pytest.raises(ConfigError, match=text):
-        trainer(task, **options)[0].try_step((task.x, task.x), own_steps=True)
+        trainer(task, **options)[0].fit(1)
 
 
 class Words(Dataset[dict[str, Any]]):

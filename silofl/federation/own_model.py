@@ -1,0 +1,123 @@
+"""A silo's own model: parts of the shared one that stay with it, and what a personal method keeps and does.
+
+`silo.py` calls `fit` for a round's local work, `beside` after it, and `evaluate` beside the global model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from silofl.config import Config, TrainConfig
+from silofl.errors import ConfigError
+from silofl.federation.local_work import RoundStart
+from silofl.personal import registry as methods
+from silofl.personal.base import Personal, State
+from silofl.tasks.base import PersonalTask, Task
+from silofl.training.evaluate import Evaluate
+from silofl.training.flat import Correct, FlatModel
+from silofl.training.metric_states import Evaluation
+from silofl.training.publication import whole
+from silofl.training.seeding import derive
+from silofl.training.solver import LocalSolver, aside
+from silofl.training.trainer import FitResult, LocalTrainer
+
+
+def private_patterns(task: Task, config: Config, module: nn.Module, silo: int) -> tuple[str, ...]:
+    """Patterns (fnmatch) of the names of what stays with a silo: of the task, and of the method.
+
+    Raises ConfigError where a method does not go with the task or its model.
+    """
+    method = methods.build(config.personal)
+    named = task.private if isinstance(task, PersonalTask) else ()
+    if named and method.effect in ("beside", "instead"):
+        raise ConfigError(
+            f'silo {silo}: personal.name = "{config.personal.name}" keeps a whole model of each '
+            "silo's own, and the task's attribute private keeps part of the shared one: remove one of them",
+            rank=silo,
+        )
+    try:
+        kept = method.private(module)
+    except ConfigError as error:
+        raise ConfigError(f"silo {silo}: {error}", rank=silo) from None
+    return (*named, *kept) if kept else named  # type: ignore[return-value]  # a text is refused by its reader
+
+
+@dataclass
+class OwnModel:
+    """One silo's personal method, with its state.
+
+    Args:
+        method: see `Personal`.
+        trainer: of the silo's shared work, with the task and the samples that it trains on.
+        model: what it trains.
+        config: [train].
+        seed: `run.seed`.
+        silo: its number.
+        state: of the method; changed by `Silo.accept` and a resume alone.
+    """
+
+    method: Personal
+    trainer: LocalTrainer
+    model: FlatModel
+    config: TrainConfig
+    seed: int
+    silo: int
+    state: State = field(default_factory=dict)
+
+    def fit(self, round_number: int, correct: Correct | None) -> tuple[FitResult, State]:
+        """A round's local training from the values that are loaded; its next state."""
+        solver = self._solver(round_number, correct)
+        state = self.method.fit(solver, self.state)
+        return solver.result(), state
+
+    def beside(self, start: RoundStart, state: State) -> State:
+        """What the method does for itself alone from the global model; its next state."""
+        if self.method.effect != "beside":
+            return state
+        with aside(self.model):
+            self.model.load_parts(start.shared["model"], start.buffers)
+            return self.method.beside(self._solver(start.round_number), state)
+
+    def _solver(self, round_number: int, correct: Correct | None = None) -> LocalSolver:
+        def alone(config: TrainConfig, stream: int) -> LocalTrainer:
+            return self.trainer.another(config, derive(self.seed, self.silo, stream))
+
+        return LocalSolver(self.trainer, alone, self.model, self.config, round_number, self.silo, correct)
+
+    @contextmanager
+    def _adapted(self, round_number: int) -> Iterator[None]:
+        """The personal model in the place of the global one, which is loaded."""
+        with aside(self.model):
+            self.method.adapt(self._solver(round_number), self.state)
+            yield
+
+    def evaluate(self, found: Evaluation, evaluate: Evaluate, round_number: int) -> None:
+        """Add the personal model's metrics to those of the loaded global one, as "personal/" and name."""
+        if self.method.adapts:
+            with self._adapted(round_number):
+                found.include("personal", evaluate())
+
+    def arrays(self, round_number: int) -> dict[str, NDArray[np.generic]] | None:
+        """The silo's own model, whole and by name; None where it has none. The global one is loaded."""
+        if not self.kind:
+            return None
+        with self._adapted(round_number):
+            return whole(self.model)
+
+    @property
+    def kind(self) -> str:
+        """Which model of its own the silo ends with; empty where it has none."""
+        if self.method.effect == "none":
+            return "layers that the task keeps with each silo" if self.model.private_names else ""
+        return f"{type(self.method).__name__} ({self.method.paper}), a model of each silo's own"
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up an earlier state."""
+        self.state = {name: np.array(values) for name, values in state.items()}
