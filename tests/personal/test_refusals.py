@@ -1,0 +1,106 @@
+"""Pairs that do not go together are refused when the configuration is read, and say what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from silofl import config as configuration
+from silofl.errors import ConfigError, DataError
+from silofl.federation.silo import Silo
+from silofl.tasks.base import SiloData
+from silofl.tasks.classification import Classification
+
+OWN_STEPS = ("mrmtl", "apfl", "pfedme", "perfedavg")
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ({"personal": {"name": "fedper"}}, "personal.layers names none: set it to patterns of"),
+        ({"personal": {"name": "fedrep"}}, "personal.layers names none"),
+        ({"personal": {"name": "fedpr"}}, "personal.name = 'fedpr' is not allowed: .* did you mean 'fedper'"),
+        (
+            {"personal": {"name": "ditto", "alpha": 0.5}},
+            "personal.alpha is a key of 'apfl' and personal.name is 'ditto', which has name, mu, epochs, lr",
+        ),
+        ({"personal": {"mu": 0.1}}, "personal.mu is a key of 'ditto', 'mrmtl' or 'pfedme'"),
+        ({"personal": {"name": "ditto", "mu": -1.0}}, "personal.mu = -1.0 is not allowed"),
+        ({"personal": {"name": "fedper", "layers": "head.*"}}, "personal.layers = 'head.*' is not allowed"),
+        ({"personal": {"name": "apfl", "alpha": 1.5}}, "personal.alpha = 1.5 is not allowed"),
+        (
+            {"personal": {"name": "fedbn"}, "strategy": {"name": "fedsgd"}},
+            'personal.name = "fedbn" needs local steps, and strategy.name = "fedsgd" takes none',
+        ),
+        (
+            {"personal": {"name": "fedrep", "layers": ["head.*"]}, "train": {"keep_optimizer": True}},
+            "train.keep_optimizer = true keeps one: remove it",
+        ),
+        (
+            {"personal": {"name": "ditto"}, "privacy": {"unit": "example", "noise_multiplier": 1.0}},
+            'trains on records without noise, which privacy.unit = "example" does not cover',
+        ),
+        *(
+            (
+                {"personal": {"name": name}, "strategy": {"name": "scaffold"}},
+                f'personal.name = "{name}" has local steps of its own, and so has strategy.name = "scaffold"',
+            )
+            for name in OWN_STEPS
+        ),
+        (
+            {"personal": {"name": "mrmtl"}, "train": {"precision": "float16"}},
+            'adds gradients up, which train.precision = "float16" scales',
+        ),
+    ],
+)
+def test_illegal_pairs_are_refused_when_the_configuration_is_read(tables: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        configuration.parse(tables)
+
+
+class Plain(Classification):
+    """Four points, and a model without batch normalization."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.LayerNorm(3), nn.Linear(3, 2))
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        records = TensorDataset(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+        return SiloData(records, records)
+
+
+class WithHead(Plain):
+    """One that keeps its last layer."""
+
+    private = ("3.*",)
+
+
+def silo(task: Any, **personal: Any) -> Silo:
+    return Silo(configuration.parse({"personal": personal}), task, 1, 4, "cpu")
+
+
+def test_fedbn_needs_batch_normalization() -> None:
+    with pytest.raises(
+        ConfigError, match='silo 1: .*fedbn.* the model has none .* set personal.name = "fedper"'
+    ):
+        silo(Plain(), name="fedbn")
+
+
+@pytest.mark.parametrize("name", ["finetune", "ditto", *OWN_STEPS])
+def test_a_whole_model_of_ones_own_does_not_go_with_private_parts(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"silo 1: .* attribute private .* remove one of them"):
+        silo(WithHead(), name=name)
+
+
+def test_layers_of_the_method_and_of_the_task_stay_both() -> None:
+    one = silo(WithHead(), name="fedper", layers=["0.*"])
+    assert one.model.private_names == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def test_layers_that_match_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match=r"'heads.*' matches no parameter and no buffer"):
+        silo(Plain(), name="fedper", layers=["heads.*"])
