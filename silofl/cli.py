@@ -86,6 +86,16 @@ def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None
 
 
 @app.command()
+def strategies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only the one of this name.")] = None,
+) -> None:
+    """List strategies and personal methods: their keys, papers and properties."""
+    from silofl.config.listing import listing
+
+    typer.echo("\n".join(listing(name)))
+
+
+@app.command()
 def doctor() -> None:
     """Examine this machine: MPI, GPUs, Slurm, and what to do about each gap."""
     from silofl.report.doctor import examine, print_findings

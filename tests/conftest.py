@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MPICH = Path(sys.prefix) / "mpich"
 FOLDERS = {
     **dict.fromkeys(("kernels", "aggregation"), "kernels"),
-    **dict.fromkeys(("federation", "strategies"), "federations"),
+    **dict.fromkeys(("federation", "strategies", "personal"), "federations"),
 }
 """The marker of a folder's tests, where they are a group's."""
 PATIENCE_S = 90.0

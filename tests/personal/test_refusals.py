@@ -85,7 +85,7 @@ def silo(task: Any, **personal: Any) -> Silo:
 
 def test_fedbn_needs_batch_normalization() -> None:
     with pytest.raises(
-        ConfigError, match='silo 1: .*fedbn.* the model has none .* set personal.name = "fedper"'
+        ConfigError, match=r'silo 1: .*fedbn.* the model has none .* set personal.name = "fedper"'
     ):
         silo(Plain(), name="fedbn")
 

@@ -1,0 +1,125 @@
+"""`silofl strategies`: what [strategy] and [personal] may name, with keys, papers and properties."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from silofl import config as configuration
+from silofl.config.mistakes import either
+from silofl.errors import ConfigError
+from silofl.personal.registry import METHODS
+from silofl.privacy.places import PLACES
+from silofl.strategies.base import Strategy
+from silofl.strategies.registry import STRATEGIES
+
+WIDTH = 110
+EFFECTS = {
+    "none": "one model for all silos",
+    "part": "layers stay with their silo, in no sum and not in model.safetensors",
+    "beside": "the shared model is as without it",
+    "instead": "local steps are its own",
+}
+
+
+def listing(name: str | None = None) -> list[str]:
+    """Lines on all members, or on those of one name. ConfigError where there is none."""
+    families: list[tuple[str, str, Mapping[str, type[Any]]]] = [
+        ("strategy", "how silos train together", STRATEGIES),
+        ("personal", "a model of each silo's own", METHODS),
+    ]
+    known = [member for _, _, members in families for member in members]
+    if name is not None and name not in known:
+        raise ConfigError(f"{name!r} is no strategy and no personal method: there are {either(known)}")
+    lines: list[str] = []
+    for section, purpose, members in families:
+        chosen = {key: kind for key, kind in members.items() if name in (None, key)}
+        if chosen:
+            lines += [f"[{section}]  {purpose}", ""]
+        for member, kind in chosen.items():
+            lines += [*_told(section, member, kind), ""]
+    return lines[:-1]
+
+
+def _told(section: str, name: str, kind: type[Any]) -> Iterator[str]:
+    text = inspect.getdoc(kind) or ""
+    yield f'  name = "{name}"'
+    for paragraph in text.split("\n\n"):
+        yield from textwrap.wrap(
+            " ".join(paragraph.split()), WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    docs = _docs(kind)
+    for field in fields(kind):
+        said = " ".join(docs.get(field.name, "").split())
+        head = f"{field.name} = {_toml(field.default)}"
+        yield from textwrap.wrap(
+            f"{head:24}{said}", WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 30
+        )
+    about = _strategy(kind) if section == "strategy" else EFFECTS[kind.effect]
+    yield f"      {about}"
+    yield f"      with [privacy]: {_with_privacy(section, name, kind)}"
+
+
+def _strategy(kind: type[Strategy]) -> str:
+    parts = [f"sends {' and '.join(kind.sends)}", f"is given {' and '.join(kind.shared)}"]
+    if kind.scalars:
+        parts.append(f"and the numbers {', '.join(kind.scalars)}")
+    parts.append("needs every silo's own update" if kind.needs == "rows" else "goes under secure sums")
+    if kind.local_init is not Strategy.local_init:
+        parts.append("keeps a state in each silo's checkpoint")
+    return "; ".join(parts)
+
+
+def _with_privacy(section: str, name: str, kind: type[Any]) -> str:
+    """With which units and places of [privacy] a configuration of it is taken."""
+    table: dict[str, Any] = {"name": name}
+    if getattr(kind, "needs_layers", False):
+        table["layers"] = ["head.*"]
+
+    def goes(unit: str, place: str) -> bool:
+        noise: dict[str, Any] = {"unit": unit, "place": place, "noise_multiplier": 1.0}
+        if unit == "example":
+            noise["sample_rate"] = 0.1
+        try:
+            configuration.parse({section: table, "privacy": noise, "train": {"steps": 1}})
+        except ConfigError:
+            return False
+        return True
+
+    found = {unit: [place for place in PLACES if goes(unit, place)] for unit in ("example", "silo")}
+    told = [f"unit {unit} (place {', '.join(places)})" for unit, places in found.items() if places]
+    return " and ".join(told) or "refused"
+
+
+def _docs(kind: type[Any]) -> dict[str, str]:
+    """The texts below the fields of a class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for one, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(one, ast.AnnAssign)
+            and isinstance(one.target, ast.Name)
+            and isinstance(after, ast.Expr)
+        ):
+            value = after.value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                found[one.target.id] = value.value
+    return found
+
+
+def _toml(value: Any) -> str:
+    """A default as a file would have it; `unset` for none."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))
+    return (
+        f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    )

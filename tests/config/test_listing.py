@@ -1,0 +1,46 @@
+"""`silofl strategies` lists all that [strategy] and [personal] may name, and what is true of each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from silofl.config.listing import listing
+from silofl.errors import ConfigError
+from silofl.personal.registry import METHODS
+from silofl.strategies.registry import STRATEGIES
+
+MEMBERS = {**STRATEGIES, **METHODS}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_every_member_is_told_with_its_keys_and_what_they_mean(name: str) -> None:
+    lines = listing(name)
+    assert f'  name = "{name}"' in lines
+    for field in fields(MEMBERS[name]):  # type: ignore[arg-type]
+        told = next(line for line in lines if line.strip().startswith(f"{field.name} = "))
+        assert len(told.split("=", 1)[1].split()) > 1, "a key without a word on it"
+
+
+def test_what_goes_with_privacy_is_what_a_configuration_takes() -> None:
+    said = {name: next(line for line in listing(name) if "with [privacy]" in line) for name in MEMBERS}
+    assert "unit example (place local) and unit silo (place local, distributed, central)" in said["fedavg"]
+    assert "unit example (place distributed, central)" in said["fedsgd"]
+    assert "unit silo" not in said["scaffold"]
+    assert said["fedexp"].endswith("refused")
+    assert said["ditto"].endswith("refused")
+
+
+def test_the_command_lists_all_and_names_what_it_does_not_know() -> None:
+    run = [sys.executable, "-m", "silofl", "strategies"]
+    whole = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert all(f'name = "{name}"' in whole for name in MEMBERS)
+    wrong = subprocess.run([*run, "dito"], capture_output=True, text=True, timeout=60, check=False)
+    assert wrong.returncode == 2
+    assert "'dito' is no strategy and no personal method" in wrong.stderr
+    assert len(wrong.stderr.strip().splitlines()) == 1
+    with pytest.raises(ConfigError):
+        listing("dito")
