@@ -64,6 +64,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 EXAMPLES: list[dict[str, dict[str, object]]] = [
     {"strategy": {"name": "fedavg"}},
     {"strategy": {"name": "signavg", "lr": 0.05}},
+    {"personal": {"name": "interpolated", "own": 0.3}},
     {"secure": {"protocol": "gathered"}},
     {"topology": {"name": "cautious"}},
     {"privacy": {"unit": "silo", "place": "majority", "noise_multiplier": 0.02, "metrics": "exact"}},
@@ -92,7 +93,15 @@ def train(copied: Path, tmp_path: Path) -> list[float]:
 
 def test_every_family_has_its_example() -> None:
     folders = {name.split("/")[1] for name in FILES}
-    assert folders == {"strategies", "tasks", "aggregation", "transforms", "privacy", "topologies"}
+    assert folders == {
+        "strategies",
+        "personal",
+        "tasks",
+        "aggregation",
+        "transforms",
+        "privacy",
+        "topologies",
+    }
     assert set(LINES) == set(TABLES)
 
 

@@ -102,5 +102,5 @@ def test_layers_of_the_method_and_of_the_task_stay_both() -> None:
 
 
 def test_layers_that_match_nothing_are_refused() -> None:
-    with pytest.raises(DataError, match=r"'heads.*' matches no parameter and no buffer"):
+    with pytest.raises(DataError, match=r"'heads.*', of the task or of personal.layers, matches no"):
         silo(Plain(), name="fedper", layers=["heads.*"])

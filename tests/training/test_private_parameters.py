@@ -141,7 +141,7 @@ def test_gradients_of_private_parameters_are_their_own() -> None:
 @pytest.mark.parametrize(
     ("private", "told"),
     [
-        (("haed.*",), "private pattern 'haed.*' matches no parameter"),
+        (("haed.*",), "private pattern 'haed.*', of the task or of personal.layers, matches no parameter"),
         ("head.*", r"is the text 'head.*': make it a sequence, \('head.*',\)"),
         (("*",), "match all parameters"),
     ],
