@@ -95,7 +95,16 @@ def personal_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[personal] and what silos train together."""
     method, key = methods.build(config.personal), f'personal.name = "{config.personal.name}"'
     refusal, train = method.refusal(config.train, strategy), config.train
+    norms = f'train.batch_norm = "{train.batch_norm}"'
     return [
+        (
+            train.batch_norm != "averaged" and (method.effect in ("beside", "instead") or method.keeps_norms),
+            f"{norms} keeps running statistics with each silo, and {key} has its own: remove the first",
+        ),
+        (
+            train.batch_norm != "averaged" and config.privacy.unit != "none",
+            f"{norms} keeps statistics that records decide, without noise: remove it, or [privacy]",
+        ),
         (refusal is not None, refusal or ""),
         (
             method.needs_layers and not getattr(method, "layers", ()),

@@ -129,6 +129,9 @@ class TrainConfig(Section):
     """Type of the parameters. Updates travel as float64 for float64 models, as float32 otherwise."""
     precision: Literal["full", "bfloat16", "float16"] = "full"
     """Mixed precision: the type of the forward and backward pass under autocast."""
+    batch_norm: Literal["averaged", "local", "recomputed"] = "averaged"
+    """Running statistics of batch normalization: the mean of the silos', each silo's own, or the silo's own
+    found anew before each evaluation by a pass over its training samples with the new global parameters."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:<n>`; `auto` takes the GPU of the rank's place on its node."""
 

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from silofl.federation.local_work import RoundStart
 from silofl.personal import registry as methods
 from silofl.personal.base import Personal, State
 from silofl.tasks.base import PersonalTask, Task
+from silofl.tasks.user_code import UserCode
+from silofl.training.batch_norm import own_statistics, recompute
+from silofl.training.batches import Batches
 from silofl.training.evaluate import Evaluate
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.metric_states import Evaluation
@@ -43,7 +47,7 @@ def private_patterns(task: Task, config: Config, module: nn.Module, silo: int) -
             rank=silo,
         )
     try:
-        kept = method.private(module)
+        kept = (*method.private(module), *own_statistics(module, config.train.batch_norm))
     except ConfigError as error:
         raise ConfigError(f"silo {silo}: {error}", rank=silo) from None
     return (*named, *kept) if kept else named  # type: ignore[return-value]  # a text is refused by its reader
@@ -60,6 +64,7 @@ class OwnModel:
         config: [train].
         seed: `run.seed`.
         silo: its number.
+        recompute: sets running statistics of batch normalization anew, see `train.batch_norm`.
         state: of the method; changed by `Silo.accept` and a resume alone.
     """
 
@@ -69,7 +74,23 @@ class OwnModel:
     config: TrainConfig
     seed: int
     silo: int
+    recompute: Callable[[], None]
     state: State = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        task: Task,
+        trainer: LocalTrainer,
+        model: FlatModel,
+        train: Batches,
+        code: UserCode,
+    ) -> Self:
+        """The own model of the silo that `code` is of, by [personal] and [train]."""
+        method, local = methods.build(config.personal), config.train
+        anew = partial(recompute, task, model.module, train, local.batch_size, code)
+        return cls(method, trainer, model, local, config.run.seed, code.silo, anew)
 
     def fit(self, round_number: int, correct: Correct | None) -> tuple[FitResult, State]:
         """A round's local training from the values that are loaded; its next state."""
@@ -92,6 +113,16 @@ class OwnModel:
         return LocalSolver(self.trainer, alone, self.model, self.config, round_number, self.silo, correct)
 
     @contextmanager
+    def statistics(self) -> Iterator[None]:
+        """Statistics of batch normalization as they are to be evaluated; put back afterwards."""
+        if self.config.batch_norm != "recomputed":
+            yield
+            return
+        with aside(self.model):
+            self.recompute()
+            yield
+
+    @contextmanager
     def _adapted(self, round_number: int) -> Iterator[None]:
         """The personal model in the place of the global one, which is loaded."""
         with aside(self.model):
@@ -108,12 +139,14 @@ class OwnModel:
         """The silo's own model, whole and by name; None where it has none. The global one is loaded."""
         if not self.kind:
             return None
-        with self._adapted(round_number):
+        with self._adapted(round_number), self.statistics():
             return whole(self.model)
 
     @property
     def kind(self) -> str:
         """Which model of its own the silo ends with; empty where it has none."""
+        if self.method.effect == "none" and self.config.batch_norm != "averaged":
+            return f"statistics of batch normalization, {self.config.batch_norm}"
         if self.method.effect == "none":
             return "layers that the task keeps with each silo" if self.model.private_names else ""
         return f"{type(self.method).__name__} ({self.method.paper}), a model of each silo's own"

@@ -26,7 +26,6 @@ from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.task_data import TaskData, data_of_task, persons_of
 from silofl.launcher import watchdog
-from silofl.personal import registry as methods
 from silofl.strategies.base import LocalRound, Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
@@ -127,8 +126,7 @@ class Silo:
         self.trainer = LocalTrainer(
             task, self.model, self._train, config.train, seed=seed, silo=number, code=code
         )
-        method = methods.build(config.personal)
-        self.own = OwnModel(method, self.trainer, self.model, config.train, seed, number)
+        self.own = OwnModel.of(config, task, self.trainer, self.model, self._train, code)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
@@ -284,7 +282,8 @@ class Silo:
         given = self._task, self.model, self._test, self._eval_batch_size, self.code
         with explained(self._number):
             self.model.load(values)
-            found = evaluate(*given)
+            with self.own.statistics():
+                found = evaluate(*given)
             self.own.evaluate(found, partial(evaluate, *given), round_number)
         found.finish(self.code)
         return found

@@ -114,6 +114,9 @@ class Personal:
     needs_layers: ClassVar[bool] = False
     """Whether it has a key `layers` that has to name something."""
 
+    keeps_norms: ClassVar[bool] = False
+    """Whether batch normalization is among what stays with a silo."""
+
     paper: ClassVar[str] = ""
     """Where it is from."""
 

@@ -16,6 +16,7 @@ class FedBN(Personal):
     """
 
     effect = "part"
+    keeps_norms = True
     paper = "Li et al. 2021"
 
     def private(self, module: Any) -> tuple[str, ...]:

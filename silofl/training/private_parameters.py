@@ -24,8 +24,8 @@ def private_names(tensors: Mapping[str, Tensor], patterns: Sequence[str]) -> fro
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in tensors):
             raise DataError(
-                f"the private pattern {pattern!r}, of the task or of personal.layers, matches no parameter and "
-                f"no buffer of the model: use names such as {next(iter(tensors), 'head.weight')!r}"
+                f"the private pattern {pattern!r}, of the task or of personal.layers, matches no parameter "
+                f"and no buffer of the model: use names such as {next(iter(tensors), 'head.weight')!r}"
             )
     names = {name for name in tensors if any(fnmatchcase(name, pattern) for pattern in patterns)}
     kept = {id(tensors[name]): name for name in names}

@@ -36,10 +36,13 @@ class Shifted(Classification):
         return SiloData(TensorDataset(x[:40], y[:40]), TensorDataset(x[40:], y[40:]))
 
 
-def run(path: Path, personal: dict[str, Any], **train_keys: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(
+    path: Path, personal: dict[str, Any], *, rounds_between: int = 1, **train_keys: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    shown = {"name": "b", "dir": str(path), "display": "none", "evaluate_every": rounds_between}
     config = configuration.parse(
         {
-            "run": {"name": "b", "dir": str(path), "display": "none", "rounds": 6},
+            "run": shown | {"rounds": 6},
             "train": {"batch_size": 10, "epochs": 2, "lr": 0.05, **train_keys},
             "personal": personal,
         }
@@ -93,3 +96,31 @@ def test_what_is_done_beside_leaves_the_shared_model_as_it_is(tmp_path: Path, na
     assert sorted(plain) == sorted(beside)
     assert all(np.array_equal(plain[key], beside[key]) for key in plain)
     assert "personal/accuracy" in summary["metrics"]
+
+
+@pytest.mark.parametrize("choice", ["local", "recomputed"])
+def test_statistics_that_stay_with_a_silo(tmp_path: Path, choice: str) -> None:
+    """Parameters are shared; a silo's own statistics suit features of its own scale."""
+    _, averaged = run(tmp_path / "averaged", {"name": "none"})
+    shared, summary = run(tmp_path / "own", {"name": "none"}, batch_norm=choice)
+    assert not {"1.running_mean", "1.running_var"} & set(shared)
+    assert summary["personal"] == f"statistics of batch normalization, {choice}"
+    assert summary["accuracy"] > averaged["accuracy"] + 0.02
+    task = Shifted()
+    for silo, own in enumerate(own_models(tmp_path / "own")):
+        assert all(np.array_equal(own[name], shared[name]) for name in shared if "num_batches" not in name)
+        if choice == "recomputed":  # by hand: the mean over batches of ten in order
+            train = task.data(silo, 4).train.tensors[0]  # type: ignore[attr-defined]
+            hidden = train @ torch.from_numpy(shared["0.weight"]).T + torch.from_numpy(shared["0.bias"])
+            parts = torch.split(hidden, 10)
+            means = torch.stack([part.mean(0) for part in parts]).mean(0)
+            spread = torch.stack([part.var(0) for part in parts]).mean(0)
+            np.testing.assert_allclose(own["1.running_mean"], means, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(own["1.running_var"], spread, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_found_anew_do_not_depend_on_how_often_a_run_evaluates(tmp_path: Path) -> None:
+    config = {"name": "none"}
+    once, _ = run(tmp_path / "once", config, rounds_between=6, batch_norm="recomputed")
+    often, _ = run(tmp_path / "often", config, batch_norm="recomputed")
+    assert all(np.array_equal(once[name], often[name]) for name in once)

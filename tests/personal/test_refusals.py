@@ -44,6 +44,14 @@ OWN_STEPS = ("mrmtl", "apfl", "pfedme", "perfedavg")
             {"personal": {"name": "ditto"}, "privacy": {"unit": "example", "noise_multiplier": 1.0}},
             'trains on records without noise, which privacy.unit = "example" does not cover',
         ),
+        (
+            {"personal": {"name": "fedbn"}, "train": {"batch_norm": "local"}},
+            'train.batch_norm = "local" keeps running statistics .* personal.name = "fedbn" has its own',
+        ),
+        (
+            {"train": {"batch_norm": "recomputed"}, "privacy": {"unit": "silo", "noise_multiplier": 1.0}},
+            'train.batch_norm = "recomputed" keeps statistics that records decide, without noise',
+        ),
         *(
             (
                 {"personal": {"name": name}, "strategy": {"name": "scaffold"}},
@@ -104,3 +112,9 @@ def test_layers_of_the_method_and_of_the_task_stay_both() -> None:
 def test_layers_that_match_nothing_are_refused() -> None:
     with pytest.raises(DataError, match=r"'heads.*', of the task or of personal.layers, matches no"):
         silo(Plain(), name="fedper", layers=["heads.*"])
+
+
+def test_statistics_of_a_model_without_any_are_refused() -> None:
+    config = configuration.parse({"train": {"batch_norm": "local"}})
+    with pytest.raises(ConfigError, match='silo 1: train.batch_norm = "local" is about .* remove it'):
+        Silo(config, Plain(), 1, 4, "cpu")
