@@ -116,5 +116,5 @@ def test_layers_that_match_nothing_are_refused() -> None:
 
 def test_statistics_of_a_model_without_any_are_refused() -> None:
     config = configuration.parse({"train": {"batch_norm": "local"}})
-    with pytest.raises(ConfigError, match='silo 1: train.batch_norm = "local" is about .* remove it'):
+    with pytest.raises(ConfigError, match=r'silo 1: train.batch_norm = "local" is about .* remove it'):
         Silo(config, Plain(), 1, 4, "cpu")

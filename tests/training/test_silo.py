@@ -289,5 +289,7 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
     class Wrong(Normalized):
         private = ("head.*",)
 
-    with pytest.raises(DataError, match=r"'head\.\*' matches no parameter"):
+    with pytest.raises(
+        DataError, match=r"'head\.\*', of the task or of personal.layers, matches no parameter"
+    ):
         silo(Wrong())
