@@ -1,4 +1,4 @@
-"""Strategies and personal methods, all or those named, one run after the other, on the four ranks of a job.
+"""All strategies and personal methods, one run after the other, on the four ranks of one job.
 
 Each rank tells how far what it holds is from the plain reference.
 """
@@ -43,11 +43,9 @@ def run(comm: Communicator, section: str, table: dict[str, Any], path: Path) -> 
 
 
 def main(comm: Communicator, shutdown: Shutdown) -> None:
-    folder, chosen = Path(sys.argv[1]), sys.argv[2:]
+    folder = Path(sys.argv[1])
     for section, cases in SETS:
         for number, (table, reference) in enumerate(cases):
-            if chosen and table["name"] not in chosen:
-                continue
             path = folder / f"{section}-{number}"
             run(comm, section, table, path)
             comm.barrier()
