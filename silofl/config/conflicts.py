@@ -151,6 +151,12 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f'strategy.name = "{name}" tells {" and ".join([*strategy.scalars, *by_round[:1]])} of each '
             'silo\'s training without noise: set strategy.name = "fedavg", or remove [privacy]',
         ),
+        (
+            privacy.samples and strategy.at_start() != "nothing",
+            f'strategy.name = "{name}" works out the {strategy.at_start()} of all samples at the shared '
+            f'model, which has no noise under privacy.unit = "{privacy.unit}": '
+            'set strategy.name = "fedavg", or remove [privacy]',
+        ),
     ]
 
 

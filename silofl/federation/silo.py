@@ -189,6 +189,7 @@ class Silo:
         with self.errors_of(start.round_number):
             self.model.load_parts(start.shared["model"], start.buffers)
             state = self.own.state
+            start = self._measured(start)
             if start.strategy.local == "gradient":
                 trained, result = self.trainer.gradient(start.round_number)
             else:
@@ -197,6 +198,17 @@ class Silo:
             self.model.check(own=self._noisy)
             state = self.own.beside(start, state)
         return replace(self.contribution(trained, result, start), personal=state)
+
+    def _measured(self, start: RoundStart) -> RoundStart:
+        """With what the strategy asks for at the shared model, which is loaded; that leaves no trace."""
+        asked = start.strategy.at_start()
+        if asked == "nothing":
+            return start
+        before = self._attributes.state()
+        with kept(self.model.module):
+            loss, gradient = self.trainer.measure(start.round_number, gradient=asked == "gradient")
+        self._attributes.load(before)
+        return replace(start, loss=loss, gradient=gradient)
 
     @contextmanager
     def errors_of(self, round_number: int) -> Iterator[None]:
@@ -217,17 +229,19 @@ class Silo:
             return None
         on_device = {name: self.model.tensor(values) for name, values in start.shared.items()}
         own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
-        local = self._local_round(on_device, own, start)
+        local = self._local_round(on_device, own, start, start.gradient)
         return lambda gradient, values: strategy.correct(gradient, values, local)
 
     def _local_round(
-        self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart
+        self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart, gradient: Any
     ) -> LocalRound:
-        return LocalRound(shared, own, self._lr, self.counted, start.resync, self._momentum)
+        told = self._lr, self.counted, start.resync, self._momentum
+        return LocalRound(shared, own, *told, start.loss, gradient)
 
     def contribution(self, trained: torch.Tensor, result: FitResult, start: RoundStart) -> Fitted:
         """What to send of trained parameters (P,), which are written over where they can be: no copy."""
-        local = self._local_round(start.shared, self.strategy_state, start)
+        gradient = None if start.gradient is None else as_array(start.gradient)
+        local = self._local_round(start.shared, self.strategy_state, start, gradient)
         contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])

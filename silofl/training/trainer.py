@@ -162,6 +162,30 @@ class LocalTrainer:
 
         Buffers such as running statistics are left in the model as the forward passes have made them.
         """
+        return self._mean_gradient(self._weighted, round_number, "lower strategy.lr")
+
+    def measure(self, round_number: int, *, gradient: bool) -> tuple[float, Tensor | None]:
+        """Mean loss of all samples at the model's values, and its `gradient` (P,), else None."""
+        if gradient:
+            found, result = self._mean_gradient(self._all, round_number, self._lower)
+            return result.loss, found
+        generator = seed_everything(derive(self._seed, self._silo, round_number))
+        self._to_train()
+        with torch.no_grad():
+            parts = self._take(
+                self._all,
+                lambda batch, weight: self._loss(batch) * weight,
+                generator,
+                round_number,
+                self._lower,
+            )
+        return parts.total, None
+
+    @property
+    def _lower(self) -> str:
+        return f"lower train.lr = {self._config.lr}"
+
+    def _mean_gradient(self, read: Read, round_number: int, remedy: str) -> tuple[Tensor, FitResult]:
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         self.to_train()
         gradient = self._model.gradient_vector()
@@ -171,7 +195,7 @@ class LocalTrainer:
             self._differentiate(part)
             return part.detach()
 
-        losses = self._take(self._weighted, add, generator, round_number, "lower strategy.lr")
+        losses = self._take(read, add, generator, round_number, remedy)
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
 
@@ -179,7 +203,12 @@ class LocalTrainer:
         if not self._config.full_batch:
             yield next(self._train.shuffled(self._config.batch_size, generator)), 1.0
             return
-        pieces = math.ceil(len(self._train) / max(self._config.batch_size, FULL_BATCH_PIECE))
+        yield from self._all(generator)
+
+    def _all(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
+        """All samples, in pieces no larger than what a step takes at once, with their parts of a mean."""
+        least = FULL_BATCH_PIECE if self._config.full_batch else 1
+        pieces = math.ceil(len(self._train) / max(self._config.batch_size, least))
         for batch, count in self._train.in_order(math.ceil(len(self._train) / pieces)):  # of nearly one size
             yield batch, count / len(self._train)
 

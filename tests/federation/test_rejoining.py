@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,19 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(path: Path, strategy: str, *inject: str, rounds: int = ROUNDS, **secure: Any) -> Config:
-    own = {"fedprox": {"mu": MU}, "feddyn": {"alpha": ALPHA}}.get(strategy, {})
+    own = {"fedprox": {"mu": MU}, "feddyn": {"alpha": ALPHA}, "scaffold-I": {"option": "I"}}.get(strategy, {})
     return configuration.parse(
         {
             "run": {"name": "f", "dir": str(path), "display": "none", "rounds": rounds},
             "train": {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"},
-            "strategy": {"name": strategy, **own},
+            "strategy": {"name": strategy.partition("-")[0], **own},
             "secure": secure,
             "failure": {"policy": "respawn", "inject": list(inject)},
         }
     )
 
 
-def scaffold(back: int = BACK) -> Array:
+def scaffold(back: int = BACK, option: str = "II") -> Array:
     """SCAFFOLD (Karimireddy et al. 2020, algorithm 1) in which one silo is away, and back in round `back`.
 
     It comes back with the c_i of round `OWN`; in that round c becomes the mean of all c_i+.
@@ -76,7 +77,8 @@ def scaffold(back: int = BACK) -> Array:
             y = x
             for _ in range(STEPS):
                 y = y - LR * (naive.gradient(data[k], y) - c_i[k] + c)
-            plus.append(c_i[k] - c + (x - y) / (STEPS * LR))
+            at_x = naive.gradient(data[k], x)
+            plus.append(at_x if option == "I" else c_i[k] - c + (x - y) / (STEPS * LR))
             dy.append(y - x)
             dc.append(plus[-1] - c_i[k])
             c_i[k] = plus[-1]
@@ -120,7 +122,13 @@ def fedprox() -> Array:
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(
-    ("strategy", "reference"), [("scaffold", scaffold), ("feddyn", feddyn), ("fedprox", fedprox)]
+    ("strategy", "reference"),
+    [
+        ("scaffold", scaffold),
+        ("scaffold-I", partial(scaffold, option="I")),
+        ("feddyn", feddyn),
+        ("fedprox", fedprox),
+    ],
 )
 @pytest.mark.parametrize(
     ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]

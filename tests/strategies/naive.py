@@ -104,9 +104,9 @@ def fedprox(data: list[Data], present: Any, lr: float, steps: int, mu: float) ->
 
 
 def scaffold(
-    data: list[Data], present: Any, lr: float, steps: int, server_lr: float = 1.0
+    data: list[Data], present: Any, lr: float, steps: int, server_lr: float = 1.0, option: str = "II"
 ) -> tuple[Array, Array, list[Array]]:
-    """Karimireddy et al. 2020, algorithm 1 with option II; the model, c and every c_i."""
+    """Karimireddy et al. 2020, algorithm 1; the model, c and every c_i."""
     x, c = np.zeros(SIZE), np.zeros(SIZE)
     c_i = [np.zeros(SIZE) for _ in data]
     for here in present:
@@ -115,13 +115,27 @@ def scaffold(
             y = x
             for _ in range(steps):
                 y = y - lr * (gradient(data[i], y) - c_i[i] + c)
-            c_plus = c_i[i] - c + (x - y) / (steps * lr)
+            c_plus = gradient(data[i], x) if option == "I" else c_i[i] - c + (x - y) / (steps * lr)
             dy.append(y - x)
             dc.append(c_plus - c_i[i])
             c_i[i] = c_plus
         x = x + server_lr * np.mean(dy, axis=0)
         c = c + len(here) / len(data) * np.mean(dc, axis=0)
     return x, c, c_i
+
+
+def qfedavg(data: list[Data], present: Any, lr: float, steps: int, q: float, lipschitz: float) -> Array:
+    """Li et al. 2020 (q-FFL), algorithm 2."""
+    w = np.zeros(SIZE)
+    for here in present:
+        delta, h = np.zeros(SIZE), 0.0
+        for k in here:
+            f = loss(data[k], w)
+            dw = lipschitz * (w - descend(data[k], w, lr, steps))
+            delta = delta + f**q * dw
+            h += q * f ** (q - 1) * float(dw @ dw) + lipschitz * f**q
+        w = w - delta / h
+    return w
 
 
 def diloco(data: list[Data], present: Any, lr: float, steps: int, server_lr: float, momentum: float) -> Array:
