@@ -34,6 +34,7 @@ from silofl.tasks.user_code import UserCode, own_files
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
+from silofl.training.comparison import Comparison, frozen_copies
 from silofl.training.data_digest import data_digest
 from silofl.training.device import device_name, explained, prepare
 from silofl.training.evaluate import evaluate
@@ -147,7 +148,10 @@ class Silo:
         refuse_process_group(self._number)
         self._attributes.load({})
         trial = Trial(self.trainer, self.model, self._train, config.train, self._number)
-        trial.run(own_steps=not dense)
+        values, count = self.initial(), self.model.trainable
+        shared = dict.fromkeys(strategy.shared, values[:count])
+        with self._comparing(RoundStart(shared, values[count:], 0, strategy)):
+            trial.run(own_steps=not dense)
         self._moved = self._attributes.moved()
         if config.privacy.samples:
             self._attributes.refuse_moved(self._number)
@@ -193,7 +197,8 @@ class Silo:
             if start.strategy.local == "gradient":
                 trained, result = self.trainer.gradient(start.round_number)
             else:
-                result, state = self.own.fit(start.round_number, self.correction(start))
+                with self._comparing(start):
+                    result, state = self.own.fit(start.round_number, self.correction(start))
                 trained = self.model.parameters
             self.model.check(own=self._noisy)
             state = self.own.beside(start, state)
@@ -209,6 +214,21 @@ class Silo:
             loss, gradient = self.trainer.measure(start.round_number, gradient=asked == "gradient")
         self._attributes.load(before)
         return replace(start, loss=loss, gradient=gradient)
+
+    @contextmanager
+    def _comparing(self, start: RoundStart) -> Iterator[None]:
+        """While losses have the strategy's penalty; the shared model is loaded."""
+        strategy, shared = start.strategy, start.shared["model"]
+        layer = strategy.compared_layer()
+        if layer is None:
+            yield
+            return
+        local = self._local_round(start.shared, self.strategy_state, start, None)
+        copies = frozen_copies(self.model, strategy.references(local), start.buffers, self._number)
+        self.model.load_parts(shared, start.buffers)
+        comparison = Comparison(self.model.module, copies, layer, strategy.penalty, self._number)
+        with self.trainer.comparing(comparison):
+            yield
 
     @contextmanager
     def errors_of(self, round_number: int) -> Iterator[None]:

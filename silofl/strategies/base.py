@@ -10,7 +10,7 @@ the keys of [strategy].
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -121,6 +121,23 @@ class Strategy:
 
     def correct(self, gradient: Values, values: Values, local: LocalRound) -> None:
         """Change a local step's gradient (d,) in place, at the parameters `values` (d,)."""
+
+    def compared_layer(self) -> str | None:
+        """The module of the task's model, by name, whose outputs `penalty` compares; None for no penalty."""
+        return None
+
+    def references(self, local: LocalRound) -> Sequence[Values]:
+        """Parameters (d,) of the models that `penalty` compares with the one in training: NumPy arrays."""
+        return ()
+
+    def penalty(self, output: Values, others: Sequence[Values]) -> Values:
+        """What is added to the loss of a local step, (): of torch tensors, none of them to be changed.
+
+        Args:
+            output: what that module puts out of the step's batch (m, r) in the model in training.
+            others: the same in each of `references`, without gradients.
+        """
+        raise NotImplementedError
 
     def contribute(
         self, trained: Vector, steps: int, loss: float, local: LocalRound

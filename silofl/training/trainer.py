@@ -14,13 +14,14 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from silofl.config import TrainConfig
 from silofl.errors import DivergedError, UserCodeError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, handed
+from silofl.training.comparison import Comparison
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.losses import Losses, NotFinite, scalar_loss
@@ -65,6 +66,7 @@ class LocalTrainer:
         self._code = UserCode(silo) if code is None else code
         optimizer_kind(config)
         self._made: torch.optim.Optimizer | None = None
+        self._comparison: Comparison | None = None
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
 
@@ -115,6 +117,16 @@ class LocalTrainer:
         whole = torch.cat([gradient, gradient.new_zeros(self._model.size - len(gradient))])
         self._model.gradients_from(whole)
         self._optimizer.step()
+
+    @contextlib.contextmanager
+    def comparing(self, comparison: Comparison) -> Iterator[None]:
+        """While `fit` has the term of the loss that a comparison makes."""
+        self._comparison = comparison
+        try:
+            with comparison.listening():
+                yield
+        finally:
+            self._comparison = None
 
     def _take(
         self,
@@ -287,8 +299,13 @@ class LocalTrainer:
 
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
+        if self._comparison is not None:
+            return self._comparison.loss(lambda module: self._loss_of(module, batch))
+        return self._loss_of(self._model.module, batch)
+
+    def _loss_of(self, module: nn.Module, batch: Any) -> Tensor:
         with self._autocast(), self._code.calling("loss", self._task.loss):
-            loss = self._task.loss(self._model.module, handed(batch))
+            loss = self._task.loss(module, handed(batch))
         return scalar_loss(loss, self._silo)
 
     def _exact_loss(self, batch: Any) -> Tensor:

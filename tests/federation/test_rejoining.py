@@ -32,6 +32,7 @@ from tests.strategies.test_federated import LR, STEPS, Softmax
 
 ROUNDS, VICTIM, FAILS, BACK = 20, 2, 5, 7
 MU = ALPHA = 1.0
+CONTRAST = 0.1
 ALL = tuple(range(len(SIZES)))
 OWN = FAILS - 2
 """The newest round that a silo has committed for certain when it fails."""
@@ -48,7 +49,12 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(path: Path, strategy: str, *inject: str, rounds: int = ROUNDS, **secure: Any) -> Config:
-    own = {"fedprox": {"mu": MU}, "feddyn": {"alpha": ALPHA}, "scaffold-I": {"option": "I"}}.get(strategy, {})
+    own: dict[str, Any] = {
+        "fedprox": {"mu": MU},
+        "feddyn": {"alpha": ALPHA},
+        "scaffold-I": {"option": "I"},
+        "moon": {"layer": "scores", "mu": CONTRAST},
+    }.get(strategy, {})
     return configuration.parse(
         {
             "run": {"name": "f", "dir": str(path), "display": "none", "rounds": rounds},
@@ -113,6 +119,26 @@ def feddyn() -> Array:
     return x
 
 
+def moon() -> Array:
+    """MOON (Li et al. 2021, algorithm 1), likewise: its own model of before is that of round `OWN`."""
+    data, w, kept = naive.silos(), np.zeros(SIZE), np.zeros(SIZE)
+    last = list[Array | None]([None] * len(SIZES))
+    for number in range(1, ROUNDS + 1):
+        if number == BACK:
+            last[VICTIM] = kept
+        here = [k for k in ALL if k != VICTIM or not FAILS <= number < BACK]
+        for k in here:
+            x, previous = w, last[k]
+            for _ in range(STEPS):
+                pull = naive.contrast(data[k][0], x, w, previous, 0.5) if previous is not None else 0
+                x = x - LR * (naive.gradient(data[k], x) + CONTRAST * pull)
+            last[k] = x
+        w = np.average([last[k] for k in here], axis=0, weights=naive.sizes(data, here))
+        if number == OWN:
+            kept = last[VICTIM]
+    return w
+
+
 def fedprox() -> Array:
     """It has no state of its own to be older."""
     away = tuple(k for k in ALL if k != VICTIM)
@@ -128,6 +154,7 @@ def fedprox() -> Array:
         ("scaffold-I", partial(scaffold, option="I")),
         ("feddyn", feddyn),
         ("fedprox", fedprox),
+        ("moon", moon),
     ],
 )
 @pytest.mark.parametrize(

@@ -138,6 +138,44 @@ def qfedavg(data: list[Data], present: Any, lr: float, steps: int, q: float, lip
     return w
 
 
+def moon(
+    data: list[Data], present: Any, lr: float, steps: int, mu: float, tau: float
+) -> tuple[Array, list[Array | None]]:
+    """Li, He and Song 2021, algorithm 1; the model, and each silo's last. A sample's scores represent it.
+
+    Before its first round a silo has no model of its own, and no contrast.
+    """
+    w, last = np.zeros(SIZE), list[Array | None]([None] * len(data))
+    for here in present:
+        local = []
+        for k in here:
+            x, previous = w, last[k]
+            for _ in range(steps):
+                pull = np.zeros(SIZE) if previous is None else contrast(data[k][0], x, w, previous, tau)
+                x = x - lr * (gradient(data[k], x) + mu * pull)
+            last[k] = x
+            local.append(x)
+        w = np.average(local, axis=0, weights=sizes(data, here))
+    return w, last
+
+
+def contrast(rows: Array, x: Array, w: Array, previous: Array, tau: float) -> Array:
+    """Gradient at x of the mean of -log(G / (G + P)), where G = e^(sim(z, g) / tau), P = e^(sim(z, p) / tau)."""
+    total = np.zeros((CLASSES, INPUTS))
+    for row in rows:
+        z, g, p = (one.reshape(CLASSES, INPUTS) @ row for one in (x, w, previous))
+        (of_g, to_g), (of_p, to_p) = cosine(z, g), cosine(z, p)
+        part = np.exp(of_p / tau) / (np.exp(of_g / tau) + np.exp(of_p / tau))
+        total += np.outer(part * (to_p - to_g) / tau, row)
+    return total.ravel() / len(rows)
+
+
+def cosine(z: Array, a: Array) -> tuple[float, Array]:
+    """sim(z, a), and its gradient by z."""
+    norms = np.sqrt(z @ z) * np.sqrt(a @ a)
+    return float(z @ a / norms), a / norms - (z @ a) * z / (norms * (z @ z))
+
+
 def diloco(data: list[Data], present: Any, lr: float, steps: int, server_lr: float, momentum: float) -> Array:
     """Douillard et al. 2023, algorithm 1: the outer optimizer is SGD with Nesterov's momentum, as torch's."""
     x, v = np.zeros(SIZE), np.zeros(SIZE)

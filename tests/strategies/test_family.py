@@ -41,6 +41,8 @@ def _other(field: Any) -> Any:
     if isinstance(field.default, str):
         allowed = get_args(field.type) or ("other",)
         return next(one for one in allowed if one != field.default)
+    if field.default is None or isinstance(field.default, float):
+        return 0.5 if field.default != 0.5 else 0.25
     return field.default + 1 if isinstance(field.default, int) else 0.5
 
 
