@@ -160,7 +160,7 @@ def moon(
 
 
 def contrast(rows: Array, x: Array, w: Array, previous: Array, tau: float) -> Array:
-    """Gradient at x of the mean of -log(G / (G + P)), where G = e^(sim(z, g) / tau), P = e^(sim(z, p) / tau)."""
+    """Gradient at x of the mean of -log(G / (G + P)), G = e^(sim(z, g) / tau) and P = e^(sim(z, p) / tau)."""
     total = np.zeros((CLASSES, INPUTS))
     for row in rows:
         z, g, p = (one.reshape(CLASSES, INPUTS) @ row for one in (x, w, previous))
