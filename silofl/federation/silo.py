@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,9 +24,10 @@ from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
+from silofl.federation.strategy_half import StrategyHalf
 from silofl.federation.task_data import TaskData, data_of_task, persons_of
 from silofl.launcher import watchdog
-from silofl.strategies.base import LocalRound, Strategy
+from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
 from silofl.tasks.checks import model_of, refuse_process_group
@@ -34,7 +35,6 @@ from silofl.tasks.user_code import UserCode, own_files
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
-from silofl.training.comparison import Comparison, frozen_copies
 from silofl.training.data_digest import data_digest
 from silofl.training.device import device_name, explained, prepare
 from silofl.training.evaluate import evaluate
@@ -130,9 +130,9 @@ class Silo:
         self.own = OwnModel.of(config, task, self.trainer, self.model, self._train, code)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
-        self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
         self._noisy = config.privacy.unit != "none"
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
+        self._half = StrategyHalf(self.trainer, self.model, self._attributes, config, self.counted, number)
         with _DRAWING, explained(number):
             self._try(config, strategy)
 
@@ -149,8 +149,8 @@ class Silo:
         self._attributes.load({})
         trial = Trial(self.trainer, self.model, self._train, config.train, self._number)
         values, count = self.initial(), self.model.trainable
-        shared = dict.fromkeys(strategy.shared, values[:count])
-        with self._comparing(RoundStart(shared, values[count:], 0, strategy)):
+        start = RoundStart({"model": values[:count]}, values[count:], 0, strategy)
+        with self._half.comparing(self.strategy_state, start):
             trial.run(own_steps=not dense)
         self._moved = self._attributes.moved()
         if config.privacy.samples:
@@ -192,43 +192,17 @@ class Silo:
         """
         with self.errors_of(start.round_number):
             self.model.load_parts(start.shared["model"], start.buffers)
+            start = self._half.measured(start)
             state = self.own.state
-            start = self._measured(start)
             if start.strategy.local == "gradient":
                 trained, result = self.trainer.gradient(start.round_number)
             else:
-                with self._comparing(start):
+                with self._half.comparing(self.strategy_state, start):
                     result, state = self.own.fit(start.round_number, self.correction(start))
                 trained = self.model.parameters
             self.model.check(own=self._noisy)
             state = self.own.beside(start, state)
         return replace(self.contribution(trained, result, start), personal=state)
-
-    def _measured(self, start: RoundStart) -> RoundStart:
-        """With what the strategy asks for at the shared model, which is loaded; that leaves no trace."""
-        asked = start.strategy.at_start()
-        if asked == "nothing":
-            return start
-        before = self._attributes.state()
-        with kept(self.model.module):
-            loss, gradient = self.trainer.measure(start.round_number, gradient=asked == "gradient")
-        self._attributes.load(before)
-        return replace(start, loss=loss, gradient=gradient)
-
-    @contextmanager
-    def _comparing(self, start: RoundStart) -> Iterator[None]:
-        """While losses have the strategy's penalty; the shared model is loaded."""
-        strategy, shared = start.strategy, start.shared["model"]
-        layer = strategy.compared_layer()
-        if layer is None:
-            yield
-            return
-        local = self._local_round(start.shared, self.strategy_state, start, None)
-        copies = frozen_copies(self.model, strategy.references(local), start.buffers, self._number)
-        self.model.load_parts(shared, start.buffers)
-        comparison = Comparison(self.model.module, copies, layer, strategy.penalty, self._number)
-        with self.trainer.comparing(comparison):
-            yield
 
     @contextmanager
     def errors_of(self, round_number: int) -> Iterator[None]:
@@ -244,24 +218,11 @@ class Silo:
 
     def correction(self, start: RoundStart) -> Correct | None:
         """What the strategy does to gradients; None where it does nothing, which costs nothing."""
-        strategy = start.strategy
-        if not corrects(strategy):
-            return None
-        on_device = {name: self.model.tensor(values) for name, values in start.shared.items()}
-        own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
-        local = self._local_round(on_device, own, start, start.gradient)
-        return lambda gradient, values: strategy.correct(gradient, values, local)
-
-    def _local_round(
-        self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart, gradient: Any
-    ) -> LocalRound:
-        told = self._lr, self.counted, start.resync, self._momentum
-        return LocalRound(shared, own, *told, start.loss, gradient)
+        return self._half.correction(self.strategy_state, start)
 
     def contribution(self, trained: torch.Tensor, result: FitResult, start: RoundStart) -> Fitted:
         """What to send of trained parameters (P,), which are written over where they can be: no copy."""
-        gradient = None if start.gradient is None else as_array(start.gradient)
-        local = self._local_round(start.shared, self.strategy_state, start, gradient)
+        local = self._half.local_round(self.strategy_state, start)
         contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])

@@ -59,7 +59,7 @@ class Comparison:
                 handle.remove()
 
     def _take(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._put_out.append(output)
+        self._put_out = [output]
 
     def loss(self, run: Callable[[nn.Module], Tensor]) -> Tensor:
         """The task's loss of a batch, which `run(model)` gives, and the term."""
@@ -73,10 +73,10 @@ class Comparison:
 
     def _output(self, run: Callable[[nn.Module], Tensor], module: nn.Module) -> tuple[Tensor, Tensor]:
         """The loss, and what the layer put out (m, r), of single precision or double."""
-        self._put_out.clear()
+        self._put_out = []
         loss = run(module)
         output = self._put_out[-1] if self._put_out else None
-        self._put_out.clear()
+        self._put_out = []
         if not (isinstance(output, Tensor) and output.is_floating_point() and output.dim() > 1):
             raise ConfigError(
                 f"strategy.layer = {self._layer!r} puts out {_described(output)} in the task's loss, and a "

@@ -104,9 +104,7 @@ def test_it_compares_with_the_shared_model_and_its_own_of_before(monkeypatch: py
 def test_a_silo_without_a_state_of_its_own_takes_the_shared_model() -> None:
     strategy = Moon("0")
     silo = silo_of(strategy)
-    local = silo._local_round(
-        start_of(silo, strategy).shared, silo.strategy_state, start_of(silo, strategy), None
-    )
+    local = silo._half.local_round(silo.strategy_state, start_of(silo, strategy))
     first, second = strategy.references(local)
     assert first is second is local.shared["model"]
 
