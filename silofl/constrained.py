@@ -10,6 +10,8 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0.05, allow_inf_nan=False)]
+"""What cosines are divided by before exp, which single precision has of every quotient then."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 """Between 0 and 1, without both."""
 Decay = Annotated[float, Field(ge=0, lt=1)]

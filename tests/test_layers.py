@@ -80,8 +80,10 @@ WINGS = {
     "silofl.federation.own_log": set[str](),
     "silofl.federation.stateful": set[str](),
     "silofl.federation.silo": {
-        *("silofl.federation.local_work", "silofl.federation.task_data", "silofl.federation.own_model")
+        *("silofl.federation.local_work", "silofl.federation.task_data", "silofl.federation.own_model"),
+        "silofl.federation.strategy_half",
     },
+    "silofl.federation.strategy_half": {"silofl.federation.local_work"},
     "silofl.federation.own_model": {"silofl.federation.local_work"},
     "silofl.federation.task_data": set[str](),
     "silofl.federation.failure.membership_tracker": {"silofl.federation.stateful"},

@@ -151,6 +151,18 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f'strategy.name = "{name}" tells {" and ".join([*strategy.scalars, *by_round[:1]])} of each '
             'silo\'s training without noise: set strategy.name = "fedavg", or remove [privacy]',
         ),
+        (
+            privacy.samples and strategy.compared_layer() is not None,
+            f'strategy.name = "{name}" adds a term to the loss of a batch, and privacy.unit = '
+            f'"{privacy.unit}" clips gradients of single samples: set strategy.name = "fedavg", or '
+            'privacy.unit = "silo"',
+        ),
+        (
+            privacy.samples and strategy.at_start() != "nothing",
+            f'strategy.name = "{name}" works out the {strategy.at_start()} of all samples at the shared '
+            f'model, which has no noise under privacy.unit = "{privacy.unit}": '
+            'set strategy.name = "fedavg", or remove [privacy]',
+        ),
     ]
 
 

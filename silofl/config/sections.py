@@ -115,12 +115,14 @@ class TrainConfig(Section):
     eval_batch_size: PositiveInt | None = None
     """Held-out samples that are looked at together; `batch_size` when unset."""
     optimizer: str = "SGD"
-    """Any class of torch.optim by name."""
+    """Any class of torch.optim by name. `Muon` steps hidden matrices, and AdamW all else, with the same `lr`:
+    embeddings, the last layer, and what is no matrix."""
     lr: PositiveFloat = 0.05
     momentum: Decay | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     options: dict[str, Any] = {}
-    """Further keyword arguments of the optimizer."""
+    """Further keyword arguments of the optimizer. Of `Muon` also `matrices`, patterns of the names of those
+    that it steps, and `adamw`, a table of AdamW's arguments."""
     keep_optimizer: bool = False
     """Carry the optimizer's state from round to round instead of starting afresh."""
     clip_norm: PositiveFloat | None = None

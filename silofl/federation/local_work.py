@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from silofl.strategies.base import State, Strategy
 from silofl.types import Contribution, Vector
@@ -19,6 +22,8 @@ class RoundStart:
         round_number: of the round, from 1.
         strategy: whose halves the round has.
         resync: see `LocalRound.resync`.
+        loss: at the shared model, see `LocalRound.start_loss`.
+        gradient: see `LocalRound.start_gradient`, (P,) of the model's dtype on its device.
     """
 
     shared: Mapping[str, Vector]
@@ -26,6 +31,8 @@ class RoundStart:
     round_number: int
     strategy: Strategy
     resync: bool = False
+    loss: float = math.nan
+    gradient: Tensor | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,9 +24,10 @@ from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
+from silofl.federation.strategy_half import StrategyHalf
 from silofl.federation.task_data import TaskData, data_of_task, persons_of
 from silofl.launcher import watchdog
-from silofl.strategies.base import LocalRound, Strategy
+from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
 from silofl.tasks.checks import model_of, refuse_process_group
@@ -129,9 +130,9 @@ class Silo:
         self.own = OwnModel.of(config, task, self.trainer, self.model, self._train, code)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
-        self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
         self._noisy = config.privacy.unit != "none"
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
+        self._half = StrategyHalf(self.trainer, self.model, self._attributes, config, self.counted, number)
         with _DRAWING, explained(number):
             self._try(config, strategy)
 
@@ -147,7 +148,10 @@ class Silo:
         refuse_process_group(self._number)
         self._attributes.load({})
         trial = Trial(self.trainer, self.model, self._train, config.train, self._number)
-        trial.run(own_steps=not dense)
+        values, count = self.initial(), self.model.trainable
+        start = RoundStart({"model": values[:count]}, values[count:], 0, strategy)
+        with self._half.comparing(self.strategy_state, start):
+            trial.run(own_steps=not dense)
         self._moved = self._attributes.moved()
         if config.privacy.samples:
             self._attributes.refuse_moved(self._number)
@@ -188,11 +192,13 @@ class Silo:
         """
         with self.errors_of(start.round_number):
             self.model.load_parts(start.shared["model"], start.buffers)
+            start = self._half.measured(start)
             state = self.own.state
             if start.strategy.local == "gradient":
                 trained, result = self.trainer.gradient(start.round_number)
             else:
-                result, state = self.own.fit(start.round_number, self.correction(start))
+                with self._half.comparing(self.strategy_state, start):
+                    result, state = self.own.fit(start.round_number, self.correction(start))
                 trained = self.model.parameters
             self.model.check(own=self._noisy)
             state = self.own.beside(start, state)
@@ -212,22 +218,11 @@ class Silo:
 
     def correction(self, start: RoundStart) -> Correct | None:
         """What the strategy does to gradients; None where it does nothing, which costs nothing."""
-        strategy = start.strategy
-        if not corrects(strategy):
-            return None
-        on_device = {name: self.model.tensor(values) for name, values in start.shared.items()}
-        own = {name: self.model.tensor(values) for name, values in self.strategy_state.items()}
-        local = self._local_round(on_device, own, start)
-        return lambda gradient, values: strategy.correct(gradient, values, local)
-
-    def _local_round(
-        self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart
-    ) -> LocalRound:
-        return LocalRound(shared, own, self._lr, self.counted, start.resync, self._momentum)
+        return self._half.correction(self.strategy_state, start)
 
     def contribution(self, trained: torch.Tensor, result: FitResult, start: RoundStart) -> Fitted:
         """What to send of trained parameters (P,), which are written over where they can be: no copy."""
-        local = self._local_round(start.shared, self.strategy_state, start)
+        local = self._half.local_round(self.strategy_state, start)
         contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])

@@ -9,7 +9,8 @@ the keys of [strategy].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +39,8 @@ class LocalRound:
         resync: whether a silo has just come back with a state that may be older than what the shared vectors
             hold of it. Shared vectors that stand for a mean over the silos' states are then made anew from
             absolute values, on all silos at once: a correction of one silo's part alone would show it.
+        start_loss: mean loss of all training samples at the shared model, where `at_start` asks; else NaN.
+        start_gradient: of that loss (d,), likewise; else None.
     """
 
     shared: Mapping[str, Values]
@@ -46,6 +49,11 @@ class LocalRound:
     samples: int
     resync: bool = False
     momentum: float = 0.0
+    start_loss: float = math.nan
+    start_gradient: Values = None
+
+
+AtStart = Literal["nothing", "loss", "gradient"]
 
 
 class Strategy:
@@ -77,6 +85,14 @@ class Strategy:
         """Why this strategy cannot go with [train], naming key, value and remedy; None where it can."""
         return None
 
+    def at_start(self) -> AtStart:
+        """What a silo works out at the shared model before it trains: its mean loss, or also the gradient.
+
+        Over all its training samples, which costs a pass over them; as in training, but that nothing of the
+        model is changed. `LocalRound` has it.
+        """
+        return "nothing"
+
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """The server's state of a slice of `size` parameters before the first round."""
         return {}
@@ -105,6 +121,23 @@ class Strategy:
 
     def correct(self, gradient: Values, values: Values, local: LocalRound) -> None:
         """Change a local step's gradient (d,) in place, at the parameters `values` (d,)."""
+
+    def compared_layer(self) -> str | None:
+        """The module of the task's model, by name, whose outputs `penalty` compares; None for no penalty."""
+        return None
+
+    def references(self, local: LocalRound) -> Sequence[Values]:
+        """Parameters (d,) of the models that `penalty` compares with the one in training: NumPy arrays."""
+        return ()
+
+    def penalty(self, output: Values, others: Sequence[Values]) -> Values:
+        """What is added to the loss of a local step, (): of torch tensors, none of them to be changed.
+
+        Args:
+            output: what that module puts out of the step's batch (m, r) in the model in training.
+            others: the same in each of `references`, without gradients.
+        """
+        raise NotImplementedError
 
     def contribute(
         self, trained: Vector, steps: int, loss: float, local: LocalRound

@@ -2,26 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 
 from silofl.constrained import PositiveFloat
-from silofl.strategies.base import LocalRound, State, Strategy, Values
+from silofl.strategies.base import AtStart, LocalRound, State, Strategy, Values
 from silofl.types import Contribution, Total, Vector
 
 
 @final
 @dataclass(frozen=True)
 class Scaffold(Strategy):
-    """SCAFFOLD (Karimireddy et al. 2020, algorithm 1) with control variates by option II.
+    """SCAFFOLD (Karimireddy et al. 2020, algorithm 1).
 
-    Each silo keeps c_i, what its gradient was on the way of its last round, and all share c, the mean of c_i
-    over all silos, present or not. Silos count equally, however many samples they have.
+    Each silo keeps a control variate c_i, what its gradient was in its last round, and all share c, the mean
+    of c_i over all silos, present or not. Silos count equally, however many samples they have.
     """
 
     lr: PositiveFloat = 1.0
     """Server learning rate."""
+    option: Literal["I", "II"] = "II"
+    """What c_i becomes: "I" the gradient of all the silo's samples at the shared model, which costs a pass
+    over them and goes with any optimizer; "II" the mean gradient on the way of the round."""
 
     shared = ("model", "control")
     sends = {"update": "uniform", "control": "uniform"}  # noqa: RUF012 - the base declares it
@@ -29,8 +32,11 @@ class Scaffold(Strategy):
     def refusal(self, train: Any) -> str | None:
         """Option II takes x - y for K * lr times the mean gradient, which holds for plain SGD.
 
-        Clipped gradients, and those of a weight decay, are gradients: they may go with it.
+        Clipped gradients, and those of a weight decay, are gradients: they may go with it. Option I takes
+        the gradient itself, however steps are made of it.
         """
+        if self.option == "I":
+            return None
         options = train.options
         rules = [
             (train.optimizer != "SGD", "optimizer", train.optimizer, "'SGD'"),
@@ -45,8 +51,13 @@ class Scaffold(Strategy):
                 return (
                     "strategy.name = 'scaffold' takes the change of the model over train.lr for a sum of "
                     f"gradients, as plain SGD makes it; train.{key} = {value!r} does not: set it to {remedy}"
+                    ", or strategy.option to 'I'"
                 )
         return None
+
+    def at_start(self) -> AtStart:
+        """Option I needs the gradient there."""
+        return "gradient" if self.option == "I" else "nothing"
 
     def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
         """x += lr * mean(y_i - x); c += |S| / N * mean(c_i+ - c_i).
@@ -74,9 +85,15 @@ class Scaffold(Strategy):
     def contribute(
         self, trained: Vector, steps: int, loss: float, local: LocalRound
     ) -> tuple[Contribution, State]:
-        """c_i+ = c_i - c + (x - y) / (K * lr); sends y - x and c_i+ - c_i, or c_i+ when all resynchronize."""
+        """c_i+ by option I is the gradient at x, by option II c_i - c + (x - y) / (K * lr).
+
+        Sends y - x and c_i+ - c_i, or c_i+ when all resynchronize.
+        """
         trained -= local.shared["model"]
-        control = local.state["control"] - local.shared["control"]
-        control -= trained * trained.dtype.type(1 / (steps * local.lr))
+        if self.option == "I":
+            control = local.start_gradient.copy()
+        else:
+            control = local.state["control"] - local.shared["control"]
+            control -= trained * trained.dtype.type(1 / (steps * local.lr))
         change = control.copy() if local.resync else control - local.state["control"]
         return Contribution({"update": trained, "control": change}), {"control": control}

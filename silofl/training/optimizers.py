@@ -13,6 +13,7 @@ from torch import Tensor
 from silofl.config import TrainConfig
 from silofl.errors import ConfigError
 from silofl.training.flat import FlatModel
+from silofl.training.muon import muon
 from silofl.training.unmarked import leave_unmarked, step_unmarked
 
 
@@ -35,13 +36,14 @@ def new_optimizer(
     model: FlatModel, config: TrainConfig, parameters: Sequence[Tensor] | None = None
 ) -> torch.optim.Optimizer:
     """The optimizer of [train] over some or all trained parameters. ConfigError where there is none such."""
-    given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    options = {key: value for key, value in given.items() if value is not None} | config.options
     parameters = list(model.trained.values()) if parameters is None else list(parameters)
+    kind = optimizer_kind(config)
+    leave_unmarked()
     try:
-        make: Callable[..., torch.optim.Optimizer] = optimizer_kind(config)
-        leave_unmarked()
-        optimizer = make(parameters, lr=config.lr, **options)
+        if config.optimizer == "Muon":
+            optimizer: torch.optim.Optimizer = muon(model, config, parameters)
+        else:
+            optimizer = _made(kind, parameters, config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train.optimizer = {config.optimizer!r} refuses its options: {error}") from None
     step_unmarked(optimizer)
@@ -61,6 +63,14 @@ def frozen(trained: Iterable[Tensor], only: Sequence[Tensor] | None) -> Iterator
     finally:
         for one in frozen:
             one.requires_grad_(True)
+
+
+def _made(
+    make: Callable[..., torch.optim.Optimizer], parameters: list[Tensor], config: TrainConfig
+) -> torch.optim.Optimizer:
+    given = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    options = {key: value for key, value in given.items() if value is not None} | config.options
+    return make(parameters, lr=config.lr, **options)
 
 
 def refuse_gradients(

@@ -7,31 +7,28 @@ trained values in the same vector.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from silofl.config import TrainConfig
 from silofl.errors import DivergedError, UserCodeError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, handed
+from silofl.training.comparison import Comparison
 from silofl.training.divergence import cause_at_the_start
 from silofl.training.flat import Correct, FlatModel
+from silofl.training.local_batches import LocalBatches, Read
 from silofl.training.losses import Losses, NotFinite, scalar_loss
 from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.seeding import derive, seed_everything
 
-FULL_BATCH_PIECE = 4096
-"""Samples that a full-batch gradient takes at once."""
-Read = Callable[[torch.Generator], Iterator[tuple[Any, float]]]
-"""read(generator) gives a round's batches, each with its weight."""
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,10 +58,12 @@ class LocalTrainer:
         code: UserCode | None = None,
     ) -> None:
         self._task, self._model, self._train, self._config = task, model, train, config
-        self._seed, self._silo = seed, silo
+        self._read, self._seed, self._silo = LocalBatches(train, config), seed, silo
         self._code = UserCode(silo) if code is None else code
         optimizer_kind(config)
         self._made: torch.optim.Optimizer | None = None
+        self.comparison: Comparison | None = None
+        """Adds a term to the losses of `fit`, where it is set."""
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
 
@@ -86,7 +85,7 @@ class LocalTrainer:
         generator = self.begin(round_number, only)
         step = self._step if correct is None else self._corrected_step(correct)
         with frozen(self._model.trained.values(), only):
-            losses = self._take(self._unweighted, lambda batch, _: step(batch), generator, round_number)
+            losses = self._take(self._read.of_steps, lambda batch, _: step(batch), generator, round_number)
         return FitResult(losses.total / losses.steps, losses.steps)
 
     def another(self, config: TrainConfig, seed: int) -> LocalTrainer:
@@ -162,6 +161,23 @@ class LocalTrainer:
 
         Buffers such as running statistics are left in the model as the forward passes have made them.
         """
+        return self._mean_gradient(self._read.of_gradient, round_number, "lower strategy.lr")
+
+    def measure(self, round_number: int, *, gradient: bool) -> tuple[float, Tensor | None]:
+        """Mean loss of all samples at the model's values, and its `gradient` (P,), else None."""
+        lower = f"lower train.lr = {self._config.lr}"
+        if gradient:
+            found, result = self._mean_gradient(self._read.of_all, round_number, lower)
+            return result.loss, found
+        generator = seed_everything(derive(self._seed, self._silo, round_number))
+        self.to_train()
+        with torch.no_grad():
+            losses = self._take(
+                self._read.of_all, lambda one, part: self._loss(one) * part, generator, round_number, lower
+            )
+        return losses.total, None
+
+    def _mean_gradient(self, read: Read, round_number: int, remedy: str) -> tuple[Tensor, FitResult]:
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         self.to_train()
         gradient = self._model.gradient_vector()
@@ -171,41 +187,13 @@ class LocalTrainer:
             self._differentiate(part)
             return part.detach()
 
-        losses = self._take(self._weighted, add, generator, round_number, "lower strategy.lr")
+        losses = self._take(read, add, generator, round_number, remedy)
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
 
-    def _weighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
-        if not self._config.full_batch:
-            yield next(self._train.shuffled(self._config.batch_size, generator)), 1.0
-            return
-        pieces = math.ceil(len(self._train) / max(self._config.batch_size, FULL_BATCH_PIECE))
-        for batch, count in self._train.in_order(math.ceil(len(self._train) / pieces)):  # of nearly one size
-            yield batch, count / len(self._train)
-
-    def _unweighted(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
-        return ((batch, 1.0) for batch in self.batches(generator))
-
     def batches(self, generator: torch.Generator) -> Iterator[Any]:
         """The batches of a round's local work, in the order that a generator gives."""
-        config = self._config
-
-        def epoch() -> Iterator[Any]:
-            return self._train.shuffled(config.batch_size, generator, drop_last=config.drop_last)
-
-        if config.full_batch:
-            yield from (self._train.all() for _ in range(config.steps or 1))
-        elif config.steps is None:
-            for _ in range(config.epochs or 1):
-                yield from epoch()
-        else:
-            left = config.steps
-            while left > 0:
-                for batch in epoch():
-                    yield batch
-                    left -= 1
-                    if left == 0:
-                        return
+        return self._read.stepped(generator)
 
     def to_train(self) -> None:
         """Put the model into training mode."""
@@ -258,8 +246,13 @@ class LocalTrainer:
 
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
+        if self.comparison is not None:
+            return self.comparison.loss(lambda module: self._loss_of(module, batch))
+        return self._loss_of(self._model.module, batch)
+
+    def _loss_of(self, module: nn.Module, batch: Any) -> Tensor:
         with self._autocast(), self._code.calling("loss", self._task.loss):
-            loss = self._task.loss(self._model.module, handed(batch))
+            loss = self._task.loss(module, handed(batch))
         return scalar_loss(loss, self._silo)
 
     def _exact_loss(self, batch: Any) -> Tensor:

@@ -16,8 +16,9 @@ from silofl.errors import DataError, UserCodeError
 from silofl.training.batches import Batches, spans
 from silofl.training.flat import FlatModel
 from silofl.training.hooks import hook_tables, hooks_of, refuse_added
+from silofl.training.local_batches import FULL_BATCH_PIECE
 from silofl.training.optimizers import new_optimizer, refuse_gradients
-from silofl.training.trainer import FULL_BATCH_PIECE, LocalTrainer
+from silofl.training.trainer import LocalTrainer
 
 Tables = list[tuple[MutableMapping[Any, Any], dict[Any, Any]]]
 """What is registered, and what was."""

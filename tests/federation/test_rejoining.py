@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.strategies.test_federated import LR, STEPS, Softmax
 
 ROUNDS, VICTIM, FAILS, BACK = 20, 2, 5, 7
 MU = ALPHA = 1.0
+CONTRAST = 0.1
 ALL = tuple(range(len(SIZES)))
 OWN = FAILS - 2
 """The newest round that a silo has committed for certain when it fails."""
@@ -47,19 +49,24 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(path: Path, strategy: str, *inject: str, rounds: int = ROUNDS, **secure: Any) -> Config:
-    own = {"fedprox": {"mu": MU}, "feddyn": {"alpha": ALPHA}}.get(strategy, {})
+    own: dict[str, Any] = {
+        "fedprox": {"mu": MU},
+        "feddyn": {"alpha": ALPHA},
+        "scaffold-I": {"option": "I"},
+        "moon": {"layer": "scores", "mu": CONTRAST},
+    }.get(strategy, {})
     return configuration.parse(
         {
             "run": {"name": "f", "dir": str(path), "display": "none", "rounds": rounds},
             "train": {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"},
-            "strategy": {"name": strategy, **own},
+            "strategy": {"name": strategy.partition("-")[0], **own},
             "secure": secure,
             "failure": {"policy": "respawn", "inject": list(inject)},
         }
     )
 
 
-def scaffold(back: int = BACK) -> Array:
+def scaffold(back: int = BACK, option: str = "II") -> Array:
     """SCAFFOLD (Karimireddy et al. 2020, algorithm 1) in which one silo is away, and back in round `back`.
 
     It comes back with the c_i of round `OWN`; in that round c becomes the mean of all c_i+.
@@ -76,7 +83,8 @@ def scaffold(back: int = BACK) -> Array:
             y = x
             for _ in range(STEPS):
                 y = y - LR * (naive.gradient(data[k], y) - c_i[k] + c)
-            plus.append(c_i[k] - c + (x - y) / (STEPS * LR))
+            at_x = naive.gradient(data[k], x)
+            plus.append(at_x if option == "I" else c_i[k] - c + (x - y) / (STEPS * LR))
             dy.append(y - x)
             dc.append(plus[-1] - c_i[k])
             c_i[k] = plus[-1]
@@ -111,6 +119,26 @@ def feddyn() -> Array:
     return x
 
 
+def moon() -> Array:
+    """MOON (Li et al. 2021, algorithm 1), likewise: its own model of before is that of round `OWN`."""
+    data, w, kept = naive.silos(), np.zeros(SIZE), np.zeros(SIZE)
+    last = list[Array | None]([None] * len(SIZES))
+    for number in range(1, ROUNDS + 1):
+        if number == BACK:
+            last[VICTIM] = kept
+        here = [k for k in ALL if k != VICTIM or not FAILS <= number < BACK]
+        for k in here:
+            x, previous = w, last[k]
+            for _ in range(STEPS):
+                pull = naive.contrast(data[k][0], x, w, previous, 0.5) if previous is not None else 0
+                x = x - LR * (naive.gradient(data[k], x) + CONTRAST * pull)
+            last[k] = x
+        w = np.average([last[k] for k in here], axis=0, weights=naive.sizes(data, here))
+        if number == OWN:
+            kept = last[VICTIM]
+    return w
+
+
 def fedprox() -> Array:
     """It has no state of its own to be older."""
     away = tuple(k for k in ALL if k != VICTIM)
@@ -120,7 +148,14 @@ def fedprox() -> Array:
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(
-    ("strategy", "reference"), [("scaffold", scaffold), ("feddyn", feddyn), ("fedprox", fedprox)]
+    ("strategy", "reference"),
+    [
+        ("scaffold", scaffold),
+        ("scaffold-I", partial(scaffold, option="I")),
+        ("feddyn", feddyn),
+        ("fedprox", fedprox),
+        ("moon", moon),
+    ],
 )
 @pytest.mark.parametrize(
     ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]

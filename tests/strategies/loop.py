@@ -80,7 +80,8 @@ class Loop:
 
     def _fit(self, k: int, resync: bool) -> tuple[Contribution, State]:
         data, x = self.data[k], self.shared["model"].copy()
-        local = LocalRound(self.shared, self.own[k], LR, len(data[1]), resync, self.momentum)
+        start = loss(data, x), gradient(data, x)
+        local = LocalRound(self.shared, self.own[k], LR, len(data[1]), resync, self.momentum, *start)
         if self.strategy.local == "gradient":
             return self.strategy.contribute(gradient(data, x), 1, loss(data, x), local)
         losses, buffer = [], np.zeros(SIZE)

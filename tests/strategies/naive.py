@@ -104,9 +104,9 @@ def fedprox(data: list[Data], present: Any, lr: float, steps: int, mu: float) ->
 
 
 def scaffold(
-    data: list[Data], present: Any, lr: float, steps: int, server_lr: float = 1.0
+    data: list[Data], present: Any, lr: float, steps: int, server_lr: float = 1.0, option: str = "II"
 ) -> tuple[Array, Array, list[Array]]:
-    """Karimireddy et al. 2020, algorithm 1 with option II; the model, c and every c_i."""
+    """Karimireddy et al. 2020, algorithm 1; the model, c and every c_i."""
     x, c = np.zeros(SIZE), np.zeros(SIZE)
     c_i = [np.zeros(SIZE) for _ in data]
     for here in present:
@@ -115,13 +115,65 @@ def scaffold(
             y = x
             for _ in range(steps):
                 y = y - lr * (gradient(data[i], y) - c_i[i] + c)
-            c_plus = c_i[i] - c + (x - y) / (steps * lr)
+            c_plus = gradient(data[i], x) if option == "I" else c_i[i] - c + (x - y) / (steps * lr)
             dy.append(y - x)
             dc.append(c_plus - c_i[i])
             c_i[i] = c_plus
         x = x + server_lr * np.mean(dy, axis=0)
         c = c + len(here) / len(data) * np.mean(dc, axis=0)
     return x, c, c_i
+
+
+def qfedavg(data: list[Data], present: Any, lr: float, steps: int, q: float, lipschitz: float) -> Array:
+    """Li et al. 2020 (q-FFL), algorithm 2."""
+    w = np.zeros(SIZE)
+    for here in present:
+        delta, h = np.zeros(SIZE), 0.0
+        for k in here:
+            f = loss(data[k], w)
+            dw = lipschitz * (w - descend(data[k], w, lr, steps))
+            delta = delta + f**q * dw
+            h += q * f ** (q - 1) * float(dw @ dw) + lipschitz * f**q
+        w = w - delta / h
+    return w
+
+
+def moon(
+    data: list[Data], present: Any, lr: float, steps: int, mu: float, tau: float
+) -> tuple[Array, list[Array | None]]:
+    """Li, He and Song 2021, algorithm 1; the model, and each silo's last. A sample's scores represent it.
+
+    Before its first round a silo has no model of its own, and no contrast.
+    """
+    w, last = np.zeros(SIZE), list[Array | None]([None] * len(data))
+    for here in present:
+        local = []
+        for k in here:
+            x, previous = w, last[k]
+            for _ in range(steps):
+                pull = np.zeros(SIZE) if previous is None else contrast(data[k][0], x, w, previous, tau)
+                x = x - lr * (gradient(data[k], x) + mu * pull)
+            last[k] = x
+            local.append(x)
+        w = np.average(local, axis=0, weights=sizes(data, here))
+    return w, last
+
+
+def contrast(rows: Array, x: Array, w: Array, previous: Array, tau: float) -> Array:
+    """Gradient at x of the mean of -log(G / (G + P)), G = e^(sim(z, g) / tau) and P = e^(sim(z, p) / tau)."""
+    total = np.zeros((CLASSES, INPUTS))
+    for row in rows:
+        z, g, p = (one.reshape(CLASSES, INPUTS) @ row for one in (x, w, previous))
+        (of_g, to_g), (of_p, to_p) = cosine(z, g), cosine(z, p)
+        part = np.exp(of_p / tau) / (np.exp(of_g / tau) + np.exp(of_p / tau))
+        total += np.outer(part * (to_p - to_g) / tau, row)
+    return total.ravel() / len(rows)
+
+
+def cosine(z: Array, a: Array) -> tuple[float, Array]:
+    """sim(z, a), and its gradient by z."""
+    norms = np.sqrt(z @ z) * np.sqrt(a @ a)
+    return float(z @ a / norms), a / norms - (z @ a) * z / (norms * (z @ z))
 
 
 def diloco(data: list[Data], present: Any, lr: float, steps: int, server_lr: float, momentum: float) -> Array:

@@ -8,7 +8,7 @@ import inspect
 import sys
 from dataclasses import fields, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -38,6 +38,11 @@ def _other(field: Any) -> Any:
     """A value that is not the default, of its type."""
     if isinstance(field.default, bool):
         return not field.default
+    if isinstance(field.default, str):
+        allowed = get_args(field.type) or ("other",)
+        return next(one for one in allowed if one != field.default)
+    if field.default is None or isinstance(field.default, float):
+        return 0.5 if field.default != 0.5 else 0.25
     return field.default + 1 if isinstance(field.default, int) else 0.5
 
 
@@ -55,12 +60,13 @@ def local_round(strategy: Strategy, kind: Any, *, resync: bool = False) -> Local
     shared = {name: draw(SIZE, kind, 1, at) for at, name in enumerate(strategy.shared)}
     state = strategy.local_init(SIZE, np.dtype(kind))
     state = {name: draw(SIZE, kind, 2, at) for at, name in enumerate(state)}
-    return LocalRound(shared, state, lr=0.1, samples=7, resync=resync)
+    start = {"start_loss": 0.6, "start_gradient": draw(SIZE, kind, 9)}
+    return LocalRound(shared, state, lr=0.1, samples=7, resync=resync, **start)
 
 
 def part_of(local: LocalRound, part: slice) -> LocalRound:
     shared, state = ({k: v[part] for k, v in of.items()} for of in (local.shared, local.state))
-    return LocalRound(shared, state, local.lr, local.samples, local.resync)
+    return replace(local, shared=shared, state=state, start_gradient=local.start_gradient[part])
 
 
 def contribute(strategy: Strategy, trained: Any, local: LocalRound) -> tuple[Contribution, State]:
@@ -118,6 +124,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert set(kind.sends.values()) <= {"samples", "uniform", "round"}
     assert kind.needs in ("sum", "rows")
     assert kind.local in ("train", "gradient")
+    assert {one.at_start() for one in examples(name)} <= {"nothing", "loss", "gradient"}
     assert len((kind.__doc__ or "").splitlines()[0]) > 20
 
 
@@ -197,9 +204,11 @@ def test_it_changes_nothing_but_what_it_is_given_to_change(name: str, kind: Any)
     sent, state = strategy.contribute(trained, 3, 0.7, local)  # `trained` alone may be written over
     assert equal(local.shared, before.shared)
     assert equal(local.state, before.state)
-    held = [*local.shared.values(), *local.state.values()]
+    assert local.start_gradient.tobytes() == before.start_gradient.tobytes()
+    held = [*local.shared.values(), *local.state.values(), local.start_gradient]
     assert not any(np.shares_memory(a, b) for a in sent.vectors.values() for b in held)
-    assert not any(np.shares_memory(a, trained) for a in state.values())  # is written over next round
+    passing = [trained, local.start_gradient]  # are written over next round
+    assert not any(np.shares_memory(a, b) for a in state.values() for b in passing)
 
     total = total_of(strategy, kind, slice(SIZE), resync=False)
     server = {one: abs(draw(SIZE, kind, 8)) for one in strategy.init(SIZE, np.dtype(kind))}

@@ -19,10 +19,11 @@ from tests.strategies.naive import ALL, SIZE, SOME, silos
 @pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 @pytest.mark.parametrize("lr", [1.0, 0.6])
-def test_scaffold(present: Any, bounds: Any, lr: float) -> None:
-    loop = Loop(Scaffold(lr), silos(), bounds)
+@pytest.mark.parametrize("option", ["I", "II"])
+def test_scaffold(present: Any, bounds: Any, lr: float, option: Any) -> None:
+    loop = Loop(Scaffold(lr, option), silos(), bounds)
     model = loop.run(present)
-    expected, c, c_i = naive.scaffold(silos(), present, LR, STEPS, lr)
+    expected, c, c_i = naive.scaffold(silos(), present, LR, STEPS, lr, option)
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(model, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(loop.shared["control"], c, rtol=0, atol=1e-12)

@@ -1,0 +1,64 @@
+"""Which batches a silo's local work reads, as [train] has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+import torch
+
+from silofl.config import TrainConfig
+from silofl.training.batches import Batches
+
+FULL_BATCH_PIECE = 4096
+"""Samples that a full-batch gradient takes at once."""
+Read = Callable[[torch.Generator], Iterator[tuple[Any, float]]]
+"""read(generator) gives a round's batches, each with its weight."""
+
+
+@final
+class LocalBatches:
+    """The batches of a silo's training samples, by what they are for; the same of one generator."""
+
+    def __init__(self, train: Batches, config: TrainConfig) -> None:
+        self._train, self._config = train, config
+
+    def of_steps(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
+        """One for each local step, of weight 1."""
+        return ((batch, 1.0) for batch in self.stepped(generator))
+
+    def of_gradient(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
+        """All samples if `full_batch`, else one batch, with their parts of a mean."""
+        if not self._config.full_batch:
+            yield next(self._train.shuffled(self._config.batch_size, generator)), 1.0
+            return
+        yield from self.of_all(generator)
+
+    def of_all(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:
+        """All samples, in pieces no larger than what a step takes at once, with their parts of a mean."""
+        least = FULL_BATCH_PIECE if self._config.full_batch else 1
+        pieces = math.ceil(len(self._train) / max(self._config.batch_size, least))
+        for batch, count in self._train.in_order(math.ceil(len(self._train) / pieces)):  # of nearly one size
+            yield batch, count / len(self._train)
+
+    def stepped(self, generator: torch.Generator) -> Iterator[Any]:
+        """One for each local step, in the order that the generator gives."""
+        config = self._config
+
+        def epoch() -> Iterator[Any]:
+            return self._train.shuffled(config.batch_size, generator, drop_last=config.drop_last)
+
+        if config.full_batch:
+            yield from (self._train.all() for _ in range(config.steps or 1))
+        elif config.steps is None:
+            for _ in range(config.epochs or 1):
+                yield from epoch()
+        else:
+            left = config.steps
+            while left > 0:
+                for batch in epoch():
+                    yield batch
+                    left -= 1
+                    if left == 0:
+                        return
