@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from silofl.config.neighbours import Neighbours
 from silofl.constrained import Decay, Finite, Fraction, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault
 from silofl.privacy.places import PLACES
+
+
+def _low_and_high(pair: list[float]) -> list[float]:
+    if len(pair) != 2 or not 0 < pair[1] / 2 - pair[0] / 2:
+        raise ValueError(f"{pair} is not [low, high], with low below high")
+    return pair
+
+
+Bounds = Annotated[list[Finite], AfterValidator(_low_and_high)]
+"""[low, high] of a column's values."""
 
 
 class Section(BaseModel):
@@ -88,7 +98,11 @@ class DataConfig(Section):
     """`files`: by what columns are divided then, likewise; 1 of columns not named."""
     standardize: Literal[False, "federated"] = False
     """`files`: subtract the mean and divide by the standard deviation of all silos' training records
-    together, added up at the start as updates are; never under [privacy]. `true` means the same."""
+    together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise.
+    `true` means the same."""
+    bounds: dict[str, Bounds] = {}
+    """`files`: publicly known bounds of columns, by name, such as {age = [0, 120]}; "*" of all columns not
+    named. Under [privacy] `standardize` clips values to them in its sums, and needs those of every column."""
     owner_column: str = ""
     """`files`: the column (CSV, Parquet) or array (NPZ: `owner_column` or `owner`) that says whose a record
     is. It is no feature. All records of one person are trained on, or all are held out."""
@@ -219,6 +233,8 @@ class PrivacyConfig(Section):
     """`silo`: the clipping norm follows this quantile of the updates' norms, from `clip_norm` on."""
     quantile_noise_multiplier: PositiveFloat = 4.0
     """Noise on the count of silos within the norm, over its sensitivity; it is accounted for, too."""
+    standardize_noise_multiplier: PositiveFloat = 8.0
+    """Noise on the sums of `data.standardize`, over their sensitivity, once in a run; it is accounted for."""
     noise_multiplier: PositiveFloat | None = None
     """Standard deviation of the noise over the sensitivity of the sum. Set this or `target_epsilon`."""
     target_epsilon: PositiveFloat | None = None
