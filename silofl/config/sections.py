@@ -14,7 +14,7 @@ from silofl.privacy.places import PLACES
 
 
 def _low_and_high(pair: list[float]) -> list[float]:
-    if len(pair) != 2 or not 0 < pair[1] / 2 - pair[0] / 2:
+    if len(pair) != 2 or not pair[1] / 2 - pair[0] / 2 > 0:
         raise ValueError(f"{pair} is not [low, high], with low below high")
     return pair
 

@@ -77,7 +77,7 @@ class Bounded:
         """
         if not np.isfinite(sums).all():
             raise DataError(
-                'data.standardize = "federated": what all silos\' columns add up to is no number: a silo\'s '
+                "data.standardize = \"federated\": what all silos' columns add up to is no number: a silo's "
                 "numbers are wrong or a lie; nothing was scaled",
                 rank=0,
             )

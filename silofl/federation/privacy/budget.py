@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -238,6 +239,20 @@ class PrivacyBudget:
             others = tuple(silo for silo in entry.silos if shown.get(silo) != entry.attempt)
             _count(self.ledger, entry.releases, others)
 
+    def lose(self, round_number: int, attempt: int, silos: tuple[int, ...], left: tuple[int, ...]) -> None:
+        """Count an authorized sum over `silos` that failed, and let the next attempt be under way.
+
+        Some rank may have seen it over those alone that are `left`: that is counted, too, and on disk, so
+        that no later job takes it again as it was.
+        """
+        fewer = tuple(self.price(len(left), round_number).items())
+        _count(self.ledger, tuple(self.price(len(silos), round_number).items()), silos)
+        _count(self.ledger, fewer, silos)
+        self._log.append(Entry(round_number, attempt, UNKNOWN, left, fewer))
+        if self._data_budget is not None:
+            self._data_budget.spend((round_number, attempt), f"{UNKNOWN} {left}", fewer, shown=True)
+        self.retake(round_number)
+
     def add(self, releases: Mapping[Release, int], silos: tuple[int, ...]) -> None:
         """Count what was shown of these silos beside a round's price; the same on every rank."""
         _count(self.ledger, tuple(releases.items()), silos)
@@ -263,11 +278,7 @@ class PrivacyBudget:
 
     def logged(self) -> Ledger:
         """What this silo's own log says that was spent of its data: every attempt at a round once."""
-        silo, ledger = self._group.silo_id, Ledger()
-        sums = {(one.round, one.attempt): one for one in self._log.after(0) if silo in one.silos}
-        for entry in sums.values():
-            _count(ledger, entry.releases, (silo,))
-        return ledger
+        return spent_in(self._log, self._group.silo_id)
 
     def refuse_unknown_data(self, own: object | None) -> None:
         """Raise ChangedDataError where bands need the data of before, and this silo has no record of it.
@@ -298,6 +309,15 @@ class PrivacyBudget:
                 f'"{min(others)}", which do not add up: set it as it was, or begin another run',
                 rank=0,
             )
+
+
+def spent_in(log: ReleaseLog, silo: int, last: float = math.inf) -> Ledger:
+    """What a silo's own log says that was spent of its data up to round `last`: every attempt once."""
+    ledger = Ledger()
+    sums = {(one.round, one.attempt): one for one in log.after(-1) if silo in one.silos and one.round <= last}
+    for entry in sums.values():
+        _count(ledger, entry.releases, (silo,))
+    return ledger
 
 
 def _entries(told: Any) -> list[Entry]:
