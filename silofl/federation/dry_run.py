@@ -121,7 +121,8 @@ def _pooled(config: Config, task: Files, silos: int) -> Scaling:
     if config.privacy.unit != "none":
         by_person = config.privacy.unit == "patient"
         sums = [task.bounded_sums(silo, by_person=by_person) for silo in range(silos)]
-        return task.bounded(0).scaling(np.sum(sums, axis=0, dtype=np.float64) / 2**POWER, 0.0)
+        noise = StatisticsPlan(config.privacy, silos, len(task.schema())).deviation(silos)
+        return task.bounded(0).scaling(np.sum(sums, axis=0, dtype=np.float64) / 2**POWER, noise)
     first = np.sum([first_sums(one) for one in every], axis=0)
     second = np.sum([second_sums(one, mean_of(first)) for one in every], axis=0)
     return pooled_scaling([name for name, _ in task.schema()], first, second)
@@ -176,9 +177,8 @@ def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, l
     refuse_unprotectable(silo, config.privacy)
     expected = config.privacy.records is not None  # with which every silo counts alike
     records = silo.counted * len(rows) if expected else sum(row.persons for row in rows)
-    plan = plan_for(
-        config, silo.model.size, records, len(rows), len(rows), before=_before(config, rows, silo)
-    )
+    before = _before(config, rows, silo)
+    plan = plan_for(config, silo.model.size, records, len(rows), len(rows), before=before)
     noise = plan.noise_multiplier()
     refuse_over_budget(plan, noise)
     whole, method = plan.whole(noise), plan.method

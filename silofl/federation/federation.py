@@ -29,6 +29,7 @@ from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
+from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
@@ -190,7 +191,7 @@ class RunContext:
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
         private = config.privacy.unit != "none"
-        before = None if statistics is None else statistics.ledger
+        before = Ledger() if statistics is None else statistics.ledger
         engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
         return cls(
             group,

@@ -91,7 +91,9 @@ def train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) -> 
     notices = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made
     silo = build_silo(group, config, built, code, silos, prepared.local_rank, data)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
-    told = what_returning_silos_are_told(trust, prepared.place.told(path), statistics and dumps(statistics))
+    told = what_returning_silos_are_told(
+        trust, prepared.place.told(path), dumps(statistics) if statistics else ""
+    )
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(
         lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, prepared.place, told)

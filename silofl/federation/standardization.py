@@ -240,6 +240,6 @@ def _refuse_forgotten(kept: Statistics, silo: int, path: Path, run: str) -> None
     logged = spent_in(ReleaseLog(log_path(path, silo), run), silo, last=ROUND)
     if kept.ledger.forgets(logged, silo):
         raise LessProtectionError(
-            f"what silo {silo} is to scale its columns by says that less was spent for it than the silo's own "
+            f"what silo {silo} is to scale its columns by says that less was spent for it than its own "
             "release log has: the run does not go on with less protection than it had"
         )

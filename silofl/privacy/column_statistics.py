@@ -1,8 +1,8 @@
 """Noisy sums of bounded columns before the first round: how much noise, on which grid, and what they release.
 
-A record brings numbers between -1 and 1: of each column u and 2u^2 - 1, where -1 and 1 are the column's public
-bounds (the Chebyshev polynomials of first and second degree), and 1 for itself where how many records there are
-is protected. So D of them have an L2 norm of sqrt(D) at most, whatever the record.
+A record brings D numbers between -1 and 1: of each column u and 2u^2 - 1, where u is -1 and 1 at the public
+bounds (the Chebyshev polynomials of first and second degree), and 1 for itself where how many records there
+are is protected. Their L2 norm is sqrt(D) at most, whatever the record.
 
 On the grid 1 is `unit`, a whole number, and a silo's sum is rounded half up, as a whole. That costs nothing:
 rounding half up never falls and goes with shifts by whole numbers, so that sums at most `unit` apart are at

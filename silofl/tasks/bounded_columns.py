@@ -42,8 +42,8 @@ class Bounded:
         """Over records: of each column u, then of each 2u^2 - 1, then 1; in steps of 2^-POWER: 2 d + 1.
 
         u is -1 and 1 at a column's bounds, and beyond; 0 of what is no number. An image counts by the means
-        of its values', and where `persons` (n,) numbers from 0 whose a record is, a person by the means of its
-        records'. So one record, or all of a person, add between -1 and 1 to each sum.
+        of its values', and where `persons` (n,) numbers from 0 whose a record is, a person by the means of
+        its records'. So one record, or all of a person, add between -1 and 1 to each sum.
         """
         first, second = list[int](), list[int]()
         people = len(features) if persons is None else len(np.unique(persons))

@@ -53,13 +53,7 @@ class PrivacyEngine:
     """Clips, adds noise, and counts. Made once for a run; `wrap` whenever silos come or go."""
 
     def __init__(
-        self,
-        group: ElasticGroup,
-        config: Config,
-        silo: Silo,
-        path: Path,
-        run: str,
-        before: Ledger | None = None,
+        self, group: ElasticGroup, config: Config, silo: Silo, path: Path, run: str, before: Ledger
     ) -> None:
         self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
@@ -68,9 +62,7 @@ class PrivacyEngine:
         log = ReleaseLog(log_path(path, group.silo_id), run)
         method, data = method_for(config.privacy), budget_of(config, silo, group.silo_id, path, run)
         self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note)
-        self._before_rounds = Ledger() if before is None else before
-        """What was released before the first round."""
-        self.budget.ledger = self._before_rounds.copy()
+        self._first, self.budget.ledger = before, before.copy()  # what comes before the first round
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
         self._told = False
         """Whether the noise multiplier was not yet held to this silo's own configuration."""
@@ -161,16 +153,9 @@ class PrivacyEngine:
     def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._spec, self._silos = inner, spec, silos
-        members, model = len(inner.layout.shards.members), self._silo.model
-        plan = guarantee.plan_for(
-            self._config,
-            model.size,
-            inner.summed_samples,
-            members,
-            silos,
-            self._matrix,
-            self._before_rounds.most_often(),
-        )
+        who = inner.summed_samples, len(inner.layout.shards.members), silos
+        size, before = self._silo.model.size, self._first.most_often()
+        plan = guarantee.plan_for(self._config, size, *who, self._matrix, before)
         self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
         if self._told:  # by others, to a silo that comes back
@@ -355,7 +340,7 @@ class PrivacyEngine:
         def check() -> None:
             with raise_on_all_ranks(group.comm):
                 self.budget.refuse_unknown_data(state)
-                if self.budget.forgets(self._before_rounds):
+                if self.budget.forgets(self._first):
                     raise self._less(SPENT, "statistics of columns")
                 if own is not None:
                     self._refuse_forgotten(own, "checkpoint")

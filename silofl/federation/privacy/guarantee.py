@@ -13,7 +13,7 @@ from silofl.config import Config
 from silofl.errors import ConfigError, LessProtectionError
 from silofl.privacy.accountant import why_infinite
 from silofl.privacy.bands import BandMatrix, matrix_for
-from silofl.privacy.claim import Epsilons, bound, claim, fellows
+from silofl.privacy.claim import Epsilons, bound, claim, fellows, of_statistics
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
 from silofl.privacy.releases import Release
@@ -168,8 +168,7 @@ def describe_spent(plan: Plan, noise_multiplier: float, spent: Epsilons, rounds:
 def _claim(plan: Plan, noise_multiplier: float, spent: Epsilons, until: str) -> str:
     noise, matrix = f"noise of multiplier {noise_multiplier:.4g}", plan.matrix
     if plan.before:
-        statistics = plan.config.standardize_noise_multiplier
-        noise += f" and, once, {statistics:.4g} on statistics of columns"
+        noise += of_statistics(plan.config)
     if matrix.bands > 1:
         noise += f" in {matrix.bands} bands (column norm {matrix.column_norm:.4g})"
     return claim(plan.config, bound(plan.config, spent, until), noise)

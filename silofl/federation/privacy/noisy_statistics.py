@@ -1,8 +1,8 @@
 """Sums of bounded columns, with noise, before the first round: counted as round 0 before they can be read.
 
 As a round's sum they are on disk first, in each silo's release log and budget file; taken again after a kill
-they have the same noise, and count once. The nonce of a run, which its checkpoints keep, is not there yet: the
-noise is bound to the run's id instead, and to what all silos bring.
+they have the same noise, and count once. The nonce of a run, which its checkpoints keep, is not there yet:
+the noise is bound to the run's id instead, and to what all silos bring.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class NoisyStatistics:
         self._authorize(attempt, tag.hex(), members)
         noisy = words[: plan.numbers] + self._noise(plan.numbers, table, attempt, tag)
         count = [] if plan.counts else [own[-1] / 2**power]
-        terms = np.frombuffer(digest("columns' sums", common, _said(plan)), np.uint8)
+        terms = np.frombuffer(digest("columns' sums", common, _said(plan)), np.float32)
         totals = aggregator.sum_scalars(np.array([*noisy, *count]), made_from=[terms])
         return self._seen(totals, attempt, plan, members)
 
