@@ -171,9 +171,8 @@ def launch(
     )
     typer.echo(shlex.join(first))
     sys.stdout.flush()
-    typer.echo(
-        f"privacy: {foretold(settings.privacy, statistics=bool(settings.data.standardize))}", err=True
-    )  # the line alone is to be copied
+    claim = foretold(settings.privacy, statistics=bool(settings.data.standardize))
+    typer.echo(f"privacy: {claim}", err=True)  # the line alone is to be copied
     if not dry_run:
         respawns = settings.failure.policy == "respawn"
         raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from silofl.config.neighbours import Neighbours
 from silofl.constrained import Decay, Finite, Fraction, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault
 from silofl.privacy.places import PLACES
-
-
-def _low_and_high(pair: list[float]) -> list[float]:
-    if len(pair) != 2 or not pair[1] / 2 - pair[0] / 2 > 0:
-        raise ValueError(f"{pair} is not [low, high], with low below high")
-    return pair
-
-
-Bounds = Annotated[list[Finite], AfterValidator(_low_and_high)]
-"""[low, high] of a column's values."""
 
 
 class Section(BaseModel):
@@ -100,7 +90,7 @@ class DataConfig(Section):
     """`files`: subtract the mean and divide by the standard deviation of all silos' training records
     together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise.
     `true` means the same."""
-    bounds: dict[str, Bounds] = {}
+    bounds: dict[str, list[Finite]] = {}
     """`files`: publicly known bounds of columns, by name, such as {age = [0, 120]}; "*" of all columns not
     named. Under [privacy] `standardize` clips values to them in its sums, and needs those of every column."""
     owner_column: str = ""
@@ -108,6 +98,14 @@ class DataConfig(Section):
     is. It is no feature. All records of one person are trained on, or all are held out."""
     accept_changes: bool = False
     """Resume a run, or take a silo back, on other samples than its rounds so far; never under [privacy]."""
+
+    @field_validator("bounds")
+    @classmethod
+    def _low_below_high(cls, value: dict[str, list[float]]) -> dict[str, list[float]]:
+        for name, pair in value.items():
+            if len(pair) != 2 or pair[1] / 2 - pair[0] / 2 <= 0:
+                raise ValueError(f"data.bounds.{name} = {pair} is not [low, high], with low below high")
+        return value
 
     @field_validator("standardize", mode="before")
     @classmethod
