@@ -126,8 +126,14 @@ def test_keys_that_cannot_be_are_refused_with_their_name(data, more, sentence):
 
 
 UNBOUNDED = [
-    ("example", 'under privacy.unit = "example" adds up values within publicly known bounds: set data.bounds'),
-    ("patient", 'under privacy.unit = "patient" adds up values within publicly known bounds: set data.bounds'),
+    (
+        "example",
+        'under privacy.unit = "example" adds up values within publicly known bounds: set data.bounds',
+    ),
+    (
+        "patient",
+        'under privacy.unit = "patient" adds up values within publicly known bounds: set data.bounds',
+    ),
     ("silo", 'adds up records, and privacy.unit = "silo" protects all that a silo has: set publicly known'),
 ]
 
