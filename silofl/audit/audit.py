@@ -106,8 +106,8 @@ def _refuse(config: Config, canaries: int) -> None:
         )
     if config.data.standardize:
         raise ConfigError(
-            'data.standardize = "federated" takes noisy statistics before the first round, which silofl audit '
-            "does not attack: audit with constants in data.center and data.scale in its place"
+            'data.standardize = "federated" takes noisy statistics before the first round, which silofl '
+            "audit does not attack: audit with constants in data.center and data.scale in its place"
         )
     if canaries < 20:
         raise ConfigError(f"--canaries {canaries} is too few to prove anything: give 20 at least")

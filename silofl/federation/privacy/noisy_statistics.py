@@ -22,6 +22,7 @@ from silofl.config import Config
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys
+from silofl.errors import SiloflError
 from silofl.federation.own_log import note
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.data_budget import budget_for
@@ -90,8 +91,10 @@ class NoisyStatistics:
             aggregator = make()
             try:
                 found = self._attempt(aggregator, own, power)
-            finally:
+            except SiloflError:  # which all ranks raise together; after any other they do not meet
                 aggregator.close()
+                raise
+            aggregator.close()
         return found
 
     def _attempt(self, aggregator: Aggregator, own: list[int], power: int) -> NoisySums | None:
