@@ -20,7 +20,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config, SecureConfig
-from silofl.errors import ConfigError, LessProtectionError, SiloflError
+from silofl.errors import ConfigError, LessProtectionError, SiloflError, StoppedError
 from silofl.federation import standardization
 from silofl.federation.dry_run import dry_run
 from silofl.federation.loop import train
@@ -274,32 +274,29 @@ def test_a_resume_on_less_spent_than_a_silo_logged_is_refused(tmp_path: Path) ->
     assert "what silo 2 is to scale its columns by says that less was spent" in str(errors[0])
 
 
-def test_a_silo_that_dies_in_the_sum_costs_another_one_and_others_go_on(
+def test_where_a_silo_dies_in_the_sum_a_resume_takes_the_same_sum_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path)
     config, adding = settings(tmp_path), SecAgg.sum_scalars
-    died = []
 
     def dies(self: SecAgg, values: Any, made_from: Any = ()) -> Any:
-        if self._sum.session.group.silo_id == 3 and not died:
-            died.append(3)
+        if self._sum.session.group.silo_id == 3:
             raise SimulatedCrash
         return adding(self, values, made_from)
 
-    monkeypatch.setattr(SecAgg, "sum_scalars", dies)
-    found = federate(config)
-    assert found.pop() is None
-    assert all(one["scaling"] == found[0]["scaling"] for one in found), found
-    there = [(one.attempt, one.silos) for one in entries(tmp_path)]
-    assert there == [(0, (0, 1, 2, 3)), (0, (0, 1, 2)), (1, (0, 1, 2))]
-    ledger = statement_of_run(tmp_path / "run").ledger
-    multipliers = sorted(
-        round(release.noise_multiplier, 3)
-        for release, count in ledger.spent_by(0).items()
-        for _ in range(count if release.sampler == "none" else 0)
-    )
-    assert multipliers == [round(8 * math.sqrt(2 / 3), 3), 8.0, 8.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(SecAgg, "sum_scalars", dies)
+        *stopped, dead = federate(config)
+    assert dead is None
+    assert all(isinstance(one, StoppedError) for one in stopped), stopped
+    (first,) = entries(tmp_path)
+    again = federate(config)
+    assert all("already holds a run: add --resume" in str(error) for error in again), again
+    summary = federate(config, resume=True)[0]
+    assert entries(tmp_path) == [first, first]
+    assert statement_of_run(tmp_path / "run").ledger.spent_by(3)[first.releases[0][0]] == 1
+    assert summary["scaling"]["center"] == kept(tmp_path, 3)["center"]
 
 
 def test_an_institutions_own_budget_counts_them_and_may_have_no_room(tmp_path: Path) -> None:

@@ -239,20 +239,6 @@ class PrivacyBudget:
             others = tuple(silo for silo in entry.silos if shown.get(silo) != entry.attempt)
             _count(self.ledger, entry.releases, others)
 
-    def lose(self, round_number: int, attempt: int, silos: tuple[int, ...], left: tuple[int, ...]) -> None:
-        """Count an authorized sum over `silos` that failed, and let the next attempt be under way.
-
-        Some rank may have seen it over those alone that are `left`: that is counted, too, and on disk, so
-        that no later job takes it again as it was.
-        """
-        fewer = tuple(self.price(len(left), round_number).items())
-        _count(self.ledger, tuple(self.price(len(silos), round_number).items()), silos)
-        _count(self.ledger, fewer, silos)
-        self._log.append(Entry(round_number, attempt, UNKNOWN, left, fewer))
-        if self._data_budget is not None:
-            self._data_budget.spend((round_number, attempt), f"{UNKNOWN} {left}", fewer, shown=True)
-        self.retake(round_number)
-
     def add(self, releases: Mapping[Release, int], silos: tuple[int, ...]) -> None:
         """Count what was shown of these silos beside a round's price; the same on every rank."""
         _count(self.ledger, tuple(releases.items()), silos)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, authorize
-from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.kdf import digest, pack_silos
@@ -84,7 +84,7 @@ class NoisyStatistics:
 
         Raises:
             ConfigError: the run's epsilon, or a silo's own budget, has no room for them, or no noise is left.
-            StoppedError: a silo's own budget has none any more, or too few silos are left.
+            StoppedError: a silo's own budget has none any more, or a silo has failed: no run has begun yet.
         """
         found = None
         while found is None:
@@ -113,8 +113,10 @@ class NoisyStatistics:
         noisy = words[: plan.numbers] + self._noise(plan.numbers, table, attempt, tag)
         count = [] if plan.counts else [own[-1] / 2**power]
         terms = np.frombuffer(digest("columns' sums", common, _said(plan)), np.float32)
-        totals = aggregator.sum_scalars(np.array([*noisy, *count]), made_from=[terms])
-        return self._seen(totals, attempt, plan, members)
+        sums = aggregator.sum_scalars(np.array([*noisy, *count]), made_from=[terms])
+        self.budget.record(ROUND, members)
+        sums[: plan.numbers] /= plan.unit
+        return NoisySums(sums, plan.deviation(len(members)), self.budget.ledger)
 
     def _refuse_dear(self, plan: StatisticsPlan) -> None:
         with raise_on_all_ranks(self._group.comm):
@@ -141,21 +143,6 @@ class NoisyStatistics:
         noise = np.zeros(numbers, np.int32)
         draw_noise(noise, table, self._keys.stream(PURPOSE, ROUND, attempt, tag))
         return noise
-
-    def _seen(
-        self, totals: Floats, attempt: int, plan: StatisticsPlan, members: tuple[int, ...]
-    ) -> NoisySums | None:
-        """Count what was shown; None where a silo failed meanwhile. Collective."""
-        group = self._group
-        there = group.agreed_members()
-        everywhere = group.step(lambda: allgather_object(group.comm, bool(np.isfinite(totals).all())))
-        if there != members or not all(everywhere):
-            self.budget.lose(ROUND, attempt, members, there)
-            return None
-        self.budget.record(ROUND, members)
-        sums = totals.copy()
-        sums[: plan.numbers] /= plan.unit
-        return NoisySums(sums, plan.deviation(len(members)), self.budget.ledger)
 
 
 def _said(plan: StatisticsPlan) -> bytes:
