@@ -131,7 +131,7 @@ def _added_up_with_noise(
 ) -> Statistics:
     by_person = config.privacy.unit == "patient"
     noisy.begin()
-    found = noisy.add_up(make, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
+    found = noisy.reduce(make, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
     scaling = task.bounded(group.silo_id).scaling(found.sums, found.deviation)
     return Statistics(scaling, found.spent.to_json())
 

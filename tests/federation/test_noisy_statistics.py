@@ -173,7 +173,7 @@ def alone(path: Path, columns: int, own: list[int], run: str = "00" * 16) -> lis
         spec = AggregationSpec((VectorSpec("x", 1),), np.dtype(np.float64), 1, 0, bytes(32), SILOS)
         noisy = NoisyStatistics(group, config, path / "run", run)
         noisy.begin()
-        found = noisy.add_up(lambda: protocols.build(group, SecureConfig(), spec), own, 30)
+        found = noisy.reduce(lambda: protocols.build(group, SecureConfig(), spec), own, 30)
         return found.sums[:-1] * StatisticsPlan(config.privacy, SILOS, columns).unit
 
     (path / "run").mkdir(exist_ok=True)
@@ -250,7 +250,7 @@ def test_a_resume_takes_what_was_kept_and_spends_nothing_again(
     whole = federate(settings(tmp_path))[0]
     before = kept(tmp_path)
     (tmp_path / "run" / "silo-0001" / standardization.FILE).unlink()
-    monkeypatch.setattr(NoisyStatistics, "add_up", None)
+    monkeypatch.setattr(NoisyStatistics, "reduce", None)
     resumed = federate(settings(tmp_path, run={"rounds": 3}), resume=True)
     assert [one["scaling"] for one in resumed] == [whole["scaling"]] * SILOS
     assert [kept(tmp_path, silo) for silo in range(SILOS)] == [before] * SILOS

@@ -12,7 +12,7 @@ from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import PrivacyConfig
 from silofl.console import log
-from silofl.errors import ChangedDataError, ConfigError, StoppedError
+from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, StoppedError
 from silofl.federation.privacy.data_budget import DataBudget
 from silofl.federation.privacy.epsilon_prefetch import EpsilonPrefetch
 from silofl.federation.privacy.release_log import Entry, ReleaseLog, union
@@ -44,12 +44,15 @@ class PrivacyBudget:
         log: ReleaseLog,
         data_budget: DataBudget | None = None,
         note: Callable[[str], None] = lambda text: None,
+        before: Ledger | None = None,
     ) -> None:
         self._group, self._config, self._method, self._log = group, config, method, log
         self._data_budget, self._note = data_budget, note
         self._repeatable = PLACES[config.place].repeatable
         self.price: Price
-        self.ledger = Ledger()
+        self.before = Ledger() if before is None else before
+        """What was released before the first round."""
+        self.ledger = self.before.copy()
         self._open: list[Entry] = []
         """What any silo's log has of rounds that are not committed; the same on every rank."""
         self._own: dict[tuple[int, int], str] = {}
@@ -286,8 +289,14 @@ class PrivacyBudget:
         return self._whole().forgets(own, self._group.silo_id)
 
     def restore(self, state: str) -> None:
-        """Take up a `state()`."""
+        """Take up a `state()`. LessProtectionError where it forgets what came before the first round."""
         self.ledger = Ledger.from_json(state)
+        if any(self._whole().forgets(self.before, silo) for silo in self.before.silos):
+            raise LessProtectionError(
+                "the ledger that is handed out does not have what statistics of columns have spent: the run "
+                "does not go on with less protection than it had",
+                rank=0,
+            )
         others = self.ledger.relations() - {self._config.neighbours}
         if others:
             raise ConfigError(

@@ -61,8 +61,7 @@ class PrivacyEngine:
         self._path = path
         log = ReleaseLog(log_path(path, group.silo_id), run)
         method, data = method_for(config.privacy), budget_of(config, silo, group.silo_id, path, run)
-        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note)
-        self._first, self.budget.ledger = before, before.copy()  # what comes before the first round
+        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note, before)
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
         self._told = False
         """Whether the noise multiplier was not yet held to this silo's own configuration."""
@@ -153,9 +152,8 @@ class PrivacyEngine:
     def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._spec, self._silos = inner, spec, silos
-        who = inner.summed_samples, len(inner.layout.shards.members), silos
-        size, before = self._silo.model.size, self._first.most_often()
-        plan = guarantee.plan_for(self._config, size, *who, self._matrix, before)
+        who = inner.summed_samples, len(inner.layout.shards.members), silos, self._matrix
+        plan = guarantee.plan_for(self._config, self._silo.model.size, *who, self.budget.before.most_often())
         self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
         if self._told:  # by others, to a silo that comes back
@@ -340,8 +338,6 @@ class PrivacyEngine:
         def check() -> None:
             with raise_on_all_ranks(group.comm):
                 self.budget.refuse_unknown_data(state)
-                if self.budget.forgets(self._first):
-                    raise self._less(SPENT, "statistics of columns")
                 if own is not None:
                     self._refuse_forgotten(own, "checkpoint")
                     norms = (self._norm.value, PrivacyParameters(**own["parameters"]).clip_norm)

@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class NoisySums:
+class StatisticsTotal:
     """What all silos see.
 
     Attributes:
@@ -77,7 +77,7 @@ class NoisyStatistics:
         """Take up what a killed run may have shown; collective."""
         self.budget.begin(ROUND - 1)
 
-    def add_up(self, make: Callable[[], Aggregator], own: list[int], power: int) -> NoisySums:
+    def reduce(self, make: Callable[[], Aggregator], own: list[int], power: int) -> StatisticsTotal:
         """The noisy sums of all silos' `own`, in steps of 2^-`power`; collective.
 
         `make` gives an aggregator for the silos that are there; collective, too.
@@ -97,7 +97,7 @@ class NoisyStatistics:
             aggregator.close()
         return found
 
-    def _attempt(self, aggregator: Aggregator, own: list[int], power: int) -> NoisySums | None:
+    def _attempt(self, aggregator: Aggregator, own: list[int], power: int) -> StatisticsTotal | None:
         """None where it has to be taken again with other noise."""
         members = aggregator.layout.shards.members
         plan = StatisticsPlan(self._config.privacy, len(members), (len(own) - 1) // 2)
@@ -116,7 +116,7 @@ class NoisyStatistics:
         sums = aggregator.sum_scalars(np.array([*noisy, *count]), made_from=[terms])
         self.budget.record(ROUND, members)
         sums[: plan.numbers] /= plan.unit
-        return NoisySums(sums, plan.deviation(len(members)), self.budget.ledger)
+        return StatisticsTotal(sums, plan.deviation(len(members)), self.budget.ledger)
 
     def _refuse_dear(self, plan: StatisticsPlan) -> None:
         with raise_on_all_ranks(self._group.comm):
