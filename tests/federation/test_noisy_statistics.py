@@ -224,6 +224,8 @@ def test_a_run_killed_before_it_kept_them_takes_the_same_sum_again_and_counts_on
     with monkeypatch.context() as patch:
         patch.setattr(standardization, "keep", killed)
         assert federate(config) == [None] * SILOS
+    (tmp_path / "run" / "config.toml").write_text(configuration.dump(config))
+    assert statement_of_run(tmp_path / "run").ledger.epsilon(1e-5, "pld") == of_statistics(config)
     if changed:
         path = tmp_path / "3.csv"
         path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
