@@ -148,6 +148,21 @@ def test_statistics_are_near_those_without_noise_and_the_same_at_all_silos(
     assert [len(entries(tmp_path, silo)) for silo in range(SILOS)] == [1] * SILOS
 
 
+def test_a_person_with_many_records_counts_once(tmp_path: Path) -> None:
+    """All who are older than 50 are one person of each silo, who weighs as any other does."""
+    for silo in range(SILOS):
+        rows = table(silo)
+        rows[:, 4] = np.where(rows[:, 0] > 50, 1001, rows[:, 4])
+        header = "age,glucose,tilt,label,person"
+        np.savetxt(tmp_path / f"{silo}.csv", rows, delimiter=",", header=header, comments="", fmt="%.9g")
+    config = settings(tmp_path, privacy={"unit": "patient", "standardize_noise_multiplier": 0.5})
+    ages = clipped_rows(config)[:, 0]
+    assert (ages > 50).mean() > 0.4  # that person trains
+    center = federate(config)[0]["scaling"]["center"][0]
+    assert center == pytest.approx(ages[ages <= 50].mean(), abs=1.5)
+    assert center < ages.mean() - 5
+
+
 def test_the_run_costs_what_check_foretells_with_the_statistics_in_it(tmp_path: Path) -> None:
     written(tmp_path)
     config = settings(tmp_path, privacy={"noise_multiplier": None, "target_epsilon": 2.0})
