@@ -181,7 +181,8 @@ def launch(
     )
     typer.echo(shlex.join(first))
     sys.stdout.flush()
-    typer.echo(f"privacy: {foretold(settings.privacy)}", err=True)  # the line alone is to be copied
+    claim = foretold(settings.privacy, statistics=bool(settings.data.standardize))
+    typer.echo(f"privacy: {claim}", err=True)  # the line alone is to be copied
     if not dry_run:
         respawns = settings.failure.policy == "respawn"
         raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))
@@ -228,7 +229,8 @@ def submit(
     typer.echo(text, nl=False)
     if not dry_run:
         typer.echo(f"job {slurm.submit(text)}")
-    typer.echo(f"privacy: {foretold(settings.privacy)}", err=True)
+    claim = foretold(settings.privacy, statistics=bool(settings.data.standardize))
+    typer.echo(f"privacy: {claim}", err=True)
 
 
 @app.command()

@@ -104,6 +104,11 @@ def _refuse(config: Config, canaries: int) -> None:
             f'silofl audit takes records for canaries, and privacy.unit is "{config.privacy.unit}": set '
             '"example"'
         )
+    if config.data.standardize:
+        raise ConfigError(
+            'data.standardize = "federated" takes noisy statistics before the first round, which silofl '
+            "audit does not attack: audit with constants in data.center and data.scale in its place"
+        )
     if canaries < 20:
         raise ConfigError(f"--canaries {canaries} is too few to prove anything: give 20 at least")
 

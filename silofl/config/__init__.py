@@ -166,7 +166,8 @@ def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({}
     `idle` are keys by section that do nothing in it, and are left out, as those of [privacy] always are:
     where they are set they are refused.
     """
-    without: dict[str, Iterable[str]] = {"privacy": privacy_keys.idle_keys(config.privacy), **idle}
+    unused = privacy_keys.idle_keys(config.privacy, statistics=bool(config.data.standardize))
+    without: dict[str, Iterable[str]] = {"privacy": unused, **idle}
     if not config.evaluates:
         without["run"] = ("evaluate_every",)
     exclude = {section: set(keys) for section, keys in without.items()}

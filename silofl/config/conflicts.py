@@ -30,7 +30,8 @@ def found(config: Config) -> Iterator[str]:
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)
-    rules += [(True, sentence) for sentence in privacy_keys.refusals(config.privacy)]
+    statistics = bool(config.data.standardize)
+    rules += [(True, sentence) for sentence in privacy_keys.refusals(config.privacy, statistics=statistics)]
     return (sentence for wrong, sentence in rules if wrong)
 
 
@@ -70,10 +71,21 @@ def data_rules(config: Config) -> list[Rule]:
             f"{keys} would scale columns twice: keep the constants or the statistics",
         ),
         (
-            bool(data.standardize) and unit != "none",
-            f'data.standardize = "federated" tells sums over all records without noise, which privacy.unit = '
-            f'"{unit}" does not cover: set publicly known constants in data.center and data.scale '
-            "instead, or remove it",
+            bool(data.standardize) and unit == "silo",
+            'data.standardize = "federated" adds up records, and privacy.unit = "silo" protects all that a '
+            "silo has: set publicly known constants in data.center and data.scale instead, or remove it",
+        ),
+        (
+            bool(data.standardize) and unit in ("example", "patient") and not data.bounds,
+            f'data.standardize = "federated" under privacy.unit = "{unit}" adds up values within publicly '
+            'known bounds: set data.bounds, such as {age = [0, 120], "*" = [-10, 10]}, or constants in '
+            "data.center and data.scale instead",
+        ),
+        (
+            bool(data.bounds) and not (data.standardize and unit != "none"),
+            'data.bounds are for the noisy sums of data.standardize = "federated" under [privacy], and '
+            + ("nothing is standardized" if not data.standardize else 'privacy.unit is "none"')
+            + ": remove them",
         ),
     ]
 

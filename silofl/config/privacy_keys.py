@@ -8,8 +8,11 @@ from silofl.config.sections import PrivacyConfig
 from silofl.privacy.places import PLACES
 
 
-def idle_keys(privacy: PrivacyConfig) -> Mapping[str, str]:
-    """Every key of [privacy] that this section makes no use of, with why and what to do instead."""
+def idle_keys(privacy: PrivacyConfig, *, statistics: bool) -> Mapping[str, str]:
+    """Every key of [privacy] that a run makes no use of, with why and what to do instead.
+
+    `statistics`: whether columns are scaled by `data.standardize`.
+    """
     if privacy.unit == "none":
         why = 'and privacy.unit is "none": set privacy.unit to "example", "patient" or "silo", or remove'
         return {key: why for key in PrivacyConfig.model_fields if key != "unit"}
@@ -29,7 +32,11 @@ def idle_keys(privacy: PrivacyConfig) -> Mapping[str, str]:
         idle["quantile_noise_multiplier"] = (
             "and privacy.clip_quantile, whose counts it is for, is not: set both, or remove"
         )
-    if not (place.needs_private_sum or counts):
+    if not statistics:
+        idle["standardize_noise_multiplier"] = (
+            "and data.standardize, whose sums it is for, is not: set both, or remove"
+        )
+    if not (place.needs_private_sum or counts or (statistics and not place.alone)):
         why = f"{under}, under which no silo knows a part of another's noise: remove"
         idle |= {"colluding": why, "dropouts": why}
     if not privacy.budget_dir:
@@ -47,9 +54,9 @@ def idle_keys(privacy: PrivacyConfig) -> Mapping[str, str]:
     return idle
 
 
-def refusals(privacy: PrivacyConfig) -> Iterator[str]:
+def refusals(privacy: PrivacyConfig, *, statistics: bool) -> Iterator[str]:
     """A sentence on the keys that are set and do nothing; one key alone, but under `unit = "none"` all."""
-    idle = idle_keys(privacy)
+    idle = idle_keys(privacy, statistics=statistics)
     given = [
         key
         for key in PrivacyConfig.model_fields

@@ -88,12 +88,24 @@ class DataConfig(Section):
     """`files`: by what columns are divided then, likewise; 1 of columns not named."""
     standardize: Literal[False, "federated"] = False
     """`files`: subtract the mean and divide by the standard deviation of all silos' training records
-    together, added up at the start as updates are; never under [privacy]. `true` means the same."""
+    together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise.
+    `true` means the same."""
+    bounds: dict[str, list[Finite]] = {}
+    """`files`: publicly known bounds of columns, by name, such as {age = [0, 120]}; "*" of all columns not
+    named. Under [privacy] `standardize` clips values to them in its sums, and needs those of every column."""
     owner_column: str = ""
     """`files`: the column (CSV, Parquet) or array (NPZ: `owner_column` or `owner`) that says whose a record
     is. It is no feature. All records of one person are trained on, or all are held out."""
     accept_changes: bool = False
     """Resume a run, or take a silo back, on other samples than its rounds so far; never under [privacy]."""
+
+    @field_validator("bounds")
+    @classmethod
+    def _low_below_high(cls, value: dict[str, list[float]]) -> dict[str, list[float]]:
+        for name, pair in value.items():
+            if len(pair) != 2 or pair[1] / 2 - pair[0] / 2 <= 0:
+                raise ValueError(f"data.bounds.{name} = {pair} is not [low, high], with low below high")
+        return value
 
     @field_validator("standardize", mode="before")
     @classmethod
@@ -224,6 +236,8 @@ class PrivacyConfig(Section):
     """`silo`: the clipping norm follows this quantile of the updates' norms, from `clip_norm` on."""
     quantile_noise_multiplier: PositiveFloat = 4.0
     """Noise on the count of silos within the norm, over its sensitivity; it is accounted for, too."""
+    standardize_noise_multiplier: PositiveFloat = 8.0
+    """Noise on the sums of `data.standardize`, over their sensitivity, once in a run; it is accounted for."""
     noise_multiplier: PositiveFloat | None = None
     """Standard deviation of the noise over the sensitivity of the sum. Set this or `target_epsilon`."""
     target_epsilon: PositiveFloat | None = None

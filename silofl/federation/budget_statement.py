@@ -49,7 +49,7 @@ def statement_of_budget(path: Path) -> Statement:
     for release, count in spent.items():
         ledger.record(release, [0], count)
     runs = budget.runs
-    prints = len({one.data for one in budget.spendings})
+    prints = len({one.data for one in budget.spendings if one.data})  # statistics of columns have none
     facts = [
         ("runs", f"{runs}, with {len(budget.spendings)} releases"),
         ("fingerprints", f"{prints} of the data"),

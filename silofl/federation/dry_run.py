@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,12 +29,15 @@ from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
 from silofl.privacy.band_choice import better
 from silofl.privacy.claim import NOTHING, outside
+from silofl.privacy.column_statistics import StatisticsPlan
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
+from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
+from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
 from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
@@ -62,7 +66,7 @@ def _dry_run(config: Config, silos: int) -> DryRun:
     budget_place.refuse_unusable(config, range(silos))
     task = tasks.build(config, alone=True)
     if isinstance(task, Files) and task.federated:
-        task.agree(_pooled(task, silos))
+        task.agree(_pooled(config, task, silos))
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
     magnitudes: dict[int, NDArray[np.float64]] = {}
@@ -100,8 +104,10 @@ def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
     ]
 
 
-def _pooled(task: Files, silos: int) -> Scaling:
+def _pooled(config: Config, task: Files, silos: int) -> Scaling:
     """What the silos of a run would agree on, from all their data, which the task keeps for its `data`.
+
+    Under [privacy] without the noise.
 
     Raises MismatchError where columns differ, and errors of `Files.read`.
     """
@@ -112,6 +118,11 @@ def _pooled(task: Files, silos: int) -> Scaling:
     error = schema_mismatch(schemas)
     if error is not None:
         raise error
+    if config.privacy.unit != "none":
+        by_person = config.privacy.unit == "patient"
+        sums = [task.bounded_sums(silo, by_person=by_person) for silo in range(silos)]
+        noise = StatisticsPlan(config.privacy, silos, len(task.schema())).deviation(silos)
+        return task.bounded(0).scaling(np.sum(sums, axis=0, dtype=np.float64) / 2**POWER, noise)
     first = np.sum([first_sums(one) for one in every], axis=0)
     second = np.sum([second_sums(one, mean_of(first)) for one in every], axis=0)
     return pooled_scaling([name for name, _ in task.schema()], first, second)
@@ -166,12 +177,22 @@ def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, l
     refuse_unprotectable(silo, config.privacy)
     expected = config.privacy.records is not None  # with which every silo counts alike
     records = silo.counted * len(rows) if expected else sum(row.persons for row in rows)
-    plan = plan_for(config, silo.model.size, records, len(rows), len(rows))
+    before = _before(config, rows, silo)
+    plan = plan_for(config, silo.model.size, records, len(rows), len(rows), before=before)
     noise = plan.noise_multiplier()
     refuse_over_budget(plan, noise)
     whole, method = plan.whole(noise), plan.method
     budgets = [foretold(config, row.silo, whole, method) for row in rows]
     return describe(plan, noise), [*notes(plan, noise), *filter(None, [*budgets, _of_bands(config, plan)])]
+
+
+def _before(config: Config, rows: list[SiloDryRun], silo: Silo) -> Mapping[Release, int]:
+    """What statistics of columns release before the first round; ConfigError as of the run's."""
+    if not config.data.standardize:
+        return {}
+    statistics = StatisticsPlan(config.privacy, len(rows), len(silo.schema))
+    statistics.refuse_dear()
+    return statistics.of_sum(len(rows))
 
 
 def _of_bands(config: Config, plan: Plan) -> str:

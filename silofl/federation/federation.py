@@ -27,7 +27,9 @@ from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
+from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
+from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
@@ -165,6 +167,8 @@ class RunContext:
     """What the silo's rounds were trained on and with."""
     openings: Openings | None
     """Which silos rounds were opened for; None where updates are added up in the clear."""
+    statistics: Statistics | None = None
+    """What columns are scaled by, where silos agreed on that."""
 
     @classmethod
     def of(
@@ -176,6 +180,7 @@ class RunContext:
         path: Path,
         respawns: RespawnPolicy | None = None,
         trust: Trust | None = None,
+        statistics: Statistics | None = None,
     ) -> RunContext:
         """This rank's; not collective. `path` is the run directory; without `respawns` no silo rejoins.
 
@@ -186,7 +191,8 @@ class RunContext:
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
         private = config.privacy.unit != "none"
-        engine = PrivacyEngine(group, config, silo, path, trust.run) if private else None
+        before = Ledger() if statistics is None else statistics.ledger
+        engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
         return cls(
             group,
             config,
@@ -200,6 +206,7 @@ class RunContext:
             trust,
             Origin(group, config, silo),
             openings,
+            statistics,
         )
 
     @cached_property

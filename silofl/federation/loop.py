@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
@@ -24,13 +24,14 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.failure.respawner import RejoinState, respawn_failed
 from silofl.federation.federation import RunContext
 from silofl.federation.preparation import Prepared, prepare
+from silofl.federation.privacy import guarantee
 from silofl.federation.results import conclude, finish
 from silofl.federation.round import run_round
 from silofl.federation.run_state import RunState
 from silofl.federation.run_trust import what_returning_silos_are_told
 from silofl.federation.schema import agree_on_schema, digest
-from silofl.federation.standardization import agree_on_scaling, dumps
-from silofl.federation.start import build_silo, build_task, read_data
+from silofl.federation.standardization import agree_on_statistics, dumps
+from silofl.federation.start import build_silo, build_task, read_data, take_directory
 from silofl.federation.stop import StopRequest
 from silofl.launcher import watchdog
 from silofl.tasks.base import Task
@@ -78,26 +79,30 @@ def train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) -> 
         built.take_up(group.silo_id, prepared.samples)
         prepared.samples = None
     assert trust.signer is not None, "every silo of a run has keys"
-    signer, scaling = trust.signer, ""
+    signer, resume, lock, statistics = trust.signer, prepared.start.resume, None, None
     if isinstance(built, Files) and built.federated:
-        agreed = agree_on_scaling(group, config, built, silos, signer, path, resume=prepared.start.resume)
-        built.agree(agreed)
-        scaling = dumps(agreed)
+        if config.privacy.unit != "none":
+            guarantee.refuse_unhidden(config, silos)  # the same on every rank
+            lock = take_directory(group, path, trust, resumed=resume)  # before anything is spent
+        statistics = agree_on_statistics(group, config, built, silos, trust, path, resume=resume)
+        built.agree(statistics.scaling)
     code = UserCode(group.silo_id, path)
     data = read_data(group, config, built, code, silos, prepared.local_rank)
     notices = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made
     silo = build_silo(group, config, built, code, silos, prepared.local_rank, data)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
-    told = what_returning_silos_are_told(trust, prepared.place.told(path), scaling)
+    told = what_returning_silos_are_told(
+        trust, prepared.place.told(path), dumps(statistics) if statistics else ""
+    )
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(
         lambda: RespawnPolicy.of(group, config.failure.rejoin_s, admission, prepared.place, told)
     )
     with raise_on_all_ranks(group.comm):
-        context = RunContext.of(group, config, silo, silos, path, respawns, trust)
+        context = RunContext.of(group, config, silo, silos, path, respawns, trust, statistics)
     with watch_peers(group, config) as peers:
         group.step(lambda: peers.connect(group.comm))
-        return Run(context, path, stop, resumed=prepared.start.resume).train(notices)
+        return Run(context, path, stop, resumed=resume).train(notices, lock)
 
 
 class Run:
@@ -110,9 +115,12 @@ class Run:
         self._faults = FaultInjector(group.comm, faults, group.silo_id)
         watchdog.start(silent_s=config.failure.silent_s, silo=group.silo_id, resume=RESUME)
 
-    def train(self, notices: list[str]) -> Json:
-        """Run from the first round, or from the last that was committed; the summary. `notices` are told."""
-        state = start.begin(self._context, self._path, notices, resumed=self._resumed)
+    def train(self, notices: list[str], lock: IO[bytes] | None = None) -> Json:
+        """Run from the first round, or from the last that was committed; the summary. `notices` are told.
+
+        `lock`: see `start.begin`.
+        """
+        state = start.begin(self._context, self._path, notices, resumed=self._resumed, lock=lock)
         self._context.group.started()
         return self._complete(state)
 

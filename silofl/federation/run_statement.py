@@ -101,6 +101,7 @@ class _Reader:
         later = f", and sums that may have been shown of {len(perhaps)} more" if perhaps else ""
         facts = [("run", self._run()), ("rounds", f"{number} committed{later}")]
         facts.append(("clipping norm", f"{privacy.clip_norm:g}"))
+        facts += self._statistics(privacy)
         more = {"run": self._run(), "rounds": number, "rounds_perhaps_shown": sorted(perhaps)}
         return Statement(
             str(self._path), silofl.__version__, privacy, whole, facts, self._outside(privacy), more
@@ -200,7 +201,7 @@ class _Reader:
 
     def _with_later(self, committed: Ledger) -> tuple[Ledger, set[int]]:
         """The ledger with all that any log here has of later rounds, and the numbers of those."""
-        number = 0 if self._manifest is None else self._manifest.round
+        number = -1 if self._manifest is None else self._manifest.round
         whole, later = committed.copy(), list[Entry]()
         for log in self._logs:
             entries = entries_of(log)
@@ -209,7 +210,14 @@ class _Reader:
         for entry in union(later):
             for release, count in entry.releases:
                 whole.record(release, entry.silos, count)
-        return whole, {entry.round for entry in later}
+        return whole, {entry.round for entry in later if entry.round}
+
+    def _statistics(self, privacy: PrivacyConfig) -> list[tuple[str, str]]:
+        """What was shown of columns before the first round."""
+        if not any(entry.round == 0 for log in self._logs for entry in entries_of(log)):
+            return []
+        noise = privacy.standardize_noise_multiplier
+        return [("statistics", f"of columns, once, by sums with noise of multiplier {noise:g}, counted here")]
 
     def _refuse_forgotten(self, log: Path, entries: list[Entry], committed: Ledger) -> None:
         """Raise CheckpointError where a log has more of its silo than the ledger; attempts count once."""

@@ -1,6 +1,7 @@
 """`data.standardize = "federated"`: mean and deviation of all silos' training records together.
 
-By two sums of a few numbers a column, made as securely as those of updates, before the first round. Every
+By two sums of a few numbers a column, made as securely as those of updates, before the first round; under
+[privacy] by one of values within public bounds, with noise (`privacy/noisy_statistics.py`). Every
 silo keeps what came of them in its folder of the run directory: a resume takes that, and a silo that returns
 is told it, so that no sum is opened again for other silos. It is part of the model: `summary.json` has it.
 """
@@ -9,6 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +25,18 @@ from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.checkpoint.atomic_files import storage, write_bytes
 from silofl.checkpoint.names import stem
+from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.crypto.signer import Signer
-from silofl.errors import ChangedDataError, ConfigError
+from silofl.errors import ChangedDataError, ConfigError, LessProtectionError
+from silofl.federation.privacy.budget import spent_in
+from silofl.federation.privacy.noisy_statistics import ROUND, NoisyStatistics
+from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.schema import agree_on_schema
+from silofl.privacy.ledger import Ledger
+from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.files import Files
 from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
 
@@ -37,33 +47,62 @@ _ENDS = (64, -96)
 """Of which powers of two the first and the second part are multiples."""
 
 
-def agree_on_scaling(
-    group: ElasticGroup, config: Config, task: Files, silos: int, signer: Signer, path: Path, *, resume: bool
-) -> Scaling:
+@dataclass(frozen=True)
+class Statistics:
+    """What columns are scaled by, and what was spent to know it."""
+
+    scaling: Scaling
+    spent: str = ""
+    """The ledger, as text; empty where there was no noise."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was spent; empty without privacy."""
+        return Ledger.from_json(self.spent) if self.spent else Ledger()
+
+
+def agree_on_statistics(
+    group: ElasticGroup, config: Config, task: Files, silos: int, trust: Trust, path: Path, *, resume: bool
+) -> Statistics:
     """What all silos' columns are scaled by: as in the run's earlier jobs, else from all records. Collective.
 
-    The task has the samples then, and keeps them for its next `data`.
+    The task has the samples then, and keeps them for its next `data`. Under [privacy] every silo has the
+    run's lock, and what was found is on its disk.
 
     Raises:
         ConfigError: two silos kept other statistics, or a file of them cannot be read.
         MismatchError: silos have other columns than most.
         ChangedDataError: the columns are not those that the run began with.
+        LessProtectionError: what is kept says that less was spent than a silo's own log.
         DataError: as of `Files.data`.
     """
-    scaling = group.step(lambda: _kept_by_any(group, path)) if resume else None
+    kept = group.step(lambda: _kept_by_any(group, path)) if resume else None
+    private = config.privacy.unit != "none"
 
     def columns() -> None:
         with raise_on_all_ranks(group.comm):
             task.read(group.silo_id)
         agree_on_schema(group.comm, task.schema())
         with raise_on_all_ranks(group.comm):
-            _refuse_other_columns(scaling, task, group.silo_id)
+            _refuse_other_columns(kept, task, group.silo_id)
+            if private and kept is not None:
+                _refuse_forgotten(kept, group.silo_id, path, str(trust.run))
 
     group.step(columns)
-    return _added_up(group, config, task, silos, signer) if scaling is None else scaling
+    if kept is not None:
+        return kept
+    make = partial(_aggregator, group, config, silos, trust.signer)
+    if not private:
+        return Statistics(_added_up(make, task, group.silo_id))
+    found = _added_up_with_noise(
+        group, config, make, task, NoisyStatistics(group, config, path, str(trust.run))
+    )
+    with raise_on_all_ranks(group.comm):
+        keep(path, group.silo_id, found)
+    return found
 
 
-def _added_up(group: ElasticGroup, config: Config, task: Files, silos: int, signer: Signer) -> Scaling:
+def _aggregator(group: ElasticGroup, config: Config, silos: int, signer: Signer | None) -> Aggregator:
     secure = configuration.for_silo(config, group.silo_id).secure
     spec = AggregationSpec(
         (VectorSpec("statistics", 1, weighting="uniform"),),
@@ -73,14 +112,28 @@ def _added_up(group: ElasticGroup, config: Config, task: Files, silos: int, sign
         configuration.digest(config),
         silos,
     )
-    features = task.training_features(group.silo_id)
-    aggregator = protocols.build(group, secure, spec, signer)
+    return protocols.build(group, secure, spec, signer)
+
+
+def _added_up(make: Callable[[], Aggregator], task: Files, silo: int) -> Scaling:
+    features = task.training_features(silo)
+    aggregator = make()
     try:
         first = exact_sums(aggregator, first_sums(features))
         second = exact_sums(aggregator, second_sums(features, mean_of(first)))
     finally:
         aggregator.close()
     return pooled_scaling([name for name, _ in task.schema()], first, second)
+
+
+def _added_up_with_noise(
+    group: ElasticGroup, config: Config, make: Callable[[], Aggregator], task: Files, noisy: NoisyStatistics
+) -> Statistics:
+    by_person = config.privacy.unit == "patient"
+    noisy.begin()
+    found = noisy.reduce(make, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
+    scaling = task.bounded(group.silo_id).scaling(found.sums, found.deviation)
+    return Statistics(scaling, found.spent.to_json())
 
 
 def exact_sums(aggregator: Aggregator, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,32 +153,41 @@ def exact_sums(aggregator: Aggregator, values: NDArray[np.float64]) -> NDArray[n
     return np.array([math.fsum(column) for column in zip(*back, strict=True)])
 
 
-def keep(path: Path, silo: int, scaling: Scaling) -> None:
+def keep(path: Path, silo: int, statistics: Statistics) -> None:
     """Have a run's statistics on a silo's disk. StorageError where that refuses."""
     folder = path / stem(silo)
     with storage(folder):
         private_files.make_folder(folder)
-    write_bytes(folder / FILE, dumps(scaling).encode())
+    write_bytes(folder / FILE, dumps(statistics).encode())
 
 
-def dumps(scaling: Scaling) -> str:
+def dumps(statistics: Statistics) -> str:
     """As text, for a file and for a silo that returns."""
-    return json.dumps(scaling.to_json())
+    spent = {"spent": json.loads(statistics.spent)} if statistics.spent else {}
+    return json.dumps(statistics.scaling.to_json() | spent)
 
 
-def loads(text: str) -> Scaling:
-    """From `dumps`. ValueError, TypeError or KeyError for what is none."""
-    return Scaling.of_json(json.loads(text))
+def loads(text: str) -> Statistics:
+    """From `dumps`. ValueError, TypeError, KeyError or ConfigError for what is none."""
+    table = json.loads(text)
+    spent = Ledger.from_json(json.dumps(table["spent"])).to_json() if "spent" in table else ""
+    return Statistics(Scaling.of_json(table), spent)
 
 
-def refuse_told(path: Path, silo: int, told: str) -> None:
-    """ConfigError where others tell a silo that comes back other statistics than it kept, if it kept any."""
+def of_returning(path: Path, silo: int, told: str | None) -> Statistics | None:
+    """What others tell a silo that comes back; None where columns are not scaled by statistics.
+
+    ConfigError where it kept others, if it kept any.
+    """
+    if not told:
+        return None
     kept = _kept(path, silo)
     if kept is not None and loads(kept) != loads(told):
         raise ConfigError(
             f"the others scale columns by other statistics than silo {silo} kept in {stem(silo)}/{FILE} of "
             "its run directory: one of them is not of this run"
         )
+    return loads(told)
 
 
 def _kept(path: Path, silo: int) -> str | None:
@@ -135,14 +197,14 @@ def _kept(path: Path, silo: int) -> str | None:
         return dumps(loads(private_files.read_bytes(file).decode()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, ConfigError):
         raise ConfigError(
             f"{file} is damaged, by which the columns of this run are scaled: put it back from a copy, or "
             "remove it to take that of the other silos"
         ) from None
 
 
-def _kept_by_any(group: ElasticGroup, path: Path) -> Scaling | None:
+def _kept_by_any(group: ElasticGroup, path: Path) -> Statistics | None:
     """The statistics that silos kept; None where no silo has any, as before a first start. Collective."""
     own: str | None = None
     with raise_on_all_ranks(group.comm):
@@ -150,8 +212,8 @@ def _kept_by_any(group: ElasticGroup, path: Path) -> Scaling | None:
     told = allgather_parsed(group.comm, own, _parsed, "the statistics of its columns")
     known = {silo: one for silo, one in zip(group.members, told, strict=True) if one is not None}
     first = next(iter(known), 0)
-    for silo, scaling in known.items():
-        if scaling != known[first]:
+    for silo, statistics in known.items():
+        if statistics != known[first]:
             raise ConfigError(
                 f"silo {silo} has kept other statistics of this run's columns than silo {first}: put its own "
                 f"{path / stem(silo) / FILE} back from a copy, or remove it to take that of the other silos",
@@ -160,14 +222,24 @@ def _kept_by_any(group: ElasticGroup, path: Path) -> Scaling | None:
     return known.get(first)
 
 
-def _parsed(told: str | None) -> Scaling | None:
+def _parsed(told: str | None) -> Statistics | None:
     return None if told is None else loads(told)
 
 
-def _refuse_other_columns(scaling: Scaling | None, task: Files, silo: int) -> None:
+def _refuse_other_columns(kept: Statistics | None, task: Files, silo: int) -> None:
     names = tuple(name for name, _ in task.schema())
-    if scaling is not None and scaling.columns != names:
+    if kept is not None and kept.scaling.columns != names:
         raise ChangedDataError(
             f"silo {silo} has other columns than those whose statistics this run began with: restore them, "
             "or begin another run with --run"
+        )
+
+
+def _refuse_forgotten(kept: Statistics, silo: int, path: Path, run: str) -> None:
+    """Raise LessProtectionError where a silo's log has more spent on statistics than what is kept says."""
+    logged = spent_in(ReleaseLog(log_path(path, silo), run), silo, last=ROUND)
+    if kept.ledger.forgets(logged, silo):
+        raise LessProtectionError(
+            f"what silo {silo} is to scale its columns by says that less was spent for it than its own "
+            "release log has: the run does not go on with less protection than it had"
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import torch
 
 from silofl import startup
 from silofl.checkpoint import run_keys
+from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
@@ -96,26 +97,41 @@ def _once(group: ElasticGroup, work: Callable[[], T]) -> T:
     return group.step(done)
 
 
-def begin(context: RunContext, path: Path, notices: list[str], *, resumed: bool) -> RunState:
+def take_directory(group: ElasticGroup, path: Path, trust: Trust, *, resumed: bool) -> IO[bytes]:
+    """The run directory's lock, as of `rundir.lock`, and this silo's keys on disk; collective.
+
+    Raises ConfigError where a new run's directory has rounds or logs of an old one.
+    """
+
+    def take() -> IO[bytes]:
+        lock = rundir.lock(path, group.silo_id, resume=resumed)
+        if not resumed:
+            refuse_leftovers(path, group.silo_id)
+        _keep_keys(group, path, trust)
+        return lock
+
+    return _once(group, take)
+
+
+def begin(
+    context: RunContext, path: Path, notices: list[str], *, resumed: bool, lock: IO[bytes] | None = None
+) -> RunState:
     """Put all parts together, restore the last committed round if asked to, say what is about to run.
 
-    Collective. `notices` are what was found so far, and go first.
+    Collective. `notices` are what was found so far, and go first; `lock` is of `take_directory`, which is
+    taken here where it is None.
     """
     group = context.group
     federation = setup(context)
+    taken = lock or take_directory(group, path, context.trust, resumed=resumed)
 
-    def lock_directory() -> RunState:
+    def make() -> RunState:
         with raise_on_all_ranks(group.comm):
-            lock = rundir.lock(path, group.silo_id, resume=resumed)
-            if not resumed:
-                refuse_leftovers(path, group.silo_id)
-            _keep_what_returns_need(
-                context, path
-            )  # under the lock, and before a round leaves anything behind
-            return RunState(federation, path, _checkpoints(context, path), logger, lock)
+            _keep_what_returns_need(context, path)  # before a round leaves anything behind
+            return RunState(federation, path, _checkpoints(context, path), logger, taken)
 
     logger = RunLogger(context.config, path, leads=group.comm.rank == 0)
-    state = group.step(lock_directory)
+    state = group.step(make)
     notices = notices + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
     state.affordable = group.step(lambda: _affordable(state))
@@ -182,11 +198,14 @@ def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
 
 def _keep_what_returns_need(context: RunContext, path: Path) -> None:
     """Have on disk what a resume of this silo goes on with, besides checkpoints."""
-    signer, scaling = context.trust.signer, context.silo.scaling
-    if context.config.data.standardize and scaling is not None:
-        standardization.keep(path, context.group.silo_id, scaling)
-    if signer is not None and signer.of_first_start:
-        run_keys.keep(path, context.group.silo_id, signer)
+    if context.statistics is not None:
+        standardization.keep(path, context.group.silo_id, context.statistics)
+    _keep_keys(context.group, path, context.trust)
+
+
+def _keep_keys(group: ElasticGroup, path: Path, trust: Trust) -> None:
+    if trust.signer is not None and trust.signer.of_first_start:
+        run_keys.keep(path, group.silo_id, trust.signer)
 
 
 def _checkpoints(context: RunContext, path: Path) -> CheckpointManager:

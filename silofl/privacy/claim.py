@@ -58,6 +58,11 @@ def claim(privacy: PrivacyConfig, bound: str, noise: str) -> str:
     )
 
 
+def of_statistics(privacy: PrivacyConfig) -> str:
+    """What `claim` says of noise on statistics of columns, behind that of rounds."""
+    return f", and of multiplier {privacy.standardize_noise_multiplier:.4g} once on statistics of columns"
+
+
 def bound(privacy: PrivacyConfig, spent: Epsilons, until: str) -> str:
     """`epsilon 2.6 against who sees the model, epsilon 3 against a silo ..., at delta 1e-05 after ...`."""
     if spent.silos is None:
@@ -80,8 +85,11 @@ def outside(privacy: PrivacyConfig, *, each_silo: bool) -> str:
     return f"the held-out records of every silo: metrics {whose} {how}"
 
 
-def foretold(privacy: PrivacyConfig) -> str:
-    """The claim before models and data are there: with a noise multiplier, epsilon is not known yet."""
+def foretold(privacy: PrivacyConfig, *, statistics: bool) -> str:
+    """The claim before models and data are there: with a noise multiplier, epsilon is not known yet.
+
+    `statistics`: whether those of columns are shown, too.
+    """
     if privacy.unit == "none":
         return NOTHING
     place = PLACES[privacy.place]
@@ -93,6 +101,8 @@ def foretold(privacy: PrivacyConfig) -> str:
         epsilon, noise = f"epsilon at most {privacy.target_epsilon:g}", "noise"
     else:
         epsilon, noise = "the epsilon of its first lines", f"noise of multiplier {privacy.noise_multiplier:g}"
+    if statistics:
+        noise += of_statistics(privacy)
     return claim(privacy, f"{epsilon} at delta {privacy.delta:g} against {whom}", noise)
 
 

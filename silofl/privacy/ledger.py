@@ -55,6 +55,13 @@ class Ledger:
         """How often each release was made of this silo's data; empty for a silo that took part in none."""
         return dict(self._spent.get(silo, {}))
 
+    def most_often(self) -> Mapping[Release, int]:
+        """How often each release was made, of the silo of which it was most often."""
+        found = Counter[Release]()
+        for spent in self._spent.values():
+            found |= spent
+        return dict(found)
+
     def forgets(self, other: Ledger, silo: int) -> bool:
         """Whether `other` has more releases of this silo's data than this ledger."""
         pairs = [(rounded(self.spent_by(one)), rounded(other.spent_by(one))) for one in (silo, ANY)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ class Plan:
     """How often a silo releases a noisy vector in a round."""
     matrix: BandMatrix = INDEPENDENT
     """By which noise is correlated from round to round."""
+    before: tuple[tuple[Release, int], ...] = ()
+    """What was, or will be, released before the first round, and how often."""
 
     def __post_init__(self) -> None:
         if self.needed < 1:
@@ -195,10 +198,12 @@ class Plan:
         return self.of_rounds(noise_multiplier, self.rounds)
 
     def of_rounds(self, noise_multiplier: float, rounds: int) -> Mapping[Release, int]:
-        """`whole` of the first `rounds`."""
+        """`whole` of the first `rounds`, and of what comes before them."""
         one = self.of_round(self.grid(noise_multiplier), self.silos)
         times = math.ceil(rounds / self.matrix.bands)  # a group of records, at most
-        return {release: times * count for release, count in one.items()}
+        every = Counter({release: times * count for release, count in one.items()})
+        every.update(dict(self.before))
+        return every
 
     def spent_after(self, noise_multiplier: float, rounds: int, known: int | None = None) -> float:
         """Epsilon of the first `rounds`, if no silo fails, for who knows the noise of `known` silos.
@@ -224,6 +229,15 @@ class Plan:
                 f"privacy.quantile_noise_multiplier, now {self.config.quantile_noise_multiplier:g}"
             )
 
+    def _refuse_dear_statistics(self, target: float) -> None:
+        alone = epsilon(dict(self.before), self.config.delta, self.method)
+        if alone >= target:
+            raise ConfigError(
+                f"privacy.target_epsilon = {target:g} cannot be reached: the sums of data.standardize alone "
+                f"spend epsilon {alone:.3g}; raise privacy.standardize_noise_multiplier, now "
+                f"{self.config.standardize_noise_multiplier:g}"
+            )
+
     def noise_multiplier(self) -> float:
         """The one configured, or the least that meets `target_epsilon`. ConfigError where none does."""
         if self.config.noise_multiplier is not None:
@@ -231,4 +245,5 @@ class Plan:
         if self.config.target_epsilon is None:
             raise ConfigError("[privacy] needs noise: set privacy.noise_multiplier or privacy.target_epsilon")
         self._refuse_dear_counts(self.config.target_epsilon)
+        self._refuse_dear_statistics(self.config.target_epsilon)
         return noise_multiplier_for(self.config.target_epsilon, self.config.delta, self.whole, self.method)

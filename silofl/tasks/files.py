@@ -11,11 +11,13 @@ from torch import nn
 from silofl.config import DataConfig, TaskConfig
 from silofl.errors import ConfigError
 from silofl.tasks.base import SiloData
+from silofl.tasks.bounded_columns import Bounded, bounded
 from silofl.tasks.classification import Classification
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.holdout import held_out, owners_held_out, silo_data
 from silofl.tasks.models import build_model
 from silofl.tasks.own_files import OwnFiles, magnitudes
+from silofl.tasks.owner_numbers import numbered
 from silofl.tasks.readers import Samples
 from silofl.tasks.scaling import Scaling, public_scaling
 
@@ -78,6 +80,20 @@ class Files(Classification):
         """Features (m, ...) of a silo's training samples, as they stand in its file; errors as of `read`."""
         samples = self.read(silo)
         return samples.features[~self._held_out(samples)]
+
+    def bounded(self, silo: int) -> Bounded:
+        """A silo's columns within `data.bounds`; errors as of `read`."""
+        return bounded(self._data, self.read(silo).schema)
+
+    def bounded_sums(self, silo: int, *, by_person: bool) -> list[int]:
+        """See `Bounded.sums`, over a silo's training records, or its persons'; errors as of `read`."""
+        samples = self.read(silo)
+        training = ~self._held_out(samples)
+        persons = None
+        if by_person:
+            assert samples.owners is not None, "refused when the configuration was read"
+            persons = numbered(samples.owners[training])
+        return self.bounded(silo).sums(samples.features[training], persons)
 
     def data(self, silo: int, silos: int) -> SiloData:
         """This silo's samples; errors as of `read`, and DataError for fewer than two, or none to train on.

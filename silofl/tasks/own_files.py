@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig, TaskConfig, silo_path
 from silofl.console import log_of_data
 from silofl.errors import ConfigError
+from silofl.tasks.bounded_columns import mistaken_bounds
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.readers import Options, Samples, Source, read, refuse_missing
 from silofl.tasks.readers.labels import class_names
@@ -57,7 +58,8 @@ class OwnFiles:
         data, owner = self._data, tidy(self._data.owner_column)
         options = Options(self._task, data.decimal, data.units, owner=owner, owner_key=self._owner_key)
         samples = read(source, options)
-        refuse(source, unknown_columns(self._data, samples.schema))
+        wrong = unknown_columns(self._data, samples.schema) + mistaken_bounds(self._data, samples.schema)
+        refuse(source, wrong)
         scaling = public_scaling(self._data, samples.schema)
         features = samples.features if scaling is None else scaling.of(samples.features, str(source))
         notices = [

@@ -18,6 +18,7 @@ from silofl.errors import ConfigError, SiloflError
 from silofl.federation import standardization
 from silofl.federation.dry_run import dry_run
 from silofl.federation.loop import train
+from silofl.federation.standardization import Statistics
 from silofl.tasks import build
 from silofl.tasks.scaling import Scaling
 
@@ -86,7 +87,7 @@ def test_statistics_are_those_of_all_training_records_and_are_published(tmp_path
 def test_every_silo_scales_by_the_same_and_trains_on_it(tmp_path):
     written(tmp_path)
     config, task = settings(tmp_path), build(settings(tmp_path))
-    scaling = standardization.Scaling.of_json(federate(config)[0]["scaling"])
+    scaling = Scaling.of_json(federate(config)[0]["scaling"])
     task.agree(scaling)
     x = np.concatenate([task.data(silo, SILOS).train.tensors[0] for silo in range(SILOS)]).astype(float)
     assert np.abs(x.mean(axis=0)).max() < 1e-4  # half a unit of 1e9 in the last place is so much of 1e-3
@@ -125,12 +126,15 @@ def test_a_resume_refuses_statistics_that_differ_or_are_damaged(tmp_path):
 
 
 def test_a_silo_that_comes_back_believes_its_own_statistics(tmp_path):
-    ours = Scaling(("dose",), (0.5,), (2.0,))
-    standardization.refuse_told(tmp_path, 1, standardization.dumps(ours))  # a lost folder: nothing to compare
+    ours = Statistics(Scaling(("dose",), (0.5,), (2.0,)))
+    told = standardization.dumps(ours)
+    assert standardization.of_returning(tmp_path, 1, told) == ours  # a lost folder: nothing to compare
     standardization.keep(tmp_path, 1, ours)
-    standardization.refuse_told(tmp_path, 1, standardization.dumps(ours))
+    assert standardization.of_returning(tmp_path, 1, told) == ours
+    assert standardization.of_returning(tmp_path, 1, "") is None
+    other = Statistics(replace(ours.scaling, scale=(2.5,)))
     with pytest.raises(ConfigError, match=r"other statistics than silo 1 kept in silo-0001/standardize.json"):
-        standardization.refuse_told(tmp_path, 1, standardization.dumps(replace(ours, scale=(2.5,))))
+        standardization.of_returning(tmp_path, 1, standardization.dumps(other))
 
 
 def test_other_columns_and_other_data_are_refused(tmp_path):
@@ -170,7 +174,7 @@ def test_check_scales_as_the_run_would(tmp_path, monkeypatch):
     )
     found = dry_run(settings(tmp_path), SILOS)
     assert sum(row.train_samples for row in found.silos) == len(training_rows(settings(tmp_path)))
-    run = standardization.Scaling.of_json(federate(settings(tmp_path))[0]["scaling"])
+    run = Scaling.of_json(federate(settings(tmp_path))[0]["scaling"])
     assert np.allclose(agreed[0].scale, run.scale, rtol=1e-12)
     path = tmp_path / "1.csv"
     path.write_text(path.read_text().replace("dose", "Dose"))

@@ -80,6 +80,28 @@ def test_values_that_float32_does_not_hold_once_scaled_are_refused(tmp_path):
             {"privacy": {"unit": "silo", "noise_multiplier": 1}},
             "data.center and data.scale",
         ),
+        (
+            {"standardize": True, "bounds": {"*": [0, 1]}},
+            {},
+            'data.bounds are for the noisy sums .* and privacy.unit is "none": remove them',
+        ),
+        (
+            {"bounds": {"*": [0, 1]}},
+            {"privacy": {"unit": "example", "noise_multiplier": 1}, "strategy": {"name": "fedsgd"}},
+            "and nothing is standardized: remove them",
+        ),
+        (
+            {},
+            {
+                "privacy": {"unit": "example", "noise_multiplier": 1, "standardize_noise_multiplier": 2},
+                "strategy": {"name": "fedsgd"},
+            },
+            "privacy.standardize_noise_multiplier is set and data.standardize, whose sums it is for, is not",
+        ),
+        *(
+            ({"standardize": True, "bounds": {"a": pair}}, {}, r"data.bounds.a = \[.*is not \[low, high\]")
+            for pair in ([1.0, 1.0], [2.0, 1.0], [1.0], [0.0, 1.0, 2.0])
+        ),
         ({"standardize": "own"}, {}, "data.standardize = 'own' is not allowed"),
         ({"standardize": "federated", "scale": {"a": 2}}, {}, "data.scale and .*scale columns twice: keep"),
         ({"scale": {"a": 0}}, {}, "data.scale.a = 0 is not allowed: it should be greater than 0"),
@@ -103,17 +125,27 @@ def test_keys_that_cannot_be_are_refused_with_their_name(data, more, sentence):
         parse({"task": {"name": "files", "classes": 2}, "data": {"path": "x", **data}, **more})
 
 
-@pytest.mark.parametrize("unit", ["example", "silo"])
-def test_under_privacy_statistics_are_refused_and_constants_are_not(unit):
+UNBOUNDED = [
+    (
+        "example",
+        'under privacy.unit = "example" adds up values within publicly known bounds: set data.bounds',
+    ),
+    (
+        "patient",
+        'under privacy.unit = "patient" adds up values within publicly known bounds: set data.bounds',
+    ),
+    ("silo", 'adds up records, and privacy.unit = "silo" protects all that a silo has: set publicly known'),
+]
+
+
+@pytest.mark.parametrize(("unit", "sentence"), UNBOUNDED)
+def test_under_privacy_statistics_without_bounds_are_refused_and_constants_are_not(unit, sentence):
     tables = {
         "task": {"name": "files", "classes": 2},
         "privacy": {"unit": unit, "noise_multiplier": 1.0},
-        "strategy": {"name": "fedsgd" if unit == "example" else "fedavg"},
+        "strategy": {"name": "fedavg" if unit == "silo" else "fedsgd"},
     }
     parse({**tables, "data": {"path": "x", "center": {"a": 1.0}, "scale": {"a": 2.0}}})
-    sentence = (
-        f'"federated" tells sums .* privacy.unit = "{unit}" does not cover: set publicly known constants'
-    )
     with pytest.raises(ConfigError, match=sentence):
         parse({**tables, "data": {"path": "x", "standardize": "federated"}})
 

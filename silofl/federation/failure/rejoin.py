@@ -84,13 +84,13 @@ def rejoin(
     group.adopt(merged, told.completed)
     try:
         path = folder / own_path(for_silo(config, spawn_info.number), told.path)
-        if spawn_info.told.get("scaling"):
-            standardization.refuse_told(path, spawn_info.number, spawn_info.told["scaling"])
+        statistics = standardization.of_returning(path, spawn_info.number, spawn_info.told.get("scaling"))
     except ConfigError as error:
         _stay_away(comm, spawn_info.number, error)
     on_directory(path)
     respawns = RespawnPolicy(config.failure.rejoin_s, admission, told=spawn_info.told)
-    context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, trust.of_run(told.run))
+    run = trust.of_run(told.run)
+    context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, run, statistics)
     try:
         with peers:
             return Run(context, path, stop, resumed=resumed).rejoin(told)
@@ -105,7 +105,7 @@ def _own_silo(config: Config, task: Task | None, comm: MpiCommunicator, spawn_in
     alone = ElasticGroup(comm, fault_tolerant=False)
     built = build_task(alone, config, task)
     if isinstance(built, Files) and built.federated:
-        built.agree(standardization.loads(spawn_info.told["scaling"]))
+        built.agree(standardization.loads(spawn_info.told["scaling"]).scaling)
     code = UserCode(spawn_info.number)  # the run directory is not known yet
     silo = build_silo(alone, config, built, code, spawn_info.silos, spawn_info.local_rank)
     if config.checkpoint.buddy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from silofl.comm.collective_errors import allgather_object, allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import PrivacyConfig
 from silofl.console import log
-from silofl.errors import ChangedDataError, ConfigError, StoppedError
+from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, StoppedError
 from silofl.federation.privacy.data_budget import DataBudget
 from silofl.federation.privacy.epsilon_prefetch import EpsilonPrefetch
 from silofl.federation.privacy.release_log import Entry, ReleaseLog, union
@@ -43,12 +44,15 @@ class PrivacyBudget:
         log: ReleaseLog,
         data_budget: DataBudget | None = None,
         note: Callable[[str], None] = lambda text: None,
+        before: Ledger | None = None,
     ) -> None:
         self._group, self._config, self._method, self._log = group, config, method, log
         self._data_budget, self._note = data_budget, note
         self._repeatable = PLACES[config.place].repeatable
         self.price: Price
-        self.ledger = Ledger()
+        self.before = Ledger() if before is None else before
+        """What was released before the first round."""
+        self.ledger = self.before.copy()
         self._open: list[Entry] = []
         """What any silo's log has of rounds that are not committed; the same on every rank."""
         self._own: dict[tuple[int, int], str] = {}
@@ -263,11 +267,7 @@ class PrivacyBudget:
 
     def logged(self) -> Ledger:
         """What this silo's own log says that was spent of its data: every attempt at a round once."""
-        silo, ledger = self._group.silo_id, Ledger()
-        sums = {(one.round, one.attempt): one for one in self._log.after(0) if silo in one.silos}
-        for entry in sums.values():
-            _count(ledger, entry.releases, (silo,))
-        return ledger
+        return spent_in(self._log, self._group.silo_id)
 
     def refuse_unknown_data(self, own: object | None) -> None:
         """Raise ChangedDataError where bands need the data of before, and this silo has no record of it.
@@ -289,8 +289,14 @@ class PrivacyBudget:
         return self._whole().forgets(own, self._group.silo_id)
 
     def restore(self, state: str) -> None:
-        """Take up a `state()`."""
+        """Take up a `state()`. LessProtectionError where it forgets what came before the first round."""
         self.ledger = Ledger.from_json(state)
+        if any(self._whole().forgets(self.before, silo) for silo in self.before.silos):
+            raise LessProtectionError(
+                "the ledger that is handed out does not have what statistics of columns have spent: the run "
+                "does not go on with less protection than it had",
+                rank=0,
+            )
         others = self.ledger.relations() - {self._config.neighbours}
         if others:
             raise ConfigError(
@@ -298,6 +304,15 @@ class PrivacyBudget:
                 f'"{min(others)}", which do not add up: set it as it was, or begin another run',
                 rank=0,
             )
+
+
+def spent_in(log: ReleaseLog, silo: int, last: float = math.inf) -> Ledger:
+    """What a silo's own log says that was spent of its data up to round `last`: every attempt once."""
+    ledger = Ledger()
+    sums = {(one.round, one.attempt): one for one in log.after(-1) if silo in one.silos and one.round <= last}
+    for entry in sums.values():
+        _count(ledger, entry.releases, (silo,))
+    return ledger
 
 
 def _entries(told: Any) -> list[Entry]:

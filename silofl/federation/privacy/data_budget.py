@@ -135,10 +135,15 @@ class DataBudget:
 
 def budget_of(config: Config, silo: Silo, number: int, path: Path, run: str) -> DataBudget | None:
     """What an institution lets all runs release of its data; None where it sets no folder for it."""
+    return budget_for(config, number, path, run, silo.data_digest())
+
+
+def budget_for(config: Config, number: int, path: Path, run: str, data: bytes) -> DataBudget | None:
+    """`budget_of` a silo whose data has this fingerprint; none, `b""`, before it is scaled."""
     privacy = for_silo(config, number).privacy
     if not privacy.budget_dir:
         return None
-    return DataBudget(privacy, method_for(privacy), run, path, number, silo.data_digest())
+    return DataBudget(privacy, method_for(privacy), run, path, number, data)
 
 
 def foretold(config: Config, silo: int, whole: Spent, method: Method) -> str:

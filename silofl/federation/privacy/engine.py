@@ -52,14 +52,16 @@ SPENT = "ledger, with less spent of this silo's data,"
 class PrivacyEngine:
     """Clips, adds noise, and counts. Made once for a run; `wrap` whenever silos come or go."""
 
-    def __init__(self, group: ElasticGroup, config: Config, silo: Silo, path: Path, run: str) -> None:
+    def __init__(
+        self, group: ElasticGroup, config: Config, silo: Silo, path: Path, run: str, before: Ledger
+    ) -> None:
         self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
         self._own = silo_key(config.checkpoint.key_file, group.silo_id)
         self._path = path
         log = ReleaseLog(log_path(path, group.silo_id), run)
         method, data = method_for(config.privacy), budget_of(config, silo, group.silo_id, path, run)
-        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note)
+        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note, before)
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
         self._told = False
         """Whether the noise multiplier was not yet held to this silo's own configuration."""
@@ -150,10 +152,8 @@ class PrivacyEngine:
     def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._spec, self._silos = inner, spec, silos
-        members, model = len(inner.layout.shards.members), self._silo.model
-        plan = guarantee.plan_for(
-            self._config, model.size, inner.summed_samples, members, silos, self._matrix
-        )
+        who = inner.summed_samples, len(inner.layout.shards.members), silos, self._matrix
+        plan = guarantee.plan_for(self._config, self._silo.model.size, *who, self.budget.before.most_often())
         self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
         if self._told:  # by others, to a silo that comes back

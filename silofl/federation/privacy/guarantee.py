@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from silofl.aggregation.protocols import choose_protocol
 from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
@@ -11,14 +13,16 @@ from silofl.config import Config
 from silofl.errors import ConfigError, LessProtectionError
 from silofl.privacy.accountant import why_infinite
 from silofl.privacy.bands import BandMatrix, matrix_for
-from silofl.privacy.claim import Epsilons, bound, claim, fellows
+from silofl.privacy.claim import Epsilons, bound, claim, fellows, of_statistics
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
+from silofl.privacy.releases import Release
 from silofl.training.private import steps_in
 from silofl.types import RingBits
 
 MOST_NOISE = 1e12
 """More is no multiplier that any ring has room for; not-a-number is less than nothing and not more."""
+NOTHING_YET: Mapping[Release, int] = MappingProxyType({})
 LAST_BITS = 1e-6
 """Relative: what calibrations may differ by from processor to processor."""
 
@@ -30,35 +34,46 @@ def plan_for(
     here: int,
     silos: int,
     matrix: BandMatrix | None = None,
+    before: Mapping[Release, int] = NOTHING_YET,
 ) -> Plan:
     """The plan of a run of `silos`, of which `here` are there and have `records` together.
 
-    `matrix`: the one that the run began with, where it did.
+    `matrix`: the one that the run began with, where it did. `before`: what is released before the first
+    round.
     """
     privacy, place = config.privacy, PLACES[config.privacy.place]
-    protocol = choose_protocol(config.secure, silos)
-    clear = not protocol.private
+    refuse_unhidden(config, silos)
+    clear = not choose_protocol(config.secure, silos).private
+    bits: RingBits = 32 if clear or place.alone else config.secure.bits
+    steps = 1
+    if privacy.samples and place.alone:
+        steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
+    rounds = config.run.rounds
+    matrix = matrix or matrix_for(privacy.bands, rounds)
+    return Plan(privacy, dimensions, bits, here, records, rounds, steps, matrix, tuple(before.items()))
+
+
+def refuse_unhidden(config: Config, silos: int) -> None:
+    """Raise ConfigError where no secure sum hides what the noise of all silos together has to cover.
+
+    Or where one person may have records in more silos than there are.
+    """
+    privacy, place = config.privacy, PLACES[config.privacy.place]
+    clear = not choose_protocol(config.secure, silos).private
     if clear and place.needs_private_sum:
         raise ConfigError(
             f'privacy.place = "{privacy.place}" hides each silo\'s part in a secure sum, and over {silos} '
             'silos there is none: start three or more, or set privacy.place = "local"',
             rank=0,
         )
-    bits: RingBits = 32 if clear or place.alone else config.secure.bits
-    steps = 1
     if privacy.institutions_per_patient > silos:
         raise ConfigError(
             f"privacy.institutions_per_patient = {privacy.institutions_per_patient} is more than the "
             f"{silos} silos that there are: set it to {silos} or less",
             rank=0,
         )
-    if privacy.samples and place.alone:
-        steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
     if place.needs_private_sum:
         _refuse_openers(config, silos)
-    rounds = config.run.rounds
-    matrix = matrix or matrix_for(privacy.bands, rounds)
-    return Plan(privacy, dimensions, bits, here, records, rounds, steps, matrix)
 
 
 def _refuse_openers(config: Config, silos: int) -> None:
@@ -152,6 +167,8 @@ def describe_spent(plan: Plan, noise_multiplier: float, spent: Epsilons, rounds:
 
 def _claim(plan: Plan, noise_multiplier: float, spent: Epsilons, until: str) -> str:
     noise, matrix = f"noise of multiplier {noise_multiplier:.4g}", plan.matrix
+    if plan.before:
+        noise += of_statistics(plan.config)
     if matrix.bands > 1:
         noise += f" in {matrix.bands} bands (column norm {matrix.column_norm:.4g})"
     return claim(plan.config, bound(plan.config, spent, until), noise)

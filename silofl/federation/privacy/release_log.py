@@ -67,7 +67,7 @@ class ReleaseLog:
 
     def repair(self, more: Iterable[Entry] = ()) -> None:
         """Write it anew without torn lines, and with `more` entries; made when missing."""
-        self._log.rewrite([entry.to_json() for entry in (*self.after(0), *more)])
+        self._log.rewrite([entry.to_json() for entry in (*self.after(-1), *more)])
 
 
 def log_path(path: Path, silo: int) -> Path:
