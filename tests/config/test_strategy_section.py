@@ -58,12 +58,13 @@ def test_without_a_table_it_is_fedavg_as_published() -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_it_is_written_and_read_again(tmp_path: Path, name: str) -> None:
     kind: Any = STRATEGIES[name]
-    config = parse({"name": name, **{field.name: 0.25 for field in fields(kind)}})
+    given = {one.name: one.default if isinstance(one.default, str) else 0.25 for one in fields(kind)}
+    config = parse({"name": name, **given})
     text = configuration.dump(config)
     (tmp_path / "config.toml").write_text(text)
     again = configuration.load(tmp_path / "config.toml", ["run.name="])
     assert again == config
-    assert build(again.strategy) == kind(**{field.name: 0.25 for field in fields(kind)})
+    assert build(again.strategy) == kind(**given)
     assert list(tomllib.loads(text)["strategy"]) == ["name", *(field.name for field in fields(kind))]
     assert configuration.digest(again) == configuration.digest(config)
     assert isinstance(again.strategy, configuration.StrategyConfig)
@@ -93,7 +94,11 @@ def test_the_digest_and_the_first_difference_see_every_key() -> None:
     assert not [key for section, key in kept if section == "strategy"]
 
 
-WITH_MOMENTUM = either([name for name, section in SECTIONS.items() if "momentum" in section.model_fields])
+def with_key(key: str) -> str:
+    return either([name for name, section in SECTIONS.items() if key in section.model_fields])
+
+
+WITH_MOMENTUM, WITH_MU = with_key("momentum"), with_key("mu")
 
 
 @pytest.mark.parametrize(
@@ -104,13 +109,13 @@ WITH_MOMENTUM = either([name for name, section in SECTIONS.items() if "momentum"
         ({"momentun": 0.5}, "unknown key strategy.momentun: did you mean strategy.momentum?"),
         (
             {"name": "fedavg", "mu": 1.0},
-            "strategy.mu is a key of 'fedprox' and strategy.name is 'fedavg', which has name, lr, momentum: "
-            "remove it, or set strategy.name to 'fedprox'",
+            f"strategy.mu is a key of {WITH_MU} and strategy.name is 'fedavg', which has name, lr, momentum: "
+            f"remove it, or set strategy.name to {WITH_MU}",
         ),
         (
             {"name": "scaffold", "momentum": 0.5},
             f"strategy.momentum is a key of {WITH_MOMENTUM} and strategy.name is 'scaffold', which has "
-            f"name, lr: remove it, or set strategy.name to {WITH_MOMENTUM}",
+            f"name, lr, option: remove it, or set strategy.name to {WITH_MOMENTUM}",
         ),
         (
             {"name": "fedprx"},
