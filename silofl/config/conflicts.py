@@ -92,9 +92,19 @@ def data_rules(config: Config) -> list[Rule]:
 
 def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[strategy] and how silos train."""
-    refusal = strategy.refusal(config.train)
+    refusal, train = strategy.refusal(config.train), config.train
     return [
         (refusal is not None, refusal or ""),
+        (
+            train.seconds is not None and strategy.local != "train",
+            f"train.seconds = {train.seconds} bounds local steps, and strategy.name = "
+            f'"{config.strategy.name}" takes none: remove it',
+        ),
+        (
+            train.seconds is not None and config.privacy.samples,
+            f"train.seconds = {train.seconds} leaves open how many steps there are, and each costs epsilon: "
+            "set train.steps instead",
+        ),
         (
             corrects(strategy) and config.train.optimizer == "SparseAdam",
             'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '

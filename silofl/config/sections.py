@@ -118,6 +118,10 @@ class TrainConfig(Section):
 
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+    """Seconds of local steps in a round, so that fast silos take more of them: one at least, and at most
+    `epochs` or `steps` where those are set. `strategy.name = "fednova"` weighs unequal work. How far a silo
+    gets is not repeated by a resume."""
     full_batch: bool = False
     """Every step sees all local samples at once; `steps` of them, one when unset."""
     batch_size: PositiveInt = 32

@@ -40,7 +40,7 @@ class PerFedAvg(Personal):
     def fit(self, solver: Solver, state: Mapping[str, Vector]) -> State:
         """w -= train.lr * (1 - alpha * Hessian of f_k at w) * gradient of f_k at the stepped w."""
         w = solver.parameters
-        streams = zip(solver.batches(), solver.batches(1), solver.batches(2), strict=True)
+        streams = zip(solver.batches(), solver.batches(1), solver.batches(2), strict=False)
         for inner, outer, third in streams:
             before = w.clone()
             w.sub_(solver.gradient(inner, report=True), alpha=self.inner_lr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
@@ -43,16 +44,32 @@ class LocalBatches:
             yield batch, count / len(self._train)
 
     def stepped(self, generator: torch.Generator) -> Iterator[Any]:
-        """One for each local step, in the order that the generator gives."""
+        """One for each local step, in the order that the generator gives.
+
+        With `train.seconds`, counted from the first batch on, while they last; one at least.
+        """
+        budget, began = self._config.seconds, time.monotonic()
+        for number, batch in enumerate(self._counted(generator)):
+            if budget is not None and number and time.monotonic() - began >= budget:
+                return
+            yield batch
+
+    def _counted(self, generator: torch.Generator) -> Iterator[Any]:
+        """As many as [train] says; without an end where it has seconds alone."""
         config = self._config
+        unbounded = config.seconds is not None and config.epochs is None and config.steps is None
 
         def epoch() -> Iterator[Any]:
+            if config.full_batch:
+                return iter((self._train.all(),))
             return self._train.shuffled(config.batch_size, generator, drop_last=config.drop_last)
 
-        if config.full_batch:
-            yield from (self._train.all() for _ in range(config.steps or 1))
-        elif config.steps is None:
-            for _ in range(config.epochs or 1):
+        epochs = config.steps if config.full_batch else config.epochs
+        if unbounded:
+            while True:
+                yield from epoch()
+        elif config.full_batch or config.steps is None:
+            for _ in range(epochs or 1):
                 yield from epoch()
         else:
             left = config.steps

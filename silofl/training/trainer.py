@@ -278,7 +278,7 @@ class LocalTrainer:
         """The error of a loss that is not finite, whose batch is `read` again where it is not at hand."""
         if batch is None:
             generator = seed_everything(derive(self._seed, self._silo, round_number))
-            batch, _ = next(islice(read(generator), found.step - 1, None))
+            batch, _ = next(islice(read(generator), found.step - 1, None), (None, 0.0))  # of `train.seconds`
         what = f"loss {found.value}" + ("" if remedy else f" in step {found.step}")
         return self.diverged(round_number, what, batch, remedy)
 

@@ -45,6 +45,17 @@ OWN_STEPS = ("mrmtl", "apfl", "pfedme", "perfedavg")
             'trains on records without noise, which privacy.unit = "example" does not cover',
         ),
         (
+            {"train": {"seconds": 2.0}, "strategy": {"name": "fedsgd"}},
+            'train.seconds = 2.0 bounds local steps, and strategy.name = "fedsgd" takes none: remove it',
+        ),
+        (
+            {
+                "train": {"seconds": 2.0},
+                "privacy": {"unit": "example", "noise_multiplier": 1.0, "place": "local"},
+            },
+            "train.seconds = 2.0 leaves open how many steps there are, and each costs epsilon",
+        ),
+        (
             {"personal": {"name": "fedbn"}, "train": {"batch_norm": "local"}},
             'train.batch_norm = "local" keeps running statistics .* personal.name = "fedbn" has its own',
         ),

@@ -52,6 +52,55 @@ def trainer(task: Line, **options: Any) -> tuple[LocalTrainer, FlatModel]:
     return LocalTrainer(task, model, batches, TrainConfig(**options), seed=0, silo=0), model
 
 
+class Clock:
+    """Seconds that a test lets pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("silofl.training.local_batches.time.monotonic", lambda: self.now)
+
+
+class Slow(Line):
+    """Each loss takes some seconds."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__()
+        self._clock, self._seconds = clock, seconds
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self._clock.now += self._seconds
+        return super().loss(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "steps"),
+    [
+        (1.0, {}, 8),  # three batches an epoch, begun again
+        (3.0, {}, 3),
+        (100.0, {}, 1),
+        (1.0, {"epochs": 2}, 6),
+        (1.0, {"steps": 5}, 5),
+        (2.0, {"steps": 5}, 4),
+        (1.0, {"full_batch": True}, 8),
+        (1.0, {"full_batch": True, "steps": 2}, 2),
+    ],
+)
+def test_steps_by_a_budget_of_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, options: dict[str, Any], steps: int
+) -> None:
+    task = Slow(Clock(monkeypatch), seconds)
+    found = trainer(task, seconds=8.0, batch_size=4, lr=0.01, **options)[0].fit(1)
+    assert found.steps == steps
+
+
+def test_divergence_within_a_budget_of_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Slow(Clock(monkeypatch), 1.0)
+    one, model = trainer(task, seconds=400.0, batch_size=4, lr=1e9)
+    model.load(model.vector.numpy().copy())
+    with pytest.raises(TrainingError, match=r"lower train\.lr"):
+        one.fit(1)
+
+
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
