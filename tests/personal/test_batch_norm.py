@@ -18,6 +18,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.federation.loop import train
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
+from tests.campaigns import mostly_long
 
 NORM = ("1.weight", "1.bias", "1.running_mean", "1.running_var")
 
@@ -72,7 +73,9 @@ def test_fedbn_keeps_normalization_and_its_statistics(tmp_path: Path) -> None:
     assert summary["accuracy"] > averaged["accuracy"] + 0.02  # features of unlike scales: the paper's case
 
 
-@pytest.mark.parametrize("name", ["finetune", "fedbn", "ditto", "apfl", "mrmtl", "pfedme", "perfedavg"])
+@pytest.mark.parametrize(
+    "name", mostly_long(["finetune", "fedbn", "ditto", "apfl", "mrmtl", "pfedme", "perfedavg"], 1, 2, 6)
+)
 def test_each_own_model_is_loaded_by_itself(tmp_path: Path, name: str) -> None:
     run(tmp_path, {"name": name})
     task = Shifted()

@@ -95,6 +95,8 @@ CASES: list[tuple[dict[str, Any], Any]] = [
 ]
 IDS = [str(table) for table, _ in CASES]
 EVERY = pytest.mark.parametrize(("personal", "reference"), CASES, ids=IDS)
+RESUMED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 1, 4, 10), ids=IDS)
+EVALUATED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 0, 6, 9), ids=IDS)
 UNLIKE = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 1, 3, 4, 10), ids=IDS)
 
 
@@ -178,7 +180,7 @@ def test_a_silo_dies(tmp_path: Path, personal: dict[str, Any], reference: Any) -
     compare((shared, own), (expected, [models[silo] for silo in (0, 1, 3)]), bound_of(personal, 1e-9))
 
 
-@EVERY
+@RESUMED
 def test_a_resumed_run_is_the_same_to_the_bit(
     tmp_path: Path, personal: dict[str, Any], reference: Any
 ) -> None:
@@ -190,7 +192,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(
     assert len({one.tobytes() for one in whole[1]}) == len(SIZES)  # each silo's own
 
 
-@EVERY
+@EVALUATED
 def test_metrics_of_personal_models_stand_beside(
     tmp_path: Path, personal: dict[str, Any], reference: Any
 ) -> None:
