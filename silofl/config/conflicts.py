@@ -13,6 +13,7 @@ from silofl.config import privacy_keys
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
 from silofl.personal import registry as methods
+from silofl.personal.base import Personal
 from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES, build
@@ -118,6 +119,7 @@ def personal_rules(config: Config, strategy: Strategy) -> list[Rule]:
     method, key = methods.build(config.personal), f'personal.name = "{config.personal.name}"'
     refusal, train = method.refusal(config.train, strategy), config.train
     norms = f'train.batch_norm = "{train.batch_norm}"'
+    dense = method.effect == "instead" or type(method).beside is not Personal.beside
     return [
         (
             train.batch_norm != "averaged" and (method.effect in ("beside", "instead") or method.keeps_norms),
@@ -142,6 +144,11 @@ def personal_rules(config: Config, strategy: Strategy) -> list[Rule]:
             method.effect in ("part", "instead") and strategy.local != "train",
             f'{key} needs local steps, and strategy.name = "{config.strategy.name}" takes none: set '
             'strategy.name = "fedavg"',
+        ),
+        (
+            dense and train.optimizer == "SparseAdam",
+            f'train.optimizer = "SparseAdam" takes sparse gradients alone, and {key} steps along dense ones: '
+            'choose another, such as "SGD"',
         ),
         (
             method.effect == "instead" and train.precision == "float16",

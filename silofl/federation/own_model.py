@@ -22,6 +22,7 @@ from silofl.personal import registry as methods
 from silofl.personal.base import Personal, State
 from silofl.tasks.base import PersonalTask, Task
 from silofl.tasks.user_code import UserCode
+from silofl.training.attributes import Attributes
 from silofl.training.batch_norm import own_statistics, recompute
 from silofl.training.batches import Batches
 from silofl.training.evaluate import Evaluate
@@ -29,6 +30,7 @@ from silofl.training.flat import Correct, FlatModel
 from silofl.training.metric_states import Evaluation
 from silofl.training.publication import whole
 from silofl.training.seeding import derive
+from silofl.training.slots import plain_name
 from silofl.training.solver import LocalSolver, aside
 from silofl.training.trainer import FitResult, LocalTrainer
 
@@ -50,6 +52,7 @@ def private_patterns(task: Task, config: Config, module: nn.Module, silo: int) -
         kept = (*method.private(module), *own_statistics(module, config.train.batch_norm))
     except ConfigError as error:
         raise ConfigError(f"silo {silo}: {error}", rank=silo) from None
+    kept = tuple(map(plain_name, kept))
     return (*named, *kept) if kept else named  # type: ignore[return-value]  # a text is refused by its reader
 
 
@@ -64,7 +67,8 @@ class OwnModel:
         config: [train].
         seed: `run.seed`.
         silo: its number.
-        recompute: sets running statistics of batch normalization anew, see `train.batch_norm`.
+        attributes: of model and task, which what a silo does for itself alone leaves as they are.
+        recompute: sets running statistics of batch normalization anew, by a seed, see `train.batch_norm`.
         state: of the method; changed by `Silo.accept` and a resume alone.
     """
 
@@ -74,7 +78,8 @@ class OwnModel:
     config: TrainConfig
     seed: int
     silo: int
-    recompute: Callable[[], None]
+    attributes: Attributes
+    recompute: Callable[[int], None]
     state: State = field(default_factory=dict)
 
     @classmethod
@@ -84,13 +89,14 @@ class OwnModel:
         task: Task,
         trainer: LocalTrainer,
         model: FlatModel,
+        attributes: Attributes,
         train: Batches,
         code: UserCode,
     ) -> Self:
         """The own model of the silo that `code` is of, by [personal] and [train]."""
         method, local = methods.build(config.personal), config.train
-        anew = partial(recompute, task, model.module, train, local.batch_size, code)
-        return cls(method, trainer, model, local, config.run.seed, code.silo, anew)
+        anew = partial(recompute, task, model.module, train, local, code)
+        return cls(method, trainer, model, local, config.run.seed, code.silo, attributes, anew)
 
     def fit(self, round_number: int, correct: Correct | None) -> tuple[FitResult, State]:
         """A round's local training from the values that are loaded; its next state."""
@@ -102,7 +108,7 @@ class OwnModel:
         """What the method does for itself alone from the global model; its next state."""
         if self.method.effect != "beside":
             return state
-        with aside(self.model):
+        with aside(self.model, self.attributes):
             self.model.load_parts(start.shared["model"], start.buffers)
             return self.method.beside(self._solver(start.round_number), state)
 
@@ -113,19 +119,19 @@ class OwnModel:
         return LocalSolver(self.trainer, alone, self.model, self.config, round_number, self.silo, correct)
 
     @contextmanager
-    def statistics(self) -> Iterator[None]:
+    def statistics(self, round_number: int) -> Iterator[None]:
         """Statistics of batch normalization as they are to be evaluated; put back afterwards."""
         if self.config.batch_norm != "recomputed":
             yield
             return
-        with aside(self.model):
-            self.recompute()
+        with aside(self.model, self.attributes):
+            self.recompute(derive(self.seed, self.silo, round_number))
             yield
 
     @contextmanager
     def _adapted(self, round_number: int) -> Iterator[None]:
         """The personal model in the place of the global one, which is loaded."""
-        with aside(self.model):
+        with aside(self.model, self.attributes):
             self.method.adapt(self._solver(round_number), self.state)
             yield
 
@@ -139,7 +145,7 @@ class OwnModel:
         """The silo's own model, whole and by name; None where it has none. The global one is loaded."""
         if not self.kind:
             return None
-        with self._adapted(round_number), self.statistics():
+        with self._adapted(round_number), self.statistics(round_number):
             return whole(self.model)
 
     @property

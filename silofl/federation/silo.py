@@ -127,11 +127,11 @@ class Silo:
         self.trainer = LocalTrainer(
             task, self.model, self._train, config.train, seed=seed, silo=number, code=code
         )
-        self.own = OwnModel.of(config, task, self.trainer, self.model, self._train, code)
+        self._attributes = Attributes(untrained, task=task, train=train, test=test)
+        self.own = OwnModel.of(config, task, self.trainer, self.model, self._attributes, self._train, code)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._noisy = config.privacy.unit != "none"
-        self._attributes = Attributes(untrained, task=task, train=train, test=test)
         self._half = StrategyHalf(self.trainer, self.model, self._attributes, config, self.counted, number)
         with _DRAWING, explained(number):
             self._try(config, strategy)
@@ -277,7 +277,7 @@ class Silo:
         given = self._task, self.model, self._test, self._eval_batch_size, self.code
         with explained(self._number):
             self.model.load(values)
-            with self.own.statistics():
+            with self.own.statistics(round_number):
                 found = evaluate(*given)
             self.own.evaluate(found, partial(evaluate, *given), round_number)
         found.finish(self.code)

@@ -81,10 +81,11 @@ class Solver(Protocol):
     def batches(self, stream: int = 0) -> Iterator[Any]:
         """The batches of a round by [train]; another stream has others, as many."""
 
-    def gradient(self, batch: Any, *, report: bool = False) -> Values:
+    def gradient(self, batch: Any, *, report: bool = False, choice: int | None = None) -> Values:
         """The gradient (P,) at the values as they are, after `train.clip_norm`: a new tensor.
 
-        With `report` its loss is one of those that the round reports, and a step is counted.
+        With `report` its loss is one of those that the round reports, and a step is counted. Gradients of one
+        `choice` in a round have the same random choices, such as what dropout drops.
         """
 
     def step(self, gradient: Values) -> None:

@@ -1,6 +1,7 @@
 """FedBN: batch normalization stays with its silo."""
 
 from dataclasses import dataclass
+from glob import escape
 from typing import Any, final
 
 from silofl.errors import ConfigError
@@ -22,8 +23,8 @@ class FedBN(Personal):
     def private(self, module: Any) -> tuple[str, ...]:
         """See `Personal`."""
         patterns = [
-            f"{name}.{tensor}" if name else tensor
-            for name, one in module.named_modules()
+            escape(f"{name}.{tensor}" if name else tensor)
+            for name, one in module.named_modules(remove_duplicate=False)
             if _is_batch_norm(one)
             for tensor, value in (*one._parameters.items(), *one._buffers.items())
             if value is not None and tensor != "num_batches_tracked"

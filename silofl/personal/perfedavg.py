@@ -41,15 +41,15 @@ class PerFedAvg(Personal):
         """w -= train.lr * (1 - alpha * Hessian of f_k at w) * gradient of f_k at the stepped w."""
         w = solver.parameters
         streams = zip(solver.batches(), solver.batches(1), solver.batches(2), strict=False)
-        for inner, outer, third in streams:
+        for step, (inner, outer, third) in enumerate(streams):
             before = w.clone()
             w.sub_(solver.gradient(inner, report=True), alpha=self.inner_lr)
             meta = solver.gradient(outer)
             if self.variant == "hessian-free":
                 w.copy_(before).add_(meta, alpha=self.difference)
-                ahead = solver.gradient(third)
+                ahead = solver.gradient(third, choice=step)  # else a difference of choices is divided
                 w.copy_(before).sub_(meta, alpha=self.difference)
-                ahead -= solver.gradient(third)
+                ahead -= solver.gradient(third, choice=step)
                 meta.sub_(ahead, alpha=self.inner_lr / (2 * self.difference))
             w.copy_(before)
             solver.step(meta)

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silofl.config import TrainConfig
+from silofl.errors import ConfigError
+from silofl.training.attributes import Attributes
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.losses import Losses
-from silofl.training.seeding import derive
+from silofl.training.seeding import derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 
 Part = Literal["all", "shared", "private"]
@@ -83,13 +85,23 @@ class LocalSolver:
             whole = self._config.full_batch
             changes |= {"steps": epochs if whole else None, "epochs": None if whole else epochs}
         config = self._config.model_copy(update=changes)
-        self._alone(config, stream).fit(self._round, correct, self._only(part))
+        trainer = self._alone(config, stream)
+        if lr is not None:
+            trainer.lr_key = "personal.lr"
+        trainer.fit(self._round, correct, self._only(part))
 
     def _only(self, part: Part) -> list[Tensor] | None:
         if part == "all":
             return None
         private = self._model.private_names
-        return [one for name, one in self._model.trained.items() if (name in private) == (part == "private")]
+        found = [one for name, one in self._model.trained.items() if (name in private) == (part == "private")]
+        if not found:  # some are always shared
+            raise ConfigError(
+                f"silo {self._silo}: personal.layers names nothing that is trained, and its layers are to be "
+                'trained by themselves: add the head\'s parameters, or set personal.name = "fedper"',
+                rank=self._silo,
+            )
+        return found
 
     def batches(self, stream: int = 0) -> Iterator[Any]:
         """See `Solver`."""
@@ -98,8 +110,10 @@ class LocalSolver:
         seed = derive(self._order.initial_seed(), self._silo, stream)
         return self._trainer.batches(torch.Generator().manual_seed(seed) if stream else self._order)
 
-    def gradient(self, batch: Any, *, report: bool = False) -> Tensor:
+    def gradient(self, batch: Any, *, report: bool = False, choice: int | None = None) -> Tensor:
         """See `Solver`."""
+        if choice is not None and self._order is not None:
+            seed_everything(derive(derive(self._order.initial_seed(), self._silo, choice), 0, 0))
         gradient, loss = self._trainer.gradient_of(batch)
         if report:
             found = self._losses.add(loss)
@@ -136,8 +150,9 @@ class LocalSolver:
 
 
 @contextmanager
-def aside(model: FlatModel) -> Iterator[None]:
-    """Put a model's values back afterwards, shared and its silo's own."""
+def aside(model: FlatModel, attributes: Attributes) -> Iterator[None]:
+    """Put a model's values back afterwards, shared and its silo's own, and attributes."""
+    held = attributes.state()
     before = model.vector.clone()
     own = {kind: {k: v.copy() for k, v in arrays.items()} for kind, arrays in model.own_state().items()}
     try:
@@ -147,3 +162,4 @@ def aside(model: FlatModel) -> Iterator[None]:
         with torch.no_grad():
             model.vector.copy_(before)
         model.load_own_state(own)
+        attributes.load(held)

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import ConfigError, DataError
+from silofl.federation.local_work import RoundStart
 from silofl.federation.silo import Silo
+from silofl.strategies.fedavg import FedAvg
 from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
 
@@ -69,6 +71,13 @@ OWN_STEPS = ("mrmtl", "apfl", "pfedme", "perfedavg")
                 f'personal.name = "{name}" has local steps of its own, and so has strategy.name = "scaffold"',
             )
             for name in OWN_STEPS
+        ),
+        *(
+            (
+                {"personal": {"name": name}, "train": {"optimizer": "SparseAdam"}},
+                f'"SparseAdam" takes sparse gradients alone, and personal.name = "{name}" steps along dense',
+            )
+            for name in ("ditto", *OWN_STEPS)
         ),
         (
             {"personal": {"name": "mrmtl"}, "train": {"precision": "float16"}},
@@ -129,3 +138,56 @@ def test_statistics_of_a_model_without_any_are_refused() -> None:
     config = configuration.parse({"train": {"batch_norm": "local"}})
     with pytest.raises(ConfigError, match=r'silo 1: train.batch_norm = "local" is about .* remove it'):
         Silo(config, Plain(), 1, 4, "cpu")
+
+
+class Norms(nn.Module):
+    """One batch normalization under two names, and one whose name has what fnmatch gives a meaning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites = nn.ModuleDict({"site[0]": nn.BatchNorm1d(2)})
+        self.again = self.sites["site[0]"]
+        self.scores = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.scores(self.again(self.sites["site[0]"](x)))
+
+
+class WithNorms(Plain):
+    """Another model."""
+
+    def model(self) -> nn.Module:
+        return Norms()
+
+
+class Compiled(Plain):
+    """Another model, in torch.compile's wrapping."""
+
+    def model(self) -> nn.Module:
+        return torch.compile(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)), backend="eager")  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "tables", [{"personal": {"name": "fedbn"}}, {"train": {"batch_norm": "recomputed"}}], ids=["fedbn", "own"]
+)
+@pytest.mark.parametrize(
+    ("task", "names"), [(WithNorms, ("sites.site[0]", "again")), (Compiled, ("0",))], ids=["two", "compiled"]
+)
+def test_batch_normalization_stays_by_whichever_names(tables: Any, task: Any, names: Any) -> None:
+    kinds = ("running_mean", "running_var", *(("weight", "bias") if "personal" in tables else ()))
+    one = Silo(configuration.parse(tables), task(), 1, 4, "cpu")
+    assert one.model.private_names == {f"{name}.{kind}" for name in names for kind in kinds}
+
+
+@pytest.mark.parametrize("layers", ["0.running_*", "0.*"])
+def test_a_head_without_trained_parameters_is_refused(layers: str) -> None:
+    class Held(Plain):
+        def model(self) -> nn.Module:
+            return nn.Sequential(nn.BatchNorm1d(2).requires_grad_(requires_grad=False), nn.Linear(2, 2))
+
+    one = silo(Held(), name="fedrep", layers=[layers])
+    values = one.initial()
+    count = one.model.trainable
+    start = RoundStart({"model": values[:count]}, values[count:], 1, FedAvg())
+    with pytest.raises(ConfigError, match=r"silo 1: personal.layers names nothing that is trained"):
+        one.fit(start)
