@@ -22,6 +22,7 @@ def test_a_run_as_a_person_sees_it() -> None:
             "keys": "",
             "steps": "",
             "device": "cpu",
+            "personal": "",
             "privacy": "none: nothing is promised",
             "private": False,
             "outside": "",
@@ -41,6 +42,7 @@ def test_a_run_as_a_person_sees_it() -> None:
         "seconds_by_phase": {"train": 1.0},
         "epsilon": None,
         "delta": None,
+        "personal": "",
         "privacy": "none: nothing is promised",
         "outside": "",
     }
@@ -64,6 +66,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedSGD", "rounds": 2}
     promise = "every example, epsilon 3 at delta 1e-05"
     more = {"first_round": 1, "protocol": "secagg", "keys": "K", "device": "cpu"} | {
+        "personal": "Ditto, a model of each silo's own",
         "privacy": promise,
         "private": True,
         "outside": "H",
@@ -75,6 +78,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     spent = {
         "keys": "K",
         "outside": "H",
+        "personal": "Ditto, a model of each silo's own",
         "privacy": promise,
         "metrics": {"accuracy": 0.5},
         "rounds": 2,
@@ -88,6 +92,8 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     assert f"  privacy  {promise}" in text
     assert "  outside: H\n" in text.replace("\r", "")
     assert "  outside  H\n" in text.replace("\r", "")
+    assert "  personal: Ditto, a model of each silo's own\n" in text.replace("\r", "")
+    assert "  personal runs/demo/silo-*/personal.safetensors" in text
     assert "  steps: S\n" in text.replace("\r", "")
     assert "  keys: K\n" in text.replace("\r", "")
     assert "  keys     K" in text
