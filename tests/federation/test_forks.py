@@ -142,7 +142,7 @@ def test_copies_of_a_run_with_another_record_share_no_noise(tmp_path: Path, way:
     """Had they shared it, the difference of two models would be that record's, without any.
 
     One silo's is enough to have another share of every silo in a sum; a silo alone has only its own. Noise
-    that a server adds is bound to its slice, which one record may leave, once in some hundred runs, as it was.
+    that a server adds is bound to its slice, which one record may leave as it was, once in many runs.
     """
     every = way.startswith(("local", "central"))
     refuse_shared_noise(*forks(tmp_path, way, tuple(range(SILOS)) if every else (1,)))
