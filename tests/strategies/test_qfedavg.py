@@ -41,6 +41,7 @@ def test_with_q_0_silos_count_equally_and_it_is_fedavg() -> None:
     np.testing.assert_allclose(Loop(QFedAvg(0.0), silos()).run(SOME), x, rtol=0, atol=1e-12)
 
 
+@pytest.mark.long
 def test_the_worst_silo_is_served_better_than_with_q_0() -> None:
     worst = [
         max(naive.loss(one, Loop(QFedAvg(q), silos()).run(ALL * 20)) for one in silos()) for q in (0.0, 3.0)
