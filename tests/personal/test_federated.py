@@ -12,19 +12,15 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from silofl import config as configuration
-from silofl.comm.protocol import Communicator, SimulatedCrash
+from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
-from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.personal.registry import METHODS
 from silofl.tasks.base import SiloData
 from tests.campaigns import mostly_long
 from tests.personal import naive
 from tests.strategies.naive import ALL, CLASSES, INPUTS, ROUNDS, SIZES, Array, silos
-from tests.strategies.test_federated import LR, STEPS, Softmax
-
-FAULT = "kill silo 2 round 5 at train"
-WITHOUT_2 = [(0, 1, 2, 3)] * 4 + [(0, 1, 3)] * (ROUNDS - 4)
+from tests.strategies.test_federated import FAULT, LR, STEPS, WITHOUT_2, Softmax, deaths
 
 
 class Rows(nn.Module):
@@ -161,18 +157,8 @@ def test_masked(tmp_path: Path, personal: dict[str, Any], reference: Any) -> Non
     compare((shared, own), reference(silos(), ALL), bound_of(personal, 1e-5))
 
 
-@pytest.fixture
-def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An injected `kill` ends a thread as SIGKILL ends a process."""
-
-    def die() -> None:
-        raise SimulatedCrash
-
-    monkeypatch.setitem(FaultInjector.__init__.__kwdefaults__, "die", die)  # type: ignore[misc]
-
-
 @UNLIKE
-@pytest.mark.usefixtures("deaths")
+@pytest.mark.usefixtures(deaths.__name__)
 def test_a_silo_dies(tmp_path: Path, personal: dict[str, Any], reference: Any) -> None:
     shared, own, _ = federate(tmp_path, personal, FAULT, protocol="plain")
     assert len(own) == 3

@@ -14,9 +14,9 @@ from tests.campaigns import mostly_long
 from tests.federation.rejoining import federate
 from tests.federation.test_rejoining import BACK, FAILS, OWN, VICTIM
 from tests.personal.naive import mean
-from tests.personal.test_federated import HEAD, InRows, deaths, flat
+from tests.personal.test_federated import HEAD, InRows, flat
 from tests.strategies.naive import ROUNDS, SIZE, SIZES, Array, descend, gradient, silos
-from tests.strategies.test_federated import LR, STEPS
+from tests.strategies.test_federated import LR, STEPS, deaths
 
 MU = 0.5
 
