@@ -61,7 +61,10 @@ def refuse_unfindable(factory: str) -> None:
 def no_module(factory: str, module: str, missing: str | None) -> ConfigError:
     """The error of a module that is not there: the task's own, or one that it imports."""
     remedy = "run in the folder that holds it or install it"
-    if missing is None or not f"{module}.".startswith(f"{missing}."):
+    if module.endswith(".py"):
+        attribute = factory.partition(":")[2]
+        remedy = f"it names a module, not a file: write {module.removesuffix('.py')}:{attribute}"
+    elif missing is None or not f"{module}.".startswith(f"{missing}."):
         remedy = f"{module} imports it; install it"
     return ConfigError(f"task.factory = {factory!r}: there is no module {missing}: {remedy}")
 

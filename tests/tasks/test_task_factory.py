@@ -88,6 +88,12 @@ def test_a_class_in_the_current_folder_is_built_with_its_options(factory):
             "run in the folder that holds it or install it",
         ),
         (
+            "task.py:Mine",
+            {},
+            "task.factory = 'task.py:Mine': there is no module task.py: it names a module, not a file: write "
+            "task:Mine",
+        ),
+        (
             "mypackage.nothing:Mine",
             {},
             "task.factory = 'mypackage.nothing:Mine': there is no module mypackage.nothing: "
