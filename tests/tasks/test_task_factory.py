@@ -90,7 +90,7 @@ def test_a_class_in_the_current_folder_is_built_with_its_options(factory):
         (
             "task.py:Mine",
             {},
-            "task.factory = 'task.py:Mine': there is no module task.py: it names a module, not a file: write "
+            "task.factory = 'task.py:Mine': there is no module task: it names a module, not a file: write "
             "task:Mine",
         ),
         (
