@@ -62,7 +62,7 @@ class TransformedSum:
         transforms: the first is applied first to what a silo brings, and last to the sum.
         gate: asked before a sum is begun, and before it can be read.
         bind: what the noise of a sum is bound to, of the integers that this silo brings without it:
-            bind(round, attempt, words). Collective.
+            bind(round, attempt, words). May be collective.
         divisor: makes a mean of the sum.
     """
 
@@ -85,6 +85,25 @@ class TransformedSum:
         self.quality = EncodingQuality()
         self._round, self._attempt = 0, 0
         self._words = np.empty(sum(one.size for one in spec.vectors), ring)
+        self._rounded: tuple[int, int] | None = None
+        """Of which round and attempt `_words` are this silo's, without noise."""
+
+    def round_off(self, contribution: Contribution, round_number: int) -> NDArray[Any]:
+        """The ring integers that this silo will bring, without noise; not collective.
+
+        `reduce` begins with it where it was not called before for the same attempt at the round.
+        """
+        attempt = self._gate.attempt(round_number)
+        for name, first, last, position in self._all_parts():
+            out, place = (
+                self._words[position : position + last - first],
+                Slice(position, round_number, attempt),
+            )
+            values: Any = contribution.vectors[name][first:last]
+            for transform in self._transforms[: self._before]:
+                values = transform.encode(values, place, out)
+        self._rounded = round_number, attempt
+        return self._words
 
     def reduce(
         self,
@@ -111,15 +130,9 @@ class TransformedSum:
 
     def _encode(self, contribution: Contribution, round_number: int, attempt: int) -> Binding:
         """Have the ring integers that this silo brings in `_words`; what their noise is bound to."""
-        for name, first, last, position in self._all_parts():
-            out, place = (
-                self._words[position : position + last - first],
-                Slice(position, round_number, attempt),
-            )
-            values: Any = contribution.vectors[name][first:last]
-            for transform in self._transforms[: self._before]:
-                values = transform.encode(values, place, out)
-        binding = self._bind(round_number, attempt, self._words)
+        if self._rounded != (round_number, attempt):
+            self.round_off(contribution, round_number)
+        binding, self._rounded = self._bind(round_number, attempt, self._words), None
         for _, first, last, position in self._all_parts():
             out = self._words[position : position + last - first]
             for transform in self._transforms[self._before :]:

@@ -17,7 +17,8 @@ from silofl.aggregation.magnitudes import Magnitudes, first_nonfinite, measure
 from silofl.aggregation.protocols import choose_protocol
 from silofl.aggregation.tail import EncodingQuality
 from silofl.aggregation.transformed import RetryRound
-from silofl.comm.collective_errors import capture, raise_if_any
+from silofl.comm.collective_errors import Result, allgather_parsed, capture
+from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
@@ -103,7 +104,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Magnitudes]:
     """Every silo trains from the shared vectors, while the sum's keys are made beside it; collective.
 
-    A silo that cannot go on says so before anything is shared.
+    A silo that cannot go on says so before anything is shared, and in the same message silos tell what the
+    others' noise is bound to.
     """
     group = federation.group
     with clock.phase("aggregate"):
@@ -111,8 +113,12 @@ def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Mag
     with clock.phase("train"):
         trained = capture(lambda: _contribution(federation, number))
         group.comm.mark("trained")  # where an injected `slow ... at train` is over
+    with clock.phase("aggregate"):
+        told = capture(lambda: _told(federation, trained.value()[0], number))  # raises what training raised
     with clock.phase("wait"):
-        group.step(lambda: raise_if_any(group.comm, trained.error(group.comm.rank)))
+        silos, every = group.step(lambda: (group.members, _exchanged(group.comm, told)))
+    if federation.privacy is not None:
+        federation.privacy.hear(silos, every)
     return trained.value()
 
 
@@ -129,6 +135,20 @@ def _contribution(federation: Federation, number: int) -> tuple[Fitted, Magnitud
     if nonfinite is not None:
         raise silo.diverged(number, nonfinite)
     return fitted, magnitudes
+
+
+def _told(federation: Federation, fitted: Fitted, number: int) -> bytes:
+    """What the others have to know of a contribution before it is added up."""
+    privacy = federation.privacy
+    return b"" if privacy is None else privacy.tell(fitted.contribution, number)
+
+
+def _exchanged(comm: Communicator, told: Result[bytes]) -> list[bytes]:
+    """What every silo told; raises, on every rank, what any raised instead. Collective."""
+    mine = None if told.failed else told.value().hex() or None  # nothing is the shortest message
+    return allgather_parsed(
+        comm, mine, lambda sent: bytes.fromhex(sent or ""), "what it brings", told.error(comm.rank)
+    )
 
 
 def _trained(federation: Federation, number: int) -> Fitted:

@@ -14,6 +14,7 @@ from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.shards import ALIGNMENT
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import Binding, TransformedSum
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
@@ -113,7 +114,9 @@ class TrialRound:
 
         def bind(*of: Any) -> Binding:
             told = bytes(FINGERPRINT_BYTES)
-            return Binding(group.comm.allgather_bytes(told)[0] if self.shares else told)
+            return Binding(
+                bytes.fromhex(allgather_object(group.comm, told.hex())[0]) if self.shares else told
+            )
 
         return TransformedSum(inner, spec, ring, [], _Open(), bind, lambda inner: 1.0)
 

@@ -6,6 +6,7 @@ Institutions' identities and roster are configured; only public bytes are change
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import Config
 from silofl.crypto.identity import SIGNATURE_BYTES, Identity
+from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.crypto.roster import Roster
 from silofl.errors import ProtocolError
 from silofl.federation import round as round_module
@@ -153,9 +155,9 @@ def test_what_decides_a_sum_is_refused_by_name(
 
 def a_fingerprint(comm: Communicator, payload: bytes, rows: list[bytes]) -> list[bytes]:
     """What the noise of one silo's share is bound to, as in another copy of the run."""
-    if not caller("_binding"):
+    if not caller("_exchanged"):
         return rows
-    rows[1 if comm.rank == 0 else 0] = bytes(len(payload))
+    rows[1 if comm.rank == 0 else 0] = json.dumps({"value": bytes(FINGERPRINT_BYTES).hex()}).encode()
     return rows
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.spec import AggregationSpec
@@ -18,7 +17,6 @@ from silofl.aggregation.transformed import Binding, TransformedSum
 from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
-from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys, new_nonce
 from silofl.errors import LessProtectionError
@@ -29,6 +27,7 @@ from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.data_budget import budget_of
 from silofl.federation.privacy.guarantee import LAST_BITS
+from silofl.federation.privacy.noise_binding import NoiseBinding, bound
 from silofl.federation.privacy.parameters import PrivacyParameters, refuse_other_bands, told_state
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
@@ -41,8 +40,9 @@ from silofl.privacy.plan import Plan, method_for
 from silofl.privacy.releases import Release
 from silofl.training.private import PrivateSteps
 from silofl.training.sampling import Groups
-from silofl.transforms.correlated import Drawn, NoiseProcess
+from silofl.transforms.correlated import NoiseProcess
 from silofl.transforms.noise import identity
+from silofl.types import Contribution
 from silofl_kernels import NoiseTable, ring_dtype
 from silofl_kernels.ring import Words
 
@@ -70,10 +70,11 @@ class PrivacyEngine:
         """The one that the run began with."""
         self._process: NoiseProcess | None = None
         """Of this silo's noise, where that is correlated from round to round."""
-        self._bound = b""
-        """What the noise of the round under way is bound to at all silos together."""
+        self._binding = NoiseBinding(group.silo_id)
         self._plan: Plan
         self._inner: Aggregator
+        self._sum: TransformedSum | None = None
+        """Where noise is added to sums, and not by each silo to what it shows."""
         self._spec: AggregationSpec
         self._silos: int
         self._keys: NoiseKeys
@@ -169,9 +170,11 @@ class PrivacyEngine:
         if process is not None:
             process.use(identity(way.table))
         transforms, ring = way.transforms(), ring_dtype(plan.bits)
+        self._sum = None
         if not transforms:
             return inner
-        return TransformedSum(inner, spec, ring, transforms, self.budget, self._bind, way.divisor)
+        self._sum = TransformedSum(inner, spec, ring, transforms, self.budget, self._bind, way.divisor)
+        return self._sum
 
     def _correlated(self, plan: Plan) -> NoiseProcess | None:
         """The process of this silo's noise, once there is one."""
@@ -188,34 +191,31 @@ class PrivacyEngine:
         group = round_number % self._plan.matrix.bands
         return {replace(one, process=first, group=group): count for one, count in price.items()}
 
+    def tell(self, contribution: Contribution, round_number: int) -> bytes:
+        """What the others have to `hear` of a contribution before it is added up; not collective."""
+        if self._sum is None or not self._noise_of_shares:
+            return b""
+        words = self._sum.round_off(contribution, round_number)
+        at = round_number, self.budget.attempt(round_number)
+        return self._binding.tell(self._fingerprint(at, words), self._process)
+
+    def hear(self, silos: tuple[int, ...], told: list[bytes]) -> None:
+        """What `silos` told in one step of the round, the same on all of them, before its sum."""
+        self._binding.hear(silos, told)
+
+    @property
+    def _noise_of_shares(self) -> bool:
+        return self._place.sources(self._silos) > 1
+
+    def _fingerprint(self, at: tuple[int, int], words: Words) -> bytes:
+        return self._keys.fingerprint("sum", *at, words, identity(self._pipeline.table))
+
     def _bind(self, round_number: int, attempt: int, words: Words) -> Binding:
         """See `TransformedSum`."""
-        binding = self._binding("sum", (round_number, attempt), words, self._pipeline.table)
-        process = self._process
-        if process is None:
-            return binding
-        group = self._group
-        silos, links = group.step(lambda: (group.members, group.comm.allgather_bytes(process.link)))
-        goes_on = process.goes_on(attempt, silos, links)
-        before = process.link if goes_on else b"nothing"
-        own, self._bound = (
-            digest("correlated noise is bound to", one, pack_silos(silos), before)
-            for one in (binding.fingerprint, binding.common)
-        )
-        process.open(Drawn(round_number, attempt, own), silos, goes_on=goes_on)
-        return Binding(own, self._bound)
-
-    def _binding(self, purpose: str, at: tuple[int, int], values: NDArray[Any], table: NoiseTable) -> Binding:
-        """What noise on the sum of every silo's `values` is bound to; collective where it is made of shares.
-
-        That is what all of them bring: where one brings something else, the shares of all are others.
-        """
-        own, group = self._keys.fingerprint(purpose, *at, values, identity(table)), self._group
-        if self._place.sources(self._silos) == 1:
-            return Binding(own)
-        every = group.step(lambda: (group.members, group.comm.allgather_bytes(own)))
-        common = digest("noise is bound to", pack_silos(every[0]), *every[1])
-        return Binding(digest("noise is bound to", own, common), common)
+        at = round_number, attempt
+        if self._noise_of_shares:
+            return self._binding.of_shares(at, self._process)
+        return Binding(self._fingerprint(at, words))
 
     def account(self, aggregator: Aggregator, round_number: int) -> None:
         """Count what the round's sum has told; collective."""
@@ -223,7 +223,7 @@ class PrivacyEngine:
         self._failures = len(self._group.failures)
         self.budget.record(round_number, self._shown)
         if self._process is not None:
-            self._process.close(self._pipeline.table, self._keys, self._bound, self._shown)
+            self._process.close(self._pipeline.table, self._keys, self._binding.common, self._shown)
 
     def complete(self, aggregator: Aggregator, round_number: int) -> None:
         """After the round's step; collective. The ranks that serve the sum have added their noise by then.
@@ -246,7 +246,7 @@ class PrivacyEngine:
         """
         at = round_number, self.budget.attempt(round_number)
         table = TABLES[self._privacy.mechanism](self._plan.count_share)
-        binding = self._binding("count", at, np.array([self._norm.own_count]), table)
+        binding = self._count_binding(at, table)
         stream = self._keys.stream("count", *at, binding.fingerprint)
         counted = self._norm.follow(aggregator, table, stream)
         if counted is None:  # some rank may have seen it, over the survivors at least
@@ -254,6 +254,13 @@ class PrivacyEngine:
             self.budget.add({self._plan.of_count(counted): 1}, self._shown)
         elif counted < len(self._shown):
             self.budget.add({self._plan.of_count(counted): 1}, self._shown)
+
+    def _count_binding(self, at: tuple[int, int], table: NoiseTable) -> Binding:
+        own = self._keys.fingerprint("count", *at, np.array([self._norm.own_count]), identity(table))
+        group = self._group
+        if not self._noise_of_shares:
+            return Binding(own)
+        return bound(own, *group.step(lambda: (group.members, group.comm.allgather_bytes(own))))
 
     @property
     def clip_norm(self) -> float | None:
