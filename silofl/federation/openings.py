@@ -133,6 +133,10 @@ class Openings(Part):
         before = self._before.get(number)
         return () if before is None else tuple(silo for silo in silos if silo not in before[0].silos)
 
+    def was_opened(self, number: int) -> bool:
+        """Whether a round that is taken again may have been opened before."""
+        return number in self._before
+
     def absent(self, number: int, members: Silos) -> Silos:
         """Which of the round's `members` sit it out; the same on every rank.
 
