@@ -15,14 +15,10 @@ from dataclasses import dataclass
 
 from silofl.aggregation.protocols import choose_protocol, protocol_name
 from silofl.config import Config
-from silofl.errors import ConfigError, StoppedError
+from silofl.errors import ConfigError, TooFewDrawnError
 from silofl.report.round_metrics import silos_text
 
 Silos = tuple[int, ...]
-
-
-class TooFewDrawnError(StoppedError):
-    """So many of a round's drawn silos failed that the sum over the others stays closed: others are drawn."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from silofl.aggregation.tail import EncodingQuality
 from silofl.aggregation.transformed import RetryRound
 from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
+from silofl.errors import TooFewDrawnError
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
-from silofl.federation.participation import TooFewDrawnError
 from silofl.training.metric_states import beside
 
 Own = Mapping[str, float | None]
@@ -81,6 +81,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
                 _reduce(federation, fitted, number, magnitudes)
                 break
             except TooFewDrawnError:  # nothing was opened: others are drawn, among those that are left
+                if federation.members == group.agreed_members():
+                    raise
                 federation.rebuild()
     aggregator = federation.aggregator
     result = RoundResult(number, began=federation.members)
