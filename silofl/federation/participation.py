@@ -110,6 +110,11 @@ def refuse_unfit(config: Config, silos: int) -> None:
 def describe_participation(config: Config, silos: int) -> str:
     """Who takes part in a round, in one line for people; empty where all do."""
     draws, run = Participation.of(config, silos), config.run
+    if draws is None and run.participation < 1:
+        return (
+            f"each silo is in a round's sum with probability {run.participation:g}, by a coin that no other "
+            "silo learns, and trains in every round, so that nobody sees in which"
+        )
     if draws is None:
         return ""
     if run.silos_per_round is not None:

@@ -134,7 +134,7 @@ class RoundMetrics:
 
     def _unusual_metrics(self) -> list[str]:
         """A sentence on each metric that leaves samples out, or is not shown."""
-        present = len(self.survivors)
+        present = len(self.survivors if self.drawn is None else self.began)
         notices = [
             f"the metric {name} is no number (or beyond 2^128) on some held-out samples of {silos} of "
             f"{present} silos, which are left out of it"

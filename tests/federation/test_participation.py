@@ -186,7 +186,7 @@ def test_only_those_that_are_drawn_train_and_a_resume_draws_the_same(
     assert [line["drawn"] for line in records(path)] == [line["drawn"] for line in lines]
 
 
-class Opened:
+class Sums:
     """The silos of every sum that was opened, by round."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_a_sum_of_too_few_drawn_silos_stays_closed_and_others_are_drawn(
     assert draws is not None
     first = draws.drawn(2, (0, 1, 2, 3, 4))
     victim, left = first[1], tuple(k for k in range(5) if k != first[1])
-    opened, votes = Opened(monkeypatch), list[tuple[int, ...]]()
+    opened, votes = Sums(monkeypatch), list[tuple[int, ...]]()
     reveal = SecAggRound.open
 
     def spied(keys: SecAggRound, comm: Any, survivors: Any) -> Any:
