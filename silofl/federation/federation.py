@@ -110,7 +110,9 @@ class Federation:
         notices = list(self.context.origin.notices)
         notices += [] if self.privacy is None else self.privacy.begin(committed)
         if self.context.openings is not None:
-            notices += self.context.openings.begin(committed)
+            draws = self.context.participation
+            drawn = () if draws is None else (draws.drawn,)
+            notices += self.context.openings.begin(committed, *drawn)
         notices += self.silo.notices()
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:

@@ -15,6 +15,7 @@ from silofl.aggregation.secagg import SecAgg
 from silofl.aggregation.secagg_round import SecAggRound
 from silofl.checkpoint.tree import pack
 from silofl.errors import ConfigError, StoppedError
+from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.participation import (
     Participation,
@@ -139,6 +140,10 @@ def test_it_is_said_before_a_run() -> None:
         "3 of 4 silos train in a round, drawn by run.seed: all know which"
     )
     assert describe_participation(parse(), 4) == ""
+    found = dry_run(parse(participation=0.8), 4)
+    assert found.participation.startswith("each silo trains in a round with probability 0.8, 1 of 4 at least")
+    with pytest.raises(ConfigError, match=r"run\.silos_per_round = 5 is more than the 4 silos"):
+        dry_run(parse(silos_per_round=5), 4)
     refuse_unfit(parse(silos_per_round=1), 1)
 
 
@@ -166,7 +171,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
     ("secure", "run"), [(PLAIN, {"participation": 0.5}), (SECURE, {"silos_per_round": 3})], ids=str
 )
 def test_only_those_that_are_drawn_train_and_a_resume_draws_the_same(
-    tmp_path: Path, trained: Trained, secure: Any, run: Any
+    tmp_path: Path, trained: Trained, secure: Any, run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed in round 4 and gone on with, the run is bit for bit the one that was not."""
     run = run | {"rounds": 7, "seed": 5}
@@ -181,12 +186,15 @@ def test_only_those_that_are_drawn_train_and_a_resume_draws_the_same(
     killed = [f"kill silo {silo} round 4 at step" for silo in ALL]
     path, once = tmp_path / "killed", {"policy": "shrink", "inject": killed}
     assert federate(settings(path, run=run, secure=secure, failure=once), 4) == [None] * 4
-    again = federate(settings(path, run=run, secure=secure), 4, resume=True)
+    again = federate(settings(path, run=run | {"display": "plain"}, secure=secure), 4, resume=True)
     assert {one["model_sha256"] for one in again} == {one["model_sha256"] for one in whole}
     assert [line["drawn"] for line in records(path)] == [line["drawn"] for line in lines]
+    said = capsys.readouterr().out
+    assert "  silos: " in said
+    assert "sit out" not in said
 
 
-class Sums:
+class OpenedRounds:
     """The silos of every sum that was opened, by round."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +220,7 @@ def test_a_sum_of_too_few_drawn_silos_stays_closed_and_others_are_drawn(
     assert draws is not None
     first = draws.drawn(2, (0, 1, 2, 3, 4))
     victim, left = first[1], tuple(k for k in range(5) if k != first[1])
-    opened, votes = Sums(monkeypatch), list[tuple[int, ...]]()
+    opened, votes = OpenedRounds(monkeypatch), list[tuple[int, ...]]()
     reveal = SecAggRound.open
 
     def spied(keys: SecAggRound, comm: Any, survivors: Any) -> Any:

@@ -120,7 +120,7 @@ class Pipeline:
         return self._plan.place.noise(self.table, self._keys)
 
     def divisor(self, inner: Aggregator) -> float:
-        """What makes a mean of the sum: the samples, or the silos, that it expects, whoever was drawn.
+        """What makes a mean of the sum: the samples, or the silos, that it expects to be drawn.
 
         A divisor that silos' coins do not decide (McMahan et al. 2018, "Learning Differentially Private
         Recurrent Language Models", section 2.2, the first estimator).
