@@ -25,8 +25,9 @@ from silofl.federation.participation import (
 )
 from silofl.federation.silo import Silo
 from tests.federation import rejoining
+from tests.federation.reference import Attendance, Reference
 from tests.federation.test_rejoining import tree_of
-from tests.federation.threads import federate, prepare, records, settings
+from tests.federation.threads import Normalized, federate, prepare, records, settings
 from tests.strategies.test_federated import Softmax
 
 SECURE = {"protocol": "secagg", "bits": 32}
@@ -182,6 +183,10 @@ def test_only_those_that_are_drawn_train_and_a_resume_draws_the_same(
     assert all(line["drawn"] == line["survivors"] and line["began"] == list(ALL) for line in lines)
     assert len({tuple(line["drawn"]) for line in lines}) > 2
     assert all(("train_loss" in line["per_silo"][k]) == (k in line["drawn"]) for line in lines for k in ALL)
+
+    reference = Reference(config, 4, Normalized())
+    reference.rounds([Attendance(ALL, here, here) for here in (tuple(line["drawn"]) for line in lines)])
+    assert {one["model_sha256"] for one in whole} == {reference.model_sha256()}
 
     killed = [f"kill silo {silo} round 4 at step" for silo in ALL]
     path, once = tmp_path / "killed", {"policy": "shrink", "inject": killed}
