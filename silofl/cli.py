@@ -181,7 +181,8 @@ def launch(
     )
     typer.echo(shlex.join(first))
     sys.stdout.flush()
-    claim = foretold(settings.privacy, statistics=bool(settings.data.standardize))
+    statistics, participation = bool(settings.data.standardize), settings.run.participation
+    claim = foretold(settings.privacy, statistics=statistics, participation=participation)
     typer.echo(f"privacy: {claim}", err=True)  # the line alone is to be copied
     if not dry_run:
         respawns = settings.failure.policy == "respawn"
@@ -229,7 +230,8 @@ def submit(
     typer.echo(text, nl=False)
     if not dry_run:
         typer.echo(f"job {slurm.submit(text)}")
-    claim = foretold(settings.privacy, statistics=bool(settings.data.standardize))
+    statistics, participation = bool(settings.data.standardize), settings.run.participation
+    claim = foretold(settings.privacy, statistics=statistics, participation=participation)
     typer.echo(f"privacy: {claim}", err=True)
 
 

@@ -108,6 +108,10 @@ class StopRequestedError(StoppedError):
     """The run was stopped by a signal, after its last round was committed."""
 
 
+class TooFewDrawnError(StoppedError):
+    """So many of the silos drawn for a round failed that the sum over the others stays closed."""
+
+
 class ProtocolError(SiloflError):
     """A message of a secure protocol was refused: forged, replayed, duplicated, truncated or altered.
 

@@ -123,9 +123,9 @@ class Additive:
         rounding = self._wire.rounding(prg, silo, round_number)
         encoded = self._wire.encode(contribution, share, magnitudes, self._ranges, rounding)
         self._collect(encoded)
-        told = self._wire.tail.decode(self._small_total(encoded.tail()))
+        told = self._wire.tail.decode(self._small_total(encoded.tail()), len(self.participants))
         if self._range is None:
-            told = self._wire.tail.with_widest(told, encoded.widest, self._comm.size)
+            told = self._wire.tail.with_widest(told, encoded.widest, len(self.participants))
         self._tail = told
 
     def _refuse_loss(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -50,24 +51,29 @@ class PlainAggregator:
         self._dtype: np.dtype[Any] = WORDS if self._words else spec.dtype
         self._chunk = chunk
         self.participants = group.members
+        self._absent: tuple[int, ...] = ()
+        """Silos of the sum that bring nothing to it."""
         self._collection: ReduceScatter | None = None
         self._own_shares: dict[str, float] = {}
         """By vector: this silo's part of the mean."""
         self._shares: dict[Weighting, NDArray[np.float64]] = {}
         """By weighting: every silo's part of a mean, in the order of members, where rows are kept."""
+        self._places: list[bool] = []
+        """Of every row whether its silo brings something."""
         self._scalars: dict[str, float] = {}
         compile_plain(spec)
         self._weigh(Contribution({}))
 
     def _weigh(self, contribution: Contribution) -> None:
         """Learn the sums of sample counts, of the round's weights, and of weighed scalars; collective."""
-        self._weighed_by = self._group.comm
-        samples, names = float(self.spec.samples), self.spec.scalars
+        self._weighed_by = self._group.comm, self._absent
+        names, absent = self.spec.scalars, self._group.silo_id in self._absent
+        samples, weight = (0.0, 0.0) if absent else (float(self.spec.samples), contribution.weight)
         scalars = [contribution.scalars.get(name, 0.0) for name in names]
-        unfit = [not valid_weight(contribution.weight), *(not math.isfinite(one) for one in scalars)]
+        unfit = [not (absent or valid_weight(weight)), *(not math.isfinite(one) for one in scalars)]
         sums, bad = np.split(
             self._group.comm.allreduce(
-                np.array([samples, contribution.weight, *(samples * one for one in scalars), *unfit])
+                np.array([samples, weight, *(samples * one for one in scalars), *unfit])
             ),
             [2 + len(names)],
         )
@@ -76,7 +82,7 @@ class PlainAggregator:
             raise DataError(f"a silo's {which} is not finite, or too large; nothing was added up", rank=0)
         self.summed_samples, self._round_weight = map(float, sums[:2])
         self._scalars = {
-            name: float(total) / self.summed_samples
+            name: float(total) / (self.summed_samples or math.nan)  # of nobody it is not read
             for name, total in zip(self.spec.scalars, sums[2:], strict=True)
         }
 
@@ -102,6 +108,7 @@ class PlainAggregator:
     ) -> None:
         """See `Aggregator`; the round does not matter here."""
         as_they_are = self._words or self.spec.rows
+        self._absent = common.absent
 
         def fill(first: int, last: int, row: NDArray[Any]) -> None:
             for block in self.layout.within(first, last):
@@ -118,11 +125,17 @@ class PlainAggregator:
 
     def _share(self, weighting: Weighting, contribution: Contribution) -> float:
         """This silo's part of a mean."""
+        if self._group.silo_id in self._absent:
+            return 0.0
         if weighting == "samples":
             return self.spec.samples / self.summed_samples
         if weighting == "uniform":
-            return 1.0 / self._group.comm.size
+            return 1.0 / len(self._present())
         return contribution.weight / self._round_weight
+
+    def _present(self) -> tuple[int, ...]:
+        """The silos that are there and bring something."""
+        return tuple(silo for silo in self._group.members if silo not in self._absent)
 
     def _collect(self, fill: Fill, fold: Fold, contribution: Contribution) -> None:
         def collect() -> tuple[int, ...]:
@@ -132,7 +145,7 @@ class PlainAggregator:
                 self._collection = ReduceScatter(
                     comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept
                 )
-            if self._weighed_by is not comm or self._varies:
+            if self._weighed_by != (comm, self._absent) or self._varies:
                 self._weigh(contribution)
             self._own_shares = {
                 one.name: self._share(one.weighting, contribution) for one in self.spec.vectors
@@ -140,7 +153,8 @@ class PlainAggregator:
             if self.spec.rows:
                 self._shares = self._all_shares(contribution)
             self._collection.run(fill, fold)
-            return self._group.members
+            self._places = [silo not in self._absent for silo in self._group.members]
+            return self._present()
 
         self.participants = self._group.step(collect)
 
@@ -164,7 +178,8 @@ class PlainAggregator:
             if not self.spec.rows:
                 return part
             part.flags.writeable = False  # ranks of one node share it
-            rows[block.name], mean = list(part), np.empty(part.shape[1], part.dtype)
+            rows[block.name] = list(compress(part, self._places))
+            mean = np.empty(part.shape[1], part.dtype)
             reduce_rows_float(part, mean, weights=self._shares[self.spec.vector(block.name).weighting])
             return mean
 

@@ -176,7 +176,7 @@ class SecAggSum:
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
         add_masks(tail, left, offset=self._size)
-        told = self.wire.tail.decode(tail)
+        told = self.wire.tail.decode(tail, len(silos))
         if self._range is None:
             told = self.wire.tail.with_widest(told, encoded.widest, len(silos))
             if advertised is None:

@@ -22,7 +22,7 @@ class Common:
         vectors: the global ones, contiguous; of the same bytes on every silo.
         terms: what else decides them, such as clipping and noise, in a form of its own.
         absent: silos that help to open the sum and bring nothing to it, ascending: their contributions are
-            zeros and weigh nothing. Private sums alone know them.
+            zeros and weigh nothing.
     """
 
     vectors: Sequence[Vector] = ()

@@ -160,26 +160,27 @@ class TailFormat:
         self._numbers.encode(np.where(unfit, 0.0, own.numbers), exact)
         return words
 
-    def decode(self, sums: Words) -> Tail:
-        """The tail of the sum from uintB (words,).
+    def decode(self, sums: Words, silos: int | None = None) -> Tail:
+        """The tail of the sum from uintB (words,), over so many silos that bring something; all unless said.
 
         Raises:
             DataError: naming a tensor or scalar that has no sum, for its values are not finite or too large
                 at some silo. On every rank.
         """
+        present = self._silos if silos is None else silos
         weights, flags, error, exact = (sums[part] for part in self._parts)
         ends = np.cumsum([1, len(self._checked), len(self._rounded), len(self._rounded)])
         _, checked, coarse, lost, faint = np.split(flags, ends)
         bad = np.flatnonzero(checked)
         if bad.size:
             raise DataError(
-                f"{checked[bad[0]]} of {self._silos} silos' {self._checked[bad[0]]} has values that are not "
+                f"{checked[bad[0]]} of {present} silos' {self._checked[bad[0]]} has values that are not "
                 "finite, or too large; the sum was not used",
                 rank=0,
             )
         numbers = np.empty(1 + len(self.scalars))
         self._numbers.decode(np.ascontiguousarray(exact), numbers)
-        mean_error = self._error.decode(error) / (self._silos << ERROR_BITS)
+        mean_error = self._error.decode(error) / (present << ERROR_BITS)
         quality = EncodingQuality(
             int(flags[0]),
             mean_error,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
+from silofl.config.participation_rules import participation_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
 from silofl.personal import registry as methods
@@ -28,6 +29,7 @@ def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
     rules = data_rules(config) + strategy_rules(config, strategy) + personal_rules(config, strategy)
+    rules += participation_rules(config)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)
@@ -287,11 +289,13 @@ def band_rules(config: Config) -> list[Rule]:
     bands, rate = privacy.bands, privacy.sample_rate
     head, many, remedy = f"privacy.bands = {bands}", bands > 1, "or remove privacy.bands"
     example, shared = privacy.samples, PLACES[privacy.place].needs_private_sum
+    coins = config.run.participation < 1
+    silos_do = "silos are in rounds by coins" if coins else "every silo takes part in every round"
     return [
         (
             many and not example,
             f"{head} has each record take part in every {bands}th round alone, and under privacy.unit = "
-            f'"{privacy.unit}" every silo takes part in every round: set privacy.unit = "example", {remedy}',
+            f'"{privacy.unit}" {silos_do}: set privacy.unit = "example", {remedy}',
         ),
         (
             many and example and not shared,

@@ -29,6 +29,11 @@ class RunConfig(Section):
     here and in every other path."""
     rounds: PositiveInt = 20
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Probability with which each silo takes part in a round; those that do not train nothing in it, and help
+    to open the sum. One silo takes part at least, and as many as the secure sum asks for."""
+    silos_per_round: PositiveInt | None = None
+    """So many silos take part in each round instead, drawn without replacement."""
     evaluate_every: PositiveInt = 1
     """Rounds between evaluations; the last round is always evaluated."""
     display: Literal["auto", "live", "plain", "none"] = "auto"

@@ -17,6 +17,7 @@ from silofl.errors import DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.federation import aggregation_spec
 from silofl.federation.model_agreement import model_mismatch, model_told
+from silofl.federation.participation import describe_participation, refuse_unfit
 from silofl.federation.privacy import budget_place
 from silofl.federation.privacy.data_budget import foretold
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
@@ -63,6 +64,7 @@ def dry_run(config: Config, silos: int) -> DryRun:
 
 def _dry_run(config: Config, silos: int) -> DryRun:
     refuse_conflicts(config)
+    refuse_unfit(config, silos)
     budget_place.refuse_unusable(config, range(silos))
     task = tasks.build(config, alone=True)
     if isinstance(task, Files) and task.federated:
@@ -145,6 +147,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         model=silo.model.describe(),
         strategy=config.strategy.name,
         rounds=config.run.rounds,
+        participation=describe_participation(config, silos),
         protocol=name,
         keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),

@@ -18,6 +18,7 @@ from silofl.crypto.signer import refuse_unusable
 from silofl.errors import ConfigError
 from silofl.federation import rundir
 from silofl.federation.failure.policy import refuse_idle_faults
+from silofl.federation.participation import refuse_unfit
 from silofl.federation.privacy import budget_place
 from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
@@ -47,6 +48,11 @@ def number_of_silos(start: Start) -> None:
     refusal = choose_protocol(secure, start.silos).refusal(secure, start.silos)
     if refusal is not None:
         raise ConfigError(refusal, rank=0)
+
+
+def participation(start: Start) -> None:
+    """So many silos can take part in a round as [run] says."""
+    refuse_unfit(start.config, start.silos)
 
 
 def faults(start: Start) -> None:
@@ -87,7 +93,7 @@ def task_and_data(start: Start, silo: int) -> None:
         tasks.refuse_early(start.config, silo)
 
 
-OF_RUN: tuple[Callable[[Start], None], ...] = (secure_keys, number_of_silos, faults)
+OF_RUN: tuple[Callable[[Start], None], ...] = (secure_keys, number_of_silos, participation, faults)
 """What the configuration and the number of silos tell."""
 OF_SILO: tuple[Callable[[Start, int], None], ...] = (run_directory, resumed_run, keys, task_and_data)
 """What a silo's own files tell, where its rank runs."""

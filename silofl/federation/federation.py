@@ -23,6 +23,7 @@ from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
 from silofl.federation.origin import Origin
+from silofl.federation.participation import Participation
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.recomputation import recomputations, replica_count
@@ -80,9 +81,25 @@ class Federation:
         return self.topology.members
 
     def absent(self, round_number: int) -> tuple[int, ...]:
-        """The silos that sit a round out; the same on every rank. StoppedError where it must stay closed."""
-        openings = self.context.openings
-        return () if openings is None else openings.absent(round_number, self.members)
+        """The silos that sit a round out; the same on every rank. StoppedError where it must stay closed.
+
+        Where it was opened before they are those of then. In a resync none does that could take part.
+        """
+        context, members = self.context, self.members
+        openings, draws = context.openings, context.participation
+        if openings is not None and openings.was_opened(round_number):
+            return openings.absent(round_number, members)
+        if draws is None or context.membership.resync:
+            return ()
+        drawn = draws.drawn(round_number, members)
+        return tuple(silo for silo in members if silo not in drawn)
+
+    def authorize(self, round_number: int, silos: tuple[int, ...]) -> None:
+        """See `Authorizer`."""
+        if self.context.participation is not None:
+            self.context.participation.refuse_too_few(round_number, silos)
+        if self.context.openings is not None:
+            self.context.openings.authorize(round_number, silos)
 
     def may_show_metrics(self, round_number: int) -> bool:
         """Whether the federation's metrics of a round may be added up; the same on every rank."""
@@ -93,7 +110,9 @@ class Federation:
         notices = list(self.context.origin.notices)
         notices += [] if self.privacy is None else self.privacy.begin(committed)
         if self.context.openings is not None:
-            notices += self.context.openings.begin(committed)
+            draws = self.context.participation
+            drawn = () if draws is None else (draws.drawn,)
+            notices += self.context.openings.begin(committed, *drawn)
         notices += self.silo.notices()
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
@@ -213,6 +232,11 @@ class RunContext:
     def parts(self) -> tuple[Stateful, ...]:
         """See `parts_of`."""
         return parts_of(self)
+
+    @cached_property
+    def participation(self) -> Participation | None:
+        """Which silos are drawn for a round, where not all take part."""
+        return Participation.of(self.config, self.silos)
 
     def aggregator(self) -> Aggregator:
         """The aggregator for the silos that are there; collective."""

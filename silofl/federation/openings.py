@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,9 @@ from silofl.config import Config
 from silofl.errors import CheckpointError, SiloflError, StoppedError
 from silofl.federation.stateful import Json, Part, State
 from silofl.report.round_metrics import silos_text
+
+Draw = Callable[[int, Silos], Silos]
+"""draw(round, silos): which of them take part in a round."""
 
 
 class Openings(Part):
@@ -49,8 +53,8 @@ class Openings(Part):
             return None
         return cls(group, path, run, silos, protocol.fewest(config.secure, silos))
 
-    def begin(self, committed: int) -> list[str]:
-        """Take up what is in the logs behind round `committed`; notices. Collective.
+    def begin(self, committed: int, drawn: Draw = lambda number, silos: silos) -> list[str]:
+        """Take up what is in the logs behind round `committed`; notices of `drawn` silos. Collective.
 
         Raises, on every rank, CheckpointError where logs contradict each other, cannot be read, or are all
         gone; MismatchError where one is of another run; ProtocolError for what no silo of ours tells.
@@ -77,7 +81,7 @@ class Openings(Part):
             )
         self._refuse_contradictions(every)
         self._take_up([one for openings in every.values() for one in openings], own)
-        return self._notices()
+        return self._notices(drawn)
 
     def _checked(self, message: Json, silo: int) -> list[Opening]:
         """What a silo's log has, as it tells it."""
@@ -113,9 +117,10 @@ class Openings(Part):
         if everything or self._log.exists:
             self._log.rewrite(sorted(everything, key=lambda one: one.round))
 
-    def _notices(self) -> list[str]:
+    def _notices(self, drawn: Draw) -> list[str]:
         """One line for each set of silos that some sit out."""
-        missing = [(self._left_out(number, tuple(range(self._silos))), number) for number in self._before]
+        everyone = tuple(range(self._silos))
+        missing = [(self._left_out(number, drawn(number, everyone)), number) for number in self._before]
         lines = []
         for away, rounds in groupby(sorted(missing), key=lambda pair: pair[0]):
             numbers = [str(number) for _, number in rounds]
@@ -132,6 +137,10 @@ class Openings(Part):
         """Which of `silos` a round that is taken again was not opened for."""
         before = self._before.get(number)
         return () if before is None else tuple(silo for silo in silos if silo not in before[0].silos)
+
+    def was_opened(self, number: int) -> bool:
+        """Whether a round that is taken again may have been opened before."""
+        return number in self._before
 
     def absent(self, number: int, members: Silos) -> Silos:
         """Which of the round's `members` sit it out; the same on every rank.

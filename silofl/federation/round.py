@@ -20,6 +20,7 @@ from silofl.aggregation.transformed import RetryRound
 from silofl.comm.collective_errors import Result, allgather_parsed, capture
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
+from silofl.errors import TooFewDrawnError
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted, RoundStart
@@ -44,6 +45,8 @@ class RoundResult:
     """This silo's mean loss in training; None where it took no step."""
     began: tuple[int, ...] = ()
     """Numbers of the silos that the round's sum was made for."""
+    drawn: tuple[int, ...] | None = None
+    """Numbers of the silos that were drawn to take part; None where all take part, or nobody knows."""
     participants: tuple[int, ...] = ()
     """Numbers of the silos whose updates are in the round's sum."""
     quality: EncodingQuality = field(default_factory=EncodingQuality)
@@ -70,17 +73,25 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     group.comm.mark("train")
     sent = group.comm.bytes_sent
 
-    while True:  # again only where a killed run showed other values of this round (`RetryRound`)
+    while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed
         fitted, magnitudes = _fit(federation, number, clock)
 
         # Many contributions in, slices of their weighted means out.
         with clock.phase("aggregate"), suppress(RetryRound):
-            _reduce(federation, fitted, number, magnitudes)
-            break
+            try:
+                _reduce(federation, fitted, number, magnitudes)
+                break
+            except TooFewDrawnError:  # nothing was opened: others are drawn, among those that are left
+                if federation.members == group.agreed_members():
+                    raise
+                federation.rebuild()
     aggregator = federation.aggregator
     result = RoundResult(number, began=federation.members)
     result.train_loss = fitted.loss if fitted.steps else None
     result.quality, result.participants = aggregator.quality, aggregator.participants
+    if federation.context.participation is not None:
+        absent = federation.absent(number)
+        result.drawn = tuple(silo for silo in federation.members if silo not in absent)
 
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
@@ -125,7 +136,7 @@ def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Mag
 def _contribution(federation: Federation, number: int) -> tuple[Fitted, Magnitudes]:
     """What this silo brings, measured; not collective. TrainingError where it is not finite.
 
-    A silo that sits the round out has nothing to bring: see `Openings`.
+    A silo that sits the round out has nothing to bring: see `Federation.absent`.
     """
     silo, spec = federation.silo, federation.aggregator.spec
     absent = federation.group.silo_id in federation.absent(number)
@@ -161,14 +172,15 @@ def _trained(federation: Federation, number: int) -> Fitted:
 
 def _reduce(federation: Federation, fitted: Fitted, number: int, magnitudes: Magnitudes) -> None:
     """Add up what all silos learnt, and let this silo's state follow; collective."""
-    openings = federation.context.openings
+    context = federation.context
+    asked = context.openings is not None or context.participation is not None
     federation.topology.reduce(
         fitted.contribution,
         number,
         magnitudes,
         _terms(federation),
         absent=federation.absent(number),
-        authorizer=None if openings is None else partial(openings.authorize, number),
+        authorizer=partial(federation.authorize, number) if asked else None,
     )
     federation.silo.accept(fitted)
     if federation.privacy is not None:

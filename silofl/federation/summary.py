@@ -11,6 +11,7 @@ import silofl
 from silofl.aggregation import protocols
 from silofl.comm.elastic_group import RankFailure
 from silofl.federation.federation import Federation
+from silofl.federation.participation import describe_participation
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.round import RoundResult
 from silofl.privacy.claim import NOTHING, outside
@@ -28,6 +29,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "parameters": federation.silo.model.size,
         "strategy": type(federation.context.strategy).__name__,
         "personal": federation.silo.own.kind,
+        "participation": describe_participation(federation.context.config, federation.context.silos),
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
         "steps": describe_recomputation(federation.context.config, federation.context.silos),
@@ -64,6 +66,7 @@ def metrics_of(
         clip_norm=_finite(reports[0]["clip_norm"]),
         per_silo=[shown.get(silo, {}) for silo in range(silos)],
         began=result.began,
+        drawn=result.drawn,
         survivors=result.participants,
         failed=changes[0],
         rejoined=changes[1],

@@ -63,6 +63,11 @@ def of_statistics(privacy: PrivacyConfig) -> str:
     return f", and of multiplier {privacy.standardize_noise_multiplier:.4g} once on statistics of columns"
 
 
+def of_coins(participation: float) -> str:
+    """What `claim` says of silos that draw for themselves whether they take part; empty where all do."""
+    return f", each silo in a round with probability {participation:g}" if participation < 1 else ""
+
+
 def bound(privacy: PrivacyConfig, spent: Epsilons, until: str) -> str:
     """`epsilon 2.6 against who sees the model, epsilon 3 against a silo ..., at delta 1e-05 after ...`."""
     if spent.silos is None:
@@ -85,10 +90,10 @@ def outside(privacy: PrivacyConfig, *, each_silo: bool) -> str:
     return f"the held-out records of every silo: metrics {whose} {how}"
 
 
-def foretold(privacy: PrivacyConfig, *, statistics: bool) -> str:
+def foretold(privacy: PrivacyConfig, *, statistics: bool, participation: float = 1.0) -> str:
     """The claim before models and data are there: with a noise multiplier, epsilon is not known yet.
 
-    `statistics`: whether those of columns are shown, too.
+    `statistics`: whether those of columns are shown, too; `participation`: of a silo in a round.
     """
     if privacy.unit == "none":
         return NOTHING
@@ -101,6 +106,7 @@ def foretold(privacy: PrivacyConfig, *, statistics: bool) -> str:
         epsilon, noise = f"epsilon at most {privacy.target_epsilon:g}", "noise"
     else:
         epsilon, noise = "the epsilon of its first lines", f"noise of multiplier {privacy.noise_multiplier:g}"
+    noise += of_coins(participation)
     if statistics:
         noise += of_statistics(privacy)
     return claim(privacy, f"{epsilon} at delta {privacy.delta:g} against {whom}", noise)

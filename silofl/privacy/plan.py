@@ -54,6 +54,9 @@ class Plan:
     """By which noise is correlated from round to round."""
     before: tuple[tuple[Release, int], ...] = ()
     """What was, or will be, released before the first round, and how often."""
+    participation: float = 1.0
+    """With which probability a silo's update is in a round's sum, by a coin that no other silo learns; 1
+    where records are protected."""
 
     def __post_init__(self) -> None:
         if self.needed < 1:
@@ -142,8 +145,8 @@ class Plan:
         shares = self.place.shares(survivors, config.colluding)
         if shares < 1:
             raise ConfigError(f"of {survivors} silos' noise none is left beside privacy.colluding")
-        rate = self.rate_in_group
-        sampled = config.samples and rate < 1
+        rate = self.rate_in_group if config.samples else self.participation
+        sampled = rate < 1
         institutions = 1 if self.place.alone else config.institutions_per_patient
         vectors = institutions * (2 if config.neighbours == "replace-one" else 1)  # each of which is rounded
         return Release(

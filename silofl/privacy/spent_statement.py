@@ -36,6 +36,11 @@ ASSUMED = (
     "what a task of one's own does in `data` (statistics of all samples, a split by labels) is not looked at",
     "how long steps take, and this processor's cache, are not observed",
 )
+COINS = (
+    "in which rounds a silo's update counted nobody else learns: it trains in all of them, and in the others "
+    "brings a zero under the same noise"
+)
+"""Where silos are sampled."""
 NOT_COVERED = (
     "what is not counted here: hyperparameters that were tuned on the same data, and other runs on it",
     "copies of the run directory that were gone on with: each counts what it shows itself",
@@ -154,6 +159,14 @@ class Statement:
             )
         return "every silo: with each slice of the sum that it serves it sees it without noise"
 
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Under what epsilon holds."""
+        by_silo = self.privacy.unit == "silo" and any(
+            one.sample_rate < 1 for silo in self.ledger.silos for one in self.ledger.spent_by(silo)
+        )
+        return (*ASSUMED, *([COINS] if by_silo else []))
+
     def to_json(self) -> Json:
         """For programs; `format` changes where a key does."""
         return {
@@ -168,7 +181,7 @@ class Statement:
             "delta": self.privacy.delta,
             "against": {one.key: one.to_json() for one in self.adversaries},
             "trusted": self.trusted,
-            "assumed": list(ASSUMED),
+            "assumed": list(self.assumed),
             "outside": [*self.outside, *NOT_COVERED],
         }
 
@@ -192,7 +205,7 @@ class Statement:
             rows += _told(one)
         if not PLACES[privacy.place].holds_against_silos:
             rows.append(("against", "a silo: nothing bounds what it sees"))
-        rows += [("assumed", text) for text in ASSUMED]
+        rows += [("assumed", text) for text in self.assumed]
         rows += [("outside", text) for text in (*self.outside, *NOT_COVERED)]
         rows += [("recompute", recompute)]
         lines = [f"{name:18}{text}" for name, text in rows]

@@ -37,6 +37,8 @@ class DryRun:
     model: str
     strategy: str
     rounds: int
+    participation: str
+    """Who takes part in a round; empty where all silos do."""
     protocol: str
     bytes_sent_per_round: int
     """Payload that silo 0 hands to other ranks in a round."""
@@ -72,6 +74,8 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)
     console.print(f"model       {found.model}")
     console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
+    if found.participation:
+        console.print(f"silos       {found.participation}", soft_wrap=True)
     console.print(f"sum         {found.protocol}")
     if found.keys:
         console.print(f"keys        {found.keys}", soft_wrap=True)

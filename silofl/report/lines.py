@@ -21,6 +21,7 @@ def opening(plan: Record) -> list[str]:
         f"silofl {plan['version']}: {plan['name']}, {plan['silos']} silos, {plan['parameters']} parameters, "
         f"{plan['strategy']}, {plan['rounds']} rounds{start}",
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
+        *([f"  silos: {plan['participation']}"] if plan["participation"] else []),
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
         *([f"  personal: {plan['personal']}"] if plan["personal"] else []),

@@ -33,6 +33,7 @@ class RoundMetrics:
         clip_norm: of the next round, where it changes from round to round.
         per_silo: what silos show of their own, in the order of their numbers.
         began: silos that the round's sum was made for.
+        drawn: silos that were drawn to take part; None where all take part, or where nobody knows.
         survivors: silos whose updates are in the model.
         failed: silos that failed since the line before.
         rejoined: silos that came back since the line before.
@@ -58,6 +59,7 @@ class RoundMetrics:
     clip_norm: float | None = None
     per_silo: list[Mapping[str, float | None]] = field(default_factory=list)
     began: tuple[int, ...] = ()
+    drawn: tuple[int, ...] | None = None
     survivors: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     rejoined: tuple[int, ...] = ()
@@ -87,6 +89,8 @@ class RoundMetrics:
         given = {name: value for name, value in line.items() if name in known}
         for name in ("began", "survivors", "failed", "rejoined", "withheld_metrics"):
             given[name] = tuple(given.get(name, ()))
+        if "drawn" in given:
+            given["drawn"] = tuple(given["drawn"])
         return cls(means=line.get(METRICS, {}), **given)
 
     @property
@@ -130,7 +134,7 @@ class RoundMetrics:
 
     def _unusual_metrics(self) -> list[str]:
         """A sentence on each metric that leaves samples out, or is not shown."""
-        present = len(self.survivors)
+        present = len(self.survivors if self.drawn is None else self.began)
         notices = [
             f"the metric {name} is no number (or beyond 2^128) on some held-out samples of {silos} of "
             f"{present} silos, which are left out of it"

@@ -23,6 +23,7 @@ def test_a_run_as_a_person_sees_it() -> None:
             "steps": "",
             "device": "cpu",
             "personal": "",
+            "participation": "",
             "privacy": "none: nothing is promised",
             "private": False,
             "outside": "",
@@ -67,6 +68,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     promise = "every example, epsilon 3 at delta 1e-05"
     more = {"first_round": 1, "protocol": "secagg", "keys": "K", "device": "cpu"} | {
         "personal": "Ditto, a model of each silo's own",
+        "participation": "2 of 4 silos train in a round, drawn by run.seed: all know which",
         "privacy": promise,
         "private": True,
         "outside": "H",
@@ -93,6 +95,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     assert "  outside: H\n" in text.replace("\r", "")
     assert "  outside  H\n" in text.replace("\r", "")
     assert "  personal: Ditto, a model of each silo's own\n" in text.replace("\r", "")
+    assert "  silos: 2 of 4 silos train in a round" in text.replace("\r", "")
     assert "  personal runs/demo/silo-*/personal.safetensors" in text
     assert "  steps: S\n" in text.replace("\r", "")
     assert "  keys: K\n" in text.replace("\r", "")

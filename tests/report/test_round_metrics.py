@@ -16,6 +16,7 @@ FULL = RoundMetrics(
     clip_norm=0.25,
     per_silo=[{"accuracy": 1.0}, {}],
     began=(0, 1, 2),
+    drawn=(0, 1, 2),
     survivors=(0, 2),
     failed=(1,),
     rejoined=(2,),

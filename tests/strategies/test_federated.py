@@ -103,11 +103,13 @@ UNLIKE = pytest.mark.parametrize(("strategy", "reference"), mostly_long(CASES, 1
 """In every run those that differ in what they send and keep: the secure sum is the same for all."""
 
 
-def federate(path: Path, strategy: dict[str, Any], *inject: str, **secure: Any) -> Array:
+def federate(
+    path: Path, strategy: dict[str, Any], *inject: str, run: dict[str, Any] | None = None, **secure: Any
+) -> Array:
     """The model that the survivors of a run of four threads have."""
     config = configuration.parse(
         {
-            "run": {"name": "f", "dir": str(path), "display": "none", "rounds": ROUNDS},
+            "run": {"name": "f", "dir": str(path), "display": "none", "rounds": ROUNDS} | (run or {}),
             "train": {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"},
             "strategy": strategy,
             "secure": secure,
@@ -136,8 +138,8 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FaultInjector.__init__.__kwdefaults__, "die", die)  # type: ignore[misc]
 
 
-def compare(model: Array, expected: Array, bound: float) -> None:
-    assert np.abs(expected).max() > 0.5
+def compare(model: Array, expected: Array, bound: float, least: float = 0.5) -> None:
+    assert np.abs(expected).max() > least
     np.testing.assert_allclose(model, expected, rtol=0, atol=bound)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def test_the_server_s_half_has_every_silo_s_slice(tmp_path: Path, fault: tuple[s
     model = federate(tmp_path, {"name": "fedavg"}, *fault, protocol="plain")
     expected = reference(WITHOUT_2 if fault else naive.ALL)
     np.testing.assert_allclose(model, expected, rtol=0, atol=1e-9)
+
+
+def test_rows_are_those_of_the_silos_that_were_drawn(tmp_path: Path) -> None:
+    model = federate(tmp_path, {"name": "fedavg"}, protocol="plain", run={"silos_per_round": 3})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    drawn = [json.loads(line)["drawn"] for line in lines]
+    assert len({tuple(here) for here in drawn}) == 4
+    np.testing.assert_allclose(model, reference(drawn), rtol=0, atol=1e-9)
 
 
 def test_a_sum_that_hides_updates_is_refused(tmp_path: Path) -> None:

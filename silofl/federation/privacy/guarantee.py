@@ -13,7 +13,7 @@ from silofl.config import Config
 from silofl.errors import ConfigError, LessProtectionError
 from silofl.privacy.accountant import why_infinite
 from silofl.privacy.bands import BandMatrix, matrix_for
-from silofl.privacy.claim import Epsilons, bound, claim, fellows, of_statistics
+from silofl.privacy.claim import Epsilons, bound, claim, fellows, of_coins, of_statistics
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan
 from silofl.privacy.releases import Release
@@ -50,7 +50,8 @@ def plan_for(
         steps = steps_in(config.train.epochs, config.train.steps, privacy.sample_rate)
     rounds = config.run.rounds
     matrix = matrix or matrix_for(privacy.bands, rounds)
-    return Plan(privacy, dimensions, bits, here, records, rounds, steps, matrix, tuple(before.items()))
+    earlier, rate = tuple(before.items()), config.run.participation
+    return Plan(privacy, dimensions, bits, here, records, rounds, steps, matrix, earlier, rate)
 
 
 def refuse_unhidden(config: Config, silos: int) -> None:
@@ -167,6 +168,7 @@ def describe_spent(plan: Plan, noise_multiplier: float, spent: Epsilons, rounds:
 
 def _claim(plan: Plan, noise_multiplier: float, spent: Epsilons, until: str) -> str:
     noise, matrix = f"noise of multiplier {noise_multiplier:.4g}", plan.matrix
+    noise += of_coins(plan.participation)
     if plan.before:
         noise += of_statistics(plan.config)
     if matrix.bands > 1:

@@ -23,6 +23,7 @@ from silofl.topologies.base import BUFFERS
 from silofl.training.flat import as_array
 from silofl.training.gradient_check import EXAMPLES
 from silofl.training.private import PrivateSteps, StepNoise
+from silofl.training.sampling import PoissonSampler
 from silofl.transforms.base import Transform
 from silofl.transforms.correlated import CorrelatedNoise, NoiseProcess
 from silofl.transforms.integer_grid import IntegerGrid
@@ -83,9 +84,27 @@ class Pipeline:
         if not self._norm.clip(vectors):
             self._note(f"round {start.round_number}: the update is not finite, and counted as zero")
             self._silo.trainer.forget()
+        drawn, rate = self._takes_part(start.round_number, attempt), self._plan.participation
+        for vector in vectors:
+            np.multiply(vector, drawn, out=vector)  # as much work in either case
         if self._plan.place.alone:
             self._add_noise(vectors, start.round_number, attempt)
-        return fitted
+            for vector in vectors:
+                np.divide(vector, rate, out=vector)  # as `divisor` does where noise is in the sum
+        return fitted if drawn else replace(fitted, state=self._silo.strategy_state)
+
+    def _takes_part(self, round_number: int, attempt: int) -> bool:
+        """This silo's coin, which no other silo learns: whether its update counts.
+
+        A silo trains in every round, and what does not count becomes zero, under the same noise and masks:
+        neither how long it takes nor anything that leaves it tells the others. As the samples of records do,
+        the coin depends on the silo's data, so that a copy of the run with other data has other ones.
+        """
+        rate = self._plan.participation
+        if rate == 1:
+            return True
+        stream = self._keys.stream("participation", round_number, attempt, self._silo.data_digest())
+        return bool(len(PoissonSampler(stream, 1, rate).draw(0)))
 
     def transforms(self) -> list[Transform]:
         """What the sum does to what `fit` gives, first to last; nothing where that is noisy."""
@@ -101,10 +120,14 @@ class Pipeline:
         return self._plan.place.noise(self.table, self._keys)
 
     def divisor(self, inner: Aggregator) -> float:
-        """What makes a mean of the sum: the samples that a step expects, or the silos."""
+        """What makes a mean of the sum: the samples, or the silos, that it expects to be drawn.
+
+        A divisor that silos' coins do not decide (McMahan et al. 2018, "Learning Differentially Private
+        Recurrent Language Models", section 2.2, the first estimator).
+        """
         if self._privacy.samples:
             return self._privacy.sample_rate * inner.summed_samples
-        return len(inner.participants) / self._norm.stretch
+        return self._plan.participation * len(inner.participants) / self._norm.stretch
 
     def _trained(self, start: RoundStart) -> Fitted:
         """The silo's update; zero where training did not stay finite."""
