@@ -4,8 +4,10 @@ Collecting all tests loads torch and every library, which takes as long as hundr
 that run them start with all of it there. A test belongs to the first of the names that marks it, or else to
 the last. What a group prints comes out when it has ended.
 
-While tests are collected, torch has one thread: a fork has none of the threads that OpenMP would have made
-and counts on, and would wait for them for ever.
+Torch has one thread in all of them. While tests are collected, because a fork has none of the threads that
+OpenMP would have made and counts on, and would wait for them for ever; in the groups, because there are more of
+them than cores, and threads that wait for each other spin: one round of a small model took three times the
+processor time. Tests of threads set their number themselves.
 """
 
 from __future__ import annotations
@@ -21,10 +23,6 @@ AT_ONCE = (os.cpu_count() or 1) + 1
 """One more than there are cores, for much of the time a test waits for ranks."""
 
 
-THREADS = pytest.StashKey[int]()
-"""Of torch, before tests were collected."""
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "run the tests of each of these markers, and all others, in a process of its own beside the others"
     parser.addoption("--groups", default="", metavar="MARKER,...,REST", help=text)
@@ -32,12 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Leave torch without threads of OpenMP where groups will be forked."""
+    """Leave torch without threads of OpenMP where groups will be forked, and in them."""
     if not session.config.getoption("--groups"):
         return (yield)
     import torch  # which the tests would load
 
-    session.stash[THREADS] = torch.get_num_threads()
     torch.set_num_threads(1)
     return (yield)
 
@@ -59,9 +56,6 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         child = os.fork()
         if not child:
             print_to(out, session.config)
-            import torch
-
-            torch.set_num_threads(session.stash[THREADS])
             session.items[:], session.testscollected, session.testsfailed = items, len(items), 0
             return None
         running[child] = name, out
