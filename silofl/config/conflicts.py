@@ -173,6 +173,12 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f'"{privacy.unit}" with privacy.place = "{privacy.place}" does not cover: set {remedy}',
         ),
         (
+            strategy.streaming() is not None,
+            f'strategy.name = "{name}" has a local model go on in each silo from round to round, which '
+            f'privacy.unit = "{privacy.unit}" does not cover: set strategy.name = "diloco", or remove '
+            "[privacy]",
+        ),
+        (
             strategy.needs == "rows" and not PLACES[privacy.place].alone,
             f'strategy.name = "{name}" needs every silo\'s own update, and privacy.place = "{privacy.place}" '
             'shows noisy sums alone: set privacy.place = "local"',

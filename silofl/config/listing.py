@@ -69,7 +69,7 @@ def _strategy(kind: type[Strategy]) -> str:
     if kind.scalars:
         parts.append(f"and the numbers {', '.join(kind.scalars)}")
     parts.append("needs every silo's own update" if kind.needs == "rows" else "goes under secure sums")
-    if kind.local_init is not Strategy.local_init:
+    if kind.local_init is not Strategy.local_init or kind.streaming is not Strategy.streaming:
         parts.append("keeps a state in each silo's checkpoint")
     return "; ".join(parts)
 

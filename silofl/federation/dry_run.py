@@ -133,7 +133,9 @@ def _pooled(config: Config, task: Files, silos: int) -> Scaling:
 def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     silos, strategy = len(rows), build(config.strategy)
     tolerant = config.failure.policy != "abort"
-    spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant)
+    sizes = [one.size for one in silo.fragments]
+    longest = sizes.index(max(sizes))
+    spec = aggregation_spec(config, silo, strategy, silos, tolerant=tolerant, fragment=longest)
     words = config.privacy.unit != "none" and not PLACES[config.privacy.place].alone
     topology = topology_of(config.topology)
     shares = words and PLACES[config.privacy.place].sources(spec.silos) > 1
@@ -157,15 +159,24 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         failure=describe_policy(config, silos),
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
-        notes=[*silo.notices(), *weak],
+        notes=[*silo.notices(), *_of_fragments(sizes), *weak],
     )
+
+
+def _of_fragments(sizes: list[int]) -> list[str]:
+    """A sentence on what one round sums, where that is not everything."""
+    if len(sizes) == 1:
+        return []
+    lengths = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
+    return [f"a round sums one of {len(sizes)} fragments of {lengths} values; its wire is the longest one's"]
 
 
 def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
     """Bytes of shared and sent vectors, the strategy's state, the local model, and rows of silos."""
     size, wire = silo.model.size, silo.model.wire_dtype.itemsize
     local = 2 * silo.model.vector.element_size()
-    vectors = len(strategy.shared) + len(strategy.sends) + 2 * len(silo.strategy_state)
+    states = len(silo.strategy_state) + (strategy.streaming() is not None)
+    vectors = len(strategy.shared) + len(strategy.sends) + 2 * states
     if spec.rows:
         vectors += len(strategy.sends) * (1 + spec.replica_count)
     longest = slice_bounds(size, spec.silos)[1]

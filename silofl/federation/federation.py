@@ -7,7 +7,7 @@ there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from silofl import config as configuration
@@ -34,6 +34,7 @@ from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
+from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import topology_of
 from silofl.types import Vector
 
@@ -238,10 +239,10 @@ class RunContext:
         """Which silos are drawn for a round, where not all take part."""
         return Participation.of(self.config, self.silos)
 
-    def aggregator(self) -> Aggregator:
-        """The aggregator for the silos that are there; collective."""
-        tolerant = self.group.fault_tolerant
-        spec = aggregation_spec(self.config, self.silo, self.strategy, self.silos, tolerant=tolerant)
+    def aggregator(self, fragment: int = 0) -> Aggregator:
+        """The aggregator of a fragment for the silos that are there; collective."""
+        own = self.silo, self.strategy, self.silos
+        spec = aggregation_spec(self.config, *own, tolerant=self.group.fault_tolerant, fragment=fragment)
         secure = configuration.for_silo(self.config, self.group.silo_id).secure
         if self.privacy is None:
             return protocols.build(self.group, secure, spec, self.trust.signer)
@@ -250,14 +251,17 @@ class RunContext:
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
-        topology = topology_of(self.config.topology)(
-            self.group,
-            self.strategy,
-            self.aggregator,
-            self.silo.initial(),
-            self.silo.model.trainable,
-            newcomers=newcomers,
+        kind, streaming, fragments = (
+            topology_of(self.config.topology),
+            self.strategy.streaming(),
+            self.silo.fragments,
         )
+        both, model = (self.group, self.strategy), (self.silo.initial(), self.silo.model.trainable)
+        if streaming is None or len(fragments) == 1:
+            return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers))
+        makers = [partial(self.aggregator, index) for index in range(len(fragments))]
+        parts = [one.values for one in fragments]
+        topology = FragmentedServer(kind, *both, makers, *model, parts, streaming, newcomers=newcomers)
         return Federation(self, topology)
 
 
@@ -274,12 +278,17 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
 
 
 def aggregation_spec(
-    config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool
+    config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool, fragment: int = 0
 ) -> AggregationSpec:
-    """What the sums of a run are made of: the strategy's vectors, and the model's buffers, exactly."""
-    model = silo.model
+    """What the sums of a run are made of: the strategy's vectors, and the model's buffers, exactly.
+
+    Of one `fragment` of the parameters, where rounds sum one at a time.
+    """
+    model, part = silo.model, silo.fragments[fragment]
+    names = tuple(model.tensor_names[part.tensors])
+    ends = model.tensor_ends[part.tensors] - part.values.start
     vectors = [
-        VectorSpec(name, model.trainable, "scaled", weighting, tuple(model.tensor_names), model.tensor_ends)
+        VectorSpec(name, part.size, "scaled", weighting, names, ends)
         for name, weighting in strategy.sends.items()
     ]
     buffers = model.size - model.trainable

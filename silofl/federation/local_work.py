@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -24,6 +24,7 @@ class RoundStart:
         resync: see `LocalRound.resync`.
         loss: at the shared model, see `LocalRound.start_loss`.
         gradient: see `LocalRound.start_gradient`, (P,) of the model's dtype on its device.
+        ahead: told what the silo contributes as soon as that is certain, if that is before its last step.
     """
 
     shared: Mapping[str, Vector]
@@ -33,6 +34,7 @@ class RoundStart:
     resync: bool = False
     loss: float = math.nan
     gradient: Tensor | None = None
+    ahead: Callable[[Contribution], None] | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ topology's step, such as that of `topologies/sharded_server.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,9 @@ from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
+from silofl.federation.sum_ahead import SumAhead
 from silofl.training.metric_states import beside
+from silofl.types import Contribution
 
 Own = Mapping[str, float | None]
 TRAIN_LOSS = "train_loss"
@@ -72,14 +74,18 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     group = federation.group
     group.comm.mark("train")
     sent = group.comm.bytes_sent
+    federation.topology.begin(number)
 
+    ahead = SumAhead.of(federation, partial(_sum, federation, number))
     while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed
-        fitted, magnitudes = _fit(federation, number, clock)
+        fitted, magnitudes = _fit(federation, number, clock, ahead)
 
         # Many contributions in, slices of their weighted means out.
         with clock.phase("aggregate"), suppress(RetryRound):
             try:
-                _reduce(federation, fitted, number, magnitudes)
+                if ahead is None:
+                    _sum(federation, number, fitted.contribution, magnitudes)
+                _account(federation, fitted, number)
                 break
             except TooFewDrawnError:  # nothing was opened: others are drawn, among those that are left
                 if federation.members == group.agreed_members():
@@ -112,40 +118,60 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     return result
 
 
-def _fit(federation: Federation, number: int, clock: Clock) -> tuple[Fitted, Magnitudes]:
+def _fit(
+    federation: Federation, number: int, clock: Clock, ahead: SumAhead | None
+) -> tuple[Fitted, Magnitudes]:
     """Every silo trains from the shared vectors, while the sum's keys are made beside it; collective.
 
-    A silo that cannot go on says so before anything is shared, and in the same message silos tell what the
-    others' noise is bound to.
+    A silo that cannot go on says so before anything is shared, or, of steps after a sum `ahead` has begun,
+    before anything is made of the sum; and in the same message silos tell what the others' noise is bound to.
     """
     group = federation.group
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
     with clock.phase("train"):
-        trained = capture(lambda: _contribution(federation, number))
+        trained = capture(lambda: _contribution(federation, number, ahead))
         group.comm.mark("trained")  # where an injected `slow ... at train` is over
     with clock.phase("aggregate"):
         told = capture(lambda: _told(federation, trained.value()[0], number))  # raises what training raised
     with clock.phase("wait"):
+        if ahead is not None:
+            ahead.finish()
         silos, every = group.step(lambda: (group.members, _exchanged(group.comm, told)))
     if federation.privacy is not None:
         federation.privacy.hear(silos, every)
     return trained.value()
 
 
-def _contribution(federation: Federation, number: int) -> tuple[Fitted, Magnitudes]:
+def _contribution(federation: Federation, number: int, ahead: SumAhead | None) -> tuple[Fitted, Magnitudes]:
     """What this silo brings, measured; not collective. TrainingError where it is not finite.
 
     A silo that sits the round out has nothing to bring: see `Federation.absent`.
     """
-    silo, spec = federation.silo, federation.aggregator.spec
-    absent = federation.group.silo_id in federation.absent(number)
-    fitted = silo.nothing(spec) if absent else _trained(federation, number)
-    magnitudes = measure(fitted.contribution, spec)
+    measured: list[Magnitudes] = []
+
+    def measure_of(contribution: Contribution) -> None:
+        measured.append(_finite(federation, contribution, number))
+        if ahead is not None:
+            ahead.begin(contribution, measured[0])
+
+    if federation.group.silo_id in federation.absent(number):
+        fitted = federation.silo.nothing(federation.aggregator.spec)
+    else:
+        fitted = _trained(federation, number, None if ahead is None else measure_of)
+    if not measured:
+        measure_of(fitted.contribution)
+    return fitted, measured[0]
+
+
+def _finite(federation: Federation, contribution: Contribution, number: int) -> Magnitudes:
+    """How large a contribution is. TrainingError where it is not finite."""
+    spec = federation.aggregator.spec
+    magnitudes = measure(contribution, spec)
     nonfinite = first_nonfinite(magnitudes, spec)
     if nonfinite is not None:
-        raise silo.diverged(number, nonfinite)
-    return fitted, magnitudes
+        raise federation.silo.diverged(number, nonfinite)
+    return magnitudes
 
 
 def _told(federation: Federation, fitted: Fitted, number: int) -> bytes:
@@ -162,26 +188,30 @@ def _exchanged(comm: Communicator, told: Result[bytes]) -> list[bytes]:
     )
 
 
-def _trained(federation: Federation, number: int) -> Fitted:
+def _trained(federation: Federation, number: int, ahead: Callable[[Contribution], None] | None) -> Fitted:
     """What this silo has learnt from the shared vectors; with [privacy] no more than noise covers."""
     context, shared = federation.context, federation.topology.shared
     buffers = federation.values[len(shared["model"]) :]
-    start = RoundStart(shared, buffers, number, context.strategy, context.membership.resync)
+    start = RoundStart(shared, buffers, number, context.strategy, context.membership.resync, ahead=ahead)
     return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
 
 
-def _reduce(federation: Federation, fitted: Fitted, number: int, magnitudes: Magnitudes) -> None:
-    """Add up what all silos learnt, and let this silo's state follow; collective."""
+def _sum(federation: Federation, number: int, contribution: Contribution, magnitudes: Magnitudes) -> None:
+    """Add up what all silos learnt; collective."""
     context = federation.context
     asked = context.openings is not None or context.participation is not None
     federation.topology.reduce(
-        fitted.contribution,
+        contribution,
         number,
         magnitudes,
         _terms(federation),
         absent=federation.absent(number),
         authorizer=partial(federation.authorize, number) if asked else None,
     )
+
+
+def _account(federation: Federation, fitted: Fitted, number: int) -> None:
+    """Let this silo's state follow the sum, which is certain now."""
     federation.silo.accept(fitted)
     if federation.privacy is not None:
         federation.privacy.account(federation.aggregator, number)

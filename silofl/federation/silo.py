@@ -68,7 +68,9 @@ class Silo:
         test_samples: how many are held out.
         schema, scaling: of the columns of its data, see `TaskData`.
         code: what calls the task.
-        strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
+        strategy_state: its own state of the strategy, arrays (P,) by name, and its local model where that
+            goes on from round to round; changed by `accept` alone.
+        fragments: of the parameters, one of which a round sums; one where it sums them all.
         own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
 
@@ -132,7 +134,9 @@ class Silo:
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._noisy = config.privacy.unit != "none"
-        self._half = StrategyHalf(self.trainer, self.model, self._attributes, config, self.counted, number)
+        parts = self.trainer, self.model, self._attributes
+        self._half = StrategyHalf(*parts, config, self.counted, number, strategy)
+        self.fragments = self._half.fragments
         with _DRAWING, explained(number):
             self._try(config, strategy)
 
@@ -198,6 +202,7 @@ class Silo:
                 trained, result = self.trainer.gradient(start.round_number)
             else:
                 with self._half.comparing(self.strategy_state, start):
+                    self._half.begin(self.strategy_state, start)
                     result, state = self.own.fit(start.round_number, self.correction(start))
                 trained = self.model.parameters
             self.model.check(own=self._noisy)
@@ -222,8 +227,7 @@ class Silo:
 
     def contribution(self, trained: torch.Tensor, result: FitResult, start: RoundStart) -> Fitted:
         """What to send of trained parameters (P,), which are written over where they can be: no copy."""
-        local = self._half.local_round(self.strategy_state, start)
-        contribution, state = start.strategy.contribute(as_array(trained), result.steps, result.loss, local)
+        contribution, state = self._half.contribute(self.strategy_state, as_array(trained), result, start)
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])
             subtract(change, start.buffers)

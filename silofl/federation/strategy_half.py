@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, final
 
+import numpy as np
+from torch import Tensor
+
 from silofl.config import Config
 from silofl.config.conflicts import corrects
 from silofl.federation.local_work import RoundStart
-from silofl.strategies.base import LocalRound, State
+from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.training.attributes import Attributes
 from silofl.training.comparison import Comparison, frozen_copies
+from silofl.training.earlier import Earlier
 from silofl.training.flat import Correct, FlatModel, as_array
-from silofl.training.trainer import LocalTrainer
+from silofl.training.fragments import fragments_of
+from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import kept
+from silofl.types import Contribution, Vector
+
+LOCAL, OF_ROUND = "local model", "round of local model"
+"""In a silo's state: its model (P,) where that goes on from round to round, and of which round it is (1,)."""
 
 
 @final
@@ -27,6 +37,12 @@ class StrategyHalf:
         config: of the run.
         samples: as how many samples the silo counts.
         silo: its number, for errors.
+        strategy: of the run.
+
+    Attributes:
+        fragments: of the parameters, one of which a round sums.
+
+    Raises ConfigError where the model has fewer tensors than the strategy wants fragments.
     """
 
     def __init__(
@@ -37,10 +53,15 @@ class StrategyHalf:
         config: Config,
         samples: int,
         silo: int,
+        strategy: Strategy,
     ) -> None:
         self._trainer, self._model, self._attributes = trainer, model, attributes
         self._samples, self._silo = samples, silo
         self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
+        self._streaming, self._steps = strategy.streaming(), config.train.steps or 0
+        self._taken: Contribution | None = None
+        count = 1 if self._streaming is None else self._streaming.fragments
+        self.fragments = fragments_of(model.tensor_ends, count)
 
     def local_round(self, state: State, start: RoundStart) -> LocalRound:
         """What the strategy sees of a round, as NumPy arrays."""
@@ -92,3 +113,57 @@ class StrategyHalf:
                 yield
         finally:
             self._trainer.comparison = None
+
+    def begin(self, state: State, start: RoundStart) -> None:
+        """Turn from the shared model, which is loaded, to the silo's own where that goes on.
+
+        Fragments that were summed since it was trained are mixed into it: that of the round before and, of a
+        silo that was away, those of the rounds that it missed.
+        """
+        streaming, shared = self._streaming, start.shared["model"]
+        if streaming is None:
+            return
+        if LOCAL in state:
+            local = state[LOCAL].copy()
+            for index in streaming.summed(int(state[OF_ROUND][0]), start.round_number):
+                part = self.fragments[index].values
+                streaming.mix(local[part], shared[part])
+            self._model.load_parts(local, start.buffers)
+        if streaming.delay:
+            part, before = self._part(start.round_number), self._steps - streaming.delay
+            self._trainer.earlier = Earlier(self._model, part, before, lambda found: self._take(found, start))
+
+    def _part(self, round_number: int) -> slice:
+        """Which of the parameters a round sums."""
+        index = 0 if self._streaming is None else self._streaming.fragment(round_number)
+        return self.fragments[index].values
+
+    def _take(self, found: Tensor, start: RoundStart) -> None:
+        """Make the contribution of a fragment (k,) before the last local step."""
+        self._taken = self._contribution(as_array(found), FitResult(math.nan, self._steps), start)
+        if start.ahead is not None:
+            start.ahead(self._taken)
+
+    def _contribution(self, values: Vector, result: FitResult, start: RoundStart) -> Contribution:
+        """Of a fragment (k,), which is written over."""
+        shared = {"model": start.shared["model"][self._part(start.round_number)]}
+        local = self.local_round({}, replace(start, shared=shared))
+        return start.strategy.contribute(values, result.steps, result.loss, local)[0]
+
+    def contribute(
+        self, state: State, trained: Vector, result: FitResult, start: RoundStart
+    ) -> tuple[Contribution, State]:
+        """What to send of trained parameters (P,), or of the round's fragment of them; the next state.
+
+        Raises DivergedError where the local model, most of which no sum looks at, is not finite.
+        """
+        if self._streaming is None:
+            local = self.local_round(state, start)
+            return start.strategy.contribute(trained, result.steps, result.loss, local)
+        if not np.isfinite(trained).all():
+            raise self._trainer.diverged(start.round_number, "its local model has values that are not finite")
+        kept_model = {LOCAL: trained.copy(), OF_ROUND: np.array([start.round_number])}
+        taken, self._taken, self._trainer.earlier = self._taken, None, None
+        if taken is None:
+            taken = self._contribution(trained[self._part(start.round_number)], result, start)
+        return taken, kept_model

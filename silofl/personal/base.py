@@ -162,6 +162,7 @@ def refuse_corrections(name: str, strategy: Strategy) -> str | None:
     """Why a method whose local steps are its own does not go with what corrects or replaces them."""
     kind = type(strategy)
     own = kind.correct is not Strategy.correct or kind.local_init is not Strategy.local_init
+    own = own or strategy.streaming() is not None
     if strategy.local == "train" and not own:
         return None
     return (

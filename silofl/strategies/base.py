@@ -56,6 +56,42 @@ class LocalRound:
 AtStart = Literal["nothing", "loss", "gradient"]
 
 
+@dataclass(frozen=True)
+class Streaming:
+    """Sums of one fragment of the parameters at a time, between local models that go on from round to round.
+
+    Fragments are whole tensors in the model's order (`training/fragments.py`). Round r, from 1, sums fragment
+    (r - 1) mod F of all silos' local models.
+
+    Attributes:
+        fragments: F, at least 1.
+        delay: how many local steps before the end of its round's a fragment is taken for the sum.
+        alpha: the local model's part where it takes up what was summed, from 0 to 1.
+    """
+
+    fragments: int
+    delay: int
+    alpha: float
+
+    def fragment(self, round_number: int) -> int:
+        """Which one a round sums."""
+        return (round_number - 1) % self.fragments
+
+    def summed(self, first: int, before: int) -> list[int]:
+        """Which ones rounds `first` to `before` - 1 have summed, ascending."""
+        rounds = range(max(first, before - self.fragments), before)
+        return sorted({self.fragment(number) for number in rounds})
+
+    def mix(self, local: Vector, shared: Vector) -> None:
+        """local = alpha * local + (1 - alpha) * shared, (k,), in place."""
+        if self.alpha == 0:
+            local[...] = shared
+            return
+        kind = local.dtype.type
+        local *= kind(self.alpha)
+        local += shared * kind(1 - self.alpha)
+
+
 class Strategy:
     """A federated learning algorithm. Parameters are what it works on; buffers are averaged beside it.
 
@@ -83,6 +119,14 @@ class Strategy:
 
     def refusal(self, train: Any) -> str | None:
         """Why this strategy cannot go with [train], naming key, value and remedy; None where it can."""
+        return None
+
+    def streaming(self) -> Streaming | None:
+        """How fragments are summed one a round; None where every round sums the whole of a model made anew.
+
+        Of a strategy without a state of its silos, that shares the model alone: `contribute` and `step` are
+        given the round's fragment as if it were the whole.
+        """
         return None
 
     def at_start(self) -> AtStart:

@@ -26,6 +26,8 @@ class Topology(Protocol):
         make_aggregator: the aggregator for the ranks that there are; collective.
         values: (d,) the model's parameters, then its buffers; changed in place from here on.
         parameters: P, how many leading values are parameters.
+        buffers: (b,) the model's buffers where they do not lie in `values`, as where several topologies have
+            parameters of one model: all of them step its buffers.
         newcomers: the silos that have just rejoined, this rank among them; none at the start of a run.
     """
 
@@ -37,6 +39,7 @@ class Topology(Protocol):
         values: Vector,
         parameters: int,
         *,
+        buffers: Vector | None = None,
         newcomers: tuple[int, ...] = (),
     ) -> None: ...
 
@@ -57,6 +60,9 @@ class Topology(Protocol):
     @property
     def values(self) -> Vector:
         """(d,) the model's parameters, then its buffers."""
+
+    def begin(self, round_number: int) -> None:
+        """Turn to what a round sums, before it is trained for; not collective."""
 
     def reduce(
         self,

@@ -44,10 +44,12 @@ class ShardedServer:
         values: Vector,
         parameters: int,
         *,
+        buffers: Vector | None = None,
         newcomers: tuple[int, ...] = (),
     ) -> None:
         self._group, self._strategy, self._make_aggregator = group, strategy, make_aggregator
         self.values, self._parameters = values, parameters
+        self._buffers = values[parameters:] if buffers is None else buffers
         more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
         self.shared: Slices = {MODEL: values[:parameters], **more}
         self.aggregator: Aggregator
@@ -75,14 +77,13 @@ class ShardedServer:
     @property
     def _all(self) -> Slices:
         """Every vector that ranks hold in full."""
-        return self.shared | ({BUFFERS: self.values[self._parameters :]} if self._has_buffers else {})
-
-    @property
-    def _has_buffers(self) -> bool:
-        return len(self.values) > self._parameters
+        return self.shared | ({BUFFERS: self._buffers} if len(self._buffers) else {})
 
     def _span(self, name: str) -> Shards:
         return self.shards.of_size(len(self._all[name]))
+
+    def begin(self, round_number: int) -> None:
+        """See `Topology`: every round sums everything."""
 
     def reduce(
         self,
@@ -209,12 +210,13 @@ class ShardedServer:
 
     def _distribute(self) -> None:
         """Give every rank the first rank's model."""
-        size, group = len(self.values), self._group
+        group = self._group
 
         def spread() -> None:
             comm = group.comm
-            mine = self.values if comm.rank == 0 else self.values[:0]
-            comm.allgather(mine, self.values, [size] + [0] * (comm.size - 1))
+            for whole in (self.shared[MODEL], self._buffers):
+                mine = whole if comm.rank == 0 else whole[:0]
+                comm.allgather(mine, whole, [len(whole)] + [0] * (comm.size - 1))
 
         group.step(spread)
 

@@ -22,6 +22,7 @@ from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, handed
 from silofl.training.comparison import Comparison
 from silofl.training.divergence import cause_at_the_start
+from silofl.training.earlier import Earlier
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.local_batches import LocalBatches, Read
 from silofl.training.losses import Losses, NotFinite, scalar_loss
@@ -66,6 +67,8 @@ class LocalTrainer:
         """By which key `config.lr` was set, for errors."""
         self.comparison: Comparison | None = None
         """Adds a term to the losses of `fit`, where it is set."""
+        self.earlier: Earlier | None = None
+        """Takes a copy of parameters between steps of `fit`, where it is set."""
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
 
@@ -86,6 +89,7 @@ class LocalTrainer:
         """
         generator = self.begin(round_number, only)
         step = self._step if correct is None else self._corrected_step(correct)
+        step = step if self.earlier is None else self.earlier.before(step)
         with frozen(self._model.trained.values(), only):
             losses = self._take(self._read.of_steps, lambda batch, _: step(batch), generator, round_number)
         return FitResult(losses.total / losses.steps, losses.steps)

@@ -186,6 +186,55 @@ def diloco(data: list[Data], present: Any, lr: float, steps: int, server_lr: flo
     return x
 
 
+def streaming_diloco(
+    data: list[Data],
+    present: Any,
+    lr: float,
+    steps: int,
+    parts: Sequence[slice],
+    *,
+    delay: int,
+    alpha: float,
+    server_lr: float,
+    momentum: float,
+    back: tuple[int, int, int] = (-1, 0, 0),
+) -> Array:
+    """Douillard et al. 2025, algorithm 2, with H = steps * len(parts).
+
+    A silo begins with the shared model, and one that was away takes up what was summed meanwhile. `back`: a
+    silo, the round, from 1, that it takes part in again, and that at whose end it had the model with which it
+    goes on; 0: the shared one.
+    """
+    x, v, own = np.zeros(SIZE), np.zeros(SIZE), [np.zeros(SIZE) for _ in data]
+    missed: list[set[int]] = [set() for _ in data]
+    kept, met = dict[tuple[int, int], Array](), set[int]()
+    for number, here in enumerate(present, 1):
+        turn = (number - 1) % len(parts)
+        part, taken = parts[turn], []
+        for k in here:
+            if k not in met:
+                own[k], missed[k] = x.copy(), set()
+            met.add(k)
+            if (k, number) == back[:2]:
+                own[k] = kept[k, back[2]].copy() if back[2] else x.copy()
+                missed[k] = {(earlier - 1) % len(parts) for earlier in range(back[2], number)}
+            for one in missed[k]:
+                own[k][parts[one]] = alpha * own[k][parts[one]] + (1 - alpha) * x[parts[one]]
+            missed[k] = set()
+            states = [own[k]]
+            for _ in range(steps):
+                states.append(states[-1] - lr * gradient(data[k], states[-1]))
+            taken.append(states[steps - delay][part])
+            own[k] = states[-1].copy()
+            kept[k, number] = own[k].copy()
+        g = x[part] - np.mean(taken, axis=0)
+        v[part] = momentum * v[part] + g
+        x[part] = x[part] - server_lr * (g + momentum * v[part])
+        for k in range(len(data)):
+            missed[k].add(turn)
+    return x
+
+
 def adaptive(
     data: list[Data],
     present: Any,
