@@ -131,6 +131,11 @@ def personal_rules(config: Config, strategy: Strategy) -> list[Rule]:
         ),
         (refusal is not None, refusal or ""),
         (
+            method.effect != "none" and len(strategy.models) > 1,
+            f'strategy.name = "{config.strategy.name}" gives each silo one of several models, and {key} another '
+            "of its own: remove [personal], or set strategy.name = \"fedavg\"",
+        ),
+        (
             method.needs_layers and not getattr(method, "layers", ()),
             f"{key} keeps layers with each silo, and personal.layers names none: set it to patterns of "
             'names, such as ["head.*"]',

@@ -22,6 +22,7 @@ from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
+from silofl.federation.local_work import RoundStart
 from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
@@ -73,6 +74,18 @@ class Federation:
     def values(self) -> Vector:
         """(d,) the global model's parameters and buffers, equal on all ranks between rounds."""
         return self.topology.values
+
+    def own_values(self, round_number: int) -> Vector:
+        """(d,) the model that this silo has: the global one, or one of several; see `Silo.model_of`."""
+        if len(self.context.strategy.models) == 1:
+            return self.values
+        return self.silo.model_of(self.start(round_number))
+
+    def start(self, round_number: int) -> RoundStart:
+        """What this silo has to begin a round with."""
+        context, shared = self.context, self.topology.shared
+        buffers = self.values[len(shared["model"]) :]
+        return RoundStart(shared, buffers, round_number, context.strategy, context.membership.resync)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -233,6 +246,7 @@ class RunContext:
             self.silo.initial(),
             self.silo.model.trainable,
             newcomers=newcomers,
+            starts=self.silo.starts,
         )
         return Federation(self, topology)
 

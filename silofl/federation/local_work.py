@@ -24,6 +24,7 @@ class RoundStart:
         resync: see `LocalRound.resync`.
         loss: at the shared model, see `LocalRound.start_loss`.
         gradient: see `LocalRound.start_gradient`, (P,) of the model's dtype on its device.
+        chosen: see `LocalRound.chosen`.
     """
 
     shared: Mapping[str, Vector]
@@ -33,6 +34,12 @@ class RoundStart:
     resync: bool = False
     loss: float = math.nan
     gradient: Tensor | None = None
+    chosen: str = "model"
+
+    @property
+    def model(self) -> Vector:
+        """(P,) the parameters that the silo trains."""
+        return self.shared[self.chosen]
 
 
 @dataclass

@@ -21,7 +21,7 @@ from silofl.comm.collective_errors import capture, raise_if_any
 from silofl.config import Config
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
-from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.training.metric_states import beside
 
@@ -91,7 +91,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     if evaluate:
         with clock.phase("evaluate"):
             group.comm.mark("evaluate")
-            evaluated = capture(lambda: federation.silo.evaluate(federation.values, number))
+            evaluated = capture(lambda: federation.silo.evaluate(federation.own_values(number), number))
             layouts = agree_on_metrics(group, evaluated)
             result.own = evaluated.value().own
             if federation.may_show_metrics(number):
@@ -133,9 +133,7 @@ def _contribution(federation: Federation, number: int) -> tuple[Fitted, Magnitud
 
 def _trained(federation: Federation, number: int) -> Fitted:
     """What this silo has learnt from the shared vectors; with [privacy] no more than noise covers."""
-    context, shared = federation.context, federation.topology.shared
-    buffers = federation.values[len(shared["model"]) :]
-    start = RoundStart(shared, buffers, number, context.strategy, context.membership.resync)
+    start = federation.start(number)
     return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
 
 

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
+from silofl.federation.clusters import refuse_clusters, starts_of
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.strategy_half import StrategyHalf
@@ -57,6 +59,14 @@ def place(requested: str, local_rank: int) -> str:
     return device_name(requested, torch.cuda.device_count(), local_rank)
 
 
+def _drawn(task: Task, seed: int, number: int, code: UserCode, place: int) -> nn.Module:
+    """The untrained model for a place among those that silos share, the same on all silos."""
+    with _DRAWING:
+        seed_everything(derive(seed, INITIAL_MODEL, place))
+        with code.calling("model", task.model):
+            return model_of(task.model(), number)
+
+
 class Silo:
     """One institution, silo `number` of the run. Its samples stay here.
 
@@ -68,6 +78,7 @@ class Silo:
         test_samples: how many are held out.
         schema, scaling: of the columns of its data, see `TaskData`.
         code: what calls the task.
+        starts: what shared models but the first begin with, by name, (P,) each.
         strategy_state: its own state of the strategy, arrays (P,) by name; changed by `accept` alone.
         own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
@@ -102,10 +113,8 @@ class Silo:
         records = config.privacy.records
         self.persons = persons_of(given, config.privacy, number)
         self.counted = len(self.persons) if records is None else max(1, round(records / silos))
-        with _DRAWING:
-            seed_everything(derive(seed, INITIAL_MODEL, 0))
-            with code.calling("model", task.model):
-                untrained = model_of(task.model(), number)
+        draw = partial(_drawn, task, seed, number, code)
+        untrained = draw(0)
         private = private_patterns(task, config, untrained, number)
         self._rounded = rounded_caches(untrained, dtype)
         # Means of buffers would have no noise, so that what is no constant is refused.
@@ -115,6 +124,8 @@ class Silo:
         strategy = build(config.strategy) if strategy is None else strategy
         if private:
             refuse_private_parameters(config, strategy)
+        refuse_clusters(config, strategy, self.model, number, silos)
+        self.starts = starts_of(config, strategy, self.model, draw, number)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
         self._task = task
         self._data: SiloData | None = given
@@ -128,7 +139,8 @@ class Silo:
             task, self.model, self._train, config.train, seed=seed, silo=number, code=code
         )
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
-        self.own = OwnModel.of(config, task, self.trainer, self.model, self._attributes, self._train, code)
+        own = config, task, self.trainer, self.model, self._attributes, self._train, code
+        self.own = OwnModel.of(*own, strategy)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._noisy = config.privacy.unit != "none"
@@ -191,7 +203,8 @@ class Silo:
             DivergedError: the loss, or what training made of buffers, is not finite.
         """
         with self.errors_of(start.round_number):
-            self.model.load_parts(start.shared["model"], start.buffers)
+            start = self._half.chosen(start)
+            self.model.load_parts(start.model, start.buffers)
             start = self._half.measured(start)
             state = self.own.state
             if start.strategy.local == "gradient":
@@ -268,6 +281,12 @@ class Silo:
             precision=self._precision,
             code=self.code,
         )
+
+    def model_of(self, start: RoundStart) -> Vector:
+        """(d,) what the silo has of the shared models: of several the one that it would train next."""
+        with self.errors_of(start.round_number):
+            chosen = self._half.chosen(start)
+        return np.concatenate([chosen.model, chosen.buffers])
 
     def evaluate(self, values: Vector, round_number: int = 0) -> Evaluation:
         """The global model's metrics, with this silo's private parameters, over its held-out samples.

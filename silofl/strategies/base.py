@@ -41,6 +41,7 @@ class LocalRound:
             absolute values, on all silos at once: a correction of one silo's part alone would show it.
         start_loss: mean loss of all training samples at the shared model, where `at_start` asks; else NaN.
         start_gradient: of that loss (d,), likewise; else None.
+        chosen: which of `Strategy.models` this silo trains.
     """
 
     shared: Mapping[str, Values]
@@ -51,6 +52,7 @@ class LocalRound:
     momentum: float = 0.0
     start_loss: float = math.nan
     start_gradient: Values = None
+    chosen: str = "model"
 
 
 AtStart = Literal["nothing", "loss", "gradient"]
@@ -65,6 +67,10 @@ class Strategy:
 
     shared: ClassVar[tuple[str, ...]] = ("model",)
     """Vectors that every silo is given, each as long as the parameters; the first is the model."""
+
+    models: ClassVar[tuple[str, ...]] = ("model",)
+    """Those of them that are models. Of several each silo trains the one whose loss on its training samples is
+    lowest, `LocalRound.chosen`, and has that one for its own; the model's buffers have to stay with silos."""
 
     sends: ClassVar[Mapping[str, Weighting]] = {"update": "samples"}
     """Vectors that are added up, each as long as the parameters, and by which weight: "update", and others.
@@ -92,6 +98,13 @@ class Strategy:
         model is changed. `LocalRound` has it.
         """
         return "nothing"
+
+    def start(self, drawn: Vector, rng: np.random.Generator) -> Vector:
+        """What one of `models` but the first begins with: (d,), of the task's model drawn under a seed of its own.
+
+        All ranks have the same `rng`, another for each model.
+        """
+        return drawn
 
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """The server's state of a slice of `size` parameters before the first round."""
