@@ -57,9 +57,7 @@ class TwoTasks:
         return Drawn()
 
     def data(self, silo: int, silos_: int) -> SiloData:
-        train, test = (
-            TensorDataset(*map(torch.from_numpy, part[silo])) for part in (silos(), held_out())
-        )
+        train, test = (TensorDataset(*map(torch.from_numpy, part[silo])) for part in (silos(), held_out()))
         return SiloData(train, test)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
