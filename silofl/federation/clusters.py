@@ -32,8 +32,9 @@ def refuse_clusters(config: Config, strategy: Strategy, model: FlatModel, number
         )
     if model.buffer_names:
         raise ConfigError(
-            f"{key} has {count} models, and buffers such as {model.buffer_names[0]} would be averaged over all "
-            'silos: set train.batch_norm = "recomputed" or "local", and register others with persistent=False',
+            f"{key} has {count} models, and buffers such as {model.buffer_names[0]} would be averaged over "
+            'all silos: set train.batch_norm = "recomputed" or "local", and register others with '
+            "persistent=False",
             rank=number,
         )
 
@@ -55,8 +56,8 @@ def starts_of(config: Config, strategy: Strategy, model: FlatModel, draw: Draw, 
         found[name] = _start(config, strategy, model, draw, place, number)
         if any(np.array_equal(found[name], one) for other, one in found.items() if other != name):
             raise ConfigError(
-                f'silo {number}: strategy.name = "{config.strategy.name}" needs models that start unlike, and '
-                "the task builds the same one under every seed: set strategy.start_noise, such as 0.1",
+                f'silo {number}: strategy.name = "{config.strategy.name}" needs models that start unlike, '
+                "and the task builds one under every seed: set strategy.start_noise, such as 0.1",
                 rank=number,
             )
     del found[strategy.models[0]]

@@ -20,9 +20,9 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.local_work import RoundStart
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
-from silofl.federation.local_work import RoundStart
 from silofl.federation.origin import Origin
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart

@@ -69,8 +69,8 @@ class Strategy:
     """Vectors that every silo is given, each as long as the parameters; the first is the model."""
 
     models: ClassVar[tuple[str, ...]] = ("model",)
-    """Those of them that are models. Of several each silo trains the one whose loss on its training samples is
-    lowest, `LocalRound.chosen`, and has that one for its own; the model's buffers have to stay with silos."""
+    """Those of them that are models. Of several each silo trains the one whose loss on its training samples
+    is lowest, `LocalRound.chosen`, and ends with such a one; buffers of the model have to stay with silos."""
 
     sends: ClassVar[Mapping[str, Weighting]] = {"update": "samples"}
     """Vectors that are added up, each as long as the parameters, and by which weight: "update", and others.
@@ -100,9 +100,11 @@ class Strategy:
         return "nothing"
 
     def start(self, drawn: Vector, rng: np.random.Generator) -> Vector:
-        """What one of `models` but the first begins with: (d,), of the task's model drawn under a seed of its own.
+        """What one of `models` but the first begins with, (d,).
 
-        All ranks have the same `rng`, another for each model.
+        Args:
+            drawn: the task's model as it is built under a seed that no other has.
+            rng: the same on all ranks, another for each model.
         """
         return drawn
 

@@ -58,7 +58,7 @@ def test_without_a_table_it_is_fedavg_as_published() -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_it_is_written_and_read_again(tmp_path: Path, name: str) -> None:
     kind: Any = STRATEGIES[name]
-    given = {one.name: one.default if isinstance(one.default, str) else 0.25 for one in fields(kind)}
+    given = {one.name: one.default if isinstance(one.default, (int, str)) else 0.25 for one in fields(kind)}
     config = parse({"name": name, **given})
     text = configuration.dump(config)
     (tmp_path / "config.toml").write_text(text)

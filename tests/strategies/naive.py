@@ -276,7 +276,7 @@ def fedexp(
 def ifca(
     data: list[Data], present: Any, lr: float, steps: int, starts: Sequence[Array]
 ) -> tuple[list[Array], list[Array]]:
-    """Ghosh et al. 2020, algorithm 1 with model averaging. The models, and of each silo the one that suits it."""
+    """Ghosh et al. 2020, algorithm 1, model averaging. The models, and of each silo the one that suits it."""
     models = list(starts)
 
     def best(k: int) -> int:

@@ -1,4 +1,4 @@
-"""Four unequal silos with two tasks between them: what is the first class at two is the second at the others."""
+"""Four unequal silos that have one of two tasks each: the first class of one task is the other's second."""
 
 from __future__ import annotations
 
