@@ -172,8 +172,8 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
     if len(strategy.models) > 1:
         sentence = (
             f'strategy.name = "{name}" has each silo choose a model by the loss on its training records, '
-            f'without noise, which privacy.unit = "{privacy.unit}" does not cover: set strategy.name = "fedavg", or '
-            "remove [privacy]"
+            f'without noise, which privacy.unit = "{privacy.unit}" does not cover: set strategy.name = '
+            '"fedavg", or remove [privacy]'
         )
         return [(True, sentence)]
     return [

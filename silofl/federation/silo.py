@@ -7,7 +7,6 @@ strategy's half of a silo (`strategies/base.py`) says what of the trained parame
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
-from silofl.federation.clusters import refuse_clusters, starts_of
+from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, starts_of
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.strategy_half import StrategyHalf
@@ -32,7 +30,7 @@ from silofl.launcher import watchdog
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
-from silofl.tasks.checks import model_of, refuse_process_group
+from silofl.tasks.checks import refuse_process_group
 from silofl.tasks.user_code import UserCode, own_files
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
@@ -44,27 +42,15 @@ from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.metric_states import Evaluation
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
 from silofl.training.publication import notices, published, refuse_unpublishable
-from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import Trial, kept
 from silofl.training.unshareable import rounded_caches
 from silofl.types import Contribution, Vector
 
-_DRAWING = threading.Lock()
-"""Torch has one generator for all threads, and silos that are threads draw one model."""
-
 
 def place(requested: str, local_rank: int) -> str:
     """The torch device that `train.device` means for a rank. Raises ConfigError for one that is not there."""
     return device_name(requested, torch.cuda.device_count(), local_rank)
-
-
-def _drawn(task: Task, seed: int, number: int, code: UserCode, place: int) -> nn.Module:
-    """The untrained model for a place among those that silos share, the same on all silos."""
-    with _DRAWING:
-        seed_everything(derive(seed, INITIAL_MODEL, place))
-        with code.calling("model", task.model):
-            return model_of(task.model(), number)
 
 
 class Silo:
@@ -113,7 +99,7 @@ class Silo:
         records = config.privacy.records
         self.persons = persons_of(given, config.privacy, number)
         self.counted = len(self.persons) if records is None else max(1, round(records / silos))
-        draw = partial(_drawn, task, seed, number, code)
+        draw = partial(drawn, task, seed, code)
         untrained = draw(0)
         private = private_patterns(task, config, untrained, number)
         self._rounded = rounded_caches(untrained, dtype)
@@ -145,7 +131,7 @@ class Silo:
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._noisy = config.privacy.unit != "none"
         self._half = StrategyHalf(self.trainer, self.model, self._attributes, config, self.counted, number)
-        with _DRAWING, explained(number):
+        with DRAWING, explained(number):
             self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
@@ -181,7 +167,7 @@ class Silo:
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""
         if self._data is not None:
-            with _DRAWING:
+            with DRAWING:
                 self._data_digest = data_digest(self._data)
             self._data = None
         return self._data_digest

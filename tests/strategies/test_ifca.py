@@ -23,6 +23,7 @@ from silofl.federation.silo import Silo
 from silofl.strategies.ifca import IFCA
 from tests.campaigns import mostly_long
 from tests.federation.rejoining import federate as federate_with_a_return
+from tests.personal.test_private_heads import Spy
 from tests.strategies import naive, two_tasks
 from tests.strategies.naive import ALL, ROUNDS, SIZE, Array
 from tests.strategies.test_federated import FAULT, LR, STEPS, WITHOUT_2, deaths
@@ -118,6 +119,24 @@ def test_it_finds_silos_of_two_kinds_and_is_far_ahead_of_one_model(tmp_path: Pat
     assert clustered["accuracy"] == pytest.approx(np.mean(by_hand))  # of each silo's own cluster
     assert clustered["accuracy_per_silo"] == pytest.approx(by_hand)
     assert clustered["personal"].startswith("IFCA")
+
+
+def test_no_message_has_what_a_silo_has_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sends changes of both models, of which one is zeros; two silos take each."""
+    fit, changes, spy = Silo.fit, list[dict[str, Array]](), Spy(monkeypatch)
+
+    def fitted(one: Silo, start: RoundStart) -> Any:
+        done = fit(one, start)
+        changes.append({name: np.array(values) for name, values in done.contribution.vectors.items()})
+        return done
+
+    monkeypatch.setattr(Silo, "fit", fitted)
+    federate(settings(tmp_path, rounds=2, secure={"protocol": "secagg", "bits": 32}))
+    assert len(changes) == 8
+    assert all([values.any() for values in one.values()].count(True) == 1 for one in changes)
+    assert spy.found([values for one in changes for values in one.values() if values.any()]) == 0
+    models, _ = found_in(tmp_path)
+    assert spy.found(models) >= 2 * SIZE  # so that it does find
 
 
 def test_a_model_that_no_silo_takes_stays_to_the_bit(tmp_path: Path) -> None:

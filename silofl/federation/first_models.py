@@ -1,7 +1,8 @@
-"""Strategies of several shared models: where each begins, and what they do not go with."""
+"""What silos begin with: the task's model, and more of them where a strategy has several shared models."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from glob import escape
 
@@ -11,12 +12,27 @@ from torch import nn
 from silofl.config import Config
 from silofl.errors import ConfigError, DataError
 from silofl.strategies.base import Strategy
+from silofl.tasks.base import Task
+from silofl.tasks.checks import model_of
+from silofl.tasks.user_code import UserCode
 from silofl.training.flat import FlatModel
-from silofl.training.seeding import INITIAL_MODEL
+from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.types import Vector
 
 Draw = Callable[[int], nn.Module]
 Starts = dict[str, Vector]
+
+
+DRAWING = threading.Lock()
+"""Torch has one generator for all threads, and silos that are threads draw one model."""
+
+
+def drawn(task: Task, seed: int, code: UserCode, place: int) -> nn.Module:
+    """The untrained model for a place among those that silos share, the same on all silos."""
+    with DRAWING:
+        seed_everything(derive(seed, INITIAL_MODEL, place))
+        with code.calling("model", task.model):
+            return model_of(task.model(), code.silo)
 
 
 def refuse_clusters(config: Config, strategy: Strategy, model: FlatModel, number: int, silos: int) -> None:
