@@ -165,6 +165,15 @@ class OwnModel:
             return "layers that the task keeps with each silo" if self.model.private_names else ""
         return f"{type(self.method).__name__} ({self.method.paper}), a model of each silo's own"
 
+    def notices(self) -> list[str]:
+        """What a user may not expect of several shared models."""
+        if not self.clustered:
+            return []
+        return [
+            "each shared model is open to all: one that a single silo takes in a round becomes what that silo "
+            "trained, which no sum hides, and the number of records behind each may tell which silos take it"
+        ]
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up an earlier state."""
         self.state = {name: np.array(values) for name, values in state.items()}

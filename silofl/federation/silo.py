@@ -294,7 +294,7 @@ class Silo:
 
     def notices(self) -> list[str]:
         """What of its model is not as a user may think."""
-        return notices(self.model, self._moved, self._rounded)
+        return notices(self.model, self._moved, self._rounded) + self.own.notices()
 
     def state(self) -> dict[str, Any]:
         """All that only this silo has and a resume needs; its arrays change with the next training."""

@@ -249,6 +249,12 @@ def test_a_model_of_another_shape_under_another_seed_is_refused() -> None:
         silo(OfAnySize())
 
 
+def test_what_totals_reveal_is_said_before_the_first_round() -> None:
+    (notice,) = silo(TwoTasks()).notices()
+    assert "becomes what that silo trained" in notice
+    assert silo(TwoTasks(), strategy={"name": "fedavg"}).notices() == []
+
+
 def test_more_models_than_silos_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"has 5 models, .* 4 silos takes one: set strategy.clusters to 4"):
         silo(TwoTasks(), strategy={"name": "ifca", "clusters": 5})
