@@ -170,8 +170,8 @@ class OwnModel:
         if not self.clustered:
             return []
         return [
-            "each shared model is open to all: one that a single silo takes in a round becomes what that silo "
-            "trained, which no sum hides, and the number of records behind each may tell which silos take it"
+            "each shared model is open to all: one that a single silo takes in a round becomes what that "
+            "silo trained, which no sum hides, and the number of records behind each may tell whose it is"
         ]
 
     def restore(self, state: Mapping[str, Any]) -> None:
