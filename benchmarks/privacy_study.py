@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from side_by_side import not_here
+from side_by_side import pyplot
 
 from silofl import config as configuration
 from silofl.bench.measure import machine
@@ -305,16 +305,10 @@ def _percent(one: Figure) -> str:
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
     """Accuracy over epsilon: a panel for each task and number of silos, a line for each place."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        not_here("matplotlib", "pip install matplotlib, or leave --plot out")
-    pyplot.switch_backend("svg")
-    pyplot.rcParams["svg.hashsalt"] = "silofl"  # equal figures make equal files
     panels = list(dict.fromkeys((f.cell.task, f.cell.silos, f.cell.partition) for f in figures))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    sheet, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False)
+    sheet, axes = pyplot().subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False)
     for (task, silos, partition), axis in zip(panels, axes.flat, strict=False):
         ours = [
             f for f in figures if (f.cell.task, f.cell.silos, f.cell.partition) == (task, silos, partition)

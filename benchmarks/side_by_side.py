@@ -155,6 +155,17 @@ def arguments(purpose: str, *, parameters: int) -> argparse.Namespace:
     return given
 
 
+def pyplot() -> Any:
+    """matplotlib's, for files alone; equal figures make equal files."""
+    try:
+        from matplotlib import pyplot as found
+    except ImportError:
+        not_here("matplotlib", "pip install matplotlib, or leave --plot out")
+    found.switch_backend("svg")
+    found.rcParams["svg.hashsalt"] = "silofl"
+    return found
+
+
 def not_here(what: str, install: str) -> NoReturn:
     """End with one sentence."""
     print(f"{what} is not installed here: {install}", file=sys.stderr)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from side_by_side import not_here
+from side_by_side import pyplot
 
 from silofl import config as configuration
 from silofl.bench.measure import machine
@@ -151,13 +151,7 @@ def table(figures: list[Figure]) -> Table:
 
 def plot(figures: list[Figure], path: Path) -> None:
     """Each silo's accuracy with each member, its seeds' mean as a line."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        not_here("matplotlib", "pip install matplotlib, or leave --plot out")
-    pyplot.switch_backend("svg")
-    pyplot.rcParams["svg.hashsalt"] = "silofl"  # equal figures make equal files
-    sheet, axes = pyplot.subplots(figsize=(10, 4))
+    sheet, axes = pyplot().subplots(figsize=(10, 4))
     for place, one in enumerate(figures):
         values = [100 * value for each in one.per_silo for value in each]
         axes.scatter([place] * len(values), values, s=8, alpha=0.4)

@@ -5,8 +5,8 @@ that run them start with all of it there. A test belongs to the first of the nam
 the last. What a group prints comes out when it has ended.
 
 Torch has one thread in all of them. While tests are collected, because a fork has none of the threads that
-OpenMP would have made and counts on, and would wait for them for ever; in the groups, because there are more of
-them than cores, and threads that wait for each other spin: one round of a small model took three times the
+OpenMP would have made and counts on, and would wait for them for ever; in the groups, because there are more
+of them than cores, and threads that wait for each other spin: a test of small models took three times the
 processor time. Tests of threads set their number themselves.
 """
 

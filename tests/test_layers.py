@@ -81,8 +81,9 @@ WINGS = {
     "silofl.federation.stateful": set[str](),
     "silofl.federation.silo": {
         *("silofl.federation.local_work", "silofl.federation.task_data", "silofl.federation.own_model"),
-        "silofl.federation.strategy_half",
+        *("silofl.federation.strategy_half", "silofl.federation.first_models"),
     },
+    "silofl.federation.first_models": set[str](),
     "silofl.federation.strategy_half": {"silofl.federation.local_work"},
     "silofl.federation.own_model": {"silofl.federation.local_work"},
     "silofl.federation.task_data": set[str](),

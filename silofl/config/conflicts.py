@@ -133,6 +133,11 @@ def personal_rules(config: Config, strategy: Strategy) -> list[Rule]:
         ),
         (refusal is not None, refusal or ""),
         (
+            method.effect != "none" and len(strategy.models) > 1,
+            f'strategy.name = "{config.strategy.name}" gives each silo one of several models, and {key} one '
+            'of its own: remove [personal], or set strategy.name = "fedavg"',
+        ),
+        (
             method.needs_layers and not getattr(method, "layers", ()),
             f"{key} keeps layers with each silo, and personal.layers names none: set it to patterns of "
             'names, such as ["head.*"]',
@@ -166,6 +171,13 @@ def release_rules(config: Config, strategy: Strategy) -> list[Rule]:
     remedy = 'privacy.place = "local"' if privacy.samples else 'strategy.name = "fedavg"'
     others = [kind for kind in strategy.sends if kind != "update"]
     by_round = [kind for kind, weighting in strategy.sends.items() if weighting == "round"]
+    if len(strategy.models) > 1:
+        sentence = (
+            f'strategy.name = "{name}" has each silo choose a model by the loss on its training records, '
+            f'without noise, which privacy.unit = "{privacy.unit}" does not cover: set strategy.name = '
+            '"fedavg", or remove [privacy]'
+        )
+        return [(True, sentence)]
     return [
         (
             bool(others) and not noisy_steps,

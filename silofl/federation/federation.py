@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.local_work import RoundStart
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
 from silofl.federation.origin import Origin
@@ -36,7 +38,7 @@ from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
 from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import topology_of
-from silofl.types import Vector
+from silofl.types import Contribution, Vector
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,19 @@ class Federation:
     def values(self) -> Vector:
         """(d,) the global model's parameters and buffers, equal on all ranks between rounds."""
         return self.topology.values
+
+    def own_values(self, round_number: int) -> Vector:
+        """(d,) the model that this silo has: the global one, or one of several; see `Silo.model_of`."""
+        if len(self.context.strategy.models) == 1:
+            return self.values
+        return self.silo.model_of(self.start(round_number))
+
+    def start(self, round_number: int, ahead: Callable[[Contribution], None] | None = None) -> RoundStart:
+        """What this silo has to begin a round with; `ahead`: see `RoundStart`."""
+        context, shared = self.context, self.topology.shared
+        buffers = self.values[len(shared["model"]) :]
+        resync = context.membership.resync
+        return RoundStart(shared, buffers, round_number, context.strategy, resync, ahead=ahead)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -258,7 +273,8 @@ class RunContext:
         )
         both, model = (self.group, self.strategy), (self.silo.initial(), self.silo.model.trainable)
         if streaming is None or len(fragments) == 1:
-            return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers))
+            starts = self.silo.starts
+            return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))
         makers = [partial(self.aggregator, index) for index in range(len(fragments))]
         parts = [one.values for one in fragments]
         topology = FragmentedServer(kind, *both, makers, *model, parts, streaming, newcomers=newcomers)

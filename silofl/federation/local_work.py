@@ -25,6 +25,7 @@ class RoundStart:
         loss: at the shared model, see `LocalRound.start_loss`.
         gradient: see `LocalRound.start_gradient`, (P,) of the model's dtype on its device.
         ahead: told what the silo contributes as soon as that is certain, if that is before its last step.
+        chosen: see `LocalRound.chosen`.
     """
 
     shared: Mapping[str, Vector]
@@ -35,6 +36,12 @@ class RoundStart:
     loss: float = math.nan
     gradient: Tensor | None = None
     ahead: Callable[[Contribution], None] | None = None
+    chosen: str = "model"
+
+    @property
+    def model(self) -> Vector:
+        """(P,) the parameters that the silo trains."""
+        return self.shared[self.chosen]
 
 
 @dataclass

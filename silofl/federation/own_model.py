@@ -20,6 +20,7 @@ from silofl.errors import ConfigError
 from silofl.federation.local_work import RoundStart
 from silofl.personal import registry as methods
 from silofl.personal.base import Personal, State
+from silofl.strategies.base import Strategy
 from silofl.tasks.base import PersonalTask, Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.attributes import Attributes
@@ -81,6 +82,8 @@ class OwnModel:
     attributes: Attributes
     recompute: Callable[[int], None]
     state: State = field(default_factory=dict)
+    clustered: str = ""
+    """By which strategy the silo has one of several shared models; empty for one."""
 
     @classmethod
     def of(
@@ -92,11 +95,14 @@ class OwnModel:
         attributes: Attributes,
         train: Batches,
         code: UserCode,
+        strategy: Strategy,
     ) -> Self:
-        """The own model of the silo that `code` is of, by [personal] and [train]."""
+        """The own model of the silo that `code` is of, by [personal], [train] and a strategy's models."""
         method, local = methods.build(config.personal), config.train
         anew = partial(recompute, task, model.module, train, local, code)
-        return cls(method, trainer, model, local, config.run.seed, code.silo, attributes, anew)
+        own = cls(method, trainer, model, local, config.run.seed, code.silo, attributes, anew)
+        own.clustered = type(strategy).__name__ if len(strategy.models) > 1 else ""
+        return own
 
     def fit(self, round_number: int, correct: Correct | None) -> tuple[FitResult, State]:
         """A round's local training from the values that are loaded; its next state."""
@@ -109,7 +115,7 @@ class OwnModel:
         if self.method.effect != "beside":
             return state
         with aside(self.model, self.attributes):
-            self.model.load_parts(start.shared["model"], start.buffers)
+            self.model.load_parts(start.model, start.buffers)
             return self.method.beside(self._solver(start.round_number), state)
 
     def _solver(self, round_number: int, correct: Correct | None = None) -> LocalSolver:
@@ -151,11 +157,22 @@ class OwnModel:
     @property
     def kind(self) -> str:
         """Which model of its own the silo ends with; empty where it has none."""
+        if self.clustered:
+            return f"{self.clustered}, one of several shared models for each silo"
         if self.method.effect == "none" and self.config.batch_norm != "averaged":
             return f"statistics of batch normalization, {self.config.batch_norm}"
         if self.method.effect == "none":
             return "layers that the task keeps with each silo" if self.model.private_names else ""
         return f"{type(self.method).__name__} ({self.method.paper}), a model of each silo's own"
+
+    def notices(self) -> list[str]:
+        """What a user may not expect of several shared models."""
+        if not self.clustered:
+            return []
+        return [
+            "each shared model is open to all: one that a single silo takes in a round becomes what that "
+            "silo trained, which no sum hides, and the number of records behind each may tell whose it is"
+        ]
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up an earlier state."""

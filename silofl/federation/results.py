@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
 from silofl.comm.collective_errors import Result, allgather_object, capture, raise_on_all_ranks, texts
 from silofl.errors import ProtocolError, SiloflError
 from silofl.federation.round import RoundResult
@@ -99,8 +101,8 @@ def finish(state: RunState) -> Json:
             _write_own_model(state)
             if group.comm.rank == 0:
                 logger.become_leader(state.plan())
-                digest = logger.write_model(federation.silo.export(federation.values))
-                summary = summary_of(federation, logger.written_rounds(), digest)
+                digests = _write_models(state)
+                summary = summary_of(federation, logger.written_rounds(), digests)
                 logger.write_summary(summary)
         first: Json = allgather_object(group.comm, summary)[0]
         return first
@@ -111,11 +113,24 @@ def finish(state: RunState) -> Json:
     return summary
 
 
+def _write_models(state: RunState) -> dict[str, str]:
+    """Write the shared models, the first as `model.safetensors`; their SHA-256 by name of the strategy."""
+    federation = state.federation
+    shared = federation.topology.shared
+    buffers = federation.values[len(shared["model"]) :]
+
+    def written(name: str) -> str:
+        values = federation.values if name == "model" else np.concatenate([shared[name], buffers])
+        return state.logger.write_model(federation.silo.export(values), name)
+
+    return {name: written(name) for name in federation.context.strategy.models}
+
+
 def _write_own_model(state: RunState) -> None:
     """Write this silo's own model, where it has one, into its own folder; no other silo is told of it."""
     federation, rounds = state.federation, state.logger.rounds
     last = rounds[-1].round if rounds else state.first_round - 1
-    federation.silo.model.load(federation.values)
+    federation.silo.model.load(federation.own_values(last))
     arrays = federation.silo.own.arrays(last)
     if arrays is not None:
         write_own_model(state.path, state.group.silo_id, arrays)

@@ -23,7 +23,7 @@ from silofl.config import Config
 from silofl.errors import TooFewDrawnError
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
-from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.sum_ahead import SumAhead
 from silofl.training.metric_states import beside
@@ -109,7 +109,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     if evaluate:
         with clock.phase("evaluate"):
             group.comm.mark("evaluate")
-            evaluated = capture(lambda: federation.silo.evaluate(federation.values, number))
+            evaluated = capture(lambda: federation.silo.evaluate(federation.own_values(number), number))
             layouts = agree_on_metrics(group, evaluated)
             result.own = evaluated.value().own
             if federation.may_show_metrics(number):
@@ -190,9 +190,7 @@ def _exchanged(comm: Communicator, told: Result[bytes]) -> list[bytes]:
 
 def _trained(federation: Federation, number: int, ahead: Callable[[Contribution], None] | None) -> Fitted:
     """What this silo has learnt from the shared vectors; with [privacy] no more than noise covers."""
-    context, shared = federation.context, federation.topology.shared
-    buffers = federation.values[len(shared["model"]) :]
-    start = RoundStart(shared, buffers, number, context.strategy, context.membership.resync, ahead=ahead)
+    start = federation.start(number, ahead)
     return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
 
 

@@ -62,9 +62,9 @@ class RunLogger:
             self._directory.append(metrics)
         self._display.round(metrics)
 
-    def write_model(self, model: dict[str, Any]) -> str:
-        """Write the model; its SHA-256."""
-        return self._directory.write_model(model)
+    def write_model(self, model: dict[str, Any], name: str) -> str:
+        """Write a shared model; its SHA-256."""
+        return self._directory.write_model(model, name)
 
     def written_rounds(self) -> list[RoundMetrics]:
         """Every round's line so far, those before a resume, too."""

@@ -30,7 +30,6 @@ from silofl.report.round_metrics import RoundMetrics
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-MODEL = "model.safetensors"
 OWN_MODEL = "personal.safetensors"
 OF_TORCH = {"format": "pt"}
 """What `from_pretrained` of transformers looks for in a file's metadata before it loads it."""
@@ -227,9 +226,10 @@ class RunDirectory:
         """Write `summary.json`."""
         write_json(self.path / SUMMARY, summary, private=False)
 
-    def write_model(self, arrays: dict[str, NDArray[np.generic]]) -> str:
-        """Write `model.safetensors`; returns its SHA-256 as `sha256sum` prints it."""
-        return write_arrays(self.path / MODEL, dict(sorted(arrays.items())), OF_TORCH, private=False)[0]
+    def write_model(self, arrays: dict[str, NDArray[np.generic]], name: str = "model") -> str:
+        """Write `model.safetensors`, or another by name; returns its SHA-256 as `sha256sum` prints it."""
+        path = self.path / f"{name}.safetensors"
+        return write_arrays(path, dict(sorted(arrays.items())), OF_TORCH, private=False)[0]
 
 
 def write_own_model(path: Path, silo: int, arrays: dict[str, NDArray[np.generic]]) -> None:

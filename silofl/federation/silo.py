@@ -7,7 +7,6 @@ strategy's half of a silo (`strategies/base.py`) says what of the trained parame
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
+from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, starts_of
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.strategy_half import StrategyHalf
@@ -30,7 +30,7 @@ from silofl.launcher import watchdog
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
-from silofl.tasks.checks import model_of, refuse_process_group
+from silofl.tasks.checks import refuse_process_group
 from silofl.tasks.user_code import UserCode, own_files
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
@@ -42,14 +42,10 @@ from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.metric_states import Evaluation
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
 from silofl.training.publication import notices, published, refuse_unpublishable
-from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import Trial, kept
 from silofl.training.unshareable import rounded_caches
 from silofl.types import Contribution, Vector
-
-_DRAWING = threading.Lock()
-"""Torch has one generator for all threads, and silos that are threads draw one model."""
 
 
 def place(requested: str, local_rank: int) -> str:
@@ -68,6 +64,7 @@ class Silo:
         test_samples: how many are held out.
         schema, scaling: of the columns of its data, see `TaskData`.
         code: what calls the task.
+        starts: what shared models but the first begin with, by name, (P,) each.
         strategy_state: its own state of the strategy, arrays (P,) by name, and its local model where that
             goes on from round to round; changed by `accept` alone.
         fragments: of the parameters, one of which a round sums; one where it sums them all.
@@ -104,10 +101,8 @@ class Silo:
         records = config.privacy.records
         self.persons = persons_of(given, config.privacy, number)
         self.counted = len(self.persons) if records is None else max(1, round(records / silos))
-        with _DRAWING:
-            seed_everything(derive(seed, INITIAL_MODEL, 0))
-            with code.calling("model", task.model):
-                untrained = model_of(task.model(), number)
+        draw = partial(drawn, task, seed, code)
+        untrained = draw(0)
         private = private_patterns(task, config, untrained, number)
         self._rounded = rounded_caches(untrained, dtype)
         # Means of buffers would have no noise, so that what is no constant is refused.
@@ -117,6 +112,8 @@ class Silo:
         strategy = build(config.strategy) if strategy is None else strategy
         if private:
             refuse_private_parameters(config, strategy)
+        refuse_clusters(config, strategy, self.model, number, silos)
+        self.starts = starts_of(config, strategy, self.model, draw, number)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
         self._task = task
         self._data: SiloData | None = given
@@ -130,14 +127,15 @@ class Silo:
             task, self.model, self._train, config.train, seed=seed, silo=number, code=code
         )
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
-        self.own = OwnModel.of(config, task, self.trainer, self.model, self._attributes, self._train, code)
+        own = config, task, self.trainer, self.model, self._attributes, self._train, code
+        self.own = OwnModel.of(*own, strategy)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._noisy = config.privacy.unit != "none"
         parts = self.trainer, self.model, self._attributes
         self._half = StrategyHalf(*parts, config, self.counted, number, strategy)
         self.fragments = self._half.fragments
-        with _DRAWING, explained(number):
+        with DRAWING, explained(number):
             self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
@@ -173,7 +171,7 @@ class Silo:
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""
         if self._data is not None:
-            with _DRAWING:
+            with DRAWING:
                 self._data_digest = data_digest(self._data)
             self._data = None
         return self._data_digest
@@ -195,7 +193,8 @@ class Silo:
             DivergedError: the loss, or what training made of buffers, is not finite.
         """
         with self.errors_of(start.round_number):
-            self.model.load_parts(start.shared["model"], start.buffers)
+            start = self._half.chosen(start)
+            self.model.load_parts(start.model, start.buffers)
             start = self._half.measured(start)
             state = self.own.state
             if start.strategy.local == "gradient":
@@ -273,6 +272,12 @@ class Silo:
             code=self.code,
         )
 
+    def model_of(self, start: RoundStart) -> Vector:
+        """(d,) what the silo has of the shared models: of several the one that it would train next."""
+        with self.errors_of(start.round_number):
+            chosen = self._half.chosen(start)
+        return np.concatenate([chosen.model, chosen.buffers])
+
     def evaluate(self, values: Vector, round_number: int = 0) -> Evaluation:
         """The global model's metrics, with this silo's private parameters, over its held-out samples.
 
@@ -293,7 +298,7 @@ class Silo:
 
     def notices(self) -> list[str]:
         """What of its model is not as a user may think."""
-        return notices(self.model, self._moved, self._rounded)
+        return notices(self.model, self._moved, self._rounded) + self.own.notices()
 
     def state(self) -> dict[str, Any]:
         """All that only this silo has and a resume needs; its arrays change with the next training."""

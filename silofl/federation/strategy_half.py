@@ -13,6 +13,7 @@ from torch import Tensor
 
 from silofl.config import Config
 from silofl.config.conflicts import corrects
+from silofl.errors import DivergedError
 from silofl.federation.local_work import RoundStart
 from silofl.strategies.base import LocalRound, State, Strategy
 from silofl.training.attributes import Attributes
@@ -72,7 +73,7 @@ class StrategyHalf:
         self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart, gradient: Any
     ) -> LocalRound:
         told = self._lr, self._samples, start.resync, self._momentum
-        return LocalRound(shared, own, *told, start.loss, gradient)
+        return LocalRound(shared, own, *told, start.loss, gradient, start.chosen)
 
     def correction(self, state: State, start: RoundStart) -> Correct | None:
         """What the strategy does to gradients; None where it does nothing, which costs nothing."""
@@ -89,11 +90,35 @@ class StrategyHalf:
         asked = start.strategy.at_start()
         if asked == "nothing":
             return start
+        loss, gradient = self._measure(start.round_number, gradient=asked == "gradient")
+        return replace(start, loss=loss, gradient=gradient)
+
+    def _measure(self, round_number: int, *, gradient: bool) -> tuple[float, Tensor | None]:
         before = self._attributes.state()
         with kept(self._model.module):
-            loss, gradient = self._trainer.measure(start.round_number, gradient=asked == "gradient")
+            found = self._trainer.measure(round_number, gradient=gradient)
         self._attributes.load(before)
-        return replace(start, loss=loss, gradient=gradient)
+        return found
+
+    def chosen(self, start: RoundStart) -> RoundStart:
+        """With the model of lowest loss on the silo's training samples chosen, the first of equals.
+
+        The loss of one that is bad for these samples may be infinite; DivergedError where that of all is.
+        """
+        names = start.strategy.models
+        if len(names) == 1:
+            return start
+        losses, refused = [], []
+        for name in names:
+            self._model.load_parts(start.shared[name], start.buffers)
+            try:
+                losses.append(self._measure(start.round_number, gradient=False)[0])
+            except DivergedError as error:
+                losses.append(math.inf)
+                refused.append(error)
+        if len(refused) == len(names):
+            raise refused[0]
+        return replace(start, chosen=names[losses.index(min(losses))])
 
     @contextmanager
     def comparing(self, state: State, start: RoundStart) -> Iterator[None]:
@@ -105,7 +130,7 @@ class StrategyHalf:
             return
         references = strategy.references(self.local_round(state, start))
         copies = frozen_copies(self._model, references, start.buffers, self._silo)
-        self._model.load_parts(start.shared["model"], start.buffers)
+        self._model.load_parts(start.model, start.buffers)
         comparison = Comparison(self._model.module, copies, layer, strategy.penalty, self._silo)
         self._trainer.comparison = comparison
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -97,8 +97,8 @@ def _mean_phases(phases: list[dict[str, float]]) -> dict[str, float]:
     return {kind: round(fmean(phase[kind] for phase in phases if kind in phase), 6) for kind in kinds}
 
 
-def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256: str) -> Json:
-    """The whole run as JSON: the stable keys of `summary.json`."""
+def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mapping[str, str]) -> Json:
+    """The whole run as JSON: the stable keys of `summary.json`. `models` are the shared ones' SHA-256."""
     last, spent = rounds[-1], federation.epsilon_per_silo()
     phases = sorted({name for one in rounds for name in one.seconds_by_phase})
     return {
@@ -130,7 +130,8 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], model_sha256:
         "survivors": list(last.survivors),
         "failed": [[one.round, silo] for one in rounds for silo in one.failed],
         "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],
-        "model_sha256": model_sha256,
+        "model_sha256": models["model"],
+        "models_sha256": dict(models),
     }
 
 

@@ -41,6 +41,7 @@ class LocalRound:
             absolute values, on all silos at once: a correction of one silo's part alone would show it.
         start_loss: mean loss of all training samples at the shared model, where `at_start` asks; else NaN.
         start_gradient: of that loss (d,), likewise; else None.
+        chosen: which of `Strategy.models` this silo trains.
     """
 
     shared: Mapping[str, Values]
@@ -51,6 +52,7 @@ class LocalRound:
     momentum: float = 0.0
     start_loss: float = math.nan
     start_gradient: Values = None
+    chosen: str = "model"
 
 
 AtStart = Literal["nothing", "loss", "gradient"]
@@ -102,6 +104,10 @@ class Strategy:
     shared: ClassVar[tuple[str, ...]] = ("model",)
     """Vectors that every silo is given, each as long as the parameters; the first is the model."""
 
+    models: ClassVar[tuple[str, ...]] = ("model",)
+    """Those of them that are models. Of several each silo trains the one whose loss on its training samples
+    is lowest, `LocalRound.chosen`, and ends with such a one; buffers of the model have to stay with silos."""
+
     sends: ClassVar[Mapping[str, Weighting]] = {"update": "samples"}
     """Vectors that are added up, each as long as the parameters, and by which weight: "update", and others.
 
@@ -136,6 +142,15 @@ class Strategy:
         model is changed. `LocalRound` has it.
         """
         return "nothing"
+
+    def start(self, drawn: Vector, rng: np.random.Generator) -> Vector:
+        """What one of `models` but the first begins with, (d,).
+
+        Args:
+            drawn: the task's model as it is built under a seed that no other has.
+            rng: the same on all ranks, another for each model.
+        """
+        return drawn
 
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """The server's state of a slice of `size` parameters before the first round."""

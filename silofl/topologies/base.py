@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from silofl.aggregation.base import Aggregator, Authorizer
@@ -13,6 +14,9 @@ from silofl.types import Contribution, Vector
 
 BUFFERS = "buffers"
 """Name of the vector of a model's buffers, which no strategy may send."""
+
+NO_STARTS: Mapping[str, Vector] = MappingProxyType({})
+"""All shared vectors but the model begin with zeros."""
 
 
 class Topology(Protocol):
@@ -29,6 +33,7 @@ class Topology(Protocol):
         buffers: (b,) the model's buffers where they do not lie in `values`, as where several topologies have
             parameters of one model: all of them step its buffers.
         newcomers: the silos that have just rejoined, this rank among them; none at the start of a run.
+        starts: what shared vectors begin with, by name, (P,) each; zeros where they are not named.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Topology(Protocol):
         *,
         buffers: Vector | None = None,
         newcomers: tuple[int, ...] = (),
+        starts: Mapping[str, Vector] = NO_STARTS,
     ) -> None: ...
 
     name: str

@@ -7,7 +7,7 @@ The strategy's state stays with its slice (`slice_states.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import UserCodeError
 from silofl.strategies.base import State, Strategy
-from silofl.topologies.base import BUFFERS
+from silofl.topologies.base import BUFFERS, NO_STARTS
 from silofl.topologies.recomputed import digests, refuse_change, refuse_difference
 from silofl.topologies.slice_states import SliceStates, gather_parts
 from silofl.types import Contribution, Vector
@@ -46,11 +46,14 @@ class ShardedServer:
         *,
         buffers: Vector | None = None,
         newcomers: tuple[int, ...] = (),
+        starts: Mapping[str, Vector] = NO_STARTS,
     ) -> None:
         self._group, self._strategy, self._make_aggregator = group, strategy, make_aggregator
         self.values, self._parameters = values, parameters
         self._buffers = values[parameters:] if buffers is None else buffers
         more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
+        for name, start in starts.items():
+            more[name][:] = start
         self.shared: Slices = {MODEL: values[:parameters], **more}
         self.aggregator: Aggregator
         self._states: SliceStates
@@ -59,7 +62,8 @@ class ShardedServer:
         if not newcomers:
             self.aggregator = make_aggregator()
             self._states = self._new_states(self.aggregator.layout.shards.of_size(parameters))
-            self._distribute()
+            for vector in (self.shared[MODEL], self._buffers, *(more[name] for name in starts)):
+                self._distribute(vector)
 
     def _new_states(self, shards: Shards) -> SliceStates:
         return SliceStates(self._strategy, shards, self._group.silo_id, self.values.dtype)
@@ -208,15 +212,14 @@ class ShardedServer:
         server, given = self.shards.server(index, self._group.members), self._slices(index, gathered)
         refuse_difference(server, self._group.silo_id, f"slice {index}", given, recomputed)
 
-    def _distribute(self) -> None:
-        """Give every rank the first rank's model."""
-        group = self._group
+    def _distribute(self, vector: Vector) -> None:
+        """Give every rank the first rank's values of a vector."""
+        size, group = len(vector), self._group
 
         def spread() -> None:
             comm = group.comm
-            for whole in (self.shared[MODEL], self._buffers):
-                mine = whole if comm.rank == 0 else whole[:0]
-                comm.allgather(mine, whole, [len(whole)] + [0] * (comm.size - 1))
+            mine = vector if comm.rank == 0 else vector[:0]
+            comm.allgather(mine, vector, [size] + [0] * (comm.size - 1))
 
         group.step(spread)
 

@@ -1,4 +1,4 @@
-"""All strategies and personal methods, one run after the other, on the four ranks of one job.
+"""All strategies, personal methods and clusters, one run after the other, on the four ranks of one job.
 
 Each rank tells how far what it holds is from the plain reference.
 """
@@ -20,13 +20,16 @@ from silofl.comm.shutdown import Shutdown
 from silofl.federation.loop import train
 from tests.personal import test_federated as personal
 from tests.strategies import test_federated as strategies
+from tests.strategies import test_ifca as clustered
 from tests.strategies.naive import ALL, ROUNDS, silos
 from tests.strategies.test_federated import LR, STEPS, Softmax
 
 SETS: tuple[tuple[str, list[tuple[dict[str, Any], Any]]], ...] = (
     ("strategy", strategies.CASES),
     ("personal", personal.CASES),
+    ("clusters", clustered.CASES),
 )
+TASKS: dict[str, Any] = {"personal": personal.InRows, "clusters": clustered.TwoTasks}
 
 
 def run(comm: Communicator, section: str, table: dict[str, Any], path: Path) -> None:
@@ -34,12 +37,30 @@ def run(comm: Communicator, section: str, table: dict[str, Any], path: Path) -> 
         {
             "run": {"name": "f", "dir": str(path), "display": "none", "rounds": ROUNDS},
             "train": {"full_batch": True, "steps": STEPS, "lr": LR, "dtype": "float64"},
-            section: table,
+            "personal" if section == "personal" else "strategy": table,
             "secure": {"protocol": "plain"},
             "checkpoint": {"every": 0},
         }
     )
-    train(config, personal.InRows() if section == "personal" else Softmax(), comm=comm)
+    train(config, TASKS.get(section, Softmax)(), comm=comm)
+
+
+def difference(section: str, path: Path, table: dict[str, Any], reference: Any, rank: int) -> float:
+    """Of the shared models, and of this rank's own where it has one."""
+    if section == "clusters":
+        models, own = reference()
+        found = clustered.found_in(path, table["clusters"], [rank])
+        pairs = [*zip(found[0], models, strict=True), (found[1][0], own[rank])]
+    elif section == "strategy":
+        pairs = [(load_file(path / "model.safetensors")["weight"].ravel(), reference(silos(), ALL))]
+    else:
+        shared, own = reference(silos(), ALL)
+        mine = load_file(path / f"silo-000{rank}" / "personal.safetensors")
+        pairs = [
+            (personal.flat(load_file(path / "model.safetensors")), shared),
+            (personal.flat(mine), own[rank]),
+        ]
+    return max(float(np.abs(one - other).max()) for one, other in pairs)
 
 
 def main(comm: Communicator, shutdown: Shutdown) -> None:
@@ -49,18 +70,8 @@ def main(comm: Communicator, shutdown: Shutdown) -> None:
             path = folder / f"{section}-{number}"
             run(comm, section, table, path)
             comm.barrier()
-            expected = reference(silos(), ALL)
-            if section == "strategy":
-                model = load_file(path / "model.safetensors")["weight"].ravel()
-                error = np.abs(model - expected).max()
-            else:
-                own = load_file(path / f"silo-000{comm.rank}" / "personal.safetensors")
-                shared = personal.flat(load_file(path / "model.safetensors"))
-                error = max(
-                    np.abs(shared - expected[0]).max(),
-                    np.abs(personal.flat(own) - expected[1][comm.rank]).max(),
-                )
-            told = {"rank": comm.rank, "member": table, "error": float(error)}
+            error = difference(section, path, table, reference, comm.rank)
+            told = {"rank": comm.rank, "member": table, "error": error}
             sys.stdout.write(json.dumps(told) + "\n")
             sys.stdout.flush()
 

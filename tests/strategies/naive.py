@@ -320,3 +320,23 @@ def fedexp(
         rates.append(max(1.0, sum(float(d @ d) for d in deltas) / below))
         x = x - rates[-1] * mean
     return x, rates
+
+
+def ifca(
+    data: list[Data], present: Any, lr: float, steps: int, starts: Sequence[Array]
+) -> tuple[list[Array], list[Array]]:
+    """Ghosh et al. 2020, algorithm 1, model averaging. The models, and of each silo the one that suits it."""
+    models = list(starts)
+
+    def best(k: int) -> int:
+        return int(np.argmin([loss(data[k], one) for one in models]))
+
+    for here in present:
+        choice = {k: best(k) for k in here}
+        trained = {k: descend(data[k], models[choice[k]], lr, steps) for k in here}
+        for cluster in range(len(models)):
+            takers = [k for k in here if choice[k] == cluster]
+            if takers:
+                mine = [trained[k] for k in takers]
+                models[cluster] = np.average(mine, axis=0, weights=sizes(data, takers))
+    return models, [models[best(k)] for k in range(len(data))]

@@ -1,0 +1,107 @@
+"""What silos begin with: the task's model, and more of them where a strategy has several shared models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from glob import escape
+
+import numpy as np
+from torch import nn
+
+from silofl.config import Config
+from silofl.errors import ConfigError, DataError
+from silofl.strategies.base import Strategy
+from silofl.tasks.base import Task
+from silofl.tasks.checks import model_of
+from silofl.tasks.user_code import UserCode
+from silofl.training.flat import FlatModel
+from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
+from silofl.types import Vector
+
+Draw = Callable[[int], nn.Module]
+Starts = dict[str, Vector]
+
+
+DRAWING = threading.Lock()
+"""Torch has one generator for all threads, and silos that are threads draw one model."""
+
+
+def drawn(task: Task, seed: int, code: UserCode, place: int) -> nn.Module:
+    """The untrained model for a place among those that silos share, the same on all silos."""
+    with DRAWING:
+        seed_everything(derive(seed, INITIAL_MODEL, place))
+        with code.calling("model", task.model):
+            return model_of(task.model(), code.silo)
+
+
+def refuse_clusters(config: Config, strategy: Strategy, model: FlatModel, number: int, silos: int) -> None:
+    """Raise ConfigError where silos or the model cannot have several models, naming key and remedy."""
+    count = len(strategy.models)
+    if count == 1:
+        return
+    key = f'silo {number}: strategy.name = "{config.strategy.name}"'
+    if count > silos:
+        remedy = f"strategy.clusters to {silos} or less" if silos > 1 else 'strategy.name = "fedavg"'
+        raise ConfigError(
+            f"{key} has {count} models, and each of {silos} silos takes one: set {remedy}", rank=number
+        )
+    if model.buffer_names:
+        raise ConfigError(
+            f"{key} has {count} models, and buffers such as {model.buffer_names[0]} would be averaged over "
+            'all silos: set train.batch_norm = "recomputed" or "local", and register others with '
+            "persistent=False",
+            rank=number,
+        )
+
+
+def starts_of(config: Config, strategy: Strategy, model: FlatModel, draw: Draw, number: int) -> Starts:
+    """What all of `Strategy.models` but the first begin with, by name, (P,) each; equal on all silos.
+
+    Args:
+        model: as it is built, which the first begins with.
+        draw: the task's model as it is built under the seed of a number, 0 for that of `model`.
+        number: of the silo, for errors.
+
+    Raises:
+        DataError: another seed gives a model of other tensors.
+        ConfigError: two begin alike, and would stay so.
+    """
+    found = {strategy.models[0]: _parameters(model)}
+    for place, name in enumerate(strategy.models[1:], 1):
+        found[name] = _start(config, strategy, model, draw, place, number)
+        if any(np.array_equal(found[name], one) for other, one in found.items() if other != name):
+            raise ConfigError(
+                f'silo {number}: strategy.name = "{config.strategy.name}" needs models that start unlike, '
+                "and the task builds one under every seed: set strategy.start_noise, such as 0.1",
+                rank=number,
+            )
+    del found[strategy.models[0]]
+    return found
+
+
+def _start(
+    config: Config, strategy: Strategy, model: FlatModel, draw: Draw, place: int, number: int
+) -> Vector:
+    untrained = draw(place)
+    if untrained is model.module:  # the task has one for all calls
+        drawn = _parameters(model)
+    else:
+        private = tuple(map(escape, model.private_names))
+        other = FlatModel(untrained, model.vector.dtype, model.vector.device, private)
+        if other.shapes != model.shapes:
+            raise DataError(
+                f"silo {number}: the task's model() has other tensors under another seed, and "
+                f'strategy.name = "{config.strategy.name}" needs several of one kind: let it depend on no '
+                "random choice but for its values",
+                rank=number,
+            )
+        drawn = _parameters(other)
+    seeds = [config.run.seed, INITIAL_MODEL, place]
+    return strategy.start(drawn, np.random.default_rng(seeds))
+
+
+def _parameters(model: FlatModel) -> Vector:
+    values = np.empty(model.size, model.wire_dtype)
+    model.store(values)
+    return values[: model.trainable].copy()
