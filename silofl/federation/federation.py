@@ -256,8 +256,8 @@ class RunContext:
 
     def aggregator(self, fragment: int = 0) -> Aggregator:
         """The aggregator of a fragment for the silos that are there; collective."""
-        own = self.silo, self.strategy, self.silos
-        spec = aggregation_spec(self.config, *own, tolerant=self.group.fault_tolerant, fragment=fragment)
+        own, tolerant = (self.silo, self.strategy, self.silos), self.group.fault_tolerant
+        spec = aggregation_spec(self.config, *own, tolerant=tolerant, fragment=fragment)
         secure = configuration.for_silo(self.config, self.group.silo_id).secure
         if self.privacy is None:
             return protocols.build(self.group, secure, spec, self.trust.signer)
@@ -266,19 +266,16 @@ class RunContext:
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
-        kind, streaming, fragments = (
-            topology_of(self.config.topology),
-            self.strategy.streaming(),
-            self.silo.fragments,
-        )
+        kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
+        parts = [one.values for one in self.silo.fragments]
         both, model = (self.group, self.strategy), (self.silo.initial(), self.silo.model.trainable)
-        if streaming is None or len(fragments) == 1:
+        if streaming is None or len(parts) == 1:
             starts = self.silo.starts
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))
-        makers = [partial(self.aggregator, index) for index in range(len(fragments))]
-        parts = [one.values for one in fragments]
-        topology = FragmentedServer(kind, *both, makers, *model, parts, streaming, newcomers=newcomers)
-        return Federation(self, topology)
+        makers = [partial(self.aggregator, index) for index in range(len(parts))]
+        return Federation(
+            self, FragmentedServer(kind, *both, makers, *model, parts, streaming, newcomers=newcomers)
+        )
 
 
 def parts_of(context: RunContext) -> tuple[Stateful, ...]:
@@ -296,10 +293,7 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
 def aggregation_spec(
     config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool, fragment: int = 0
 ) -> AggregationSpec:
-    """What the sums of a run are made of: the strategy's vectors, and the model's buffers, exactly.
-
-    Of one `fragment` of the parameters, where rounds sum one at a time.
-    """
+    """What sums are made of: the strategy's vectors, of one `fragment`, and the model's buffers, exactly."""
     model, part = silo.model, silo.fragments[fragment]
     names = tuple(model.tensor_names[part.tensors])
     ends = model.tensor_ends[part.tensors] - part.values.start
@@ -309,8 +303,8 @@ def aggregation_spec(
     ]
     buffers = model.size - model.trainable
     if buffers:
-        named = tuple(model.buffer_names), model.buffer_ends
-        vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", *named))
+        named = tuple(model.buffer_names)
+        vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", named, model.buffer_ends))
     return AggregationSpec(
         tuple(vectors),
         model.wire_dtype,

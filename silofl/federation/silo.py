@@ -65,9 +65,8 @@ class Silo:
         schema, scaling: of the columns of its data, see `TaskData`.
         code: what calls the task.
         starts: what shared models but the first begin with, by name, (P,) each.
-        strategy_state: its own state of the strategy, arrays (P,) by name, and its local model where that
-            goes on from round to round; changed by `accept` alone.
-        fragments: of the parameters, one of which a round sums; one where it sums them all.
+        strategy_state: its own of the strategy, arrays (P,) by name; changed by `accept` alone.
+        fragments: of the parameters, one of which a round sums.
         own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
 
@@ -91,8 +90,7 @@ class Silo:
         code: UserCode | None = None,
         data: TaskData | None = None,
     ) -> None:
-        where, dtype = torch.device(device), DTYPES[config.train.dtype]
-        seed = config.run.seed
+        where, dtype, seed = torch.device(device), DTYPES[config.train.dtype], config.run.seed
         prepare(where)
         self.code = code = UserCode(number) if code is None else code
         given, self.schema, self.scaling = data or data_of_task(task, number, silos, code)
@@ -106,8 +104,7 @@ class Silo:
         private = private_patterns(task, config, untrained, number)
         self._rounded = rounded_caches(untrained, dtype)
         # Means of buffers would have no noise, so that what is no constant is refused.
-        constants = config.privacy.samples
-        self.model = FlatModel(untrained, dtype, where, private, constant_buffers=constants)
+        self.model = FlatModel(untrained, dtype, where, private, constant_buffers=config.privacy.samples)
         refuse_unpublishable(self.model)
         strategy = build(config.strategy) if strategy is None else strategy
         if private:

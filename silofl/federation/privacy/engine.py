@@ -27,7 +27,7 @@ from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.data_budget import budget_of
 from silofl.federation.privacy.guarantee import LAST_BITS
-from silofl.federation.privacy.noise_binding import NoiseBinding, bound
+from silofl.federation.privacy.noise_binding import NoiseBinding, exchanged
 from silofl.federation.privacy.parameters import PrivacyParameters, refuse_other_bands, told_state
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
@@ -43,7 +43,7 @@ from silofl.training.sampling import Groups
 from silofl.transforms.correlated import NoiseProcess
 from silofl.transforms.noise import identity
 from silofl.types import Contribution
-from silofl_kernels import NoiseTable, ring_dtype
+from silofl_kernels import ring_dtype
 from silofl_kernels.ring import Words
 
 SPENT = "ledger, with less spent of this silo's data,"
@@ -212,10 +212,9 @@ class PrivacyEngine:
 
     def _bind(self, round_number: int, attempt: int, words: Words) -> Binding:
         """See `TransformedSum`."""
-        at = round_number, attempt
         if self._noise_of_shares:
-            return self._binding.of_shares(at, self._process)
-        return Binding(self._fingerprint(at, words))
+            return self._binding.of_shares((round_number, attempt), self._process)
+        return Binding(self._fingerprint((round_number, attempt), words))
 
     def account(self, aggregator: Aggregator, round_number: int) -> None:
         """Count what the round's sum has told; collective."""
@@ -246,7 +245,8 @@ class PrivacyEngine:
         """
         at = round_number, self.budget.attempt(round_number)
         table = TABLES[self._privacy.mechanism](self._plan.count_share)
-        binding = self._count_binding(at, table)
+        own = self._keys.fingerprint("count", *at, np.array([self._norm.own_count]), identity(table))
+        binding = exchanged(own, self._group) if self._noise_of_shares else Binding(own)
         stream = self._keys.stream("count", *at, binding.fingerprint)
         counted = self._norm.follow(aggregator, table, stream)
         if counted is None:  # some rank may have seen it, over the survivors at least
@@ -254,13 +254,6 @@ class PrivacyEngine:
             self.budget.add({self._plan.of_count(counted): 1}, self._shown)
         elif counted < len(self._shown):
             self.budget.add({self._plan.of_count(counted): 1}, self._shown)
-
-    def _count_binding(self, at: tuple[int, int], table: NoiseTable) -> Binding:
-        own = self._keys.fingerprint("count", *at, np.array([self._norm.own_count]), identity(table))
-        group = self._group
-        if not self._noise_of_shares:
-            return Binding(own)
-        return bound(own, *group.step(lambda: (group.members, group.comm.allgather_bytes(own))))
 
     @property
     def clip_norm(self) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from silofl.aggregation.transformed import Binding
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.transforms.correlated import Drawn, NoiseProcess
@@ -63,3 +64,8 @@ def bound(own: bytes, silos: Silos, told: Sequence[bytes]) -> Binding:
     """
     common = digest("noise is bound to", pack_silos(silos), *told)
     return Binding(digest("noise is bound to", own, common), common)
+
+
+def exchanged(own: bytes, group: ElasticGroup) -> Binding:
+    """As `bound`, of fingerprints that are exchanged here; collective."""
+    return bound(own, *group.step(lambda: (group.members, group.comm.allgather_bytes(own))))
