@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,8 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         return _unknown_member(str(loc[0]), value["name"])
     text = problem["msg"].removeprefix("Input should be ")
+    if kind == "tuple_type":
+        text = f"a list, such as {json.dumps([value], default=str)}"
     if kind == "union_tag_not_found":
         text = f"a valid dictionary or instance of {str(loc[0]).capitalize()}Config"
     return f"{where} = {value!r} is not allowed: it should be {text}"

@@ -149,6 +149,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         model=silo.model.describe(),
         strategy=config.strategy.name,
         rounds=config.run.rounds,
+        personal=_personal(config),
         participation=describe_participation(config, silos),
         protocol=name,
         keys=describe_keys(config.secure, silos),
@@ -163,6 +164,11 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     )
 
 
+def _personal(config: Config) -> str:
+    name = config.personal.name
+    return "" if name == "none" else f"{name}: each silo keeps a model of its own, in silo-<number>/"
+
+
 def _of_fragments(sizes: list[int]) -> list[str]:
     """A sentence on what one round sums, where that is not everything."""
     if len(sizes) == 1:
@@ -172,9 +178,10 @@ def _of_fragments(sizes: list[int]) -> list[str]:
 
 
 def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
-    """Bytes of shared and sent vectors, the strategy's state, the local model, and rows of silos."""
+    """Bytes of shared and sent vectors, the strategy's state, local and own model, and rows of silos."""
     size, wire = silo.model.size, silo.model.wire_dtype.itemsize
-    local = 2 * silo.model.vector.element_size()
+    own = silo.own.method.effect in ("beside", "instead")
+    local = (2 + 2 * own) * silo.model.vector.element_size()  # and gradients, or copies
     states = len(silo.strategy_state) + (strategy.streaming() is not None)
     vectors = len(strategy.shared) + len(strategy.sends) + 2 * states
     if spec.rows:

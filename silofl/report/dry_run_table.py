@@ -37,6 +37,8 @@ class DryRun:
     model: str
     strategy: str
     rounds: int
+    personal: str
+    """How each silo comes to a model of its own; empty where none does."""
     participation: str
     """Who takes part in a round; empty where all silos do."""
     protocol: str
@@ -74,6 +76,8 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)
     console.print(f"model       {found.model}")
     console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
+    if found.personal:
+        console.print(f"personal    {found.personal}", soft_wrap=True)
     if found.participation:
         console.print(f"silos       {found.participation}", soft_wrap=True)
     console.print(f"sum         {found.protocol}")

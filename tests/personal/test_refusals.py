@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.errors import ConfigError, DataError
+from silofl.federation.dry_run import dry_run
 from silofl.federation.local_work import RoundStart
 from silofl.federation.silo import Silo
 from silofl.strategies.fedavg import FedAvg
@@ -32,7 +33,7 @@ OWN_STEPS = ("mrmtl", "apfl", "pfedme", "perfedavg")
         ),
         ({"personal": {"mu": 0.1}}, "personal.mu is a key of 'ditto', 'mrmtl' or 'pfedme'"),
         ({"personal": {"name": "ditto", "mu": -1.0}}, "personal.mu = -1.0 is not allowed"),
-        ({"personal": {"name": "fedper", "layers": "head.*"}}, "personal.layers = 'head.*' is not allowed"),
+        ({"personal": {"name": "fedper", "layers": "head.*"}}, r"a list, such as \[\"head\.\*\"\]"),
         ({"personal": {"name": "apfl", "alpha": 1.5}}, "personal.alpha = 1.5 is not allowed"),
         (
             {"personal": {"name": "fedbn"}, "strategy": {"name": "fedsgd"}},
@@ -191,3 +192,13 @@ def test_a_head_without_trained_parameters_is_refused(layers: str) -> None:
     start = RoundStart({"model": values[:count]}, values[count:], 1, FedAvg())
     with pytest.raises(ConfigError, match=r"silo 1: personal.layers names nothing that is trained"):
         one.fit(start)
+
+
+def test_check_tells_of_the_method_and_counts_the_own_model() -> None:
+    """A whole model of each silo's own, and what is put aside for it, beside a run that keeps none."""
+    tables = {"task": {"name": "synthetic"}}
+    shared = dry_run(configuration.parse(tables), 4)
+    ditto = dry_run(configuration.parse({**tables, "personal": {"name": "ditto"}}), 4)
+    assert not shared.personal
+    assert ditto.personal.startswith("ditto: each silo keeps a model of its own")
+    assert ditto.memory_mib > shared.memory_mib
