@@ -311,9 +311,9 @@ def test_a_silo_that_resynchronizes_alone_is_refused_by_name(
     """It sends its control variate whole, the others the changes of theirs: of such a sum it is most."""
     honest = round_module._trained
 
-    def told(federation: Any, number: int) -> Any:
+    def told(federation: Any, *of: Any) -> Any:
         federation.context.membership.resync = federation.group.silo_id == TARGET
-        return honest(federation, number)
+        return honest(federation, *of)
 
     monkeypatch.setattr(round_module, "_trained", told)
     ends = federate(identities, strategy="scaffold", protocol=protocol)
