@@ -111,7 +111,7 @@ def test_less_noise_meets_a_target(tmp_path: Path, neighbours: str) -> None:
     assert found[0.3] < 0.6 * found[1.0]
 
 
-@pytest.mark.parametrize("place", ["distributed", "central", "local"])
+@pytest.mark.parametrize("place", mostly_long(["distributed", "central", "local"], 0))
 def test_a_run_spends_what_was_foreseen_and_states_it(tmp_path: Path, coins: Coins, place: str) -> None:
     config = of(tmp_path, 0.4, privacy={"place": place})
     results = federate(config)
@@ -134,7 +134,7 @@ def test_a_run_spends_what_was_foreseen_and_states_it(tmp_path: Path, coins: Coi
 # What is added up
 
 
-@pytest.mark.parametrize("place", ["distributed", "central", "local"])
+@pytest.mark.parametrize("place", mostly_long(["distributed", "central", "local"], 0))
 def test_a_mean_is_over_as_many_silos_as_are_expected(
     tmp_path: Path, coins: Coins, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -18,6 +18,7 @@ from silofl.errors import StoppedError, UserCodeError
 from silofl.federation.loop import train
 from silofl.federation.strategy_half import LOCAL
 from silofl.topologies.fragmented_server import FragmentedServer
+from tests.campaigns import mostly_long
 from tests.federation.test_rejoining import tree_of
 from tests.federation.threads import prepare, records
 from tests.strategies.test_streaming_diloco import (
@@ -78,7 +79,7 @@ def federate(config: Config, told: Told, at_step: Any, *, resume: bool = False) 
     run_in_threads(SILOS, rank, timeout_s=110)
 
 
-@pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
+@pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg", "additive"], 1))
 def test_all_of_a_sum_is_there_before_the_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
@@ -94,7 +95,7 @@ def test_all_of_a_sum_is_there_before_the_last_step(
 
 
 @pytest.mark.parametrize("step", [1, STEPS])
-@pytest.mark.parametrize("protocol", ["plain", "secagg"])
+@pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_a_silo_whose_training_fails_ends_the_run_whether_the_sum_has_begun_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, step: int
 ) -> None:
@@ -133,7 +134,7 @@ def test_a_silo_that_sits_a_round_out_takes_part_in_its_sum(
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("protocol", "bound"), [("plain", 1e-9), ("secagg", 1e-5)])
+@pytest.mark.parametrize(("protocol", "bound"), mostly_long([("plain", 1e-9), ("secagg", 1e-5)], 1))
 def test_silos_that_are_not_drawn_take_up_later_what_was_summed(
     tmp_path: Path, protocol: str, bound: float
 ) -> None:
