@@ -42,6 +42,11 @@ def participation_rules(config: Config) -> list[tuple[bool, str]]:
             "train.keep_optimizer = true would carry over what they did there: remove one of them",
         ),
         (
+            privacy.unit == "silo" and sampled and config.strategy.name == "moon",
+            f'{key} leaves updates out by secret coins, and strategy.name = "moon" takes less time in a silo '
+            "that was never drawn, which tells its coins: choose another strategy, or remove it",
+        ),
+        (
             privacy.unit == "silo" and sampled and privacy.neighbours == "replace-one" and renyi,
             f'{key} with privacy.neighbours = "replace-one" has no Renyi divergence that is known: set '
             'privacy.accountant to "pld" and privacy.mechanism to "discrete-gaussian", or remove it',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from silofl.config import Config
 from silofl.crypto.noise_keys import NONCE_BYTES
 from silofl.errors import ConfigError, StoppedError
 from silofl.federation.participation import describe_participation
+from silofl.federation.privacy.budget import PrivacyBudget
+from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.guarantee import describe, plan_for
 from silofl.federation.privacy.pipeline import Pipeline
 from silofl.federation.silo import Silo
@@ -254,6 +257,44 @@ def test_coins_are_secret_and_the_same_after_a_resume(
         federate(of(tmp_path / change / "again", checkpoint=files, **more))
         again = {at: found[0] for at, found in coins.drawn.items()}
         assert (again == first) == (change == "seed"), change
+
+
+@pytest.mark.parametrize("place", ["distributed", "local"])
+def test_a_round_that_is_taken_again_tells_no_coin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Where training is never twice the same, what each silo tells is not either, drawn or not."""
+    prepare(monkeypatch, messages=False)
+    told: dict[tuple[int, int, int], list[Any]] = {}
+    tell, repeats, fit, calls = PrivacyEngine.tell, PrivacyBudget.repeats_alone, Silo.fit, itertools.count(1)
+
+    def unlike(silo: Silo, start: Any) -> Any:
+        found = fit(silo, start)
+        found.contribution.vectors["update"][0] += 1e-3 * next(calls)
+        return found
+
+    def spied(engine: PrivacyEngine, contribution: Any, number: int) -> bytes:
+        found = tell(engine, contribution, number)
+        if found:
+            at = number, engine.budget.attempt(number), engine._group.silo_id
+            told.setdefault(at, []).append(found)
+        return found
+
+    def asked(budget: PrivacyBudget, number: int, attempt: int, tag: str) -> bool:
+        told.setdefault((number, attempt, budget._group.silo_id), []).append(tag)
+        return repeats(budget, number, attempt, tag)
+
+    monkeypatch.setattr(Pipeline, "_takes_part", lambda way, number, attempt: way._silo._number % 2 == 0)
+    monkeypatch.setattr(Silo, "fit", unlike)
+    monkeypatch.setattr(PrivacyEngine, "tell", spied)
+    monkeypatch.setattr(PrivacyBudget, "repeats_alone", asked)
+    inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
+    way = {"privacy": {"place": place}, "checkpoint": {"key_file": str(tmp_path / "silo-{silo}.key")}}
+    federate(of(tmp_path / "run", failure={"policy": "abort", "inject": inject}, **way))
+    federate(of(tmp_path / "run", **way), resume=True)
+    again = {at: found for at, found in told.items() if len(found) > 1}
+    assert {silo for *_, silo in again} == set(range(SILOS))
+    assert all(len(set(found)) == len(found) for found in again.values())
 
 
 def test_coins_come_up_as_often_as_they_should(tmp_path: Path, coins: Coins) -> None:

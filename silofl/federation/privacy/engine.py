@@ -127,7 +127,7 @@ class PrivacyEngine:
     def _may_show(self, fitted: Fitted, round_number: int, attempt: int) -> bool:
         """Whether noisy values are those that a killed run may have shown; they are counted then."""
         whole = np.concatenate([*fitted.contribution.vectors.values()])
-        tag = self._keys.fingerprint("shown", round_number, attempt, whole).hex()
+        tag = self._keys.fingerprint("shown", round_number, attempt, whole, *self._pipeline.context).hex()
         if not self.budget.repeats_alone(round_number, attempt, tag):
             return False
         self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
@@ -208,7 +208,7 @@ class PrivacyEngine:
         return self._place.sources(self._silos) > 1
 
     def _fingerprint(self, at: tuple[int, int], words: Words) -> bytes:
-        return self._keys.fingerprint("sum", *at, words, identity(self._pipeline.table))
+        return self._keys.fingerprint("sum", *at, words, *self._pipeline.context)
 
     def _bind(self, round_number: int, attempt: int, words: Words) -> Binding:
         """See `TransformedSum`."""
@@ -277,8 +277,8 @@ class PrivacyEngine:
 
     def terms(self) -> dict[str, str]:
         """What bounds and hides contributions, as all silos must have it; 12 digits, for libraries differ."""
-        numbers = asdict(self._grid) | {"noise_multiplier": self._multiplier, "clip_norm": self._norm.value}
-        terms = {name: f"{value:.12g}" for name, value in numbers.items()}
+        own = {"noise_multiplier": self._multiplier, "clip_norm": self._norm.value}
+        terms = {name: f"{value:.12g}" for name, value in (asdict(self._grid) | own).items()}
         if self._process is not None:
             terms["bands"] = " ".join(map(str, self._plan.matrix.coefficients))
         return terms

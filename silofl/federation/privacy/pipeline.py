@@ -27,6 +27,7 @@ from silofl.training.sampling import PoissonSampler
 from silofl.transforms.base import Transform
 from silofl.transforms.correlated import CorrelatedNoise, NoiseProcess
 from silofl.transforms.integer_grid import IntegerGrid
+from silofl.transforms.noise import identity
 from silofl.transforms.rotation import Rotation
 from silofl.types import Contribution, Vector
 from silofl_kernels import CENTRED_VARIANCE, NoiseTable, Stream, discrete_gaussian, skellam
@@ -71,6 +72,11 @@ class Pipeline:
         self._privacy: PrivacyConfig = plan.config
         variance = grid.share if process is None else grid.share - CENTRED_VARIANCE
         self.table: NoiseTable = TABLES[plan.config.mechanism](variance)
+        self.context: tuple[bytes, ...] = (identity(self.table),)
+        """What the noise of a round's sum is bound to besides the numbers.
+
+        Where coins leave updates out, also a keyed hash of the update before its coin: what is told of zeros,
+        in a round that is taken again, would else tell the coin."""
 
     def fit(self, start: RoundStart, attempt: int) -> Fitted:
         """What a silo brings to the sum: bounded; noisy where each silo protects itself alone.
@@ -85,6 +91,10 @@ class Pipeline:
             self._note(f"round {start.round_number}: the update is not finite, and counted as zero")
             self._silo.trainer.forget()
         drawn, rate = self._takes_part(start.round_number, attempt), self._plan.participation
+        if rate < 1:
+            at = start.round_number, attempt
+            trained = self._keys.fingerprint("trained", *at, np.concatenate(vectors))
+            self.context = identity(self.table), trained
         for vector in vectors:
             np.multiply(vector, drawn, out=vector)  # as much work in either case
         if self._plan.place.alone:
