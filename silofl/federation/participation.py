@@ -98,10 +98,11 @@ def refuse_unfit(config: Config, silos: int) -> None:
     least = f"{math.ceil(fewest / silos * 1000) / 1000:g}"
     if count is not None:
         key, least = f"run.silos_per_round = {count} draws {count} of {silos} silos a round", str(fewest)
+    remedy = "remove it, or set" if fewest == silos else f"set it to {least} or more, or"
     if choose_protocol(config.secure, silos).private and (count or rate * silos) < fewest:
         raise ConfigError(
             f'{key}, and secure.protocol = "{protocol_name(config.secure, silos)}" adds up no fewer than '
-            f"{fewest}, for all know who was drawn: set it to {least} or more, or secure.protocol to "
+            f"{fewest}, for all know who was drawn: {remedy} secure.protocol to "
             '"plain", which hides nothing',
             rank=0,
         )

@@ -29,6 +29,8 @@ class StepNoise:
 
     grid: Grid
     table: NoiseTable
+    bound_to: tuple[bytes, ...] = ()
+    """What it is bound to besides the numbers that it is put on."""
 
     def add(self, total: Tensor, divisor: float, streams: SecretStreams, place: tuple[int, int, int]) -> None:
         """Put noise on a clipped sum (d,) and divide it; `place` is round, attempt and step.
@@ -40,7 +42,7 @@ class StepNoise:
         part, words = Slice(step * values.size, round_number, attempt), np.empty(values.size, np.uint32)
         grid, noise = IntegerGrid(self.grid, streams), SiloNoise(self.table, streams)
         grid.encode(values, part, words)
-        context = identity(self.table), struct.pack(">Q", part.position)
+        context = identity(self.table), struct.pack(">Q", part.position), *self.bound_to
         part = replace(part, fingerprint=streams.fingerprint("step", round_number, attempt, words, *context))
         noisy = grid.decode(noise.encode(words, part, words), part)
         total.copy_(torch.from_numpy(noisy / divisor))

@@ -181,7 +181,10 @@ def test_threads_are_kept_unless_the_user_sets_them(
     assert [_origin(config, silo)["threads"] for silo in range(SILOS)] == [2 if given else 1] * SILOS
 
 
-def test_the_threads_of_before_give_the_bits_of_before(run: Any, tmp_path: Path) -> None:
+def test_the_threads_of_before_give_the_bits_of_before(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a user's number is kept
     config = run()
     resumed = outcomes(config, resume=True, threads=2)[0]
     whole = outcomes(settings(tmp_path / "whole", run={"dir": str(tmp_path / "whole")}))[0]

@@ -146,6 +146,8 @@ def test_it_is_said_before_a_run() -> None:
     with pytest.raises(ConfigError, match=r"run\.silos_per_round = 5 is more than the 4 silos"):
         dry_run(parse(silos_per_round=5), 4)
     refuse_unfit(parse(silos_per_round=1), 1)
+    with pytest.raises(ConfigError, match=r"all know who was drawn: remove it, or set secure\.protocol to"):
+        refuse_unfit(parse(participation=0.5, protocol="secagg"), 3)  # the sum needs all three
 
 
 class Trained:

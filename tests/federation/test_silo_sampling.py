@@ -297,6 +297,42 @@ def test_a_round_that_is_taken_again_tells_no_coin(
     assert all(len(set(found)) == len(found) for found in again.values())
 
 
+def test_copies_of_a_run_that_went_apart_tell_no_coin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What silos show, and the noise in it, are others in each, whether or not their update counts."""
+    prepare(monkeypatch, messages=False)
+    monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(NONCE_BYTES))
+    monkeypatch.setattr("silofl.federation.run_trust.new_run_id", lambda comm: "0" * 32)
+    monkeypatch.setattr(Pipeline, "_takes_part", lambda way, number, attempt: way._silo._number % 2 == 0)
+    shown: dict[int, list[Any]] = {silo: [] for silo in range(SILOS)}
+    calls, fit, fit_privately = itertools.count(1), Silo.fit, Pipeline.fit
+
+    def unlike(silo: Silo, start: Any) -> Any:
+        found = fit(silo, start)
+        found.contribution.vectors["update"][0] += 1e-3 * next(calls)
+        return found
+
+    def spied(way: Pipeline, start: Any, attempt: int) -> Any:
+        found = fit_privately(way, start, attempt)
+        shown[way._silo._number].append(found.contribution.vectors["update"].copy())
+        return found
+
+    monkeypatch.setattr(Silo, "fit", unlike)
+    monkeypatch.setattr(Pipeline, "fit", spied)
+    for copy in ("one", "other"):
+        keys = {"key_file": str(tmp_path / "keys" / "silo-{silo}.key")}
+        federate(of(tmp_path / copy, run={"rounds": 1}, privacy={"place": "local"}, checkpoint=keys))
+    for one, other in shown.values():
+        assert np.mean(one == other) < 0.5
+
+
+def test_moon_takes_less_time_in_a_silo_that_was_never_drawn_and_is_refused() -> None:
+    moon = {"name": "moon", "layer": "0", "mu": 1.0}
+    with pytest.raises(ConfigError, match=r"run.participation = 0.5 leaves .* choose another strategy"):
+        configuration.parse({"run": {"participation": 0.5}, "strategy": moon, "privacy": UNIT})
+
+
 def test_coins_come_up_as_often_as_they_should(tmp_path: Path, coins: Coins) -> None:
     federate(of(tmp_path, 0.25, run={"rounds": 60}, checkpoint={"every": 0}))
     drawn = [[coins.drawn[number, silo][0] for silo in range(SILOS)] for number in range(1, 61)]

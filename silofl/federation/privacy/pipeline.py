@@ -201,7 +201,7 @@ class Pipeline:
     def _add_noise(self, vectors: list[Vector], round_number: int, attempt: int) -> None:
         """Put a silo's whole noise on its clipped vectors, in place."""
         whole = np.concatenate(vectors)
-        noise = StepNoise(self._grid, self.table)
+        noise = StepNoise(self._grid, self.table, self.context)
         noise.add(torch.from_numpy(whole), 1.0, self._keys, (round_number, attempt, 0))
         ends = np.cumsum([len(vector) for vector in vectors])
         for vector, noisy in zip(vectors, np.split(whole, ends[:-1]), strict=True):
