@@ -15,8 +15,6 @@ Temperature = Annotated[float, Field(ge=0.05, allow_inf_nan=False)]
 """What cosines are divided by before exp, which single precision has of every quotient then."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 """Between 0 and 1, without both."""
-Part = Annotated[float, Field(ge=0, le=1)]
-"""Of a whole, with both ends."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """The part of a running sum that is kept at every step, such as momentum; 0 for none."""
 Names = Annotated[tuple[str, ...], Field(strict=False)]

@@ -101,6 +101,8 @@ class OwnModel:
         method, local = methods.build(config.personal), config.train
         anew = partial(recompute, task, model.module, train, local, code)
         own = cls(method, trainer, model, local, config.run.seed, code.silo, attributes, anew)
+        for key in method.rates:
+            trainer.rates += f" or personal.{key} = {getattr(method, key)}"
         own.clustered = type(strategy).__name__ if len(strategy.models) > 1 else ""
         return own
 

@@ -118,6 +118,9 @@ class Personal:
     keeps_norms: ClassVar[bool] = False
     """Whether batch normalization is among what stays with a silo."""
 
+    rates: ClassVar[tuple[str, ...]] = ()
+    """Its keys that are learning rates of the shared work, besides `train.lr`."""
+
     paper: ClassVar[str] = ""
     """Where it is from."""
 

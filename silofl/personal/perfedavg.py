@@ -31,6 +31,7 @@ class PerFedAvg(Personal):
 
     effect = "instead"
     adapts = True
+    rates = ("inner_lr",)
     paper = "Fallah et al. 2020"
 
     def refusal(self, train: Any, strategy: Strategy) -> str | None:

@@ -28,6 +28,7 @@ class PFedMe(Personal):
 
     effect = "instead"
     adapts = True
+    rates = ("inner_lr",)
     paper = "Dinh et al. 2020"
 
     def refusal(self, train: Any, strategy: Strategy) -> str | None:

@@ -96,10 +96,21 @@ def closing(summary: Record, path: str) -> list[str]:
         *([f"  keys     {summary['keys']}"] if summary["keys"] else []),
         f"  privacy  {summary['privacy']}",
         *([f"  outside  {summary['outside']}"] if summary["outside"] else []),
-        f"  model    {path}/model.safetensors  sha256 {summary['model_sha256']}",
+        *_models(summary, path),
         *([f"  personal {path}/silo-*/personal.safetensors"] if summary["personal"] else []),
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",
+    ]
+
+
+def _models(summary: Record, path: str) -> list[str]:
+    """The published models, each with its digest: one, or as many as a strategy has."""
+    digests: Mapping[str, str] = summary["models_sha256"]
+    names = [f"{path}/{name}.safetensors" for name in digests]
+    width = max(map(len, names))
+    return [
+        f"  model    {name:{width}}  sha256 {digest}"
+        for name, digest in zip(names, digests.values(), strict=True)
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any, final
 
 import numpy as np
 
-from silofl.constrained import Decay, NonNegativeInt, Part, PositiveFloat, PositiveInt
+from silofl.constrained import Decay, NonNegativeInt, PositiveFloat, PositiveInt
 from silofl.strategies._momentum import stepped, velocity
 from silofl.strategies.base import State, Strategy, Streaming
 from silofl.types import Total, Vector
@@ -33,8 +33,9 @@ class StreamingDiLoCo(Strategy):
     delay: NonNegativeInt = 0
     """tau: how many local steps before the end of a round its fragment is taken for the sum, fewer than
     `train.steps`."""
-    alpha: Part = 0.0
-    """The local model's part where it takes up what was summed: 0 takes the shared values, 1 none of them."""
+    alpha: Decay = 0.0
+    """The local model's part where it takes up what was summed, below 1: 0 takes the shared values as they
+    are, and 1 would take none of them."""
     lr: PositiveFloat = 0.7
     """Outer learning rate. Over many rounds a step counts lr / (1 - momentum) times, 7 times as it stands:
     local rates are to be small."""

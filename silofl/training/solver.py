@@ -87,7 +87,7 @@ class LocalSolver:
         config = self._config.model_copy(update=changes)
         trainer = self._alone(config, stream)
         if lr is not None:
-            trainer.lr_key = "personal.lr"
+            trainer.rates = f"personal.lr = {lr}"
         trainer.fit(self._round, correct, self._only(part))
 
     def _only(self, part: Part) -> list[Tensor] | None:

@@ -63,8 +63,8 @@ class LocalTrainer:
         self._code = UserCode(silo) if code is None else code
         optimizer_kind(config)
         self._made: torch.optim.Optimizer | None = None
-        self.lr_key = "train.lr"
-        """By which key `config.lr` was set, for errors."""
+        self.rates = f"train.lr = {config.lr}"
+        """By which keys steps are as long as they are, with their values, for errors."""
         self.comparison: Comparison | None = None
         """Adds a term to the losses of `fit`, where it is set."""
         self.earlier: Earlier | None = None
@@ -304,7 +304,7 @@ class LocalTrainer:
         with self._code.calling("loss", self._task.loss):
             cause = cause_at_the_start(model, self._loss, exact, batch)
         norm = "set train.clip_norm" if config.clip_norm is None else f"train.clip_norm = {config.clip_norm}"
-        lower = f"training diverged ({what}); {remedy or f'lower {self.lr_key} = {config.lr} or {norm}'}"
+        lower = f"training diverged ({what}); {remedy or f'lower {self.rates} or {norm}'}"
         return DivergedError(
             f"silo {self._silo}, round {round_number}: {lower if cause is None else cause}", rank=self._silo
         )

@@ -185,6 +185,12 @@ def test_a_personal_model_that_diverges_names_its_own_key(tmp_path: Path) -> Non
         run(tmp_path, Points(), "ditto", method={"lr": 1e30})
 
 
+def test_inner_steps_that_diverge_are_told_with_their_rate(tmp_path: Path) -> None:
+    named = r"lower train.lr = [\d.]+ or personal.inner_lr = 1e\+30 or set train.clip_norm"
+    with pytest.raises(DivergedError, match=named):
+        run(tmp_path, Points(), "pfedme", method={"inner_lr": 1e30})
+
+
 def test_statistics_that_training_holds_are_not_found_anew(tmp_path: Path) -> None:
     _, own, _ = run(tmp_path, Held(), "none", batch_norm="recomputed")
     assert (own["layers.0.running_mean"] == 3).all()

@@ -38,7 +38,7 @@ def test_a_run_as_a_person_sees_it() -> None:
         "metrics": {"loss": 0.1, "accuracy": 0.5},
         "rounds": 20,
         "seconds": 2.0,
-        "model_sha256": "ab",
+        "models_sha256": {"model": "ab"},
         "keys": "",
         "seconds_by_phase": {"train": 1.0},
         "epsilon": None,
@@ -87,7 +87,8 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
         "epsilon": 2.5,
         "delta": 1e-5,
     }
-    display.finish({**spent, "seconds": 2.0, "model_sha256": "ab", "seconds_by_phase": {"train": 1.0}})
+    digests = {"model": "ab", "model-2": "cd"}
+    display.finish({**spent, "seconds": 2.0, "models_sha256": digests, "seconds_by_phase": {"train": 1.0}})
     display.close()
     text = out.getvalue()
     assert f"  privacy: {promise}" in text
@@ -96,6 +97,8 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
     assert "  outside  H\n" in text.replace("\r", "")
     assert "  personal: Ditto, a model of each silo's own\n" in text.replace("\r", "")
     assert "  silos: 2 of 4 silos train in a round" in text.replace("\r", "")
+    assert "  model    runs/demo/model.safetensors    sha256 ab\n" in text.replace("\r", "")
+    assert "  model    runs/demo/model-2.safetensors  sha256 cd\n" in text.replace("\r", "")
     assert "  personal runs/demo/silo-*/personal.safetensors" in text
     assert "  steps: S\n" in text.replace("\r", "")
     assert "  keys: K\n" in text.replace("\r", "")

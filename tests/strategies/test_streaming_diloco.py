@@ -144,7 +144,7 @@ CASES: list[dict[str, Any]] = [
     {"fragments": 4, "delay": 4, "alpha": 0.25, "lr": 0.5, "momentum": 0.6},
     {"fragments": 3, "delay": 1, "alpha": 0.0, "momentum": 0.0},
     {"fragments": 1, "delay": 3, "alpha": 0.5},
-    {"fragments": 4, "alpha": 1.0},
+    {"fragments": 4, "alpha": 0.9},
 ]
 
 
@@ -288,7 +288,7 @@ NOISE = {"noise_multiplier": 1.0, "clip_norm": 1.0}
     [
         ({"fragments": 0}, {}, r"strategy\.fragments = 0 is not allowed"),
         ({"delay": -1}, {}, r"strategy\.delay = -1 is not allowed"),
-        ({"alpha": 1.5}, {}, r"strategy\.alpha = 1\.5 is not allowed"),
+        ({"alpha": 1.0}, {}, r"strategy\.alpha = 1\.0 is not allowed: it should be less than 1"),
         (
             {"delay": 3},
             {"train": TRAIN},
