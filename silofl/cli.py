@@ -89,7 +89,7 @@ def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None
 def strategies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only the one of this name.")] = None,
 ) -> None:
-    """List strategies and personal methods: their keys, papers and properties."""
+    """List strategies, personal methods and codecs: their keys, papers and properties."""
     from silofl.config.listing import listing
 
     typer.echo("\n".join(listing(name)))

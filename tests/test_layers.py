@@ -27,10 +27,14 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
         "silofl.strategies",
     },
+    "silofl.compression": {
+        *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
+        "silofl_kernels",
+    },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
-        *("silofl.privacy.places", "silofl.personal"),
+        *("silofl.privacy.places", "silofl.personal", "silofl.compression"),
     },
     "silofl.crypto": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
@@ -44,6 +48,7 @@ FLOORS = {
     "silofl.aggregation": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.background", "silofl.crypto", "silofl.privacy", "silofl.comm", "silofl.transforms"),
+        "silofl.compression",
     },
     "silofl.transforms": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),

@@ -12,6 +12,7 @@ from silofl_kernels.centred_table import CENTRED_VARIANCE, FRACTION_BITS
 from silofl_kernels.correlated import correlate_noise
 from silofl_kernels.cpu import kernels as _cpu_kernels
 from silofl_kernels.exact import ExactFormat
+from silofl_kernels.fields import FIELD_BITS, fields_per_word, pack_fields, unpack_fields
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
 from silofl_kernels.max_abs import max_abs
 from silofl_kernels.noise import add_noise, draw_noise
@@ -36,6 +37,7 @@ register(np.ndarray, _cpu_kernels)
 
 __all__ = [
     "CENTRED_VARIANCE",
+    "FIELD_BITS",
     "FRACTION_BITS",
     "KEY_BYTES",
     "LEAST_VARIANCE",
@@ -56,8 +58,10 @@ __all__ = [
     "dequantize",
     "discrete_gaussian",
     "draw_noise",
+    "fields_per_word",
     "keystream",
     "max_abs",
+    "pack_fields",
     "quantize",
     "quantize_and_mask",
     "reduce_rows",
@@ -70,5 +74,6 @@ __all__ = [
     "rotate",
     "scale_into",
     "skellam",
+    "unpack_fields",
     "unrotate",
 ]

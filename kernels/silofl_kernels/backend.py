@@ -68,6 +68,9 @@ class Backend(Protocol):
     def max_abs(self, x: Floats, ends: Ends, out: NDArray[np.float64], /) -> None:
         """See `silofl_kernels.max_abs`; float64 (m,) over `out`."""
 
+    def pack_fields(self, numbers: Words, out: Words, bits: int, /) -> None:
+        """See `silofl_kernels.pack_fields`."""
+
     def quantize(
         self,
         x: Floats,
@@ -119,6 +122,9 @@ class Backend(Protocol):
 
     def scale_into(self, x: Floats, weight: float, out: Floats, /) -> None:
         """See `silofl_kernels.scale_into`."""
+
+    def unpack_fields(self, words: Words, out: Words, bits: int, /) -> None:
+        """See `silofl_kernels.unpack_fields`."""
 
     def unrotate(self, x: Floats, stream: Stream, window: int, /) -> None:
         """See `silofl_kernels.unrotate`; `window` is the length of a window, a power of two."""

@@ -70,6 +70,7 @@ class Additive:
         counts = count_limbs(self._bits, comm.size)
         self.summed_samples = float(counts.decode(self._small_total(counts.encode(spec.samples))))
         self._ranges: Mapping[str, Ranges] = {}
+        self.residuals: Mapping[str, Vector] = {}
         self._tail: Tail | None = None
 
     @property
@@ -123,6 +124,7 @@ class Additive:
         rounding = self._wire.rounding(prg, silo, round_number)
         encoded = self._wire.encode(contribution, share, magnitudes, self._ranges, rounding)
         self._collect(encoded)
+        self.residuals = encoded.residuals()
         told = self._wire.tail.decode(self._small_total(encoded.tail()), len(self.participants))
         if self._range is None:
             told = self._wire.tail.with_widest(told, encoded.widest, len(self.participants))
@@ -158,6 +160,23 @@ class Additive:
             block, words, MaskSet(self._session.rules.prg, [], []), self._ranges, total
         )
         return mean
+
+    def words(self, index: int, name: str) -> Words:
+        """See `WordSums`; a rank has its own slice alone."""
+        start = self._bounds[index]
+        parts = [
+            self._exchange.result[block.start - start : block.stop - start]
+            for block in self.layout.blocks(index)
+            if block.name == name
+        ]
+        return np.concatenate([np.empty(0, ring_dtype(self._bits)), *parts])
+
+    def decoded(self, name: str, words: Words) -> Vector:
+        """See `WordSums`."""
+        if self._tail is None:
+            raise RuntimeError("nothing was added up")
+        total = self._wire.total_weight(name, self._tail, len(self.participants))
+        return self._wire.decode_whole(name, words, self._ranges, total)
 
     def sum_scalars(
         self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()

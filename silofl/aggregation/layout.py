@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -24,12 +26,17 @@ class Block(NamedTuple):
     """Which of the vector's words, counted from its first value, is at `start`."""
 
 
+def _words(count: int, width: Fraction) -> int:
+    """How many words so many values take, the last of which may have room left."""
+    return math.ceil(count * width)
+
+
 class Layout:
     """One wire for several vectors, so that one exchange, one set of masks and one vote serve them all.
 
     Args:
         vectors: in their order within a slice.
-        words: wire words a value of each vector.
+        words: wire words a value of each vector; slices begin with whole words.
         shards: which member serves which slice; its size does not matter.
 
     Attributes:
@@ -37,11 +44,16 @@ class Layout:
         spans: ownership of each vector, in values; slice k of all of them has one server.
     """
 
-    def __init__(self, vectors: tuple[VectorSpec, ...], words: Mapping[str, int], shards: Shards) -> None:
-        self._words = words
+    def __init__(
+        self, vectors: tuple[VectorSpec, ...], words: Mapping[str, Fraction | int], shards: Shards
+    ) -> None:
+        self._words = {name: Fraction(width) for name, width in words.items()}
         self.spans = {one.name: shards.of_size(one.size) for one in vectors}
         lengths = [
-            sum((span.bounds[k + 1] - span.bounds[k]) * words[name] for name, span in self.spans.items())
+            sum(
+                _words(span.bounds[k + 1] - span.bounds[k], self._words[name])
+                for name, span in self.spans.items()
+            )
             for k in range(len(shards.members))
         ]
         offsets = (0, *accumulate(lengths))
@@ -54,9 +66,9 @@ class Layout:
         start = self.shards.bounds[index]
         for name, span in self.spans.items():
             first, last = span.span(index)
-            stop = start + (last - first) * self._words[name]
+            stop = start + _words(last - first, self._words[name])
             if last > first:
-                yield Block(name, first, last, start, stop, first * self._words[name])
+                yield Block(name, first, last, start, stop, _words(first, self._words[name]))
             start = stop
 
     def blocks(self, index: int) -> list[Block]:
@@ -78,6 +90,6 @@ class Layout:
         before, begin, end, width = block.start, start, stop, self._words[block.name]
         begin = max(begin, before)
         end = min(end, block.stop)
-        first = block.first + (begin - before) // width
-        last = block.first - (before - end) // width
+        first = block.first + math.floor((begin - before) / width)
+        last = min(block.last, block.first + math.ceil((end - before) / width))
         return Block(block.name, first, last, begin, end, block.word + begin - before)

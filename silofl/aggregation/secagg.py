@@ -9,7 +9,7 @@ asks for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -21,6 +21,7 @@ from silofl.aggregation.exact_numbers import ExactNumbers
 from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.key_prefetcher import KeyPrefetcher
 from silofl.aggregation.magnitudes import Magnitudes
+from silofl.aggregation.openable_sum import OpenableSum
 from silofl.aggregation.reduce_scatter import ReduceScatter
 from silofl.aggregation.secagg_round import (
     AdvertisedRound,
@@ -47,50 +48,7 @@ from silofl.crypto.capacity import count_limbs
 from silofl.crypto.secagg import SumInputs
 from silofl.errors import DataError
 from silofl.types import Contribution, Total, Vector, Words
-from silofl_kernels import MaskSet, add_masks, dequantize, reduce_rows, ring_dtype
-
-
-@dataclass(frozen=True)
-class OpenableSum:
-    """A sum that is still masked, slice by slice, with what opens it.
-
-    Slices are unmasked as they are read. That is not collective, but for `gather`.
-    """
-
-    wire: WireFormat
-    collection: ReduceScatter
-    left: MaskSet
-    """What to add to the masked sum to have the plain one."""
-    ranges: Mapping[str, Ranges]
-    tail: Tail
-    silos: tuple[int, ...]
-    """Numbers of the silos in the sum."""
-
-    def block(self, index: int, name: str) -> Vector:
-        """The mean of one vector's part of a slice that this rank serves or keeps a replica of."""
-        block = next(one for one in self.wire.layout.blocks(index) if one.name == name)
-        start = self.wire.layout.shards.bounds[index]
-        masked = self.collection.sums.of(index)[block.start - start : block.stop - start]
-        total = self.wire.total_weight(name, self.tail, len(self.silos))
-        mean: Vector = self.wire.decode(block, masked, self.left, self.ranges, total)
-        return mean
-
-    def gather(self, factor: float, name: str, out: Vector) -> None:
-        """Write `factor` times the mean of the sum's only vector, of one range, to `out` on every rank.
-
-        Collective, over ranks of which none failed.
-        """
-        total = self.wire.total_weight(name, self.tail, len(self.silos))
-        step = factor * self.wire.step(name, self.ranges) / total
-        bounds, rank = self.wire.layout.shards.bounds, self.collection.comm.rank
-        masked = self.collection.sums.of(rank)
-
-        def fill(first: int, last: int, piece: Words) -> None:
-            if piece.size:
-                part = masked[first - bounds[rank] : last - bounds[rank]]
-                reduce_rows([part], piece, masks=self.left, offset=first)
-
-        self.collection.gather(fill, lambda first, last, row: dequantize(row, out[first:last], step=step))
+from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
 
 
 class SecAggSum:
@@ -181,7 +139,7 @@ class SecAggSum:
             told = self.wire.tail.with_widest(told, encoded.widest, len(silos))
             if advertised is None:
                 told = self._with_claims(told, keys, ranges, len(silos))
-        return OpenableSum(self.wire, self._collection, left, ranges, told, silos)
+        return OpenableSum(self.wire, self._collection, left, ranges, told, silos, encoded.residuals())
 
     def _collect(self, encoded: EncodedContribution, masks: MaskSet) -> tuple[tuple[int, ...], Words]:
         group = self.session.group
@@ -313,6 +271,25 @@ class SecAgg:
         scalars = {name: value / opened.tail.weights for name, value in opened.tail.scalars.items()}
         empty = opened.wire.empty
         return total_of(self, index, lambda block: opened.block(index, block.name), empty, scalars)
+
+    @property
+    def residuals(self) -> Mapping[str, Vector]:
+        """See `WordSums`."""
+        return {} if self._opened is None else self._opened.residuals
+
+    def words(self, index: int, name: str) -> Words:
+        """See `WordSums`."""
+        if self._opened is None:
+            raise RuntimeError("nothing was added up")
+        return self._opened.words(index, name)
+
+    def decoded(self, name: str, words: Words) -> Vector:
+        """See `WordSums`."""
+        opened = self._opened
+        if opened is None:
+            raise RuntimeError("nothing was added up")
+        total = opened.wire.total_weight(name, opened.tail, len(opened.silos))
+        return opened.wire.decode_whole(name, words, opened.ranges, total)
 
     def sum_scalars(
         self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()

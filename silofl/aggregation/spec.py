@@ -19,10 +19,13 @@ class VectorSpec:
         name: as in `Contribution.vectors`.
         size: d_name values.
         format: one of `formats.FORMATS`: "scaled" shares a power-of-two range for each tensor; "exact" loses
-            nothing and takes several words a value, for buffers; "words" are ring integers already.
+            nothing and takes several words a value, for buffers; "words" are ring integers already; "packed"
+            has as many values in a word as fit.
         weighting: by what silos are averaged.
         tensors: names of the tensors that the vector is made of, for messages.
         ends: int64 (m,), where each ends in the vector; one tensor when None.
+        bits: of a value of the "packed" format, on the wire; None: the ring's.
+        keeps_error: whether what rounding to that format loses is kept for the silo.
     """
 
     name: str
@@ -31,6 +34,8 @@ class VectorSpec:
     weighting: Weighting = "samples"
     tensors: tuple[str, ...] = ()
     ends: NDArray[np.int64] | None = None
+    bits: int | None = None
+    keeps_error: bool = False
 
     @property
     def tensor_ends(self) -> NDArray[np.int64]:

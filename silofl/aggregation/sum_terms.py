@@ -44,7 +44,16 @@ NOTHING_IN_COMMON = Common()
 def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic: bool) -> bytes:
     """32 bytes of what is added up, and how it is rounded; nothing of this silo's own."""
     vectors = [
-        [one.name, one.size, one.format, one.weighting, one.tensor_names, one.tensor_ends.tolist()]
+        [
+            one.name,
+            one.size,
+            one.format,
+            one.weighting,
+            one.tensor_names,
+            one.tensor_ends.tolist(),
+            one.bits,
+            one.keeps_error,
+        ]
         for one in spec.vectors
     ]
     rounding = [None if value_range is None else value_range.hex(), stochastic, spec.seed]

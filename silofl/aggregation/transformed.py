@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.around import AroundSum
 from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.layout import Layout
 from silofl.aggregation.magnitudes import Magnitudes
@@ -16,7 +17,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
 from silofl.transforms.base import Slice, Transform
-from silofl.types import Contribution, Total, Vector
+from silofl.types import Contribution, Total
 
 
 class ReleaseGate(Protocol):
@@ -49,7 +50,7 @@ class RetryRound(Exception):
     """A killed run showed other values of this round: take it again with other samples and noise."""
 
 
-class TransformedSum:
+class TransformedSum(AroundSum):
     """`Aggregator` around another one, of words: transforms turn every slice into ring integers and back.
 
     Silos weigh the same: a mean is the sum over `divisor()`. What is added up is bounded, as the transforms
@@ -76,7 +77,8 @@ class TransformedSum:
         bind: Callable[[int, int, NDArray[Any]], Binding],
         divisor: Callable[[Aggregator], float],
     ) -> None:
-        self._inner, self.spec, self._transforms = inner, spec, transforms
+        super().__init__(inner)
+        self.spec, self._transforms = spec, transforms
         self._gate, self._bind, self._divisor = gate, bind, divisor
         after = [number for number, one in enumerate(transforms) if one.needs_fingerprint]
         self._before = min(after, default=len(transforms))
@@ -177,31 +179,7 @@ class TransformedSum:
         return mean
 
     @property
-    def participants(self) -> tuple[int, ...]:
-        """See `Aggregator`."""
-        return self._inner.participants
-
-    @property
-    def summed_samples(self) -> float:
-        """See `Aggregator`."""
-        return self._inner.summed_samples
-
-    @property
     def description(self) -> str:
         """The protocol in a few words."""
         names = ", ".join(type(one).__name__ for one in self._transforms)
         return f"{self._inner.description}, through {names}"
-
-    def prepare(self) -> None:
-        """See `Aggregator`."""
-        self._inner.prepare()
-
-    def sum_scalars(
-        self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
-    ) -> NDArray[np.float64]:
-        """See `Aggregator`; without noise."""
-        return self._inner.sum_scalars(values, made_from)
-
-    def close(self) -> None:
-        """See `Aggregator`."""
-        self._inner.close()

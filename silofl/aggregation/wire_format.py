@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.formats import format_of
 from silofl.aggregation.formats.base import NO_RANGES, Encoded, NumberFormat, Ranges, Weight
+from silofl.aggregation.formats.packed import UNMASKED
 from silofl.aggregation.formats.scaled import Scaled, decode_ranges, encode_exponents
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.aggregation.tail import COARSE, OwnTail, Tail, TailFormat, valid_weight
-from silofl.types import Contribution, RingBits, Words
+from silofl.types import Contribution, RingBits, Vector, Words
 from silofl_kernels import KEY_BYTES, MaskSet, Prg, Stream, ring_dtype
 
 FAR = 64.0
@@ -54,7 +55,7 @@ class WireFormat:
     """
 
     def __init__(self, spec: AggregationSpec, bits: RingBits, shards: Shards, *, stochastic: bool) -> None:
-        self.spec, self._stochastic = spec, stochastic
+        self.spec, self.bits, self._stochastic = spec, bits, stochastic
         self._words, self._silos = ring_dtype(bits), len(shards.members)
         self.formats: dict[str, NumberFormat] = {
             one.name: format_of(one).of(one, bits, self._silos, stochastic=stochastic) for one in spec.vectors
@@ -154,7 +155,7 @@ class WireFormat:
         """The streams that round a silo's vectors stochastically; none where rounding is to nearest."""
 
         def stream(name: str) -> Stream | None:
-            if not self._stochastic:
+            if not (self._stochastic or self.spec.vector(name).format == "packed"):
                 return None
             place = struct.pack(">QQQ", self.spec.seed, silo, round_number) + name.encode()
             return Stream(prg, hashlib.sha256(b"silofl rounding" + place).digest()[: KEY_BYTES[prg]])
@@ -177,6 +178,17 @@ class WireFormat:
         """A block's mean (k,), of the vectors' type, from its masked sum; raw words of a vector of words."""
         out = self.empty(block.name, block.last - block.first)
         self.formats[block.name].decode(block, masked, masks, ranges.get(block.name, NO_RANGES), total, out)
+        return out
+
+    def decode_whole(self, name: str, words: Words, ranges: Mapping[str, Ranges], total: float) -> Vector:
+        """The mean (d,) of a vector from the unmasked sum of all its words, one slice after another."""
+        out: Vector = self.empty(name, self.spec.vector(name).size)
+        for index in range(len(self.layout.shards.members)):
+            for block in self.layout.blocks(index):
+                if block.name == name:
+                    part = words[block.word : block.word + block.stop - block.start]
+                    into = out[block.first : block.last]
+                    self.formats[name].decode(block, part, UNMASKED, ranges[name], total, into)
         return out
 
 
@@ -217,6 +229,10 @@ class EncodedContribution:
         """Write masked wire words [first, last) over `out`."""
         for block in self.layout.within(first, last):
             self.parts[block.name].write(block, out[block.start - first : block.stop - first], masks)
+
+    def residuals(self) -> dict[str, Vector]:
+        """By vector: what its words do not hold of the values (d,), where that is kept."""
+        return {name: one.residual for name, one in self.parts.items() if one.residual is not None}
 
     def tail(self) -> Words:
         """What rides along with the vectors, the same each time; call it when all words were written."""

@@ -14,6 +14,9 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes, privacy_keys
+from silofl.config.compress_section import DEFAULT as NO_CODEC
+from silofl.config.compress_section import SECTIONS as CODECS
+from silofl.config.compress_section import AnyCompress, CompressConfig
 from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
 from silofl.config.personal_section import DEFAULT as NO_METHOD
 from silofl.config.personal_section import SECTIONS as PERSONAL
@@ -39,6 +42,7 @@ __all__ = [
     "LOCAL_PATHS",
     "RESUMABLE_KEYS",
     "CheckpointConfig",
+    "CompressConfig",
     "Config",
     "DataConfig",
     "FailureConfig",
@@ -78,6 +82,7 @@ class Config(Section):
     topology: TopologyConfig = TopologyConfig()
     secure: SecureConfig = SecureConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    compress: AnyCompress = CODECS[NO_CODEC](name=NO_CODEC)
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
 

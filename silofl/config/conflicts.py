@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
+from silofl.config.compress_rules import compress_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
@@ -29,7 +30,7 @@ def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
     rules = data_rules(config) + strategy_rules(config, strategy) + personal_rules(config, strategy)
-    rules += participation_rules(config)
+    rules += participation_rules(config) + compress_rules(config, strategy)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)

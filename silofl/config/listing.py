@@ -1,4 +1,4 @@
-"""`silofl strategies`: what [strategy] and [personal] may name, with keys, papers and properties."""
+"""`silofl strategies`: what [strategy], [personal] and [compress] may name: keys, papers and properties."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 from silofl import config as configuration
+from silofl.compression.base import Codec
+from silofl.compression.registry import CODECS
 from silofl.config.mistakes import either
 from silofl.errors import ConfigError
 from silofl.personal.registry import METHODS
@@ -31,10 +33,11 @@ def listing(name: str | None = None) -> list[str]:
     families: list[tuple[str, str, Mapping[str, type[Any]]]] = [
         ("strategy", "how silos train together", STRATEGIES),
         ("personal", "a model of each silo's own", METHODS),
+        ("compress", "fewer bytes between silos", CODECS),
     ]
-    known = [member for _, _, members in families for member in members]
+    known = list(dict.fromkeys(member for _, _, members in families for member in members))
     if name is not None and name not in known:
-        raise ConfigError(f"{name!r} is no strategy and no personal method: there are {either(known)}")
+        raise ConfigError(f"{name!r} is no strategy, personal method or codec: there are {either(known)}")
     lines: list[str] = []
     for section, purpose, members in families:
         chosen = {key: kind for key, kind in members.items() if name in (None, key)}
@@ -59,9 +62,21 @@ def _told(section: str, name: str, kind: type[Any]) -> Iterator[str]:
         yield from textwrap.wrap(
             f"{head:24}{said}", WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 30
         )
-    about = _strategy(kind) if section == "strategy" else EFFECTS[kind.effect]
-    yield f"      {about}"
+    yield f"      {_about(section, kind)}"
     yield f"      with [privacy]: {_with_privacy(section, name, kind)}"
+
+
+def _about(section: str, kind: type[Any]) -> str:
+    """What a member is, as it states it."""
+    if section == "strategy":
+        return _strategy(kind)
+    return _codec(kind) if section == "compress" else EFFECTS[kind.effect]
+
+
+def _codec(kind: type[Codec]) -> str:
+    sums = "goes under secure sums" if kind.linear else "goes in the clear alone"
+    right = "right on average" if kind.unbiased else "biased"
+    return f"{sums}; {right} without error feedback; with keys bits, rotation, error_feedback, too"
 
 
 def _strategy(kind: type[Strategy]) -> str:
@@ -79,6 +94,8 @@ def _with_privacy(section: str, name: str, kind: type[Any]) -> str:
     table: dict[str, Any] = {"name": name}
     if getattr(kind, "needs_layers", False):
         table["layers"] = ["head.*"]
+    if section == "compress":
+        table["bits"] = 8
 
     def goes(unit: str, place: str) -> bool:
         noise: dict[str, Any] = {"unit": unit, "place": place, "noise_multiplier": 1.0}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from silofl.config import personal_section, strategy_section
+from silofl.config import compress_section, personal_section, strategy_section
 
 _EPSILON = (
     "privacy.target_epsilon (noise is made for the whole run to end at or below it) or privacy.max_epsilon "
@@ -45,6 +45,7 @@ is of another section, and a text with a space the whole answer."""
 FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "strategy": strategy_section.SECTIONS,
     "personal": personal_section.SECTIONS,
+    "compress": compress_section.SECTIONS,
 }
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75

@@ -14,6 +14,8 @@ from silofl.errors import ConfigError
 from silofl.types import RingBits
 
 _DTYPES: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16, 32: np.uint32}
+_WIDTHS: dict[str, tuple[int, ...]] = {"secure.bits": (8, 16, 32), "compress.bits": (1, 2, 4, 8, 16, 32)}
+"""By the key that says how many bits a value has: what it may be."""
 _FLOAT32_TINY, _FLOAT32_MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _FLOAT32_SLACK = 2.0**-21
 """Relative: scale and weight rounded to float32, their product and the product with x, four times 2^-24."""
@@ -24,31 +26,33 @@ PRECISION_BITS = 40
 
 
 def check_capacity(
-    bits: RingBits,
+    bits: int,
     value_range: float,
     silos: int,
     *,
     stochastic: bool = False,
     total_weight: float = 1.0,
+    key: str = "secure.bits",
 ) -> float:
     """The largest scale s for which no sum over `silos` of round(p_i x_i s) can wrap in the B-bit ring.
 
     For |x_i| <= value_range, p_i >= 0 and sum p_i <= total_weight (1 for a weighted mean, `silos` for a plain
     sum); float32 arithmetic allowed for. A rounding moves a value by at most 1/2 (to nearest) or 1
     (stochastic), so the sum stays within s * value_range * total_weight + slack <= 2^(B-1) - 1.
+    `bits` may be those of a field of a ring's words, too, which `key` of the configuration says.
     ConfigError, with the numbers and what would fit, when less than one level is left.
     """
-    _check_numbers(bits, value_range, silos, total_weight)
+    _check_numbers(bits, value_range, silos, total_weight, key)
     levels = _levels(bits, silos, stochastic)
     if levels < 1:
         raise ConfigError(
-            f"{silos} silos do not fit {_a_ring(bits)}: rounding alone may move their sum by "
+            f"{silos} silos do not fit {_a_ring(bits, key)}: rounding alone may move their sum by "
             f"{_slack(silos, stochastic):g} of {(1 << bits - 1) - 1} levels; "
-            + _advice(bits, [b for b in _DTYPES if _levels(b, silos, stochastic) >= 1])
+            + _advice(bits, [b for b in _WIDTHS[key] if _levels(b, silos, stochastic) >= 1], key)
         )
     scale = levels * (1 - _FLOAT32_SLACK) / value_range / total_weight
     if not _FLOAT32_TINY < scale < _FLOAT32_MAX:
-        raise ConfigError(f"a value range of {value_range:g} leaves no float32 scale in {_a_ring(bits)}")
+        raise ConfigError(f"a value range of {value_range:g} leaves no float32 scale in {_a_ring(bits, key)}")
     return scale
 
 
@@ -60,9 +64,12 @@ def word_limit(weight: float, value_range: float, scale: float, *, stochastic: b
     return math.floor(weight * value_range * scale + (1 if stochastic else 0.5))
 
 
-def _check_numbers(bits: int, value_range: float, silos: int, total_weight: float) -> None:
-    if bits not in _DTYPES:
-        raise ConfigError(f"a ring has 8, 16 or 32 bits, not {bits}")
+def _check_numbers(
+    bits: int, value_range: float, silos: int, total_weight: float, key: str = "secure.bits"
+) -> None:
+    if bits not in _WIDTHS[key]:
+        what = "a ring has 8, 16 or 32 bits" if key == "secure.bits" else f"{key} is one of {_WIDTHS[key]}"
+        raise ConfigError(f"{what}, not {bits}")
     if silos < 1:
         raise ConfigError(f"a sum needs at least one silo, not {silos}")
     for name, number in (("value range", value_range), ("total weight", total_weight)):
@@ -78,13 +85,15 @@ def _levels(bits: int, silos: int, stochastic: bool) -> float:
     return (1 << bits - 1) - 1 - _slack(silos, stochastic)
 
 
-def _a_ring(bits: int) -> str:
+def _a_ring(bits: int, key: str = "secure.bits") -> str:
+    if key != "secure.bits":
+        return f"{key} = {bits}"
     return "an 8-bit ring" if bits == 8 else f"a {bits}-bit ring"
 
 
-def _advice(bits: int, fitting: list[int]) -> str:
+def _advice(bits: int, fitting: list[int], key: str) -> str:
     wider = [b for b in fitting if b > bits]
-    return f"use secure.bits = {wider[0]}" if wider else "use fewer silos"
+    return f"use {key} = {wider[0]}" if wider else "use fewer silos"
 
 
 @dataclass(frozen=True)

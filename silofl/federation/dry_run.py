@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.compressed import Compression
 from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
 from silofl.aggregation.reduce_scatter import BUFFERS, chunk_width
 from silofl.aggregation.shards import slice_bounds
@@ -15,7 +16,6 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, conflicts
 from silofl.errors import DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
-from silofl.federation.federation import aggregation_spec
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.participation import describe_participation, refuse_unfit
 from silofl.federation.privacy import budget_place
@@ -26,6 +26,7 @@ from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo, place
+from silofl.federation.sum_spec import aggregation_spec
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
 from silofl.privacy.band_choice import better
@@ -140,7 +141,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     topology = topology_of(config.topology)
     shares = words and PLACES[config.privacy.place].sources(spec.silos) > 1
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
-    sent = trial.bytes_sent(spec)
+    sent = replace(trial, compression=Compression.of(config.compress)).bytes_sent(spec)
     privacy, weak = _privacy(config, rows, silo)
     name = protocol_name(config.secure, silos)
     return DryRun(

@@ -14,11 +14,11 @@ from pathlib import Path
 from silofl import config as configuration
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.local_work import RoundStart
@@ -28,14 +28,14 @@ from silofl.federation.origin import Origin
 from silofl.federation.participation import Participation
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
-from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
+from silofl.federation.sum_spec import aggregation_spec, compressed
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
-from silofl.topologies.base import BUFFERS, Topology
+from silofl.topologies.base import Topology
 from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import topology_of
 from silofl.types import Contribution, Vector
@@ -200,6 +200,8 @@ class RunContext:
     """Which run this is, and whose checkpoints of it are believed."""
     origin: Origin
     """What the silo's rounds were trained on and with."""
+    feedback: ErrorFeedback
+    """What of its updates the silo has not sent yet."""
     openings: Openings | None
     """Which silos rounds were opened for; None where updates are added up in the clear."""
     statistics: Statistics | None = None
@@ -240,6 +242,7 @@ class RunContext:
             None if engine is None else PrivatePart(engine),
             trust,
             Origin(group, config, silo),
+            ErrorFeedback(config.compress),
             openings,
             statistics,
         )
@@ -259,10 +262,11 @@ class RunContext:
         own, tolerant = (self.silo, self.strategy, self.silos), self.group.fault_tolerant
         spec = aggregation_spec(self.config, *own, tolerant=tolerant, fragment=fragment)
         secure = configuration.for_silo(self.config, self.group.silo_id).secure
+        build = partial(protocols.build, self.group, secure, signer=self.trust.signer)
         if self.privacy is None:
-            return protocols.build(self.group, secure, spec, self.trust.signer)
-        inner = protocols.build(self.group, secure, self.privacy.inner_spec(spec), self.trust.signer)
-        return self.privacy.wrap(inner, spec, self.silos)
+            feedback = self.feedback.residuals
+            return compressed(build, spec, self.config, self.silos, feedback, self.group.silo_id)
+        return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
@@ -283,39 +287,11 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
     return (
         context.origin,  # first: nothing is taken up where the data is not the run's
         context.silo,
+        context.feedback,
         *(() if context.private_part is None else (context.private_part,)),
         *(() if context.openings is None else (context.openings,)),
         context.membership,
         context.respawns,
-    )
-
-
-def aggregation_spec(
-    config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool, fragment: int = 0
-) -> AggregationSpec:
-    """What sums are made of: the strategy's vectors, of one `fragment`, and the model's buffers, exactly."""
-    model, part = silo.model, silo.fragments[fragment]
-    names = tuple(model.tensor_names[part.tensors])
-    ends = model.tensor_ends[part.tensors] - part.values.start
-    vectors = [
-        VectorSpec(name, part.size, "scaled", weighting, names, ends)
-        for name, weighting in strategy.sends.items()
-    ]
-    buffers = model.size - model.trainable
-    if buffers:
-        named = tuple(model.buffer_names)
-        vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", named, model.buffer_ends))
-    return AggregationSpec(
-        tuple(vectors),
-        model.wire_dtype,
-        silo.counted,
-        config.run.seed,
-        configuration.digest(config),
-        silos,
-        replica_count(config, silos) if tolerant else 0,
-        strategy.scalars,
-        strategy.needs == "rows",
-        recomputations(config, silos),
     )
 
 

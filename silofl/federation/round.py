@@ -211,6 +211,7 @@ def _sum(federation: Federation, number: int, contribution: Contribution, magnit
 def _account(federation: Federation, fitted: Fitted, number: int) -> None:
     """Let this silo's state follow the sum, which is certain now."""
     federation.silo.accept(fitted)
+    federation.context.feedback.accept()
     if federation.privacy is not None:
         federation.privacy.account(federation.aggregator, number)
 

@@ -24,6 +24,12 @@ def refuse_conflicts(config: Config) -> None:
             shown = f'"{value}"' if isinstance(value, str) else str(value).lower()
             raise ConfigError(f"secure.{key} = {shown} does nothing {idle[key]}")
     privacy, protocols = config.privacy, possible_protocols(secure)
+    if config.compress.bits is not None and not any(one.private for one in protocols.values()):
+        raise ConfigError(
+            f"compress.bits = {config.compress.bits} are those of a secure sum, and secure.protocol = "
+            f'"{secure.protocol}" adds floats up: set secure.protocol = '
+            f"{_either(name for name, one in PROTOCOLS.items() if one.private)}, or remove compress.bits"
+        )
     needed = privacy.unit != "none" and PLACES[privacy.place].needs_private_sum
     if needed and not any(one.private for one in protocols.values()):
         raise ConfigError(
@@ -41,6 +47,9 @@ def idle_keys(config: Config) -> Mapping[str, str]:
     idle = {key: _under(secure, key) for key in SecureConfig.model_fields if key not in read}
     if not secure.identity:
         idle["passphrase_file"] = "without secure.identity, the key that it opens: set that, or leave it out"
+    if config.compress.active:
+        why = "under [compress], which rounds at random, or to nearest with error feedback: leave it out"
+        idle.setdefault("rounding", why)
     if privacy.unit == "none":
         return idle
     place = PLACES[privacy.place]

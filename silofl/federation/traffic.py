@@ -10,7 +10,9 @@ import numpy as np
 
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.compressed import CompressedSum, Compression
 from silofl.aggregation.magnitudes import measure
+from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.shards import ALIGNMENT
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import Binding, TransformedSum
@@ -55,6 +57,7 @@ class TrialRound:
         words: whether ring integers are added up, as under distributed privacy.
         tolerant: whether ranks may fail, so that replicas are kept.
         shares: whether silos tell each other what shares of noise are bound to.
+        compression: what is done to vectors before they are added up; None: nothing.
     """
 
     secure: SecureConfig
@@ -63,6 +66,7 @@ class TrialRound:
     words: bool
     tolerant: bool
     shares: bool = False
+    compression: Compression | None = None
 
     def bytes_sent(self, spec: AggregationSpec) -> int:
         """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
@@ -105,11 +109,15 @@ class TrialRound:
 
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
+        private = protocols.choose_protocol(own, spec.silos).private
+        if self.compression is not None:
+            build = partial(protocols.build, group, own)
+            residuals, silo = Residuals(), group.silo_id
+            return CompressedSum(build, spec, self.compression, residuals, words=private, silo=silo)
         if not self.words:
             return protocols.build(group, own, spec)
         plain = replace(spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors))
         inner = protocols.build(group, own, plain)
-        private = protocols.choose_protocol(own, spec.silos).private
         ring = ring_dtype(own.bits if private else 32)
 
         def bind(*of: Any) -> Binding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +17,11 @@ from silofl.aggregation.spec import VectorSpec
 
 
 @st.composite
-def layouts(draw: Any) -> tuple[Layout, dict[str, tuple[int, int]]]:
+def layouts(draw: Any) -> tuple[Layout, dict[str, tuple[int, Any]]]:
     """A layout, and of each vector its length and its words a value."""
     sizes = draw(st.lists(st.integers(0, 700), min_size=1, max_size=4))
-    words = draw(st.lists(st.integers(1, 45), min_size=len(sizes), max_size=len(sizes)))
+    widths = st.integers(1, 45) | st.sampled_from([Fraction(1, fields) for fields in (2, 4, 8, 32)])
+    words = draw(st.lists(widths, min_size=len(sizes), max_size=len(sizes)))
     members = tuple(sorted(draw(st.sets(st.integers(0, 30), min_size=1, max_size=9))))
     servers = draw(st.none() | st.integers(1, len(members)))
     named = {f"v{k}": pair for k, pair in enumerate(zip(sizes, words, strict=True))}
@@ -32,8 +35,8 @@ def layouts(draw: Any) -> tuple[Layout, dict[str, tuple[int, int]]]:
 def test_every_word_of_every_value_lies_on_the_wire_once(built: Any, data: Any) -> None:
     layout, named = built
     size = layout.shards.size
-    assert size == sum(count * width for count, width in named.values())
-    places = {name: np.full(count * width, -1) for name, (count, width) in named.items()}
+    assert size == sum(math.ceil(count * width) for count, width in named.values())
+    places = {name: np.full(math.ceil(count * width), -1) for name, (count, width) in named.items()}
     cuts = data.draw(st.lists(st.integers(0, size), max_size=12))
     bounds = sorted({0, size, *cuts})
     for start, stop in pairwise(bounds):
@@ -46,7 +49,7 @@ def test_every_word_of_every_value_lies_on_the_wire_once(built: Any, data: Any) 
             assert (found == -1).all()
             found[:] = np.arange(block.start, block.stop)
             assert block.first == block.word // width
-            assert block.last == -(-(block.word + count) // width)
+            assert block.last == min(-(-(block.word + count) // width), named[block.name][0])
         assert at == stop
     every = np.concatenate(list(places.values()))
     assert sorted(every.tolist()) == list(range(size))
@@ -64,7 +67,7 @@ def test_slices_of_all_vectors_have_one_server(built: Any) -> None:
             assert block.first == starts[block.name] < block.last
             assert (block.start, block.stop - block.start) == (
                 at,
-                (block.last - block.first) * named[block.name][1],
+                math.ceil((block.last - block.first) * named[block.name][1]),
             )
             starts[block.name], at = block.last, block.stop
         assert at == stop

@@ -1,4 +1,4 @@
-"""`silofl strategies` lists all that [strategy] and [personal] may name, and what is true of each."""
+"""`silofl strategies` lists all that three sections may name, and what is true of each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import fields
 
 import pytest
 
+from silofl.compression.registry import CODECS
 from silofl.config.listing import listing
 from silofl.errors import ConfigError
 from silofl.personal.registry import METHODS
 from silofl.strategies.registry import STRATEGIES
 
-MEMBERS = {**STRATEGIES, **METHODS}
+MEMBERS = {**STRATEGIES, **METHODS, **CODECS}
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -40,7 +41,7 @@ def test_the_command_lists_all_and_names_what_it_does_not_know() -> None:
     assert all(f'name = "{name}"' in whole for name in MEMBERS)
     wrong = subprocess.run([*run, "dito"], capture_output=True, text=True, timeout=60, check=False)
     assert wrong.returncode == 2
-    assert "'dito' is no strategy and no personal method" in wrong.stderr
+    assert "'dito' is no strategy, personal method or codec" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1
     with pytest.raises(ConfigError):
         listing("dito")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from silofl import config as configuration
+from silofl.aggregation.compressed import Compression
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
@@ -106,6 +108,35 @@ def test_a_round_sends_what_check_says(
     foreseen = dry_run(config, silos).bytes_sent_per_round
     assert bytes_of_rounds(config, silos, tmp_path) == {foreseen}
     assert (foreseen > 0) == (silos > 1)
+
+
+COMPRESSED = [
+    ({"bits": 4, "rotation": True, "error_feedback": True}, {"protocol": "secagg"}, Normalized),
+    ({"name": "random_k", "ratio": 0.3}, {"protocol": "plain"}, WithoutBuffers),
+    ({"bits": 8}, {"protocol": "additive", "committee": 3}, Normalized),
+]
+
+
+@pytest.mark.parametrize(("compress", "secure", "task"), mostly_long(COMPRESSED, 0), ids=str)
+def test_a_compressed_round_sends_what_check_says(
+    tmp_path: Path, compress: Any, secure: Any, task: type[Normalized]
+) -> None:
+    config = settings(tmp_path, task, secure=secure, compress=compress)
+    assert bytes_of_rounds(config, 4, tmp_path) == {dry_run(config, 4).bytes_sent_per_round}
+
+
+def test_a_long_update_of_few_bits_sends_as_many_in_both_directions() -> None:
+    """Of 2^20 values: three quarters up and three quarters down, and less than 20 kB of keys and ranges."""
+    size = 1 << 20
+    spec = AggregationSpec((VectorSpec("update", size),), np.dtype(np.float32), 1, 0, bytes(32), 4)
+    trial = traffic.TrialRound(
+        SecureConfig(), ShardedServer, STRATEGIES["fedavg"](), words=False, tolerant=False
+    )
+    for bits in (16, 8, 4):
+        way = Compression.of(configuration.parse({"compress": {"bits": bits}}).compress)
+        sent = replace(trial, compression=way).bytes_sent(spec)
+        payload = 2 * 3 * size // 4 * bits // 8
+        assert payload < sent < payload + 20_000
 
 
 @pytest.mark.parametrize("place", ["distributed", "central", "local"])

@@ -2,6 +2,7 @@
 
 from silofl_kernels.cpu.correlated import correlate_noise
 from silofl_kernels.cpu.exact import decode_exact, encode_exact
+from silofl_kernels.cpu.fields import pack_fields, unpack_fields
 from silofl_kernels.cpu.masking import add_masks
 from silofl_kernels.cpu.max_abs import max_abs
 from silofl_kernels.cpu.noise import add_noise, draw_noise
@@ -20,6 +21,7 @@ __all__ = [
     "encode_exact",
     "keystream",
     "max_abs",
+    "pack_fields",
     "quantize",
     "quantize_and_mask",
     "reduce_rows",
@@ -27,5 +29,6 @@ __all__ = [
     "reduce_rows_float",
     "rotate",
     "scale_into",
+    "unpack_fields",
     "unrotate",
 ]

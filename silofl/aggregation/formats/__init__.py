@@ -9,12 +9,14 @@ from collections.abc import Mapping
 
 from silofl.aggregation.formats.base import NumberFormat
 from silofl.aggregation.formats.exact import Exact
+from silofl.aggregation.formats.packed import Packed
 from silofl.aggregation.formats.plain_words import PlainWords
 from silofl.aggregation.formats.scaled import Scaled
 from silofl.aggregation.spec import VectorSpec
 
 FORMATS: Mapping[str, type[NumberFormat]] = {
     "scaled": Scaled,
+    "packed": Packed,
     "exact": Exact,
     "words": PlainWords,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.layout import Block
 from silofl.aggregation.spec import VectorSpec
-from silofl.types import RingBits, Words
+from silofl.types import RingBits, Vector, Words
 from silofl_kernels import MaskSet, Stream, add_masks
 
 Ranges = NDArray[np.float64]
@@ -39,6 +40,8 @@ class Encoded(Protocol):
     """Values without words, not finite or too large, met so far."""
     clipped: int
     """Values beyond their range, met so far."""
+    residual: Vector | None
+    """What words do not hold of the values (d,); None where that is not kept."""
 
     def begin(self) -> None:
         """All blocks will be written, perhaps once more: forget what was met of them."""
@@ -57,7 +60,7 @@ class NumberFormat(Protocol):
     """Whether sums lose nothing: values are added up as they are, not as parts of a mean."""
     in_words: ClassVar[bool]
     """Whether values are ring words already: nothing of them is measured, rounded or weighed."""
-    width: int
+    width: Fraction
     """Words a value."""
     ranges: int
     """How many ranges silos agree on before each sum."""
@@ -92,6 +95,7 @@ class EncodedWords:
     words: Words
     nonfinite: int = 0
     clipped: int = 0
+    residual: Vector | None = None
 
     def begin(self) -> None:
         """See `Encoded`; nothing is met while words are written."""

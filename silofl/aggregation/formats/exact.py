@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
@@ -30,7 +31,8 @@ class Exact:
 
     def __init__(self, bits: RingBits, silos: int) -> None:
         self._format, self._words = exact_format(bits, silos), ring_dtype(bits)
-        self.width = self._format.words
+        self._count = self._format.words
+        self.width = Fraction(self._count)
 
     @classmethod
     def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
@@ -39,7 +41,7 @@ class Exact:
 
     def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """See `NumberFormat`; d `width` words are made at once."""
-        words = np.empty(len(values) * self.width, self._words)
+        words = np.empty(len(values) * self._count, self._words)
         return EncodedWords(words, self._format.encode(values, words, weight=weight.factor))
 
     def decode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
@@ -20,7 +21,7 @@ class PlainWords:
 
     lossless: ClassVar[bool] = True
     in_words: ClassVar[bool] = True
-    width, ranges, largest, resolution = 1, 0, math.inf, 0.0
+    width, ranges, largest, resolution = Fraction(1), 0, math.inf, 0.0
 
     def __init__(self, bits: RingBits) -> None:
         self.dtype: np.dtype[Any] | None = ring_dtype(bits)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from fractions import Fraction
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
@@ -47,7 +48,7 @@ class Scaled:
 
     lossless: ClassVar[bool] = False
     in_words: ClassVar[bool] = False
-    width, largest, resolution = 1, math.inf, 0.0
+    width, largest, resolution = Fraction(1), math.inf, 0.0
     dtype: np.dtype[Any] | None = None
 
     def __init__(self, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> None:
@@ -90,6 +91,8 @@ class _EncodedScaled:
     def __init__(self, values: Vector, segments: Segments, rounding: Stream | None) -> None:
         self._values, self._segments, self._rounding = values, segments, rounding
         self.begin()
+
+    residual: Vector | None = None
 
     def begin(self) -> None:
         """See `Encoded`."""

@@ -1,0 +1,150 @@
+"""Fixed point of less than a word a value: several numbers of few bits in each word of the ring."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, ClassVar, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.formats.base import Encoded, EncodedWords, Ranges, Weight
+from silofl.aggregation.layout import Block
+from silofl.aggregation.spec import VectorSpec
+from silofl.crypto.capacity import check_capacity, word_limit
+from silofl.errors import ConfigError
+from silofl.types import RingBits, Vector, Words
+from silofl_kernels import (
+    MaskSet,
+    Segments,
+    Stream,
+    dequantize,
+    fields_per_word,
+    pack_fields,
+    quantize_and_mask,
+    reduce_rows,
+    ring_dtype,
+    unpack_fields,
+)
+
+PIECE = 1 << 14
+"""Values that are encoded or decoded at a time, few enough for the cache; whole words of any ring."""
+UNMASKED = MaskSet("aes-128-ctr", [], [])
+
+
+@final
+class Packed:
+    """Fixed point of `VectorSpec.bits` a value, with an agreed range for each tensor, as `Scaled` has it.
+
+    A word has as many fields as fit (`silofl_kernels.fields`), and the sum of all silos' words is masked,
+    added up and unmasked like any other: the field of a sum over `silos` never leaves its bits, whatever the
+    weights. Rounding is stochastic, which is unbiased and needs a range that holds all values; or, where what
+    it loses stays with the silo for its next round (`VectorSpec.keeps_error`), to nearest.
+    """
+
+    lossless: ClassVar[bool] = False
+    in_words: ClassVar[bool] = False
+    largest, resolution = math.inf, 0.0
+    dtype: np.dtype[Any] | None = None
+
+    def __init__(self, spec: VectorSpec, ring: RingBits, silos: int) -> None:
+        bits = ring if spec.bits is None else spec.bits
+        if bits > ring:
+            raise ConfigError(
+                f"compress.bits = {bits} is more than secure.bits = {ring}, the ring's: lower the first"
+            )
+        self._bits, self._ring = bits, ring
+        self.width = Fraction(1, fields_per_word(ring, bits))
+        self.ranges = len(spec.tensor_ends)
+        self._ends, self._stochastic, self._keeps = spec.tensor_ends, not spec.keeps_error, spec.keeps_error
+        self._unit = check_capacity(bits, 1.0, silos, stochastic=self._stochastic, key="compress.bits")
+
+    @classmethod
+    def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
+        """See `NumberFormat`; rounding is what the vector's spec wants."""
+        return cls(spec, bits, silos)
+
+    def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
+        """See `NumberFormat`; all words are made at once, for a word has several values."""
+        limit = word_limit(weight.part, 1.0, self._unit, stochastic=self._stochastic)
+        scales = weight.factor * self._unit / ranges
+        if not limit:  # all of the range rounds to zero: so does what is beyond it
+            scales, limit = np.zeros(self.ranges), 1
+        segments = Segments(self._ends, scales, np.full(self.ranges, limit, np.int64))
+        return _EncodedPacked(values, segments, rounding if self._stochastic else None, self)
+
+    def pack(
+        self,
+        values: Vector,
+        segments: Segments,
+        rounding: Stream | None,
+        squares: NDArray[np.float64],
+        residual: Vector | None,
+    ) -> tuple[Words, int]:
+        """This silo's words of all values, and how many were not finite; what they lose over `residual`."""
+        fields, ring = self.width.denominator, ring_dtype(self._ring)
+        words, numbers = np.empty(-(-len(values) // fields), ring), np.empty(PIECE, ring)
+        with np.errstate(divide="ignore"):
+            steps = np.where(segments.scales > 0, 1 / segments.scales, 0.0)
+        nonfinite = 0
+        for first in range(0, len(values), PIECE):
+            piece = values[first : first + PIECE]
+            whole = numbers[: len(piece)]
+            met = quantize_and_mask(
+                piece,
+                whole,
+                segments=segments,
+                first=first,
+                masks=UNMASKED,
+                offset=0,
+                rounding=rounding,
+                error=squares,
+            )
+            nonfinite += met.nonfinite
+            if residual is not None:
+                left = residual[first : first + PIECE]
+                dequantize(whole, left, steps=steps, ends=self._ends, first=first)
+                np.subtract(piece, left, out=left)
+            start = first // fields
+            pack_fields(whole, words[start : start - (-len(piece) // fields)], self._bits)
+        return words, nonfinite
+
+    @property
+    def keeps_error(self) -> bool:
+        """Whether what rounding loses is wanted."""
+        return self._keeps
+
+    def decode(
+        self, block: Block, masked: Words, masks: MaskSet, ranges: Ranges, total: float, out: Vector
+    ) -> None:
+        """See `NumberFormat`; a block begins and ends between words."""
+        steps, fields = ranges / self._unit / total, self.width.denominator
+        words = np.empty(-(-PIECE // fields), masked.dtype)
+        numbers = np.empty(PIECE, masked.dtype)
+        for first in range(0, len(out), PIECE):
+            part, start = out[first : first + PIECE], first // fields
+            count = -(-len(part) // fields)
+            reduce_rows(
+                [masked[start : start + count]], words[:count], masks=masks, offset=block.start + start
+            )
+            unpack_fields(words[:count], numbers[: len(part)], self._bits)
+            dequantize(numbers[: len(part)], part, steps=steps, ends=self._ends, first=block.first + first)
+
+
+class _EncodedPacked(EncodedWords):
+    """Words of a vector, with the errors of its tensors and what rounding has left of it."""
+
+    def __init__(self, values: Vector, segments: Segments, rounding: Stream | None, form: Packed) -> None:
+        self._squares = np.zeros((len(segments), 2))
+        self._zeroed = segments.scales == 0
+        residual = np.empty_like(values) if form.keeps_error else None
+        words, nonfinite = form.pack(values, segments, rounding, self._squares, residual)
+        super().__init__(words, nonfinite, residual=residual)
+
+    def errors(self) -> NDArray[np.float64]:
+        """See `Encoded`: root of the squared errors over the squared values; 1 where nothing is sent."""
+        error, size = self._squares.T
+        found = np.sqrt(np.divide(error, size, out=np.zeros_like(error), where=size > 0))
+        found[self._zeroed] = 1.0
+        return found

@@ -1,0 +1,71 @@
+"""What sums are made of, and what [compress] puts around the aggregator that adds it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from silofl import config as configuration
+from silofl.aggregation.base import Aggregator
+from silofl.aggregation.compressed import CompressedSum, Compression
+from silofl.aggregation.protocols import choose_protocol
+from silofl.aggregation.residuals import Residuals
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.config import Config
+from silofl.federation.recomputation import recomputations, replica_count
+from silofl.federation.silo import Silo
+from silofl.strategies.base import Strategy
+from silofl.topologies.base import BUFFERS
+
+
+def aggregation_spec(
+    config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool, fragment: int = 0
+) -> AggregationSpec:
+    """What sums are made of: the strategy's vectors, of one `fragment`, and the model's buffers, exactly."""
+    model, part = silo.model, silo.fragments[fragment]
+    names = tuple(model.tensor_names[part.tensors])
+    ends = model.tensor_ends[part.tensors] - part.values.start
+    vectors = [
+        VectorSpec(name, part.size, "scaled", weighting, names, ends)
+        for name, weighting in strategy.sends.items()
+    ]
+    buffers = model.size - model.trainable
+    if buffers:
+        named = tuple(model.buffer_names)
+        vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", named, model.buffer_ends))
+    return AggregationSpec(
+        tuple(vectors),
+        model.wire_dtype,
+        silo.counted,
+        config.run.seed,
+        configuration.digest(config),
+        silos,
+        replica_count(config, silos) if tolerant else 0,
+        strategy.scalars,
+        strategy.needs == "rows",
+        recomputations(config, silos),
+    )
+
+
+def compressed(
+    build: Callable[[AggregationSpec], Aggregator],
+    spec: AggregationSpec,
+    config: Config,
+    silos: int,
+    residuals: Residuals,
+    silo: int,
+) -> Aggregator:
+    """The aggregator of `spec` that `build` makes, or one of what [compress] makes of it; collective.
+
+    Args:
+        build: makes the aggregator of a spec.
+        spec: what is added up.
+        config: with [compress] and [secure].
+        silos: how many the run has.
+        residuals: of error feedback.
+        silo: this one.
+    """
+    way = Compression.of(config.compress)
+    if way is None:
+        return build(spec)
+    words = choose_protocol(config.secure, silos).private
+    return CompressedSum(build, spec, way, residuals, words=words, silo=silo)

@@ -1,0 +1,169 @@
+"""Federations of threads with [compress], against NumPy: in the clear, masked, with deaths and returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from silofl import config as configuration
+from silofl.aggregation.openable_sum import OpenableSum
+from silofl.comm.protocol import Communicator
+from silofl.comm.threads import run_in_threads
+from silofl.errors import ProtocolError
+from silofl.federation.loop import train
+from tests.campaigns import mostly_long
+from tests.compression.naive import ALL, LR, ROUNDS, SIZES, Array, Pull, compressed_fedavg
+from tests.federation import rejoining
+from tests.federation.test_rejoining import tree_of
+from tests.federation.threads import prepare, records
+
+SILOS = len(SIZES)
+VICTIM, FAILS, BACK = 2, 5, 8
+BEHIND = FAILS - 2
+WITHOUT = tuple(silo for silo in ALL if silo != VICTIM)
+FEEDBACK = {"bits": 4, "rotation": True, "error_feedback": True}
+CASES: list[tuple[dict[str, Any], dict[str, Any], float]] = [
+    ({"name": "random_k", "ratio": 0.3}, {"protocol": "plain"}, 1e-9),
+    ({"name": "random_k", "ratio": 0.3, "error_feedback": True}, {"protocol": "plain"}, 1e-9),
+    ({"name": "random_k", "ratio": 0.3}, {"protocol": "secagg", "bits": 32}, 1e-5),
+    ({"bits": 4, "error_feedback": True}, {"protocol": "secagg"}, 1e-6),
+    (FEEDBACK, {"protocol": "secagg"}, 1e-6),
+    ({"bits": 8, "error_feedback": True}, {"protocol": "additive", "committee": 3}, 1e-6),
+    ({"bits": 8, "error_feedback": True}, {"protocol": "secagg", "bits": 8}, 1e-6),
+    ({"name": "random_k", "ratio": 0.5} | FEEDBACK, {"protocol": "secagg", "bits": 32}, 1e-6),
+]
+"""What is compressed, what adds it up, and by how much it may differ from the reference."""
+
+
+def settings(path: Path, compress: Any, secure: Any, rounds: int = ROUNDS, **sections: Any) -> Any:
+    return configuration.parse(
+        {
+            "run": {"name": "f", "dir": str(path), "display": "none", "rounds": rounds},
+            "train": {"full_batch": True, "steps": 1, "lr": LR, "dtype": "float64"},
+            "compress": compress,
+            "secure": secure,
+        }
+        | sections
+    )
+
+
+def federate(config: Any, *, resume: bool = False, silos: int = SILOS) -> list[Any]:
+    def rank(comm: Communicator) -> Any:
+        torch.set_num_threads(1)
+        return train(config, Pull(), comm=comm, resume=resume)
+
+    return run_in_threads(silos, rank, timeout_s=60)
+
+
+def model_of(path: Path) -> Array:
+    found = load_file(path / "model.safetensors")
+    return np.concatenate([found[name].ravel() for name in ("a", "b")])
+
+
+@pytest.mark.parametrize(("compress", "secure", "bound"), CASES, ids=str)
+def test_sums_of_compressed_updates_are_those_of_the_reference(
+    tmp_path: Path, compress: Any, secure: Any, bound: float
+) -> None:
+    results = federate(settings(tmp_path, compress, secure))
+    assert len({one["model_sha256"] for one in results}) == 1
+    expected = compressed_fedavg([ALL] * ROUNDS, compress)
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: Path, bits: int) -> None:
+    """Stochastic rounding to levels of the largest value's range: 20 over 2^(bits - 2) or so."""
+    federate(settings(tmp_path, {"bits": bits}, {"protocol": "secagg"}))
+    exact = compressed_fedavg([ALL] * ROUNDS, {})
+    error = np.abs(model_of(tmp_path) - exact).max()
+    assert 0 < error < 64 * 2.0 ** -(bits - 3)
+
+
+MOMENTS = ("train", "collect first", "step", "allgather")
+DEATHS = [(at, messages) for at in MOMENTS for messages in (False, True)]
+
+
+@pytest.mark.parametrize(("at", "messages"), mostly_long(DEATHS, 0, 4, 5))
+def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, messages: bool) -> None:
+    """As it trains, or within a round whose sum it is in or is not."""
+    prepare(monkeypatch, messages=messages)
+    failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
+    results = federate(settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, failure=failure))
+    assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
+    present = [line["survivors"] for line in records(tmp_path)]
+    assert (VICTIM in present[FAILS - 1]) == (at in ("step", "allgather"))
+    assert present[FAILS:] == [[*WITHOUT]] * (ROUNDS - FAILS)
+    began = [ALL] * FAILS + [WITHOUT] * (ROUNDS - FAILS)
+    stated = [WITHOUT if at == "train" and number >= FAILS - 1 else one for number, one in enumerate(began)]
+    expected = compressed_fedavg(present, FEEDBACK, began=began, stated=stated)
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+
+
+def test_a_silo_comes_back_with_what_it_had_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left of its updates when it last committed is in the first one that it sends again."""
+    prepare(monkeypatch, messages=False)
+    failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
+    config = settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, failure=failure)
+    results = rejoining.federate(monkeypatch, config, Pull, SILOS, VICTIM, after=BACK - 1)
+    assert len({result["model_sha256"] for result in results}) == 1
+    present = [line["survivors"] for line in records(tmp_path)]
+    assert present == [[*(WITHOUT if FAILS <= number < BACK else ALL)] for number in range(1, ROUNDS + 1)]
+    began = [ALL if number == FAILS else here for number, here in enumerate(present, 1)]
+    expected = compressed_fedavg(present, FEEDBACK, began=began, back=(VICTIM, BACK, BEHIND))
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+    forgetful = compressed_fedavg(present, FEEDBACK, began=began, back=(VICTIM, BACK, 0))
+    assert np.abs(expected - forgetful).max() > 1e-3
+
+
+RESUMED = [
+    {"bits": 8},
+    FEEDBACK,
+    {"name": "random_k", "ratio": 0.3},
+    {"name": "random_k", "ratio": 0.3} | FEEDBACK,
+]
+
+
+@pytest.mark.parametrize("compress", mostly_long(RESUMED, 1, 2), ids=str)
+def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Any) -> None:
+    prepare(monkeypatch, messages=False)
+    faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
+    secure, killed, never = {"protocol": "secagg"}, tmp_path / "killed", tmp_path / "never"
+    assert federate(settings(killed, compress, secure, 6, failure=faults)) == [None] * SILOS
+    federate(settings(killed, compress, secure, 6), resume=True)
+    federate(settings(never, compress, secure, 6))
+    assert (model_of(killed) == model_of(never)).all()
+    for silo in ALL:
+        left, other = (tree_of(run, 6, silo)["error_feedback"] for run in (killed, never))
+        assert left.keys() == ({"update/a", "update/b"} if "error_feedback" in compress else set())
+        assert all((left[name] == other[name]).all() and left[name].any() for name in left)
+
+
+def test_a_server_that_lies_about_a_sum_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The silo that checks its slice has held the masked sum, and opens it, too."""
+    honest = OpenableSum.words
+
+    def words(opened: OpenableSum, index: int, name: str) -> Any:
+        found = honest(opened, index, name)
+        if opened.collection.comm.rank == index == 1:
+            found[3] += 1
+        return found
+
+    monkeypatch.setattr(OpenableSum, "words", words)
+    with pytest.raises(ProtocolError, match=r"silo 1's update of slice 1 and silo 2's recomputation"):
+        federate(settings(tmp_path, {"bits": 8}, {"protocol": "secagg"}))
+
+
+def test_silos_that_sit_a_round_out_keep_what_they_have_not_sent(tmp_path: Path) -> None:
+    run = {"name": "f", "dir": str(tmp_path), "display": "none", "rounds": ROUNDS, "silos_per_round": 3}
+    config = settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, run=run)
+    federate(config)
+    drawn = [line["drawn"] for line in records(tmp_path)]
+    assert {len(one) for one in drawn} == {3}
+    expected = compressed_fedavg(drawn, FEEDBACK, began=[ALL] * ROUNDS, stated=drawn)
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)

@@ -1,0 +1,21 @@
+"""Compressed sums equal their references on real ranks, too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.compression.test_federated import CASES
+from tests.conftest import ROOT, Start
+
+
+@pytest.mark.timeout(200)
+def test_each_equals_its_reference_on_four_ranks(start: Start, tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(ROOT)}
+    end = start(4, str(tmp_path / "runs"), module="tests.compression.on_ranks", env=env, cold=True).wait(150)
+    assert end.code == 0, end.err[-2000:]
+    told = [json.loads(line) for line in end.out.splitlines() if line.startswith("{")]
+    assert len(told) == 4 * len(CASES)
+    assert not [one for one in told if one["error"] > one["bound"]]
