@@ -8,6 +8,14 @@ the arrays chooses the code (`backend.py`); NumPy's run on the CPU (`cpu/`).
 import numpy as np
 
 from silofl_kernels.backend import Backend, register
+from silofl_kernels.blockwise import (
+    code_dtype,
+    code_limit,
+    dequantize_blocks,
+    dequantize_segments,
+    quantize_blocks,
+    quantize_segments,
+)
 from silofl_kernels.centred_table import CENTRED_VARIANCE, FRACTION_BITS
 from silofl_kernels.correlated import correlate_noise
 from silofl_kernels.cpu import kernels as _cpu_kernels
@@ -52,14 +60,20 @@ __all__ = [
     "Stream",
     "add_masks",
     "add_noise",
+    "code_dtype",
+    "code_limit",
     "correlate_noise",
     "dequantize",
+    "dequantize_blocks",
+    "dequantize_segments",
     "discrete_gaussian",
     "draw_noise",
     "keystream",
     "max_abs",
     "quantize",
     "quantize_and_mask",
+    "quantize_blocks",
+    "quantize_segments",
     "reduce_rows",
     "reduce_rows_dequantize",
     "reduce_rows_float",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from silofl_kernels.blockwise import Codes, Float32
     from silofl_kernels.checks import Floats, Rows
     from silofl_kernels.masking import MaskSet
     from silofl_kernels.noise_table import NoiseTable
@@ -55,6 +56,14 @@ class Backend(Protocol):
     ) -> None:
         """See `silofl_kernels.dequantize`."""
 
+    def dequantize_blocks(self, codes: Codes, steps: Float32, out: Float32, block: int, /) -> None:
+        """See `silofl_kernels.dequantize_blocks`."""
+
+    def dequantize_segments(
+        self, codes: Codes, steps: Float32, out: Float32, ends: Ends, first: int, /
+    ) -> None:
+        """See `silofl_kernels.dequantize_segments`; `steps` is a small host array."""
+
     def draw_noise(self, out: NDArray[np.int32], table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.draw_noise`."""
 
@@ -93,6 +102,36 @@ class Backend(Protocol):
         /,
     ) -> tuple[int, int]:
         """See `silofl_kernels.quantize_and_mask`; `masks` may be empty."""
+        ...
+
+    def quantize_blocks(
+        self,
+        x: Float32,
+        codes: Codes,
+        steps: Float32,
+        bits: int,
+        block: int,
+        first: int,
+        residual: Float32 | None,
+        rounding: Stream | None,
+        /,
+    ) -> int:
+        """See `silofl_kernels.quantize_blocks`."""
+        ...
+
+    def quantize_segments(
+        self,
+        x: Float32,
+        codes: Codes,
+        steps: Float32,
+        bits: int,
+        ends: Ends,
+        first: int,
+        residual: Float32 | None,
+        rounding: Stream | None,
+        /,
+    ) -> int:
+        """See `silofl_kernels.quantize_segments`; `steps` is a small host array."""
         ...
 
     def reduce_rows(self, rows: Rows, out: Words, masks: MaskSet | None, offset: int, /) -> None:

@@ -15,9 +15,10 @@ from silofl_kernels import backend
 from silofl_kernels.cpu import kernels as cpu
 
 KERNELS = {
-    "add_masks", "add_noise", "correlate_noise", "decode_exact", "dequantize", "draw_noise", "encode_exact",
-    "keystream", "max_abs", "quantize", "quantize_and_mask", "reduce_rows", "reduce_rows_dequantize",
-    "reduce_rows_float", "rotate", "scale_into", "unrotate",
+    "add_masks", "add_noise", "correlate_noise", "decode_exact", "dequantize", "dequantize_blocks",
+    "dequantize_segments", "draw_noise", "encode_exact", "keystream", "max_abs", "quantize", "quantize_and_mask",
+    "quantize_blocks", "quantize_segments", "reduce_rows", "reduce_rows_dequantize", "reduce_rows_float",
+    "rotate", "scale_into", "unrotate",
 }  # fmt: skip
 
 

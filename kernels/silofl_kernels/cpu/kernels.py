@@ -1,5 +1,11 @@
 """What the CPU offers: a `Backend` as a module, for numpy.ndarray."""
 
+from silofl_kernels.cpu.blockwise import (
+    dequantize_blocks,
+    dequantize_segments,
+    quantize_blocks,
+    quantize_segments,
+)
 from silofl_kernels.cpu.correlated import correlate_noise
 from silofl_kernels.cpu.exact import decode_exact, encode_exact
 from silofl_kernels.cpu.masking import add_masks
@@ -16,12 +22,16 @@ __all__ = [
     "correlate_noise",
     "decode_exact",
     "dequantize",
+    "dequantize_blocks",
+    "dequantize_segments",
     "draw_noise",
     "encode_exact",
     "keystream",
     "max_abs",
     "quantize",
     "quantize_and_mask",
+    "quantize_blocks",
+    "quantize_segments",
     "reduce_rows",
     "reduce_rows_dequantize",
     "reduce_rows_float",
