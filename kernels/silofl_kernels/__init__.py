@@ -32,12 +32,15 @@ from silofl_kernels.noise_table import (
     discrete_gaussian,
     skellam,
 )
+from silofl_kernels.packing import pack_bits, packed_size, unpack_bits
 from silofl_kernels.prg import KEY_BYTES, Prg
 from silofl_kernels.quantize import Counts, dequantize, quantize
+from silofl_kernels.random_k import RandomK
 from silofl_kernels.reduce import reduce_rows, reduce_rows_dequantize, reduce_rows_float, scale_into
 from silofl_kernels.ring import ring_bits, ring_dtype, ring_limit
 from silofl_kernels.rotate import rotate, unrotate
 from silofl_kernels.segments import Segments
+from silofl_kernels.sparse import gather, scatter_add, top_k
 from silofl_kernels.streams import Stream, keystream
 
 register(np.ndarray, _cpu_kernels)
@@ -56,6 +59,7 @@ __all__ = [
     "MaskSet",
     "NoiseTable",
     "Prg",
+    "RandomK",
     "Segments",
     "Stream",
     "add_masks",
@@ -68,8 +72,11 @@ __all__ = [
     "dequantize_segments",
     "discrete_gaussian",
     "draw_noise",
+    "gather",
     "keystream",
     "max_abs",
+    "pack_bits",
+    "packed_size",
     "quantize",
     "quantize_and_mask",
     "quantize_blocks",
@@ -83,6 +90,9 @@ __all__ = [
     "ring_limit",
     "rotate",
     "scale_into",
+    "scatter_add",
     "skellam",
+    "top_k",
+    "unpack_bits",
     "unrotate",
 ]
