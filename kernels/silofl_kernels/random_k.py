@@ -139,7 +139,9 @@ class RandomK:
         start, stop = self.elements(first, first + x.size)
         if values.size != stop - start:
             raise ValueError(f"{values.size} values for {stop - start} elements of the support")
-        scratch: Indices = np.empty(min(_CHUNK, values.size), np.uint32 if self.size <= 1 << 32 else np.uint64)
+        scratch: Indices = np.empty(
+            min(_CHUNK, values.size), np.uint32 if self.size <= 1 << 32 else np.uint64
+        )
         for at in range(0, values.size, _CHUNK):
             indices = scratch[: values.size - at]
             backend.random_k(indices, self, start + at)
