@@ -87,7 +87,7 @@ def decode(codes: np.ndarray, steps: np.ndarray, block: int) -> np.ndarray:
 
 
 @ROUNDINGS
-@pytest.mark.parametrize("bits", [*EVERY_BITS, 16])
+@pytest.mark.parametrize("bits", [*EVERY_BITS, pytest.param(16, marks=pytest.mark.long)])
 def test_blocks_are_the_naive_ones(bits: int, rounding: Stream | None) -> None:
     if bits == 16 and rounding is not None:
         bits = 8  # one kernel fewer to compile: the width of a code changes nothing else

@@ -59,7 +59,7 @@ def test_other_ciphers_and_longer_vectors() -> None:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(1, 300), st.floats(0, 1), st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
 def test_any_part_is_computed_alone(size: int, part: float, key: int, a: float, b: float) -> None:
     k = int(part * size)
@@ -79,9 +79,9 @@ def test_any_part_is_computed_alone(size: int, part: float, key: int, a: float, 
     assert back.tolist() == expected[start:stop].tolist()
 
 
-@pytest.mark.parametrize(("size", "k"), [(7, 3), (10, 4), (12, 6), (9, 1)])
+@pytest.mark.parametrize(("size", "k"), [(7, 3), (10, 4), (9, 1)])
 def test_each_coordinate_comes_with_probability_k_of_d(size: int, k: int) -> None:
-    turns = 6000
+    turns = 2000
     seen = np.zeros(size)
     for key in range(turns):
         support = np.zeros(k, np.uint32)
@@ -92,7 +92,7 @@ def test_each_coordinate_comes_with_probability_k_of_d(size: int, k: int) -> Non
 
 
 def test_the_estimate_is_unbiased_with_the_error_of_random_k() -> None:
-    x, turns = np.random.default_rng(0).standard_normal(103).astype(np.float32), 3000
+    x, turns = np.random.default_rng(0).standard_normal(103).astype(np.float32), 1500
     mean, error = np.zeros(103), 0.0
     for key in range(turns):
         support, estimate = RandomK(stream_of(key), 103, 10), np.zeros(103, np.float32)
