@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -250,32 +246,3 @@ def test_bad_steps_and_segments() -> None:
     with pytest.raises(TypeError, match="codes are int8 or int16, not uint8"):
         dequantize_blocks(codes.view(np.uint8), np.ones(1, np.float32), x, block=8)
     assert (codes == 3).all()
-
-
-IN_PYTHON = """
-import hashlib
-import numpy as np
-from silofl_kernels import Stream, quantize_blocks
-told = hashlib.sha256()
-for bits in (1, 4):
-    for rounding in (None, Stream("aes-128-ctr", bytes(range(16)))):
-        x, residual = np.linspace(-3, 2, 77).astype(np.float32), np.linspace(1, -1, 77).astype(np.float32)
-        codes, steps = np.zeros(77, np.int8), np.zeros(2, np.float32)
-        quantize_blocks(x, codes, steps, bits=bits, block=40, residual=residual, rounding=rounding)
-        told.update(codes.tobytes() + steps.tobytes() + residual.tobytes())
-print(told.hexdigest())
-"""
-
-
-@pytest.mark.long
-def test_without_compilation_and_on_older_processors_the_bytes_are_the_same() -> None:
-    told = {
-        subprocess.run(
-            [sys.executable, "-c", IN_PYTHON], env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for environment in (
-            {}, {"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
-        )
-    }  # fmt: skip
-    assert len(told) == 1
