@@ -1,4 +1,4 @@
-"""Numba kernels on plain arrays: keystreams, fixed-point rings, masks, sums, noise and rotations.
+"""Numba kernels on plain arrays: keystreams, fixed-point rings, masks, sums, noise, rotations, compression.
 
 Arrays in, arrays out: nothing here knows a rank, a tensor library or a protocol. Every function writes into
 an array that the caller owns, holds no lock of the interpreter while it works, and uses one core. The type of

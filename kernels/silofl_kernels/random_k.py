@@ -157,9 +157,7 @@ class RandomK:
         stratum = self._stratum(position)
         element = (stratum - self.first) % self.k
         if self.turn and stratum == self._stratum(self.size - self.turn):  # in two pieces, at both ends
-            element = 0 if coordinate < self.turn and position >= self.size - self.turn else self.k - 1
-            if (self.first == stratum) != (element == 0):
-                return 0 if element == 0 else self.k
+            element = 0 if position >= self.size - self.turn else self.k - 1
         return element + ((self._draw(stratum) + self.turn) % self.size < coordinate)
 
     def _stratum(self, position: int) -> int:

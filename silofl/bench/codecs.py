@@ -173,13 +173,13 @@ def _measure(codec: Codec, x: Vector, copy: Vector, back: Vector, repeats: int) 
     codec.prepare()
     codec.encode()
     codec.decode()
-    fastest = [min(times[name]) / min(times[COPY]) for name in names]
+    there, back_again = (min(times[name]) / min(times[COPY]) for name in names)
     per_parameter = codec.nbytes / x.size
     if codec.decoded is None:
-        return Figures(encode, decode, *fastest, per_parameter, None, None)
+        return Figures(encode, decode, there, back_again, per_parameter, None, None)
     lost, norm = codec.decoded.astype(np.float64) - x, float(np.dot(x, x.astype(np.float64)))
     error, bias = math.sqrt(np.dot(lost, lost) / norm), float(np.dot(lost, x)) / norm
-    return Figures(encode, decode, *fastest, per_parameter, error, bias)
+    return Figures(encode, decode, there, back_again, per_parameter, error, bias)
 
 
 def table(title: str, figures: list[Figures]) -> Table:
