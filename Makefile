@@ -47,6 +47,7 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.run
 	$(BIN)/silofl bench kernels
+	$(BIN)/silofl bench codecs
 	$(BIN)/silofl bench allreduce
 	$(BIN)/silofl bench round
 	$(BIN)/silofl bench memory

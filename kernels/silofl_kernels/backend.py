@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from silofl_kernels.blockwise import Codes, Float32
     from silofl_kernels.checks import Floats, Rows
     from silofl_kernels.masking import MaskSet
     from silofl_kernels.noise_table import NoiseTable
+    from silofl_kernels.packing import Bytes, Packable
+    from silofl_kernels.random_k import RandomK
     from silofl_kernels.ring import Words
     from silofl_kernels.segments import Segments
+    from silofl_kernels.sparse import Indices
     from silofl_kernels.streams import Stream
 
 Ends = NDArray[np.int64]
@@ -55,6 +59,14 @@ class Backend(Protocol):
     ) -> None:
         """See `silofl_kernels.dequantize`."""
 
+    def dequantize_blocks(self, codes: Codes, steps: Float32, out: Float32, block: int, /) -> None:
+        """See `silofl_kernels.dequantize_blocks`."""
+
+    def dequantize_segments(
+        self, codes: Codes, steps: Float32, out: Float32, ends: Ends, first: int, /
+    ) -> None:
+        """See `silofl_kernels.dequantize_segments`; `steps` is a small host array."""
+
     def draw_noise(self, out: NDArray[np.int32], table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.draw_noise`."""
 
@@ -62,14 +74,25 @@ class Backend(Protocol):
         """See `silofl_kernels.ExactFormat.encode`."""
         ...
 
+    def gather(self, x: Floats, indices: Indices, out: Floats, /) -> None:
+        """See `silofl_kernels.gather`."""
+
     def keystream(self, out: NDArray[np.uint8], stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.keystream`."""
+
+    def largest_index(self, indices: Indices, /) -> int:
+        """The largest coordinate, -1 where there is none."""
+        ...
 
     def max_abs(self, x: Floats, ends: Ends, out: NDArray[np.float64], /) -> None:
         """See `silofl_kernels.max_abs`; float64 (m,) over `out`."""
 
     def pack_fields(self, numbers: Words, out: Words, bits: int, /) -> None:
         """See `silofl_kernels.pack_fields`."""
+
+    def pack_bits(self, codes: Packable, out: Bytes, bits: int, /) -> bool:
+        """See `silofl_kernels.pack_bits`; whether all codes have `bits` bits."""
+        ...
 
     def quantize(
         self,
@@ -98,6 +121,39 @@ class Backend(Protocol):
         """See `silofl_kernels.quantize_and_mask`; `masks` may be empty."""
         ...
 
+    def quantize_blocks(
+        self,
+        x: Float32,
+        codes: Codes,
+        steps: Float32,
+        bits: int,
+        block: int,
+        first: int,
+        residual: Float32 | None,
+        rounding: Stream | None,
+        /,
+    ) -> int:
+        """See `silofl_kernels.quantize_blocks`."""
+        ...
+
+    def quantize_segments(
+        self,
+        x: Float32,
+        codes: Codes,
+        steps: Float32,
+        bits: int,
+        ends: Ends,
+        first: int,
+        residual: Float32 | None,
+        rounding: Stream | None,
+        /,
+    ) -> int:
+        """See `silofl_kernels.quantize_segments`; `steps` is a small host array."""
+        ...
+
+    def random_k(self, out: Indices, support: RandomK, element: int, /) -> None:
+        """See `silofl_kernels.RandomK.indices`; `out` is not empty."""
+
     def reduce_rows(self, rows: Rows, out: Words, masks: MaskSet | None, offset: int, /) -> None:
         """See `silofl_kernels.reduce_rows`."""
 
@@ -125,6 +181,15 @@ class Backend(Protocol):
 
     def unpack_fields(self, words: Words, out: Words, bits: int, /) -> None:
         """See `silofl_kernels.unpack_fields`."""
+
+    def scatter_add(self, target: Floats, indices: Indices, values: Floats, weight: float, /) -> None:
+        """See `silofl_kernels.scatter_add`."""
+
+    def top_k(self, x: Floats, indices: Indices, values: Floats, /) -> None:
+        """See `silofl_kernels.top_k`."""
+
+    def unpack_bits(self, packed: Bytes, out: Packable, bits: int, /) -> None:
+        """See `silofl_kernels.unpack_bits`."""
 
     def unrotate(self, x: Floats, stream: Stream, window: int, /) -> None:
         """See `silofl_kernels.unrotate`; `window` is the length of a window, a power of two."""

@@ -30,6 +30,23 @@ def kernels(parameters: int = 1 << 24, repeats: Repeats = 15, json: Json = None)
 
 
 @app.command()
+def codecs(
+    parameters: Annotated[int, typer.Option(min=1, help="Vector length.")] = 1 << 24,
+    repeats: Repeats = 15,
+    json: Json = None,
+) -> None:
+    """Compression beside memcpy, with bytes a parameter and the error of a round trip."""
+    from rich.console import Console
+
+    from silofl.bench.codecs import run, table, to_json
+
+    title, figures = f"codecs, {parameters} parameters", run(parameters=parameters, repeats=repeats)
+    Console(width=120).print(table(title, figures))
+    if json is not None:
+        json.write_text(to_json(title, figures) + "\n")
+
+
+@app.command()
 def allreduce(
     n: Ranks = 4,
     parameters: Parameters = None,

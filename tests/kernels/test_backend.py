@@ -15,9 +15,11 @@ from silofl_kernels import backend
 from silofl_kernels.cpu import kernels as cpu
 
 KERNELS = {
-    "add_masks", "add_noise", "correlate_noise", "decode_exact", "dequantize", "draw_noise", "encode_exact",
-    "keystream", "max_abs", "quantize", "quantize_and_mask", "reduce_rows", "reduce_rows_dequantize",
-    "reduce_rows_float", "rotate", "scale_into", "unrotate",
+    "add_masks", "add_noise", "correlate_noise", "decode_exact", "dequantize", "dequantize_blocks",
+    "dequantize_segments", "draw_noise", "encode_exact", "gather", "keystream", "largest_index", "max_abs",
+    "pack_bits", "quantize", "quantize_and_mask", "quantize_blocks", "quantize_segments", "random_k",
+    "reduce_rows", "reduce_rows_dequantize", "reduce_rows_float", "rotate", "scale_into", "scatter_add",
+    "top_k", "unpack_bits", "unrotate",
 }  # fmt: skip
 
 
@@ -47,7 +49,8 @@ def test_the_cpu_offers_every_kernel() -> None:
 def test_each_kernel_is_public_and_documented() -> None:
     assert "Args:" in sk.ExactFormat.encode.__doc__
     assert "Args:" in sk.ExactFormat.decode.__doc__
-    for name in KERNELS - {"encode_exact", "decode_exact"}:
+    assert "Args:" in sk.RandomK.indices.__doc__
+    for name in KERNELS - {"encode_exact", "decode_exact", "largest_index", "random_k"}:
         assert name in sk.__all__
         assert "Args:" in getattr(sk, name).__doc__
 

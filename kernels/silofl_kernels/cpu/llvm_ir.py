@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils as _cgutils
 
 cgutils: Any = _cgutils  # numba's internals have no types
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 LINE_BYTES = 64
 
 

@@ -11,6 +11,7 @@ from numba import types
 
 from silofl_kernels.checks import Floats, dtype_name
 from silofl_kernels.cpu import features, streams
+from silofl_kernels.cpu.hadamard_vector import GROUP, flip_group, turn_fours, turn_group, turn_twos
 from silofl_kernels.cpu.jit import Kernel, array, device, kernel
 from silofl_kernels.cpu.rows import borrow
 from silofl_kernels.cpu.streams import WORK_WORDS
@@ -73,7 +74,10 @@ def _make_flip(fill: Kernel, label: str) -> Kernel:
             tile = borrow(x, start, min(x.size, start + _TILE))
             bits = borrow(signs, 0, tile.size)
             fill(bits, first + start, prepared, work)
-            for i in range(tile.size):
+            whole = tile.size // GROUP * GROUP
+            for i in range(0, whole, GROUP):
+                flip_group(tile, i, scale, bits)
+            for i in range(whole, tile.size):
                 tile[i] *= -scale if bits[i] & 1 else scale
 
     return device(flip_signs, label)
@@ -85,16 +89,17 @@ def _make_turn(label: str) -> Kernel:
     Every pass over memory turns a tile: first neighbours, then coordinates further and further apart, which
     are brought together (their distances are powers of two, and would meet in few lines of the cache).
     """
-    butterflies, eights = device(_butterflies, label), device(_eights, label)
+    few, many = device(_few, label), device(_many, label)
 
     def turn_window(x: Any, near: Any) -> None:
         for start in range(0, x.size, _TILE):
             tile = borrow(x, start, min(x.size, start + _TILE))
-            if tile.size >= 8:
-                eights(tile)
-                butterflies(tile, 8)
+            if tile.size < GROUP:
+                few(tile)
             else:
-                butterflies(tile, 1)
+                for group in range(0, tile.size, GROUP):
+                    turn_group(tile, group)
+                many(tile, GROUP)
         apart = _TILE
         while apart < x.size:
             rows = min(_TILE // _COLUMNS, x.size // apart)
@@ -103,7 +108,7 @@ def _make_turn(label: str) -> Kernel:
                     for row in range(rows):
                         for i in range(_COLUMNS):
                             near[row * _COLUMNS + i] = x[start + row * apart + i]
-                    butterflies(borrow(near, 0, rows * _COLUMNS), _COLUMNS)
+                    many(borrow(near, 0, rows * _COLUMNS), _COLUMNS)
                     for row in range(rows):
                         for i in range(_COLUMNS):
                             x[start + row * apart + i] = near[row * _COLUMNS + i]
@@ -112,23 +117,23 @@ def _make_turn(label: str) -> Kernel:
     return device(turn_window, label)
 
 
-def _butterflies(x: Any, apart: Any) -> None:
-    """Sums and differences of coordinates `apart`, 2 `apart`, ... from each other, up to half the length."""
+def _few(x: Any) -> None:
+    """Sums and differences of coordinates 1, 2, 4, ... from each other, up to half the length."""
+    apart = 1
     while apart < x.size:
         for start in range(0, x.size, 2 * apart):
-            left, right = borrow(x, start, start + apart), borrow(x, start + apart, start + 2 * apart)
-            for i in range(apart):
-                a, b = left[i], right[i]
-                left[i], right[i] = a + b, a - b
+            for i in range(start, start + apart):
+                a, b = x[i], x[i + apart]
+                x[i], x[i + apart] = a + b, a - b
         apart *= 2
 
 
-def _eights(x: Any) -> None:
-    """`_butterflies` of distances 1, 2 and 4 in registers."""
-    for i in range(0, x.size, 8):
-        a, b, c, d = x[i] + x[i + 1], x[i] - x[i + 1], x[i + 2] + x[i + 3], x[i + 2] - x[i + 3]
-        e, f, g, h = x[i + 4] + x[i + 5], x[i + 4] - x[i + 5], x[i + 6] + x[i + 7], x[i + 6] - x[i + 7]
-        a, b, c, d = a + c, b + d, a - c, b - d
-        e, f, g, h = e + g, f + h, e - g, f - h
-        x[i], x[i + 1], x[i + 2], x[i + 3] = a + e, b + f, c + g, d + h
-        x[i + 4], x[i + 5], x[i + 6], x[i + 7] = a - e, b - f, c - g, d - h
+def _many(x: Any, apart: Any) -> None:
+    """The same from `apart` on, a multiple of a register's lanes: two distances in one pass."""
+    while 4 * apart <= x.size:
+        for start in range(0, x.size, 4 * apart):
+            turn_fours(x, start, apart)
+        apart *= 4
+    if apart < x.size:
+        for start in range(0, x.size, 2 * apart):
+            turn_twos(x, start, apart)

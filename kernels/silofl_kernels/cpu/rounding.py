@@ -149,9 +149,13 @@ class Rounding:
             chance = builder.fmul(builder.sitofp(draws, self.vector), self._constant(2.0**-24))
         else:
             chance = builder.fmul(builder.uitofp(draws, self.vector), self._constant(2.0**-32))
+        return self._up(product, chance)
+
+    def _up(self, product: Any, chance: Any) -> ir.Value:
+        """The floor, or one more where `chance` is below the fraction."""
         floor = self._call("floor", product)
-        up = builder.fcmp_ordered("<", chance, builder.fsub(product, floor))
-        return builder.select(up, builder.fadd(floor, self._constant(1.0)), floor)
+        up = self.builder.fcmp_ordered("<", chance, self.builder.fsub(product, floor))
+        return self.builder.select(up, self.builder.fadd(floor, self._constant(1.0)), floor)
 
     def _outside(self, value: Any, limit: Any) -> ir.Value:
         """Number of values that are beyond `limit` or not finite."""

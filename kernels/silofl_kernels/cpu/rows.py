@@ -50,7 +50,6 @@ def _array_at_intrinsic(typingctx: Any, address: Any, size: Any, like: Any) -> A
     return result(address, types.intp, like), codegen
 
 
-_borrow: Any = _borrow_intrinsic
 _array_at: Any = _array_at_intrinsic
 
 
@@ -59,10 +58,6 @@ def _array(context: Any, builder: Any, kind: Any, data: Any, size: Any) -> ir.Va
     made = arrayobj.make_array(kind)(context, builder)
     arrayobj.populate_array(made, data, [size], [item], item, None)
     return made._getvalue()
-
-
-def _borrow_code(source: Any, start: Any, stop: Any) -> Any:
-    return _borrow(source, start, stop)
 
 
 def _part_code(addresses: Any, row: Any, start: Any, size: Any, like: Any) -> Any:
@@ -78,7 +73,7 @@ def _part_in_python(addresses: Any, row: Any, start: Any, size: Any, like: Any) 
     return np.frombuffer((ctypes.c_char * (size * like.itemsize)).from_address(at), like.dtype)
 
 
-borrow: Kernel = _borrow_in_python if features.without_jit() else device(_borrow_code, "rows")
+borrow: Any = _borrow_in_python if features.without_jit() else _borrow_intrinsic
 """Helper (source, start, stop): source[start:stop] of a vector inside a kernel, unchecked."""
 
 part: Kernel = _part_in_python if features.without_jit() else device(_part_code, "rows")

@@ -98,10 +98,7 @@ class TileCode(NamedTuple):
 def make_tile(variant: Variant) -> TileCode:
     """The code of `variant`."""
     label, rounds = variant.label, variant.rounds
-    if variant.noisy is None:
-        draw = device(_draw_nothing, "nearest")
-    else:
-        draw = _make_draw(streams.steps(variant.noisy, 32))
+    draw = make_draw(variant.noisy)
     if variant.masked is None:
         return TileCode(label, rounds.real, draw, _plain_tile(_make_runs(rounds), label))
     code = streams.steps(variant.masked, variant.bits)
@@ -109,7 +106,11 @@ def make_tile(variant: Variant) -> TileCode:
     return TileCode(label, rounds.real, draw, make(rounds, code, label))
 
 
-def _make_draw(code: streams.Steps) -> Kernel:
+def make_draw(kind: Family | None) -> Kernel:
+    """Helper (draws, size, first, noise, work): 32 random bits a coordinate from `first` on, or nothing."""
+    if kind is None:
+        return device(_draw_nothing, "nearest")
+    code = streams.steps(kind, 32)
     fill = code.fill
 
     def draw_stream(draws: Any, size: Any, first: Any, noise: Any, work: Any) -> None:
@@ -202,7 +203,7 @@ enter_run = device(_enter, "run")
 @functools.cache
 def _make_runs(rounds: Rounds) -> Kernel:
     """Helper: x[at:stop] rounded over `out`, whatever runs it has."""
-    span, close, real, measured = _make_span(rounds), _make_close(rounds), rounds.real, rounds.measured
+    span, close, real, measured = make_span(rounds), _make_close(rounds), rounds.real, rounds.measured
 
     def round_runs(
         x: Any, out: Any, at: Any, stop: Any, ends: Any, scales: Any, limits: Any, first: Any, cursor: Any,
@@ -221,7 +222,7 @@ def _make_runs(rounds: Rounds) -> Kernel:
     return device(round_runs, rounds.label)
 
 
-def _make_span(rounds: Rounds) -> Kernel:
+def make_span(rounds: Rounds) -> Kernel:
     """Helper: x[start:stop], all of one scale, rounded over `out`; how many values were out of bounds."""
     measured = rounds.measured
     one = make_round_one(noisy=rounds.noisy, single=rounds.single)
