@@ -91,6 +91,12 @@ class Compression:
             return None
         return cls(registry.build(config), config.bits, config.rotation, config.error_feedback)
 
+    def draw(self, seed: int, round_number: int, name: str) -> Draw:
+        """What the random choices for a vector of a round are made from."""
+        place = struct.pack(">QQ", seed, round_number) + name.encode()
+        key = hashlib.sha256(b"silofl codec" + place).digest()[:KEY_BYTES]
+        return Draw(key, self.keeps_error)
+
     def inner_spec(self, spec: AggregationSpec, *, words: bool) -> AggregationSpec:
         """What is added up in place of `spec`, in ring `words` or in floats."""
         return replace(spec, vectors=tuple(self._shortened(one, words) for one in spec.vectors))
@@ -113,6 +119,13 @@ class Compression:
 def compresses(one: VectorSpec) -> bool:
     """Whether a vector is compressed: buffers, which travel exactly, are not."""
     return one.format == "scaled"
+
+
+def on_every_rank(spec: AggregationSpec, members: tuple[int, ...]) -> Layout:
+    """Slices of vectors of which every rank steps all, so that each has the state of all."""
+    others = len(members) - 1
+    shards = Shards(0, members, min(others, spec.replica_count), checkers=others)
+    return Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, shards)
 
 
 def grouped(one: VectorSpec) -> VectorSpec:
@@ -159,10 +172,7 @@ class CompressedSum(AroundSum):
         super().__init__(build(compression.inner_spec(spec, words=words)))
         self.spec, self._way, self._residuals, self._silo = spec, compression, residuals, silo
         self.served: Shards = self._inner.layout.shards
-        members = self.served.members
-        others = len(members) - 1
-        every = Shards(0, members, min(others, spec.replica_count), checkers=others)
-        self.layout = Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, every)
+        self.layout = on_every_rank(spec, self.served.members)
         self._round = 0
         self._whole: dict[str, Vector] = {}
 
@@ -205,9 +215,7 @@ class CompressedSum(AroundSum):
         return [one for one in self.spec.vectors if compresses(one)]
 
     def _draw(self, name: str) -> Draw:
-        place = struct.pack(">QQ", self.spec.seed, self._round) + name.encode()
-        key = hashlib.sha256(b"silofl codec" + place).digest()[:KEY_BYTES]
-        return Draw(key, self._way.keeps_error)
+        return self._way.draw(self.spec.seed, self._round, name)
 
     def _rotation(self, name: str) -> Stream:
         return Stream("aes-128-ctr", hashlib.sha256(ROTATION_KEY + self._draw(name).key).digest()[:KEY_BYTES])

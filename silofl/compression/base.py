@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from silofl.types import Vector
 
@@ -23,13 +28,17 @@ class Draw:
     key: bytes = field(repr=False)
     keeps_error: bool = False
 
+    def of_silo(self, silo: int) -> Draw:
+        """What one silo's own choices are made from, which the others can make as well."""
+        return Draw(hashlib.sha256(self.key + struct.pack(">Q", silo)).digest()[:KEY_BYTES], self.keeps_error)
+
 
 @dataclass(frozen=True)
 class Codec:
     """A codec. The base sends vectors as they are.
 
-    Sums of what is sent are what travels, so that a codec which is to go under a secure sum is linear:
-    encode(a) + encode(b) = encode(a + b), and decode likewise.
+    A codec that goes under a secure sum is linear, encode(a) + encode(b) = encode(a + b), and decode
+    likewise: sums of what is sent are what travels. Others have packets (`PacketCodec`).
     """
 
     linear: ClassVar[bool] = True
@@ -52,3 +61,33 @@ class Codec:
     def decode(self, sent: Vector, draw: Draw, length: int) -> Vector:
         """The vector (`length`,) of a sum of what was sent, or of one silo's."""
         return sent
+
+
+@dataclass(frozen=True)
+class PacketCodec(Codec):
+    """A codec of which sums mean nothing: every silo's packet goes to every other silo, in the clear."""
+
+    linear = False
+
+    def pack(self, values: Vector, draw: Draw) -> bytes:
+        """This silo's packet of values (d,), float32 or float64 and finite, which are not changed."""
+        raise NotImplementedError
+
+    def unpack(self, packet: bytes, length: int, dtype: np.dtype[Any]) -> Vector:
+        """The vector (`length`,) of a packet that any silo may have made.
+
+        ValueError where it is none: who sent it is told by name.
+        """
+        raise NotImplementedError
+
+    def joined(self, rows: Sequence[Vector], shares: Sequence[float]) -> Vector:
+        """What silos' vectors (d,) are together, by each silo's part of the mean; in the silos' order."""
+        return weighted_mean(rows, shares)
+
+
+def weighted_mean(rows: Sequence[Vector], shares: Sequence[float]) -> Vector:
+    """The mean (d,) of rows by their shares, which add up to 1: in float64, in their order, rounded once."""
+    total = np.zeros(len(rows[0]))
+    for row, share in zip(rows, shares, strict=True):
+        total += share * row.astype(np.float64)
+    return total.astype(rows[0].dtype)

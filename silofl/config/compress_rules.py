@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from silofl.compression.registry import CODECS
 from silofl.strategies.base import Strategy
 
 if TYPE_CHECKING:
@@ -15,9 +16,15 @@ Rule = tuple[bool, str]
 def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[compress] and the sections that it leans on."""
     compress, secure = config.compress, config.secure
+    linear = CODECS[compress.name].linear
     keys = {"name": f'compress.name = "{compress.name}"', "bits": f"compress.bits = {compress.bits}"}
     head = keys["name"] if compress.name != "none" else keys["bits"]
     return [
+        (
+            not linear and compress.bits is not None,
+            f"{keys['bits']} are those of values that are added up, and {keys['name']} has a packet of each "
+            "silo's own: remove compress.bits",
+        ),
         (
             compress.rotation and compress.bits is None,
             "compress.rotation = true spreads values so that few bits hold them, and compress.bits is unset: "

@@ -14,6 +14,7 @@ from pathlib import Path
 from silofl import config as configuration
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.compressed import Compression
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
@@ -264,8 +265,9 @@ class RunContext:
         secure = configuration.for_silo(self.config, self.group.silo_id).secure
         build = partial(protocols.build, self.group, secure, signer=self.trust.signer)
         if self.privacy is None:
-            feedback = self.feedback.residuals
-            return compressed(build, spec, self.config, self.silos, feedback, self.group.silo_id)
+            way, left = Compression.of(self.config.compress), self.feedback.residuals
+            words = protocols.choose_protocol(secure, self.silos).private
+            return compressed(self.group, build, spec, way, left, words=words)
         return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from silofl.aggregation.protocols import AUTO, PROTOCOLS, possible_protocols
+from silofl.compression.registry import CODECS
 from silofl.config import Config, SecureConfig
 from silofl.config.mistakes import either
 from silofl.errors import ConfigError
@@ -29,6 +30,13 @@ def refuse_conflicts(config: Config) -> None:
             f"compress.bits = {config.compress.bits} are those of a secure sum, and secure.protocol = "
             f'"{secure.protocol}" adds floats up: set secure.protocol = '
             f"{_either(name for name, one in PROTOCOLS.items() if one.private)}, or remove compress.bits"
+        )
+    name = config.compress.name
+    if not CODECS[name].linear and any(one.private for one in protocols.values()):
+        raise ConfigError(
+            f'compress.name = "{name}" makes a packet of each silo\'s own, of which a masked sum means '
+            f'nothing, and secure.protocol is "{secure.protocol}": set compress.name = "random_k", or '
+            'compress.bits without a name, or secure.protocol = "plain", which shows every packet to all'
         )
     needed = privacy.unit != "none" and PLACES[privacy.place].needs_private_sum
     if needed and not any(one.private for one in protocols.values()):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from silofl import config as configuration
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import CompressedSum, Compression
-from silofl.aggregation.protocols import choose_protocol
+from silofl.aggregation.gathered import GatheredSum
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
@@ -47,25 +48,26 @@ def aggregation_spec(
 
 
 def compressed(
+    group: ElasticGroup,
     build: Callable[[AggregationSpec], Aggregator],
     spec: AggregationSpec,
-    config: Config,
-    silos: int,
+    way: Compression | None,
     residuals: Residuals,
-    silo: int,
+    *,
+    words: bool,
 ) -> Aggregator:
     """The aggregator of `spec` that `build` makes, or one of what [compress] makes of it; collective.
 
     Args:
+        group: the ranks.
         build: makes the aggregator of a spec.
         spec: what is added up.
-        config: with [compress] and [secure].
-        silos: how many the run has.
+        way: of [compress]; None: as it is.
         residuals: of error feedback.
-        silo: this one.
+        words: whether sums are of ring words.
     """
-    way = Compression.of(config.compress)
     if way is None:
         return build(spec)
-    words = choose_protocol(config.secure, silos).private
-    return CompressedSum(build, spec, way, residuals, words=words, silo=silo)
+    if not way.codec.linear:
+        return group.step(lambda: GatheredSum(group, spec, way, residuals))
+    return CompressedSum(build, spec, way, residuals, words=words, silo=group.silo_id)

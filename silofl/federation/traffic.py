@@ -10,7 +10,7 @@ import numpy as np
 
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.compressed import CompressedSum, Compression
+from silofl.aggregation.compressed import Compression
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.shards import ALIGNMENT
@@ -22,6 +22,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
 from silofl.crypto.noise_keys import FINGERPRINT_BYTES
+from silofl.federation.sum_spec import compressed
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
 from silofl.types import Contribution
@@ -112,8 +113,7 @@ class TrialRound:
         private = protocols.choose_protocol(own, spec.silos).private
         if self.compression is not None:
             build = partial(protocols.build, group, own)
-            residuals, silo = Residuals(), group.silo_id
-            return CompressedSum(build, spec, self.compression, residuals, words=private, silo=silo)
+            return compressed(group, build, spec, self.compression, Residuals(), words=private)
         if not self.words:
             return protocols.build(group, own, spec)
         plain = replace(spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors))

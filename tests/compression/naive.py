@@ -68,17 +68,16 @@ def key_of(seed: int, round_number: int, name: str = "update") -> bytes:
     return hashlib.sha256(b"silofl codec" + place).digest()[:16]
 
 
-def support(length: int, ratio: float, key: bytes) -> tuple[NDArray[np.int64], Array]:
-    """One place of each of `ratio * length` strata, by AES-CTR; and how long each is."""
-    count = max(1, round(ratio * length))
+def support(length: int, ratio: float, key: bytes) -> NDArray[np.int64]:
+    """One place of each of `ratio * length` strata of the vector, which is turned first; by AES-CTR."""
+    count = min(length, max(1, round(ratio * length)))
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    words = np.frombuffer(encryptor.update(bytes(4 * count)), "<u4")
-    places, lengths = [], []
+    words = [int(one) for one in np.frombuffer(encryptor.update(bytes(8 * (8 + count))), "<u8")]
+    turn, places = words[0] * length >> 64, []
     for k in range(count):
         start, stop = k * length // count, (k + 1) * length // count
-        places.append(start + (int(words[k]) * (stop - start) >> 32))
-        lengths.append(stop - start)
-    return np.array(places), np.array(lengths, float)
+        places.append((start + int((words[8 + k] >> 11) * 2.0**-53 * (stop - start)) + turn) % length)
+    return np.array(sorted(places))
 
 
 def levels(bits: int, silos: int) -> float:
@@ -131,9 +130,7 @@ def _mean(
     stated: Any,
 ) -> Array:
     key, feedback = key_of(seed, number), keys["error_feedback"]
-    places, lengths = np.arange(D), np.ones(D)
-    if keys["ratio"] < 1:
-        places, lengths = support(D, keys["ratio"], key)
+    places = support(D, keys["ratio"], key) if keys["ratio"] < 1 else np.arange(D)
     stream = Stream("aes-128-ctr", hashlib.sha256(b"silofl codec rot" + key).digest()[:16])
     whole = {k: LR * (targets()[k] - x) + (left[k] if feedback else 0) for k in stated}
     sent = {k: np.ascontiguousarray(one[places]) for k, one in whole.items()}
@@ -151,8 +148,87 @@ def _mean(
         if keys["rotation"]:
             unrotate(one, stream)
         back = np.zeros(D)
-        back[places] = one if feedback else one * lengths
+        back[places] = one if feedback else one * D / len(places)
         if feedback:
             left[k] = whole[k] - back
         mean += back * SIZES[k] / sum(SIZES[j] for j in here)
     return mean
+
+
+def bfloat16(values: Array) -> Array:
+    """Rounded to eight bits of mantissa, to nearest even."""
+    found = []
+    for value in np.asarray(values, np.float32).astype(float):
+        mantissa, exponent = math.frexp(value)
+        found.append(math.ldexp(round(mantissa * 256), exponent - 8) if value else value)
+    return np.array(found)
+
+
+def uniform(count: int, key: bytes) -> Array:
+    """What a silo rounds by."""
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return np.asarray((np.frombuffer(encryptor.update(bytes(4 * count)), "<u4") + 0.5) / 2**32)
+
+
+def key_of_silo(key: bytes, silo: int) -> bytes:
+    """What a silo's own random choices are made from."""
+    return hashlib.sha256(key + struct.pack(">Q", silo)).digest()[:16]
+
+
+def coded(values: Array, key: bytes, *, bucket: int, levels: int, order: float, feedback: bool) -> Array:
+    """Each value in so many levels of its bucket's norm."""
+    up, back = uniform(len(values), key), np.zeros(len(values))
+    for at in range(0, len(values), bucket):
+        part = slice(at, min(at + bucket, len(values)))
+        norm = np.linalg.norm(values[part], order)
+        single = np.float32(norm)
+        single = np.nextafter(single, np.float32(np.inf)) if single < norm else single
+        scale = float(single / np.float32(levels))
+        if scale:
+            whole = np.floor(values[part] / scale + (0.5 if feedback else up[part]))
+            back[part] = np.clip(whole, -levels, levels) * scale
+    return back
+
+
+def sparse(values: Array, places: Any) -> Array:
+    """The values at these places, in bfloat16."""
+    back = np.zeros(len(values))
+    back[places] = bfloat16(values[places])
+    return back
+
+
+def largest(values: Array, count: int) -> list[int]:
+    """Places of the values of largest magnitude, the first of equal ones."""
+    return sorted(range(len(values)), key=lambda place: (-abs(values[place]), place))[:count]
+
+
+PACKETS: dict[str, tuple[dict[str, Any], Any]] = {
+    "top_k": ({"ratio": 0.1}, lambda x, key, fb: sparse(x, largest(x, max(1, round(0.1 * len(x)))))),
+    "fixed_threshold": ({"threshold": 0.4}, lambda x, key, fb: sparse(x, np.flatnonzero(np.abs(x) >= 0.4))),
+    "bfloat16": ({}, lambda x, key, fb: bfloat16(x)),
+    "qsgd": (
+        {"levels": 5, "bucket": 64},
+        lambda x, key, fb: coded(x, key, bucket=64, levels=5, order=2, feedback=fb),
+    ),
+    "ternary": (
+        {"bucket": 64},
+        lambda x, key, fb: coded(x, key, bucket=64, levels=1, order=np.inf, feedback=fb),
+    ),
+    "sign": ({"vote": False}, lambda x, key, fb: np.where(x < 0, -1, 1) * np.mean(np.abs(x))),
+}
+"""By name of the codec: keys, and what others have of values (d,), by a silo's key and with feedback."""
+
+
+def packets_fedavg(present: Any, name: str, *, feedback: bool, seed: int = 0) -> Array:
+    """As `compressed_fedavg`, of a codec that has packets."""
+    sent, x, left = PACKETS[name][1], np.zeros(D), np.zeros((len(SIZES), D))
+    for number, here in enumerate(present, 1):
+        total = sum(SIZES[k] for k in here)
+        mean = np.zeros(D)
+        for k in here:
+            values = LR * (targets()[k] - x) + (left[k] if feedback else 0)
+            back = sent(values, key_of_silo(key_of(seed, number), k), feedback)
+            left[k] = values - back
+            mean += SIZES[k] / total * back
+        x = x + mean
+    return x

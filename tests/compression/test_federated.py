@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,24 @@ import torch
 from safetensors.numpy import load_file
 
 from silofl import config as configuration
+from silofl.aggregation.gathered import GatheredSum
 from silofl.aggregation.openable_sum import OpenableSum
 from silofl.comm.protocol import Communicator
-from silofl.comm.threads import run_in_threads
+from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.errors import ProtocolError
 from silofl.federation.loop import train
 from tests.campaigns import mostly_long
-from tests.compression.naive import ALL, LR, ROUNDS, SIZES, Array, Pull, compressed_fedavg
+from tests.compression.naive import (
+    ALL,
+    LR,
+    PACKETS,
+    ROUNDS,
+    SIZES,
+    Array,
+    Pull,
+    compressed_fedavg,
+    packets_fedavg,
+)
 from tests.federation import rejoining
 from tests.federation.test_rejoining import tree_of
 from tests.federation.threads import prepare, records
@@ -167,3 +179,91 @@ def test_silos_that_sit_a_round_out_keep_what_they_have_not_sent(tmp_path: Path)
     assert {len(one) for one in drawn} == {3}
     expected = compressed_fedavg(drawn, FEEDBACK, began=[ALL] * ROUNDS, stated=drawn)
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+
+
+def packets(path: Path, name: str, *, feedback: bool, **sections: Any) -> Any:
+    compress = {"name": name, "error_feedback": feedback, **PACKETS[name][0]}
+    return settings(path, compress, {"protocol": "plain"}, **sections)
+
+
+@pytest.mark.parametrize("name", sorted(PACKETS))
+@pytest.mark.parametrize("feedback", [False, True])
+def test_packets_are_averaged_as_in_the_reference(tmp_path: Path, name: str, feedback: bool) -> None:
+    results = federate(packets(tmp_path, name, feedback=feedback))
+    assert len({one["model_sha256"] for one in results}) == 1
+    expected = packets_fedavg([ALL] * ROUNDS, name, feedback=feedback)
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step"], 1))
+def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    prepare(monkeypatch, messages=False)
+    failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
+    results = federate(packets(tmp_path, "top_k", feedback=True, failure=failure))
+    assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
+    present = [line["survivors"] for line in records(tmp_path)]
+    assert (VICTIM in present[FAILS - 1]) == (at == "step")
+    expected = packets_fedavg(present, "top_k", feedback=True)
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+
+
+def test_a_run_of_packets_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(monkeypatch, messages=False)
+    faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
+    killed, never = tmp_path / "killed", tmp_path / "never"
+    assert federate(packets(killed, "qsgd", feedback=True, failure=faults)) == [None] * SILOS
+    federate(packets(killed, "qsgd", feedback=True), resume=True)
+    federate(packets(never, "qsgd", feedback=True))
+    assert (model_of(killed) == model_of(never)).all()
+
+
+def sent_by(monkeypatch: pytest.MonkeyPatch, liar: int, message: Any) -> None:
+    """Let a silo send other messages: message(honest)."""
+    honest = GatheredSum._message
+
+    def lie(gathered: GatheredSum, contribution: Any, round_number: int) -> bytes:
+        own = honest(gathered, contribution, round_number)
+        return message(own) if gathered._group.silo_id == liar else own
+
+    monkeypatch.setattr(GatheredSum, "_message", lie)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda own: b"",
+        lambda own: own[:-2],
+        lambda own: own + b"x",
+        lambda own: own[:16] + b"\xff" * 8 + own[24:],
+        lambda own: b"\xff" * len(own),
+    ],
+)
+def test_a_packet_that_is_none_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: Any
+) -> None:
+    sent_by(monkeypatch, 2, message)
+    with pytest.raises(ProtocolError, match=r"silo 2's packet is none of TopK"):
+        federate(packets(tmp_path, "top_k", feedback=False))
+
+
+def test_a_silo_that_gives_two_silos_different_packets_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, mine = GatheredSum._exchange, threading.local()
+    gathered = ThreadCommunicator.allgather_bytes
+
+    def exchange(one: GatheredSum, *of: Any) -> Any:
+        mine.lied_to = one._group.silo_id == 3
+        return honest(one, *of)
+
+    def lie(comm: ThreadCommunicator, payload: bytes) -> list[bytes]:
+        every = gathered(comm, payload)
+        if getattr(mine, "lied_to", False):
+            every[1], mine.lied_to = every[1][:-1] + bytes([every[1][-1] ^ 1]), False
+        return every
+
+    monkeypatch.setattr(GatheredSum, "_exchange", exchange)
+    monkeypatch.setattr(ThreadCommunicator, "allgather_bytes", lie)
+    with pytest.raises(ProtocolError, match=r"silos have received different packets from silo 1"):
+        federate(packets(tmp_path, "top_k", feedback=False))

@@ -25,6 +25,8 @@ NOISE = {"unit": "silo", "noise_multiplier": 1.0}
         ({"compress": {"name": "random_k", "ratio": 1}}, r"compress\.ratio = 1 is not allowed"),
         ({"compress": {"name": "randomk"}}, r"compress\.name = 'randomk'.*random_k"),
         ({"compress": {"ratio": 0.1}}, r"compress\.ratio"),
+        ({"compress": {"name": "top_k", "bits": 8}}, r'"top_k" has a packet of each silo\'s own: remove'),
+        ({"compress": {"name": "qsgd", "levels": 64}}, r"compress\.levels = 64 is not allowed"),
         ({"compress": {"rotation": True}}, r"compress\.bits is unset: set it, such as to 4"),
         ({"compress": {"error_feedback": True}}, r"nothing is compressed: set compress\.bits or"),
         (
@@ -57,6 +59,10 @@ def test_it_is_refused_as_it_is_read(sections: dict[str, Any], told: str) -> Non
         (
             {"compress": {"bits": 8}, "secure": {"protocol": "plain"}},
             r'secure\.protocol = "plain" adds floats up: set secure\.protocol = "secagg" or "additive"',
+        ),
+        (
+            {"compress": {"name": "top_k"}},
+            r'"top_k" makes a packet of each silo.* set compress\.name = "random_k", or compress\.bits',
         ),
         (
             {"compress": {"bits": 8}, "secure": {"rounding": "stochastic"}},
