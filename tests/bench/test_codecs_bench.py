@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from silofl.bench import cli, codecs
 
+pytestmark = pytest.mark.long  # it compiles every kernel
+
 SIZE = 40_000
 
 

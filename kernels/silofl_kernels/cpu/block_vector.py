@@ -44,6 +44,7 @@ def make_encode(*, noisy: bool, fed: bool) -> Kernel:
             prefetch(builder, place[0], AHEAD_BYTES, LANES, write=False)
             values = _load(builder, place[0])
             if fed:
+                prefetch(builder, place[1], AHEAD_BYTES, LANES, write=True)
                 values = builder.fadd(values, _load(builder, place[1]))
             drawn = _load(builder, place[3], _WORDS) if noisy else None
             whole = emit.codes(values, args[5], args[7], drawn, args[8])

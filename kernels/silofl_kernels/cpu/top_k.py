@@ -29,12 +29,14 @@ def top_k(x: Floats, indices: Indices, values: Floats) -> None:
     """See `silofl_kernels.top_k`."""
     if indices.size:
         words = x.view(np.uint32 if x.dtype == np.float32 else np.uint64)
-        _top_kernel(dtype_name(x.dtype), dtype_name(indices.dtype))(x, words, indices, values)
+        bound = np.zeros(1, words.dtype)
+        code = _top_kernel(dtype_name(x.dtype), dtype_name(indices.dtype))
+        code(x, words, bound, bound.view(x.dtype), indices, values)
 
 
 @functools.cache
 def _top_kernel(dtype: str, index: str) -> Kernel:
-    """Kernel (x, words, indices, values), where `words` are the bits of x."""
+    """Kernel (x, words, bits, bound, indices, values): `words` are the bits of x, `bits` those of `bound`."""
     word = np.uint32 if dtype == "float32" else np.uint64
     width = 8 * np.dtype(word).itemsize - 1
     magnitude, infinity = word((1 << width) - 1), int(np.array(np.inf, dtype).view(word)) >> width - _BITS
@@ -42,39 +44,40 @@ def _top_kernel(dtype: str, index: str) -> Kernel:
     count, collect, narrow = device(_count, label), device(_collect, label), device(_narrow, label)
     take = device(_take, label)
 
-    def select_largest(x: Any, words: Any, indices: Any, values: Any) -> None:
+    def select_largest(x: Any, words: Any, bits: Any, bound: Any, indices: Any, values: Any) -> None:
         counts, shift = np.zeros(_BINS, np.int64), width - _BITS
         count(words, magnitude, shift, counts)
         bin_, above = narrow(counts, indices.size)
         lowest, few = min(bin_, infinity), 0  # NaN has no order among floats: all of them are collected
         for i in range(lowest, _BINS):
             few += counts[i]
-        bound = np.empty(1, word)
-        bound[0] = word(lowest) << word(shift)
+        bits[0] = word(lowest) << word(shift)
         picks, keys = np.empty(few, indices.dtype), np.empty(few, words.dtype)
-        collect(x, bound.view(x.dtype)[0], words, magnitude, picks, keys)
+        collect(x, bound[0], words, magnitude, picks, keys)
         threshold = bin_
         while shift > 0:
-            bits = min(_BITS, shift)
-            counts[:] = 0
+            few_bits = min(_BITS, shift)
+            for i in range(_BINS):
+                counts[i] = 0
             for i in range(few):
                 if keys[i] >> word(shift) == word(threshold):
-                    counts[(keys[i] >> word(shift - bits)) & word((1 << bits) - 1)] += 1
+                    counts[(keys[i] >> word(shift - few_bits)) & word((1 << few_bits) - 1)] += 1
             found, more = narrow(counts, indices.size - above)
-            shift, above, threshold = shift - bits, above + more, threshold << bits | found
+            shift, above, threshold = shift - few_bits, above + more, threshold << few_bits | found
         take(x, picks, keys, word(threshold), indices.size - above, indices, values)
 
     return kernel(
         select_largest, label, array(dtype, readonly=True), array(np.dtype(word).name, readonly=True),
-        array(index), array(dtype),
+        array(np.dtype(word).name), array(dtype), array(index), array(dtype),
     )  # fmt: skip
 
 
 def _count(words: Any, magnitude: Any, shift: Any, counts: Any) -> None:
     """How many magnitudes begin with each _BITS bits: four tables, for neighbours are often alike."""
     for start in range(0, words.size, _SPAN):
-        part, tables = borrow(words, start, min(words.size, start + _SPAN)), np.zeros((4, _BINS), np.uint32)
-        a, b, c, d = tables[0], tables[1], tables[2], tables[3]
+        part, tables = borrow(words, start, min(words.size, start + _SPAN)), np.zeros(4 * _BINS, np.uint32)
+        a, b = borrow(tables, 0, _BINS), borrow(tables, _BINS, 2 * _BINS)
+        c, d = borrow(tables, 2 * _BINS, 3 * _BINS), borrow(tables, 3 * _BINS, 4 * _BINS)
         whole = part.size // 4 * 4
         for i in range(0, whole, 4):
             a[(part[i] & magnitude) >> shift] += np.uint32(1)
