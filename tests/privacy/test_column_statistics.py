@@ -22,6 +22,7 @@ def plans(silos=4, columns=10, rounds=20, **keys):
     return statistics, Plan(config, 500, 32, silos, 1000.0, rounds, 1, before=before)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("neighbours", ["replace-special", "add-remove", "replace-one"])
 @pytest.mark.parametrize("place", ["distributed", "central", "local"])
 def test_epsilon_of_a_run_is_that_of_dp_accounting_for_the_composition(neighbours, place):
