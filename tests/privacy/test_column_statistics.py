@@ -39,7 +39,7 @@ def test_epsilon_of_a_run_is_that_of_dp_accounting_for_the_composition(neighbour
     rounds = event.PoissonSampledDpEvent(0.1, event.GaussianDpEvent(noise))
     whole = event.ComposedDpEvent([event.SelfComposedDpEvent(rounds, 20), event.GaussianDpEvent(own)])
     relation = getattr(dp_accounting.NeighboringRelation, RELATIONS[neighbours])
-    expected = dp_accounting.pld.PLDAccountant(relation).compose(whole).get_epsilon(1e-5)
+    expected = dp_accounting.pld.PLDAccountant(relation, 1e-3).compose(whole).get_epsilon(1e-5)
     found = plan.spent_after(noise, 20)
     assert expected * (1 - 1e-3) <= found <= expected * 1.01
 

@@ -170,6 +170,7 @@ def test_a_rank_fails(strategy: Strategy, step: str, victim: int) -> None:
     assert results == [whole.everything] * 4
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize("new", [0, 1, 3])
 def test_a_silo_rejoins(strategy: Strategy, new: int) -> None:
