@@ -90,9 +90,10 @@ CASES: list[tuple[dict[str, Any], Any]] = [
     ),
 ]
 IDS = [str(table) for table, _ in CASES]
-RESUMED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 1, 4, 10), ids=IDS)
+RESUMED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 4, 10), ids=IDS)
 EVALUATED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 0, 6, 9), ids=IDS)
 UNLIKE = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 4, 10), ids=IDS)
+APFL = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 4), ids=IDS)
 CLEAR = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 0, 1, 3, 4, 6, 8, 10), ids=IDS)
 
 
@@ -159,7 +160,7 @@ def test_masked(tmp_path: Path, personal: dict[str, Any], reference: Any, rounds
     compare((shared, own), reference(silos(), ALL[:rounds]), bound_of(personal, 1e-5))
 
 
-@UNLIKE
+@APFL
 @LENGTHS
 @pytest.mark.usefixtures(deaths.__name__)
 def test_a_silo_dies(tmp_path: Path, personal: dict[str, Any], reference: Any, rounds: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.campaigns import mostly_long
 from tests.strategies import naive
 from tests.strategies.naive import SIZES
-from tests.strategies.test_federated import CASES, FAULT, IDS, LENGTHS, UNLIKE, compare, deaths, federate
+from tests.strategies.test_federated import CASES, FAULT, IDS, LENGTHS, compare, deaths, federate
 
 __all__ = ["deaths"]
 
@@ -31,6 +31,8 @@ def lines(path: Path) -> list[Any]:
 REMEMBER = pytest.mark.parametrize(("strategy", "reference"), mostly_long(CASES, 1, 4, 7, 8, 9, 14), ids=IDS)
 """In every run those whose silos or server remember most; all are in the clear without draws."""
 
+TWO = pytest.mark.parametrize(("strategy", "reference"), mostly_long(CASES, 1, 5), ids=IDS)
+
 
 def drawn(path: Path, rounds: int) -> list[tuple[int, ...]]:
     """The silos of each round, whose draws are not all alike."""
@@ -49,7 +51,7 @@ def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any, 
     compare(model, reference(naive.silos(), drawn(tmp_path, rounds)), 1e-9)
 
 
-@UNLIKE
+@TWO
 @LENGTHS
 def test_so_many_in_every_round(
     tmp_path: Path, strategy: dict[str, Any], reference: Any, rounds: int
@@ -60,7 +62,7 @@ def test_so_many_in_every_round(
     compare(model, reference(naive.silos(), here), 1e-9)
 
 
-@UNLIKE
+@TWO
 @LENGTHS
 @pytest.mark.parametrize(("secure", "run"), mostly_long(MASKED, 0))
 def test_masked(
@@ -72,7 +74,7 @@ def test_masked(
     compare(model, reference(naive.silos(), here), 1e-5)
 
 
-@UNLIKE
+@TWO
 @LENGTHS
 @pytest.mark.usefixtures("deaths")
 def test_a_silo_dies(tmp_path: Path, strategy: dict[str, Any], reference: Any, rounds: int) -> None:
