@@ -196,7 +196,7 @@ def alone(path: Path, columns: int, own: list[int], run: str = "00" * 16) -> lis
 
 
 def test_noise_is_the_discrete_gaussian_that_all_silos_promise_together(tmp_path: Path) -> None:
-    columns = 3000
+    columns = 1500
     own = [0] * (2 * columns) + [5 << 30]
     found = alone(tmp_path, columns, own)
     assert all(np.array_equal(one, found[0]) for one in found)

@@ -19,7 +19,7 @@ MAIN_WAYS = [
     pytest.param(
         *way.values,
         id=way.id,
-        marks=[*way.marks, *[pytest.mark.long] * (way.values in {(prg, "portable") for prg in AES})],
+        marks=[*way.marks, *[pytest.mark.long] * (way.values[0] in {(prg, "portable") for prg in AES})],
     )
     for way in WAYS
 ]
