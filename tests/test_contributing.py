@@ -33,7 +33,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.federation.loop import train
 torch.set_num_threads(1)
 for number, sections in enumerate(json.loads(sys.argv[2])):
-    run = {"dir": f"{sys.argv[1]}/{number}", "display": "none", "rounds": 6}
+    run = {"dir": f"{sys.argv[1]}/{number}", "display": "none", "rounds": 4}
     task = {"name": "stripes", "model": "linear"}
     settings = configuration.parse({"run": run, "train": {"epochs": 1, "lr": 0.1}, "task": task} | sections)
     print(run_in_threads(3, lambda comm: train(settings, comm=comm), timeout_s=100)[0]["accuracy"])

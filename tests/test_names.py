@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from functools import cache
 from pathlib import Path
@@ -96,6 +97,9 @@ def sources() -> list[Path]:
     return sorted(path for path in found if path.name != OWN)
 
 
+ANY_RETIRED = re.compile(r"\b(" + "|".join(RETIRED) + r")\b")
+
+
 @cache
 def identifiers(path: Path) -> frozenset[str]:
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
@@ -106,6 +110,7 @@ def test_retired_identifiers_stay_out() -> None:
     found = [
         f"{path.relative_to(ROOT)} has {word}: say {RETIRED[word]}"
         for path in sources()
+        if ANY_RETIRED.search(path.read_text())  # reading tokens takes a hundred times as long
         for word in sorted(identifiers(path) & RETIRED.keys())
     ]
     assert not found, "\n".join(found)

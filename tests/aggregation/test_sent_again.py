@@ -116,8 +116,8 @@ def test_every_word_is_masked_up_to_the_ragged_ends(protocol: str, monkeypatch: 
     rounds, size, fill = 60, 131 + 3 * 45 + 67, EncodedContribution.fill
     sent: dict[int, list[int]] = {}
     vectors = (VectorSpec("x", 131), VectorSpec("y", 3, "exact", "uniform"), VectorSpec("z", 67))
-    zeros = {one.name: np.zeros(one.size) for one in vectors}
-    case = Case(vectors, [Contribution(zeros)] * 3, [1, 1, 1], np.float64, 8)
+    zeros = {one.name: np.zeros(one.size, np.float32) for one in vectors}
+    case = Case(vectors, [Contribution(zeros)] * 3, [1, 1, 1], np.float32, 8)
 
     def spy(self: Any, first: int, last: int, out: Any, masks: Any) -> None:
         fill(self, first, last, out, masks)

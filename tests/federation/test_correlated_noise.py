@@ -254,7 +254,7 @@ def plan_of(config: Any, here: int = SILOS) -> Plan:
 
 def by_dp_accounting(rate: float, times: dict[float, int]) -> float:
     """Of Gaussians sampled at a rate, each noise multiplier so many times, at delta 1e-5."""
-    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-4)
+    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-3)
     for noise, count in times.items():
         event = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise))
         accountant.compose(dp_event.SelfComposedDpEvent(event, count))

@@ -76,7 +76,7 @@ def test_a_silo_dies_as_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.Mo
     assert len({summary["model_sha256"] for summary in again}) == 1
 
 
-@pytest.mark.parametrize("place", mostly_long([0, 2, 4, 6], 0, 3))
+@pytest.mark.parametrize("place", mostly_long([0, 2, 4, 6], 3))
 def test_a_silo_dies_as_the_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:

@@ -30,7 +30,7 @@ from tests.strategies import naive
 from tests.strategies.naive import SIZE, SIZES, Array
 from tests.strategies.test_federated import LR, STEPS, Softmax
 
-ROUNDS, VICTIM, FAILS, BACK = 20, 2, 5, 7
+ROUNDS, VICTIM, FAILS, BACK = 10, 2, 5, 7
 MU = ALPHA = 1.0
 CONTRAST = 0.1
 ALL = tuple(range(len(SIZES)))

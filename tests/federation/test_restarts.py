@@ -43,7 +43,7 @@ def test_a_job_that_lost_too_many_silos_is_started_again(python: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("number", "code", "cold"),
-    mostly_long([(signal.SIGINT, 75, False), (signal.SIGTERM, 75, False), (signal.SIGKILL, -9, True)], 1, 2),
+    mostly_long([(signal.SIGINT, 75, False), (signal.SIGTERM, 75, False), (signal.SIGKILL, -9, True)], 1),
 )
 def test_a_launch_is_asked_to_stop_or_dies(
     python: str, tmp_path: Path, number: signal.Signals, code: int, cold: bool

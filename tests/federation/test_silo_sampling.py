@@ -77,7 +77,7 @@ def coins(monkeypatch: pytest.MonkeyPatch) -> Coins:
 
 @pytest.mark.parametrize(
     ("noise", "rate", "rounds"),
-    mostly_long([(1.0, 0.25, 60), (0.7, 0.5, 10), (3.0, 0.8, 200), (1.5, 0.05, 500), (1.0, 0.5, 1)], 0, 4),
+    mostly_long([(1.0, 0.25, 60), (0.7, 0.5, 10), (3.0, 0.8, 200), (1.5, 0.05, 500), (1.0, 0.5, 1)], 1),
 )
 def test_the_epsilon_is_that_of_a_poisson_sampled_gaussian(
     tmp_path: Path, noise: float, rate: float, rounds: int
@@ -86,7 +86,7 @@ def test_the_epsilon_is_that_of_a_poisson_sampled_gaussian(
     config = of(tmp_path, rate, run={"rounds": rounds}, privacy={"noise_multiplier": noise, "colluding": 0})
     ours = plan_for(config, 63, 800, SILOS, SILOS).spent_after(noise, rounds)
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
-    reference = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_SPECIAL).compose(event, rounds)
+    reference = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_SPECIAL, 1e-3).compose(event, rounds)
     one = pld.from_gaussian_mechanism(
         noise, sampling_prob=rate, pessimistic_estimate=False, use_connect_dots=False
     )
@@ -334,9 +334,9 @@ def test_moon_takes_less_time_in_a_silo_that_was_never_drawn_and_is_refused() ->
 
 
 def test_coins_come_up_as_often_as_they_should(tmp_path: Path, coins: Coins) -> None:
-    federate(of(tmp_path, 0.25, run={"rounds": 60}, checkpoint={"every": 0}))
-    drawn = [[coins.drawn[number, silo][0] for silo in range(SILOS)] for number in range(1, 61)]
-    assert abs(np.mean(drawn) - 0.25) < 0.1
+    federate(of(tmp_path, 0.25, run={"rounds": 40}, checkpoint={"every": 0}))
+    drawn = [[coins.drawn[number, silo][0] for silo in range(SILOS)] for number in range(1, 41)]
+    assert abs(np.mean(drawn) - 0.25) < 0.13
     assert len({tuple(row) for row in drawn}) > 6
     assert not all(any(row) for row in drawn)  # a round without any is a round
 

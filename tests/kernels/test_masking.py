@@ -37,7 +37,8 @@ def masked_by_hand(
 SIGNS = [1, -1, -1, 1, -1]
 
 
-def test_masks_are_the_stream(prg: str) -> None:
+def test_masks_are_the_stream(main_prg: str) -> None:
+    prg = main_prg
     keys = keys_of(prg, 5)
     masks = MaskSet(prg, keys, SIGNS)
 

@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from silofl_kernels import KEY_BYTES, Stream, keystream, rotate, unrotate
 from silofl_kernels.cpu import features
+from silofl_kernels.prg import family
+from tests.campaigns import mostly_long
 
 SIZES = [1, 2, 3, 5, 8, 13, 64, 100, 255, 257, 1000]
 TOLERANCE = {"float32": 3e-6, "float64": 1e-14}
@@ -94,7 +97,7 @@ def test_windows_larger_than_caches(power: int) -> None:
     assert np.abs(rotated(x, stream_of()) - halves_rotate(x, stream_of())).max() < TOLERANCE["float64"] * 10
 
 
-@each_float
+@pytest.mark.parametrize("dtype", mostly_long(["float32", "float64"], 1))
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 70_000), st.sampled_from([None, 1, 16, 4096, 1 << 15]), st.integers(0, 9))
 def test_norm_inverse_and_linearity(dtype: str, size: int, block: int | None, seed: int) -> None:
@@ -123,11 +126,12 @@ def test_a_spike_is_spread_over_all_of_a_ragged_vector() -> None:
             assert np.abs(rotated(x, stream_of())).max() < 6 * (2 / size) ** 0.5
 
 
-def test_paths_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prg", mostly_long(["aes-128-ctr", "chacha20"], 1))
+def test_paths_give_the_same_bytes(prg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     x, seen = vector(20_003, "float32"), set()
-    for path in features.available("aes"):
+    for path in features.available(family(prg)):
         monkeypatch.setenv(features.FORCE_VARIABLE, path)
-        seen.add(rotated(x, stream_of()).tobytes())
+        seen.add(rotated(x, stream_of(prg)).tobytes())
     assert len(seen) == 1
 
 

@@ -29,6 +29,7 @@ from silofl_kernels import (
     ring_limit,
 )
 from silofl_kernels.cpu import features
+from tests.campaigns import mostly_long
 
 from . import naive
 
@@ -59,7 +60,8 @@ def masks_of(prg: str, count: int = 3) -> MaskSet:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bits"), [("float32", 8), ("float32", 16), ("float64", 16), ("float32", 32)]
+    ("dtype", "bits"),
+    mostly_long([("float32", 8), ("float32", 16), ("float64", 16), ("float32", 32)], 0, 1, 3),
 )
 def test_words_are_the_naive_ones(dtype: str, bits: int) -> None:
     ends = [0, 7, 7, 40, 41, 300, 333]
@@ -135,8 +137,10 @@ def test_any_chunks_give_the_same_words(ends: list[int], cuts: list[int]) -> Non
 @pytest.mark.parametrize(
     ("dtype", "bits", "prg"),
     [
-        *(("float32", 16, ""), ("float64", 8, ""), ("float32", 32, "")),
-        *(("float32", 16, "aes-128-ctr"), ("float32", 16, "chacha20"), ("float64", 8, "aes-128-ctr")),
+        *(("float32", 16, ""), ("float64", 32, ""), ("float32", 32, "")),
+        *(("float32", 16, "aes-128-ctr"), ("float32", 16, "chacha20"), ("float64", 32, "aes-128-ctr")),
+        pytest.param("float64", 8, "", marks=pytest.mark.long),
+        pytest.param("float64", 8, "aes-128-ctr", marks=pytest.mark.long),
         pytest.param("float32", 8, "", marks=pytest.mark.long),
         pytest.param("float32", 8, "aes-128-ctr", marks=pytest.mark.long),
         pytest.param("float32", 32, "chacha20", marks=pytest.mark.long),

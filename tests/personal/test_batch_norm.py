@@ -74,7 +74,7 @@ def test_fedbn_keeps_normalization_and_its_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", mostly_long(["finetune", "fedbn", "ditto", "apfl", "mrmtl", "pfedme", "perfedavg"], 1, 2, 6)
+    "name", mostly_long(["finetune", "fedbn", "ditto", "apfl", "mrmtl", "pfedme", "perfedavg"], 1, 6)
 )
 def test_each_own_model_is_loaded_by_itself(tmp_path: Path, name: str) -> None:
     run(tmp_path, {"name": name})
@@ -90,7 +90,7 @@ def test_each_own_model_is_loaded_by_itself(tmp_path: Path, name: str) -> None:
             assert (model(x).argmax(1) == y).float().mean() >= 0.5
 
 
-@pytest.mark.parametrize("name", ["finetune", "ditto"])
+@pytest.mark.parametrize("name", mostly_long(["finetune", "ditto"], 1))
 def test_what_is_done_beside_leaves_the_shared_model_as_it_is(tmp_path: Path, name: str) -> None:
     """Buffers and counters of batch normalization, and optimizers with a memory, too."""
     keys: dict[str, Any] = {"momentum": 0.9, "keep_optimizer": True}

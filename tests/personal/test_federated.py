@@ -19,8 +19,8 @@ from silofl.personal.registry import METHODS
 from silofl.tasks.base import SiloData
 from tests.campaigns import mostly_long
 from tests.personal import naive
-from tests.strategies.naive import ALL, CLASSES, INPUTS, ROUNDS, SIZES, Array, silos
-from tests.strategies.test_federated import FAULT, LR, STEPS, WITHOUT_2, Softmax, deaths
+from tests.strategies.naive import ALL, CLASSES, INPUTS, SIZES, Array, silos
+from tests.strategies.test_federated import FAULT, LENGTHS, LR, STEPS, WITHOUT_2, Softmax, deaths
 
 
 class Rows(nn.Module):
@@ -90,9 +90,10 @@ CASES: list[tuple[dict[str, Any], Any]] = [
     ),
 ]
 IDS = [str(table) for table, _ in CASES]
-RESUMED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 1, 4, 10), ids=IDS)
+RESUMED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 4, 10), ids=IDS)
 EVALUATED = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 0, 6, 9), ids=IDS)
 UNLIKE = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 4, 10), ids=IDS)
+APFL = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 4), ids=IDS)
 CLEAR = pytest.mark.parametrize(("personal", "reference"), mostly_long(CASES, 0, 1, 3, 4, 6, 8, 10), ids=IDS)
 
 
@@ -106,7 +107,7 @@ def federate(
     path: Path,
     personal: dict[str, Any],
     *inject: str,
-    rounds: int = ROUNDS,
+    rounds: int,
     resume: bool = False,
     **secure: Any,
 ) -> tuple[Array, list[Array], list[Any]]:
@@ -146,23 +147,26 @@ def bound_of(personal: dict[str, Any], bound: float) -> float:
 
 
 @CLEAR
-def test_in_the_clear(tmp_path: Path, personal: dict[str, Any], reference: Any) -> None:
-    shared, own, _ = federate(tmp_path, personal, protocol="plain")
-    compare((shared, own), reference(silos(), ALL), bound_of(personal, 1e-9))
+@LENGTHS
+def test_in_the_clear(tmp_path: Path, personal: dict[str, Any], reference: Any, rounds: int) -> None:
+    shared, own, _ = federate(tmp_path, personal, rounds=rounds, protocol="plain")
+    compare((shared, own), reference(silos(), ALL[:rounds]), bound_of(personal, 1e-9))
 
 
 @UNLIKE
-def test_masked(tmp_path: Path, personal: dict[str, Any], reference: Any) -> None:
-    shared, own, _ = federate(tmp_path, personal, protocol="secagg", bits=32)
-    compare((shared, own), reference(silos(), ALL), bound_of(personal, 1e-5))
+@LENGTHS
+def test_masked(tmp_path: Path, personal: dict[str, Any], reference: Any, rounds: int) -> None:
+    shared, own, _ = federate(tmp_path, personal, rounds=rounds, protocol="secagg", bits=32)
+    compare((shared, own), reference(silos(), ALL[:rounds]), bound_of(personal, 1e-5))
 
 
-@UNLIKE
+@APFL
+@LENGTHS
 @pytest.mark.usefixtures(deaths.__name__)
-def test_a_silo_dies(tmp_path: Path, personal: dict[str, Any], reference: Any) -> None:
-    shared, own, _ = federate(tmp_path, personal, FAULT, protocol="plain")
+def test_a_silo_dies(tmp_path: Path, personal: dict[str, Any], reference: Any, rounds: int) -> None:
+    shared, own, _ = federate(tmp_path, personal, FAULT, rounds=rounds, protocol="plain")
     assert len(own) == 3
-    expected, models = reference(silos(), WITHOUT_2)
+    expected, models = reference(silos(), WITHOUT_2[:rounds])
     compare((shared, own), (expected, [models[silo] for silo in (0, 1, 3)]), bound_of(personal, 1e-9))
 
 

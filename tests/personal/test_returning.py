@@ -69,7 +69,6 @@ def reference(step: Any) -> list[Array | None]:
             ({"name": "mrmtl", "mu": MU}, mrmtl, slice(None)),
             ({"name": "fedper", "layers": ["head.*"]}, fedper, HEAD),
         ],
-        0,
         2,
     ),
     ids=["ditto", "mrmtl", "fedper"],

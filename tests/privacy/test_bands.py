@@ -80,7 +80,7 @@ def test_a_run_costs_what_dp_accounting_says_of_the_matrix(rate: float) -> None:
     )
     if rate * BANDS < 1:
         event = dp_event.PoissonSampledDpEvent(rate * BANDS, event)
-    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-4)
+    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-3)
     accountant.compose(dp_event.SelfComposedDpEvent(event, 51))
     assert of.spent_after(noise, 202) == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
 

@@ -22,6 +22,7 @@ def plans(silos=4, columns=10, rounds=20, **keys):
     return statistics, Plan(config, 500, 32, silos, 1000.0, rounds, 1, before=before)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("neighbours", ["replace-special", "add-remove", "replace-one"])
 @pytest.mark.parametrize("place", ["distributed", "central", "local"])
 def test_epsilon_of_a_run_is_that_of_dp_accounting_for_the_composition(neighbours, place):
@@ -38,7 +39,7 @@ def test_epsilon_of_a_run_is_that_of_dp_accounting_for_the_composition(neighbour
     rounds = event.PoissonSampledDpEvent(0.1, event.GaussianDpEvent(noise))
     whole = event.ComposedDpEvent([event.SelfComposedDpEvent(rounds, 20), event.GaussianDpEvent(own)])
     relation = getattr(dp_accounting.NeighboringRelation, RELATIONS[neighbours])
-    expected = dp_accounting.pld.PLDAccountant(relation).compose(whole).get_epsilon(1e-5)
+    expected = dp_accounting.pld.PLDAccountant(relation, 1e-3).compose(whole).get_epsilon(1e-5)
     found = plan.spent_after(noise, 20)
     assert expected * (1 - 1e-3) <= found <= expected * 1.01
 

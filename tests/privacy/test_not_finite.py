@@ -41,6 +41,7 @@ class Overflowing(Spoilt):
     value = 1e38
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("task", [Spoilt, Overflowing])
 @pytest.mark.parametrize(
     ("privacy", "more"),

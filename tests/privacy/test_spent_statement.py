@@ -39,11 +39,11 @@ CASES: dict[str, tuple[dict[Release, int], Any]] = {
     "institutions, all": ({released(**WHOLE, institutions=3, neighbours="replace-one"): 2}, "pld"),
     "nothing": ({}, "pld"),
 }
+SLOW = {"institutions", "sampled", "replace-one", "replace-one, all", "orders"}
+"""What others hold a part of."""
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.long] * (c == "institutions")) for c in CASES]
-)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.long] * (c in SLOW)) for c in CASES])
 def test_the_text_pasted_into_python_gives_what_is_stated(case: str) -> None:
     spent, method = CASES[case]
     stated, there = epsilon(spent, 1e-6, method), dict[str, Any]()

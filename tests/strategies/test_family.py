@@ -128,6 +128,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert len((kind.__doc__ or "").splitlines()[0]) > 20
 
 
+@pytest.mark.covering(1)
 @EVERY
 @OF_ANY_TYPE
 @pytest.mark.parametrize("resync", [False, True])

@@ -16,6 +16,7 @@ from tests.strategies.loop import LR, STEPS, Loop
 from tests.strategies.naive import ALL, SIZE, SOME, silos
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 @pytest.mark.parametrize("steps", [(1, 7, 3, 12), (5, 5, 5, 5)], ids=["unequal", "equal"])

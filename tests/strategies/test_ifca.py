@@ -24,11 +24,14 @@ from silofl.strategies.ifca import IFCA
 from tests.campaigns import mostly_long
 from tests.federation.rejoining import federate as federate_with_a_return
 from tests.personal.test_private_heads import Spy
-from tests.strategies import naive, two_tasks
-from tests.strategies.naive import ALL, ROUNDS, SIZE, Array
-from tests.strategies.test_federated import FAULT, LR, STEPS, WITHOUT_2, deaths
+from tests.strategies import naive, test_federated, two_tasks
+from tests.strategies.naive import SIZE, Array
+from tests.strategies.test_federated import FAULT, LR, STEPS, deaths
 from tests.strategies.two_tasks import SIZES, TwoTasks
 
+ROUNDS = 10
+ALL = naive.ALL[:ROUNDS]
+WITHOUT_2 = test_federated.WITHOUT_2[:ROUNDS]
 Found = tuple[list[Array], list[Array]]
 """The shared models, and of every silo that is left its own."""
 

@@ -23,6 +23,7 @@ from tests.strategies.naive import ALL, SIZE, SOME, silos
 from tests.strategies.test_fedprox import Network
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 @pytest.mark.parametrize("q", [0.0, 0.001, 1.0, 5.0])

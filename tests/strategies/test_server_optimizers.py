@@ -52,6 +52,7 @@ def test_diloco(present: Any, bounds: Any, lr: float, momentum: float) -> None:
     compare(Loop(DiLoCo(lr, momentum), silos(), bounds).run(present), expected)
 
 
+@pytest.mark.covering(2)
 @PRESENT
 @BOUNDS
 @pytest.mark.parametrize("beta1", [0.0, 0.9])

@@ -30,7 +30,7 @@ from tests.strategies import naive
 from tests.strategies.naive import Array
 from tests.strategies.test_federated import Softmax
 
-SILOS, ROUNDS, LR, STEPS = 4, 24, 0.3, 5
+SILOS, ROUNDS, LR, STEPS = 4, 12, 0.3, 5
 TENSORS = (1, 4, 5, 2, 3)
 PARTS = {
     1: [slice(0, 15)],
@@ -149,9 +149,10 @@ CASES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("strategy", CASES, ids=str)
-def test_it_is_the_algorithm(tmp_path: Path, strategy: dict[str, Any]) -> None:
-    federate(settings(tmp_path, strategy))
-    expected = reference(strategy)
+@pytest.mark.parametrize("rounds", mostly_long([ROUNDS, 24], 0))
+def test_it_is_the_algorithm(tmp_path: Path, strategy: dict[str, Any], rounds: int) -> None:
+    federate(settings(tmp_path, strategy, rounds))
+    expected = reference(strategy, [ALL] * rounds)
     assert np.abs(expected).max() > 0.3
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-9)
 
@@ -173,7 +174,7 @@ def test_masked(tmp_path: Path, secure: dict[str, Any], bound: float) -> None:
     np.testing.assert_allclose(model_of(tmp_path), reference(CASES[1]), rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("protocol", ["plain", "secagg"])
+@pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_one_fragment_is_diloco_bit_for_bit(tmp_path: Path, protocol: str) -> None:
     secure = {"protocol": protocol}
     digests = set()
@@ -200,6 +201,7 @@ class Long:
         return {}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 @pytest.mark.parametrize("fragments", [2, 4])
 def test_a_round_sends_a_fragment_s_part_of_the_bytes(tmp_path: Path, protocol: str, fragments: int) -> None:

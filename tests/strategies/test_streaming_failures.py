@@ -44,11 +44,12 @@ BEHIND = FAILS - 2
 """The newest round that a silo has committed for certain when it fails."""
 WITHOUT = tuple(silo for silo in ALL if silo != VICTIM)
 STREAMED = CASES[1]
-SECURE = pytest.mark.parametrize(
-    ("secure", "bound"), [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)], ids=str
-)
+WAYS = [({"protocol": "plain"}, 1e-9), ({"protocol": "secagg", "bits": 32}, 1e-5)]
+SECURE = pytest.mark.parametrize(("secure", "bound"), WAYS, ids=str)
+MASKED = pytest.mark.parametrize(("secure", "bound"), mostly_long(WAYS, 1), ids=str)
 
 
+@pytest.mark.covering(1)
 @SECURE
 @pytest.mark.parametrize("at", ["train", "collect first", "step"])
 def test_a_silo_dies(
@@ -65,7 +66,7 @@ def test_a_silo_dies(
     np.testing.assert_allclose(model_of(tmp_path), reference(STREAMED, present), rtol=0, atol=bound)
 
 
-@SECURE
+@MASKED
 def test_a_silo_comes_back_with_its_model_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float
 ) -> None:

@@ -136,6 +136,7 @@ def outcomes(
 LIES = [steps_otherwise("model"), steps_otherwise(BUFFERS), reads_another_sum, writes_another_sum]
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize("lie", LIES, ids=["model", "buffers", "reads", "writes"])
 def test_a_lying_server_is_named_before_its_slice_is_taken_up(strategy: Strategy, lie: Lie) -> None:
@@ -302,6 +303,7 @@ RESUMES = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("strategy", "where", "name"), RESUMES, ids=str)
 @pytest.mark.parametrize(("silos", "liar", "checker"), [((0, 1, 2, 3), 1, 2), ((0, 2, 3), 2, 3)])
 def test_what_a_silo_resumes_with_is_what_its_checker_committed_of_it(

@@ -118,6 +118,7 @@ class Rank:
         return [vector.tobytes() for vector in (*shared.values(), self.server.values[SIZE:])]
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize("buffers", [0, EXTRA])
 @pytest.mark.parametrize("tolerant", [True, False])
@@ -139,6 +140,7 @@ def test_slices_equal_the_whole(strategy: Strategy, buffers: int, tolerant: bool
         assert run_in_threads(ranks, rank) == [expected] * ranks
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize("step", ["step", "allgather"])
 @pytest.mark.parametrize("victim", [0, 2, 4])
@@ -168,6 +170,7 @@ def test_a_rank_fails(strategy: Strategy, step: str, victim: int) -> None:
     assert results == [whole.everything] * 4
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize("new", [0, 1, 3])
 def test_a_silo_rejoins(strategy: Strategy, new: int) -> None:
@@ -204,6 +207,7 @@ def test_a_silo_rejoins(strategy: Strategy, new: int) -> None:
     assert run_in_threads(4, rank) == [expected[1:]] * 4  # type: ignore[arg-type]
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize(
     ("committed_by", "ranks"), [((0, 1, 2), 3), ((0, 1, 2), 5), ((1, 3, 4), 5), ((0, 4), 5), ((2,), 3)]
