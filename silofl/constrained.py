@@ -19,5 +19,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 """The part of a running sum that is kept at every step, such as momentum; 0 for none."""
 QuantizationLevels = Annotated[int, Field(ge=1, le=63)]
 """On both sides of zero, so that codes have up to 7 bits."""
+CodeBits = Annotated[int, Field(ge=1, le=4)]
+"""Of a code in a packet."""
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """Several texts, which a file has as a list."""

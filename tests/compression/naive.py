@@ -202,6 +202,22 @@ def largest(values: Array, count: int) -> list[int]:
     return sorted(range(len(values)), key=lambda place: (-abs(values[place]), place))[:count]
 
 
+GAUSSIAN = np.array([-1.510417608, -0.452780037, 0.452780037, 1.510417608])
+"""Levels of two bits (Max 1960, table I)."""
+
+
+def eden(values: Array, key: bytes, *, feedback: bool) -> Array:
+    """Turned by a key, the nearest of four levels, scaled, and turned back."""
+    turned, stream = values.copy(), Stream("aes-128-ctr", key)
+    rotate(turned, stream)
+    size = math.sqrt(np.mean(turned**2))
+    near = np.array([min(GAUSSIAN, key=lambda level: abs(level - one / size)) for one in turned])
+    inner = float(turned @ near)
+    back = near * float(np.float32(inner / (near @ near) if feedback else (turned @ turned) / inner))
+    unrotate(back, stream)
+    return back
+
+
 PACKETS: dict[str, tuple[dict[str, Any], Any]] = {
     "top_k": ({"ratio": 0.1}, lambda x, key, fb: sparse(x, largest(x, max(1, round(0.1 * len(x)))))),
     "fixed_threshold": ({"threshold": 0.4}, lambda x, key, fb: sparse(x, np.flatnonzero(np.abs(x) >= 0.4))),
@@ -214,6 +230,7 @@ PACKETS: dict[str, tuple[dict[str, Any], Any]] = {
         {"bucket": 64},
         lambda x, key, fb: coded(x, key, bucket=64, levels=1, order=np.inf, feedback=fb),
     ),
+    "eden": ({"code_bits": 2}, lambda x, key, fb: eden(x, key, feedback=fb)),
     "sign": ({"vote": False}, lambda x, key, fb: np.where(x < 0, -1, 1) * np.mean(np.abs(x))),
 }
 """By name of the codec: keys, and what others have of values (d,), by a silo's key and with feedback."""
