@@ -1,4 +1,4 @@
-"""EDEN and DRIVE: values turned at random, in few bits by the best levels for a normal number, and a scale."""
+"""EDEN and DRIVE: values turned at random, in few bits by the best levels for normal numbers, and a scale."""
 
 import functools
 import math
