@@ -108,6 +108,10 @@ class StopRequestedError(StoppedError):
     """The run was stopped by a signal, after its last round was committed."""
 
 
+class OtherSilosError(SiloflError):
+    """A silo is lost between two sums of one round, the second of which stays closed."""
+
+
 class TooFewDrawnError(StoppedError):
     """So many of the silos drawn for a round failed that the sum over the others stays closed."""
 

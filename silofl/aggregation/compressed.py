@@ -282,6 +282,10 @@ class CompressedSum(AroundSum):
                 pieces = self._inner.decoded(one.name, pieces)
             self._whole[one.name] = self._decode(one, pieces) if compresses(one) else pieces
 
+    def whole(self, name: str) -> Vector:
+        """The mean (d,) of a vector, once all pieces were taken."""
+        return self._whole[name]
+
     def total(self, index: int) -> Total:
         """See `Aggregator`; of any slice, once all pieces were taken."""
         if not self._whole:

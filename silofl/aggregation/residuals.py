@@ -17,10 +17,12 @@ class Residuals:
 
     Attributes:
         values: what the next round adds, arrays by "vector/tensor"; none where nothing was lost yet.
+        factors: what silos have in common of the last sum, by "vector/tensor", where the next begins with it.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, Vector] = {}
+        self.factors: dict[str, Vector] = {}
         self._proposed: dict[str, Vector] = {}
 
     def begin(self) -> None:
@@ -43,9 +45,13 @@ class Residuals:
         self.values |= self._proposed
         self._proposed = {}
 
-    def load(self, values: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take up what `values` was."""
-        self.values = {name: np.array(one) for name, one in values.items()}
+    def load(
+        self, values: Mapping[str, NDArray[np.generic]], factors: Mapping[str, NDArray[np.generic]]
+    ) -> None:
+        """Take up what both were."""
+        self.values, self.factors = (
+            {name: np.array(one) for name, one in given.items()} for given in (values, factors)
+        )
 
 
 def _cut(one: VectorSpec, values: Vector) -> list[tuple[str, Vector]]:

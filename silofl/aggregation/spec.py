@@ -24,6 +24,7 @@ class VectorSpec:
         weighting: by what silos are averaged.
         tensors: names of the tensors that the vector is made of, for messages.
         ends: int64 (m,), where each ends in the vector; one tensor when None.
+        shapes: of the tensors, where they are known.
         bits: of a value of the "packed" format, on the wire; None: the ring's.
         keeps_error: whether what rounding to that format loses is kept for the silo.
     """
@@ -34,6 +35,7 @@ class VectorSpec:
     weighting: Weighting = "samples"
     tensors: tuple[str, ...] = ()
     ends: NDArray[np.int64] | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
     bits: int | None = None
     keeps_error: bool = False
 

@@ -64,6 +64,37 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class FactorCodec(Codec):
+    """A codec of two sums a round: matrices become two factors, of which the first decides the second.
+
+    What is lost goes on to the silo's next update, whatever `compress.error_feedback`.
+    """
+
+    unbiased = False
+    in_place = False
+
+    def factored(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """Rows, columns and rank of a tensor of that shape that has factors; None where it is sent whole."""
+        raise NotImplementedError
+
+    def first(self, matrix: Vector, second: Vector) -> Vector:
+        """The first factor (rows, rank) of one silo's matrix, by the second one (columns, rank) of before."""
+        raise NotImplementedError
+
+    def basis(self, mean: Vector) -> Vector:
+        """What silos make of the mean of first factors, (rows, rank): the same bits on every processor."""
+        raise NotImplementedError
+
+    def second(self, matrix: Vector, basis: Vector) -> Vector:
+        """The second factor (columns, rank) of one silo's matrix."""
+        raise NotImplementedError
+
+    def product(self, basis: Vector, second: Vector) -> Vector:
+        """The matrix (rows, columns) of two factors: the same bits on every processor."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class PacketCodec(Codec):
     """A codec of which sums mean nothing: every silo's packet goes to every other silo, in the clear."""
 

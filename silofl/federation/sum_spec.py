@@ -7,10 +7,12 @@ from collections.abc import Callable
 from silofl import config as configuration
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import CompressedSum, Compression
+from silofl.aggregation.factored import FactoredSum
 from silofl.aggregation.gathered import GatheredSum
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.compression.base import FactorCodec
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
@@ -24,9 +26,10 @@ def aggregation_spec(
     """What sums are made of: the strategy's vectors, of one `fragment`, and the model's buffers, exactly."""
     model, part = silo.model, silo.fragments[fragment]
     names = tuple(model.tensor_names[part.tensors])
+    shapes = tuple(model.tensor_shapes[part.tensors])
     ends = model.tensor_ends[part.tensors] - part.values.start
     vectors = [
-        VectorSpec(name, part.size, "scaled", weighting, names, ends)
+        VectorSpec(name, part.size, "scaled", weighting, names, ends, shapes)
         for name, weighting in strategy.sends.items()
     ]
     buffers = model.size - model.trainable
@@ -68,6 +71,8 @@ def compressed(
     """
     if way is None:
         return build(spec)
+    if isinstance(way.codec, FactorCodec):
+        return FactoredSum(group, build, spec, way, residuals, words=words)
     if not way.codec.linear:
         return group.step(lambda: GatheredSum(group, spec, way, residuals))
     return CompressedSum(build, spec, way, residuals, words=words, silo=group.silo_id)

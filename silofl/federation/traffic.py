@@ -20,6 +20,7 @@ from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
+from silofl.compression.base import FactorCodec
 from silofl.config import SecureConfig
 from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.federation.sum_spec import compressed
@@ -80,7 +81,8 @@ class TrialRound:
             return self._trial(spec if length == longest else _cut(spec, length))
 
         period = _period(self.secure, spec.silos)
-        if longest <= 2 * period:
+        factors = self.compression is not None and isinstance(self.compression.codec, FactorCodec)
+        if longest <= 2 * period or factors:  # shapes decide how long those are
             return trial(longest)
         short = period + longest % period
         sent = trial(short)

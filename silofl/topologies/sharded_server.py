@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, Authorizer
+from silofl.aggregation.gathered_sums import gather_sums
 from silofl.aggregation.magnitudes import Magnitudes
+from silofl.aggregation.recomputed import digests, refuse_change, refuse_difference
 from silofl.aggregation.shards import Shards, slice_counts
 from silofl.aggregation.sum_terms import Common
 from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
@@ -23,8 +25,6 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import UserCodeError
 from silofl.strategies.base import State, Strategy
 from silofl.topologies.base import BUFFERS, NO_STARTS
-from silofl.topologies.gathered_sums import gather_sums
-from silofl.topologies.recomputed import digests, refuse_change, refuse_difference
 from silofl.topologies.slice_states import SliceStates, gather_parts
 from silofl.types import Contribution, Vector
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from silofl.aggregation.recomputed import refuse_difference
 from silofl.aggregation.shards import Shards
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.errors import StoppedError
 from silofl.strategies.base import State, Strategy
-from silofl.topologies.recomputed import refuse_difference
 from silofl.types import Vector
 
 

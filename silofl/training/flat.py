@@ -103,6 +103,7 @@ class FlatModel:
         tensors, count = [t for _, t in (*parameters, *buffers)], len(parameters)
         self._layout, self._parameters = VectorLayout(tensors), tensors[:count]
         self.tensor_names, self.buffer_names = [s.name for s, _ in parameters], [s.name for s, _ in buffers]
+        self.tensor_shapes = [tuple(shape) for shape in self._layout.shapes[:count]]
         ends = np.array(self._layout.ends, np.int64)
         self.trainable = int(ends[count - 1])
         self.tensor_ends, self.buffer_ends = ends[:count], ends[count:] - self.trainable

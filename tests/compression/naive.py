@@ -249,3 +249,37 @@ def packets_fedavg(present: Any, name: str, *, feedback: bool, seed: int = 0) ->
             mean += SIZES[k] / total * back
         x = x + mean
     return x
+
+
+def powersgd_fedavg(present: Any, rank: int, *, seed: int = 0, anew: Any = (), void: Any = ()) -> Array:
+    """Federated averaging with the second parameter in factors: Vogels et al. 2019, algorithm 1.
+
+    The second factor is drawn anew in round 1 and in those of `anew`; rounds of `void` move nothing.
+    """
+    rows, columns = SHAPES["b"]
+    split = math.prod(SHAPES["a"])
+    x, left, second = np.zeros(D), np.zeros((len(SIZES), D)), np.empty(0)
+    for number, here in enumerate(present, 1):
+        if number == 1 or number in anew:
+            key = key_of(seed, number, "update/b")
+            encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+            words = np.frombuffer(encryptor.update(bytes(4 * columns * rank)), "<u4")
+            second = (words / 2.0**31 - 1).reshape(columns, rank)
+        shares = np.array([SIZES[k] for k in here]) / sum(SIZES[k] for k in here)
+        whole = [LR * (targets()[k] - x) + left[k] for k in here]
+        matrices = [one[split:].reshape(rows, columns) for one in whole]
+        mean = np.sum([share * one @ second for share, one in zip(shares, matrices, strict=True)], axis=0)
+        basis = np.linalg.qr(mean)[0]
+        seconds = [one.T @ basis for one in matrices]
+        if number in void:
+            for k, one in zip(here, whole, strict=True):
+                left[k] = one
+            continue
+        second = np.sum([share * one for share, one in zip(shares, seconds, strict=True)], axis=0)
+        for k, matrix, own in zip(here, matrices, seconds, strict=True):
+            left[k][split:] = (matrix - basis @ own.T).ravel()
+            left[k][:split] = 0
+        x = x.copy()
+        x[:split] += np.sum([share * one[:split] for share, one in zip(shares, whole, strict=True)], axis=0)
+        x[split:] += (basis @ second.T).ravel()
+    return x

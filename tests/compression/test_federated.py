@@ -151,7 +151,7 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     federate(settings(never, compress, secure, 6))
     assert (model_of(killed) == model_of(never)).all()
     for silo in ALL:
-        left, other = (tree_of(run, 6, silo)["error_feedback"] for run in (killed, never))
+        left, other = (tree_of(run, 6, silo)["error_feedback"]["residuals"] for run in (killed, never))
         assert left.keys() == ({"update/a", "update/b"} if "error_feedback" in compress else set())
         assert all((left[name] == other[name]).all() and left[name].any() for name in left)
 

@@ -114,10 +114,12 @@ COMPRESSED = [
     ({"bits": 4, "rotation": True, "error_feedback": True}, {"protocol": "secagg"}, Normalized),
     ({"name": "random_k", "ratio": 0.3}, {"protocol": "plain"}, WithoutBuffers),
     ({"bits": 8}, {"protocol": "additive", "committee": 3}, Normalized),
+    ({"name": "powersgd", "rank": 1}, {"protocol": "secagg"}, Normalized),
+    ({"name": "qsgd"}, {"protocol": "plain"}, Normalized),
 ]
 
 
-@pytest.mark.parametrize(("compress", "secure", "task"), mostly_long(COMPRESSED, 0), ids=str)
+@pytest.mark.parametrize(("compress", "secure", "task"), mostly_long(COMPRESSED, 0, 3), ids=str)
 def test_a_compressed_round_sends_what_check_says(
     tmp_path: Path, compress: Any, secure: Any, task: type[Normalized]
 ) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import WholeSums
+from silofl.aggregation.recomputed import refuse_difference
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
-from silofl.topologies.recomputed import refuse_difference
 
 
 def gather_sums(comm: Communicator, silo: int, sums: Aggregator) -> bool:
