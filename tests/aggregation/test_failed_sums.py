@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import silofl
-import silofl.aggregation.secagg
+import silofl.aggregation.openable_sum
 from silofl.aggregation.wire_format import WireFormat
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.config import SecureConfig
@@ -147,7 +147,7 @@ def test_an_error_while_the_sum_is_read_is_told_with_its_pieces(
 ) -> None:
     if messages:
         by_messages(monkeypatch)
-    work, reading = silofl.aggregation.secagg.reduce_rows, set[int]()
+    work, reading = silofl.aggregation.openable_sum.reduce_rows, set[int]()
 
     def failing(*arguments: Any, **more: Any) -> None:
         if threading.get_ident() in reading:
@@ -160,7 +160,7 @@ def test_an_error_while_the_sum_is_read_is_told_with_its_pieces(
             me = threading.get_ident()
             comm.on_mark(lambda step: reading.add(me) if step == "unmask" else None)
 
-    monkeypatch.setattr(silofl.aggregation.secagg, "reduce_rows", failing)
+    monkeypatch.setattr(silofl.aggregation.openable_sum, "reduce_rows", failing)
     found = ends(fail, 8.0)
     assert "rank 1 raised MemoryError: no room" in str(found[ODD])
     assert {str(found[0]), str(found[2])} == {"rank 1 could not open the sum, and the error there says why"}

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from silofl.aggregation.magnitudes import measure
+from silofl.aggregation.openable_sum import OpenableSum
 from silofl.aggregation.reduce_scatter import MessageExchange
-from silofl.aggregation.secagg import OpenableSum, SecAggSum
+from silofl.aggregation.secagg import SecAggSum
 from silofl.aggregation.secure_session import SecureSession, common_prg, open_session
 from silofl.aggregation.spec import VectorSpec
 from silofl.comm import Communicator
