@@ -65,6 +65,7 @@ EXAMPLES: list[dict[str, dict[str, object]]] = [
     {"strategy": {"name": "fedavg"}},
     {"strategy": {"name": "signavg", "lr": 0.05}},
     {"personal": {"name": "interpolated", "own": 0.3}},
+    {"compress": {"name": "neighbours_mean", "bits": 8, "error_feedback": True}},
     {"secure": {"protocol": "gathered"}},
     {"topology": {"name": "cautious"}},
     {"privacy": {"unit": "silo", "place": "majority", "noise_multiplier": 0.02, "metrics": "exact"}},
@@ -95,6 +96,7 @@ def test_every_family_has_its_example() -> None:
     folders = {name.split("/")[1] for name in FILES}
     assert folders == {
         "strategies",
+        "compression",
         "personal",
         "tasks",
         "aggregation",

@@ -8,7 +8,7 @@ from silofl import config as configuration
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import CompressedSum, Compression
 from silofl.aggregation.factored import FactoredSum
-from silofl.aggregation.gathered import GatheredSum
+from silofl.aggregation.packet_sum import PacketSum
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
@@ -74,5 +74,5 @@ def compressed(
     if isinstance(way.codec, FactorCodec):
         return FactoredSum(group, build, spec, way, residuals, words=words)
     if not way.codec.linear:
-        return group.step(lambda: GatheredSum(group, spec, way, residuals))
+        return group.step(lambda: PacketSum(group, spec, way, residuals))
     return CompressedSum(build, spec, way, residuals, words=words, silo=group.silo_id)

@@ -12,16 +12,31 @@ from silofl.comm import run_on_ranks
 from silofl.comm.protocol import Communicator
 from silofl.comm.shutdown import Shutdown
 from silofl.federation.loop import train
-from tests.compression.naive import ALL, ROUNDS, Pull, compressed_fedavg
+from tests.compression.naive import (
+    ALL,
+    PACKETS,
+    ROUNDS,
+    Pull,
+    compressed_fedavg,
+    packets_fedavg,
+    powersgd_fedavg,
+)
 from tests.compression.test_federated import CASES, model_of, settings
+
+PLAIN, EVERY = {"protocol": "plain"}, [ALL] * ROUNDS
+RUNS = [
+    *((compress, secure, bound, compressed_fedavg(EVERY, compress)) for compress, secure, bound in CASES),
+    ({"name": "powersgd"}, {"protocol": "secagg", "bits": 32}, 1e-5, powersgd_fedavg(EVERY, 2)),
+    ({"name": "qsgd", **PACKETS["qsgd"][0]}, PLAIN, 1e-6, packets_fedavg(EVERY, "qsgd", feedback=False)),
+]
 
 
 def main(comm: Communicator, shutdown: Shutdown) -> None:
-    for number, (compress, secure, bound) in enumerate(CASES):
+    for number, (compress, secure, bound, expected) in enumerate(RUNS):
         path = Path(sys.argv[1]) / str(number)
         train(settings(path, compress, secure, checkpoint={"every": 0}), Pull(), comm=comm)
         comm.barrier()
-        error = np.abs(model_of(path) - compressed_fedavg([ALL] * ROUNDS, compress)).max()
+        error = np.abs(model_of(path) - expected).max()
         told = {"rank": comm.rank, "case": number, "error": error, "bound": bound}
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()

@@ -12,8 +12,8 @@ import torch
 from safetensors.numpy import load_file
 
 from silofl import config as configuration
-from silofl.aggregation.gathered import GatheredSum
 from silofl.aggregation.openable_sum import OpenableSum
+from silofl.aggregation.packet_sum import PacketSum
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.errors import ProtocolError
@@ -220,13 +220,13 @@ def test_a_run_of_packets_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: py
 
 def sent_by(monkeypatch: pytest.MonkeyPatch, liar: int, message: Any) -> None:
     """Let a silo send other messages: message(honest)."""
-    honest = GatheredSum._message
+    honest = PacketSum._message
 
-    def lie(gathered: GatheredSum, contribution: Any, round_number: int) -> bytes:
+    def lie(gathered: PacketSum, contribution: Any, round_number: int) -> bytes:
         own = honest(gathered, contribution, round_number)
         return message(own) if gathered._group.silo_id == liar else own
 
-    monkeypatch.setattr(GatheredSum, "_message", lie)
+    monkeypatch.setattr(PacketSum, "_message", lie)
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_a_packet_that_is_none_is_refused_by_name(
 def test_a_silo_that_gives_two_silos_different_packets_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, mine = GatheredSum._exchange, threading.local()
+    honest, mine = PacketSum._exchange, threading.local()
     gathered = ThreadCommunicator.allgather_bytes
 
-    def exchange(one: GatheredSum, *of: Any) -> Any:
+    def exchange(one: PacketSum, *of: Any) -> Any:
         mine.lied_to = one._group.silo_id == 3
         return honest(one, *of)
 
@@ -263,7 +263,7 @@ def test_a_silo_that_gives_two_silos_different_packets_is_named(
             every[1], mine.lied_to = every[1][:-1] + bytes([every[1][-1] ^ 1]), False
         return every
 
-    monkeypatch.setattr(GatheredSum, "_exchange", exchange)
+    monkeypatch.setattr(PacketSum, "_exchange", exchange)
     monkeypatch.setattr(ThreadCommunicator, "allgather_bytes", lie)
     with pytest.raises(ProtocolError, match=r"silos have received different packets from silo 1"):
         federate(packets(tmp_path, "top_k", feedback=False))

@@ -45,7 +45,7 @@ class Received:
     vectors: Mapping[str, Vector]
 
 
-class GatheredSum:
+class PacketSum:
     """`Aggregator` of a codec that has packets: see the module. Every silo sees every other's packet.
 
     Silos compare what they have received, so that none can give two of them different packets.
