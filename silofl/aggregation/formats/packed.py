@@ -28,8 +28,8 @@ from silofl_kernels import (
     unpack_fields,
 )
 
-PIECE = 1 << 14
-"""Values that are encoded or decoded at a time, few enough for the cache; whole words of any ring."""
+PIECE = 1 << 16
+"""Values that are encoded or decoded at a time, few enough for a cache; whole words of any ring."""
 UNMASKED = MaskSet("aes-128-ctr", [], [])
 
 
@@ -125,10 +125,11 @@ class Packed:
         for first in range(0, len(out), PIECE):
             part, start = out[first : first + PIECE], first // fields
             count = -(-len(part) // fields)
-            reduce_rows(
-                [masked[start : start + count]], words[:count], masks=masks, offset=block.start + start
-            )
-            unpack_fields(words[:count], numbers[: len(part)], self._bits)
+            here = masked[start : start + count]
+            if masks is not UNMASKED:
+                reduce_rows([here], words[:count], masks=masks, offset=block.start + start)
+                here = words[:count]
+            unpack_fields(here, numbers[: len(part)], self._bits)
             dequantize(numbers[: len(part)], part, steps=steps, ends=self._ends, first=block.first + first)
 
 
