@@ -161,6 +161,10 @@ class Additive:
         )
         return mean
 
+    def holds(self, share: float) -> bool:
+        """See `WordSums`."""
+        return self._wire.holds(share)
+
     def words(self, index: int, name: str) -> Words:
         """See `WordSums`; a rank has its own slice alone."""
         start = self._bounds[index]

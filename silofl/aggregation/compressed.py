@@ -30,6 +30,7 @@ from silofl.aggregation.tail import EncodingQuality
 from silofl.compression import registry
 from silofl.compression.base import KEY_BYTES, Codec, Draw
 from silofl.config import CompressConfig
+from silofl.errors import ConfigError
 from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import Stream, max_abs, rotate, unrotate
 
@@ -47,6 +48,9 @@ class WordSums(Protocol):
     @property
     def residuals(self) -> Mapping[str, Vector]:
         """By vector: what rounding took of this silo's values in the last sum, (d,)."""
+
+    def holds(self, share: float) -> bool:
+        """Whether "packed" words of a silo of that part of all samples are more than zeros."""
 
     def words(self, index: int, name: str) -> Words:
         """The sum of one vector's part of slice `index`, unmasked; see `Aggregator.total`."""
@@ -175,6 +179,24 @@ class CompressedSum(AroundSum):
         self.layout = on_every_rank(spec, self.served.members)
         self._round = 0
         self._whole: dict[str, Vector] = {}
+        if isinstance(self._inner, WordSums) and compression.keeps_error:
+            self._refuse_unheard(self._inner)
+
+    def _refuse_unheard(self, sums: WordSums) -> None:
+        """Raise ConfigError, on every rank, where a silo has so few samples that it would send zeros.
+
+        What it cannot send would grow for ever, and with it the ranges of all. Collective: how many silos
+        they are is added up like other numbers, and who they are is not told.
+        """
+        silent = not sums.holds(self.spec.samples / self._inner.summed_samples)
+        count = self._inner.sum_scalars(np.array([float(silent)]))[0]
+        if count:
+            bits = "secure.bits" if self._way.bits is None else f"compress.bits = {self._way.bits}"
+            raise ConfigError(
+                f"{count:g} of {self.spec.silos} silos have so few of all samples that their updates would "
+                f"be zeros in {bits}: use more bits, or remove compress.error_feedback",
+                rank=0,
+            )
 
     @property
     def description(self) -> str:
