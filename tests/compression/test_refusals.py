@@ -97,13 +97,17 @@ def test_bits_that_overflow_are_refused_with_the_numbers(
             federate(config)
 
 
-@pytest.mark.parametrize("secure", [{"protocol": "secagg"}, {"protocol": "additive", "committee": 2}], ids=str)
+@pytest.mark.parametrize(
+    "secure", [{"protocol": "secagg"}, {"protocol": "additive", "committee": 2}], ids=str
+)
 def test_a_silo_of_which_the_bits_hold_nothing_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any]
 ) -> None:
     """To nearest, a part of all samples below half a level is zeros, whose residual would grow for ever."""
     monkeypatch.setattr(naive, "SIZES", (5, 60, 80, 90))
     config = settings(tmp_path, {"bits": 4, "error_feedback": True}, secure, 1)
-    with pytest.raises(ConfigError, match=r"1 of 4 silos have so few .* zeros in compress\.bits = 4: use more"):
+    with pytest.raises(
+        ConfigError, match=r"1 of 4 silos have so few .* zeros in compress\.bits = 4: use more"
+    ):
         federate(config)
     federate(settings(tmp_path / "at random", {"bits": 4}, secure, 1))
