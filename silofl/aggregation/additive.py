@@ -165,6 +165,10 @@ class Additive:
         """See `WordSums`."""
         return self._wire.holds(share)
 
+    def spread(self, name: str) -> float:
+        """See `WordSums`."""
+        return self._wire.spread(name)
+
     def words(self, index: int, name: str) -> Words:
         """See `WordSums`; a rank has its own slice alone."""
         start = self._bounds[index]

@@ -36,8 +36,6 @@ from silofl_kernels import Stream, max_abs, rotate, unrotate
 
 GROUP = 1 << 15
 """Values that have a range of their own at least: to agree on one takes 1.3 kB."""
-SPREAD = 2.0
-"""Root mean squares that a tensor's range holds at least, where what is beyond goes on to later rounds."""
 ROTATION_KEY = b"silofl codec rot"  # 16 bytes; with the round's in front of it
 
 
@@ -51,6 +49,9 @@ class WordSums(Protocol):
 
     def holds(self, share: float) -> bool:
         """Whether "packed" words of a silo of that part of all samples are more than zeros."""
+
+    def spread(self, name: str) -> float:
+        """How many root mean squares of a "packed" vector's tensors a range that keeps errors holds."""
 
     def words(self, index: int, name: str) -> Words:
         """The sum of one vector's part of slice `index`, unmasked; see `Aggregator.total`."""
@@ -264,10 +265,13 @@ class CompressedSum(AroundSum):
         """What ranges have to hold of what is sent."""
         found = dict(given)
         for one in self._inner.spec.vectors:
+            values = inner.vectors[one.name]
+            if compresses(self.spec.vector(one.name)):
+                found[one.name] = max_abs(values, one.tensor_ends)
             if one.format == "packed" and one.keeps_error:
-                found[one.name] = SPREAD * _root_mean_squares(inner.vectors[one.name], one.tensor_ends)
-            elif compresses(self.spec.vector(one.name)):
-                found[one.name] = max_abs(inner.vectors[one.name], one.tensor_ends)
+                assert isinstance(self._inner, WordSums), "made for ring words"
+                most = self._inner.spread(one.name) * _root_mean_squares(values, one.tensor_ends)
+                found[one.name] = np.minimum(found[one.name], most)
         return found
 
     def pieces(self, index: int) -> dict[str, NDArray[Any]]:

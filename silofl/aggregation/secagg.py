@@ -281,6 +281,10 @@ class SecAgg:
         """See `WordSums`."""
         return self._sum.wire.holds(share)
 
+    def spread(self, name: str) -> float:
+        """See `WordSums`."""
+        return self._sum.wire.spread(name)
+
     def words(self, index: int, name: str) -> Words:
         """See `WordSums`."""
         if self._opened is None:

@@ -97,6 +97,12 @@ class WireFormat:
         parts = {one.name: self._weight(one, share, 1.0).part for one in self.spec.vectors}
         return all(form.holds(parts[name]) for name, form in self.formats.items() if isinstance(form, Packed))
 
+    def spread(self, name: str) -> float:
+        """How many root mean squares a packed vector's ranges hold, where errors are kept."""
+        form: object = self.formats[name]
+        assert isinstance(form, Packed), f"{name} has one word a value, or more"
+        return form.spread
+
     def fixed_ranges(self, value_range: float) -> dict[str, Ranges]:
         """The same range for every tensor, as configured: it bounds values times their weight."""
         return {one.name: np.full(len(one.tensor_ends), value_range) for one in self.ranged}

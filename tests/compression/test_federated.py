@@ -19,6 +19,7 @@ from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.errors import ProtocolError
 from silofl.federation.loop import train
 from tests.campaigns import mostly_long
+from tests.compression import naive
 from tests.compression.naive import (
     ALL,
     LR,
@@ -30,6 +31,7 @@ from tests.compression.naive import (
     Pull,
     compressed_fedavg,
     packets_fedavg,
+    targets,
 )
 from tests.federation import rejoining
 from tests.federation.test_rejoining import tree_of
@@ -96,6 +98,17 @@ def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: 
     exact = compressed_fedavg([ALL] * ROUNDS, {})
     error = np.abs(model_of(tmp_path) - exact).max()
     assert 0 < error < 64 * 2.0 ** -(bits - 3)
+
+
+def test_with_many_levels_few_large_values_are_not_left_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as rows of an embedding that a batch has: far beyond twice the root mean square."""
+    sparse = np.where(np.arange(D) % 50 == 0, targets(), 0.0)
+    monkeypatch.setattr(naive, "targets", lambda: sparse)
+    federate(settings(tmp_path, {"bits": 16, "error_feedback": True}, {"protocol": "secagg"}))
+    exact = compressed_fedavg([ALL] * ROUNDS, {})
+    assert np.linalg.norm(model_of(tmp_path) - exact) < 0.01 * np.linalg.norm(exact)
 
 
 MOMENTS = ("train", "collect first", "step", "allgather")

@@ -30,6 +30,10 @@ from silofl_kernels import (
 
 PIECE = 1 << 14
 """Values that are encoded or decoded at a time, few enough for the cache; whole words of any ring."""
+SPREAD = 2.0
+"""Root mean squares that a tensor's range holds at least, where what is beyond goes on to later rounds."""
+FINE = 4.0
+"""Levels of a silo for each root mean square at which the range is wider: rounding loses little then."""
 UNMASKED = MaskSet("aes-128-ctr", [], [])
 
 
@@ -61,6 +65,8 @@ class Packed:
         # To nearest, fewer levels would do for the sum; but then words of silos of 1/n each are all zeros.
         stochastic = check_capacity(bits, 1.0, silos, stochastic=True, key="compress.bits")
         self._unit = check_capacity(bits, 1.0, silos, key="compress.bits") if self._keeps else stochastic
+        self.spread = max(SPREAD, self._unit / silos / FINE)
+        """How many root mean squares a range holds, where what is beyond it goes on to later rounds."""
 
     @classmethod
     def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
