@@ -210,7 +210,7 @@ PACKETS: dict[str, tuple[dict[str, Any], Any]] = {
     "bfloat16": ({}, lambda x, key, fb: bfloat16(x)),
     "qsgd": (
         {"levels": 5, "bucket": 64},
-        lambda x, key, fb: coded(x, key, bucket=64, levels=5, order=2, feedback=fb),
+        lambda x, key, fb: coded(x, key, bucket=64, levels=5, order=np.inf if fb else 2, feedback=fb),
     ),
     "ternary": (
         {"bucket": 64},
