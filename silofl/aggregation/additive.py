@@ -161,6 +161,14 @@ class Additive:
         )
         return mean
 
+    def holds(self, share: float) -> bool:
+        """See `WordSums`."""
+        return self._wire.holds(share)
+
+    def spread(self, name: str) -> float:
+        """See `WordSums`."""
+        return self._wire.spread(name)
+
     def words(self, index: int, name: str) -> Words:
         """See `WordSums`; a rank has its own slice alone."""
         start = self._bounds[index]

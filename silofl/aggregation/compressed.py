@@ -30,13 +30,12 @@ from silofl.aggregation.tail import EncodingQuality
 from silofl.compression import registry
 from silofl.compression.base import KEY_BYTES, Codec, Draw
 from silofl.config import CompressConfig
+from silofl.errors import ConfigError
 from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import Stream, max_abs, rotate, unrotate
 
 GROUP = 1 << 15
 """Values that have a range of their own at least: to agree on one takes 1.3 kB."""
-SPREAD = 2.0
-"""Root mean squares that a tensor's range holds at least, where what is beyond goes on to later rounds."""
 SQUARED = 1 << 16
 """Values that are squared at a time, in float64."""
 ROTATION_KEY = b"silofl codec rot"  # 16 bytes; with the round's in front of it
@@ -49,6 +48,12 @@ class WordSums(Protocol):
     @property
     def residuals(self) -> Mapping[str, Vector]:
         """By vector: what rounding took of this silo's values in the last sum, (d,)."""
+
+    def holds(self, share: float) -> bool:
+        """Whether "packed" words of a silo of that part of all samples are more than zeros."""
+
+    def spread(self, name: str) -> float:
+        """How many root mean squares of a "packed" vector's tensors a range that keeps errors holds."""
 
     def words(self, index: int, name: str) -> Words:
         """The sum of one vector's part of slice `index`, unmasked; see `Aggregator.total`."""
@@ -177,6 +182,24 @@ class CompressedSum(AroundSum):
         self.layout = on_every_rank(spec, self.served.members)
         self._round = 0
         self._whole: dict[str, Vector] = {}
+        if isinstance(self._inner, WordSums) and compression.keeps_error:
+            self._refuse_unheard(self._inner)
+
+    def _refuse_unheard(self, sums: WordSums) -> None:
+        """Raise ConfigError, on every rank, where a silo has so few samples that it would send zeros.
+
+        What it cannot send would grow for ever, and with it the ranges of all. Collective: how many silos
+        they are is added up like other numbers, and who they are is not told.
+        """
+        silent = not sums.holds(self.spec.samples / self._inner.summed_samples)
+        count = self._inner.sum_scalars(np.array([float(silent)]))[0]
+        if count:
+            bits = "secure.bits" if self._way.bits is None else f"compress.bits = {self._way.bits}"
+            raise ConfigError(
+                f"{count:g} of {self.spec.silos} silos have so few of all samples that their updates would "
+                f"be zeros in {bits}: use more bits, or remove compress.error_feedback",
+                rank=0,
+            )
 
     @property
     def description(self) -> str:
@@ -244,10 +267,13 @@ class CompressedSum(AroundSum):
         """What ranges have to hold of what is sent."""
         found = dict(given)
         for one in self._inner.spec.vectors:
+            values = inner.vectors[one.name]
+            if compresses(self.spec.vector(one.name)):
+                found[one.name] = max_abs(values, one.tensor_ends)
             if one.format == "packed" and one.keeps_error:
-                found[one.name] = SPREAD * _root_mean_squares(inner.vectors[one.name], one.tensor_ends)
-            elif compresses(self.spec.vector(one.name)):
-                found[one.name] = max_abs(inner.vectors[one.name], one.tensor_ends)
+                assert isinstance(self._inner, WordSums), "made for ring words"
+                most = self._inner.spread(one.name) * _root_mean_squares(values, one.tensor_ends)
+                found[one.name] = np.minimum(found[one.name], most)
         return found
 
     def pieces(self, index: int) -> dict[str, NDArray[Any]]:

@@ -91,13 +91,10 @@ class PacketSum:
         self._total = None
         absent = self._group.silo_id in common.absent
         message = b"" if absent else self._message(contribution, round_number)
-        silos, every = self._group.step(lambda: self._exchange(message, common.absent))
-        with raise_on_all_ranks(self._group.comm):
-            received = [self._parsed(silo, one) for silo, one in zip(silos, every, strict=True)]
-            self._total = self._mean(received)
-        self.participants = silos
-        self.summed_samples = sum(one.samples for one in received)
-        authorize(self._group, authorizer, silos)
+        received, total = self._group.step(lambda: self._added_up(message, common.absent))
+        self._total, self.participants = total, tuple(received)
+        self.summed_samples = sum(one.samples for one in received.values())
+        authorize(self._group, authorizer, self.participants)
 
     def _message(self, contribution: Contribution, round_number: int) -> bytes:
         numbers = [float(self.spec.samples), contribution.weight]
@@ -118,6 +115,13 @@ class PacketSum:
             sent = self._codec.unpack(packet, one.size, values.dtype)
             self._residuals.propose(one, values - sent)
         return packet
+
+    def _added_up(self, message: bytes, absent: tuple[int, ...]) -> tuple[dict[int, Received], Total]:
+        """What each silo has sent that brings something, and the mean of it; collective."""
+        silos, every = self._exchange(message, absent)
+        with raise_on_all_ranks(self._group.comm):
+            received = {silo: self._parsed(silo, one) for silo, one in zip(silos, every, strict=True)}
+            return received, self._mean([*received.values()])
 
     def _exchange(self, message: bytes, absent: tuple[int, ...]) -> tuple[tuple[int, ...], list[bytes]]:
         """The silos that bring something, and the message of each; collective."""
@@ -164,8 +168,8 @@ class PacketSum:
                 vectors[one.name] = self._codec.unpack(packet, one.size, self.spec.dtype)
             else:
                 vectors[one.name] = np.frombuffer(packet, self.spec.dtype)
-            if vectors[one.name].size != one.size:
-                raise ValueError("of another length")
+            if vectors[one.name].size != one.size or not np.isfinite(vectors[one.name]).all():
+                raise ValueError("of another length, or not finite")
         if place != len(message):
             raise ValueError("too long")
         return Received(samples, weight, tuple(scalars), vectors)

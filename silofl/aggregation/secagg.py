@@ -277,6 +277,14 @@ class SecAgg:
         """See `WordSums`."""
         return {} if self._opened is None else self._opened.residuals
 
+    def holds(self, share: float) -> bool:
+        """See `WordSums`."""
+        return self._sum.wire.holds(share)
+
+    def spread(self, name: str) -> float:
+        """See `WordSums`."""
+        return self._sum.wire.spread(name)
+
     def words(self, index: int, name: str) -> Words:
         """See `WordSums`."""
         if self._opened is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.formats import format_of
 from silofl.aggregation.formats.base import NO_RANGES, Encoded, NumberFormat, Ranges, Weight
-from silofl.aggregation.formats.packed import UNMASKED
+from silofl.aggregation.formats.packed import UNMASKED, Packed
 from silofl.aggregation.formats.scaled import Scaled, decode_ranges, encode_exponents
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
@@ -90,6 +90,18 @@ class WireFormat:
         found = decode_ranges(sums, self._rounded) if self._rounded else NO_RANGES
         lengths = np.cumsum([len(one.tensor_ends) for one in self.ranged])[:-1]
         return {one.name: part for one, part in zip(self.ranged, np.split(found, lengths), strict=True)}
+
+    def holds(self, share: float) -> bool:
+        """Whether few bits leave more than zeros of a silo of that part of all samples."""
+        share = self.tail.share(share)
+        parts = {one.name: self._weight(one, share, 1.0).part for one in self.spec.vectors}
+        return all(form.holds(parts[name]) for name, form in self.formats.items() if isinstance(form, Packed))
+
+    def spread(self, name: str) -> float:
+        """How many root mean squares a packed vector's ranges hold, where errors are kept."""
+        form: object = self.formats[name]
+        assert isinstance(form, Packed), f"{name} has one word a value, or more"
+        return form.spread
 
     def fixed_ranges(self, value_range: float) -> dict[str, Ranges]:
         """The same range for every tensor, as configured: it bounds values times their weight."""

@@ -46,7 +46,8 @@ def unpack_coded(packet: bytes, length: int, bucket: int, bits: int, dtype: np.d
         raise ValueError("a scale that is not finite")
     codes = np.empty(length, np.int8)
     unpack_bits(np.frombuffer(packet[4 * count :], np.uint8).copy(), codes, bits=bits)
-    return np.asarray(np.repeat(scales.astype(dtype), bucket)[:length] * codes, dtype)
+    with np.errstate(over="ignore"):  # what is infinite is refused like any other
+        return np.asarray(np.repeat(scales.astype(dtype), bucket)[:length] * codes, dtype)
 
 
 def scales_of(values: Vector, bucket: int, order: float) -> NDArray[np.float32]:
@@ -56,5 +57,5 @@ def scales_of(values: Vector, bucket: int, order: float) -> NDArray[np.float32]:
     norms = np.linalg.norm(padded.reshape(-1, bucket), order, axis=1)
     with np.errstate(over="ignore"):  # limited below
         found = norms.astype(np.float32)
-    up = np.nextafter(found, np.float32(np.inf))
+        up = np.nextafter(found, np.float32(np.inf))
     return np.asarray(np.minimum(np.where(found < norms, up, found), np.finfo(np.float32).max))

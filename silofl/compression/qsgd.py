@@ -17,7 +17,8 @@ class QSGD(PacketCodec):
     """QSGD (Alistarh et al. 2017, section 3): |x| over its bucket's Euclidean norm, in s levels.
 
     Codes have a fixed number of bits, without the paper's Elias code. With `compress.error_feedback` rounding
-    is to nearest.
+    is to nearest, and levels are of the bucket's largest magnitude: of the norm, values of about one
+    magnitude would all be zeros, in every round.
     """
 
     levels: QuantizationLevels = 7
@@ -33,7 +34,8 @@ class QSGD(PacketCodec):
 
     def pack(self, values: Vector, draw: Draw) -> bytes:
         """See `PacketCodec`."""
-        scales = scales_of(values, self.bucket, 2) / np.float32(self.levels)
+        order = np.inf if draw.keeps_error else 2
+        scales = scales_of(values, self.bucket, order) / np.float32(self.levels)
         per_value = np.repeat(scales.astype(np.float64), self.bucket)[: len(values)]
         whole = np.divide(values, per_value, out=np.zeros(len(values)), where=per_value > 0)
         up = 0.5 if draw.keeps_error else uniform(len(values), draw)

@@ -138,8 +138,10 @@ def _mean(
         for one in sent.values():
             rotate(one, stream)
     if keys["bits"] is not None:
-        spread = max(2 * math.sqrt(np.mean(one**2)) for one in sent.values())
-        scale, unit = 2.0 ** math.ceil(math.log2(spread)), levels(keys["bits"], len(made))
+        unit = levels(keys["bits"], len(made))
+        held = max(2.0, unit / len(made) / 4)
+        spread = max(min(held * math.sqrt(np.mean(one**2)), np.abs(one).max()) for one in sent.values())
+        scale = 2.0 ** math.ceil(math.log2(spread))
         total = sum(SIZES[k] for k in made)
         sent = {k: rounded(one, SIZES[k] / total, scale, unit) for k, one in sent.items()}
     mean = np.zeros(D)
@@ -224,7 +226,7 @@ PACKETS: dict[str, tuple[dict[str, Any], Any]] = {
     "bfloat16": ({}, lambda x, key, fb: bfloat16(x)),
     "qsgd": (
         {"levels": 5, "bucket": 64},
-        lambda x, key, fb: coded(x, key, bucket=64, levels=5, order=2, feedback=fb),
+        lambda x, key, fb: coded(x, key, bucket=64, levels=5, order=np.inf if fb else 2, feedback=fb),
     ),
     "ternary": (
         {"bucket": 64},

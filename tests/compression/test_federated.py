@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from silofl import config as configuration
 from silofl.aggregation.openable_sum import OpenableSum
 from silofl.aggregation.packet_sum import PacketSum
-from silofl.comm.protocol import Communicator
+from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.errors import ProtocolError
 from silofl.federation.loop import train
 from tests.campaigns import mostly_long
+from tests.compression import naive
 from tests.compression.naive import (
     ALL,
     LR,
@@ -26,9 +27,11 @@ from tests.compression.naive import (
     ROUNDS,
     SIZES,
     Array,
+    D,
     Pull,
     compressed_fedavg,
     packets_fedavg,
+    targets,
 )
 from tests.federation import rejoining
 from tests.federation.test_rejoining import tree_of
@@ -95,6 +98,17 @@ def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: 
     exact = compressed_fedavg([ALL] * ROUNDS, {})
     error = np.abs(model_of(tmp_path) - exact).max()
     assert 0 < error < 64 * 2.0 ** -(bits - 3)
+
+
+def test_with_many_levels_few_large_values_are_not_left_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as rows of an embedding that a batch has: far beyond twice the root mean square."""
+    sparse = np.where(np.arange(D) % 50 == 0, targets(), 0.0)
+    monkeypatch.setattr(naive, "targets", lambda: sparse)
+    federate(settings(tmp_path, {"bits": 16, "error_feedback": True}, {"protocol": "secagg"}))
+    exact = compressed_fedavg([ALL] * ROUNDS, {})
+    assert np.linalg.norm(model_of(tmp_path) - exact) < 0.01 * np.linalg.norm(exact)
 
 
 MOMENTS = ("train", "collect first", "step", "allgather")
@@ -208,6 +222,26 @@ def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
+def test_a_silo_with_packets_dies_while_the_others_read_its_packet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packet is with all by then: the sum is with it, or is made again without it."""
+    prepare(monkeypatch, messages=False)
+    honest, rounds = PacketSum._mean, threading.local()
+
+    def mean(gathered: PacketSum, *of: Any) -> Any:
+        rounds.number = getattr(rounds, "number", 0) + 1
+        if (gathered._group.silo_id, rounds.number) == (VICTIM, FAILS):
+            raise SimulatedCrash
+        return honest(gathered, *of)
+
+    monkeypatch.setattr(PacketSum, "_mean", mean)
+    results = federate(packets(tmp_path, "top_k", feedback=True, failure={"policy": "shrink"}))
+    assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
+    expected = packets_fedavg([line["survivors"] for line in records(tmp_path)], "top_k", feedback=True)
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+
+
 def test_a_run_of_packets_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch, messages=False)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
@@ -245,6 +279,17 @@ def test_a_packet_that_is_none_is_refused_by_name(
     sent_by(monkeypatch, 2, message)
     with pytest.raises(ProtocolError, match=r"silo 2's packet is none of TopK"):
         federate(packets(tmp_path, "top_k", feedback=False))
+
+
+def test_a_packet_whose_values_overflow_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scale and codes are numbers, and their products are none of float32."""
+    scales = np.full(-(-D // 64), 3e38, np.float32).tobytes()
+    sent_by(monkeypatch, 1, lambda own: own[:24] + scales + b"\x77" * (len(own) - 24 - len(scales)))
+    single = {"full_batch": True, "steps": 1, "lr": LR}
+    with pytest.raises(ProtocolError, match=r"silo 1's packet is none of QSGD"):
+        federate(packets(tmp_path, "qsgd", feedback=False, train=single))
 
 
 def test_a_silo_that_gives_two_silos_different_packets_is_named(

@@ -30,6 +30,10 @@ from silofl_kernels import (
 
 PIECE = 1 << 16
 """Values that are encoded or decoded at a time, few enough for a cache; whole words of any ring."""
+SPREAD = 2.0
+"""Root mean squares that a tensor's range holds at least, where what is beyond goes on to later rounds."""
+FINE = 4.0
+"""Levels of a silo for each root mean square at which the range is wider: rounding loses little then."""
 UNMASKED = MaskSet("aes-128-ctr", [], [])
 
 
@@ -58,7 +62,11 @@ class Packed:
         self.width = Fraction(1, fields_per_word(ring, bits))
         self.ranges = len(spec.tensor_ends)
         self._ends, self._stochastic, self._keeps = spec.tensor_ends, not spec.keeps_error, spec.keeps_error
-        self._unit = check_capacity(bits, 1.0, silos, stochastic=self._stochastic, key="compress.bits")
+        # To nearest, fewer levels would do for the sum; but then words of silos of 1/n each are all zeros.
+        stochastic = check_capacity(bits, 1.0, silos, stochastic=True, key="compress.bits")
+        self._unit = check_capacity(bits, 1.0, silos, key="compress.bits") if self._keeps else stochastic
+        self.spread = max(SPREAD, self._unit / silos / FINE)
+        """How many root mean squares a range holds, where what is beyond it goes on to later rounds."""
 
     @classmethod
     def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
@@ -67,12 +75,19 @@ class Packed:
 
     def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """See `NumberFormat`; all words are made at once, for a word has several values."""
-        limit = word_limit(weight.part, 1.0, self._unit, stochastic=self._stochastic)
+        limit = self._limit(weight.part)
         scales = weight.factor * self._unit / ranges
         if not limit:  # all of the range rounds to zero: so does what is beyond it
             scales, limit = np.zeros(self.ranges), 1
         segments = Segments(self._ends, scales, np.full(self.ranges, limit, np.int64))
         return _EncodedPacked(values, segments, rounding if self._stochastic else None, self)
+
+    def _limit(self, part: float) -> int:
+        return word_limit(part, 1.0, self._unit, stochastic=self._stochastic)
+
+    def holds(self, part: float) -> bool:
+        """Whether a silo of that part of all weights has other words than zeros."""
+        return self._limit(part) > 0
 
     def pack(
         self,
