@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from silofl.compression.base import FactorCodec
 from silofl.compression.registry import CODECS
 from silofl.strategies.base import Strategy
 
@@ -16,7 +17,8 @@ Rule = tuple[bool, str]
 def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[compress] and the sections that it leans on."""
     compress, secure = config.compress, config.secure
-    linear = CODECS[compress.name].linear
+    codec = CODECS[compress.name]
+    linear, feeds_back = codec.linear, compress.error_feedback or issubclass(codec, FactorCodec)
     keys = {"name": f'compress.name = "{compress.name}"', "bits": f"compress.bits = {compress.bits}"}
     head = keys["name"] if compress.name != "none" else keys["bits"]
     return [
@@ -49,6 +51,12 @@ def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
             compress.active and strategy.needs == "rows",
             f'{head} gives sums alone, and strategy.name = "{config.strategy.name}" needs every silo\'s own '
             "update: remove [compress], or choose another strategy",
+        ),
+        (
+            feeds_back and len(strategy.models) > 1,
+            f'strategy.name = "{config.strategy.name}" has silos go from one of several models to the next, '
+            f"and {head} keeps what was not sent for a model that the silo may have left: remove "
+            + ("compress.error_feedback" if compress.error_feedback else "compress.name"),
         ),
         (
             compress.active and secure.range is not None,

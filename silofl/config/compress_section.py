@@ -25,6 +25,27 @@ class CompressConfig(Section):
     """Whether what is lost is added to the silo's next update."""
 
     @property
+    def text(self) -> str:
+        """What is compressed, in a few words; empty where nothing is."""
+        if not self.active:
+            return ""
+        keys = {
+            key: value for key, value in self.model_dump().items() if key not in CompressConfig.model_fields
+        }
+        codec = (
+            f"{self.name} ({', '.join(f'{key} = {value}' for key, value in keys.items())})"
+            if keys
+            else self.name
+        )
+        parts = [
+            *([codec] if self.name != DEFAULT else []),
+            *([f"{self.bits} bits a value"] if self.bits is not None else []),
+            *(["rotated"] if self.rotation else []),
+            *(["error feedback"] if self.error_feedback else []),
+        ]
+        return f"compressed: {', '.join(parts)}; every silo takes the whole step"
+
+    @property
     def active(self) -> bool:
         """Whether anything is compressed."""
         return self.name != DEFAULT or self.bits is not None

@@ -152,7 +152,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         rounds=config.run.rounds,
         personal=_personal(config),
         participation=describe_participation(config, silos),
-        protocol=name,
+        protocol=", ".join(part for part in (name, config.compress.text) if part),
         keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),
         steps=describe_recomputation(config, silos),

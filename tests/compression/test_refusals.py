@@ -28,6 +28,14 @@ NOISE = {"unit": "silo", "noise_multiplier": 1.0}
         ({"compress": {"ratio": 0.1}}, r"compress\.ratio"),
         ({"compress": {"name": "top_k", "bits": 8}}, r'"top_k" has a packet of each silo\'s own: remove'),
         ({"compress": {"name": "qsgd", "levels": 64}}, r"compress\.levels = 64 is not allowed"),
+        (
+            {"compress": {"bits": 8, "error_feedback": True}, "strategy": {"name": "ifca"}},
+            r'"ifca" has silos go from one .* may have left: remove compress\.error_feedback',
+        ),
+        (
+            {"compress": {"name": "powersgd"}, "strategy": {"name": "ifca"}},
+            r'"ifca" has silos go .* may have left: remove compress\.name',
+        ),
         ({"compress": {"rotation": True}}, r"compress\.bits is unset: set it, such as to 4"),
         ({"compress": {"error_feedback": True}}, r"nothing is compressed: set compress\.bits or"),
         (
@@ -75,6 +83,14 @@ def test_it_is_refused_as_it_is_read(sections: dict[str, Any], told: str) -> Non
 def test_what_its_sum_is_not_is_refused(sections: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         refuse_conflicts(configuration.parse(sections))
+
+
+def test_check_says_what_is_compressed() -> None:
+    compress = {"name": "random_k", "ratio": 0.25, "bits": 8, "error_feedback": True}
+    found = dry_run(configuration.parse({"compress": compress, "task": {"name": "synthetic"}}), 4)
+    said = "secagg, compressed: random_k (ratio = 0.25), 8 bits a value, error feedback; every silo takes"
+    assert found.protocol.startswith(said)
+    assert found.steps.startswith("each slice's sum is opened, too, by 1 other silo")
 
 
 @pytest.mark.parametrize(
