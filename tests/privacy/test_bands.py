@@ -171,6 +171,7 @@ def target(epsilon_: float, rate: float, bands: int = 1, rounds: int = 200, bits
     return Plan(config, 1000, bits, SILOS, 500.0, rounds, 1, matrix_for(bands, rounds))
 
 
+@pytest.mark.long
 def test_the_bands_that_are_advised_leave_the_error_that_is_said() -> None:
     """Of noise of dense matrices at the noise multipliers that each number of bands needs."""
     of = target(4.0, 0.02)

@@ -18,14 +18,13 @@ TOO_SLOW = "5.5"  # seconds a round: twelve rounds do not fit in one minute
 
 @pytest.fixture(scope="module")
 def jobs(queue: Queue) -> dict[str, str]:
-    """All jobs of the quick tests, submitted together: most of their time they wait.
+    """Two jobs that are submitted together: most of their time they wait.
 
-    Two start cold: the scheduler's signals do not reach forks of another process.
+    One starts cold: the scheduler's signals do not reach forks of another process.
     """
     return {
         "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole", warm=True),
         "limited": queue.sbatch(THREE, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
-        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2"),
     }
 
 
@@ -37,12 +36,12 @@ def reference(queue: Queue, jobs: dict[str, str]) -> str:
     return queue.digest("whole")
 
 
-def test_a_cancelled_job_leaves_a_run_that_another_job_finishes(
-    queue: Queue, jobs: dict[str, str], reference: str
-) -> None:
-    queue.commits(jobs["cancelled"], "cancelled")
-    queue.cluster.ask("scancel", jobs["cancelled"])
-    end = queue.ended(jobs["cancelled"])
+@pytest.mark.long
+def test_a_cancelled_job_leaves_a_run_that_another_job_finishes(queue: Queue, reference: str) -> None:
+    job = queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2")  # cold, for the signals
+    queue.commits(job, "cancelled")
+    queue.cluster.ask("scancel", job)
+    end = queue.ended(job)
     assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
     newest = queue.committed("cancelled")[-1]
     assert newest < 12
