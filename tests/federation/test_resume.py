@@ -146,7 +146,7 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_round_intact(
     try:
         run = disk / "run"
         more = ["--set", "run.rounds=60", "--set", "checkpoint.keep=1000"]
-        end = finish(start, quick, str(run), *more)
+        end = start(2, "train", str(quick), "--run", str(run), *more).wait()
         assert end.code == 74, end.out + end.err
         sentences = [line for line in end.err.splitlines() if line.startswith("silofl:")]
         assert len(sentences) == 1
@@ -160,7 +160,8 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_round_intact(
             (run / f"checkpoints/round-{number:06d}/manifest.json").unlink()
             for path in run.glob(f"checkpoints/round-{number:06d}/*"):
                 path.unlink()
-        again = finish(start, quick, str(run), *more, "--set", f"run.rounds={newest}", "--resume")
+        more += ["--set", f"run.rounds={newest}", "--resume"]
+        again = start(2, "train", str(quick), "--run", str(run), *more).wait()
         assert again.code == 0, again.err
         assert f"from round {newest + 1}" in again.out
     finally:
