@@ -129,13 +129,14 @@ def test_a_silo_dies(silos: int, step: str, messages: bool, monkeypatch: pytest.
         check(run(silos, {silo: step}, secagg), {silo: step}, 1e-7)
 
 
-@pytest.mark.parametrize("messages", mostly_long([False, True], 1))
-def test_two_silos_die(messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("messages", "every"), mostly_long([(True, False), (False, True), (True, True)], 0))
+def test_two_silos_die(messages: bool, every: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair of silos at each pair of steps, or in turn at one of them."""
     if messages:
         monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
     pairs = [("collect last", "collect last"), ("mask", "reveal"), ("reveal", "unmask"), ("use", "use")]
-    for first, second in combinations(range(5), 2):
-        for steps in pairs:
+    for turn, (first, second) in enumerate(combinations(range(5), 2)):
+        for steps in pairs if every else [pairs[turn % len(pairs)]]:
             deaths = dict(zip((first, second), steps, strict=True))
             check(run(5, deaths, partial(secagg, threshold=3)), deaths, 1e-7)
 

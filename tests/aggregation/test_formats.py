@@ -81,7 +81,7 @@ def test_words_are_the_same_wherever_blocks_are_cut_and_masks_come_off(kind: Any
         own.write(Block("x", first, last, start, stop, start), out, MASKS)
         np.testing.assert_array_equal(out, masked[start:stop])
     np.testing.assert_array_equal(
-        decoded(form, masked, size, ranges, np.float64, OFF), decoded(form, plain, size, ranges, np.float64)
+        decoded(form, masked, size, ranges, dtype, OFF), decoded(form, plain, size, ranges, dtype)
     )
 
 
@@ -108,8 +108,7 @@ def test_scaled_is_within_half_a_step_of_each_tensors_own_range(bits: Any, dtype
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize(("dtype", "bits"), KINDS)
 @pytest.mark.parametrize("silos", [1, 3, 100])
 def test_exact_sums_lose_nothing(silos: int, bits: Any, dtype: Any) -> None:
     form, size = Exact(bits, silos), 7

@@ -35,6 +35,7 @@ def run_program(python, mode, n, folder, *, supervised=True):
     return sorted(line for line in job.out.splitlines() if line.startswith("rank "))
 
 
+@pytest.mark.long
 def test_ranks_fail_one_after_another(run):
     assert run("one_after_another", 6) == [
         f"rank {rank} [15, 13, 12] [(2,), (0,), (1,)]" for rank in (3, 4, 5)
@@ -60,6 +61,7 @@ def test_the_launcher_takes_no_end_of_a_rejoined_rank_for_a_failure(tmp_path):
     assert len(lines) == 4
 
 
+@pytest.mark.long
 def test_a_rejoined_rank_fails_again_after_cold_starts(tmp_path):
     lines = run_program(sys.executable, "fails_again", 5, tmp_path)
     assert [line for line in lines if " of " not in line] == [f"rank {rank} 8" for rank in (0, 1, 3, 4)]

@@ -61,7 +61,7 @@ def test_every_rank_ends_with_one_line(mode, tmp_path, python):
     check_end(mode, run("mpich", 3, mode, cwd=tmp_path, python=python, **ONE_THREAD))
 
 
-@pytest.mark.parametrize("mode", mostly_long([*CASES], 0, 2, 4, 5))
+@pytest.mark.parametrize("mode", mostly_long([*CASES], 2, 5))
 def test_every_rank_that_started_cold_ends_with_one_line(mode, tmp_path):
     check_end(mode, run("openmpi", 3, mode, cwd=tmp_path))
 
@@ -100,7 +100,7 @@ def test_a_killed_rank_ends_the_job(vendor, tmp_path):
     assert job.seconds < 20
 
 
-@vendors
+@pytest.mark.parametrize("vendor", mostly_long(["openmpi", "mpich"], 0))
 def test_eight_ranks_divide_few_cores_and_do_not_crawl(vendor, tmp_path):
     job = run(vendor, 8, "many_small_steps", cwd=tmp_path)
     each = max(1, len(os.sched_getaffinity(0)) // 8)
@@ -110,7 +110,7 @@ def test_eight_ranks_divide_few_cores_and_do_not_crawl(vendor, tmp_path):
 
 
 @pytest.mark.skipif(not MPICH.exists(), reason="needs MPICH in .venv/mpich")
-@pytest.mark.parametrize("vendor", ["openmpi", "mpich"])
+@pytest.mark.parametrize("vendor", mostly_long(["openmpi", "mpich"], 0))
 def test_the_other_vendors_library_is_refused_in_one_sentence(vendor, tmp_path):
     other = MPICH / "lib/libmpi.so.12" if vendor == "openmpi" else Path(sys.prefix) / "lib/libmpi.so.40"
     job = run(vendor, 3, "fine", cwd=tmp_path, MPI4PY_LIBMPI=str(other))
@@ -122,6 +122,7 @@ def test_the_other_vendors_library_is_refused_in_one_sentence(vendor, tmp_path):
     assert job.seconds < 20
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not MPICH.exists(), reason="needs MPICH in .venv/mpich")
 def test_a_wrong_library_is_refused_without_preparation_too(tmp_path):
     job = run("mpich", 2, "fine", "unprepared", cwd=tmp_path)

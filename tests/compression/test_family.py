@@ -20,7 +20,6 @@ LINEAR = sorted(CODECS.keys() - PACKET - {"powersgd"})
 """Those of one sum."""
 EVERY = pytest.mark.parametrize("name", LINEAR + PACKET)
 OF_PACKETS = pytest.mark.parametrize("name", PACKET)
-DRAWS = 10_000
 
 
 def made(name: str) -> Codec:
@@ -63,12 +62,13 @@ def test_linear_ones_add_up(name: str) -> None:
     np.testing.assert_allclose(codec.decode(sent, drawn(2), 1000), sum(parts), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("draws", mostly_long([2500, 10_000], 0))
 @pytest.mark.parametrize("name", [name for name in LINEAR + PACKET if CODECS[name].unbiased])
-def test_unbiased_ones_are_right_on_average(name: str) -> None:
-    """Within four standard errors over 10,000 draws, in every coordinate; scales are float32."""
+def test_unbiased_ones_are_right_on_average(name: str, draws: int) -> None:
+    """Within four standard errors, in every coordinate; scales are float32."""
     codec, values = made(name), np.random.default_rng(1).standard_normal(30)
-    found = np.array([passed_on(codec, values, drawn(k)) for k in range(DRAWS)])
-    errors = found.std(axis=0) / np.sqrt(DRAWS)
+    found = np.array([passed_on(codec, values, drawn(k)) for k in range(draws)])
+    errors = found.std(axis=0) / np.sqrt(draws)
     assert (np.abs(found.mean(axis=0) - values) <= 4 * errors + 1e-6).all()
 
 
@@ -101,6 +101,7 @@ def test_a_draw_does_not_print_its_key() -> None:
     assert "key" not in repr(drawn(1))
 
 
+@pytest.mark.covering(2)
 @OF_PACKETS
 @pytest.mark.parametrize("length", [0, 1, 63, 1000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -80,7 +80,7 @@ def model_of(path: Path) -> Array:
     return np.concatenate([found[name].ravel() for name in ("a", "b")])
 
 
-@pytest.mark.parametrize(("compress", "secure", "bound"), CASES, ids=str)
+@pytest.mark.parametrize(("compress", "secure", "bound"), mostly_long(CASES, 1, 4, 5, 7), ids=str)
 def test_sums_of_compressed_updates_are_those_of_the_reference(
     tmp_path: Path, compress: Any, secure: Any, bound: float
 ) -> None:
@@ -91,7 +91,7 @@ def test_sums_of_compressed_updates_are_those_of_the_reference(
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", mostly_long([8, 16], 0))
 def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: Path, bits: int) -> None:
     """Stochastic rounding to levels of the largest value's range: 20 over 2^(bits - 2) or so."""
     federate(settings(tmp_path, {"bits": bits}, {"protocol": "secagg"}))
@@ -115,7 +115,7 @@ MOMENTS = ("train", "collect first", "step", "allgather")
 DEATHS = [(at, messages) for at in MOMENTS for messages in (False, True)]
 
 
-@pytest.mark.parametrize(("at", "messages"), mostly_long(DEATHS, 0, 4, 5))
+@pytest.mark.parametrize(("at", "messages"), mostly_long(DEATHS, 0, 5))
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, messages: bool) -> None:
     """As it trains, or within a round whose sum it is in or is not."""
     prepare(monkeypatch, messages=messages)
@@ -155,7 +155,7 @@ RESUMED = [
 ]
 
 
-@pytest.mark.parametrize("compress", mostly_long(RESUMED, 1, 2), ids=str)
+@pytest.mark.parametrize("compress", mostly_long(RESUMED, 3), ids=str)
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Any) -> None:
     prepare(monkeypatch, messages=False)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
@@ -200,6 +200,7 @@ def packets(path: Path, name: str, *, feedback: bool, **sections: Any) -> Any:
     return settings(path, compress, {"protocol": "plain"}, **sections)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", sorted(PACKETS))
 @pytest.mark.parametrize("feedback", [False, True])
 def test_packets_are_averaged_as_in_the_reference(tmp_path: Path, name: str, feedback: bool) -> None:

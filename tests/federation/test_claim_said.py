@@ -202,6 +202,7 @@ def test_check_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "epsilon 3 " in found or "epsilon 2.99" in found
 
 
+@pytest.mark.long
 def test_check_says_which_bands_would_leave_less_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they can be set; with momentum, which smooths single rounds. `tests/privacy` has the numbers."""
     monkeypatch.setattr("silofl.federation.dry_run.better", lambda plan: (9 - plan.matrix.bands, 0.687))

@@ -159,7 +159,7 @@ def test_a_silo_without_a_record_of_its_data_stays_away(
     assert {results[silo]["rounds"] for silo in range(SILOS) if silo != 2} == {6}
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", mostly_long([True, False], 0))
 def test_a_lost_silo_is_in_a_resume_again_where_it_has_a_record_of_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:

@@ -69,7 +69,7 @@ def settings(path: Path, device: str, rounds: int, sections: dict[str, Any]) -> 
     return configuration.parse({**tables, "train": {**sections["train"], "device": device}})
 
 
-@pytest.mark.parametrize("kind", mostly_long(list(KINDS), 4, 5))
+@pytest.mark.parametrize("kind", mostly_long(list(KINDS), 5))
 def test_a_run_on_gpus_that_is_resumed_has_the_bits_of_one_on_the_host(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def check_digits(start: Start, tmp_path: Path, vendor: str, n: int, *more: str) 
     assert ("note: updates are added up in the clear" in end.out) == (n < 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("vendor", "n"), USUAL)
 def test_digits_trains_under_both_libraries(start: Start, tmp_path: Path, vendor: str, n: int) -> None:
     """That ranks start cold, too, is seen by the test of `make run`."""

@@ -163,6 +163,7 @@ def test_a_person_with_many_records_counts_once(tmp_path: Path) -> None:
     assert center < ages.mean() - 5
 
 
+@pytest.mark.long
 def test_the_run_costs_what_check_foretells_with_the_statistics_in_it(tmp_path: Path) -> None:
     written(tmp_path)
     config = settings(tmp_path, privacy={"noise_multiplier": None, "target_epsilon": 2.0})
@@ -225,7 +226,7 @@ def test_noise_is_bound_to_the_run_and_to_what_silos_bring(tmp_path: Path) -> No
     assert not (found[3] == found[0]).any()
 
 
-@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("changed", mostly_long([False, True], 1))
 def test_a_run_killed_before_it_kept_them_takes_the_same_sum_again_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
 ) -> None:

@@ -24,6 +24,7 @@ from silofl.federation.participation import (
     refuse_unfit,
 )
 from silofl.federation.silo import Silo
+from tests.campaigns import mostly_long
 from tests.federation import rejoining
 from tests.federation.reference import Attendance, Reference
 from tests.federation.test_rejoining import tree_of
@@ -171,7 +172,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
 
 
 @pytest.mark.parametrize(
-    ("secure", "run"), [(PLAIN, {"participation": 0.5}), (SECURE, {"silos_per_round": 3})], ids=str
+    ("secure", "run"),
+    mostly_long([(PLAIN, {"participation": 0.5}), (SECURE, {"silos_per_round": 3})], 1),
+    ids=str,
 )
 def test_only_those_that_are_drawn_train_and_a_resume_draws_the_same(
     tmp_path: Path, trained: Trained, secure: Any, run: Any, capsys: pytest.CaptureFixture[str]
@@ -270,7 +273,7 @@ def test_too_few_are_left_altogether(tmp_path: Path, trained: Trained) -> None:
     assert {type(one) for one in results} == {StoppedError, type(None)}
 
 
-@pytest.mark.parametrize("secure", [PLAIN, SECURE], ids=["plain", "secagg"])
+@pytest.mark.parametrize("secure", mostly_long([PLAIN, SECURE], 1), ids=["plain", "secagg"])
 def test_all_take_part_where_what_all_share_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Trained, secure: Any
 ) -> None:

@@ -103,7 +103,7 @@ LOCAL = {"strategy": {"name": "fedavg", "momentum": 0.0}, "train": {"steps": 3, 
         pytest.param({}, {"secure": {"bits": 16}}, marks=pytest.mark.long),
         ({"place": "central"}, {}),
         pytest.param({"place": "central"}, {"secure": {"protocol": "plain"}}, marks=pytest.mark.long),
-        ({"place": "local"}, LOCAL),
+        pytest.param({"place": "local"}, LOCAL, marks=pytest.mark.long),
         ({"mechanism": "skellam"}, {}),
         ({"unit": "silo", "sample_rate": 0.1, "clip_norm": 0.5}, {"strategy": {"name": "fedavg"}}),
         pytest.param(
@@ -156,18 +156,11 @@ def test_every_line_tells_what_is_spent_whether_it_was_foreseen_or_not(
     assert (whole[0]["epsilon"], lost[0]["epsilon"]) == (foreseen[-1], dearer[-1])
 
 
-KILLS = [
-    *("reveal", "checkpoint write"),
-    *(
-        pytest.param(step, marks=pytest.mark.long)
-        for step in ("collect first", "train", "agree", "step", "between rounds")
-    ),
-]
+KILLS = ["reveal", "checkpoint write", "collect first", "train", "agree", "step", "between rounds"]
 
 
-@pytest.mark.covering(1)
-@pytest.mark.parametrize("step", KILLS)
-@pytest.mark.parametrize("place", ["distributed", "local"])
+@pytest.mark.parametrize("step", mostly_long(KILLS, 0))
+@pytest.mark.parametrize("place", mostly_long(["distributed", "local"], 0))
 def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, place: str
 ) -> None:
@@ -223,7 +216,7 @@ def test_what_a_killed_run_showed_otherwise_counts_too(
     assert resumed["epsilon"] == federate(settings(tmp_path, **more, run=run))[0]["epsilon"]
 
 
-@pytest.mark.parametrize("dropouts", [0, 1])
+@pytest.mark.parametrize("dropouts", mostly_long([0, 1], 1))
 def test_a_lost_silo_takes_its_noise_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropouts: int
 ) -> None:
@@ -292,9 +285,10 @@ def test_a_delta_that_is_too_large_is_warned_of(tmp_path: Path, monkeypatch: pyt
     told: list[str] = []
     monkeypatch.setattr(RunLogger, "notice", lambda self, text: told.append(text))
     privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
-    federate(settings(tmp_path / "fine", privacy=privacy | {"delta": 1.2e-3}))  # 800 records
+    one = {"run": {"rounds": 1}}
+    federate(settings(tmp_path / "fine", privacy=privacy | {"delta": 1.2e-3}, **one))  # 800 records
     assert told == []
-    federate(settings(tmp_path / "large", privacy=privacy | {"delta": 1.3e-3}))
+    federate(settings(tmp_path / "large", privacy=privacy | {"delta": 1.3e-3}, **one))
     assert "privacy.delta = 0.0013 is not below one over the 800 examples" in told[0]
 
 

@@ -7,9 +7,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ONE_THREAD, ROOT
 
 
+@pytest.mark.long
 def test_a_silo_that_is_started_again_goes_on_with_noise_and_ledger(tmp_path: Path, python: str) -> None:
     """Real ranks: one is killed before its words are in the sum, a later one after they are."""
     faults = '["kill silo 2 round 3 at collect", "kill silo 3 round 6 at reveal"]'

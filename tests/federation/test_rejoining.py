@@ -248,6 +248,7 @@ protocol = "plain"
 """
 
 
+@pytest.mark.long
 def test_a_real_silo_is_started_again(start: Start, tmp_path: Path) -> None:
     """It fails in round 5, and takes part in round 6, in which all resynchronize."""
     (tmp_path / "scaffold.toml").write_text(RUN)

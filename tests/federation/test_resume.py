@@ -51,6 +51,7 @@ def reference(earlier: Path) -> str:
     return digest
 
 
+@pytest.mark.long
 def test_the_same_configuration_twice_gives_the_same_model(
     start: Start, quick: Path, tmp_path: Path, reference: str
 ) -> None:
@@ -62,13 +63,13 @@ def test_the_same_configuration_twice_gives_the_same_model(
 def test_killed_at_random_instants_and_resumed_bit_for_bit(
     start: Start, quick: Path, tmp_path: Path, runs: int
 ) -> None:
-    """Three or five kills a run: between rounds, in a round, and while checkpoint files are written."""
+    """Two or five kills a run: between rounds, in a round, and while checkpoint files are written."""
     assert start(2, "train", str(quick), "--run", "whole").wait().code == 0
     reference = summary(tmp_path / "whole")["model_sha256"]
     inside_write, rng = 0, random.Random(runs)
     for attempt in range(runs):
         run = tmp_path / f"killed-{attempt}"
-        for kill in range(5 if runs > 1 else 3):
+        for kill in range(5 if runs > 1 else 2):
             job = start(2, "train", str(quick), "--run", run.name, "--resume")
             before = committed(run)
             deadline = time.monotonic() + 60
@@ -91,10 +92,8 @@ def test_killed_at_random_instants_and_resumed_bit_for_bit(
     assert inside_write >= 1 or runs == 1
 
 
-@pytest.mark.parametrize(
-    "damage",
-    ["flipped", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("truncated", "manifest"))],
-)
+@pytest.mark.long  # `tests/checkpoint` has damage of every kind, in one process
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "manifest"])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     start: Start, quick: Path, tmp_path: Path, earlier: Path, reference: str, damage: str
 ) -> None:
@@ -116,6 +115,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert summary(run)["model_sha256"] == reference
 
 
+@pytest.mark.long
 def test_a_warning_signal_finishes_the_round_and_resumes(start: Start, quick: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     job = start(SILOS, "train", str(quick), "--run", "run", "--set", "run.rounds=100000")
@@ -146,7 +146,7 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_round_intact(
     try:
         run = disk / "run"
         more = ["--set", "run.rounds=60", "--set", "checkpoint.keep=1000"]
-        end = finish(start, quick, str(run), *more)
+        end = start(2, "train", str(quick), "--run", str(run), *more).wait()
         assert end.code == 74, end.out + end.err
         sentences = [line for line in end.err.splitlines() if line.startswith("silofl:")]
         assert len(sentences) == 1
@@ -160,7 +160,8 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_round_intact(
             (run / f"checkpoints/round-{number:06d}/manifest.json").unlink()
             for path in run.glob(f"checkpoints/round-{number:06d}/*"):
                 path.unlink()
-        again = finish(start, quick, str(run), *more, "--set", f"run.rounds={newest}", "--resume")
+        more += ["--set", f"run.rounds={newest}", "--resume"]
+        again = start(2, "train", str(quick), "--run", str(run), *more).wait()
         assert again.code == 0, again.err
         assert f"from round {newest + 1}" in again.out
     finally:

@@ -147,6 +147,7 @@ def test_another_institution_stays_away_alone(start: Start, institutions: Path) 
     assert [line["round"] for line in lines if 2 in line["survivors"]] == [1, 7, 8]
 
 
+@pytest.mark.long
 def test_a_silo_that_is_not_what_it_was_stays_away_alone(start: Start, institutions: Path) -> None:
     """It comes with another's data, with a configuration that cannot be read, and with another's key."""
     comes_as(institutions, ("data.path=inst0.csv",), ("run.rounds=abc",))

@@ -22,7 +22,7 @@ ALONE = "silofl: rank 1: a key of this rank alone is wrong: mend it"
     [
         ("silent", EXIT_RESUMABLE, SILENT),
         pytest.param("deaf", EXIT_RESUMABLE, SILENT, marks=pytest.mark.long),
-        ("raises", EXIT_BAD_INPUT, ALONE),
+        pytest.param("raises", EXIT_BAD_INPUT, ALONE, marks=pytest.mark.long),
     ],
 )
 def test_all_end_where_one_rank_stays_behind(

@@ -259,7 +259,7 @@ def test_coins_are_secret_and_the_same_after_a_resume(
         assert (again == first) == (change == "seed"), change
 
 
-@pytest.mark.parametrize("place", ["distributed", "local"])
+@pytest.mark.parametrize("place", mostly_long(["distributed", "local"], 1))
 def test_a_round_that_is_taken_again_tells_no_coin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -333,6 +333,7 @@ def test_moon_takes_less_time_in_a_silo_that_was_never_drawn_and_is_refused() ->
         configuration.parse({"run": {"participation": 0.5}, "strategy": moon, "privacy": UNIT})
 
 
+@pytest.mark.long
 def test_coins_come_up_as_often_as_they_should(tmp_path: Path, coins: Coins) -> None:
     federate(of(tmp_path, 0.25, run={"rounds": 40}, checkpoint={"every": 0}))
     drawn = [[coins.drawn[number, silo][0] for silo in range(SILOS)] for number in range(1, 41)]

@@ -201,6 +201,7 @@ inject = ["kill silo 2 round 2 at collect"]
 """
 
 
+@pytest.mark.long
 def test_a_respawned_silo_is_told_what_its_columns_are_scaled_by(start, tmp_path):
     written(tmp_path)
     (tmp_path / "m.toml").write_text(RESPAWNED)

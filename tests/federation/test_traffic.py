@@ -95,7 +95,7 @@ STUDENTS: list[tuple[type[Normalized], dict[str, dict[str, Any]]]] = [
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(("task", "more"), STUDENTS, ids=["buffers", "scaffold", "one parameter"])
-@pytest.mark.parametrize(("protocol", "silos", "secure"), mostly_long(PROTOCOLS, 3, 5, 9, 10), ids=str)
+@pytest.mark.parametrize(("protocol", "silos", "secure"), mostly_long(PROTOCOLS, 3, 5, 8, 10), ids=str)
 def test_a_round_sends_what_check_says(
     tmp_path: Path,
     protocol: str,

@@ -1,4 +1,4 @@
-"""Every keystream test runs on every path of this processor: `make test` on the fastest and the portable."""
+"""Keystream tests run on every path of this processor: `make test` on the fastest and the portable."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ MAIN_WAYS = [
 ]
 """For kernels that are given a stream whose bytes are tested for themselves: portable code of
 one cipher, of which ChaCha20's compiles in half the time."""
+FEW_WAYS = [
+    pytest.param(*way.values, id=way.id, marks=pytest.mark.long if way.values[0] not in AES else way.marks)
+    for way in MAIN_WAYS
+]
+"""For kernels of several seconds to compile: AES on its fastest path, and all others by `make test-long`."""
 FASTEST = [("aes-128-ctr", features.available("aes")[0]), ("chacha20", features.available("chacha")[0])]
 
 
@@ -39,6 +44,14 @@ def prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
 @pytest.fixture(params=MAIN_WAYS)
 def main_prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
     """A generator, with one of its paths forced, for kernels that use what it gives."""
+    name, path = request.param
+    monkeypatch.setenv(features.FORCE_VARIABLE, path)
+    return name
+
+
+@pytest.fixture(params=FEW_WAYS)
+def few_prg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prg:
+    """A generator, with one of its paths forced, for kernels that are slow to compile with what it gives."""
     name, path = request.param
     monkeypatch.setenv(features.FORCE_VARIABLE, path)
     return name

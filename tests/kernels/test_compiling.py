@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from silofl_kernels.cpu import features, jit
-from tests.campaigns import mostly_long
 
 from . import scenario
 
@@ -38,7 +37,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[list[list[str]], str]:
     return [line.split() for line in out.splitlines()], err
 
 
-@pytest.mark.parametrize("number", mostly_long([2, 5], 0))
+@pytest.mark.long  # the groups of `make test` start together with a cold cache, too
+@pytest.mark.parametrize("number", [2, 5])
 def test_processes_start_together_with_a_cold_cache(tmp_path: Path, number: int) -> None:
     want = scenario.masks_alone("aes-128-ctr")
     started = [launch("aes-128-ctr:masks", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(number)]
@@ -155,6 +155,29 @@ def test_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return 3 * x[0]
 
     assert jit.kernel(thrice, "no folder", jit.array("int64"))(np.array([14])) == 42
+
+
+def test_a_file_that_a_crash_has_cut_is_a_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def found() -> tuple[int, bytes]:
+        def plus(x: np.ndarray) -> int:
+            return 1 + x[0]
+
+        value = jit.kernel(plus, "one", jit.array("int64"))(np.array([41]))
+        (file,) = tmp_path.rglob("*.nbk")
+        return value, file.read_bytes()
+
+    value, content = found()
+    assert value == 42
+    (file,) = tmp_path.rglob("*.nbk")
+    written = file.stat().st_mtime_ns
+    assert found() == (42, content)
+    assert file.stat().st_mtime_ns == written  # it was read
+    file.write_bytes(content[:-100])
+    value, again = found()
+    assert value == 42
+    assert len(again) >= len(content)  # it was written anew
 
 
 def test_kernels_are_kept_in_a_folder_of_the_user_s_own_where_numba_finds_none(

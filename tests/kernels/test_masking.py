@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from silofl_kernels import KEY_BYTES, MaskSet, Stream, add_masks, keystream, quantize, quantize_and_mask
-from tests.campaigns import mostly_long
 
 
 def keys_of(prg: str, count: int) -> list[bytes]:
@@ -75,7 +74,8 @@ def test_one_pass_equals_two(fast_prg: str) -> None:
 RINGS = [("aes-128-ctr", "float64", 32), ("aes-256-ctr", "float32", 8), ("chacha20", "float64", 32)]
 
 
-@pytest.mark.parametrize(("prg", "dtype", "bits"), mostly_long(RINGS, 0))
+@pytest.mark.long  # each is a kernel to compile; `test_one_pass_equals_two` has that of 16 bits
+@pytest.mark.parametrize(("prg", "dtype", "bits"), RINGS)
 def test_other_rings_with_stochastic_rounding(prg: str, dtype: str, bits: int) -> None:
     keys = keys_of(prg, 3)
     masks, rounding = MaskSet(prg, keys, SIGNS[:3]), Stream(prg, keys[0][::-1])

@@ -168,8 +168,8 @@ def test_large_tables_are_as_near(make: Make, variance: float) -> None:
 
 
 @each_maker
-def test_naive_samples_are_the_same(make: Make, main_prg: str) -> None:
-    stream = stream_of("naive", main_prg)
+def test_naive_samples_are_the_same(make: Make, few_prg: str) -> None:
+    stream = stream_of("naive", few_prg)
     for variance, position, count in ((0.25, 0, 600), (16.0, 7, 0), (16.0, 511, 1), (1e4, 10**6 + 3, 1100)):
         table, out = make(variance), np.full(count + 2, 77, np.int32)
         draw_noise(out[1:-1], table, stream, position=position)
@@ -216,13 +216,13 @@ def test_draws_that_the_tail_of_a_threshold_does_not_settle_either() -> None:
         assert where.size > 400
 
 
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", mostly_long([8, 32], 1))
 def test_words_wrap_around(bits: int) -> None:
     check_wrapping(bits, "aes-128-ctr")
 
 
-def test_words_wrap_around_on_every_path(main_prg: str) -> None:
-    check_wrapping(16, main_prg)
+def test_words_wrap_around_on_every_path(few_prg: str) -> None:
+    check_wrapping(16, few_prg)
 
 
 def check_wrapping(bits: int, prg: str) -> None:

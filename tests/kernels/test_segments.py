@@ -61,7 +61,7 @@ def masks_of(prg: str, count: int = 3) -> MaskSet:
 
 @pytest.mark.parametrize(
     ("dtype", "bits"),
-    mostly_long([("float32", 8), ("float32", 16), ("float64", 16), ("float32", 32)], 0, 1, 3),
+    mostly_long([("float32", 8), ("float32", 16), ("float64", 16), ("float32", 32)], 0, 1),
 )
 def test_words_are_the_naive_ones(dtype: str, bits: int) -> None:
     ends = [0, 7, 7, 40, 41, 300, 333]
@@ -78,10 +78,13 @@ def test_words_are_the_naive_ones(dtype: str, bits: int) -> None:
         assert list(counts) == total
 
 
-@pytest.mark.parametrize("noisy", [False, True])
-def test_each_tensor_as_if_alone(noisy: bool, fast_prg: str) -> None:
-    parts, masks = segments(RAGGED), masks_of(fast_prg)
-    rounding = Stream(fast_prg, bytes(KEY_BYTES[fast_prg])) if noisy else None
+@pytest.mark.parametrize(
+    ("prg", "noisy"),
+    mostly_long([(prg, noisy) for prg in ("aes-128-ctr", "chacha20") for noisy in (False, True)], 0, 1, 2),
+)
+def test_each_tensor_as_if_alone(prg: str, noisy: bool) -> None:
+    parts, masks = segments(RAGGED), masks_of(prg)
+    rounding = Stream(prg, bytes(KEY_BYTES[prg])) if noisy else None
     x = vector("float32", 41_003)
     whole, alone = np.zeros(x.size, np.uint16), np.zeros(x.size, np.uint16)
     counts = quantize_and_mask(x, whole, segments=parts, masks=masks, offset=77, first=0, rounding=rounding)
@@ -97,11 +100,11 @@ def test_each_tensor_as_if_alone(noisy: bool, fast_prg: str) -> None:
     assert list(counts) == met
 
 
-def test_every_path_gives_the_same_words_and_errors(main_prg: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_gives_the_same_words_and_errors(few_prg: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, x = segments(RAGGED), vector("float32", 41_003)
 
     def found() -> tuple[bytes, tuple[int, int], np.ndarray]:
-        masks, rounding = masks_of(main_prg), Stream(main_prg, bytes(KEY_BYTES[main_prg]))
+        masks, rounding = masks_of(few_prg), Stream(few_prg, bytes(KEY_BYTES[few_prg]))
         words, error = np.zeros(x.size, np.uint16), np.zeros((len(parts), 2))
         counts = quantize_and_mask(
             x, words, segments=parts, masks=masks, offset=77, first=0, rounding=rounding, error=error
@@ -137,7 +140,8 @@ def test_any_chunks_give_the_same_words(ends: list[int], cuts: list[int]) -> Non
 @pytest.mark.parametrize(
     ("dtype", "bits", "prg"),
     [
-        *(("float32", 16, ""), ("float64", 32, ""), ("float32", 32, "")),
+        *(("float32", 16, ""), ("float64", 32, "")),
+        pytest.param("float32", 32, "", marks=pytest.mark.long),
         *(("float32", 16, "aes-128-ctr"), ("float32", 16, "chacha20"), ("float64", 32, "aes-128-ctr")),
         pytest.param("float64", 8, "", marks=pytest.mark.long),
         pytest.param("float64", 8, "aes-128-ctr", marks=pytest.mark.long),

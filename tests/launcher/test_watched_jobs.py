@@ -61,9 +61,8 @@ def test_a_killed_silo_ends_the_job_with_one_line(
     start: Start, quick: Path, tmp_path: Path, vendor: str
 ) -> None:
     run = tmp_path / "run"
-    job = start(
-        3, "train", str(quick), "--run", "run", "--set", "run.rounds=100000", vendor=vendor, cold=True
-    )
+    more = ["--set", "run.rounds=100000"]
+    job = start(2, "train", str(quick), "--run", "run", *more, vendor=vendor, cold=True)
     sentence = end_by(job, run, signal.SIGKILL)
     found = re.fullmatch(
         r"silofl: silo 1 \(rank 1\) was killed by SIGKILL in round \d+; "

@@ -20,6 +20,7 @@ from silofl.privacy.ledger import Ledger
 from silofl.privacy.plan import Plan
 from silofl.privacy.releases import Release
 from silofl.types import RingBits
+from tests.campaigns import mostly_long
 
 BANDS, ROUNDS, SILOS = 4, 10, 5
 
@@ -68,7 +69,7 @@ def test_what_is_no_matrix_is_refused(bad: tuple[int, ...]) -> None:
         BandMatrix(bad)
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.25])
+@pytest.mark.parametrize("rate", mostly_long([0.05, 0.25], 0))
 def test_a_run_costs_what_dp_accounting_says_of_the_matrix(rate: float) -> None:
     """Of one group's blocks: Gaussians of the column's sensitivity, sampled at `bands` times the rate."""
     of, noise = plan(rounds=202), 1.5
@@ -171,6 +172,7 @@ def target(epsilon_: float, rate: float, bands: int = 1, rounds: int = 200, bits
     return Plan(config, 1000, bits, SILOS, 500.0, rounds, 1, matrix_for(bands, rounds))
 
 
+@pytest.mark.long
 def test_the_bands_that_are_advised_leave_the_error_that_is_said() -> None:
     """Of noise of dense matrices at the noise multipliers that each number of bands needs."""
     of = target(4.0, 0.02)

@@ -11,21 +11,20 @@ from tests.slurm.conftest import JOB_TIMEOUT_S, Queue
 pytestmark = pytest.mark.timeout(3 * JOB_TIMEOUT_S)
 
 TRAIN = "slurm/train.sbatch"
-THREE = "--ntasks=3"
+TWO = "--ntasks=2"
 SHORT = ["--time=1", "--signal=B:USR1@10"]  # Slurm looks twice a minute: the warning comes after 20 to 50 s
 TOO_SLOW = "5.5"  # seconds a round: twelve rounds do not fit in one minute
 
 
 @pytest.fixture(scope="module")
 def jobs(queue: Queue) -> dict[str, str]:
-    """All jobs of the quick tests, submitted together: most of their time they wait.
+    """Two jobs that are submitted together: most of their time they wait.
 
-    Two start cold: the scheduler's signals do not reach forks of another process.
+    One starts cold: the scheduler's signals do not reach forks of another process.
     """
     return {
-        "whole": queue.sbatch(THREE, TRAIN, "paced.toml", "whole", warm=True),
-        "limited": queue.sbatch(THREE, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
-        "cancelled": queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", PACE="2"),
+        "whole": queue.sbatch(TWO, TRAIN, "paced.toml", "whole", warm=True),
+        "limited": queue.sbatch(TWO, *SHORT, TRAIN, "paced.toml", "limited", PACE=TOO_SLOW),
     }
 
 
@@ -37,16 +36,16 @@ def reference(queue: Queue, jobs: dict[str, str]) -> str:
     return queue.digest("whole")
 
 
-def test_a_cancelled_job_leaves_a_run_that_another_job_finishes(
-    queue: Queue, jobs: dict[str, str], reference: str
-) -> None:
-    queue.commits(jobs["cancelled"], "cancelled")
-    queue.cluster.ask("scancel", jobs["cancelled"])
-    end = queue.ended(jobs["cancelled"])
+@pytest.mark.long
+def test_a_cancelled_job_leaves_a_run_that_another_job_finishes(queue: Queue, reference: str) -> None:
+    job = queue.sbatch(TWO, TRAIN, "paced.toml", "cancelled", PACE="2")  # cold, for the signals
+    queue.commits(job, "cancelled")
+    queue.cluster.ask("scancel", job)
+    end = queue.ended(job)
     assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
     newest = queue.committed("cancelled")[-1]
     assert newest < 12
-    second = queue.sbatch(THREE, TRAIN, "paced.toml", "cancelled", warm=True)
+    second = queue.sbatch(TWO, TRAIN, "paced.toml", "cancelled", warm=True)
     assert queue.ended(second)["JobState"] == "COMPLETED", queue.output(second)
     assert f"from round {newest + 1}" in queue.output(second)
     assert queue.digest("cancelled") == reference

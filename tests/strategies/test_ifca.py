@@ -110,6 +110,7 @@ def test_models_are_as_in_the_paper(tmp_path: Path, clusters: int, secure: Any, 
     assert len(summaries[0]["models_sha256"]) == clusters
 
 
+@pytest.mark.long
 def test_it_finds_silos_of_two_kinds_and_is_far_ahead_of_one_model(tmp_path: Path) -> None:
     clustered = federate(settings(tmp_path / "ifca"))[0]
     averaged = federate(settings(tmp_path / "fedavg", strategy={"name": "fedavg"}))[0]

@@ -50,8 +50,8 @@ MASKED = pytest.mark.parametrize(("secure", "bound"), mostly_long(WAYS, 1), ids=
 
 
 @pytest.mark.covering(1)
-@SECURE
-@pytest.mark.parametrize("at", ["train", "collect first", "step"])
+@MASKED
+@pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step"], 1))
 def test_a_silo_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float, at: str
 ) -> None:
@@ -119,7 +119,7 @@ class Lost(FragmentedServer):
         super().rebuild(newcomers)
 
 
-@SECURE
+@MASKED
 def test_a_silo_dies_as_fragments_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float
 ) -> None:
@@ -200,7 +200,8 @@ bits = 32
 """
 
 
-@pytest.mark.parametrize("at", mostly_long(["train", "collect first"], 1))
+@pytest.mark.long
+@pytest.mark.parametrize("at", ["train", "collect first"])
 def test_real_silos_over_mpi_and_one_that_is_started_again(start: Start, tmp_path: Path, at: str) -> None:
     """Under `secagg`; one fails in round 5, and takes part in round 6 with its model of round 3."""
     fault = FAULT.replace("train", at)

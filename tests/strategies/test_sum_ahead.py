@@ -94,7 +94,7 @@ def test_all_of_a_sum_is_there_before_the_last_step(
     assert set(told.steps.values()) == {STEPS}
 
 
-@pytest.mark.parametrize("step", [1, STEPS])
+@pytest.mark.parametrize("step", mostly_long([1, STEPS], 1))
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_a_silo_whose_training_fails_ends_the_run_whether_the_sum_has_begun_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, step: int
