@@ -5,6 +5,8 @@ learning rate is chosen without compression, on seeds that do not count after th
 Every row is held to the run of the same seed under the secure sum without compression; bytes are what a silo
 sent in a round for the sum, its keys and the new model, as its communicator counted them.
 
+A FILE of an earlier run that did not come to its end is gone on with.
+
     python benchmarks/compression_study.py [--json FILE] [--plot FILE] [--seeds 5] [--jobs 2]
 """
 
@@ -59,6 +61,7 @@ def compressed() -> Iterator[Tables]:
     yield from ({"bits": bits} for bits in (16, 8, 4))
     yield {"bits": 8} | FEEDBACK
     yield {"bits": 4, "rotation": True}
+    yield {"bits": 4, "error_feedback": True}
     yield {"bits": 4} | FEEDBACK
     for ratio, bits, beside in product((0.5, 0.25, 0.1), (8, 4), ({}, FEEDBACK)):
         yield {"name": "random_k", "ratio": ratio, "bits": bits} | beside
@@ -187,8 +190,16 @@ def to_json(figures: list[Figure], lr: float) -> str:
     return json.dumps(told, indent=1) + "\n"
 
 
+def measured(path: Path | None) -> tuple[float | None, dict[str, Figure]]:
+    """The learning rate and the rows that a file has already."""
+    if path is None or not path.exists():
+        return None, {}
+    told = json.loads(path.read_text())
+    return told["lr"], {one["name"]: Figure(**one) for one in told["figures"]}
+
+
 def measure(pool: Executor, rows: dict[str, Tables], lr: float, seeds: int) -> Iterator[Figure]:
-    """All rows, one after another, each in all seeds."""
+    """These rows, one after another, each in all seeds."""
     wanted = list(product(rows.values(), range(seeds)))
     found = pool.map(run, [one for one, _ in wanted], [lr] * len(wanted), [seed for _, seed in wanted])
     for name, sections in rows.items():
@@ -206,15 +217,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="that count")
     parser.add_argument("--jobs", type=int, default=2, help="federations at a time, a process each")
     given = parser.parse_args()
-    console, figures = Console(width=120), list[Figure]()
-    context = multiprocessing.get_context("spawn")
+    console, context = Console(width=120), multiprocessing.get_context("spawn")
+    lr, found = measured(given.json)
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
-        lr = tune(pool, console.print)
-        for figure in measure(pool, ROWS, lr, given.seeds):
+        lr = tune(pool, console.print) if lr is None else lr
+        missing = {name: sections for name, sections in ROWS.items() if name not in found}
+        for figure in measure(pool, missing, lr, given.seeds):
             console.print(figure)
-            figures.append(figure)
+            found[figure.name] = figure
             if given.json is not None:
-                given.json.write_text(to_json(figures, lr))
+                given.json.write_text(to_json([found[name] for name in ROWS if name in found], lr))
+    figures = [found[name] for name in ROWS]
     console.print(table(figures, lr))
     if given.plot is not None:
         plot(figures, given.plot)

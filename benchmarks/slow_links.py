@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,11 +44,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "4 bits, rotation, error feedback": FEW,
     "random_k 0.5, the same": {"name": "random_k", "ratio": 0.5} | FEW,
     "random_k 0.25, the same": {"name": "random_k", "ratio": 0.25} | FEW,
+    "random_k 0.1, the same": {"name": "random_k", "ratio": 0.1} | FEW,
 }
 """[compress] of each."""
-BEST = "random_k 0.25, the same"
+SHORT = [name for name, compress in WAYS.items() if compress.get("name") == "random_k"]
 GOALS = {RATES[0]: "<= 0.15"}
-"""Of the best, by rate."""
+"""Of the best of the short ones, by rate."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Link:
     rows: list[Row]
     crossed: dict[str, int]
     """Bytes that passed the link in the direction that had more: median of the turns."""
+    processor_s: dict[str, float]
+    """Processor seconds of all ranks together, those in which MPI waits included: mean of the turns."""
 
 
 def measure(path: Path, megabits: float, parameters: int, repeats: int) -> int:
@@ -73,39 +77,36 @@ def measure(path: Path, megabits: float, parameters: int, repeats: int) -> int:
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
         native, task = NativeReductions(), Trivial(parameters)
-        passed: dict[str, list[int]] = {}
+        noted: dict[str, list[tuple[int, float]]] = {}
         federations = {name: federation(comm, task, compress) for name, compress in WAYS.items()}
         vector = next(iter(federations.values())).values.copy()
         out = np.empty_like(vector)
         calls = {REFERENCE: lambda: native.allreduce(vector, out)}
         calls |= {name: rounds(one) for name, one in federations.items()}
-        counted = {name: counting(comm, call, passed.setdefault(name, [])) for name, call in calls.items()}
+        counted = {name: counting(call, noted.setdefault(name, [])) for name, call in calls.items()}
         times = interleaved_over_ranks(comm, counted, repeats)
         for one in federations.values():
             one.close()
         native.free()
+        spent = comm.allreduce(np.array([[seconds for _, seconds in each[1:]] for each in noted.values()]))
         if comm.rank == 0:
-            path.write_text(json.dumps(asdict(link_of(megabits, times, passed, vector.nbytes))))
+            passed = {
+                name: round(statistics.median(sent for sent, _ in each[1:])) for name, each in noted.items()
+            }
+            seconds = dict(zip(noted, spent.mean(axis=1).tolist(), strict=True))
+            found = Link(megabits, rows_of(megabits, times, vector.nbytes), passed, seconds)
+            path.write_text(json.dumps(asdict(found)))
 
     return run_on_ranks(body)
 
 
-def link_of(
-    megabits: float, times: Mapping[str, list[float]], passed: Mapping[str, list[int]], nbytes: int
-) -> Link:
-    """Each way against the reference; the first call of each was not timed."""
-    rows = [
-        row(
-            name,
-            each,
-            REFERENCE,
-            times[REFERENCE],
-            nbytes / 1e9,
-            GOALS.get(megabits, "") if name == BEST else "",
-        )
+def rows_of(megabits: float, times: Mapping[str, list[float]], nbytes: int) -> list[Row]:
+    """Each way against the reference."""
+    goal = GOALS.get(megabits, "")
+    return [
+        row(name, each, REFERENCE, times[REFERENCE], nbytes / 1e9, goal if name in SHORT else "")
         for name, each in times.items()
     ]
-    return Link(megabits, rows, {name: round(statistics.median(each[1:])) for name, each in passed.items()})
 
 
 def federation(comm: Any, task: Any, compress: Mapping[str, Any]) -> Any:
@@ -131,15 +132,16 @@ def rounds(federation: Any) -> Call:
     return lambda: run_round(federation, next(numbers), clock, evaluate=False)
 
 
-def counting(comm: Any, call: Call, passed: list[int]) -> Call:
-    """A call that notes, on the first rank, what passed the link from its beginning to its end there."""
-    if comm.rank:
-        return call
+def counting(call: Call, noted: list[tuple[int, float]]) -> Call:
+    """A call that notes what passed the link and what processor time this rank spent meanwhile.
+
+    The first call of each was not timed, and is noted, too.
+    """
 
     def counted() -> None:
-        before = crossed()
+        before, began = crossed(), time.process_time()
         call()
-        passed.append(crossed() - before)
+        noted.append((crossed() - before, time.process_time() - began))
 
     return counted
 
@@ -158,7 +160,7 @@ def over(megabits: float, parameters: int, repeats: int) -> Link:
         if code or not path.exists():
             raise HostsError(f"mpirun on two hosts ended with {code}")
         found = json.loads(path.read_text())
-    return Link(found["megabits"], [Row(**one) for one in found["rows"]], found["crossed"])
+    return Link(**found | {"rows": [Row(**one) for one in found["rows"]]})
 
 
 def plot(links: list[Link], path: Path) -> None:
@@ -187,8 +189,9 @@ def show(console: Console, link: Link, parameters: int) -> None:
     console.print(table(f"{link.megabits:g} Mbit/s, {ranks}", link.rows))
     for one in link.rows:
         sent = link.crossed[one.name]
-        busy = f"{8e-6 * sent / one.seconds:.0f} Mbit/s"
-        console.print(f"  {one.name}: {sent / 1e6:.2f} MB on the link, at {busy}", highlight=False)
+        busy, spent = f"{8e-6 * sent / one.seconds:.0f} Mbit/s", link.processor_s[one.name]
+        told = f"{sent / 1e6:.2f} MB on the link, at {busy}; processor time of all ranks {spent:.2f} s"
+        console.print(f"  {one.name}: {told}", highlight=False)
 
 
 def to_json(links: list[Link], parameters: int) -> str:
