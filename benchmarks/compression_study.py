@@ -59,11 +59,10 @@ def name_of(compress: Tables) -> str:
 def compressed() -> Iterator[Tables]:
     """[compress] of every row that has one."""
     yield from ({"bits": bits} for bits in (16, 8, 4))
-    yield {"bits": 8} | FEEDBACK
     yield {"bits": 4, "rotation": True}
     yield {"bits": 4, "error_feedback": True}
     yield {"bits": 4} | FEEDBACK
-    for ratio, bits, beside in product((0.5, 0.25, 0.1), (8, 4), ({}, FEEDBACK)):
+    for beside, bits, ratio in product((FEEDBACK, {}), (4, 8), (0.5, 0.25, 0.1)):
         yield {"name": "random_k", "ratio": ratio, "bits": bits} | beside
 
 
