@@ -4,6 +4,7 @@ Four ranks on two hosts, two each, whose link carries 100 Mbit/s or 1 Gbit/s in 
 this machine: `two_hosts.py`). A round is all of silofl's but training and evaluation: keys, masks, sum, the
 server's step and the new model on every rank. All ways take turns in one job, and a turn took as long as its
 slowest rank. Bytes are those that passed the link, as the first host's device counts them: headers, too.
+Figures of other links that FILE has already are kept in it.
 
     python benchmarks/slow_links.py [--json FILE] [--plot FILE] [--parameters 10000000] [--repeats 9]
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from side_by_side import not_here, pyplot
+from side_by_side import pyplot
 from two_hosts import CONGESTION_CONTROL, HostsError, crossed, two_hosts
 
 from silofl.bench.measure import Call, Row, machine, row, table
@@ -159,8 +160,21 @@ def over(megabits: float, parameters: int, repeats: int) -> Link:
         code = hosts.mpirun(mpi_info().launchers[0], RANKS_A_HOST, argv, environ, LONGEST_S)
         if code or not path.exists():
             raise HostsError(f"mpirun on two hosts ended with {code}")
-        found = json.loads(path.read_text())
-    return Link(**found | {"rows": [Row(**one) for one in found["rows"]]})
+        return link_of(json.loads(path.read_text()))
+
+
+def link_of(told: dict[str, Any]) -> Link:
+    """One that was written as JSON."""
+    return Link(**told | {"rows": [Row(**one) for one in told["rows"]]})
+
+
+def measured(path: Path | None, parameters: int) -> dict[float, Link]:
+    """What a file has already, of vectors as long, by Mbit/s."""
+    if path is None or not path.exists():
+        return {}
+    told = json.loads(path.read_text())
+    links = map(link_of, told["links"] if told["parameters"] == parameters else ())
+    return {one.megabits: one for one in links}
 
 
 def plot(links: list[Link], path: Path) -> None:
@@ -215,17 +229,17 @@ def main() -> None:
     given = parser.parse_args()
     if given.on_rank is not None:
         sys.exit(measure(given.on_rank, given.megabits[0], given.parameters, given.repeats))
-    console, links = Console(width=120), list[Link]()
+    console, links = Console(width=120), measured(given.json, given.parameters)
     for megabits in given.megabits:
         try:
-            links.append(over(megabits, given.parameters, given.repeats))
+            links[megabits] = over(megabits, given.parameters, given.repeats)
         except HostsError as error:
-            not_here("two hosts", str(error))
-        show(console, links[-1], given.parameters)
+            sys.exit(f"rounds over {megabits:g} Mbit/s were not measured: {error}")
+        show(console, links[megabits], given.parameters)
         if given.json is not None:
-            given.json.write_text(to_json(links, given.parameters))
+            given.json.write_text(to_json([*links.values()], given.parameters))
     if given.plot is not None:
-        plot(links, given.plot)
+        plot([*links.values()], given.plot)
 
 
 if __name__ == "__main__":
