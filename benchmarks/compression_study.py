@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import tempfile
@@ -125,37 +126,54 @@ def tune(pool: Executor, say: Any) -> float:
 
 
 def behind(figure: Figure, base: Figure) -> list[float]:
-    """Points of accuracy behind another, a seed each."""
-    return [100 * (other - one) for one, other in zip(figure.accuracies, base.accuracies, strict=True)]
+    """Points of accuracy behind another, for each seed in which training did not diverge."""
+    pairs = zip(figure.accuracies, base.accuracies, strict=True)
+    return [100 * (other - one) for one, other in pairs if one]
 
 
 def spread(values: list[float]) -> str:
-    """Mean, and standard deviation over seeds."""
+    """Mean, and standard deviation over seeds; empty without values."""
+    if not values:
+        return ""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.fmean(values):.2f} +- {deviation:.2f}"
 
 
+def sent(figure: Figure) -> float:
+    """Bytes of a round, the same in every seed; not a number where all seeds diverged."""
+    return max(figure.bytes_sent) or math.nan
+
+
 def fewer(figure: Figure, clear: Figure) -> float:
     """By which factor fewer bytes than another's."""
-    return statistics.fmean(clear.bytes_sent) / max(statistics.fmean(figure.bytes_sent), 1.0)
+    return sent(clear) / sent(figure)
 
 
 def table(figures: list[Figure], lr: float) -> Table:
     """One row a figure; the first two are what the others are held to."""
     clear, secure = figures[:2]
     shown = Table(title=f"{SILOS} silos, Dirichlet({ALPHA}), {ROUNDS} rounds, train.lr = {lr:g}")
-    for column in ("", "accuracy, %", "behind, points", "bytes a silo sends a round", "times fewer"):
+    for column in (
+        "",
+        "accuracy, %",
+        "behind, points",
+        "bytes a silo sends a round",
+        "times fewer",
+        "diverged",
+    ):
         shown.add_column(column)
     for one in figures:
-        sent = f"{statistics.fmean(one.bytes_sent):,.0f}"
-        accuracy = spread([100 * value for value in one.accuracies])
-        shown.add_row(one.name, accuracy, spread(behind(one, secure)), sent, f"{fewer(one, clear):.2f}")
+        accuracy = spread([100 * value for value in one.accuracies if value])
+        diverged = f"{one.accuracies.count(0.0)} of {len(one.accuracies)}" if 0.0 in one.accuracies else ""
+        cells = [accuracy, spread(behind(one, secure)), f"{sent(one):,.0f}", f"{fewer(one, clear):.2f}"]
+        shown.add_row(one.name, *cells, diverged)
     return shown
 
 
 def plot(figures: list[Figure], path: Path) -> None:
     """How far each is behind over its bytes, with the standard deviation over seeds."""
     clear, secure = figures[:2]
+    figures = [one for one in figures if all(one.accuracies)]
     sheet, axes = pyplot().subplots(figsize=(10, 5))
     kinds = {
         "with rotation and error feedback": [one for one in figures if "error feedback" in one.name],
@@ -214,19 +232,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--plot", type=Path, help="draw them here (.svg, .png)")
     parser.add_argument("--seeds", type=int, default=5, help="that count")
+    parser.add_argument("--lr", type=float, help="train.lr, instead of one that is chosen")
+    parser.add_argument("--only", nargs="*", help="names of rows, beside the first two")
     parser.add_argument("--jobs", type=int, default=2, help="federations at a time, a process each")
     given = parser.parse_args()
     console, context = Console(width=120), multiprocessing.get_context("spawn")
+    rows = {
+        name: sections
+        for place, (name, sections) in enumerate(ROWS.items())
+        if place < 2 or given.only is None or name in given.only
+    }
     lr, found = measured(given.json)
+    lr = given.lr if lr is None else lr
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
         lr = tune(pool, console.print) if lr is None else lr
-        missing = {name: sections for name, sections in ROWS.items() if name not in found}
+        missing = {name: sections for name, sections in rows.items() if name not in found}
         for figure in measure(pool, missing, lr, given.seeds):
             console.print(figure)
             found[figure.name] = figure
             if given.json is not None:
                 given.json.write_text(to_json([found[name] for name in ROWS if name in found], lr))
-    figures = [found[name] for name in ROWS]
+    figures = [found[name] for name in ROWS if name in found]
     console.print(table(figures, lr))
     if given.plot is not None:
         plot(figures, given.plot)

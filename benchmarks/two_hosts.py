@@ -74,7 +74,8 @@ class TwoHosts:
             WITHIN,
             self.names[0],
         ]
-        process = subprocess.Popen([*start, *line], env=dict(environ), stdin=subprocess.DEVNULL)
+        environ = dict(environ) | {"TMPDIR": str(self.agent.parent)}  # what a killed job leaves goes with it
+        process = subprocess.Popen([*start, *line], env=environ, stdin=subprocess.DEVNULL)
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
