@@ -190,8 +190,7 @@ def plot(links: list[Link], path: Path) -> None:
         pane.set_yticks(places, [one.name for one in ways])
         pane.set(title=f"{link.megabits:g} Mbit/s", xlabel="over MPI_Allreduce, float32", xlim=(0, None))
         pane.axvline(1.0, linewidth=0.8, color="grey")
-        pane.invert_yaxis()
-    axes[0][0].invert_yaxis()
+    axes[0][0].invert_yaxis()  # of all panes, which share it
     axes[0][0].legend()
     sheet.tight_layout()
     sheet.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
