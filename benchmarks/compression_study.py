@@ -176,7 +176,7 @@ def plot(figures: list[Figure], path: Path) -> None:
     figures = [one for one in figures if all(one.accuracies)]
     sheet, axes = pyplot().subplots(figsize=(10, 5))
     kinds = {
-        "with rotation and error feedback": [one for one in figures if "error feedback" in one.name],
+        "with error feedback": [one for one in figures if "error feedback" in one.name],
         "without": [one for one in figures if "error feedback" not in one.name],
     }
     for kind, members in kinds.items():
@@ -193,6 +193,9 @@ def plot(figures: list[Figure], path: Path) -> None:
         xscale="log", xlabel="times fewer bytes than float32 in the clear", ylabel="points behind, symlog"
     )
     axes.set_yscale("symlog", linthresh=2.0)
+    ticks = [1, 2, 4, 8, 16, 32, 64]
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
     axes.invert_yaxis()
     axes.legend(loc="lower left")
     sheet.tight_layout()
