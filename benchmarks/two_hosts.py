@@ -1,0 +1,164 @@
+"""Two hosts on one machine: a network namespace each, with a link between them that is as slow as wanted.
+
+A host has its own network, its own host name and nothing else of its own, so that ranks on both share cores.
+What is sent from one to the other passes a pair of virtual Ethernet devices, each limited by a token bucket
+(`tc qdisc ... tbf`). Needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2; nothing leaves the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+NETWORK, ADDRESSES = "10.99.0.0/24", ("10.99.0.1", "10.99.0.2")
+DEVICE = "link0"
+"""On both hosts."""
+BURST_S, WAITING_S = 0.002, 0.05
+"""A token bucket's depth, in seconds at its rate, and how long a packet waits in front of it at most."""
+LEAST_BURST = 16_000
+CONGESTION_CONTROL = "cubic"
+WITHIN = 'hostname "$0"; exec "$@"'
+AGENT = """#!/usr/bin/env bash
+# What mpirun calls in the place of ssh: [options] address command...
+while [ "${{1#-}}" != "$1" ]; do shift; done
+case "$1" in {cases} *) echo "no host $1" >&2; exit 255 ;; esac
+shift
+exec ip netns exec "$host" unshare --uts bash -c "hostname $host; $*"
+"""
+GRACE_S = 10.0
+
+
+class HostsError(RuntimeError):
+    """Hosts could not be made; what the system said."""
+
+
+@dataclass(frozen=True)
+class TwoHosts:
+    """Hosts that are there, and how mpirun gets to them."""
+
+    names: tuple[str, str]
+    """Of the namespaces, and host names."""
+    agent: Path
+
+    def mpirun(
+        self,
+        launcher: str,
+        ranks_a_host: int,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        timeout_s: float,
+    ) -> int:
+        """Start `argv` on `ranks_a_host` ranks of each, the first host's first; mpirun's exit code.
+
+        HostsError where it takes longer than `timeout_s`. No process is left on the hosts after this.
+        """
+        line = [launcher, "--allow-run-as-root", "--bind-to", "none", "--map-by", f"ppr:{ranks_a_host}:node"]
+        line += ["--oversubscribe", "--host", ",".join(f"{one}:{ranks_a_host}" for one in ADDRESSES)]
+        line += ["--prtemca", "plm_ssh_agent", str(self.agent), *argv]
+        start = [
+            "ip",
+            "netns",
+            "exec",
+            self.names[0],
+            "unshare",
+            "--uts",
+            "bash",
+            "-c",
+            WITHIN,
+            self.names[0],
+        ]
+        environ = dict(environ) | {"TMPDIR": str(self.agent.parent)}  # what a killed job leaves goes with it
+        process = subprocess.Popen([*start, *line], env=environ, stdin=subprocess.DEVNULL)
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise HostsError(f"the ranks on two hosts were not through after {timeout_s:.0f} s") from None
+        finally:
+            self.clear()
+            process.wait(GRACE_S)
+
+    def clear(self) -> None:
+        """End what still runs on the hosts: it outlives an mpirun that was killed."""
+        for name in self.names:
+            listed = subprocess.run(
+                ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
+            )
+            for pid in listed.stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+@contextmanager
+def two_hosts(megabits: float) -> Iterator[TwoHosts]:
+    """Hosts whose link carries so many Mbit/s in each direction; they are gone after the block.
+
+    Raises:
+        HostsError: they cannot be made here.
+    """
+    names = (f"silofl-a-{os.getpid()}", f"silofl-b-{os.getpid()}")
+    folder = Path(tempfile.mkdtemp(prefix="silofl-hosts-"))
+    hosts = TwoHosts(names, folder / "agent.sh")
+    stopped = signal.signal(signal.SIGTERM, _stop)
+    try:
+        cases = " ".join(f"{a}) host={n} ;;" for a, n in zip(ADDRESSES, names, strict=True))
+        hosts.agent.write_text(AGENT.format(cases=cases))
+        hosts.agent.chmod(0o700)
+        _make(names, megabits)
+        yield hosts
+    finally:
+        hosts.clear()
+        for name in names:  # the devices go with them
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        shutil.rmtree(folder)
+        signal.signal(signal.SIGTERM, stopped)
+
+
+def crossed() -> int:
+    """Bytes that have passed the link so far in the busier direction, as this rank's host counts them."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        device, _, counts = line.partition(":")
+        if device.strip() == DEVICE:
+            numbers = counts.split()
+            return max(int(numbers[0]), int(numbers[8]))
+    raise HostsError(f"no device {DEVICE} on this host")
+
+
+def _make(names: tuple[str, str], megabits: float) -> None:
+    """Namespaces, the pair of devices between them, and the limit of each."""
+    for name in names:
+        _ip("netns", "add", name)
+    first, second = names
+    _ip(*f"link add {DEVICE} netns {first} type veth peer name {DEVICE} netns {second}".split())
+    burst = max(LEAST_BURST, round(megabits * 1e6 / 8 * BURST_S))
+    for name, address in zip(names, ADDRESSES, strict=True):
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "link", "set", DEVICE, "up")
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
+        limit = f"tc -n {name} qdisc add dev {DEVICE} root tbf rate {megabits:g}mbit burst {burst}"
+        _run([*limit.split(), "latency", f"{1e3 * WAITING_S:g}ms"])
+        route = f"route replace {NETWORK} dev {DEVICE} src {address} congctl {CONGESTION_CONTROL}"
+        _ip("-n", name, *route.split())
+
+
+def _ip(*words: str) -> None:
+    _run(["ip", *words])
+
+
+def _run(line: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise HostsError(f"{line[0]} is not installed here: it comes with iproute2") from None
+    if done.returncode:
+        raise HostsError(f"{' '.join(line)}: {done.stderr.strip()}")
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
