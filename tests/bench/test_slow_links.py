@@ -54,6 +54,7 @@ def test_hosts_are_gone_after_ranks_that_do_not_end(hosts: Any) -> None:
     assert not both.agent.parent.exists()
 
 
+@pytest.mark.long
 def test_ranks_of_both_hosts_are_timed(hosts: Any, links: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     found = links.over(200.0, 100_000, 1)
