@@ -13,8 +13,6 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "benchmarks"
-OWN = f"-{os.getpid()}"
-"""How the names of this process's hosts end."""
 
 
 @pytest.fixture
@@ -36,8 +34,9 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def namespaces() -> list[str]:
+    """Hosts whose names end as this process's do: not the one's that collected the tests and forked."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
-    return [line for line in listed.splitlines() if line.split()[0].endswith(OWN)]
+    return [line for line in listed.splitlines() if line.split()[0].endswith(f"-{os.getpid()}")]
 
 
 def test_hosts_are_gone_after_ranks_that_do_not_end(hosts: Any) -> None:
