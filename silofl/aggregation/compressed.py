@@ -135,6 +135,11 @@ def on_every_rank(spec: AggregationSpec, members: tuple[int, ...]) -> Layout:
     return Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, shards)
 
 
+def part_of(layout: Layout, whole: Mapping[str, Vector], index: int) -> dict[str, Vector]:
+    """Slice `index` of whole vectors (d_name,), as views."""
+    return {name: values[slice(*layout.spans[name].span(index))] for name, values in whole.items()}
+
+
 def grouped(one: VectorSpec) -> VectorSpec:
     """The same vector with a range for several tensors, so that ranges are a small part of what is sent.
 
@@ -318,9 +323,7 @@ class CompressedSum(AroundSum):
         """See `Aggregator`; of any slice, once all pieces were taken."""
         if not self._whole:
             raise RuntimeError("nothing was added up, or its pieces were not gathered")
-        mean = {
-            name: values[slice(*self.layout.spans[name].span(index))] for name, values in self._whole.items()
-        }
+        mean = part_of(self.layout, self._whole, index)
         scalars = self._scalars()
         return Total(mean, scalars, len(self.participants), self.spec.silos)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Aggregator, Authorizer
-from silofl.aggregation.compressed import CompressedSum, Compression, compresses, on_every_rank
+from silofl.aggregation.compressed import CompressedSum, Compression, compresses, on_every_rank, part_of
 from silofl.aggregation.gathered_sums import gather_sums
 from silofl.aggregation.magnitudes import Magnitudes, measure
 from silofl.aggregation.residuals import Residuals
@@ -294,8 +294,7 @@ class FactoredSum:
         """See `Aggregator`; of any slice."""
         if not self._whole:
             raise RuntimeError("nothing was added up, or its pieces were not gathered")
-        spans = self.layout.spans
-        mean = {name: values[slice(*spans[name].span(index))] for name, values in self._whole.items()}
+        mean = part_of(self.layout, self._whole, index)
         scalars = {} if self._closed or not self.spec.scalars else self._second.total(index).scalars
         return Total(mean, scalars, len(self.participants), self.spec.silos)
 

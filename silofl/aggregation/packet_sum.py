@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize
-from silofl.aggregation.compressed import Compression, compresses, on_every_rank
+from silofl.aggregation.compressed import Compression, compresses, on_every_rank, part_of
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
@@ -215,8 +215,7 @@ class PacketSum:
         whole = self._total
         if whole is None:
             raise RuntimeError("nothing was added up")
-        spans = self.layout.spans
-        mean = {name: values[slice(*spans[name].span(index))] for name, values in whole.mean.items()}
+        mean = part_of(self.layout, whole.mean, index)
         return Total(mean, whole.scalars, whole.silos, whole.all_silos)
 
     def sum_scalars(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -64,7 +65,7 @@ class Codec:
 
 
 @dataclass(frozen=True)
-class FactorCodec(Codec):
+class FactorCodec(Codec, ABC):
     """A codec of two sums a round: matrices become two factors, of which the first decides the second.
 
     What is lost goes on to the silo's next update, whatever `compress.error_feedback`.
@@ -73,43 +74,43 @@ class FactorCodec(Codec):
     unbiased = False
     in_place = False
 
+    @abstractmethod
     def factored(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
         """Rows, columns and rank of a tensor of that shape that has factors; None where it is sent whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def first(self, matrix: Vector, second: Vector) -> Vector:
         """The first factor (rows, rank) of one silo's matrix, by the second one (columns, rank) of before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def basis(self, mean: Vector) -> Vector:
         """What silos make of the mean of first factors, (rows, rank): the same bits on every processor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def second(self, matrix: Vector, basis: Vector) -> Vector:
         """The second factor (columns, rank) of one silo's matrix."""
-        raise NotImplementedError
 
+    @abstractmethod
     def product(self, basis: Vector, second: Vector) -> Vector:
         """The matrix (rows, columns) of two factors: the same bits on every processor."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class PacketCodec(Codec):
+class PacketCodec(Codec, ABC):
     """A codec of which sums mean nothing: every silo's packet goes to every other silo, in the clear."""
 
     linear = False
 
+    @abstractmethod
     def pack(self, values: Vector, draw: Draw) -> bytes:
         """This silo's packet of values (d,), float32 or float64 and finite, which are not changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unpack(self, packet: bytes, length: int, dtype: np.dtype[Any]) -> Vector:
         """The vector (`length`,) of a packet that any silo may have made.
 
         ValueError where it is none: who sent it is told by name.
         """
-        raise NotImplementedError
 
     def joined(self, rows: Sequence[Vector], shares: Sequence[float]) -> Vector:
         """What silos' vectors (d,) are together, by each silo's part of the mean; in the silos' order."""
