@@ -46,9 +46,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "random_k 0.5, the same": {"name": "random_k", "ratio": 0.5} | FEW,
     "random_k 0.25, the same": {"name": "random_k", "ratio": 0.25} | FEW,
     "random_k 0.1, the same": {"name": "random_k", "ratio": 0.1} | FEW,
+    "random_k 0.1, 4 bits": {"name": "random_k", "ratio": 0.1, "bits": 4},
+    "powersgd, rank 8": {"name": "powersgd", "rank": 8},
+    "powersgd, rank 2": {"name": "powersgd", "rank": 2},
 }
 """[compress] of each."""
-SHORT = [name for name, compress in WAYS.items() if compress.get("name") == "random_k"]
+WIDTH = 2500
+"""Columns of the matrix that the model is for PowerSGD; else it has 16, as in `silofl bench round`."""
+SHORT = [name for name, compress in WAYS.items() if "name" in compress]
 GOALS = {RATES[0]: "<= 0.15"}
 """Of the best of the short ones, by rate."""
 
@@ -77,9 +82,12 @@ def measure(path: Path, megabits: float, parameters: int, repeats: int) -> int:
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        native, task = NativeReductions(), Trivial(parameters)
+        native, flat, matrix = NativeReductions(), Trivial(parameters), Trivial(parameters, WIDTH)
         noted: dict[str, list[tuple[int, float]]] = {}
-        federations = {name: federation(comm, task, compress) for name, compress in WAYS.items()}
+        federations = {
+            name: federation(comm, matrix if compress.get("name") == "powersgd" else flat, compress)
+            for name, compress in WAYS.items()
+        }
         vector = next(iter(federations.values())).values.copy()
         out = np.empty_like(vector)
         calls = {REFERENCE: lambda: native.allreduce(vector, out)}

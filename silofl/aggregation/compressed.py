@@ -238,7 +238,7 @@ class CompressedSum(AroundSum):
         self._inner.reduce(inner, round_number, self._magnitudes(inner, magnitudes), authorizer, common)
         if self._way.keeps_error and not absent:
             for one in self._compressed:
-                self._residuals.propose(one, whole[one.name] - self._own(one, sent[one.name]))
+                self._residuals.propose(one, self._left(one, whole[one.name], sent[one.name]))
 
     @property
     def _compressed(self) -> list[VectorSpec]:
@@ -263,10 +263,13 @@ class CompressedSum(AroundSum):
             unrotate(sent, self._rotation(one.name))
         return self._way.codec.decode(sent, self._draw(one.name), one.size)
 
-    def _own(self, one: VectorSpec, sent: Vector) -> Vector:
-        """What the sum has of this silo's vector, (d,)."""
+    def _left(self, one: VectorSpec, values: Vector, sent: Vector) -> Vector:
+        """What the sum has not of this silo's values (d,), which may be written over."""
         lost = self._inner.residuals.get(one.name) if isinstance(self._inner, WordSums) else None
-        return self._decode(one, sent.copy() if lost is None else sent - lost)
+        own = sent.copy() if lost is None else sent - lost
+        if self._way.rotation:
+            unrotate(own, self._rotation(one.name))
+        return self._way.codec.remainder(values, own, self._draw(one.name))
 
     def _magnitudes(self, inner: Contribution, given: Magnitudes) -> Magnitudes:
         """What ranges have to hold of what is sent."""

@@ -31,9 +31,9 @@ class Residuals:
 
     def added(self, one: VectorSpec, values: Vector) -> Vector:
         """Values (d,) of a vector with what is left of earlier ones; a new array."""
-        total = values.copy()
-        for name, part in _cut(one, total):
-            np.add(part, self.values.get(name, 0), out=part)
+        total = np.empty_like(values)
+        for (name, part), (_, out) in zip(_cut(one, values), _cut(one, total), strict=True):
+            np.add(part, self.values.get(name, 0), out=out)
         return total
 
     def propose(self, one: VectorSpec, residual: Vector) -> None:

@@ -29,14 +29,19 @@ WIDTH = 16
 
 
 class Trivial:
-    """A large embedding of which one row is trained: the round is all exchange and no training."""
+    """A large embedding of which one row is trained: the round is all exchange and no training.
 
-    def __init__(self, parameters: int) -> None:
-        self._rows = parameters // WIDTH
+    Args:
+        parameters: how many, but for the rest of a row.
+        width: values of a row.
+    """
+
+    def __init__(self, parameters: int, width: int = WIDTH) -> None:
+        self._rows, self._width = parameters // width, width
 
     def model(self) -> nn.Module:
-        """parameters / 16 rows of 16 values, with sparse gradients."""
-        return nn.Embedding(self._rows, WIDTH, sparse=True)
+        """Rows with sparse gradients."""
+        return nn.Embedding(self._rows, self._width, sparse=True)
 
     def data(self, silo: int, silos: int) -> SiloData:
         """One sample, and none held out."""

@@ -63,6 +63,10 @@ class Codec:
         """The vector (`length`,) of a sum of what was sent, or of one silo's."""
         return sent
 
+    def remainder(self, values: Vector, sent: Vector, draw: Draw) -> Vector:
+        """What one silo's values (d,) have beyond what `sent` decodes to; both may be written over."""
+        return values - self.decode(sent, draw, len(values))
+
 
 @dataclass(frozen=True)
 class FactorCodec(Codec, ABC):

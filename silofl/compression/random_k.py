@@ -47,6 +47,12 @@ class RandomK(Codec):
         support.scatter_add(values, sent, weight=1.0 if draw.keeps_error else support.factor)
         return values
 
+    def remainder(self, values: Vector, sent: Vector, draw: Draw) -> Vector:
+        """See `Codec`: values that were not drawn are left as they are."""
+        support = self._support(len(values), draw)
+        support.scatter_add(values, sent, weight=-1.0 if draw.keeps_error else -support.factor)
+        return values
+
     def _support(self, length: int, draw: Draw) -> Support:
         from silofl_kernels import RandomK, Stream  # with a compiler, which a configuration does not need
 

@@ -121,22 +121,19 @@ class ShardedServer:
             comm = group.comm
             comm.mark("step")
             whole = gather_sums(comm, group.silo_id, self.aggregator)
+            rooms = targets if whole else None
             served = self.shards.slices_of(group.silo_id, group.members)
             checked = self._checked()
             over_slices = self._over_slices(served, checked)
             with raise_on_all_ranks(comm):
                 for index in {*served, *checked} - set(stepped):
-                    stepped[index] = self._step(index, resync=resync, over_slices=over_slices)
+                    stepped[index] = self._step(index, rooms, resync=resync, over_slices=over_slices)
             comm.mark("allgather")
             for name, target in targets.items() if not whole else ():
                 parts = [stepped[index][0][name] for index in served]
                 mine = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 comm.allgather(mine, target, slice_counts(self._span(name).owned_ranges(group.members)))
-            if whole:  # this rank has stepped all slices, as every other has
-                for index, (slices, _) in stepped.items():
-                    for name, target in self._slices(index, targets).items():
-                        target[:] = slices[name]
-            elif self.shards.checkers:
+            if self.shards.checkers and not whole:
                 with raise_on_all_ranks(comm):
                     for index in checked:
                         self._compare(index, stepped[index][0], targets)
@@ -193,15 +190,20 @@ class ShardedServer:
             )
         return lengths[0]
 
-    def _step(self, index: int, *, resync: bool, over_slices: NDArray[np.float64]) -> tuple[Slices, State]:
-        """New values of a slice of every vector, valid until the next round's, and its state."""
-        before, after = self._slices(index, self._all), self._rooms.get(index)
+    def _step(
+        self, index: int, whole: Slices | None, *, resync: bool, over_slices: NDArray[np.float64]
+    ) -> tuple[Slices, State]:
+        """New values of a slice of every vector, valid until the next round's, and its state.
+
+        They are made in their places in `whole` vectors, where those are given.
+        """
+        before = self._slices(index, self._all)
+        after = self._rooms.get(index) if whole is None else self._slices(index, whole)
         if after is None:  # kept, so that its pages are there in the next round
             after = self._rooms[index] = {name: np.empty_like(values) for name, values in before.items()}
         for name, values in after.items():
             values[:] = before[name]
-        total = self.aggregator.total(index)  # unmasked and decoded here
-        total = replace(total, resync=resync, over_slices=over_slices)
+        total = replace(self.aggregator.total(index), resync=resync, over_slices=over_slices)
         stepped = dict(after)
         buffers = stepped.pop(BUFFERS, None)
         if buffers is not None:  # averaged, not stepped
