@@ -21,6 +21,7 @@ from silofl_kernels.correlated import correlate_noise
 from silofl_kernels.cpu import kernels as _cpu_kernels
 from silofl_kernels.exact import ExactFormat
 from silofl_kernels.fields import FIELD_BITS, fields_per_word, pack_fields, unpack_fields
+from silofl_kernels.low_rank import add_product
 from silofl_kernels.masking import MaskSet, add_masks, quantize_and_mask
 from silofl_kernels.max_abs import max_abs
 from silofl_kernels.noise import add_noise, draw_noise
@@ -66,6 +67,7 @@ __all__ = [
     "Stream",
     "add_masks",
     "add_noise",
+    "add_product",
     "code_dtype",
     "code_limit",
     "correlate_noise",

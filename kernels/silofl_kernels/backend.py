@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from silofl_kernels.blockwise import Codes, Float32
     from silofl_kernels.checks import Floats, Rows
+    from silofl_kernels.low_rank import Factor
     from silofl_kernels.masking import MaskSet
     from silofl_kernels.noise_table import NoiseTable
     from silofl_kernels.packing import Bytes, Packable
@@ -39,6 +40,9 @@ class Backend(Protocol):
 
     def add_noise(self, words: Words, table: NoiseTable, stream: Stream, position: int, /) -> None:
         """See `silofl_kernels.add_noise`."""
+
+    def add_product(self, target: Floats, left: Factor, right: Factor, weight: float, /) -> None:
+        """See `silofl_kernels.add_product`."""
 
     def correlate_noise(
         self,

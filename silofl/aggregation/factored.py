@@ -255,14 +255,13 @@ class FactoredSum:
             at += count
 
     def _left(self, one: VectorSpec, values: Vector, seconds: Vector) -> Vector:
-        """What of this silo's values is in no sum."""
-        left = values.copy()
+        """What of this silo's values (d,), which may be written over, is in no sum."""
         if self._closed:
-            return left
-        left[self._rest[one.name]] = 0
+            return values
+        values[self._rest[one.name]] = 0
         for factor, second in self._cut(one, seconds):
-            factor.matrix(left)[...] -= self._codec.product(self._bases[factor.name], second)
-        return left
+            self._codec.add_product(factor.matrix(values), self._bases[factor.name], second, -1.0)
+        return values
 
     def pieces(self, index: int) -> dict[str, NDArray[Any]]:
         """See `WholeSums`."""
@@ -286,7 +285,7 @@ class FactoredSum:
             if len(rest):
                 whole[rest] = self._second.whole(one.name + REST)
             for factor, second in self._cut(one, self._second.whole(one.name)):
-                factor.matrix(whole)[...] = self._codec.product(self._bases[factor.name], second)
+                self._codec.add_product(factor.matrix(whole), self._bases[factor.name], second, 1.0)
                 self._residuals.factors[factor.name] = second.astype(np.float64)
             self._whole[one.name] = whole
 

@@ -95,8 +95,8 @@ class FactorCodec(Codec, ABC):
         """The second factor (columns, rank) of one silo's matrix."""
 
     @abstractmethod
-    def product(self, basis: Vector, second: Vector) -> Vector:
-        """The matrix (rows, columns) of two factors: the same bits on every processor."""
+    def add_product(self, matrix: Vector, basis: Vector, second: Vector, weight: float) -> None:
+        """matrix (rows, columns) += weight times that of two factors: the same bits on every processor."""
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,12 @@ class PowerSGD(FactorCodec):
         """See `FactorCodec`."""
         return matrix.T @ basis.astype(matrix.dtype)
 
-    def product(self, basis: Vector, second: Vector) -> Vector:
+    def add_product(self, matrix: Vector, basis: Vector, second: Vector, weight: float) -> None:
         """See `FactorCodec`."""
-        total = np.zeros((len(basis), len(second)))
-        for k in range(
-            basis.shape[1]
-        ):  # no sum of products in one instruction, which not all processors have
-            total += np.multiply.outer(basis[:, k], second[:, k].astype(np.float64))
-        return total
+        from silofl_kernels import add_product  # with a compiler, which a configuration does not need
+
+        across = np.ascontiguousarray(second.T, np.float64)
+        add_product(matrix, np.ascontiguousarray(basis, np.float64), across, weight=weight)
 
 
 def _dot(one: Vector, other: Vector) -> float:

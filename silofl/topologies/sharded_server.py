@@ -121,13 +121,13 @@ class ShardedServer:
             comm = group.comm
             comm.mark("step")
             whole = gather_sums(comm, group.silo_id, self.aggregator)
-            rooms = targets if whole else None
             served = self.shards.slices_of(group.silo_id, group.members)
             checked = self._checked()
             over_slices = self._over_slices(served, checked)
             with raise_on_all_ranks(comm):
                 for index in {*served, *checked} - set(stepped):
-                    stepped[index] = self._step(index, rooms, resync=resync, over_slices=over_slices)
+                    into = targets if whole else None
+                    stepped[index] = self._step(index, into=into, resync=resync, over_slices=over_slices)
             comm.mark("allgather")
             for name, target in targets.items() if not whole else ():
                 parts = [stepped[index][0][name] for index in served]
@@ -191,14 +191,14 @@ class ShardedServer:
         return lengths[0]
 
     def _step(
-        self, index: int, whole: Slices | None, *, resync: bool, over_slices: NDArray[np.float64]
+        self, index: int, *, into: Slices | None, resync: bool, over_slices: NDArray[np.float64]
     ) -> tuple[Slices, State]:
         """New values of a slice of every vector, valid until the next round's, and its state.
 
-        They are made in their places in `whole` vectors, where those are given.
+        They are made in their places in whole vectors, `into`, where those are given.
         """
         before = self._slices(index, self._all)
-        after = self._rooms.get(index) if whole is None else self._slices(index, whole)
+        after = self._rooms.get(index) if into is None else self._slices(index, into)
         if after is None:  # kept, so that its pages are there in the next round
             after = self._rooms[index] = {name: np.empty_like(values) for name, values in before.items()}
         for name, values in after.items():

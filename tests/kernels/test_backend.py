@@ -15,11 +15,12 @@ from silofl_kernels import backend
 from silofl_kernels.cpu import kernels as cpu
 
 KERNELS = {
-    "add_masks", "add_noise", "correlate_noise", "decode_exact", "dequantize", "dequantize_blocks",
-    "dequantize_segments", "draw_noise", "encode_exact", "gather", "keystream", "largest_index", "max_abs",
-    "pack_bits", "pack_fields", "quantize", "quantize_and_mask", "quantize_blocks", "quantize_segments",
-    "random_k", "reduce_rows", "reduce_rows_dequantize", "reduce_rows_float", "rotate", "scale_into",
-    "scatter_add", "top_k", "unpack_bits", "unpack_fields", "unrotate",
+    "add_masks", "add_noise", "add_product", "correlate_noise", "decode_exact", "dequantize",
+    "dequantize_blocks", "dequantize_segments", "draw_noise", "encode_exact", "gather", "keystream",
+    "largest_index", "max_abs", "pack_bits", "pack_fields", "quantize", "quantize_and_mask",
+    "quantize_blocks", "quantize_segments", "random_k", "reduce_rows", "reduce_rows_dequantize",
+    "reduce_rows_float", "rotate", "scale_into", "scatter_add", "top_k", "unpack_bits", "unpack_fields",
+    "unrotate",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from silofl_kernels.cpu.blockwise import (
 from silofl_kernels.cpu.correlated import correlate_noise
 from silofl_kernels.cpu.exact import decode_exact, encode_exact
 from silofl_kernels.cpu.fields import pack_fields, unpack_fields
+from silofl_kernels.cpu.low_rank import add_product
 from silofl_kernels.cpu.masking import add_masks
 from silofl_kernels.cpu.max_abs import max_abs
 from silofl_kernels.cpu.noise import add_noise, draw_noise
@@ -24,6 +25,7 @@ from silofl_kernels.cpu.top_k import top_k
 __all__ = [
     "add_masks",
     "add_noise",
+    "add_product",
     "correlate_noise",
     "decode_exact",
     "dequantize",
