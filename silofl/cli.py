@@ -76,13 +76,22 @@ def train(
 
 
 @app.command()
-def check(config: ConfigPath, n: Ranks = 4, overrides: Overrides = None) -> None:
+def check(
+    config: ConfigPath,
+    n: Ranks = 4,
+    overrides: Overrides = None,
+    link: Annotated[
+        str | None,
+        typer.Option(metavar="MBIT[,MS]", help="Say a round's time over such a link, too: 100 or 100,20."),
+    ] = None,
+) -> None:
     """Describe what would run: silos, devices, samples, bytes a round, memory."""
     from silofl.federation.dry_run import dry_run
+    from silofl.federation.link_time import Link
     from silofl.report.dry_run_table import print_dry_run
 
-    settings = _load(config, overrides, "")
-    print_dry_run(dry_run(settings, n))
+    over = None if link is None else Link.named(link)
+    print_dry_run(dry_run(_load(config, overrides, ""), n, over))
 
 
 @app.command()

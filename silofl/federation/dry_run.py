@@ -16,6 +16,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, conflicts
 from silofl.errors import DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
+from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.participation import describe_participation, refuse_unfit
 from silofl.federation.privacy import budget_place
@@ -50,20 +51,21 @@ SMOOTHING = 0.5
 """Momentum from which on the model follows sums of noise more than single rounds of it."""
 
 
-def dry_run(config: Config, silos: int) -> DryRun:
+def dry_run(config: Config, silos: int, link: Link | None = None) -> DryRun:
     """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise.
 
-    Who calls it may read the data: an error has what ranks keep to their silo, `DataError.own`.
+    With a `link` it says how long a round takes over it. Who calls it may read the data: an error has what
+    ranks keep to their silo, `DataError.own`.
     """
     try:
-        return _dry_run(config, silos)
+        return _dry_run(config, silos, link)
     except DataError as error:
         if not error.own:
             raise
         raise DataError(f"{error} ({error.own})", rank=error.rank) from None
 
 
-def _dry_run(config: Config, silos: int) -> DryRun:
+def _dry_run(config: Config, silos: int, link: Link | None) -> DryRun:
     refuse_conflicts(config)
     refuse_unfit(config, silos)
     budget_place.refuse_unusable(config, range(silos))
@@ -91,7 +93,7 @@ def _dry_run(config: Config, silos: int) -> DryRun:
     if error is not None:
         raise error
     notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes), *_of_several_records(rows)]
-    found = _sizes(config, rows, first)
+    found = _sizes(config, rows, first, link)
     return replace(found, notes=[*found.notes, *notes])
 
 
@@ -131,7 +133,7 @@ def _pooled(config: Config, task: Files, silos: int) -> Scaling:
     return pooled_scaling([name for name, _ in task.schema()], first, second)
 
 
-def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
+def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None) -> DryRun:
     silos, strategy = len(rows), build(config.strategy)
     tolerant = config.failure.policy != "abort"
     sizes = [one.size for one in silo.fragments]
@@ -141,7 +143,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
     topology = topology_of(config.topology)
     shares = words and PLACES[config.privacy.place].sources(spec.silos) > 1
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
-    sent = replace(trial, compression=Compression.of(config.compress)).bytes_sent(spec)
+    trial = replace(trial, compression=Compression.of(config.compress))
     privacy, weak = _privacy(config, rows, silo)
     name = protocol_name(config.secure, silos)
     return DryRun(
@@ -156,7 +158,8 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo) -> DryRun:
         keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),
         steps=describe_recomputation(config, silos),
-        bytes_sent_per_round=sent,
+        bytes_sent_per_round=trial.sent(spec).bytes,
+        link="" if link is None else link.describe(replace(trial, far=True).sent(spec)),
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,

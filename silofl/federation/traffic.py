@@ -1,10 +1,10 @@
-"""Bytes that a silo sends in a round, counted in a trial round of zeros among threads: `silofl check`."""
+"""What a silo sends in a round, counted in a trial round of zeros among threads: `silofl check`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import Binding, TransformedSum
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.comm.protocol import Communicator
+from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads
 from silofl.compression.base import FactorCodec
 from silofl.config import SecureConfig
@@ -31,6 +31,41 @@ from silofl_kernels import ring_dtype
 
 TRIAL_VALUES = 1 << 16
 """Longer vectors are foreseen from trials of about so many values."""
+
+
+EXCHANGES = frozenset(
+    {"allgather", "allgather_bytes", "allreduce", "alltoall", "alltoall_bytes", "barrier", "broadcast_bytes"}
+)
+"""What of a communicator waits for other ranks."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one silo sends in a round.
+
+    Attributes:
+        bytes: payload that it hands to other ranks.
+        exchanges: how often it waits for others, one after another; of a long vector those that a short one
+            has, for the others follow each other without a wait.
+    """
+
+    bytes: int
+    exchanges: int
+
+
+class _Counted:
+    """A communicator whose exchanges are counted; `far`: of ranks that share no memory."""
+
+    def __init__(self, comm: Communicator, *, far: bool) -> None:
+        self._comm, self._far, self.exchanges = comm, far, 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.exchanges += name in EXCHANGES
+        return getattr(self._comm, name)
+
+    def shared_buffer(self, nbytes: int) -> SharedBuffer | None:
+        """See `Communicator`."""
+        return None if self._far else self._comm.shared_buffer(nbytes)
 
 
 class _Open:
@@ -60,6 +95,7 @@ class TrialRound:
         tolerant: whether ranks may fail, so that replicas are kept.
         shares: whether silos tell each other what shares of noise are bound to.
         compression: what is done to vectors before they are added up; None: nothing.
+        far: whether no two silos share a node, so that nothing goes through its memory.
     """
 
     secure: SecureConfig
@@ -69,15 +105,16 @@ class TrialRound:
     tolerant: bool
     shares: bool = False
     compression: Compression | None = None
+    far: bool = False
 
-    def bytes_sent(self, spec: AggregationSpec) -> int:
-        """Payload bytes that silo 0 hands to other ranks in one round: sum, keys, and the new shared vectors.
+    def sent(self, spec: AggregationSpec) -> Sent:
+        """What silo 0 sends in one round: sum, keys, and the new shared vectors.
 
         `spec` is what is added up; its sample count does not matter.
         """
         longest = max(one.size for one in spec.vectors)
 
-        def trial(length: int) -> int:
+        def trial(length: int) -> Sent:
             return self._trial(spec if length == longest else _cut(spec, length))
 
         period = _period(self.secure, spec.silos)
@@ -85,26 +122,27 @@ class TrialRound:
         if longest <= 2 * period or factors:  # shapes decide how long those are
             return trial(longest)
         short = period + longest % period
-        sent = trial(short)
-        return sent + (trial(short + period) - sent) * ((longest - short) // period)
+        one, more = trial(short), trial(short + period)
+        return replace(one, bytes=one.bytes + (more.bytes - one.bytes) * ((longest - short) // period))
 
-    def _trial(self, spec: AggregationSpec) -> int:
+    def _trial(self, spec: AggregationSpec) -> Sent:
         sizes = {one.name: one.size for one in spec.vectors}
         buffers = sizes.get(BUFFERS, 0)
         parameters = max(size for name, size in sizes.items() if name != BUFFERS)
 
-        def rank(comm: Communicator) -> int:
-            group = ElasticGroup(comm, fault_tolerant=self.tolerant)
+        def rank(comm: Communicator) -> Sent:
+            counted = _Counted(comm, far=self.far)
+            group = ElasticGroup(cast("Communicator", counted), fault_tolerant=self.tolerant)
             values = np.zeros(parameters + buffers, spec.dtype)
             aggregator = partial(self._aggregator, group, spec)
             made = self.topology(group, self.strategy, aggregator, values, parameters)
             zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
             contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
-            before = comm.bytes_sent
+            before, waited = comm.bytes_sent, counted.exchanges
             made.aggregator.prepare()
             made.reduce(contribution, 1, measure(contribution, spec), b"")
             made.step(np.empty(parameters, spec.dtype), resync=False)
-            sent = comm.bytes_sent - before
+            sent = Sent(comm.bytes_sent - before, counted.exchanges - waited)
             made.close()
             return sent
 

@@ -44,6 +44,8 @@ class DryRun:
     protocol: str
     bytes_sent_per_round: int
     """Payload that silo 0 hands to other ranks in a round."""
+    link: str
+    """How long a round's exchanges take over a link between the silos; empty where none was named."""
     memory_mib: float
     """Per silo: global model, local model, gradients, update, and the buffers of the sum."""
     keys: str
@@ -88,6 +90,8 @@ def print_dry_run(found: DryRun) -> None:
     if found.steps:
         console.print(f"steps       {found.steps}", soft_wrap=True)
     console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
+    if found.link:
+        console.print(f"link        {found.link}", soft_wrap=True)
     console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")
     console.print(f"failure     {found.failure}", soft_wrap=True)
     console.print(f"privacy     {found.privacy}", soft_wrap=True)

@@ -136,7 +136,7 @@ def test_a_long_update_of_few_bits_sends_as_many_in_both_directions() -> None:
     )
     for bits in (16, 8, 4):
         way = Compression.of(configuration.parse({"compress": {"bits": bits}}).compress)
-        sent = replace(trial, compression=way).bytes_sent(spec)
+        sent = replace(trial, compression=way).sent(spec).bytes
         payload = 2 * 3 * size // 4 * bits // 8
         assert payload < sent < payload + 20_000
 
@@ -166,6 +166,6 @@ def test_a_long_vector_is_foreseen_within_a_thousandth(
     trial = traffic.TrialRound(
         secure, ShardedServer, STRATEGIES["fedavg"](), words=False, tolerant=protocol != "additive"
     )
-    foreseen = trial.bytes_sent(spec)
+    foreseen = trial.sent(spec).bytes
     monkeypatch.setattr(traffic, "_period", lambda secure, silos: parameters)
-    assert foreseen == pytest.approx(trial.bytes_sent(spec), rel=1e-3)
+    assert foreseen == pytest.approx(trial.sent(spec).bytes, rel=1e-3)
