@@ -27,6 +27,7 @@ from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
+from silofl.aggregation.transformed import TransformedSum
 from silofl.compression import registry
 from silofl.compression.base import KEY_BYTES, Codec, Draw
 from silofl.config import CompressConfig
@@ -233,12 +234,23 @@ class CompressedSum(AroundSum):
         absent, whole = self._silo in common.absent, dict(contribution.vectors)
         if self._way.keeps_error and not absent:  # of a silo that sits a round out nothing travels
             whole |= {one.name: self._residuals.added(one, whole[one.name]) for one in self._compressed}
-        sent = whole | {one.name: self._encode(one, whole[one.name]) for one in self._compressed}
-        inner = replace(contribution, vectors=sent)
+        inner = self.sent(replace(contribution, vectors=whole), round_number)
+        sent = inner.vectors
         self._inner.reduce(inner, round_number, self._magnitudes(inner, magnitudes), authorizer, common)
         if self._way.keeps_error and not absent:
             for one in self._compressed:
                 self._residuals.propose(one, self._left(one, whole[one.name], sent[one.name]))
+
+    def sent(self, contribution: Contribution, round_number: int) -> Contribution:
+        """What the codec makes of a contribution; not collective."""
+        self._round, vectors = round_number, contribution.vectors
+        made = {one.name: self._encode(one, vectors[one.name]) for one in self._compressed}
+        return replace(contribution, vectors=dict(vectors) | made)
+
+    def round_off(self, contribution: Contribution, round_number: int) -> Words:
+        """See `TransformedSum`, around which this one is."""
+        assert isinstance(self._inner, TransformedSum), "made for sums with noise"
+        return self._inner.round_off(self.sent(contribution, round_number), round_number)
 
     @property
     def _compressed(self) -> list[VectorSpec]:

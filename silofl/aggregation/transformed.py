@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
 from silofl.transforms.base import Slice, Transform
-from silofl.types import Contribution, Total
+from silofl.types import Contribution, Total, Vector, Words
 
 
 class ReleaseGate(Protocol):
@@ -170,6 +170,32 @@ class TransformedSum(AroundSum):
         }
         mean |= {one.name: np.empty(0, self.spec.dtype) for one in self.spec.vectors if one.name not in mean}
         return Total(mean, {}, total.silos, total.all_silos)
+
+    residuals: Mapping[str, Vector] = {}  # `WordSums`, for a codec around this sum, begins here
+    """Of rounding nothing is kept: it would be noise that others have seen."""
+
+    def holds(self, share: float) -> bool:
+        """See `WordSums`: silos weigh the same."""
+        return True
+
+    def spread(self, name: str) -> float:
+        """See `WordSums`: no range holds errors."""
+        return np.inf
+
+    def words(self, index: int, name: str) -> Words:
+        """See `WordSums`: with all their noise where silos have added it."""
+        words: Any = self._inner.total(index).mean[name]  # of ring integers
+        return cast("Words", words)
+
+    def decoded(self, name: str, words: Words) -> Vector:
+        """See `WordSums`."""
+        mean, divisor = np.empty(len(words), self.spec.dtype), self._divisor(self._inner)
+        for index in range(len(self.layout.shards.members)):
+            for one, first, last, position in self._parts(index):
+                if one == name and last > first:
+                    place = Slice(position, self._round, self._attempt)
+                    mean[first:last] = self._decode(words[first:last], place, divisor)
+        return mean
 
     def _decode(self, values: Any, place: Slice, divisor: float) -> Any:
         for transform in reversed(self._transforms):

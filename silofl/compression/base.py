@@ -48,6 +48,8 @@ class Codec:
     """Whether decoding gives the vector on average over the draws, without `Draw.keeps_error`."""
     in_place: ClassVar[bool] = True
     """Whether value i of what is sent is value i of the vector, so that tensors keep ranges of their own."""
+    shortens: ClassVar[bool] = False
+    """Whether what is sent is never longer (L2) than the vector, so that the noise of [privacy] covers it."""
     paper: ClassVar[str] = ""
     """Where it is from."""
 

@@ -10,3 +10,5 @@ from silofl.compression.base import Codec
 @dataclass(frozen=True)
 class NoCodec(Codec):
     """All values are sent. `compress.bits` says in how many bits each."""
+
+    shortens = True

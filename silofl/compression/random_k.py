@@ -29,6 +29,7 @@ class RandomK(Codec):
     """Which part of the values is sent."""
 
     in_place = False
+    shortens = True
     paper = "Wangni et al. 2018"
 
     def size(self, length: int) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from silofl.compression.base import FactorCodec
 from silofl.compression.registry import CODECS
+from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f"{keys['bits']} is more than secure.bits = {secure.bits}, in whose words values are packed: "
             "lower the first or raise the second",
         ),
-        (
-            compress.active and config.privacy.unit != "none",
-            f"{head} and [privacy]: the grid of the noise has bits of its own, those of secure.bits: remove "
-            "[compress], and lower secure.bits as far as the run is not refused",
-        ),
+        *_privacy_rules(config, head),
         (
             compress.active and strategy.needs == "rows",
             f'{head} gives sums alone, and strategy.name = "{config.strategy.name}" needs every silo\'s own '
@@ -64,5 +61,46 @@ def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
             "remove it"
             if secure.range is not None
             else "",
+        ),
+    ]
+
+
+def _privacy_rules(config: Config, head: str) -> list[Rule]:
+    """[compress] beside noise: what is sent has to be noisy already, and no longer than what was clipped."""
+    compress, privacy = config.compress, config.privacy
+    if privacy.unit == "none" or not compress.active:
+        return []
+    codec = CODECS[compress.name]
+    shortening = " or ".join(f'"{name}"' for name, one in CODECS.items() if one.shortens and name != "none")
+    return [
+        (
+            not PLACES[privacy.place].needs_private_sum,
+            f"{head} sends sums on as they are added up, and with privacy.place = "
+            f'"{privacy.place}" those have no noise, or ranges that tell of single silos: set privacy.place '
+            '= "distributed", or remove [compress]',
+        ),
+        (
+            not codec.shortens,
+            f"{head} may make a clipped vector longer than noise covers: set compress.name = {shortening}, "
+            "or remove it",
+        ),
+        (
+            compress.bits not in (None, config.secure.bits),
+            f"compress.bits = {compress.bits}, and the grid of the noise has the ring's bits, "
+            f"secure.bits = {config.secure.bits}: remove compress.bits, or set both alike",
+        ),
+        (
+            compress.rotation,
+            "compress.rotation = true, and under [privacy] privacy.rotate is the rotation: remove it",
+        ),
+        (
+            compress.error_feedback,
+            "compress.error_feedback = true adds what was not sent to later updates after they were clipped, "
+            "which noise does not cover: remove it",
+        ),
+        (
+            privacy.bands > 1 and not codec.in_place,
+            f"{head} sends other values in each round, and privacy.bands = {privacy.bands} has their noise "
+            "cancel from round to round: remove one of them",
         ),
     ]

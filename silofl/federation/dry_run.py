@@ -19,7 +19,8 @@ from silofl.federation.failure.policy import describe_policy
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.participation import describe_participation, refuse_unfit
-from silofl.federation.privacy import budget_place
+from silofl.federation.privacy import budget_place, compressed_noise
+from silofl.federation.privacy.compressed_noise import sent_values, way_of
 from silofl.federation.privacy.data_budget import foretold
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.privacy.pipeline import refuse_unprotectable
@@ -143,7 +144,8 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None
     topology = topology_of(config.topology)
     shares = words and PLACES[config.privacy.place].sources(spec.silos) > 1
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
-    trial = replace(trial, compression=Compression.of(config.compress))
+    way = Compression.of(config.compress) if not words else way_of(config)
+    trial = replace(trial, compression=way)
     privacy, weak = _privacy(config, rows, silo)
     name = protocol_name(config.secure, silos)
     return DryRun(
@@ -203,12 +205,13 @@ def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, l
     expected = config.privacy.records is not None  # with which every silo counts alike
     records = silo.counted * len(rows) if expected else sum(row.persons for row in rows)
     before = _before(config, rows, silo)
-    plan = plan_for(config, silo.model.size, records, len(rows), len(rows), before=before)
+    plan = plan_for(config, sent_values(config, silo.model), records, len(rows), len(rows), before=before)
     noise = plan.noise_multiplier()
     refuse_over_budget(plan, noise)
     whole, method = plan.whole(noise), plan.method
     budgets = [foretold(config, row.silo, whole, method) for row in rows]
-    return describe(plan, noise), [*notes(plan, noise), *filter(None, [*budgets, _of_bands(config, plan)])]
+    told = [*budgets, _of_bands(config, plan), *compressed_noise.notes(way_of(config), plan, noise)]
+    return describe(plan, noise), [*notes(plan, noise), *filter(None, told)]
 
 
 def _before(config: Config, rows: list[SiloDryRun], silo: Silo) -> Mapping[Release, int]:

@@ -15,7 +15,7 @@ from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.shards import ALIGNMENT
 from silofl.aggregation.spec import AggregationSpec
-from silofl.aggregation.transformed import Binding, TransformedSum
+from silofl.aggregation.transformed import Binding
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SharedBuffer
@@ -23,6 +23,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.compression.base import FactorCodec
 from silofl.config import SecureConfig
 from silofl.crypto.noise_keys import FINGERPRINT_BYTES
+from silofl.federation.privacy.compressed_noise import noisy_sum, words_spec
 from silofl.federation.sum_spec import compressed
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS, Topology
@@ -151,13 +152,12 @@ class TrialRound:
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
         private = protocols.choose_protocol(own, spec.silos).private
-        if self.compression is not None:
+        if self.compression is not None and not self.words:
             build = partial(protocols.build, group, own)
             return compressed(group, build, spec, self.compression, Residuals(), words=private)
         if not self.words:
             return protocols.build(group, own, spec)
-        plain = replace(spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors))
-        inner = protocols.build(group, own, plain)
+        inner = protocols.build(group, own, words_spec(spec, self.compression))
         ring = ring_dtype(own.bits if private else 32)
 
         def bind(*of: Any) -> Binding:
@@ -166,7 +166,8 @@ class TrialRound:
                 bytes.fromhex(allgather_object(group.comm, told.hex())[0]) if self.shares else told
             )
 
-        return TransformedSum(inner, spec, ring, [], _Open(), bind, lambda inner: 1.0)
+        made_of: tuple[Any, ...] = ring, [], _Open(), bind, lambda inner: 1.0
+        return noisy_sum(inner, spec, self.compression, group.silo_id, *made_of)
 
 
 def _period(secure: SecureConfig, silos: int) -> int:

@@ -44,11 +44,7 @@ NOISE = {"unit": "silo", "noise_multiplier": 1.0}
         ),
         (
             {"compress": {"bits": 8}, "privacy": NOISE},
-            r"compress\.bits = 8 and \[privacy\]: .* remove \[compress\]",
-        ),
-        (
-            {"compress": {"name": "random_k"}, "privacy": NOISE},
-            r'compress\.name = "random_k" and \[privacy\]',
+            r"compress\.bits = 8, and the grid of the noise has the ring's bits, secure\.bits = 16: remove",
         ),
         (
             {"compress": {"bits": 8}, "secure": {"range": 1.0}},

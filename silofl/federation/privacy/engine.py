@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from silofl.aggregation.base import Aggregator
+from silofl.aggregation.compressed import CompressedSum
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.transformed import Binding, TransformedSum
 from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
@@ -22,7 +24,7 @@ from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys, new_nonce
 from silofl.errors import LessProtectionError
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_log import note
-from silofl.federation.privacy import guarantee
+from silofl.federation.privacy import compressed_noise, guarantee
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.data_budget import budget_of
@@ -57,6 +59,7 @@ class PrivacyEngine:
     ) -> None:
         self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
+        self._way = compressed_noise.way_of(config)
         self._own = silo_key(config.checkpoint.key_file, group.silo_id)
         self._path = path
         log = ReleaseLog(log_path(path, group.silo_id), run)
@@ -73,7 +76,7 @@ class PrivacyEngine:
         self._binding = NoiseBinding(group.silo_id)
         self._plan: Plan
         self._inner: Aggregator
-        self._sum: TransformedSum | None = None
+        self._sum: TransformedSum | CompressedSum | None = None
         """Where noise is added to sums, and not by each silo to what it shows."""
         self._spec: AggregationSpec
         self._silos: int
@@ -147,14 +150,14 @@ class PrivacyEngine:
         """What is added up inside: ring integers, unless silos bring noisy values. No scalar has noise."""
         if self._place.alone:
             return replace(spec, scalars=())
-        words = tuple(replace(one, format="words", tensors=(), ends=None) for one in spec.vectors)
-        return replace(spec, vectors=words, scalars=())
+        return compressed_noise.words_spec(spec, self._way)
 
     def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._spec, self._silos = inner, spec, silos
         who = inner.summed_samples, len(inner.layout.shards.members), silos, self._matrix
-        plan = guarantee.plan_for(self._config, self._silo.model.size, *who, self.budget.before.most_often())
+        values = compressed_noise.sent_values(self._config, self._silo.model)
+        plan = guarantee.plan_for(self._config, values, *who, self.budget.before.most_often())
         self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
         if self._told:  # by others, to a silo that comes back
@@ -169,12 +172,10 @@ class PrivacyEngine:
         )
         if process is not None:
             process.use(identity(way.table))
-        transforms, ring = way.transforms(), ring_dtype(plan.bits)
-        self._sum = None
-        if not transforms:
-            return inner
-        self._sum = TransformedSum(inner, spec, ring, transforms, self.budget, self._bind, way.divisor)
-        return self._sum
+        made_of = ring_dtype(plan.bits), way.transforms(), self.budget, self._bind, way.divisor
+        made = partial(compressed_noise.noisy_sum, inner, spec, self._way, self._group.silo_id)
+        self._sum = None if self._place.alone else made(*made_of)
+        return self._sum or inner
 
     def _correlated(self, plan: Plan) -> NoiseProcess | None:
         """The process of this silo's noise, once there is one."""
@@ -273,7 +274,8 @@ class PrivacyEngine:
     def begin(self, committed: int) -> list[str]:
         """Take up what a killed run may have shown behind round `committed`; notices. Collective."""
         self.budget.begin(committed)
-        return guarantee.notes(self._plan, self._multiplier)
+        told = compressed_noise.notes(self._way, self._plan, self._multiplier)
+        return [*guarantee.notes(self._plan, self._multiplier), *told]
 
     def terms(self) -> dict[str, str]:
         """What bounds and hides contributions, as all silos must have it; 12 digits, for libraries differ."""
