@@ -26,7 +26,7 @@ from silofl_kernels.streams import Stream, keystream
 
 FIRST_DRAW = 8
 """Number of the 64-bit word of a stream that decides stratum 0."""
-_CHUNK = 1 << 14  # coordinates computed at a time: they stay in the cache until they are used
+_CHUNK = 1 << 16  # coordinates computed at a time: they stay in the cache until they are used
 
 
 @dataclass(frozen=True)
