@@ -13,6 +13,8 @@ Vector = NDArray[np.floating[Any]]
 """float32 or float64 (d,)."""
 Words = NDArray[np.unsignedinteger[Any]]
 """uint8, uint16 or uint32 (k,): integers modulo 2^bits, as they travel."""
+Mask = NDArray[np.bool_]
+"""Of each parameter, whether it is left after pruning, (P,)."""
 
 ReduceOp = Literal["sum", "min", "max"]
 RingBits = Literal[8, 16, 32]

@@ -31,10 +31,13 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
         "silofl_kernels",
     },
+    "silofl.pruning": {
+        *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
+    },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
-        *("silofl.privacy.places", "silofl.personal", "silofl.compression"),
+        *("silofl.privacy.places", "silofl.personal", "silofl.compression", "silofl.pruning"),
     },
     "silofl.crypto": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),

@@ -21,6 +21,9 @@ from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
 from silofl.config.personal_section import DEFAULT as NO_METHOD
 from silofl.config.personal_section import SECTIONS as PERSONAL
 from silofl.config.personal_section import AnyPersonal, PersonalConfig
+from silofl.config.prune_section import DEFAULT as NO_PRUNING
+from silofl.config.prune_section import SECTIONS as RULES
+from silofl.config.prune_section import AnyPrune, PruneConfig
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -48,6 +51,7 @@ __all__ = [
     "FailureConfig",
     "PersonalConfig",
     "PrivacyConfig",
+    "PruneConfig",
     "RunConfig",
     "SecureConfig",
     "StrategyConfig",
@@ -83,6 +87,7 @@ class Config(Section):
     secure: SecureConfig = SecureConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     compress: AnyCompress = CODECS[NO_CODEC](name=NO_CODEC)
+    prune: AnyPrune = RULES[NO_PRUNING](name=NO_PRUNING)
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from silofl.config import privacy_keys
 from silofl.config.compress_rules import compress_rules
 from silofl.config.participation_rules import participation_rules
+from silofl.config.prune_rules import prune_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
 from silofl.personal import registry as methods
@@ -31,6 +32,7 @@ def found(config: Config) -> Iterator[str]:
     strategy = build(config.strategy)
     rules = data_rules(config) + strategy_rules(config, strategy) + personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
+    rules += prune_rules(config, strategy)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)

@@ -1,4 +1,4 @@
-"""`silofl strategies`: what [strategy], [personal] and [compress] may name: keys, papers and properties."""
+"""`silofl strategies`: what [strategy], [personal], [compress] and [prune] may name: keys, papers and properties."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from silofl.config.mistakes import either
 from silofl.errors import ConfigError
 from silofl.personal.registry import METHODS
 from silofl.privacy.places import PLACES
+from silofl.pruning.base import PruningRule, ScheduledRule
+from silofl.pruning.registry import RULES
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES
 
@@ -34,10 +36,11 @@ def listing(name: str | None = None) -> list[str]:
         ("strategy", "how silos train together", STRATEGIES),
         ("personal", "a model of each silo's own", METHODS),
         ("compress", "fewer bytes between silos", CODECS),
+        ("prune", "fewer weights, in all silos the same", RULES),
     ]
     known = list(dict.fromkeys(member for _, _, members in families for member in members))
     if name is not None and name not in known:
-        raise ConfigError(f"{name!r} is no strategy, personal method or codec: there are {either(known)}")
+        raise ConfigError(f"{name!r} is no strategy, personal method, codec or rule of pruning: there are {either(known)}")
     lines: list[str] = []
     for section, purpose, members in families:
         chosen = {key: kind for key, kind in members.items() if name in (None, key)}
@@ -70,7 +73,15 @@ def _about(section: str, kind: type[Any]) -> str:
     """What a member is, as it states it."""
     if section == "strategy":
         return _strategy(kind)
+    if section == "prune":
+        return _pruning(kind)
     return _codec(kind) if section == "compress" else EFFECTS[kind.effect]
+
+
+def _pruning(kind: type[PruningRule]) -> str:
+    if not issubclass(kind, ScheduledRule):
+        return "the model stays as dense as it is"
+    return "a mask that all silos make from the global model; what is pruned is neither trained nor sent"
 
 
 def _codec(kind: type[Codec]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from silofl.config import compress_section, personal_section, strategy_section
+from silofl.config import compress_section, personal_section, prune_section, strategy_section
 
 _EPSILON = (
     "privacy.target_epsilon (noise is made for the whole run to end at or below it) or privacy.max_epsilon "
@@ -46,6 +46,7 @@ FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "strategy": strategy_section.SECTIONS,
     "personal": personal_section.SECTIONS,
     "compress": compress_section.SECTIONS,
+    "prune": prune_section.SECTIONS,
 }
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75

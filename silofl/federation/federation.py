@@ -22,6 +22,7 @@ from silofl.config import Config
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.global_mask import GlobalMask
 from silofl.federation.local_work import RoundStart
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
@@ -32,7 +33,7 @@ from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
-from silofl.federation.sum_spec import aggregation_spec, compressed
+from silofl.federation.sum_spec import aggregation_spec, summed
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
@@ -90,7 +91,8 @@ class Federation:
         context, shared = self.context, self.topology.shared
         buffers = self.values[len(shared["model"]) :]
         resync = context.membership.resync
-        return RoundStart(shared, buffers, round_number, context.strategy, resync, ahead=ahead)
+        kept = None if context.mask is None else context.mask.kept
+        return RoundStart(shared, buffers, round_number, context.strategy, resync, ahead=ahead, kept=kept)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -170,6 +172,20 @@ class Federation:
         if self.context.private_part is not None:  # the clipping norm that was restored decides its grid
             self.topology.aggregator = self.context.private_part.aggregator
         restore((self.topology,), state, members, member=member)
+        factors = dict(self.context.feedback.residuals.factors)
+        self.follow_mask()
+        self.context.feedback.residuals.factors |= factors  # which are forgotten where silos change
+
+    def prune(self, round_number: int) -> None:
+        """Prune the shared vectors after a round's step; the same on every rank, without a message."""
+        if self.context.mask is not None:
+            self.context.mask.follow(round_number, self.topology.shared)
+
+    def follow_mask(self) -> None:
+        """Make all parts anew where sums are of other weights than are left now; collective."""
+        mask = self.context.mask
+        if mask is not None and getattr(self.aggregator, "kept", None) is not mask.kept:
+            self.rebuild()
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.
@@ -207,6 +223,8 @@ class RunContext:
     """Which silos rounds were opened for; None where updates are added up in the clear."""
     statistics: Statistics | None = None
     """What columns are scaled by, where silos agreed on that."""
+    mask: GlobalMask | None = None
+    """Which parameters are left; None where nothing is pruned."""
 
     @classmethod
     def of(
@@ -230,6 +248,7 @@ class RunContext:
         assert trust.run is not None
         private = config.privacy.unit != "none"
         before = Ledger() if statistics is None else statistics.ledger
+        feedback = ErrorFeedback()
         engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
         return cls(
             group,
@@ -243,9 +262,10 @@ class RunContext:
             None if engine is None else PrivatePart(engine),
             trust,
             Origin(group, config, silo),
-            ErrorFeedback(),
+            feedback,
             openings,
             statistics,
+            GlobalMask.of(group, config, silo.model, feedback.residuals),
         )
 
     @cached_property
@@ -267,7 +287,8 @@ class RunContext:
         if self.privacy is None:
             way, left = Compression.of(self.config.compress), self.feedback.residuals
             words = protocols.choose_protocol(secure, self.silos).private
-            return compressed(self.group, build, spec, way, left, words=words)
+            kept = None if self.mask is None else self.mask.kept
+            return summed(self.group, build, spec, way, left, words=words, kept=kept)
         return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
@@ -290,6 +311,7 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
         context.origin,  # first: nothing is taken up where the data is not the run's
         context.silo,
         context.feedback,
+        *(() if context.mask is None else (context.mask,)),  # behind: it cuts what is fed back
         *(() if context.private_part is None else (context.private_part,)),
         *(() if context.openings is None else (context.openings,)),
         context.membership,

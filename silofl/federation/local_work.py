@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from silofl.strategies.base import State, Strategy
-from silofl.types import Contribution, Vector
+from silofl.types import Contribution, Mask, Vector
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RoundStart:
         gradient: see `LocalRound.start_gradient`, (P,) of the model's dtype on its device.
         ahead: told what the silo contributes as soon as that is certain, if that is before its last step.
         chosen: see `LocalRound.chosen`.
+        kept: which parameters are left (P,), see `GlobalMask`; None where nothing is pruned.
     """
 
     shared: Mapping[str, Vector]
@@ -37,6 +38,7 @@ class RoundStart:
     gradient: Tensor | None = None
     ahead: Callable[[Contribution], None] | None = None
     chosen: str = "model"
+    kept: Mask | None = None
 
     @property
     def model(self) -> Vector:

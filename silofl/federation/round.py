@@ -75,6 +75,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     group.comm.mark("train")
     sent = group.comm.bytes_sent
     federation.topology.begin(number)
+    with clock.phase("aggregate"):
+        federation.follow_mask()
 
     ahead = SumAhead.of(federation, partial(_sum, federation, number))
     while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed
@@ -103,6 +105,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
+        federation.prune(number)
         if federation.privacy is not None:
             federation.privacy.complete(aggregator, number)
 
@@ -220,6 +223,8 @@ def _terms(federation: Federation) -> bytes:
     """What decides contributions besides the shared vectors; the same on every silo."""
     context, privacy = federation.context, federation.privacy
     terms = {} if privacy is None else privacy.terms()
+    if context.mask is not None:
+        terms = {**terms, "mask": context.mask.digest()}
     return json.dumps([type(context.strategy).__name__, context.membership.resync, terms]).encode()
 
 

@@ -1,4 +1,4 @@
-"""What sums are made of, and what [compress] puts around the aggregator that adds it up."""
+"""What sums are made of, and what [prune] and [compress] put around the aggregator that adds it up."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import CompressedSum, Compression
 from silofl.aggregation.factored import FactoredSum
 from silofl.aggregation.packet_sum import PacketSum
+from silofl.aggregation.pruned import PrunedSum, pruned_spec
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.compression.base import FactorCodec
+from silofl.compression.none import NoCodec
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS
+from silofl.types import Mask
+
+WHOLE = Compression(NoCodec(), bits=None, rotation=False, keeps_error=False)
+"""All values are sent, and every rank has the whole sum."""
 
 
 def aggregation_spec(
@@ -48,6 +54,27 @@ def aggregation_spec(
         strategy.needs == "rows",
         recomputations(config, silos),
     )
+
+
+def summed(
+    group: ElasticGroup,
+    build: Callable[[AggregationSpec], Aggregator],
+    spec: AggregationSpec,
+    way: Compression | None,
+    residuals: Residuals,
+    *,
+    words: bool,
+    kept: Mask | None = None,
+) -> Aggregator:
+    """The aggregator of what is left of a pruned model, compressed; see `compressed`. Collective.
+
+    `kept` (P,) is the mask; None where nothing is pruned.
+    """
+    if kept is None:
+        return compressed(group, build, spec, way, residuals, words=words)
+    way = WHOLE if way is None else way
+    inner = compressed(group, build, pruned_spec(spec, kept), way, residuals, words=words)
+    return PrunedSum(inner, spec, kept)
 
 
 def compressed(

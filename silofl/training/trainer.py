@@ -28,6 +28,7 @@ from silofl.training.local_batches import LocalBatches, Read
 from silofl.training.losses import Losses, NotFinite, scalar_loss
 from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
 from silofl.training.private import PrivateSteps, StepNoise
+from silofl.training.pruned import PrunedWeights
 from silofl.training.seeding import derive, seed_everything
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,6 +70,8 @@ class LocalTrainer:
         """Adds a term to the losses of `fit`, where it is set."""
         self.earlier: Earlier | None = None
         """Takes a copy of parameters between steps of `fit`, where it is set."""
+        self.pruned: PrunedWeights | None = None
+        """What stays zero in the steps of `fit`, where it is set."""
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
 
@@ -194,6 +197,7 @@ class LocalTrainer:
             return part.detach()
 
         losses = self._take(read, add, generator, round_number, remedy)
+        self._clear_gradients()
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
 
@@ -228,6 +232,7 @@ class LocalTrainer:
             self._clip()
             model.adopt()
             correct(gradient[: model.trainable], model.parameters)
+            self._clear_gradients()
             self._update()
             return loss
 
@@ -237,6 +242,7 @@ class LocalTrainer:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
         loss = self._loss(batch)
         self._differentiate(self._scaler.scale(loss))
+        self._clear_gradients()
         return loss.detach()
 
     def differentiate(self, batch: Any) -> Tensor:
@@ -268,6 +274,12 @@ class LocalTrainer:
     def _update(self) -> None:
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self.pruned is not None:
+            self.pruned.clear()
+
+    def _clear_gradients(self) -> None:
+        if self.pruned is not None:
+            self.pruned.clear_gradients()
 
     def _clip(self) -> None:
         if self._config.clip_norm is not None:

@@ -1,0 +1,131 @@
+"""The mask of [prune]: which parameters are left, in all silos the same ones, as a part of the run.
+
+Whenever a round has left every rank the same global model, each makes the next mask from it and from the
+mask before: nothing travels for it. A silo that comes back is told the mask, and so is one that a resume
+finds in an older round.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import final
+
+import numpy as np
+
+from silofl.aggregation.residuals import Residuals
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.config import Config
+from silofl.errors import ConfigError
+from silofl.federation.stateful import Json, Part, State
+from silofl.pruning.base import ScheduledRule
+from silofl.training.flat import FlatModel
+from silofl.training.pruned import weights_of
+from silofl.types import Mask, Vector
+
+
+@final
+class GlobalMask(Part):
+    """One rank's mask; all ranks have the same.
+
+    Args:
+        group: the ranks.
+        rule: by which weights are pruned.
+        model: this silo's.
+        residuals: this silo's, of error feedback, which lose what is pruned.
+
+    Attributes:
+        kept: which parameters are left (P,); another array whenever it changes.
+
+    Raises ConfigError, with the numbers, where the rule would leave a tensor nothing.
+    """
+
+    name = "prune"
+
+    def __init__(
+        self, group: ElasticGroup, rule: ScheduledRule, model: FlatModel, residuals: Residuals
+    ) -> None:
+        self._group, self._rule, self._residuals = group, rule, residuals
+        self._weights = weights_of(model)
+        refusal = rule.refusal(self._weights)
+        if refusal is not None:
+            raise ConfigError(refusal)
+        bounds = pairwise([0, *model.tensor_ends.tolist()])
+        self._places = {name: slice(*pair) for name, pair in zip(model.tensor_names, bounds, strict=True)}
+        self.kept: Mask = np.ones(model.trainable, np.bool_)
+
+    @classmethod
+    def of(
+        cls, group: ElasticGroup, config: Config, model: FlatModel, residuals: Residuals
+    ) -> GlobalMask | None:
+        """That of a configuration; None where nothing is pruned."""
+        rule = config.prune.rule
+        return None if rule is None else cls(group, rule, model, residuals)
+
+    @property
+    def density(self) -> float:
+        """Which part of the weights that may be pruned is left."""
+        chosen = self._rule.prunable(self._weights)
+        left = sum(int(self.kept[one.place].sum()) for one in chosen)
+        return left / sum(one.size for one in chosen)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the mask."""
+        return hashlib.sha256(self._packed()).hexdigest()
+
+    def follow(self, round_number: int, shared: Mapping[str, Vector]) -> None:
+        """Prune after a round, where that is due, and zero what is pruned of all `shared` vectors (P,)."""
+        if self._rule.due(round_number):
+            before, self.kept = self.kept, self.mask_after(round_number, shared["model"])
+            self._residuals.factors.clear()  # of other matrices
+            self._cut(before)
+        pruned = ~self.kept
+        for vector in shared.values():
+            vector[pruned] = 0
+
+    def mask_after(self, round_number: int, values: Vector) -> Mask:
+        """The mask (P,) after a round that left the parameters `values` (P,)."""
+        return self._rule.kept(values, self.kept, self._weights, round_number)
+
+    def _cut(self, before: Mask) -> None:
+        """Let residuals, which have the places of the mask `before`, have those of the one that there is."""
+        left = self._residuals.values
+        for key, values in left.items():
+            place = self._places[key.partition("/")[2]]
+            whole = np.zeros(place.stop - place.start, values.dtype)
+            whole[before[place]] = values
+            left[key] = whole[self.kept[place]]
+
+    def _packed(self) -> bytes:
+        return np.packbits(self.kept).tobytes()
+
+    def _unpacked(self, packed: bytes) -> Mask:
+        return np.unpackbits(np.frombuffer(packed, np.uint8), count=len(self.kept)).astype(np.bool_)
+
+    def state(self) -> State:
+        """See `Stateful`."""
+        return {"kept": np.frombuffer(self._packed(), np.uint8)}
+
+    def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
+        """See `Stateful`. Ranks that have not committed the round take its mask from the first that has."""
+        own = self.kept if state is None else self._unpacked(state["kept"].tobytes())
+        group, first = self._group, committed_by[0]
+
+        def spread() -> bytes:
+            mine = np.packbits(own).tobytes() if group.silo_id == first else b""
+            return group.comm.allgather_bytes(mine)[group.members.index(first)]
+
+        self.kept = self._unpacked(group.step(spread))
+        self._cut(own)
+
+    def rejoin_state(self) -> Json:
+        """See `Stateful`."""
+        return {"kept": base64.b64encode(self._packed()).decode()}
+
+    def take_over(self, told: Json, own: State | None) -> None:
+        """See `Stateful`; what this silo had not sent of weights that were pruned since is dropped."""
+        before = self.kept if own is None else self._unpacked(own["kept"].tobytes())
+        self.kept = self._unpacked(base64.b64decode(told["kept"]))
+        self._cut(before)
