@@ -1,4 +1,4 @@
-"""`silofl strategies`: what [strategy], [personal], [compress] and [prune] may name: keys, papers and properties."""
+"""`silofl strategies`: what [strategy], [personal], [compress] and [prune] may name, with keys and papers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def listing(name: str | None = None) -> list[str]:
     ]
     known = list(dict.fromkeys(member for _, _, members in families for member in members))
     if name is not None and name not in known:
-        raise ConfigError(f"{name!r} is no strategy, personal method, codec or rule of pruning: there are {either(known)}")
+        raise ConfigError(
+            f"{name!r} is no strategy, personal method, codec or rule of pruning: there are {either(known)}"
+        )
     lines: list[str] = []
     for section, purpose, members in families:
         chosen = {key: kind for key, kind in members.items() if name in (None, key)}

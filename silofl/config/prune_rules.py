@@ -25,8 +25,8 @@ def prune_rules(config: Config, strategy: Strategy) -> list[Rule]:
     return [
         (
             rule.begin >= rule.end,
-            f"prune.begin = {rule.begin} is not before prune.end = {rule.end}: all weights are left after the "
-            f"first, and {100 * rule.density:g} % after the second; set prune.begin to {rule.end - 1} or less",
+            f"prune.begin = {rule.begin} is not before prune.end = {rule.end}: all weights are left after "
+            f"the first, {100 * rule.density:g} % after the second; set the first to {rule.end - 1} or less",
         ),
         (
             rule.end > run.rounds,
@@ -62,8 +62,8 @@ def prune_rules(config: Config, strategy: Strategy) -> list[Rule]:
         ),
         (
             effect in ("beside", "instead"),
-            f'{key} prunes the shared model, and personal.name = "{config.personal.name}" keeps a whole model '
-            "of each silo's own, which would not be pruned: remove one of them",
+            f'{key} prunes the shared model, and personal.name = "{config.personal.name}" keeps a whole '
+            "model of each silo's own, which would not be pruned: remove one of them",
         ),
         (
             secure.range is not None,

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.compressed import Compression
 from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
+from silofl.aggregation.pruned import pruned_spec
 from silofl.aggregation.reduce_scatter import BUFFERS, chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, conflicts
-from silofl.errors import DataError, MismatchError
+from silofl.errors import ConfigError, DataError, MismatchError
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
@@ -28,7 +29,7 @@ from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo, place
-from silofl.federation.sum_spec import aggregation_spec
+from silofl.federation.sum_spec import WHOLE, aggregation_spec
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
 from silofl.privacy.band_choice import better
@@ -47,6 +48,7 @@ from silofl.tasks.files import Files
 from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
+from silofl.training.pruned import weights_of
 
 SMOOTHING = 0.5
 """Momentum from which on the model follows sums of noise more than single rounds of it."""
@@ -145,7 +147,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None
     shares = words and PLACES[config.privacy.place].sources(spec.silos) > 1
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
     way = Compression.of(config.compress) if not words else way_of(config)
-    trial = replace(trial, compression=way)
+    trial = replace(trial, compression=way or (WHOLE if config.prune.active else None))
     privacy, weak = _privacy(config, rows, silo)
     name = protocol_name(config.secure, silos)
     return DryRun(
@@ -156,11 +158,12 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None
         rounds=config.run.rounds,
         personal=_personal(config),
         participation=describe_participation(config, silos),
-        protocol=", ".join(part for part in (name, config.compress.text) if part),
+        protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
         keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),
         steps=describe_recomputation(config, silos),
         bytes_sent_per_round=trial.sent(spec).bytes,
+        bytes_sent_pruned=_bytes_sent_pruned(config, silo, trial, spec),
         link="" if link is None else link.describe(replace(trial, far=True).sent(spec)),
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
@@ -168,6 +171,22 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
         notes=[*silo.notices(), *_of_fragments(sizes), *weak],
     )
+
+
+def _bytes_sent_pruned(config: Config, silo: Silo, trial: TrialRound, spec: AggregationSpec) -> int | None:
+    """Bytes of a round with what [prune] leaves at the end; None where nothing is pruned.
+
+    Which weights those are is as untrained ones have it. ConfigError where a tensor would be left nothing.
+    """
+    rule, weights = config.prune.rule, weights_of(silo.model)
+    if rule is None:
+        return None
+    refusal = rule.refusal(weights)
+    if refusal is not None:
+        raise ConfigError(refusal)
+    dense = np.ones(silo.model.trainable, np.bool_)
+    left = rule.kept(silo.initial()[: silo.model.trainable], dense, weights, rule.end)
+    return trial.sent(pruned_spec(spec, left)).bytes
 
 
 def _personal(config: Config) -> str:

@@ -176,16 +176,22 @@ class Federation:
         self.follow_mask()
         self.context.feedback.residuals.factors |= factors  # which are forgotten where silos change
 
-    def prune(self, round_number: int) -> None:
-        """Prune the shared vectors after a round's step; the same on every rank, without a message."""
-        if self.context.mask is not None:
-            self.context.mask.follow(round_number, self.topology.shared)
+    def prune(self, round_number: int) -> float | None:
+        """Prune the shared vectors after a round's step; the same on every rank, without a message.
+
+        Which part of the weights that may be pruned is left; None without [prune].
+        """
+        mask = self.context.mask
+        if mask is None:
+            return None
+        mask.follow(round_number, self.topology.shared)
+        return mask.density
 
     def follow_mask(self) -> None:
-        """Make all parts anew where sums are of other weights than are left now; collective."""
+        """Make the aggregator anew where it adds up other weights than are left now; collective."""
         mask = self.context.mask
         if mask is not None and getattr(self.aggregator, "kept", None) is not mask.kept:
-            self.rebuild()
+            self.topology.renew()
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.

@@ -37,7 +37,11 @@ def describe_recomputation(config: Config, silos: int) -> str:
         return ""
     if checkers == 0:
         return "recomputed by no other silo: what the server of a slice makes of its sum is believed"
-    what = "each slice's sum is opened, too," if config.compress.active else "each slice's is recomputed"
+    what = (
+        "each slice's sum is opened, too,"
+        if config.compress.active or config.prune.active
+        else "each slice's is recomputed"
+    )
     others = "1 other silo" if checkers == 1 else f"{checkers} other silos"
     them = "it" if checkers == 1 else "all of them"
     return f"{what} by {others}: a server that lies is named and the run ends, unless it colludes with {them}"

@@ -53,6 +53,8 @@ class RoundResult:
     """Numbers of the silos whose updates are in the round's sum."""
     quality: EncodingQuality = field(default_factory=EncodingQuality)
     """How well the round's values were encoded."""
+    density: float | None = None
+    """Which part of the weights that may be pruned is left after it; None where nothing is."""
     bytes_sent: int = 0
     """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
 
@@ -105,7 +107,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
-        federation.prune(number)
+        result.density = federation.prune(number)
         if federation.privacy is not None:
             federation.privacy.complete(aggregator, number)
 

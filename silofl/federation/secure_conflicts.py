@@ -55,8 +55,9 @@ def idle_keys(config: Config) -> Mapping[str, str]:
     idle = {key: _under(secure, key) for key in SecureConfig.model_fields if key not in read}
     if not secure.identity:
         idle["passphrase_file"] = "without secure.identity, the key that it opens: set that, or leave it out"
-    if config.compress.active:
-        why = "under [compress], which rounds at random, or to nearest with error feedback: leave it out"
+    if config.compress.active or config.prune.active:
+        section = "[compress]" if config.compress.active else "[prune]"
+        why = f"under {section}, which rounds at random, or to nearest with error feedback: leave it out"
         idle.setdefault("rounding", why)
     if privacy.unit == "none":
         return idle

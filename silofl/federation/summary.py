@@ -33,6 +33,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
         "steps": describe_recomputation(federation.context.config, federation.context.silos),
+        "pruning": federation.context.config.prune.text,
         "privacy": NOTHING if federation.privacy is None else federation.privacy.description,
         "private": federation.privacy is not None,
         "outside": _outside(federation),
@@ -77,6 +78,7 @@ def metrics_of(
         lost_tensors=result.quality.lost or {},
         faint_tensors=result.quality.faint or {},
         widest=_widest(result, reports),
+        density=result.density,
         bytes_sent=result.bytes_sent,
         seconds=round(seconds, 6),
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
@@ -126,6 +128,7 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         "seconds_by_phase": {
             name: round(sum(one.seconds_by_phase.get(name, 0.0) for one in rounds), 3) for name in phases
         },
+        "density": last.density,
         "bytes_sent_per_round": last.bytes_sent,
         "survivors": list(last.survivors),
         "failed": [[one.round, silo] for one in rounds for silo in one.failed],

@@ -1,1 +1,1 @@
-"""Pruning: which weights of the global model stay, for all silos; one file a rule, and its file's name is its name."""
+"""Pruning: which weights of the global model are left, in all silos the same; one file each."""

@@ -32,7 +32,7 @@ class Weights:
     @property
     def size(self) -> int:
         """How many values it has."""
-        return self.place.stop - self.place.start
+        return int(self.place.stop - self.place.start)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,7 @@ class ScheduledRule(PruningRule, ABC):
         """Which of the tensors would be left nothing, with the numbers and what to do; None for none."""
 
     @abstractmethod
-    def keep_largest(
-        self, values: Vector, before: Mask, chosen: Sequence[Weights], density: float
-    ) -> None:
+    def keep_largest(self, values: Vector, before: Mask, chosen: Sequence[Weights], density: float) -> None:
         """Take out of `before` (P,) what is pruned of `chosen` tensors of parameters (P,)."""
 
     def kept(self, values: Vector, before: Mask, weights: Sequence[Weights], round_number: int) -> Mask:

@@ -34,7 +34,7 @@ class Magnitude(ScheduledRule):
                 return None
             return (
                 f"prune.density = {self.density:g} of the {least.size} weights of {least.name} is none: set "
-                f'it to {1 / least.size:.2g} or more, or keep that tensor whole by prune.keep = '
+                f"it to {1 / least.size:.2g} or more, or keep that tensor whole by prune.keep = "
                 f'["{least.name}"]'
             )
         total = sum(one.size for one in chosen)
@@ -46,9 +46,7 @@ class Magnitude(ScheduledRule):
             f"each of which needs one at least: set it to {len(chosen) / total:.2g} or more"
         )
 
-    def keep_largest(
-        self, values: Vector, before: Mask, chosen: Sequence[Weights], density: float
-    ) -> None:
+    def keep_largest(self, values: Vector, before: Mask, chosen: Sequence[Weights], density: float) -> None:
         """See `ScheduledRule`."""
         groups = [[one] for one in chosen] if self.scope == "tensor" else [list(chosen)]
         for group in groups:

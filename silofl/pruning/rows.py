@@ -39,9 +39,7 @@ class Rows(ScheduledRule):
             f'{1 / rows:.2g} or more, or keep that tensor whole by prune.keep = ["{least.name}"]'
         )
 
-    def keep_largest(
-        self, values: Vector, before: Mask, chosen: Sequence[Weights], density: float
-    ) -> None:
+    def keep_largest(self, values: Vector, before: Mask, chosen: Sequence[Weights], density: float) -> None:
         """See `ScheduledRule`. Norms are added up in order, so that every processor has the same bits."""
         for one in chosen:
             matrix = np.abs(values[one.place], dtype=np.float64).reshape(one.shape[0], -1)

@@ -44,6 +44,8 @@ class DryRun:
     protocol: str
     bytes_sent_per_round: int
     """Payload that silo 0 hands to other ranks in a round."""
+    bytes_sent_pruned: int | None
+    """The same once [prune] has come to its end; None where nothing is pruned."""
     link: str
     """How long a round's exchanges take over a link between the silos; empty where none was named."""
     memory_mib: float
@@ -89,7 +91,9 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"bears       {found.bears}", soft_wrap=True)
     if found.steps:
         console.print(f"steps       {found.steps}", soft_wrap=True)
-    console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round")
+    pruned = found.bytes_sent_pruned
+    less = "" if pruned is None else f", {pruned / MIB:.3f} MiB once all that is to be pruned is"
+    console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}")
     if found.link:
         console.print(f"link        {found.link}", soft_wrap=True)
     console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")

@@ -14,6 +14,8 @@ METRICS = "metrics"
 """Key of all metrics in a line."""
 FIRST = ("loss", "accuracy")
 """What is shown before other metrics."""
+BESIDE = ("epsilon", "density")
+"""What is shown after them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class RoundMetrics:
         faint_tensors: tensors of buffers so small at some silo that sums in units of 2^-96 may lose more than
             1 % of them, and at how many.
         widest: by tensor, the silos that asked for that range, where most others lost theirs.
+        density: which part of the weights that may be pruned is left; None where none are pruned.
         bytes_sent: payload bytes that rank 0 handed to other ranks for sum, keys and new shared vectors.
         seconds: wall clock, the commit of the round before included.
         seconds_by_phase: means over the silos that were in a phase.
@@ -70,6 +73,7 @@ class RoundMetrics:
     lost_tensors: Mapping[str, int] = field(default_factory=dict)
     faint_tensors: Mapping[str, int] = field(default_factory=dict)
     widest: Mapping[str, list[int]] = field(default_factory=dict)
+    density: float | None = None
     bytes_sent: int = 0
     seconds: float = 0.0
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
@@ -95,13 +99,11 @@ class RoundMetrics:
 
     @property
     def shown(self) -> list[tuple[str, MetricValue]]:
-        """Names and values for people: loss and accuracy first, then the task's others, then epsilon."""
+        """Names and values for people: loss and accuracy first, then the task's others, then `BESIDE`."""
         first = [name for name in FIRST if name in self.means]
         names = [*first, *(name for name in self.means if name not in FIRST)]
-        spent = [] if self.epsilon is None else [("epsilon", self.epsilon)]
-        return [
-            ("metrics/epsilon" if name == "epsilon" else name, self.means[name]) for name in names
-        ] + spent
+        own = [(name, getattr(self, name)) for name in BESIDE if getattr(self, name) is not None]
+        return [(f"metrics/{name}" if name in BESIDE else name, self.means[name]) for name in names] + own
 
     def notices(self, value_range: float | None) -> list[str]:
         """What people should read beside the line; `value_range` is `secure.range`."""

@@ -41,10 +41,8 @@ class PrunedWeights:
         self._model.parameters.masked_fill_(self._pruned, 0)
 
 
-def pruned_weights(
-    model: FlatModel, kept: Mask | None, before: PrunedWeights | None
-) -> PrunedWeights | None:
-    """What a mask (P,) means for a model, which the one `before` knows already; None where nothing is pruned."""
+def pruned_weights(model: FlatModel, kept: Mask | None, before: PrunedWeights | None) -> PrunedWeights | None:
+    """A model's, by its mask (P,): the one `before` where that is the same; None where nothing is pruned."""
     if kept is None or kept.all():
         return None
     return before if before is not None and before.kept is kept else PrunedWeights(model, kept)
