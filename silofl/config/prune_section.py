@@ -37,8 +37,7 @@ class PruneConfig(Section):
         if rule is None:
             return ""
         when = f"after round {rule.end}" if rule.begin + 1 >= rule.end else f"by round {rule.end}"
-        left = f"{100 * rule.density:g} % of weights left {when}"
-        return f"pruned: {self.name}, {left}; every silo takes the whole step"
+        return f"pruned: {self.name}, {100 * rule.density:g} % of weights left {when}"
 
 
 SECTIONS = {name: section_of(name, kind, PruneConfig) for name, kind in RULES.items()}
