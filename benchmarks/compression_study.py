@@ -1,9 +1,10 @@
-"""Accuracy against bytes: [compress] on digits, dealt out by Dirichlet(0.5) to 4 silos, under the secure sum.
+"""Accuracy against bytes: [compress] and [prune] on digits, dealt out by Dirichlet(0.5) to 4 silos, under the secure sum.
 
 A perceptron whose update is long beside a round's keys, with the training settings of launch/digits.toml. The
 learning rate is chosen without compression, on seeds that do not count after that, and is that of all rows.
 Every row is held to the run of the same seed under the secure sum without compression; bytes are what a silo
-sent in a round for the sum, its keys and the new model, as its communicator counted them.
+sent in a round for the sum, its keys and the new model, as its communicator counted them, the mean over all
+rounds: with [prune] the first ones have all weights.
 
 A FILE of an earlier run that did not come to its end is gone on with.
 
@@ -67,10 +68,17 @@ def compressed() -> Iterator[Tables]:
         yield {"name": "random_k", "ratio": ratio, "bits": bits} | beside
 
 
+PRUNE: Tables = {"name": "magnitude", "density": 0.1, "end": 10}
+PRUNED: dict[str, Tables] = {
+    "prune 10 %": {"prune": PRUNE},
+    "prune 10 %, 4 bits, rotation": {"prune": PRUNE, "compress": {"bits": 4, "rotation": True}},
+    "prune 10 %, 4 bits, rotation, error feedback": {"prune": PRUNE, "compress": {"bits": 4} | FEEDBACK},
+}
 ROWS: dict[str, Tables] = {
     CLEAR: {"secure": {"protocol": "plain"}},
     SECURE: {},
     **{name_of(one): {"compress": one} for one in compressed()},
+    **PRUNED,
 }
 """What each sets beside the training settings."""
 
@@ -84,7 +92,7 @@ class Figure:
     accuracies: list[float]
     """Over all held-out records; 0 where training diverged."""
     bytes_sent: list[int]
-    """By a silo in a round."""
+    """By a silo in a round, the mean over rounds."""
 
 
 def run(sections: Tables, lr: float, seed: int) -> tuple[float, int]:
@@ -110,7 +118,9 @@ def run(sections: Tables, lr: float, seed: int) -> tuple[float, int]:
             summary = run_in_threads(SILOS, rank, timeout_s=LONGEST_S)[0]
         except TrainingError:
             return 0.0, 0
-    return summary["accuracy"], summary["bytes_sent_per_round"]
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    sent = [json.loads(line)["bytes_sent"] for line in lines]
+    return summary["accuracy"], round(statistics.fmean(sent))
 
 
 def tune(pool: Executor, say: Any) -> float:

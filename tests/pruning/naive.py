@@ -21,7 +21,12 @@ from tests.compression.naive import key_of, levels, rounded, support
 Array = NDArray[np.float64]
 SIZES = (30, 45, 80, 60)
 ALL = tuple(range(len(SIZES)))
-SHAPES: dict[str, tuple[int, ...]] = {"first": (12, 20), "bias": (30,), "filters": (6, 4, 3, 2), "last": (8, 24)}
+SHAPES: dict[str, tuple[int, ...]] = {
+    "first": (12, 20),
+    "bias": (30,),
+    "filters": (6, 4, 3, 2),
+    "last": (8, 24),
+}
 D = sum(math.prod(shape) for shape in SHAPES.values())
 LR, ROUNDS = 0.5, 9
 
@@ -106,7 +111,10 @@ def masked(x: Array, kept: NDArray[np.bool_], number: int, keys: Mapping[str, An
         at = [place for name in group for place in range(places()[name].start, places()[name].stop)]
         count = max(len(group), round(density * len(at)))
         left = [place for place in at if kept[place]]
-        first = [max(range(s.start, s.stop), key=lambda p: (kept[p], abs(x[p]), -p)) for s in map(places().get, group)]
+        first = [
+            max(range(s.start, s.stop), key=lambda p: (kept[p], abs(x[p]), -p))
+            for s in map(places().get, group)
+        ]
         order = first + [p for p in sorted(left, key=lambda p: (-abs(x[p]), p)) if p not in first]
         found[at] = False
         found[order[:count]] = True

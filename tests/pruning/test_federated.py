@@ -41,7 +41,9 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], float]] = [
 """What is pruned, compressed, what adds it up, and by how much it may differ from the reference."""
 
 
-def settings(path: Path, prune: Any, compress: Any, secure: Any, rounds: int = ROUNDS, **sections: Any) -> Any:
+def settings(
+    path: Path, prune: Any, compress: Any, secure: Any, rounds: int = ROUNDS, **sections: Any
+) -> Any:
     return configuration.parse(
         {
             "run": {"name": "f", "dir": str(path), "display": "none", "rounds": rounds},
