@@ -1,4 +1,4 @@
-"""Accuracy against bytes: [compress] and [prune] on digits, dealt out by Dirichlet(0.5) to 4 silos, under the secure sum.
+"""Accuracy against bytes: [compress] and [prune] on digits, dealt out by Dirichlet(0.5) to 4 silos, secagg.
 
 A perceptron whose update is long beside a round's keys, with the training settings of launch/digits.toml. The
 learning rate is chosen without compression, on seeds that do not count after that, and is that of all rows.
@@ -72,7 +72,7 @@ PRUNE: Tables = {"name": "magnitude", "density": 0.1, "end": 10}
 PRUNED: dict[str, Tables] = {
     "prune 10 %": {"prune": PRUNE},
     "prune 10 %, 4 bits, rotation": {"prune": PRUNE, "compress": {"bits": 4, "rotation": True}},
-    "prune 10 %, 4 bits, rotation, error feedback": {"prune": PRUNE, "compress": {"bits": 4} | FEEDBACK},
+    "prune 10 %, 8 bits, rotation, error feedback": {"prune": PRUNE, "compress": {"bits": 8} | FEEDBACK},
 }
 ROWS: dict[str, Tables] = {
     CLEAR: {"secure": {"protocol": "plain"}},

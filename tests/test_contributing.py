@@ -66,6 +66,7 @@ EXAMPLES: list[dict[str, dict[str, object]]] = [
     {"strategy": {"name": "signavg", "lr": 0.05}},
     {"personal": {"name": "interpolated", "own": 0.3}},
     {"compress": {"name": "neighbours_mean", "bits": 8, "error_feedback": True}},
+    {"prune": {"name": "columns", "density": 0.5, "end": 3}},
     {"secure": {"protocol": "gathered"}},
     {"topology": {"name": "cautious"}},
     {"privacy": {"unit": "silo", "place": "majority", "noise_multiplier": 0.02, "metrics": "exact"}},
@@ -97,6 +98,7 @@ def test_every_family_has_its_example() -> None:
     assert folders == {
         "strategies",
         "compression",
+        "pruning",
         "personal",
         "tasks",
         "aggregation",

@@ -71,7 +71,7 @@ FLOORS = {
     },
     "silofl.training": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
-        *("silofl.privacy", "silofl.tasks", "silofl.transforms"),
+        *("silofl.privacy", "silofl.tasks", "silofl.transforms", "silofl.pruning"),
     },
     "silofl.checkpoint": {
         *("silofl.errors", "silofl.types", "silofl.config"),

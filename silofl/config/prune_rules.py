@@ -71,8 +71,8 @@ def prune_rules(config: Config, strategy: Strategy) -> list[Rule]:
             "remove it",
         ),
         (
-            issubclass(CODECS[config.compress.name], FactorCodec) and config.prune.name != "rows",
+            issubclass(CODECS[config.compress.name], FactorCodec) and config.prune.name != "structured",
             f'{key} leaves places here and there, and compress.name = "{config.compress.name}" is of whole '
-            'matrices: set prune.name = "rows", or another compress.name, such as "random_k"',
+            'matrices: set prune.name = "structured", or another compress.name, such as "random_k"',
         ),
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.compressed import Compression
 from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
-from silofl.aggregation.pruned import pruned_spec
+from silofl.aggregation.pruned_sum import pruned_spec
 from silofl.aggregation.reduce_scatter import BUFFERS, chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
@@ -48,7 +48,7 @@ from silofl.tasks.files import Files
 from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
-from silofl.training.pruned import weights_of
+from silofl.training.pruned_weights import weights_of
 
 SMOOTHING = 0.5
 """Momentum from which on the model follows sums of noise more than single rounds of it."""

@@ -176,22 +176,15 @@ class Federation:
         self.follow_mask()
         self.context.feedback.residuals.factors |= factors  # which are forgotten where silos change
 
-    def prune(self, round_number: int) -> float | None:
-        """Prune the shared vectors after a round's step; the same on every rank, without a message.
-
-        Which part of the weights that may be pruned is left; None without [prune].
-        """
-        mask = self.context.mask
-        if mask is None:
-            return None
-        mask.follow(round_number, self.topology.shared)
-        return mask.density
-
     def follow_mask(self) -> None:
         """Make the aggregator anew where it adds up other weights than are left now; collective."""
-        mask = self.context.mask
-        if mask is not None and getattr(self.aggregator, "kept", None) is not mask.kept:
-            self.topology.renew()
+        mask, topology = self.context.mask, self.topology
+        if mask is None or getattr(topology.aggregator, "kept", None) is mask.kept:
+            return
+        topology.aggregator.close()
+        topology.aggregator = self.context.aggregator()  # slices and states stay: all ranks have all of them
+        if topology.members != self.group.agreed_members():
+            self.rebuild()
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now; collective.

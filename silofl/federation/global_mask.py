@@ -22,7 +22,7 @@ from silofl.errors import ConfigError
 from silofl.federation.stateful import Json, Part, State
 from silofl.pruning.base import ScheduledRule
 from silofl.training.flat import FlatModel
-from silofl.training.pruned import weights_of
+from silofl.training.pruned_weights import weights_of
 from silofl.types import Mask, Vector
 
 

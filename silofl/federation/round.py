@@ -107,7 +107,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
-        result.density = federation.prune(number)
+        result.density = _prune(federation, number)
         if federation.privacy is not None:
             federation.privacy.complete(aggregator, number)
 
@@ -236,6 +236,15 @@ def _server_step(federation: Federation, fitted: Fitted, number: int) -> None:
     federation.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
     if not federation.absent(number):  # else the state of a silo is still missing
         membership.resync = False
+
+
+def _prune(federation: Federation, number: int) -> float | None:
+    """Prune the shared vectors, the same on every rank, without a message; the density that is left."""
+    mask = federation.context.mask
+    if mask is None:
+        return None
+    mask.follow(number, federation.topology.shared)
+    return mask.density
 
 
 def fewest_in_metrics(federation: Federation) -> int:

@@ -41,7 +41,6 @@ from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.metric_states import Evaluation
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
-from silofl.training.pruned import pruned_weights
 from silofl.training.publication import notices, published, refuse_unpublishable
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import Trial, kept
@@ -192,8 +191,7 @@ class Silo:
         """
         with self.errors_of(start.round_number):
             start = self._half.chosen(start)
-            self.model.load_parts(start.model, start.buffers)
-            self.trainer.pruned = pruned_weights(self.model, start.kept, self.trainer.pruned)
+            self._half.load(start)
             start = self._half.measured(start)
             state = self.own.state
             if start.strategy.local == "gradient":
@@ -204,8 +202,6 @@ class Silo:
                     result, state = self.own.fit(start.round_number, self.correction(start))
                 trained = self.model.parameters
             self.model.check(own=self._noisy)
-            if self.trainer.pruned is not None:
-                self.trainer.pruned.clear()
             state = self.own.beside(start, state)
         return replace(self.contribution(trained, result, start), personal=state)
 

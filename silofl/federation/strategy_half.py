@@ -83,7 +83,17 @@ class StrategyHalf:
         on_device = {name: tensor(values) for name, values in start.shared.items()}
         own = {name: tensor(values) for name, values in state.items()}
         local = self._local_round(on_device, own, start, start.gradient)
-        return lambda gradient, values: strategy.correct(gradient, values, local)
+
+        def correct(gradient: Tensor, values: Tensor) -> None:
+            strategy.correct(gradient, values, local)
+            self._trainer.pruned.clear_gradients()  # of which they are views
+
+        return correct
+
+    def load(self, start: RoundStart) -> None:
+        """Load the shared model, of which what is pruned stays zero in all steps."""
+        self._model.load_parts(start.model, start.buffers)
+        self._trainer.pruned = self._trainer.pruned.following(self._model, start.kept)
 
     def measured(self, start: RoundStart) -> RoundStart:
         """With what the strategy asks for at the shared model, which is loaded; that leaves no trace."""
@@ -182,6 +192,8 @@ class StrategyHalf:
 
         Raises DivergedError where the local model, most of which no sum looks at, is not finite.
         """
+        if start.kept is not None:
+            trained[~start.kept] = 0  # also where a forward pass has put other tensors in their place
         if self._streaming is None:
             local = self.local_round(state, start)
             return start.strategy.contribute(trained, result.steps, result.loss, local)

@@ -9,7 +9,7 @@ from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import CompressedSum, Compression
 from silofl.aggregation.factored import FactoredSum
 from silofl.aggregation.packet_sum import PacketSum
-from silofl.aggregation.pruned import PrunedSum, pruned_spec
+from silofl.aggregation.pruned_sum import PrunedSum, pruned_spec
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup

@@ -88,9 +88,6 @@ class Topology(Protocol):
     def step(self, spare: Vector, *, resync: bool) -> None:
         """Step the shared vectors with the sum and give every rank all of them."""
 
-    def renew(self) -> None:
-        """Make the aggregator anew, of other sums; all parts where silos have failed meanwhile."""
-
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now, of which `newcomers` have just rejoined."""
 

@@ -92,12 +92,6 @@ class FragmentedServer:
         """See `Topology`: the round's fragment."""
         self._servers[self._turn].step(spare, resync=resync)
 
-    def renew(self) -> None:
-        """See `Topology`."""
-        for one in self._servers:
-            one.renew()
-        self.aggregator = self._servers[self._turn].aggregator
-
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """See `Topology`; each of the newcomers calls `take_over` meanwhile."""
         for one in self._servers:

@@ -276,13 +276,6 @@ class ShardedServer:
         counts = [lengths.get(number, 0) for number in self._group.members]
         return gather_parts(self._group.comm, mine, counts, self.values.dtype)
 
-    def renew(self) -> None:
-        """See `Topology`; slices stay where they are, with their state."""
-        self.aggregator.close()
-        self.aggregator = self._make_aggregator()
-        if self.members != self._group.agreed_members():
-            self.rebuild()
-
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """See `Topology`; each of the newcomers calls `take_over` meanwhile."""
         self.aggregator.close()

@@ -6,7 +6,6 @@ trained values in the same vector.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -27,11 +26,10 @@ from silofl.training.flat import Correct, FlatModel
 from silofl.training.local_batches import LocalBatches, Read
 from silofl.training.losses import Losses, NotFinite, scalar_loss
 from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
+from silofl.training.precision import autocast
 from silofl.training.private import PrivateSteps, StepNoise
-from silofl.training.pruned import PrunedWeights
+from silofl.training.pruned_weights import PrunedWeights
 from silofl.training.seeding import derive, seed_everything
-
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ class LocalTrainer:
         """Adds a term to the losses of `fit`, where it is set."""
         self.earlier: Earlier | None = None
         """Takes a copy of parameters between steps of `fit`, where it is set."""
-        self.pruned: PrunedWeights | None = None
-        """What stays zero in the steps of `fit`, where it is set."""
+        self.pruned = PrunedWeights()
+        """What stays zero in steps."""
         enabled = config.precision == "float16" and model.vector.is_cuda
         self._scaler = torch.amp.GradScaler("cuda", enabled=enabled)
 
@@ -197,7 +195,6 @@ class LocalTrainer:
             return part.detach()
 
         losses = self._take(read, add, generator, round_number, remedy)
-        self._clear_gradients()
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
 
@@ -232,7 +229,6 @@ class LocalTrainer:
             self._clip()
             model.adopt()
             correct(gradient[: model.trainable], model.parameters)
-            self._clear_gradients()
             self._update()
             return loss
 
@@ -242,7 +238,6 @@ class LocalTrainer:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
         loss = self._loss(batch)
         self._differentiate(self._scaler.scale(loss))
-        self._clear_gradients()
         return loss.detach()
 
     def differentiate(self, batch: Any) -> Tensor:
@@ -255,6 +250,7 @@ class LocalTrainer:
         """Go backward: hooks, and functions of the task's own, are its code as well."""
         with self._code.calling("loss", self._task.loss):
             loss.backward()  # type: ignore[no-untyped-call]
+        self.pruned.clear_gradients()
 
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
@@ -263,7 +259,7 @@ class LocalTrainer:
         return self._loss_of(self._model.module, batch)
 
     def _loss_of(self, module: nn.Module, batch: Any) -> Tensor:
-        with self._autocast(), self._code.calling("loss", self._task.loss):
+        with autocast(self._config, self._model.vector.device), self._code.calling("loss", self._task.loss):
             loss = self._task.loss(module, handed(batch))
         return scalar_loss(loss, self._silo)
 
@@ -274,21 +270,11 @@ class LocalTrainer:
     def _update(self) -> None:
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self.pruned is not None:
-            self.pruned.clear()
-
-    def _clear_gradients(self) -> None:
-        if self.pruned is not None:
-            self.pruned.clear_gradients()
+        self.pruned.clear()
 
     def _clip(self) -> None:
         if self._config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._model.module.parameters(), self._config.clip_norm)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._config.precision == "full":
-            return contextlib.nullcontext()
-        return torch.autocast(self._model.vector.device.type, dtype=AUTOCAST[self._config.precision])
 
     def _diverged_at(
         self, found: NotFinite, batch: Any, read: Read, round_number: int, remedy: str | None

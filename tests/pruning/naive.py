@@ -96,7 +96,7 @@ def masked(x: Array, kept: NDArray[np.bool_], number: int, keys: Mapping[str, An
     density, found = density_after(number, keys), kept.copy()
     matrices = [name for name, shape in SHAPES.items() if len(shape) > 1]
     chosen = [name for name in matrices if not any(fnmatchcase(name, one) for one in keys.get("keep", ()))]
-    if keys["name"] == "rows":
+    if keys["name"] == "structured":
         for name in chosen:
             if name == matrices[-1]:
                 continue

@@ -30,8 +30,8 @@ PLAIN, SECAGG = {"protocol": "plain"}, {"protocol": "secagg", "bits": 32}
 CASES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], float]] = [
     (MAGNITUDE, {}, PLAIN, 1e-9),
     (MAGNITUDE | {"scope": "tensor", "begin": 2, "every": 2, "end": 8}, {}, PLAIN, 1e-9),
-    ({"name": "rows", "density": 0.4, "end": 6, "keep": ["filt*"]}, {}, PLAIN, 1e-9),
-    ({"name": "rows", "density": 0.4, "end": 6}, {}, SECAGG, 1e-6),
+    ({"name": "structured", "density": 0.4, "end": 6, "keep": ["filt*"]}, {}, PLAIN, 1e-9),
+    ({"name": "structured", "density": 0.4, "end": 6}, {}, SECAGG, 1e-6),
     (MAGNITUDE, {}, SECAGG, 1e-6),
     (MAGNITUDE, FEEDBACK, {"protocol": "secagg"}, 1e-6),
     (MAGNITUDE, {"name": "random_k", "ratio": 0.5} | FEEDBACK, SECAGG, 1e-6),
@@ -129,8 +129,8 @@ def test_a_silo_comes_back_to_the_mask_of_the_others(tmp_path: Path, monkeypatch
 RESUMED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (MAGNITUDE, {}, {}),
     (MAGNITUDE, {"name": "random_k", "ratio": 0.5} | FEEDBACK, {}),
-    ({"name": "rows", "density": 0.4, "end": 7, "every": 3}, {"name": "powersgd"}, {"name": "fedadam"}),
-    ({"name": "rows", "density": 0.4, "end": 3}, {"name": "powersgd"}, {}),
+    ({"name": "structured", "density": 0.4, "end": 7, "every": 3}, {"name": "powersgd"}, {"name": "fedadam"}),
+    ({"name": "structured", "density": 0.4, "end": 3}, {"name": "powersgd"}, {}),
 ]
 
 

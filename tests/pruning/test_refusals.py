@@ -30,8 +30,11 @@ LONG = {"rounds": 20}
         ),
         ({"prune": PRUNE | {"density": 1.5}}, r"prune\.density = 1\.5 is not allowed: .* less than 1"),
         ({"prune": {"name": "magnitud"}}, r"prune\.name = 'magnitud'.*did you mean 'magnitude'"),
-        ({"prune": {"density": 0.1}}, r"prune\.density is a key of 'magnitude' or 'rows' and prune\.name"),
-        ({"prune": {"name": "rows", "scope": "tensor"}}, r"prune\.scope is a key of 'magnitude'"),
+        (
+            {"prune": {"density": 0.1}},
+            r"prune\.density is a key of 'magnitude' or 'structured' and",
+        ),
+        ({"prune": {"name": "structured", "scope": "tensor"}}, r"prune\.scope is a key of 'magnitude'"),
         ({"prune": PRUNE | {"scope": "layer"}}, r"prune\.scope = 'layer' is not allowed"),
         ({"prune": PRUNE | {"every": 0}}, r"prune\.every = 0 is not allowed"),
         (
@@ -70,7 +73,7 @@ LONG = {"rounds": 20}
         ),
         (
             {"prune": PRUNE, "run": LONG, "compress": {"name": "powersgd"}},
-            r'"powersgd" is of whole matrices: set prune\.name = "rows"',
+            r'"powersgd" is of whole matrices: set prune\.name = "structured"',
         ),
     ],
     ids=str,
@@ -94,7 +97,7 @@ def test_a_density_that_leaves_a_tensor_nothing_ends_the_run_before_its_first_ro
 
 def test_check_says_so_before_any_rank_starts() -> None:
     config = configuration.parse(
-        {"run": LONG, "task": {"name": "synthetic"}, "prune": {"name": "rows", "density": 0.001}}
+        {"run": LONG, "task": {"name": "synthetic"}, "prune": {"name": "structured", "density": 0.001}}
     )
     with pytest.raises(ConfigError, match=r"prune\.density = 0\.001 of the \d+ rows of .* is none: set it"):
         dry_run(config, 4)

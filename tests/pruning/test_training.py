@@ -25,7 +25,7 @@ from tests.federation.threads import records
 
 SILOS, ROUNDS = 3, 5
 PRUNE = {"name": "magnitude", "density": 0.2, "end": 3}
-ROWS = {"name": "rows", "density": 0.5, "end": 3}
+ROWS = {"name": "structured", "density": 0.5, "end": 3}
 
 
 class Images:
@@ -138,7 +138,7 @@ def test_what_is_pruned_is_exactly_zero_on_every_rank(
     told = [line["density"] for line in records(tmp_path)]
     assert told == sorted(told, reverse=True)
     sizes = {name: values.size for name, values in model.items() if values.ndim > 1}
-    chosen = sum(list(sizes.values())[:-1]) if prune["name"] == "rows" else sum(sizes.values())
+    chosen = sum(list(sizes.values())[:-1]) if prune["name"] == "structured" else sum(sizes.values())
     assert told[-1] == pytest.approx(1 - counts[ROUNDS] / chosen)
     assert told[-1] == pytest.approx(prune["density"], abs=0.05)
 

@@ -14,7 +14,7 @@ from silofl.types import Mask, Vector
 
 @final
 @dataclass(frozen=True)
-class Rows(ScheduledRule):
+class Structured(ScheduledRule):
     """Of each tensor the rows, or filters, of largest L1 norm are left (Li et al. 2017, "Pruning Filters").
 
     The last tensor in the model's order, whose rows are the outputs, is left whole. A pruned row's bias and

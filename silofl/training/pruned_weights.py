@@ -6,6 +6,7 @@ from typing import final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from silofl.pruning.base import Weights
 from silofl.training.flat import FlatModel
@@ -17,18 +18,27 @@ class PrunedWeights:
     """Which of a model's parameters are zero and stay so, whatever the optimizer is.
 
     Args:
-        model: whose parameters they are.
-        kept: which are left (P,).
+        model: whose parameters they are; nothing is pruned without one.
+        kept: which are left (P,); all without it.
     """
 
-    def __init__(self, model: FlatModel, kept: Mask) -> None:
-        self._model, self.kept = model, kept
-        self._pruned = torch.from_numpy(~kept).to(model.vector.device)
+    def __init__(self, model: FlatModel | None = None, kept: Mask | None = None) -> None:
+        self._kept = kept
+        self._pruned: tuple[Tensor, Tensor] | None = None
+        self._tensors: list[tuple[Tensor, Tensor]] = []
+        if model is None or kept is None or kept.all():
+            return
+        pruned = torch.from_numpy(~kept).to(model.vector.device)
+        self._pruned = model.parameters, pruned
         self._tensors = [
-            (model.trained[one.name], self._pruned[one.place].view(one.shape))
+            (model.trained[one.name], pruned[one.place].view(one.shape))
             for one in weights_of(model)
             if not kept[one.place].all()
         ]
+
+    def following(self, model: FlatModel, kept: Mask | None) -> PrunedWeights:
+        """Those of another mask; the same object where it is the same one."""
+        return self if kept is self._kept else PrunedWeights(model, kept)
 
     def clear_gradients(self) -> None:
         """Zero their gradients, where those are dense: norms and moments are of what is left."""
@@ -38,14 +48,9 @@ class PrunedWeights:
 
     def clear(self) -> None:
         """Zero the weights themselves, which momentum may have moved."""
-        self._model.parameters.masked_fill_(self._pruned, 0)
-
-
-def pruned_weights(model: FlatModel, kept: Mask | None, before: PrunedWeights | None) -> PrunedWeights | None:
-    """A model's, by its mask (P,): the one `before` where that is the same; None where nothing is pruned."""
-    if kept is None or kept.all():
-        return None
-    return before if before is not None and before.kept is kept else PrunedWeights(model, kept)
+        if self._pruned is not None:
+            parameters, pruned = self._pruned
+            parameters.masked_fill_(pruned, 0)
 
 
 def weights_of(model: FlatModel) -> list[Weights]:
