@@ -126,7 +126,15 @@ def _with_privacy(section: str, name: str, kind: type[Any]) -> str:
 
 
 def _docs(kind: type[Any]) -> dict[str, str]:
-    """The texts below the fields of a class."""
+    """The texts below the fields of a class, and of those of silofl that it inherits from."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        if one.__module__.startswith(__name__.partition(".")[0]):
+            found |= _own_docs(one)
+    return found
+
+
+def _own_docs(kind: type[Any]) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}

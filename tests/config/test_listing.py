@@ -1,4 +1,4 @@
-"""`silofl strategies` lists all that three sections may name, and what is true of each."""
+"""`silofl strategies` lists all that four sections may name, and what is true of each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from silofl.compression.registry import CODECS
 from silofl.config.listing import listing
 from silofl.errors import ConfigError
 from silofl.personal.registry import METHODS
+from silofl.pruning.registry import RULES
 from silofl.strategies.registry import STRATEGIES
 
-MEMBERS = {**STRATEGIES, **METHODS, **CODECS}
+MEMBERS = {**STRATEGIES, **METHODS, **CODECS, **RULES}
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -41,7 +42,7 @@ def test_the_command_lists_all_and_names_what_it_does_not_know() -> None:
     assert all(f'name = "{name}"' in whole for name in MEMBERS)
     wrong = subprocess.run([*run, "dito"], capture_output=True, text=True, timeout=60, check=False)
     assert wrong.returncode == 2
-    assert "'dito' is no strategy, personal method or codec" in wrong.stderr
+    assert "'dito' is no strategy, personal method, codec or rule of pruning" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1
     with pytest.raises(ConfigError):
         listing("dito")

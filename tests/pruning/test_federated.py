@@ -152,3 +152,25 @@ def test_it_is_resumed_bit_for_bit(
         assert left.keys() == other.keys()
         assert all((left[name] == other[name]).all() for name in left)
         assert (mask_of(killed, ROUNDS, silo) == mask_of(never, ROUNDS, silo)).all()
+
+
+def test_a_silo_that_was_away_is_resumed_to_the_mask_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own checkpoint is of an older round, with more weights, and with what it had not sent of them."""
+    prepare(monkeypatch, messages=False)
+    deaths = [f"kill silo {VICTIM} round {FAILS} at train"]
+    deaths += [f"kill silo {silo} round {BACK + 1} at train" for silo in WITHOUT]
+    failure = {"policy": "shrink", "inject": deaths}
+    assert federate(settings(tmp_path, MAGNITUDE, FEEDBACK, SECAGG, failure=failure)) == [None] * SILOS
+    results = federate(settings(tmp_path, MAGNITUDE, FEEDBACK, SECAGG), resume=True)
+    assert len({result["model_sha256"] for result in results}) == 1
+    lines = records(tmp_path)
+    present, began = ([line[key] for line in lines] for key in ("survivors", "began"))
+    first = present.index([*ALL], FAILS) + 1
+    assert first in (BACK, BACK + 1), "it goes on from the newest round whose files are whole"
+    assert present == [[*(WITHOUT if FAILS <= number < first else ALL)] for number in range(1, ROUNDS + 1)]
+    expected, masks = pruned_fedavg(present, MAGNITUDE, FEEDBACK, began=began, back=(VICTIM, first, BEHIND))
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+    for silo in ALL:
+        assert (mask_of(tmp_path, ROUNDS, silo) == masks[-1]).all()
