@@ -76,7 +76,7 @@ def mask_of(path: Path, number: int, silo: int) -> Any:
     return np.unpackbits(tree_of(path, number, silo)["prune"]["kept"], count=D).astype(bool)
 
 
-@pytest.mark.parametrize(("prune", "compress", "secure", "bound"), mostly_long(CASES, 1, 2, 4, 6), ids=str)
+@pytest.mark.parametrize(("prune", "compress", "secure", "bound"), mostly_long(CASES, 2, 4), ids=str)
 def test_masks_and_models_are_those_of_the_reference(
     tmp_path: Path, prune: Any, compress: Any, secure: Any, bound: float
 ) -> None:
@@ -137,8 +137,11 @@ RESUMED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("killed_in", [4, 5])
-@pytest.mark.parametrize(("prune", "compress", "strategy"), mostly_long(RESUMED, 1, 2), ids=str)
+@pytest.mark.parametrize(
+    ("killed_in", "prune", "compress", "strategy"),
+    mostly_long([(number, *one) for number in (5, 4) for one in RESUMED], 2),
+    ids=str,
+)
 def test_it_is_resumed_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prune: Any, compress: Any, strategy: Any, killed_in: int
 ) -> None:
