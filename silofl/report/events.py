@@ -42,13 +42,15 @@ class EventFiles:
         """Events hold numbers only."""
 
     def round(self, metrics: RoundMetrics) -> None:
-        """Metrics, epsilon, bytes and seconds of the round; a silo's own metrics if it shows them.
+        """Metrics, epsilon, density, bytes and seconds of the round; a silo's own metrics if it shows them.
 
         A metric by the name of something else here is under `metrics/`; a tensor's values are one by one.
         """
         values: dict[str, float] = {"bytes_sent": metrics.bytes_sent, "seconds": metrics.seconds}
         if metrics.epsilon is not None:
             values["epsilon"] = metrics.epsilon
+        if metrics.density is not None:
+            values["density"] = metrics.density
         values |= {f"seconds/{name}": value for name, value in metrics.seconds_by_phase.items()}
         for silo, own in enumerate(metrics.per_silo):
             values |= {f"silo-{silo}/{name}": value for name, value in own.items() if value is not None}

@@ -24,6 +24,7 @@ def test_a_run_as_a_person_sees_it() -> None:
             "device": "cpu",
             "personal": "",
             "participation": "",
+            "pruning": "",
             "privacy": "none: nothing is promised",
             "private": False,
             "outside": "",
@@ -74,7 +75,7 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
         "outside": "H",
         "evaluates": False,
     }
-    display.begin({**plan, **more, "steps": "S", "path": "runs/demo"})
+    display.begin({**plan, **more, "pruning": "", "steps": "S", "path": "runs/demo"})
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
     spent = {

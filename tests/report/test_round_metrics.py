@@ -27,6 +27,7 @@ FULL = RoundMetrics(
     lost_tensors={"0.weight": 1},
     faint_tensors={"buffers.0": 2},
     widest={"0.weight": [2]},
+    density=0.25,
     bytes_sent=99,
     seconds=2.0,
     seconds_by_phase={"train": 1.0},
