@@ -243,7 +243,7 @@ class RunContext:
             None if engine is None else PrivatePart(engine),
             trust,
             Origin(group, config, silo),
-            ErrorFeedback(),
+            ErrorFeedback.of(group, config),
             openings,
             statistics,
         )

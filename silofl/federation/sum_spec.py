@@ -10,9 +10,10 @@ from silofl.aggregation.compressed import CompressedSum, Compression
 from silofl.aggregation.factored import FactoredSum
 from silofl.aggregation.packet_sum import PacketSum
 from silofl.aggregation.residuals import Residuals
+from silofl.aggregation.sketched import SketchedSum
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.compression.base import FactorCodec
+from silofl.compression.base import FactorCodec, SketchCodec
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
@@ -73,6 +74,8 @@ def compressed(
         return build(spec)
     if isinstance(way.codec, FactorCodec):
         return FactoredSum(group, build, spec, way, residuals, words=words)
+    if isinstance(way.codec, SketchCodec):
+        return SketchedSum(group, build, spec, way, residuals, words=words)
     if not way.codec.linear:
         return group.step(lambda: PacketSum(group, spec, way, residuals))
     return CompressedSum(build, spec, way, residuals, words=words, silo=group.silo_id)

@@ -102,8 +102,8 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (model_of(killed) == model_of(never)).all()
     for silo in ALL:
         kept, other = (tree_of(run, 6, silo)["error_feedback"] for run in (killed, never))
-        assert kept["factors"].keys() == {"update/b"}
-        assert (kept["factors"]["update/b"] == other["factors"]["update/b"]).all()
+        assert kept["common"].keys() == {"update/b"}
+        assert (kept["common"]["update/b"] == other["common"]["update/b"]).all()
         assert (kept["residuals"]["update/b"] == other["residuals"]["update/b"]).all()
 
 
