@@ -55,8 +55,8 @@ class CountSketch(SketchCodec):
         if int(self.ratio * length) >= self.rows:
             return None
         return (
-            f"compress.ratio = {self.ratio:g} of {length} values is less than a sum for each of compress.rows "
-            f"= {self.rows}: raise compress.ratio, lower compress.rows, or remove compress.name"
+            f"compress.ratio = {self.ratio:g} of {length} values is less than a sum for each of "
+            f"compress.rows = {self.rows}: raise compress.ratio, lower compress.rows, or remove compress.name"
         )
 
     def encode(self, values: Vector, draw: Draw) -> Vector:
