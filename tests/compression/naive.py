@@ -304,15 +304,22 @@ def packets_fedavg(present: Any, name: str, *, feedback: bool, seed: int = 0) ->
     return x
 
 
-def powersgd_fedavg(present: Any, rank: int, *, seed: int = 0, anew: Any = (), void: Any = ()) -> Array:
+def powersgd_fedavg(
+    present: Any, rank: int, *, seed: int = 0, anew: Any = (), void: Any = (), back: Any = None
+) -> Array:
     """Federated averaging with the second parameter in factors: Vogels et al. 2019, algorithm 1.
 
-    The second factor is drawn anew in round 1 and in those of `anew`; rounds of `void` move nothing.
+    The second factor is drawn anew in round 1 and in those of `anew`; rounds of `void` move nothing. `back`
+    is as in `compressed_fedavg`.
     """
     rows, columns = SHAPES["b"]
     split = math.prod(SHAPES["a"])
     x, left, second = np.zeros(D), np.zeros((len(SIZES), D)), np.empty(0)
+    kept: list[Array] = []
     for number, here in enumerate(present, 1):
+        kept.append(left.copy())
+        if back is not None and number == back[1]:
+            left[back[0]] = kept[back[2]][back[0]]
         if number == 1 or number in anew:
             key = key_of(seed, number, "update/b")
             encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
