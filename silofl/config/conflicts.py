@@ -100,7 +100,7 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
     return [
         (refusal is not None, refusal or ""),
         (
-            train.seconds is not None and strategy.local != "train",
+            train.seconds is not None and strategy.local == "gradient",
             f"train.seconds = {train.seconds} bounds local steps, and strategy.name = "
             f'"{config.strategy.name}" takes none: remove it',
         ),
@@ -109,10 +109,37 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f"train.seconds = {train.seconds} leaves open how many steps there are, and each costs epsilon: "
             "set train.steps instead",
         ),
+        *mask_rules(config, strategy),
         (
             corrects(strategy) and config.train.optimizer == "SparseAdam",
             'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '
             f'"{config.strategy.name}" adds values everywhere: choose another, such as "SGD"',
+        ),
+    ]
+
+
+def mask_rules(config: Config, strategy: Strategy) -> list[Rule]:
+    """What does not go with masks."""
+    masks, key = strategy.local == "masks", f'strategy.name = "{config.strategy.name}"'
+    return [
+        (
+            masks and config.compress.active,
+            f"{key} sends one bit a weight, counted exactly, and [compress] rounds: remove it",
+        ),
+        (
+            masks and config.privacy.unit != "none",
+            f"{key} sends masks, which [privacy] can neither clip nor put noise on: remove [privacy], or "
+            "choose another strategy",
+        ),
+        (
+            masks and config.personal.name != "none",
+            f'{key} trains no parameter, and personal.name = "{config.personal.name}" would: remove '
+            "[personal]",
+        ),
+        (
+            masks and config.train.optimizer == "SparseAdam",
+            f'train.optimizer = "SparseAdam" takes sparse gradients alone, and scores of {key} have others: '
+            'choose another, such as "Adam"',
         ),
     ]
 
@@ -373,6 +400,12 @@ def refuse_private_parameters(config: Config, strategy: Strategy) -> None:
         raise ConfigError(
             f'strategy.name = "{config.strategy.name}" takes no local step, so that the task\'s private '
             'parameters would stay as they are: set strategy.name = "fedavg", or remove the attribute private'
+        )
+    if strategy.local == "masks":
+        raise ConfigError(
+            f'strategy.name = "{config.strategy.name}" trains masks of shared weights alone, so that the '
+            "task's private parameters would stay as they are: remove the attribute private, or choose "
+            "another strategy"
         )
     if config.privacy.unit != "none":
         raise ConfigError(

@@ -274,7 +274,7 @@ class RunContext:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts = [one.values for one in self.silo.fragments]
-        both, model = (self.group, self.strategy), (self.silo.initial(), self.silo.model.trainable)
+        both, model = (self.group, self.strategy), (self.silo.first_values(), self.silo.model.trainable)
         if streaming is None or len(parts) == 1:
             starts = self.silo.starts
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))

@@ -77,7 +77,7 @@ def starts_of(config: Config, strategy: Strategy, model: FlatModel, draw: Draw, 
                 rank=number,
             )
     del found[strategy.models[0]]
-    return found
+    return found | dict(strategy.begin(_tensors(model)))
 
 
 def _start(
@@ -99,6 +99,22 @@ def _start(
         drawn = _parameters(other)
     seeds = [config.run.seed, INITIAL_MODEL, place]
     return strategy.start(drawn, np.random.default_rng(seeds))
+
+
+def _tensors(model: FlatModel) -> list[Vector]:
+    parts = np.split(_parameters(model), model.tensor_ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, model.tensor_shapes, strict=True)]
+
+
+def refuse_buffers(config: Config, strategy: Strategy, model: FlatModel, number: int) -> None:
+    """Raise ConfigError where a mean network would have the buffers of masked ones."""
+    if strategy.local == "masks" and model.buffer_names:
+        raise ConfigError(
+            f'silo {number}: strategy.name = "{config.strategy.name}" evaluates the mean of masked networks, '
+            f"and buffers such as {model.buffer_names[0]} would be those of masked ones: choose another "
+            "strategy, or a model whose layers keep no statistics, such as nn.GroupNorm",
+            rank=number,
+        )
 
 
 def _parameters(model: FlatModel) -> Vector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from silofl import config as configuration
 from silofl.aggregation.base import Aggregator
@@ -14,11 +15,15 @@ from silofl.aggregation.sketched import SketchedSum
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.compression.base import FactorCodec, SketchCodec
+from silofl.compression.none import NoCodec
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
 from silofl.strategies.base import Strategy
 from silofl.topologies.base import BUFFERS
+
+AS_THEY_ARE = Compression(NoCodec(), None, rotation=False, keeps_error=False)
+"""What is done to vectors of which every rank is given the sum in words."""
 
 
 def aggregation_spec(
@@ -30,7 +35,9 @@ def aggregation_spec(
     shapes = tuple(model.tensor_shapes[part.tensors])
     ends = model.tensor_ends[part.tensors] - part.values.start
     vectors = [
-        VectorSpec(name, part.size, "scaled", weighting, names, ends, shapes)
+        VectorSpec(
+            name, part.size, "counts" if name in strategy.masks else "scaled", weighting, names, ends, shapes
+        )
         for name, weighting in strategy.sends.items()
     ]
     buffers = model.size - model.trainable
@@ -70,6 +77,11 @@ def compressed(
         residuals: of error feedback.
         words: whether sums are of ring words.
     """
+    if not words:  # floats have room for ones and zeros
+        vectors = (replace(one, format="scaled") if one.format == "counts" else one for one in spec.vectors)
+        spec = replace(spec, vectors=tuple(vectors))
+    if way is None and any(one.format == "counts" for one in spec.vectors):
+        way = AS_THEY_ARE
     if way is None:
         return build(spec)
     if isinstance(way.codec, FactorCodec):

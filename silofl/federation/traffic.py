@@ -113,11 +113,9 @@ class TrialRound:
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
         private = protocols.choose_protocol(own, spec.silos).private
-        if self.compression is not None:
+        if not self.words:
             build = partial(protocols.build, group, own)
             return compressed(group, build, spec, self.compression, Residuals(), words=private)
-        if not self.words:
-            return protocols.build(group, own, spec)
         plain = replace(spec, vectors=tuple(replace(one, format="words", ends=None) for one in spec.vectors))
         inner = protocols.build(group, own, plain)
         ring = ring_dtype(own.bits if private else 32)
