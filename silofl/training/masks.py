@@ -9,7 +9,11 @@ from torch import Tensor
 
 from silofl.training.flat import FlatModel
 from silofl.training.losses import Losses
+from silofl.training.seeding import derive
 from silofl.training.trainer import FitResult, LocalTrainer
+
+DRAWS = 1
+"""Tells a round's masks from its other random choices; silos that are threads have one global generator."""
 
 
 @final
@@ -33,11 +37,12 @@ class MaskTraining:
         Raises DivergedError where a loss is not finite.
         """
         order, losses, values = self._trainer.begin(round_number), Losses(), self._model.parameters
+        draws = torch.Generator(values.device).manual_seed(derive(order.initial_seed(), DRAWS, 0))
         scores = torch.logit(probabilities)
         for batch in self._trainer.batches(order):
             kept = torch.sigmoid(scores)
             with torch.no_grad():
-                values.copy_(network * torch.bernoulli(kept))
+                values.copy_(network * torch.bernoulli(kept, generator=draws))
             gradient, loss = self._trainer.gradient_of(batch)
             found = losses.add(loss)
             if found is not None:
@@ -50,5 +55,5 @@ class MaskTraining:
         if found is not None:
             raise self._trainer.diverged(round_number, f"loss {found.value} in step {found.step}")
         with torch.no_grad():
-            values.copy_(torch.bernoulli(torch.sigmoid(scores)))
+            values.copy_(torch.bernoulli(torch.sigmoid(scores), generator=draws))
         return FitResult(losses.total / max(losses.steps, 1), losses.steps)

@@ -46,6 +46,8 @@ class Counts:
             )
         self._bits, self._ring = fitting[0], ring
         self.width = Fraction(1, fields_per_word(ring, self._bits))
+        places = range(0, ring, self._bits)
+        self._halves = ring_dtype(ring).type(sum(1 << place + self._bits - 1 for place in places))
 
     @classmethod
     def of(cls, spec: VectorSpec, bits: RingBits, silos: int, *, stochastic: bool) -> Self:
@@ -65,6 +67,7 @@ class Counts:
         """See `NumberFormat`; a block begins and ends between words."""
         words, numbers = np.empty_like(masked), np.empty(len(out), masked.dtype)
         reduce_rows([masked], words, masks=masks, offset=block.start)
+        words -= self._halves  # fields are read with a sign
         unpack_fields(words, numbers, self._bits)
-        numbers &= masked.dtype.type((1 << self._bits) - 1)  # a field of sign has become one without
+        numbers += masked.dtype.type(1 << self._bits - 1)
         np.divide(numbers, total, out=out, casting="unsafe")
