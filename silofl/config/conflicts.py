@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.compress_rules import compress_rules
+from silofl.config.mask_rules import mask_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
@@ -114,32 +115,6 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             corrects(strategy) and config.train.optimizer == "SparseAdam",
             'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '
             f'"{config.strategy.name}" adds values everywhere: choose another, such as "SGD"',
-        ),
-    ]
-
-
-def mask_rules(config: Config, strategy: Strategy) -> list[Rule]:
-    """What does not go with masks."""
-    masks, key = strategy.local == "masks", f'strategy.name = "{config.strategy.name}"'
-    return [
-        (
-            masks and config.compress.active,
-            f"{key} sends one bit a weight, counted exactly, and [compress] rounds: remove it",
-        ),
-        (
-            masks and config.privacy.unit != "none",
-            f"{key} sends masks, which [privacy] can neither clip nor put noise on: remove [privacy], or "
-            "choose another strategy",
-        ),
-        (
-            masks and config.personal.name != "none",
-            f'{key} trains no parameter, and personal.name = "{config.personal.name}" would: remove '
-            "[personal]",
-        ),
-        (
-            masks and config.train.optimizer == "SparseAdam",
-            f'train.optimizer = "SparseAdam" takes sparse gradients alone, and scores of {key} have others: '
-            'choose another, such as "Adam"',
         ),
     ]
 

@@ -22,6 +22,7 @@ from silofl.config import Config
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.first_models import first_values
 from silofl.federation.local_work import RoundStart
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
@@ -274,7 +275,10 @@ class RunContext:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts = [one.values for one in self.silo.fragments]
-        both, model = (self.group, self.strategy), (self.silo.first_values(), self.silo.model.trainable)
+        both, model = (
+            (self.group, self.strategy),
+            (first_values(self.silo.initial(), self.silo.starts), self.silo.model.trainable),
+        )
         if streaming is None or len(parts) == 1:
             starts = self.silo.starts
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))

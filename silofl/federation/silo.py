@@ -21,7 +21,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
-from silofl.federation.first_models import DRAWING, drawn, refuse_buffers, refuse_clusters, starts_of
+from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, starts_of
 from silofl.federation.local_work import Fitted, RoundStart
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.strategy_half import StrategyHalf
@@ -110,7 +110,6 @@ class Silo:
         if private:
             refuse_private_parameters(config, strategy)
         refuse_clusters(config, strategy, self.model, number, silos)
-        refuse_buffers(config, strategy, self.model, number)
         self.starts = starts_of(config, strategy, self.model, draw, number)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
         self._task = task
@@ -180,13 +179,6 @@ class Silo:
         self.model.store(values)
         return values
 
-    def first_values(self) -> Vector:
-        """What the shared model (d,) begins with: the untrained one, unless the strategy says otherwise."""
-        values, model = self.initial(), self.starts.get("model")
-        if model is not None:
-            values[: len(model)] = model
-        return values
-
     def fit(self, start: RoundStart) -> Fitted:
         """Train from the global model, or take the gradient at it, as the strategy says.
 
@@ -202,10 +194,8 @@ class Silo:
             self.model.load_parts(start.model, start.buffers)
             start = self._half.measured(start)
             state = self.own.state
-            if start.strategy.local == "gradient":
-                trained, result = self.trainer.gradient(start.round_number)
-            elif start.strategy.local == "masks":
-                trained, result = self._half.train_masks(self.strategy_state, start)
+            if start.strategy.local != "train":
+                trained, result = self._half.in_place_of_training(self.strategy_state, start)
             else:
                 with self._half.comparing(self.strategy_state, start):
                     self._half.begin(self.strategy_state, start)
