@@ -169,7 +169,7 @@ def sketched(x: Vector, back: Vector) -> Iterator[Codec]:
     sums = np.zeros(way.size, np.float32)
     yield Codec(
         f"count sketch, 1 of {SHORTER}", lambda: sk.sketch(x, sums, way),
-        lambda: sk.unsketch(sums, back, way), sums.nbytes, back, "<= 6.0",
+        lambda: sk.unsketch(sums, back, way), sums.nbytes, back, "<= 8.0",
     )  # fmt: skip
 
 
