@@ -49,7 +49,7 @@ def reference(present: Any, compress: Any, **more: Any) -> Any:
     return sketched_fedavg(present, **keys, feedback=compress["error_feedback"], **more)
 
 
-@pytest.mark.parametrize(("compress", "secure", "bound"), mostly_long(SUMS, 1, 4), ids=str)
+@pytest.mark.parametrize(("compress", "secure", "bound"), mostly_long(SUMS, 4), ids=str)
 def test_steps_are_those_of_the_reference(tmp_path: Path, compress: Any, secure: Any, bound: float) -> None:
     results = federate(settings(tmp_path, compress, secure))
     assert len({one["model_sha256"] for one in results}) == 1
@@ -124,6 +124,7 @@ def test_a_resume_gives_what_is_left_to_a_silo_that_was_away(
     np.testing.assert_allclose(model_of(tmp_path), reference(present, SKETCH), rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 def test_a_silo_whose_left_sums_are_others_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch, messages=False)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}

@@ -93,7 +93,7 @@ KEYS: list[dict[str, Any]] = [{}, {"gain": 1.4, "memory": 0.5, "floor": 0.1}]
 
 
 @pytest.mark.parametrize("secure", mostly_long(SUMS, 0), ids=str)
-@pytest.mark.parametrize("keys", KEYS, ids=str)
+@pytest.mark.parametrize("keys", mostly_long(KEYS, 1), ids=str)
 def test_the_mean_network_is_that_of_the_reference(tmp_path: Path, secure: Any, keys: Any) -> None:
     results = federate(settings(tmp_path, secure, strategy={"name": "fedpm", **keys}))
     assert len({one["model_sha256"] for one in results}) == 1
@@ -102,6 +102,7 @@ def test_the_mean_network_is_that_of_the_reference(tmp_path: Path, secure: Any, 
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.long
 def test_probabilities_are_counts_over_silos(tmp_path: Path) -> None:
     """Whatever their samples, and with no rounding."""
     federate(settings(tmp_path, rounds=1))
@@ -140,6 +141,7 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (model_of(killed) == model_of(never)).all()
 
 
+@pytest.mark.long
 def test_silos_that_sit_a_round_out_are_not_counted(tmp_path: Path) -> None:
     run = {"name": "m", "dir": str(tmp_path), "display": "none", "rounds": ROUNDS, "silos_per_round": 3}
     federate(settings(tmp_path, run=run))
