@@ -52,7 +52,7 @@ IN_WORDS = {"rotation": "rotation", "error_feedback": "error feedback"}
 
 def name_of(compress: Tables) -> str:
     """A row's name."""
-    codec = f"random_k {compress['ratio']:g}, " if "name" in compress else ""
+    codec = f"{compress['name']} {compress['ratio']:g}, " if "name" in compress else ""
     return ", ".join(
         [f"{codec}{compress['bits']} bits", *(IN_WORDS[key] for key in compress if key in IN_WORDS)]
     )
@@ -66,6 +66,9 @@ def compressed() -> Iterator[Tables]:
     yield {"bits": 4} | FEEDBACK
     for beside, bits, ratio in product((FEEDBACK, {}), (4, 8), (0.5, 0.25, 0.1)):
         yield {"name": "random_k", "ratio": ratio, "bits": bits} | beside
+    for ratio in (0.2, 0.1, 0.05):
+        yield {"name": "count_sketch", "ratio": ratio, "kept": ratio / 10, "bits": 8} | FEEDBACK
+    yield {"name": "count_sketch", "ratio": 0.1, "kept": 0.01, "bits": 8}
 
 
 PRUNE: Tables = {"name": "magnitude", "density": 0.1, "end": 10}

@@ -17,6 +17,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 """Between 0 and 1, without both."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """The part of a running sum that is kept at every step, such as momentum; 0 for none."""
+MaskFloor = Annotated[float, Field(ge=0.0001, le=0.25, allow_inf_nan=False)]
+"""Of a probability whose score is trained."""
 QuantizationLevels = Annotated[int, Field(ge=1, le=63)]
 """On both sides of zero, so that codes have up to 7 bits."""
 CodeBits = Annotated[int, Field(ge=1, le=4)]

@@ -18,6 +18,7 @@ from silofl_kernels.blockwise import (
 )
 from silofl_kernels.centred_table import CENTRED_VARIANCE, FRACTION_BITS
 from silofl_kernels.correlated import correlate_noise
+from silofl_kernels.count_sketch import CountSketch, sketch, unsketch
 from silofl_kernels.cpu import kernels as _cpu_kernels
 from silofl_kernels.exact import ExactFormat
 from silofl_kernels.fields import FIELD_BITS, fields_per_word, pack_fields, unpack_fields
@@ -57,6 +58,7 @@ __all__ = [
     "NOISE_ERROR",
     "REACH",
     "Backend",
+    "CountSketch",
     "Counts",
     "ExactFormat",
     "MaskSet",
@@ -98,8 +100,10 @@ __all__ = [
     "scale_into",
     "scatter_add",
     "skellam",
+    "sketch",
     "top_k",
     "unpack_bits",
     "unpack_fields",
     "unrotate",
+    "unsketch",
 ]

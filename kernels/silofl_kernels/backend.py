@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from silofl_kernels.blockwise import Codes, Float32
     from silofl_kernels.checks import Floats, Rows
+    from silofl_kernels.count_sketch import CountSketch
     from silofl_kernels.low_rank import Factor
     from silofl_kernels.masking import MaskSet
     from silofl_kernels.noise_table import NoiseTable
@@ -183,6 +184,9 @@ class Backend(Protocol):
     def scale_into(self, x: Floats, weight: float, out: Floats, /) -> None:
         """See `silofl_kernels.scale_into`."""
 
+    def sketch(self, x: Floats, out: Floats, way: CountSketch, /) -> None:
+        """See `silofl_kernels.sketch`."""
+
     def unpack_fields(self, words: Words, out: Words, bits: int, /) -> None:
         """See `silofl_kernels.unpack_fields`."""
 
@@ -194,6 +198,9 @@ class Backend(Protocol):
 
     def unpack_bits(self, packed: Bytes, out: Packable, bits: int, /) -> None:
         """See `silofl_kernels.unpack_bits`."""
+
+    def unsketch(self, sums: Floats, out: Floats, way: CountSketch, /) -> None:
+        """See `silofl_kernels.unsketch`."""
 
     def unrotate(self, x: Floats, stream: Stream, window: int, /) -> None:
         """See `silofl_kernels.unrotate`; `window` is the length of a window, a power of two."""

@@ -35,6 +35,8 @@ from silofl.errors import ConfigError
 from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import Stream, max_abs, rotate, unrotate
 
+IN_FIELDS = ("packed", "counts")
+"""Formats whose sums are read as words, of several values each."""
 GROUP = 1 << 15
 """Values that have a range of their own at least: to agree on one takes 1.3 kB."""
 SQUARED = 1 << 16
@@ -301,7 +303,7 @@ class CompressedSum(AroundSum):
         total = None
         found: dict[str, NDArray[Any]] = {}
         for one in self._inner.spec.vectors:
-            if one.format == "packed":
+            if one.format in IN_FIELDS:
                 assert isinstance(self._inner, WordSums), "made for ring words"
                 found[one.name] = self._inner.words(index, one.name)
             else:
@@ -312,7 +314,7 @@ class CompressedSum(AroundSum):
     def counts(self, name: str) -> list[int]:
         """See `WholeSums`."""
         layout, one = self._inner.layout, self._inner.spec.vector(name)
-        words = one.format == "packed"
+        words = one.format in IN_FIELDS
         found = []
         for index in range(len(self.served.members)):
             blocks = [block for block in layout.blocks(index) if block.name == name]
@@ -325,7 +327,7 @@ class CompressedSum(AroundSum):
         """See `WholeSums`."""
         for one in self.spec.vectors:
             pieces = gathered[one.name]
-            if self._inner.spec.vector(one.name).format == "packed":
+            if self._inner.spec.vector(one.name).format in IN_FIELDS:
                 assert isinstance(self._inner, WordSums), "made for ring words"
                 pieces = self._inner.decoded(one.name, pieces)
             self._whole[one.name] = self._decode(one, pieces) if compresses(one) else pieces

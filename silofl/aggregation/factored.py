@@ -85,7 +85,7 @@ class FactoredSum:
             raise ConfigError(_nothing_shorter(vectors, compression.codec))
         self._rest = {one.name: _without(one, self._factors[one.name]) for one in vectors}
         for one in (factor for factors in self._factors.values() for factor in factors):
-            residuals.factors.pop(one.name, None)  # all silos begin anew whenever aggregators are made
+            residuals.common.pop(one.name, None)  # all silos begin anew whenever aggregators are made
         way = replace(compression, codec=NoCodec(), keeps_error=False)
         common = Residuals()
 
@@ -218,7 +218,7 @@ class FactoredSum:
     def _firsts_of(self, one: VectorSpec, values: Vector, round_number: int) -> Vector:
         found = [np.empty(0, values.dtype)]
         for factor in self._factors[one.name]:
-            before = self._residuals.factors.get(factor.name)
+            before = self._residuals.common.get(factor.name)
             if before is None:
                 before = self._anew(factor, round_number)
             found.append(self._codec.first(factor.matrix(values), before.astype(values.dtype)).reshape(-1))
@@ -286,7 +286,7 @@ class FactoredSum:
                 whole[rest] = self._second.whole(one.name + REST)
             for factor, second in self._cut(one, self._second.whole(one.name)):
                 self._codec.add_product(factor.matrix(whole), self._bases[factor.name], second, 1.0)
-                self._residuals.factors[factor.name] = second.astype(np.float64)
+                self._residuals.common[factor.name] = second.astype(np.float64)
             self._whole[one.name] = whole
 
     def total(self, index: int) -> Total:

@@ -17,12 +17,13 @@ class Residuals:
 
     Attributes:
         values: what the next round adds, arrays by "vector/tensor"; none where nothing was lost yet.
-        factors: what silos have in common of the last sum, by "vector/tensor", where the next begins with it.
+        common: what silos have in common of earlier sums, by "vector/tensor", where the next begins with it;
+            arrays that are replaced and never changed.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, Vector] = {}
-        self.factors: dict[str, Vector] = {}
+        self.common: dict[str, Vector] = {}
         self._proposed: dict[str, Vector] = {}
 
     def begin(self) -> None:
@@ -46,11 +47,11 @@ class Residuals:
         self._proposed = {}
 
     def load(
-        self, values: Mapping[str, NDArray[np.generic]], factors: Mapping[str, NDArray[np.generic]]
+        self, values: Mapping[str, NDArray[np.generic]], common: Mapping[str, NDArray[np.generic]]
     ) -> None:
         """Take up what both were."""
-        self.values, self.factors = (
-            {name: np.array(one) for name, one in given.items()} for given in (values, factors)
+        self.values, self.common = (
+            {name: np.array(one) for name, one in given.items()} for given in (values, common)
         )
 
 

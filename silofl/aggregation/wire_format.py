@@ -200,7 +200,7 @@ class WireFormat:
                 if block.name == name:
                     part = words[block.word : block.word + block.stop - block.start]
                     into = out[block.first : block.last]
-                    self.formats[name].decode(block, part, UNMASKED, ranges[name], total, into)
+                    self.formats[name].decode(block, part, UNMASKED, ranges.get(name, NO_RANGES), total, into)
         return out
 
 

@@ -21,6 +21,8 @@ WINDOW = 4096
 """Coordinates that are rotated together."""
 SPARSITY = 100
 """One of so many coordinates is kept by sparse codecs."""
+ROWS, SHORTER = 5, 10
+"""Of a count sketch; in all it is so many times shorter than the vector."""
 COPY = "copy of the vector"
 
 Vector = NDArray[np.float32]
@@ -69,7 +71,7 @@ def run(*, parameters: int = 1 << 24, repeats: int = 15) -> list[Figures]:
     """
     x = np.random.default_rng(0).standard_normal(parameters, np.float32)
     copy, back = np.empty_like(x), np.zeros_like(x)
-    families = (dense, packed, rotated, sparse)
+    families = (dense, packed, rotated, sparse, sketched)
     return [_measure(codec, x, copy, back, repeats) for family in families for codec in family(x, back)]
 
 
@@ -157,6 +159,17 @@ def sparse(x: Vector, back: Vector) -> Iterator[Codec]:
     yield Codec(
         f"random 1 of {SPARSITY}", lambda: support.gather(x, values),
         lambda: support.scatter_add(back, values, weight=support.factor), values.nbytes, back, "<= 0.5",
+    )  # fmt: skip
+
+
+def sketched(x: Vector, back: Vector) -> Iterator[Codec]:
+    """All values in a few sums, and estimates of all of them."""
+    stream = sk.Stream("aes-128-ctr", secrets.token_bytes(16))
+    way = sk.CountSketch(stream, ROWS, max(1, x.size // (ROWS * SHORTER)))
+    sums = np.zeros(way.size, np.float32)
+    yield Codec(
+        f"count sketch, 1 of {SHORTER}", lambda: sk.sketch(x, sums, way),
+        lambda: sk.unsketch(sums, back, way), sums.nbytes, back, "<= 8.0",
     )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ class Codec:
     """A codec. The base sends vectors as they are.
 
     A codec that goes under a secure sum is linear, encode(a) + encode(b) = encode(a + b), and decode
-    likewise: sums of what is sent are what travels. Others have packets (`PacketCodec`).
+    likewise, but for that of a `SketchCodec`: sums of what is sent are what travels. Others have packets
+    (`PacketCodec`).
     """
 
     linear: ClassVar[bool] = True
@@ -52,6 +53,10 @@ class Codec:
     """Whether what is sent is never longer (L2) than the vector, so that the noise of [privacy] covers it."""
     paper: ClassVar[str] = ""
     """Where it is from."""
+
+    def refusal(self) -> str | None:
+        """Why its keys do not go together, naming key, value and remedy; None where they do."""
+        return None
 
     def size(self, length: int) -> int:
         """How many values are sent of a vector of `length`."""
@@ -99,6 +104,26 @@ class FactorCodec(Codec, ABC):
     @abstractmethod
     def add_product(self, matrix: Vector, basis: Vector, second: Vector, weight: float) -> None:
         """matrix (rows, columns) += weight times that of two factors: the same bits on every processor."""
+
+
+@dataclass(frozen=True)
+class SketchCodec(Codec, ABC):
+    """A codec that is linear there and not back: `decode` makes of a sum the step that it tells best.
+
+    With `Draw.keeps_error` all rounds have one draw, and what the steps of earlier rounds left of their sums
+    is added to the sum before it is decoded: the error is that of the sum, and silos have it in common.
+    """
+
+    unbiased = False
+    in_place = False
+
+    @abstractmethod
+    def unfit(self, length: int) -> str | None:
+        """Why a vector of `length` cannot have a sketch, naming key, value and remedy; None where it can."""
+
+    @abstractmethod
+    def left(self, sent: Vector, step: Vector, draw: Draw) -> Vector:
+        """What of a sum (`size(d)`,) its step (d,) leaves: the same bits on every processor."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from silofl.compression.base import FactorCodec
-from silofl.compression.registry import CODECS
+from silofl.compression.registry import CODECS, build
 from silofl.privacy.places import PLACES
 from silofl.strategies.base import Strategy
 
@@ -21,6 +21,7 @@ def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
     codec = CODECS[compress.name]
     linear, feeds_back = codec.linear, compress.error_feedback or issubclass(codec, FactorCodec)
     keys = {"name": f'compress.name = "{compress.name}"', "bits": f"compress.bits = {compress.bits}"}
+    wrong = build(compress).refusal()
     head = keys["name"] if compress.name != "none" else keys["bits"]
     return [
         (
@@ -49,6 +50,7 @@ def compress_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f'{head} gives sums alone, and strategy.name = "{config.strategy.name}" needs every silo\'s own '
             "update: remove [compress], or choose another strategy",
         ),
+        (wrong is not None, wrong or ""),
         (
             feeds_back and len(strategy.models) > 1,
             f'strategy.name = "{config.strategy.name}" has silos go from one of several models to the next, '

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.compress_rules import compress_rules
+from silofl.config.mask_rules import mask_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
@@ -102,7 +103,7 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
     return [
         (refusal is not None, refusal or ""),
         (
-            train.seconds is not None and strategy.local != "train",
+            train.seconds is not None and strategy.local == "gradient",
             f"train.seconds = {train.seconds} bounds local steps, and strategy.name = "
             f'"{config.strategy.name}" takes none: remove it',
         ),
@@ -111,6 +112,7 @@ def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f"train.seconds = {train.seconds} leaves open how many steps there are, and each costs epsilon: "
             "set train.steps instead",
         ),
+        *mask_rules(config, strategy),
         (
             corrects(strategy) and config.train.optimizer == "SparseAdam",
             'train.optimizer = "SparseAdam" takes sparse gradients alone, and strategy.name = '
@@ -375,6 +377,12 @@ def refuse_private_parameters(config: Config, strategy: Strategy) -> None:
         raise ConfigError(
             f'strategy.name = "{config.strategy.name}" takes no local step, so that the task\'s private '
             'parameters would stay as they are: set strategy.name = "fedavg", or remove the attribute private'
+        )
+    if strategy.local == "masks":
+        raise ConfigError(
+            f'strategy.name = "{config.strategy.name}" trains masks of shared weights alone, so that the '
+            "task's private parameters would stay as they are: remove the attribute private, or choose "
+            "another strategy"
         )
     if config.privacy.unit != "none":
         raise ConfigError(

@@ -56,6 +56,11 @@ def prune_rules(config: Config, strategy: Strategy) -> list[Rule]:
             'strategy.name = "fedavg"',
         ),
         (
+            bool(strategy.masks),
+            f"{key} prunes weights that are trained, and {name} trains masks of weights that never change: "
+            'remove [prune], or set strategy.name = "fedavg"',
+        ),
+        (
             strategy.needs == "rows",
             f"{key} gives sums alone, and {name} needs every silo's own update: remove [prune], or choose "
             "another strategy",

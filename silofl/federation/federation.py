@@ -22,6 +22,7 @@ from silofl.config import Config
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
+from silofl.federation.first_models import first_values
 from silofl.federation.global_mask import GlobalMask
 from silofl.federation.local_work import RoundStart
 from silofl.federation.model_agreement import agree_on_model
@@ -172,9 +173,9 @@ class Federation:
         if self.context.private_part is not None:  # the clipping norm that was restored decides its grid
             self.topology.aggregator = self.context.private_part.aggregator
         restore((self.topology,), state, members, member=member)
-        factors = dict(self.context.feedback.residuals.factors)
+        factors = dict(self.context.feedback.residuals.common)
         self.follow_mask()
-        self.context.feedback.residuals.factors |= factors  # which are forgotten where silos change
+        self.context.feedback.residuals.common |= factors  # which are forgotten where silos change
 
     def follow_mask(self) -> None:
         """Make the aggregator anew where it adds up other weights than are left now; collective."""
@@ -247,7 +248,7 @@ class RunContext:
         assert trust.run is not None
         private = config.privacy.unit != "none"
         before = Ledger() if statistics is None else statistics.ledger
-        feedback = ErrorFeedback()
+        feedback = ErrorFeedback.of(group, config)
         engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
         return cls(
             group,
@@ -294,7 +295,10 @@ class RunContext:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts = [one.values for one in self.silo.fragments]
-        both, model = (self.group, self.strategy), (self.silo.initial(), self.silo.model.trainable)
+        both, model = (
+            (self.group, self.strategy),
+            (first_values(self.silo.initial(), self.silo.starts), self.silo.model.trainable),
+        )
         if streaming is None or len(parts) == 1:
             starts = self.silo.starts
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from glob import escape
 
 import numpy as np
@@ -65,8 +65,9 @@ def starts_of(config: Config, strategy: Strategy, model: FlatModel, draw: Draw, 
 
     Raises:
         DataError: another seed gives a model of other tensors.
-        ConfigError: two begin alike, and would stay so.
+        ConfigError: two begin alike, and would stay so; or the strategy has masks, and the model buffers.
     """
+    _refuse_buffers(config, strategy, model, number)
     found = {strategy.models[0]: _parameters(model)}
     for place, name in enumerate(strategy.models[1:], 1):
         found[name] = _start(config, strategy, model, draw, place, number)
@@ -77,7 +78,7 @@ def starts_of(config: Config, strategy: Strategy, model: FlatModel, draw: Draw, 
                 rank=number,
             )
     del found[strategy.models[0]]
-    return found
+    return found | dict(strategy.begin(_tensors(model)))
 
 
 def _start(
@@ -99,6 +100,29 @@ def _start(
         drawn = _parameters(other)
     seeds = [config.run.seed, INITIAL_MODEL, place]
     return strategy.start(drawn, np.random.default_rng(seeds))
+
+
+def first_values(untrained: Vector, starts: Mapping[str, Vector]) -> Vector:
+    """What the shared model (d,) begins with: the untrained one, written over where `starts` have another."""
+    model = starts.get("model", untrained[:0])
+    untrained[: len(model)] = model
+    return untrained
+
+
+def _tensors(model: FlatModel) -> list[Vector]:
+    parts = np.split(_parameters(model), model.tensor_ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, model.tensor_shapes, strict=True)]
+
+
+def _refuse_buffers(config: Config, strategy: Strategy, model: FlatModel, number: int) -> None:
+    """Raise ConfigError where a mean network would have the buffers of masked ones."""
+    if strategy.local == "masks" and model.buffer_names:
+        raise ConfigError(
+            f'silo {number}: strategy.name = "{config.strategy.name}" evaluates the mean of masked networks, '
+            f"and buffers such as {model.buffer_names[0]} would be those of masked ones: choose another "
+            "strategy, or a model whose layers keep no statistics, such as nn.GroupNorm",
+            rank=number,
+        )
 
 
 def _parameters(model: FlatModel) -> Vector:

@@ -79,7 +79,7 @@ class GlobalMask(Part):
         """Prune after a round, where that is due, and zero what is pruned of all `shared` vectors (P,)."""
         if self._rule.due(round_number):
             before, self.kept = self.kept, self.mask_after(round_number, shared["model"])
-            self._residuals.factors.clear()  # of other matrices
+            self._residuals.common.clear()  # of other matrices, or other places
             self._cut(before)
         pruned = ~self.kept
         for vector in shared.values():

@@ -140,7 +140,7 @@ class Silo:
 
         Random generators are seeded anew by every round.
         """
-        dense = strategy.local == "gradient" or corrects(strategy) or config.privacy.samples
+        dense = strategy.local != "train" or corrects(strategy) or config.privacy.samples
         with kept(self.model.module):  # before steps, whose optimizer takes seconds to load
             found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
         found.finish(self.code)
@@ -194,8 +194,8 @@ class Silo:
             self._half.load(start)
             start = self._half.measured(start)
             state = self.own.state
-            if start.strategy.local == "gradient":
-                trained, result = self.trainer.gradient(start.round_number)
+            if start.strategy.local != "train":
+                trained, result = self._half.in_place_of_training(self.strategy_state, start)
             else:
                 with self._half.comparing(self.strategy_state, start):
                     self._half.begin(self.strategy_state, start)

@@ -21,6 +21,7 @@ from silofl.training.comparison import Comparison, frozen_copies
 from silofl.training.earlier import Earlier
 from silofl.training.flat import Correct, FlatModel, as_array
 from silofl.training.fragments import fragments_of
+from silofl.training.mask_training import MaskTraining
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import kept
 from silofl.types import Contribution, Vector
@@ -129,6 +130,16 @@ class StrategyHalf:
         if len(refused) == len(names):
             raise refused[0]
         return replace(start, chosen=names[losses.index(min(losses))])
+
+    def in_place_of_training(self, state: State, start: RoundStart) -> tuple[Tensor, FitResult]:
+        """What `Strategy.local` says: the gradient (P,), or a mask (P,) of weights."""
+        if start.strategy.local == "gradient":
+            return self._trainer.gradient(start.round_number)
+        tensor, model = self._model.tensor, self._model
+        probabilities = start.strategy.probabilities(self.local_round(state, start))
+        training, network = MaskTraining(self._trainer, model), tensor(start.shared["network"])
+        result = training.fit(start.round_number, network, tensor(probabilities))
+        return model.parameters, result
 
     @contextmanager
     def comparing(self, state: State, start: RoundStart) -> Iterator[None]:

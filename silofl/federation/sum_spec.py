@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from silofl import config as configuration
 from silofl.aggregation.base import Aggregator
@@ -11,9 +12,10 @@ from silofl.aggregation.factored import FactoredSum
 from silofl.aggregation.packet_sum import PacketSum
 from silofl.aggregation.pruned_sum import PrunedSum, pruned_spec
 from silofl.aggregation.residuals import Residuals
+from silofl.aggregation.sketched import SketchedSum
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.compression.base import FactorCodec
+from silofl.compression.base import FactorCodec, SketchCodec
 from silofl.compression.none import NoCodec
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
@@ -35,7 +37,9 @@ def aggregation_spec(
     shapes = tuple(model.tensor_shapes[part.tensors])
     ends = model.tensor_ends[part.tensors] - part.values.start
     vectors = [
-        VectorSpec(name, part.size, "scaled", weighting, names, ends, shapes)
+        VectorSpec(
+            name, part.size, "counts" if name in strategy.masks else "scaled", weighting, names, ends, shapes
+        )
         for name, weighting in strategy.sends.items()
     ]
     buffers = model.size - model.trainable
@@ -96,10 +100,17 @@ def compressed(
         residuals: of error feedback.
         words: whether sums are of ring words.
     """
+    if not words:  # floats have room for ones and zeros
+        vectors = (replace(one, format="scaled") if one.format == "counts" else one for one in spec.vectors)
+        spec = replace(spec, vectors=tuple(vectors))
+    if way is None and any(one.format == "counts" for one in spec.vectors):
+        way = WHOLE
     if way is None:
         return build(spec)
     if isinstance(way.codec, FactorCodec):
         return FactoredSum(group, build, spec, way, residuals, words=words)
+    if isinstance(way.codec, SketchCodec):
+        return SketchedSum(group, build, spec, way, residuals, words=words)
     if not way.codec.linear:
         return group.step(lambda: PacketSum(group, spec, way, residuals))
     return CompressedSum(build, spec, way, residuals, words=words, silo=group.silo_id)

@@ -152,11 +152,9 @@ class TrialRound:
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
         private = protocols.choose_protocol(own, spec.silos).private
-        if self.compression is not None and not self.words:
+        if not self.words:
             build = partial(protocols.build, group, own)
             return compressed(group, build, spec, self.compression, Residuals(), words=private)
-        if not self.words:
-            return protocols.build(group, own, spec)
         inner = protocols.build(group, own, words_spec(spec, self.compression))
         ring = ring_dtype(own.bits if private else 32)
 

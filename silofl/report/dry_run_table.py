@@ -93,7 +93,10 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"steps       {found.steps}", soft_wrap=True)
     pruned = found.bytes_sent_pruned
     less = "" if pruned is None else f", {pruned / MIB:.3f} MiB once all that is to be pruned is"
-    console.print(f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}")
+    console.print(
+        f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}",
+        soft_wrap=True,
+    )
     if found.link:
         console.print(f"link        {found.link}", soft_wrap=True)
     console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")

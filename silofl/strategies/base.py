@@ -114,14 +114,18 @@ class Strategy:
     The model's buffers are averaged beside them, as "buffers".
     """
 
+    masks: ClassVar[frozenset[str]] = frozenset()
+    """Vectors of them that are ones and zeros, weighted "uniform": they are counted."""
+
     scalars: ClassVar[tuple[str, ...]] = ()
     """Numbers that are averaged beside them."""
 
     needs: ClassVar[Literal["sum", "rows"]] = "sum"
     """Whether the server's half can do with the mean, or needs every silo's slice of it as well."""
 
-    local: ClassVar[Literal["train", "gradient"]] = "train"
-    """Whether a silo trains by [train], or sends the gradient at the shared model."""
+    local: ClassVar[Literal["train", "gradient", "masks"]] = "train"
+    """Whether a silo trains by [train], or sends the gradient at the shared model, or trains by [train] with
+    which of `probabilities` each weight of the shared vector "network" is there, and sends a drawn mask."""
 
     def refusal(self, train: Any) -> str | None:
         """Why this strategy cannot go with [train], naming key, value and remedy; None where it can."""
@@ -151,6 +155,18 @@ class Strategy:
             rng: the same on all ranks, another for each model.
         """
         return drawn
+
+    def begin(self, tensors: Sequence[Vector]) -> Mapping[str, Vector]:
+        """What shared vectors begin with, (d,) each, where that is neither the untrained model nor zeros.
+
+        Args:
+            tensors: the parameters of the untrained model, each in its shape; not changed.
+        """
+        return {}
+
+    def probabilities(self, local: LocalRound) -> Vector:
+        """With `local` = "masks": where local training of probabilities begins, (d,) between 0 and 1."""
+        raise NotImplementedError
 
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """The server's state of a slice of `size` parameters before the first round."""

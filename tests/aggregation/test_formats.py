@@ -52,6 +52,8 @@ def decoded(
 
 def sample(kind: str, size: int, bits: int, dtype: Any) -> NDArray[Any]:
     rng = np.random.default_rng(size)
+    if kind == "counts":
+        return rng.integers(0, 2, size).astype(dtype)
     if kind == "words":
         return rng.integers(0, 1 << bits, size).astype(ring_dtype(bits))  # type: ignore[arg-type]
     return (rng.standard_normal(size) * np.repeat([1e5, 0.05, 1e-15], [3, 60, size - 63])).astype(dtype)

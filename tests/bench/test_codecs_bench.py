@@ -36,6 +36,7 @@ def figures() -> dict[str, codecs.Figures]:
         ("rotation, blocks of 4096", (0, 1e-6), (0, 1e-6)),
         ("top 1 of 100", (0.93, 0.98), (-0.915, 0.03)),  # the square of the error: the rest is exact
         ("random 1 of 100", (8.0, 12.0), (0, 0.4)),
+        ("count sketch, 1 of 10", (3.0, 4.2), (0, 0.1)),  # the median of five normals of variance 50
     ],
 )
 def test_errors_are_the_expected_ones(

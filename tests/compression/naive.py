@@ -157,6 +157,57 @@ def _mean(
     return mean
 
 
+def sketching(length: int, rows: int, columns: int, key: bytes) -> tuple[Any, Any]:
+    """Bucket and sign of each value in each row, (rows, length): by SplitMix64, whose seed is AES-CTR's."""
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    seed, together = int.from_bytes(encryptor.update(bytes(8)), "little"), min(512, columns)
+
+    def word(number: int) -> int:
+        z = (seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    buckets, signs = np.zeros((rows, length), int), np.zeros((rows, length))
+    for row in range(rows):
+        for place in range(length):
+            block, at = divmod(place, together)
+            first = (rows * block + row) * (1 + math.ceil(together / 64))
+            buckets[row, place] = ((word(first) >> 32) * columns // 2**32 + at) % columns
+            signs[row, place] = 1 - 2 * (word(first + 1 + at // 64) >> at % 64 & 1)
+    return buckets, signs
+
+
+def sketched_fedavg(
+    present: Any, ratio: float, rows: int, kept: float, *, feedback: bool, lost: Any = (), seed: int = 0
+) -> Array:
+    """Federated averaging by count sketches: FetchSGD (Rothchild et al. 2020), without its momentum.
+
+    What earlier rounds left is forgotten before rounds of `lost`.
+    """
+    columns, count = int(ratio * D) // rows, round(kept * D)
+    x, left = np.zeros(D), np.zeros((rows, columns))
+    for number, here in enumerate(present, 1):
+        buckets, signs = sketching(D, rows, columns, key_of(seed, 0 if feedback else number))
+        total = sum(SIZES[k] for k in here)
+        sums = np.zeros_like(left)
+        for k in here:
+            update = LR * (targets()[k] - x)
+            for row in range(rows):
+                np.add.at(sums[row], buckets[row], signs[row] * update * SIZES[k] / total)
+        if feedback:
+            sums = sums + (0 if number in lost else left)
+        said = np.median([signs[row] * sums[row][buckets[row]] for row in range(rows)], axis=0)
+        step, told = np.zeros(D), np.zeros_like(left)
+        for place in largest(said, count):
+            step[place] = said[place]
+            for row in range(rows):
+                told[row, buckets[row, place]] += signs[row, place] * said[place]
+        sums[told != 0] = 0
+        x, left = x + step, sums
+    return x
+
+
 def bfloat16(values: Array) -> Array:
     """Rounded to eight bits of mantissa, to nearest even."""
     found = []
@@ -253,15 +304,22 @@ def packets_fedavg(present: Any, name: str, *, feedback: bool, seed: int = 0) ->
     return x
 
 
-def powersgd_fedavg(present: Any, rank: int, *, seed: int = 0, anew: Any = (), void: Any = ()) -> Array:
+def powersgd_fedavg(
+    present: Any, rank: int, *, seed: int = 0, anew: Any = (), void: Any = (), back: Any = None
+) -> Array:
     """Federated averaging with the second parameter in factors: Vogels et al. 2019, algorithm 1.
 
-    The second factor is drawn anew in round 1 and in those of `anew`; rounds of `void` move nothing.
+    The second factor is drawn anew in round 1 and in those of `anew`; rounds of `void` move nothing. `back`
+    is as in `compressed_fedavg`.
     """
     rows, columns = SHAPES["b"]
     split = math.prod(SHAPES["a"])
     x, left, second = np.zeros(D), np.zeros((len(SIZES), D)), np.empty(0)
+    kept: list[Array] = []
     for number, here in enumerate(present, 1):
+        kept.append(left.copy())
+        if back is not None and number == back[1]:
+            left[back[0]] = kept[back[2]][back[0]]
         if number == 1 or number in anew:
             key = key_of(seed, number, "update/b")
             encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()

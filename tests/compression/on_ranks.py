@@ -23,6 +23,7 @@ from tests.compression.naive import (
     packets_fedavg,
     powersgd_fedavg,
 )
+from tests.compression.test_count_sketch import SECURE, SKETCH, reference
 from tests.compression.test_federated import CASES, model_of, settings
 
 PLAIN, EVERY = {"protocol": "plain"}, [ALL] * ROUNDS
@@ -31,6 +32,7 @@ RUNS: list[Any] = [
         (compress, secure, bound, partial(compressed_fedavg, EVERY, compress))
         for compress, secure, bound in CASES
     ),
+    (SKETCH, SECURE, 1e-4, partial(reference, EVERY, SKETCH)),
     ({"name": "powersgd"}, {"protocol": "secagg", "bits": 32}, 1e-5, partial(powersgd_fedavg, EVERY, 2)),
     (
         {"name": "qsgd", **PACKETS["qsgd"][0]},

@@ -102,9 +102,26 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (model_of(killed) == model_of(never)).all()
     for silo in ALL:
         kept, other = (tree_of(run, 6, silo)["error_feedback"] for run in (killed, never))
-        assert kept["factors"].keys() == {"update/b"}
-        assert (kept["factors"]["update/b"] == other["factors"]["update/b"]).all()
+        assert kept["common"].keys() == {"update/b"}
+        assert (kept["common"]["update/b"] == other["common"]["update/b"]).all()
         assert (kept["residuals"]["update/b"] == other["residuals"]["update/b"]).all()
+
+
+def test_a_resume_gives_the_second_factor_to_a_silo_that_was_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was lost in round 3, and the job is killed in round 7 and started again with all silos."""
+    prepare(monkeypatch, messages=False)
+    killed = [f"kill silo {silo} round 7 at train" for silo in WITHOUT]
+    failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round 3 at train", *killed]}
+    federate(settings(tmp_path, RANK2, {"protocol": "plain"}, 9, failure=failure))
+    federate(settings(tmp_path, RANK2, {"protocol": "plain"}, 9, failure={"policy": "shrink"}), resume=True)
+    present = [tuple(line["survivors"]) for line in records(tmp_path)]
+    back = present.index(ALL, 2) + 1
+    assert present == [ALL] * 2 + [WITHOUT] * (back - 3) + [ALL] * (10 - back)
+    assert back > 5  # with factors of round 4 or later
+    expected = powersgd_fedavg(present, 2, anew=(4,), back=(VICTIM, back, 1))
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-9)
 
 
 def test_a_basis_is_orthonormal_and_columns_that_are_made_of_others_are_zero() -> None:

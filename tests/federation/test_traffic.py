@@ -116,6 +116,7 @@ COMPRESSED = [
     ({"bits": 8}, {"protocol": "additive", "committee": 3}, Normalized),
     ({"name": "powersgd", "rank": 1}, {"protocol": "secagg"}, Normalized),
     ({"name": "qsgd"}, {"protocol": "plain"}, Normalized),
+    ({"name": "count_sketch", "error_feedback": True, "bits": 8}, {"protocol": "secagg"}, Normalized),
 ]
 
 

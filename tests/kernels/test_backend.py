@@ -19,8 +19,8 @@ KERNELS = {
     "dequantize_blocks", "dequantize_segments", "draw_noise", "encode_exact", "gather", "keystream",
     "largest_index", "max_abs", "pack_bits", "pack_fields", "quantize", "quantize_and_mask",
     "quantize_blocks", "quantize_segments", "random_k", "reduce_rows", "reduce_rows_dequantize",
-    "reduce_rows_float", "rotate", "scale_into", "scatter_add", "top_k", "unpack_bits", "unpack_fields",
-    "unrotate",
+    "reduce_rows_float", "rotate", "scale_into", "scatter_add", "sketch", "top_k", "unpack_bits",
+    "unpack_fields", "unrotate", "unsketch",
 }  # fmt: skip
 
 

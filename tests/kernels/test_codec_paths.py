@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from silofl_kernels import (
+    CountSketch,
     RandomK,
     Stream,
     pack_bits,
@@ -19,8 +20,10 @@ from silofl_kernels import (
     quantize_blocks,
     quantize_segments,
     scatter_add,
+    sketch,
     top_k,
     unpack_bits,
+    unsketch,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +52,11 @@ def digest() -> str:
     scatter_add(residual, indices, values, weight=0.3)
     support.scatter_add(residual, values, weight=support.factor)
     support.gather(residual, values)
+    way = CountSketch(stream, 5, 70)
+    sketch(residual, sums := np.zeros(way.size, np.float32), way)
+    unsketch(sums, estimates := np.zeros(SIZE, np.float32), way)
     told.update(indices.tobytes() + values.tobytes() + residual.tobytes())
+    told.update(sums.tobytes() + estimates.tobytes())
     return told.hexdigest()
 
 

@@ -51,6 +51,10 @@ LONG = {"rounds": 20}
         ),
         ({"prune": PRUNE, "run": LONG, "privacy": NOISE}, r'prune\.name = "magnitude" and \[privacy\]'),
         (
+            {"prune": PRUNE, "run": LONG, "strategy": {"name": "fedpm"}},
+            r'strategy\.name = "fedpm" trains masks of weights that never change: remove \[prune\]',
+        ),
+        (
             {"prune": PRUNE, "run": LONG, "strategy": {"name": "ifca"}},
             r'makes one mask from one global model, and strategy\.name = "ifca" has several',
         ),

@@ -123,7 +123,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert not {"buffers"} & {*kind.shared, *kind.sends, *kind.scalars}  # are averaged beside it
     assert set(kind.sends.values()) <= {"samples", "uniform", "round"}
     assert kind.needs in ("sum", "rows")
-    assert kind.local in ("train", "gradient")
+    assert kind.local in ("train", "gradient", "masks")
     assert {one.at_start() for one in examples(name)} <= {"nothing", "loss", "gradient"}
     assert len((kind.__doc__ or "").splitlines()[0]) > 20
 

@@ -7,6 +7,7 @@ from silofl_kernels.cpu.blockwise import (
     quantize_segments,
 )
 from silofl_kernels.cpu.correlated import correlate_noise
+from silofl_kernels.cpu.count_sketch import sketch, unsketch
 from silofl_kernels.cpu.exact import decode_exact, encode_exact
 from silofl_kernels.cpu.fields import pack_fields, unpack_fields
 from silofl_kernels.cpu.low_rank import add_product
@@ -50,8 +51,10 @@ __all__ = [
     "rotate",
     "scale_into",
     "scatter_add",
+    "sketch",
     "top_k",
     "unpack_bits",
     "unpack_fields",
     "unrotate",
+    "unsketch",
 ]

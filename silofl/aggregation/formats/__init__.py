@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from silofl.aggregation.formats.base import NumberFormat
+from silofl.aggregation.formats.counts import Counts
 from silofl.aggregation.formats.exact import Exact
 from silofl.aggregation.formats.packed import Packed
 from silofl.aggregation.formats.plain_words import PlainWords
@@ -19,6 +20,7 @@ FORMATS: Mapping[str, type[NumberFormat]] = {
     "packed": Packed,
     "exact": Exact,
     "words": PlainWords,
+    "counts": Counts,
 }
 """By the name in `VectorSpec.format`."""
 
