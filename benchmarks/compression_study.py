@@ -77,10 +77,18 @@ PRUNED: dict[str, Tables] = {
     "prune 10 %, 4 bits, rotation": {"prune": PRUNE, "compress": {"bits": 4, "rotation": True}},
     "prune 10 %, 8 bits, rotation, error feedback": {"prune": PRUNE, "compress": {"bits": 8} | FEEDBACK},
 }
+PACKETS: dict[str, Tables] = {
+    f"top_k {ratio:g}, error feedback, in the clear": {
+        "compress": {"name": "top_k", "ratio": ratio, "error_feedback": True},
+        "secure": {"protocol": "plain"},
+    }
+    for ratio in (0.01, 0.004)
+}
 ROWS: dict[str, Tables] = {
     CLEAR: {"secure": {"protocol": "plain"}},
     SECURE: {},
     **{name_of(one): {"compress": one} for one in compressed()},
+    **PACKETS,
     **PRUNED,
 }
 """What each sets beside the training settings."""

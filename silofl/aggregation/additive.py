@@ -161,9 +161,9 @@ class Additive:
         )
         return mean
 
-    def holds(self, share: float) -> bool:
+    def levels(self, name: str, share: float) -> float:
         """See `WordSums`."""
-        return self._wire.holds(share)
+        return self._wire.levels(name, share)
 
     def spread(self, name: str) -> float:
         """See `WordSums`."""

@@ -31,7 +31,6 @@ from silofl.aggregation.transformed import TransformedSum
 from silofl.compression import registry
 from silofl.compression.base import KEY_BYTES, Codec, Draw
 from silofl.config import CompressConfig
-from silofl.errors import ConfigError
 from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import Stream, max_abs, rotate, unrotate
 
@@ -39,6 +38,8 @@ IN_FIELDS = ("packed", "counts")
 """Formats whose sums are read as words, of several values each."""
 GROUP = 1 << 15
 """Values that have a range of their own at least: to agree on one takes 1.3 kB."""
+HALF_LEVEL = 0.5
+"""Of less rounding to nearest makes zeros."""
 SQUARED = 1 << 16
 """Values that are squared at a time, in float64."""
 ROTATION_KEY = b"silofl codec rot"  # 16 bytes; with the round's in front of it
@@ -52,8 +53,8 @@ class WordSums(Protocol):
     def residuals(self) -> Mapping[str, Vector]:
         """By vector: what rounding took of this silo's values in the last sum, (d,)."""
 
-    def holds(self, share: float) -> bool:
-        """Whether "packed" words of a silo of that part of all samples are more than zeros."""
+    def levels(self, name: str, share: float) -> float:
+        """How many levels a "packed" vector's ranges have for a silo of that part of all samples."""
 
     def spread(self, name: str) -> float:
         """How many root mean squares of a "packed" vector's tensors a range that keeps errors holds."""
@@ -107,11 +108,11 @@ class Compression:
         key = hashlib.sha256(b"silofl codec" + place).digest()[:KEY_BYTES]
         return Draw(key, self.keeps_error)
 
-    def inner_spec(self, spec: AggregationSpec, *, words: bool) -> AggregationSpec:
-        """What is added up in place of `spec`, in ring `words` or in floats."""
-        return replace(spec, vectors=tuple(self._shortened(one, words) for one in spec.vectors))
+    def inner_spec(self, spec: AggregationSpec, *, words: bool, small: int = 0) -> AggregationSpec:
+        """What is added up in place of `spec`, in ring `words` or in floats; `small`: see `VectorSpec`."""
+        return replace(spec, vectors=tuple(self._shortened(one, words, small) for one in spec.vectors))
 
-    def _shortened(self, one: VectorSpec, words: bool) -> VectorSpec:
+    def _shortened(self, one: VectorSpec, words: bool, small: int) -> VectorSpec:
         if not compresses(one):
             return one
         form = replace(
@@ -120,6 +121,7 @@ class Compression:
             format="packed" if words else one.format,
             bits=self.bits,
             keeps_error=self.keeps_error,
+            small=small,
         )
         if self.codec.in_place and not self.rotation:
             return grouped(form)
@@ -184,30 +186,34 @@ class CompressedSum(AroundSum):
         words: bool,
         silo: int,
     ) -> None:
-        super().__init__(build(compression.inner_spec(spec, words=words)))
         self.spec, self._way, self._residuals, self._silo = spec, compression, residuals, silo
+        super().__init__(self._made(build, words=words))
         self.served: Shards = self._inner.layout.shards
         self.layout = on_every_rank(spec, self.served.members)
         self._round = 0
         self._whole: dict[str, Vector] = {}
-        if isinstance(self._inner, WordSums) and compression.keeps_error:
-            self._refuse_unheard(self._inner)
 
-    def _refuse_unheard(self, sums: WordSums) -> None:
-        """Raise ConfigError, on every rank, where a silo has so few samples that it would send zeros.
+    def _made(self, build: Callable[[AggregationSpec], Aggregator], *, words: bool) -> Aggregator:
+        """The aggregator inside, for as many silos of few samples as there are; collective.
 
-        What it cannot send would grow for ever, and with it the ranges of all. Collective: how many silos
-        they are is added up like other numbers, and who they are is not told.
+        Rounding to nearest would make zeros of all that such a silo has, and what it cannot send would grow
+        for ever: it has a level of its own, for which all others have fewer, so that sums fit. How many they
+        are is added up like other numbers; who they are is not told. With fewer levels they may be more.
         """
-        silent = not sums.holds(self.spec.samples / self._inner.summed_samples)
-        count = self._inner.sum_scalars(np.array([float(silent)]))[0]
-        if count:
-            bits = "secure.bits" if self._way.bits is None else f"compress.bits = {self._way.bits}"
-            raise ConfigError(
-                f"{count:g} of {self.spec.silos} silos have so few of all samples that their updates would "
-                f"be zeros in {bits}: use more bits, or remove compress.error_feedback",
-                rank=0,
-            )
+        small = 0
+        while True:
+            inner = build(self._way.inner_spec(self.spec, words=words, small=small))
+            if not (isinstance(inner, WordSums) and self._way.keeps_error):
+                return inner
+            own = self.spec.samples / inner.summed_samples
+            packed = [one.name for one in inner.spec.vectors if one.format == "packed"]
+            self._levels = {name: inner.levels(name, own) for name in packed}
+            less = any(levels < HALF_LEVEL for levels in self._levels.values())
+            found = round(float(inner.sum_scalars(np.array([float(less)]))[0]))
+            if found <= small:
+                return inner
+            inner.close()
+            small = found
 
     @property
     def description(self) -> str:
@@ -295,6 +301,8 @@ class CompressedSum(AroundSum):
             if one.format == "packed" and one.keeps_error:
                 assert isinstance(self._inner, WordSums), "made for ring words"
                 most = self._inner.spread(one.name) * _root_mean_squares(values, one.tensor_ends)
+                levels = self._levels[one.name]
+                most *= levels if levels < HALF_LEVEL else 1.0  # whose one level holds the rest of it
                 found[one.name] = np.minimum(found[one.name], most)
         return found
 

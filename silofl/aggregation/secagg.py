@@ -277,9 +277,9 @@ class SecAgg:
         """See `WordSums`."""
         return {} if self._opened is None else self._opened.residuals
 
-    def holds(self, share: float) -> bool:
+    def levels(self, name: str, share: float) -> float:
         """See `WordSums`."""
-        return self._sum.wire.holds(share)
+        return self._sum.wire.levels(name, share)
 
     def spread(self, name: str) -> float:
         """See `WordSums`."""

@@ -27,6 +27,7 @@ class VectorSpec:
         shapes: of the tensors, where they are known.
         bits: of a value of the "packed" format, on the wire; None: the ring's.
         keeps_error: whether what rounding to that format loses is kept for the silo.
+        small: of how many silos the weight is less than half a level of that format; they send one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class VectorSpec:
     shapes: tuple[tuple[int, ...], ...] = ()
     bits: int | None = None
     keeps_error: bool = False
+    small: int = 0
 
     @property
     def tensor_ends(self) -> NDArray[np.int64]:

@@ -174,9 +174,9 @@ class TransformedSum(AroundSum):
     residuals: Mapping[str, Vector] = {}  # `WordSums`, for a codec around this sum, begins here
     """Of rounding nothing is kept: it would be noise that others have seen."""
 
-    def holds(self, share: float) -> bool:
-        """See `WordSums`: silos weigh the same."""
-        return True
+    def levels(self, name: str, share: float) -> float:
+        """See `WordSums`: the grid has as many for all."""
+        return np.inf
 
     def spread(self, name: str) -> float:
         """See `WordSums`: no range holds errors."""

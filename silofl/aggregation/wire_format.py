@@ -91,11 +91,11 @@ class WireFormat:
         lengths = np.cumsum([len(one.tensor_ends) for one in self.ranged])[:-1]
         return {one.name: part for one, part in zip(self.ranged, np.split(found, lengths), strict=True)}
 
-    def holds(self, share: float) -> bool:
-        """Whether few bits leave more than zeros of a silo of that part of all samples."""
-        share = self.tail.share(share)
-        parts = {one.name: self._weight(one, share, 1.0).part for one in self.spec.vectors}
-        return all(form.holds(parts[name]) for name, form in self.formats.items() if isinstance(form, Packed))
+    def levels(self, name: str, share: float) -> float:
+        """How many levels a packed vector's ranges have for a silo of that part of all samples."""
+        form: object = self.formats[name]
+        assert isinstance(form, Packed), f"{name} has one word a value, or more"
+        return form.levels(self._weight(self.spec.vector(name), self.tail.share(share), 1.0).part)
 
     def spread(self, name: str) -> float:
         """How many root mean squares a packed vector's ranges hold, where errors are kept."""

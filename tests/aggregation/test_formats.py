@@ -15,6 +15,7 @@ from silofl.aggregation.exact_numbers import ExactNumbers, exact_format
 from silofl.aggregation.formats import FORMATS, format_of
 from silofl.aggregation.formats.base import NO_RANGES, Ranges, Weight
 from silofl.aggregation.formats.exact import Exact
+from silofl.aggregation.formats.packed import Packed
 from silofl.aggregation.formats.plain_words import PlainWords
 from silofl.aggregation.formats.scaled import Scaled
 from silofl.aggregation.layout import Block
@@ -252,3 +253,37 @@ def test_a_number_that_is_not_finite_spoils_its_own_sum_alone() -> None:
     total = numbers.decode(np.add.reduce(words, axis=0, dtype=np.uint16), 2)
     assert total[0] == 3.0
     assert np.isnan(total[1:]).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bits=st.sampled_from([4, 8]),
+    sizes=st.lists(st.integers(1, 1000), min_size=2, max_size=6),
+    seed=st.integers(0, 100),
+)
+def test_sums_of_few_bits_to_nearest_fit_although_small_silos_have_a_level(
+    bits: int, sizes: list[int], seed: int
+) -> None:
+    """Of extreme values, whose sum is exact in integers; small silos send more than zeros, too."""
+    total, small = sum(sizes), 0
+    while True:
+        form = Packed(VectorSpec("x", 64, "packed", bits=bits, keeps_error=True, small=small), 16, len(sizes))
+        found = sum(form.levels(one / total) < 0.5 for one in sizes)
+        if found <= small:
+            break
+        small = found
+    limit = (1 << bits - 1) - 1
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], 64)
+    signs[:8] = 1.0
+    ranges, words, sums = np.ones(1), np.zeros(math.ceil(64 * form.width), np.uint16), np.zeros(64)
+    for one in sizes:
+        weight = Weight(one / total, one / total)
+        values = 1000 * signs.astype(np.float32)
+        encoded = encode(form, values, weight, ranges)
+        words += words_of(encoded, form, 64, 16)
+        sent = (values - encoded.residual) * form.levels(one / total)  # in levels
+        assert np.abs(sent).min() > 0.9
+        sums += np.rint(sent)
+    assert np.abs(sums).max() <= limit
+    mean = decoded(form, words, 64, ranges, np.float32)
+    np.testing.assert_allclose(mean * form.levels(1.0), sums, rtol=1e-5)

@@ -80,14 +80,24 @@ def support(length: int, ratio: float, key: bytes) -> NDArray[np.int64]:
     return np.array(sorted(places))
 
 
-def levels(bits: int, silos: int) -> float:
-    """Ring units of all silos together, rounded to nearest, in a field of so many bits."""
-    return ((1 << (bits - 1)) - 1 - silos / 2) * (1 - 2.0**-21)
+def levels(bits: int, silos: Any) -> tuple[float, list[int]]:
+    """Ring units of all `silos` together, rounded to nearest in a field of so many bits, and the small ones.
+
+    These have less than half a level, and are sent one: half a level more than rounding counts on.
+    """
+    units, total = ((1 << (bits - 1)) - 1 - len(silos) / 2) * (1 - 2.0**-21), sum(SIZES[k] for k in silos)
+    small: list[int] = []
+    while True:
+        unit = units - len(small) / 2
+        found = [k for k in silos if SIZES[k] / total * unit < 0.5]
+        if len(found) <= len(small):
+            return unit, found
+        small = found
 
 
 def rounded(values: Array, share: float, scale: float, unit: float) -> Array:
     """What of one silo's values is sent, as values."""
-    limit = math.floor(share * unit + 0.5)
+    limit = max(1, math.floor(share * unit + 0.5))
     step = share * unit / scale
     return np.asarray(np.clip(np.rint(values * step), -limit, limit) / step)
 
@@ -138,11 +148,14 @@ def _mean(
         for one in sent.values():
             rotate(one, stream)
     if keys["bits"] is not None:
-        unit = levels(keys["bits"], len(made))
-        held = max(2.0, unit / len(made) / 4)
-        spread = max(min(held * math.sqrt(np.mean(one**2)), np.abs(one).max()) for one in sent.values())
+        unit, small = levels(keys["bits"], made)
+        held, total = max(2.0, unit / len(made) / 4), sum(SIZES[k] for k in made)
+        needs = {
+            k: held * math.sqrt(np.mean(one**2)) * (SIZES[k] / total * unit if k in small else 1.0)
+            for k, one in sent.items()
+        }
+        spread = max(min(needs[k], np.abs(one).max()) for k, one in sent.items())
         scale = 2.0 ** math.ceil(math.log2(spread))
-        total = sum(SIZES[k] for k in made)
         sent = {k: rounded(one, SIZES[k] / total, scale, unit) for k, one in sent.items()}
     mean = np.zeros(D)
     for k in here:

@@ -91,6 +91,27 @@ def test_sums_of_compressed_updates_are_those_of_the_reference(
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize(
+    "secure",
+    mostly_long([{"protocol": "secagg"}, {"protocol": "additive", "committee": 2}], 0),
+    ids=str,
+)
+def test_a_silo_of_fewer_samples_than_half_a_level_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: Any
+) -> None:
+    """It has a level of its own, that of a range many times its update, and sends it when enough is left."""
+    sizes, rounds = (5, 60, 80, 90), 60
+    monkeypatch.setattr(naive, "SIZES", sizes)
+    small_rate = {"train": {"full_batch": True, "steps": 1, "lr": 0.1, "dtype": "float64"}}
+    monkeypatch.setattr(naive, "LR", 0.1)
+    federate(settings(tmp_path, FEEDBACK, secure, rounds, **small_rate))
+    expected = compressed_fedavg([ALL] * rounds, FEEDBACK)
+    np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
+    heard, unheard = (np.average(targets()[few:], axis=0, weights=sizes[few:]) for few in (0, 1))
+    way = (heard - unheard) / np.linalg.norm(heard - unheard) ** 2
+    assert (expected - unheard) @ way == pytest.approx(1.0, abs=0.3)  # 0 where it sends zeros
+
+
 @pytest.mark.parametrize("bits", mostly_long([8, 16], 0))
 def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: Path, bits: int) -> None:
     """Stochastic rounding to levels of the largest value's range: 20 over 2^(bits - 2) or so."""

@@ -11,7 +11,6 @@ from silofl import config as configuration
 from silofl.errors import ConfigError
 from silofl.federation.dry_run import dry_run
 from silofl.federation.secure_conflicts import refuse_conflicts
-from tests.compression import naive
 from tests.compression.test_federated import federate, settings
 
 NOISE = {"unit": "silo", "noise_multiplier": 1.0}
@@ -107,19 +106,3 @@ def test_bits_that_overflow_are_refused_with_the_numbers(
     if silos == 4:
         with pytest.raises(ConfigError, match=told):
             federate(config)
-
-
-@pytest.mark.parametrize(
-    "secure", [{"protocol": "secagg"}, {"protocol": "additive", "committee": 2}], ids=str
-)
-def test_a_silo_of_which_the_bits_hold_nothing_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any]
-) -> None:
-    """To nearest, a part of all samples below half a level is zeros, whose residual would grow for ever."""
-    monkeypatch.setattr(naive, "SIZES", (5, 60, 80, 90))
-    config = settings(tmp_path, {"bits": 4, "error_feedback": True}, secure, 1)
-    with pytest.raises(
-        ConfigError, match=r"1 of 4 silos have so few .* zeros in compress\.bits = 4: use more"
-    ):
-        federate(config)
-    federate(settings(tmp_path / "at random", {"bits": 4}, secure, 1))

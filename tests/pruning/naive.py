@@ -172,7 +172,8 @@ def _mean(
         for one in sent.values():
             rotate(one, stream)
     if keys.get("bits") is not None:
-        unit = levels(keys["bits"], len(made))
+        unit, small = levels(keys["bits"], made)
+        assert not small
         held = max(2.0, unit / len(made) / 4)
         spread = max(min(held * math.sqrt(np.mean(one**2)), np.abs(one).max()) for one in sent.values())
         scale, total = 2.0 ** math.ceil(math.log2(spread)), sum(SIZES[k] for k in made)

@@ -64,7 +64,8 @@ class Packed:
         self._ends, self._stochastic, self._keeps = spec.tensor_ends, not spec.keeps_error, spec.keeps_error
         # To nearest, fewer levels would do for the sum; but then words of silos of 1/n each are all zeros.
         stochastic = check_capacity(bits, 1.0, silos, stochastic=True, key="compress.bits")
-        self._unit = check_capacity(bits, 1.0, silos, key="compress.bits") if self._keeps else stochastic
+        nearest = check_capacity(bits, 1.0, silos, key="compress.bits") - spec.small / 2  # a whole level each
+        self._unit = nearest if self._keeps else stochastic
         self.spread = max(SPREAD, self._unit / silos / FINE)
         """How many root mean squares a range holds, where what is beyond it goes on to later rounds."""
 
@@ -75,19 +76,14 @@ class Packed:
 
     def encode(self, values: Vector, weight: Weight, ranges: Ranges, rounding: Stream | None) -> Encoded:
         """See `NumberFormat`; all words are made at once, for a word has several values."""
-        limit = self._limit(weight.part)
+        limit = max(1, word_limit(weight.part, 1.0, self._unit, stochastic=self._stochastic))
         scales = weight.factor * self._unit / ranges
-        if not limit:  # all of the range rounds to zero: so does what is beyond it
-            scales, limit = np.zeros(self.ranges), 1
         segments = Segments(self._ends, scales, np.full(self.ranges, limit, np.int64))
         return _EncodedPacked(values, segments, rounding if self._stochastic else None, self)
 
-    def _limit(self, part: float) -> int:
-        return word_limit(part, 1.0, self._unit, stochastic=self._stochastic)
-
-    def holds(self, part: float) -> bool:
-        """Whether a silo of that part of all weights has other words than zeros."""
-        return self._limit(part) > 0
+    def levels(self, part: float) -> float:
+        """How many levels a range has for a silo of that part of all weights."""
+        return part * self._unit
 
     def pack(
         self,
