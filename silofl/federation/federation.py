@@ -23,7 +23,7 @@ from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.first_models import first_values
-from silofl.federation.global_mask import GlobalMask
+from silofl.federation.global_mask import GlobalMask, kept_of
 from silofl.federation.local_work import RoundStart
 from silofl.federation.model_agreement import agree_on_model
 from silofl.federation.openings import Openings
@@ -91,8 +91,7 @@ class Federation:
         """What this silo has to begin a round with; `ahead`: see `RoundStart`."""
         context, shared = self.context, self.topology.shared
         buffers = self.values[len(shared["model"]) :]
-        resync = context.membership.resync
-        kept = None if context.mask is None else context.mask.kept
+        resync, kept = context.membership.resync, kept_of(context.mask)
         return RoundStart(shared, buffers, round_number, context.strategy, resync, ahead=ahead, kept=kept)
 
     @property
@@ -287,8 +286,7 @@ class RunContext:
         if self.privacy is None:
             way, left = Compression.of(self.config.compress), self.feedback.residuals
             words = protocols.choose_protocol(secure, self.silos).private
-            kept = None if self.mask is None else self.mask.kept
-            return summed(self.group, build, spec, way, left, words=words, kept=kept)
+            return summed(self.group, build, spec, way, left, words=words, kept=kept_of(self.mask))
         return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
@@ -310,16 +308,17 @@ class RunContext:
 
 def parts_of(context: RunContext) -> tuple[Stateful, ...]:
     """Everything with state but the topology, which is made of these: a new part is one more line here."""
-    return (
+    parts = (
         context.origin,  # first: nothing is taken up where the data is not the run's
         context.silo,
         context.feedback,
-        *(() if context.mask is None else (context.mask,)),  # behind: it cuts what is fed back
-        *(() if context.private_part is None else (context.private_part,)),
-        *(() if context.openings is None else (context.openings,)),
+        context.mask,  # behind: it cuts what is fed back
+        context.private_part,
+        context.openings,
         context.membership,
         context.respawns,
     )
+    return tuple(one for one in parts if one is not None)
 
 
 def setup(context: RunContext) -> Federation:

@@ -129,3 +129,8 @@ class GlobalMask(Part):
         before = self.kept if own is None else self._unpacked(own["kept"].tobytes())
         self.kept = self._unpacked(base64.b64decode(told["kept"]))
         self._cut(before)
+
+
+def kept_of(mask: GlobalMask | None) -> Mask | None:
+    """Which parameters are left, (P,); None where nothing is pruned."""
+    return None if mask is None else mask.kept

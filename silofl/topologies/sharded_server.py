@@ -53,9 +53,8 @@ class ShardedServer:
         self.values, self._parameters = values, parameters
         self._buffers = values[parameters:] if buffers is None else buffers
         more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
-        starts = {name: start for name, start in starts.items() if name != MODEL}  # `values` have that
-        for name, start in starts.items():
-            more[name][:] = start
+        for name in more.keys() & starts.keys():  # `values` have the model's
+            more[name][:] = starts[name]
         self.shared: Slices = {MODEL: values[:parameters], **more}
         self.aggregator: Aggregator
         self._states: SliceStates

@@ -60,6 +60,7 @@ class PrivacyEngine:
         self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
         self._way = compressed_noise.way_of(config)
+        self._values = compressed_noise.sent_values(config, silo.model)
         self._own = silo_key(config.checkpoint.key_file, group.silo_id)
         self._path = path
         log = ReleaseLog(log_path(path, group.silo_id), run)
@@ -78,8 +79,6 @@ class PrivacyEngine:
         self._inner: Aggregator
         self._sum: TransformedSum | CompressedSum | None = None
         """Where noise is added to sums, and not by each silo to what it shows."""
-        self._spec: AggregationSpec
-        self._silos: int
         self._keys: NoiseKeys
         self._pipeline: Pipeline
         self._shown: tuple[int, ...] = ()
@@ -156,8 +155,7 @@ class PrivacyEngine:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
         self._inner, self._spec, self._silos = inner, spec, silos
         who = inner.summed_samples, len(inner.layout.shards.members), silos, self._matrix
-        values = compressed_noise.sent_values(self._config, self._silo.model)
-        plan = guarantee.plan_for(self._config, values, *who, self.budget.before.most_often())
+        plan = guarantee.plan_for(self._config, self._values, *who, self.budget.before.most_often())
         self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
         if self._told:  # by others, to a silo that comes back
