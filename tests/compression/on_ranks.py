@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # which a warm Python is not told
 from silofl.comm import run_on_ranks
 from silofl.comm.protocol import Communicator
 from silofl.comm.shutdown import Shutdown
