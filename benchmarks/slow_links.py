@@ -46,7 +46,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "random_k 0.5, the same": {"name": "random_k", "ratio": 0.5} | FEW,
     "random_k 0.25, the same": {"name": "random_k", "ratio": 0.25} | FEW,
     "random_k 0.1, the same": {"name": "random_k", "ratio": 0.1} | FEW,
-    "random_k 0.1, 4 bits": {"name": "random_k", "ratio": 0.1, "bits": 4},
     "powersgd, rank 8": {"name": "powersgd", "rank": 8},
     "powersgd, rank 2": {"name": "powersgd", "rank": 2},
 }

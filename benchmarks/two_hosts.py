@@ -60,7 +60,7 @@ class TwoHosts:
         HostsError where it takes longer than `timeout_s`. No process is left on the hosts after this.
         """
         line = [launcher, "--allow-run-as-root", "--bind-to", "none", "--map-by", f"ppr:{ranks_a_host}:node"]
-        line += ["--oversubscribe", "--host", ",".join(f"{one}:{ranks_a_host}" for one in ADDRESSES)]
+        line += ["--host", ",".join(f"{one}:{ranks_a_host}" for one in ADDRESSES)]
         line += ["--prtemca", "plm_ssh_agent", str(self.agent), *argv]
         start = [
             "ip",

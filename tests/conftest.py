@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -213,6 +214,18 @@ def start(tmp_path: Path, python: str) -> Iterator[Start]:
         if job.process.poll() is None:
             job.kill()
             job.process.communicate()
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module `benchmarks/two_hosts.py`, where two hosts can be made on this machine."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found = __import__("two_hosts")
+    try:
+        with found.two_hosts(100.0):
+            return found
+    except found.HostsError as error:
+        pytest.skip(f"no two hosts here: {error}")
 
 
 QUICK = """

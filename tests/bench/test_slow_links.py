@@ -16,18 +16,6 @@ FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, where hosts can be made."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    found = __import__("two_hosts")
-    try:
-        with found.two_hosts(100.0):
-            return found
-    except found.HostsError as error:
-        pytest.skip(f"no two hosts here: {error}")
-
-
-@pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
     return __import__("slow_links")
