@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.around import AroundSum
 from silofl.aggregation.base import Aggregator, Authorizer
+from silofl.aggregation.formats.packed import HALF_LEVEL
 from silofl.aggregation.layout import Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.residuals import Residuals
@@ -31,6 +32,7 @@ from silofl.aggregation.transformed import TransformedSum
 from silofl.compression import registry
 from silofl.compression.base import KEY_BYTES, Codec, Draw
 from silofl.config import CompressConfig
+from silofl.errors import ProtocolError
 from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import Stream, max_abs, rotate, unrotate
 
@@ -38,8 +40,8 @@ IN_FIELDS = ("packed", "counts")
 """Formats whose sums are read as words, of several values each."""
 GROUP = 1 << 15
 """Values that have a range of their own at least: to agree on one takes 1.3 kB."""
-HALF_LEVEL = 0.5
-"""Of less rounding to nearest makes zeros."""
+WHOLE_NUMBER = 1e-6
+"""How far a count that was added up may be off one."""
 SQUARED = 1 << 16
 """Values that are squared at a time, in float64."""
 ROTATION_KEY = b"silofl codec rot"  # 16 bytes; with the round's in front of it
@@ -209,11 +211,16 @@ class CompressedSum(AroundSum):
             packed = [one.name for one in inner.spec.vectors if one.format == "packed"]
             self._levels = {name: inner.levels(name, own) for name in packed}
             less = any(levels < HALF_LEVEL for levels in self._levels.values())
-            found = round(float(inner.sum_scalars(np.array([float(less)]))[0]))
-            if found <= small:
+            found = float(inner.sum_scalars(np.array([float(less)]))[0])
+            if not 0 <= found <= self.spec.silos or abs(found - round(found)) > WHOLE_NUMBER:
+                raise ProtocolError(
+                    "how many silos have few samples is no number of silos: one of them states it wrongly",
+                    rank=0,
+                )
+            if round(found) <= small:
                 return inner
             inner.close()
-            small = found
+            small = round(found)
 
     @property
     def description(self) -> str:

@@ -80,9 +80,10 @@ class FactoredSum:
         self._codec: FactorCodec = compression.codec
         self._words = words
         vectors = [one for one in spec.vectors if compresses(one)]
-        self._factors = {one.name: list(self._of(one)) for one in vectors}
-        if not any(self._factors.values()):
-            raise ConfigError(_nothing_shorter(vectors, compression.codec))
+        refusal = unfit(vectors, compression.codec)
+        if refusal is not None:
+            raise ConfigError(refusal)
+        self._factors = {one.name: list(_factors_of(one, compression.codec)) for one in vectors}
         self._rest = {one.name: _without(one, self._factors[one.name]) for one in vectors}
         for one in (factor for factors in self._factors.values() for factor in factors):
             residuals.common.pop(one.name, None)  # all silos begin anew whenever aggregators are made
@@ -101,14 +102,6 @@ class FactoredSum:
         self._whole: dict[str, Vector] = {}
         self._closed = False
         """Whether the second sum stayed closed."""
-
-    def _of(self, one: VectorSpec) -> Iterator[Factors]:
-        """The tensors of a vector that have factors."""
-        bounds = pairwise([0, *one.tensor_ends.tolist()])
-        for name, shape, (start, stop) in zip(one.tensor_names, one.shapes, bounds, strict=False):
-            found = self._codec.factored(shape)
-            if found is not None and found[0] * found[1] == stop - start:
-                yield Factors(f"{one.name}/{name}", slice(start, stop), *found)
 
     def _firsts(self, vectors: Sequence[VectorSpec]) -> Iterator[VectorSpec]:
         for one in vectors:
@@ -317,8 +310,19 @@ def _without(one: VectorSpec, factors: Sequence[Factors]) -> NDArray[np.int64]:
     return np.flatnonzero(kept)
 
 
-def _nothing_shorter(vectors: Sequence[VectorSpec], codec: FactorCodec) -> str:
-    """That a rank makes no tensor shorter, with the largest of them."""
+def _factors_of(one: VectorSpec, codec: FactorCodec) -> Iterator[Factors]:
+    """The tensors of a vector that have factors."""
+    bounds = pairwise([0, *one.tensor_ends.tolist()])
+    for name, shape, (start, stop) in zip(one.tensor_names, one.shapes, bounds, strict=False):
+        found = codec.factored(shape)
+        if found is not None and found[0] * found[1] == stop - start:
+            yield Factors(f"{one.name}/{name}", slice(start, stop), *found)
+
+
+def unfit(vectors: Sequence[VectorSpec], codec: FactorCodec) -> str | None:
+    """That a rank makes no tensor shorter, with the largest of them; None where it does."""
+    if any(True for one in vectors for _ in _factors_of(one, codec)):
+        return None
     shapes = [shape for one in vectors for shape in one.shapes if len(shape) > 1]
     rank = getattr(codec, "rank", 0)
     if not shapes:

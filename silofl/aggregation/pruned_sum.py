@@ -25,11 +25,11 @@ from silofl.types import Contribution, Mask, Total, Vector
 
 def pruned_spec(spec: AggregationSpec, kept: Mask) -> AggregationSpec:
     """What is added up of parameters of which those are left that are `kept` (P,)."""
-    vectors = tuple(_shortened(one, kept) if compresses(one) else one for one in spec.vectors)
+    vectors = tuple(shortened(one, kept) if compresses(one) else one for one in spec.vectors)
     return replace(spec, vectors=vectors)
 
 
-def _shortened(one: VectorSpec, kept: Mask) -> VectorSpec:
+def shortened(one: VectorSpec, kept: Mask) -> VectorSpec:
     """A vector (P,) without what is pruned; a tensor of which whole rows are pruned is a matrix still."""
     left = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
     ends = left[one.tensor_ends]

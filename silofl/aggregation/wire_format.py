@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,11 +131,18 @@ class WireFormat:
         }
         stated = self._stated(magnitudes, contribution.weight)
         whole = np.concatenate([NO_RANGES, *(ranges[one.name] for one in self.ranged)])
-        far, gone = ((stated > 0) & (stated * times < whole) for times in (FAR, GONE))
+        told = np.concatenate([np.empty(0, np.bool_), *map(partial(self._told, weights), self.ranged)])
+        far, gone = (told & (stated > 0) & (stated * times < whole) for times in (FAR, GONE))
         small = [self._faint(one, magnitudes, weights) for one in self._exact]
         faint = np.concatenate([np.empty(0, np.bool_), *small])
         own = contribution, share, parts, unfit, far, gone, faint, stated > whole / 2
         return EncodedContribution(self.layout, self.tail, *own, absent)
+
+    def _told(self, weights: Mapping[str, Weight], one: VectorSpec) -> NDArray[np.bool_]:
+        """bool (m,): tensors of which this silo tells what rounding took; see `Packed.silent`."""
+        form: object = self.formats[one.name]
+        silent = isinstance(form, Packed) and form.silent(weights[one.name].part)
+        return np.full(len(one.tensor_ends), not silent)
 
     def _faint(
         self, one: VectorSpec, magnitudes: Magnitudes, weights: Mapping[str, Weight]

@@ -15,13 +15,17 @@ from typing import final
 
 import numpy as np
 
+from silofl.aggregation.compressed import Compression
+from silofl.aggregation.pruned_sum import shortened
 from silofl.aggregation.residuals import Residuals
+from silofl.aggregation.spec import VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import ConfigError
 from silofl.federation.stateful import Json, Part, State
+from silofl.federation.sum_spec import unfit
 from silofl.pruning.base import ScheduledRule
-from silofl.training.flat import FlatModel
+from silofl.training.flat import FlatModel, as_array
 from silofl.training.pruned_weights import weights_of
 from silofl.types import Mask, Vector
 
@@ -62,7 +66,22 @@ class GlobalMask(Part):
     ) -> GlobalMask | None:
         """That of a configuration; None where nothing is pruned."""
         rule = config.prune.rule
-        return None if rule is None else cls(group, rule, model, residuals)
+        if rule is None:
+            return None
+        made = cls(group, rule, model, residuals)
+        way = Compression.of(config.compress)
+        refusal = None if way is None else unfit([made._left_at_end(model)], way.codec)
+        if refusal is not None:
+            raise ConfigError(f"with what [prune] leaves at the end, {refusal}")
+        return made
+
+    def _left_at_end(self, model: FlatModel) -> VectorSpec:
+        """An update of as many values as are left at the end."""
+        values = as_array(model.parameters)
+        left = self._rule.kept(values, self.kept, self._weights, self._rule.end)
+        names, shapes = tuple(model.tensor_names), tuple(model.tensor_shapes)
+        whole = VectorSpec("update", model.trainable, tensors=names, ends=model.tensor_ends, shapes=shapes)
+        return shortened(whole, left)
 
     @property
     def density(self) -> float:
@@ -92,8 +111,11 @@ class GlobalMask(Part):
     def _cut(self, before: Mask) -> None:
         """Let residuals, which have the places of the mask `before`, have those of the one that there is."""
         left = self._residuals.values
-        for key, values in left.items():
-            place = self._places[key.partition("/")[2]]
+        for key, values in list(left.items()):
+            place = self._places.get(key.partition("/")[2])
+            if place is None:  # of a sketch, which has no places and another length now
+                del left[key]
+                continue
             whole = np.zeros(place.stop - place.start, values.dtype)
             whole[before[place]] = values
             left[key] = whole[self.kept[place]]

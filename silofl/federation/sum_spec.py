@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from silofl import config as configuration
+from silofl.aggregation import factored
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import CompressedSum, Compression
 from silofl.aggregation.factored import FactoredSum
@@ -15,7 +16,7 @@ from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.sketched import SketchedSum
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.compression.base import FactorCodec, SketchCodec
+from silofl.compression.base import Codec, FactorCodec, SketchCodec
 from silofl.compression.none import NoCodec
 from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
@@ -58,6 +59,15 @@ def aggregation_spec(
         strategy.needs == "rows",
         recomputations(config, silos),
     )
+
+
+def unfit(vectors: Sequence[VectorSpec], codec: Codec) -> str | None:
+    """Why a codec has nothing to make shorter of vectors, naming key, value and remedy; None where it has."""
+    if isinstance(codec, FactorCodec):
+        return factored.unfit(vectors, codec)
+    if isinstance(codec, SketchCodec):
+        return next(filter(None, (codec.unfit(one.size) for one in vectors)), None)
+    return None
 
 
 def summed(

@@ -92,7 +92,9 @@ def print_dry_run(found: DryRun) -> None:
     if found.steps:
         console.print(f"steps       {found.steps}", soft_wrap=True)
     pruned = found.bytes_sent_pruned
-    less = "" if pruned is None else f", {pruned / MIB:.3f} MiB once all that is to be pruned is"
+    less = ""
+    if pruned is not None:
+        less = f", {pruned / MIB:.3f} MiB once all that is to be pruned is; and new keys after each pruning"
     console.print(
         f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}",
         soft_wrap=True,

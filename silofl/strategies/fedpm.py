@@ -26,8 +26,8 @@ class FedPM(Strategy):
     evaluated, and that is in model.safetensors, so that it is used like any other.
 
     Weights of tensors of two dimensions and more have one magnitude, gain * sqrt(2 / fan-in), and the sign
-    of the untrained model; others are the untrained model's. Set train.optimizer = "Adam" and a large
-    train.lr, such as 0.1, which is that of the scores.
+    of the untrained model, or a drawn one where that is zero; others are the untrained model's. Set
+    train.optimizer = "Adam" and a large train.lr, such as 0.1, which is that of the scores.
     """
 
     gain: PositiveFloat = 1.0
@@ -60,7 +60,12 @@ class FedPM(Strategy):
         if drawn.ndim < 2:
             return drawn
         size = self.gain * sqrt(2 / max(1, prod(drawn.shape[1:])))
-        return np.asarray(np.sign(drawn) * drawn.dtype.type(size))
+        signs = np.where(drawn < 0, -1, 1)
+        if not drawn.all():  # zeros would be no weights, whatever their probability
+            signs = np.where(
+                drawn == 0, np.random.default_rng(drawn.size).choice([-1, 1], drawn.shape), signs
+            )
+        return np.asarray(signs * drawn.dtype.type(size), drawn.dtype)
 
     def probabilities(self, local: LocalRound) -> Vector:
         """With which weights are there as a round begins, (d,), within the floor."""

@@ -53,8 +53,9 @@ class ShardedServer:
         self.values, self._parameters = values, parameters
         self._buffers = values[parameters:] if buffers is None else buffers
         more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
-        for name in more.keys() & starts.keys():  # `values` have the model's
-            more[name][:] = starts[name]
+        starts = {name: start for name, start in starts.items() if name != MODEL}  # `values` have that
+        for name, start in starts.items():
+            more[name][:] = start
         self.shared: Slices = {MODEL: values[:parameters], **more}
         self.aggregator: Aggregator
         self._states: SliceStates
@@ -193,10 +194,7 @@ class ShardedServer:
     def _step(
         self, index: int, *, into: Slices | None, resync: bool, over_slices: NDArray[np.float64]
     ) -> tuple[Slices, State]:
-        """New values of a slice of every vector, valid until the next round's, and its state.
-
-        They are made in their places in whole vectors, `into`, where those are given.
-        """
+        """New values of a slice, in the vectors `into` or valid until the next round's, and its state."""
         before = self._slices(index, self._all)
         after = self._rooms.get(index) if into is None else self._slices(index, into)
         if after is None:  # kept, so that its pages are there in the next round

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from silofl import config as configuration
 from silofl.aggregation.openable_sum import OpenableSum
 from silofl.aggregation.packet_sum import PacketSum
+from silofl.aggregation.secagg import SecAgg
 from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
 from silofl.errors import ProtocolError
@@ -110,6 +111,25 @@ def test_a_silo_of_fewer_samples_than_half_a_level_is_heard(
     heard, unheard = (np.average(targets()[few:], axis=0, weights=sizes[few:]) for few in (0, 1))
     way = (heard - unheard) / np.linalg.norm(heard - unheard) ** 2
     assert (expected - unheard) @ way == pytest.approx(1.0, abs=0.3)  # 0 where it sends zeros
+    for line in records(tmp_path):  # nothing tells who it is
+        assert not line["widest"]
+        assert not line["lost_tensors"]
+
+
+@pytest.mark.parametrize("lie", mostly_long([0.5, 100.0, -3.0, float("nan")], 1, 3))
+def test_a_false_number_of_small_silos_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: float
+) -> None:
+    """Which one silo may state, and by which all would have too few levels, or begin again for ever."""
+    sums = SecAgg.sum_scalars
+
+    def lying(own: SecAgg, values: Any, made_from: Any = ()) -> Any:
+        own_silo = own._sum.session.group.silo_id
+        return sums(own, values + lie if own_silo == 1 and values.shape == (1,) else values, made_from)
+
+    monkeypatch.setattr(SecAgg, "sum_scalars", lying)
+    with pytest.raises(ProtocolError, match="is no number of silos: one of them states it wrongly"):
+        federate(settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, 2))
 
 
 @pytest.mark.parametrize("bits", mostly_long([8, 16], 0))

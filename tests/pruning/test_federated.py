@@ -196,3 +196,10 @@ def test_silos_with_different_masks_open_no_sum(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(GlobalMask, "mask_after", mask_after)
     with pytest.raises(ProtocolError, match=r"different terms of the sum"):
         federate(settings(tmp_path, MAGNITUDE | {"end": 1}, {}, SECAGG, 4))
+
+
+def test_sums_of_sketches_begin_anew_with_each_mask(tmp_path: Path) -> None:
+    sketch = {"name": "count_sketch", "ratio": 0.6, "kept": 0.1, "error_feedback": True}
+    results = federate(settings(tmp_path, MAGNITUDE, sketch | {"bits": 8}, {"protocol": "secagg"}))
+    assert len({one["model_sha256"] for one in results}) == 1
+    assert np.count_nonzero(model_of(tmp_path)) < D

@@ -99,6 +99,20 @@ def test_a_density_that_leaves_a_tensor_nothing_ends_the_run_before_its_first_ro
         federate(settings(tmp_path, few, {}, SECAGG))
 
 
+def test_a_codec_that_is_not_for_what_is_left_ends_the_run_before_its_first_round(tmp_path: Path) -> None:
+    """And not once it is, when nothing can be set otherwise any more."""
+    last = {"name": "magnitude", "end": 7, "density": 0.006}
+    rows = last | {"name": "structured", "density": 0.1}
+    for prune, compress, told in (
+        (last, {"name": "count_sketch", "ratio": 0.012, "kept": 1e-3}, r"compress\.ratio = 0\.012 of "),
+        (rows, {"name": "powersgd", "rank": 7}, r"compress\.rank = 7 makes no matrix shorter"),
+    ):
+        path = tmp_path / str(compress["name"])
+        with pytest.raises(ConfigError, match=rf"with what \[prune\] leaves at the end, {told}"):
+            federate(settings(path, prune, compress, {"protocol": "secagg"}))
+        assert not (path / "metrics.jsonl").exists()
+
+
 def test_check_says_so_before_any_rank_starts() -> None:
     config = configuration.parse(
         {"run": LONG, "task": {"name": "synthetic"}, "prune": {"name": "structured", "density": 0.001}}

@@ -159,16 +159,24 @@ def test_four_bits_a_weight_travel_in_both_directions() -> None:
 
 def test_the_network_has_one_magnitude_a_matrix_and_signs_of_the_untrained_model() -> None:
     strategy = FedPM(floor=0.1)
-    tensors = [np.array([[0.3, -0.2, 0.0, 1.0]], np.float32), np.array([0.7, -0.7], np.float32)]
+    tensors = [np.array([[0.3, -0.2, 2.0, 1.0]], np.float32), np.array([0.7, -0.7], np.float32)]
     begun = strategy.begin(tensors)
     size = np.float32(np.sqrt(2 / 4))
-    assert begun["network"].tolist() == [size, -size, 0, size, np.float32(0.7), np.float32(-0.7)]
+    assert begun["network"].tolist() == [size, -size, size, size, np.float32(0.7), np.float32(-0.7)]
     assert (begun["model"] == begun["network"] / 2).all()
 
 
 class Normalized(TwoTasks):
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(INPUTS, CLASSES), nn.BatchNorm1d(CLASSES))
+
+
+def test_weights_that_are_zero_are_given_a_sign() -> None:
+    """A head that begins with zeros, or a row of padding, would be no network whatever is learnt."""
+    network = FedPM().begin([np.zeros((40, 30), np.float32), np.array([[0.0, -2.0]])])["network"]
+    assert (network != 0).all()
+    assert 300 < (network[:1200] > 0).sum() < 900
+    assert network[-1] < 0
 
 
 def test_a_model_with_buffers_is_refused(tmp_path: Path) -> None:

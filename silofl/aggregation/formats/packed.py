@@ -34,6 +34,8 @@ SPREAD = 2.0
 """Root mean squares that a tensor's range holds at least, where what is beyond goes on to later rounds."""
 FINE = 4.0
 """Levels of a silo for each root mean square at which the range is wider: rounding loses little then."""
+HALF_LEVEL = 0.5
+"""Of less rounding to nearest makes zeros."""
 UNMASKED = MaskSet("aes-128-ctr", [], [])
 
 
@@ -79,7 +81,15 @@ class Packed:
         limit = max(1, word_limit(weight.part, 1.0, self._unit, stochastic=self._stochastic))
         scales = weight.factor * self._unit / ranges
         segments = Segments(self._ends, scales, np.full(self.ranges, limit, np.int64))
-        return _EncodedPacked(values, segments, rounding if self._stochastic else None, self)
+        silent = self.silent(weight.part)
+        return _EncodedPacked(values, segments, rounding if self._stochastic else None, self, silent)
+
+    def silent(self, part: float) -> bool:
+        """Whether a silo of that part of all weights tells nothing of what rounding takes.
+
+        To nearest that is nearly all wherever a range is less than half a level: it would tell who is small.
+        """
+        return self._keeps and self.levels(part) < HALF_LEVEL
 
     def levels(self, part: float) -> float:
         """How many levels a range has for a silo of that part of all weights."""
@@ -147,16 +157,16 @@ class Packed:
 class _EncodedPacked(EncodedWords):
     """Words of a vector, with the errors of its tensors and what rounding has left of it."""
 
-    def __init__(self, values: Vector, segments: Segments, rounding: Stream | None, form: Packed) -> None:
-        self._squares = np.zeros((len(segments), 2))
-        self._zeroed = segments.scales == 0
+    def __init__(
+        self, values: Vector, segments: Segments, rounding: Stream | None, form: Packed, silent: bool
+    ) -> None:
+        self._squares, self._silent = np.zeros((len(segments), 2)), silent
         residual = np.empty_like(values) if form.keeps_error else None
         words, nonfinite = form.pack(values, segments, rounding, self._squares, residual)
         super().__init__(words, nonfinite, residual=residual)
 
     def errors(self) -> NDArray[np.float64]:
-        """See `Encoded`: root of the squared errors over the squared values; 1 where nothing is sent."""
+        """See `Encoded`: root of the squared errors over the squared values; 0 where they are not told."""
         error, size = self._squares.T
         found = np.sqrt(np.divide(error, size, out=np.zeros_like(error), where=size > 0))
-        found[self._zeroed] = 1.0
-        return found
+        return np.zeros_like(found) if self._silent else found
