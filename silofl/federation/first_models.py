@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from glob import escape
+from math import prod
 
 import numpy as np
 from torch import nn
@@ -110,8 +111,12 @@ def first_values(untrained: Vector, starts: Mapping[str, Vector]) -> Vector:
 
 
 def _tensors(model: FlatModel) -> list[Vector]:
+    """The parameters, each in its shape; complex ones as a vector of twice as many values."""
     parts = np.split(_parameters(model), model.tensor_ends[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, model.tensor_shapes, strict=True)]
+    return [
+        part.reshape(shape if part.size == prod(shape) else -1)
+        for part, shape in zip(parts, model.tensor_shapes, strict=True)
+    ]
 
 
 def _refuse_buffers(config: Config, strategy: Strategy, model: FlatModel, number: int) -> None:

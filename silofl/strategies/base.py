@@ -166,7 +166,7 @@ class Strategy:
 
     def probabilities(self, local: LocalRound) -> Vector:
         """With `local` = "masks": where local training of probabilities begins, (d,) between 0 and 1."""
-        raise NotImplementedError
+        return np.full_like(local.shared["model"], 0.5)
 
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """The server's state of a slice of `size` parameters before the first round."""
