@@ -101,7 +101,7 @@ def test_a_silo_of_fewer_samples_than_half_a_level_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: Any
 ) -> None:
     """It has a level of its own, that of a range many times its update, and sends it when enough is left."""
-    sizes, rounds = (5, 60, 80, 90), 60
+    sizes, rounds = (5, 60, 80, 90), 36
     monkeypatch.setattr(naive, "SIZES", sizes)
     small_rate = {"train": {"full_batch": True, "steps": 1, "lr": 0.1, "dtype": "float64"}}
     monkeypatch.setattr(naive, "LR", 0.1)

@@ -34,7 +34,8 @@ SILO: dict[str, dict[str, Any]] = {
 
 
 def run(path: Path, compress: dict[str, Any], **sections: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-    config = private(path, **SILO | sections | ({"compress": compress} if compress else {}))
+    few = {"run": {"rounds": 2}}
+    config = private(path, **SILO | few | sections | ({"compress": compress} if compress else {}))
     results = federate(config)
     assert all(isinstance(result, dict) for result in results), results
     assert len({result["model_sha256"] for result in results}) == 1
