@@ -89,7 +89,8 @@ def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
             f"{', '.join(kind.model_fields)}: remove it, or set {section}.name to {either(owners)}"
         )
     every = {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
-    every[section] = list(kind.model_fields)
+    others = {key: None for one in family.values() for key in one.model_fields}  # which say what they want
+    every[section] = list(dict.fromkeys(kind.model_fields) | others)
     return f"unknown key {section}.{key}: did you mean {_meant(section, key, every)}?"
 
 

@@ -35,6 +35,8 @@ LONG = {"rounds": 20}
             r"prune\.density is a key of 'magnitude' or 'structured' and",
         ),
         ({"prune": {"name": "structured", "scope": "tensor"}}, r"prune\.scope is a key of 'magnitude'"),
+        ({"prune": {"densty": 0.1}}, r"unknown key prune\.densty: did you mean prune\.density\?"),
+        ({"compress": {"rato": 0.1}}, r"unknown key compress\.rato: did you mean compress\.ratio\?"),
         ({"prune": PRUNE | {"scope": "layer"}}, r"prune\.scope = 'layer' is not allowed"),
         ({"prune": PRUNE | {"every": 0}}, r"prune\.every = 0 is not allowed"),
         (
