@@ -89,8 +89,10 @@ def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
             f"{', '.join(kind.model_fields)}: remove it, or set {section}.name to {either(owners)}"
         )
     every = {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
-    others = {key: None for one in family.values() for key in one.model_fields}  # which say what they want
-    every[section] = list(dict.fromkeys(kind.model_fields) | others)
+    every[section] = list(kind.model_fields)
+    others = [name for one in family.values() for name in one.model_fields]  # each says whose it is
+    if not _alike(key, every[section]):
+        every[section] += _alike(key, others)
     return f"unknown key {section}.{key}: did you mean {_meant(section, key, every)}?"
 
 
@@ -101,7 +103,7 @@ def _meant(section: str, key: str, every: dict[str, list[str]]) -> str:
     """
     meant, word = MEANT.get(section, {}), key.lower()
     own = [*every[section], *meant]
-    if not difflib.get_close_matches(word, own, n=1, cutoff=_ALIKE):
+    if not _alike(word, own):
         others = {f"{name}.{one}": _likeness(word, one) for name, keys in every.items() for one in keys}
         best = max(others.values())
         if best >= _ALIKE:
@@ -109,6 +111,11 @@ def _meant(section: str, key: str, every: dict[str, list[str]]) -> str:
     near = _nearest(word, own)
     name = meant.get(near, near)
     return name if " " in name or "." in name else f"{section}.{name}"
+
+
+def _alike(word: str, known: list[str]) -> list[str]:
+    """The one of `known` that `word` is a misspelling of, if any."""
+    return difflib.get_close_matches(word, known, n=1, cutoff=_ALIKE)
 
 
 def _likeness(word: str, key: str) -> float:
