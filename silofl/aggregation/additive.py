@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.base import Authorizer, authorize, total_of
 from silofl.aggregation.exact_numbers import ExactNumbers
+from silofl.aggregation.exchanges import open_exchange
 from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.layout import Block
 from silofl.aggregation.magnitudes import Magnitudes
-from silofl.aggregation.reduce_scatter import chunk_width, open_exchange
+from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.secure_session import SecureSession
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec

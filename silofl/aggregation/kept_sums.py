@@ -74,16 +74,17 @@ class KeptSums:
     def share(self) -> None:
         """Where results lie in private memory, send copies to the ranks that would take over. Collective."""
         comm, shards = self._comm, self._shards
-        shared = comm.size == 1 or self._results.result_of((comm.rank + 1) % comm.size) is not None
-        if shared or not (shards.replica_count or shards.checkers):
+        far = [self._results.result_of(rank) is None for rank in range(comm.size)]
+        if not any(far) or not (shards.replica_count or shards.checkers):
             return
         mine = shards.slices_of(self._members[comm.rank], self._members)
         parcels = [
-            b"".join(self.of(index).tobytes() for index in mine if member in shards.replicas(index))
-            for member in self._members
+            b"".join(self.of(index).tobytes() for index in mine if apart and member in shards.replicas(index))
+            for member, apart in zip(self._members, far, strict=True)
         ]
         received = comm.alltoall_bytes(parcels)
-        for member, parcel in zip(self._members, received, strict=True):
+        for member in [member for member, apart in zip(self._members, far, strict=True) if apart]:
+            parcel = received[self._members.index(member)]
             words = np.frombuffer(parcel, self._results.result.dtype)
             for index in shards.slices_of(member, self._members):
                 if self._members[comm.rank] in shards.replicas(index):

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize, total_of
+from silofl.aggregation.exchanges import Row
 from silofl.aggregation.formats import format_of
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
-from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter, Row
+from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
@@ -143,7 +144,7 @@ class PlainAggregator:
             if self._collection is None or self._collection.comm is not comm:
                 kept = comm.size if self.spec.rows else None
                 self._collection = ReduceScatter(
-                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept
+                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept, adds=self._words
                 )
             if self._weighed_by != (comm, self._absent) or self._varies:
                 self._weigh(contribution)

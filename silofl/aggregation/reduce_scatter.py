@@ -1,30 +1,28 @@
 """The data path of every sum: a chunked reduce-scatter, by messages or through memory that ranks share.
 
 Every rank hands row k to the rank that serves slice k, which adds the rows up; neighbours keep copies. Ranks
-of one node exchange rows through shared memory, which saves both copies of a message; elsewhere, or where no
-memory can be shared, by MPI_Alltoall. A sum that was collected is there until it is used: when a server is
-lost, the rank that takes its slices over has them. Sums that are kept elsewhere are of no use to a reader as
-long as their masks are on.
+of one node exchange rows through shared memory, which saves both copies of a message; masked words are added
+up on their node before they cross to another; elsewhere rows go by MPI_Alltoall (`exchanges.py`). A sum that
+was collected is there until it is used: when a server is lost, the rank that takes its slices over has them.
+Sums that are kept elsewhere are of no use to a reader as long as their masks are on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.exchanges import Exchange, Row, open_exchange
 from silofl.aggregation.failure_marks import Deferred, ranks_text
 from silofl.aggregation.kept_sums import KeptSums
 from silofl.aggregation.shards import ALIGNMENT, Shards
-from silofl.comm.protocol import Communicator, SharedBuffer
+from silofl.comm.protocol import Communicator
 from silofl.errors import SiloflError
 
-Row = NDArray[Any]
-BUFFERS = 2
-"""While one is read by others, the next is filled: one fence a chunk instead of two."""
 CHUNK_BYTES = 1 << 22
 """Bytes that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
 
@@ -59,6 +57,7 @@ class ReduceScatter:
         dtype: of the values that travel.
         chunk: values that a rank has under way at a time; None: `CHUNK_BYTES`.
         kept: how many vectors a fold makes of each slice, (kept, k); None: one, (k,).
+        adds: whether a fold adds up words in their ring: in any order, and some of them before others.
 
     Attributes:
         sums: what was collected, until it is used.
@@ -72,6 +71,7 @@ class ReduceScatter:
         *,
         chunk: int | None,
         kept: int | None = None,
+        adds: bool = False,
     ) -> None:
         self.comm = comm
         self._offsets = shards.owned_ranges(comm.members)
@@ -79,7 +79,7 @@ class ReduceScatter:
         self._longest = max(end - start for start, end in pairwise(self._offsets))
         self._width = chunk_width(self._longest, comm.size, dtype, chunk)
         length = (kept or 1) * (self.stop - self.start)
-        self.exchange: Exchange = open_exchange(comm, self._width, length, dtype)
+        self.exchange: Exchange = open_exchange(comm, self._width, length, dtype, adds=adds)
         self.sums = KeptSums(comm, shards, self.exchange, kept)
 
     def run(self, fill: Fill, fold: Fold) -> None:
@@ -143,141 +143,3 @@ class ReduceScatter:
             self.comm.mark("collect middle")
         if count == chunks - 1:
             self.comm.mark("collect last")
-
-
-class Exchange(Protocol):
-    """Rows between n ranks, and one result of each; `alltoall` and `allgather` are collective.
-
-    A caller fills `outgoing`, calls one of the two, and reads what it returns until the next call but one.
-    """
-
-    allgather_width: int
-    """Most values that one `allgather` takes."""
-    result: NDArray[Any]
-    """This rank's result, for the caller to fill."""
-    failing: list[int]
-    """The ranks that said in the last `allgather` that they have failed."""
-
-    def outgoing(self) -> NDArray[Any]:
-        """(n, width) to fill: row j is for rank j, or the whole for `allgather`. Another after every call."""
-
-    def alltoall(self) -> list[Row]:
-        """Give the filled rows away; what every rank had for this one: n rows (width,), not to be written."""
-
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
-        """Give everybody the first `count` filled values; every rank's: n rows (count,), for reading.
-
-        A rank that has `failed` fills nothing and says so.
-        """
-
-    def result_of(self, rank: int) -> NDArray[Any] | None:
-        """Another rank's result, even when it is lost; None where only that rank can read it."""
-
-    def close(self) -> None:
-        """Release the buffers."""
-
-
-def open_exchange(comm: Communicator, width: int, length: int, dtype: np.dtype[Any]) -> Exchange:
-    """The fastest exchange that these ranks have; collective.
-
-    `width` values a row; `length` values of this rank's result, which may differ from rank to rank.
-    """
-    rows = BUFFERS * comm.size * width
-    shared = comm.shared_buffer((rows + length + BUFFERS) * dtype.itemsize)
-    if shared is None:
-        return MessageExchange(comm, width, length, dtype)
-    return WindowExchange(comm, shared, width, dtype)
-
-
-class MessageExchange:
-    """Rows as messages: an Alltoall for `alltoall`, an Allgather for `allgather`."""
-
-    def __init__(self, comm: Communicator, width: int, length: int, dtype: np.dtype[Any]) -> None:
-        self._comm, self.allgather_width = comm, width
-        self._flat = np.zeros(comm.size * width + 1, dtype)
-        self._send = self._flat[:-1].reshape(comm.size, width)
-        self._receive = np.zeros((BUFFERS, comm.size * (width + 1)), dtype)
-        self.result, self.failing = np.empty(length, dtype), list[int]()
-        self._turn = 0
-
-    def outgoing(self) -> NDArray[Any]:
-        """See `Exchange`."""
-        return self._send
-
-    def alltoall(self) -> list[Row]:
-        """See `Exchange`."""
-        receive = self._next()[: self._send.size].reshape(self._send.shape)
-        self._comm.alltoall(self._send, receive)
-        return list(receive)
-
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
-        """See `Exchange`; behind the values goes whether this rank has failed."""
-        part = self._flat[: count + 1]
-        part[count] = failed
-        receive = self._next()[: part.size * self._comm.size]
-        self._comm.allgather(part, receive, [part.size] * self._comm.size)
-        rows = receive.reshape(self._comm.size, part.size)
-        self.failing = np.flatnonzero(rows[:, count]).tolist()
-        return list(rows[:, :count])
-
-    def result_of(self, rank: int) -> NDArray[Any] | None:
-        """See `Exchange`."""
-        return self.result if rank == self._comm.rank else None
-
-    def close(self) -> None:
-        """See `Exchange`; messages leave nothing behind."""
-
-    def _next(self) -> NDArray[Any]:
-        self._turn = (self._turn + 1) % BUFFERS
-        receive: NDArray[Any] = self._receive[self._turn]
-        return receive
-
-
-class WindowExchange:
-    """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
-
-    def __init__(self, comm: Communicator, shared: SharedBuffer, width: int, dtype: np.dtype[Any]) -> None:
-        self._comm, self._shared, self._rank = comm, shared, comm.rank
-        self.allgather_width = comm.size * width
-        shape = (BUFFERS, comm.size, width)
-        rows = BUFFERS * comm.size * width
-        words = [segment.view(dtype) for segment in shared.segments]
-        self._buffers = [one[:rows].reshape(shape) for one in words]
-        self._results = [one[rows:-BUFFERS] for one in words]
-        self._failed = [one[-BUFFERS:] for one in words]
-        self.result, self.failing = self._results[comm.rank], list[int]()
-        self._turn = 0
-
-    def outgoing(self) -> NDArray[Any]:
-        """See `Exchange`."""
-        filled: NDArray[Any] = self._buffers[self._rank][self._turn]
-        return filled
-
-    def alltoall(self) -> list[Row]:
-        """See `Exchange`."""
-        self._comm.count_sent(self.outgoing()[1:].nbytes)
-        turn = self._fence()
-        return [buffer[turn, self._rank] for buffer in self._buffers]
-
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
-        """See `Exchange`."""
-        self._comm.count_sent((count + 1) * self.result.itemsize * (len(self._buffers) - 1))
-        self._failed[self._rank][self._turn] = failed
-        turn = self._fence()
-        self.failing = [rank for rank, one in enumerate(self._failed) if one[turn]]
-        return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
-
-    def result_of(self, rank: int) -> NDArray[Any] | None:
-        """See `Exchange`."""
-        return self._results[rank]
-
-    def close(self) -> None:
-        """See `Exchange`."""
-        self._buffers, self._results, self._failed = [], [], []
-        self._shared.free()
-
-    def _fence(self) -> int:
-        """Others may read what was filled; what they read before is free to be filled again."""
-        self._shared.sync()
-        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
-        return turn

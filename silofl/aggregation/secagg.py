@@ -90,7 +90,8 @@ class SecAggSum:
         return self.wire.layout.shards.size
 
     def _open_collection(self) -> ReduceScatter:
-        return ReduceScatter(self.session.group.comm, self.wire.layout.shards, self._dtype, chunk=self._chunk)
+        comm, shards = self.session.group.comm, self.wire.layout.shards
+        return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, adds=True)
 
     def open(
         self,

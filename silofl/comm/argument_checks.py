@@ -47,6 +47,23 @@ def check_allgather(
         raise ValueError("allgather takes a send inside receive only at this rank's own place")
 
 
+def check_exchange(
+    sends: Sequence[tuple[NDArray[Any], int]],
+    receives: Sequence[tuple[NDArray[Any], int]],
+    rank: int,
+    size: int,
+) -> None:
+    """Require C-contiguous arrays and one message at most to and from each other rank."""
+    for what, messages in (("sends to", sends), ("receives from", receives)):
+        partners = [partner for _, partner in messages]
+        if len(set(partners)) < len(partners):
+            raise ValueError(f"exchange {what} ranks {partners}: one message at most for each")
+        if any(not 0 <= partner < size or partner == rank for partner in partners):
+            raise ValueError(f"exchange {what} ranks {partners}: rank {rank} has other ranks of {size} only")
+        if not all(array.flags.c_contiguous for array, _ in messages):
+            raise ValueError("exchange needs C-contiguous arrays")
+
+
 def check_reduce(values: NDArray[Any], op: ReduceOp) -> None:
     """Require 32- or 64-bit numbers for a sum, 8- and 16-bit integers too for min and max."""
     if op not in REDUCE_OPS:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from numpy.typing import NDArray
 
 from silofl.comm import argument_checks
+from silofl.comm.protocol import Messages
 from silofl.types import ReduceOp
 
 Comm = TypeVar("Comm")
@@ -120,6 +121,11 @@ class CommunicatorBase(ABC, Generic[Comm]):
         self.count_sent(send.nbytes * (self._size - 1))
         self._allgather(send, receive, [int(count) for count in counts])
 
+    def exchange(self, sends: Messages, receives: Messages) -> None:
+        """Send and receive between pairs of ranks; see `Communicator.exchange`."""
+        argument_checks.check_exchange(sends, receives, self._rank, self._size)
+        self._exchange(sends, receives)
+
     def on_replace(self, callback: Callable[[Comm], None]) -> None:
         """Have `callback` called with each communicator that replaces this one."""
         self._state.replace_callbacks.append(callback)
@@ -156,6 +162,9 @@ class CommunicatorBase(ABC, Generic[Comm]):
 
     @abstractmethod
     def _alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None: ...
+
+    @abstractmethod
+    def _exchange(self, sends: Messages, receives: Messages) -> None: ...
 
     @abstractmethod
     def _allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: list[int]) -> None: ...

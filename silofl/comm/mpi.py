@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm import chunks, eager, mpi_library, shared_memory
+from silofl.comm import chunks, eager, mpi_library, pairwise, shared_memory
 from silofl.comm.argument_checks import is_same_memory, own_part
 from silofl.comm.base import CommunicatorBase, SharedState
+from silofl.comm.hosts import Hosts, by_host
 from silofl.comm.node import Node, discover_node
 from silofl.comm.polling import wait_with_backoff
-from silofl.comm.protocol import RankFailedError
+from silofl.comm.protocol import Messages, RankFailedError
 from silofl.launcher import watchdog
 from silofl.launcher.detection import fault_tolerance_enabled
 from silofl.types import ReduceOp
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 CHUNK_BYTES = 1 << 30
+FAR_BYTES = 1 << 16
+"""An allgather of so much crosses to each host once; a shorter one takes fewer steps by the library's way."""
 
 
 class _Settings(NamedTuple):
@@ -77,6 +81,7 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         super().__init__(int(comm.rank), members, state)
         self._settings, self._comm = settings, comm
         self._mpi, self._chunk, self._node, self._backoff = settings
+        self._hosts: list[Hosts | None] = []
         state.open.append(self)
 
     def _wrap(
@@ -138,6 +143,30 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
             segment.close()
         return shared_memory.MappedBuffer(segments or [], self.barrier) if everywhere[0] else None
 
+    def hosts(self) -> Hosts | None:
+        """The ranks by host; see `Communicator.hosts`. Collective the first time."""
+        if not self._hosts:
+            self._hosts.append(None if self._node.whole else self._find_hosts())
+        return self._hosts[0]
+
+    def _find_hosts(self) -> Hosts | None:
+        with self._peer_errors():
+            own: Any = self._split_by_host()
+            here = self._mpi.Group.Translate_ranks(own.group, range(own.size), self._comm.group)
+        firsts = np.empty(self._size, np.int64)
+        self._call("Allgather", np.array(here[:1], np.int64), firsts)
+        groups = by_host(firsts.tolist())
+        members = tuple(self._members[rank] for rank in here)
+        settings = self._settings._replace(node=replace(self._node, whole=True))
+        host = self._wrap(own, members, self._state, settings)
+        if 1 < len(groups) < self._size:
+            return Hosts(groups, self._rank, host)
+        host.free()
+        return None
+
+    def _split_by_host(self) -> MPI.Comm:
+        return self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+
     def _addresses(self, segment: shared_memory.MemfdSegment) -> list[bytes]:
         own = np.frombuffer(segment.address(), np.uint8)
         every = np.empty((self._size, own.size), np.uint8)
@@ -162,6 +191,8 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         if self in self._state.open:
             self._state.open.remove(self)
             with suppress(RankFailedError), self._peer_errors():
+                for hosts in filter(None, self._hosts):
+                    hosts.own.free()
                 self._comm.Free()
 
     def revoke(self) -> None:
@@ -288,12 +319,47 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         if not is_same_memory(send, part):
             part[:] = send
         flat, lengths = chunks.as_bytes(receive), [count * receive.itemsize for count in counts]
+        hosts = self.hosts() if FAR_BYTES <= flat.size <= self._chunk else None
+        if hosts is not None:
+            self._allgather_by_host(hosts, flat, lengths)
+            return
         if flat.size <= self._chunk:
             layout = [flat, lengths, chunks.displacements(lengths), self._mpi.BYTE]
             self._call("Allgatherv", self._mpi.IN_PLACE, layout)
             return
         for root, (start, length) in enumerate(zip(chunks.displacements(lengths), lengths, strict=True)):
             self._broadcast(flat[start : start + length], root)
+
+    def _allgather_by_host(self, hosts: Hosts, flat: NDArray[np.uint8], lengths: list[int]) -> None:
+        """Every rank's part, in place: to a relay on each other host, and from there to all of that host."""
+        starts = chunks.displacements(lengths)
+        parts = [flat[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        self.exchange(
+            [(parts[self._rank], rank) for rank in hosts.relays],
+            [(parts[rank], rank) for rank in hosts.charges],
+        )
+        width = len(hosts.here)
+        for group in hosts.groups:
+            for first in range(0, len(group), width):  # of each relay one at a time
+                given = [*group[first : first + width], *[None] * width][:width]
+                layout = [
+                    flat,
+                    [0 if rank is None else lengths[rank] for rank in given],
+                    [0 if rank is None else starts[rank] for rank in given],
+                    self._mpi.BYTE,
+                ]
+                hosts.own._call("Allgatherv", self._mpi.IN_PLACE, layout)  # type: ignore[attr-defined]
+
+    def _exchange(self, sends: Messages, receives: Messages) -> None:
+        exchange = pairwise.Exchange(self._mpi, self._chunk)
+        try:
+            with self._peer_errors():
+                exchange.post(self._comm, sends, receives)
+                exchange.wait(backoff=self._backoff)
+        except RankFailedError:
+            self.revoke()
+            exchange.abandon()
+            raise
 
     def _call(self, collective: str, *buffers: Any) -> None:
         """Run a blocking collective, or its nonblocking twin where ranks wait with backoff."""

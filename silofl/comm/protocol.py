@@ -14,7 +14,11 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.comm.hosts import Hosts
 from silofl.types import ReduceOp
+
+Messages = Sequence[tuple[NDArray[Any], int]]
+"""Contiguous arrays, each with the rank that it goes to or comes from."""
 
 
 class RankFailedError(RuntimeError):
@@ -116,6 +120,19 @@ class Communicator(Protocol):
         """Concatenate every rank's `send` (counts[rank],) into `receive` (sum(counts),), in rank order.
 
         `send` may be this rank's own part of `receive`. Any byte count, beyond 2^31 too.
+        """
+
+    def exchange(self, sends: Messages, receives: Messages) -> None:
+        """Send each of `sends` and fill each of `receives`: pairs of an array and the rank at the other end.
+
+        One message at most from a rank to another, of as many bytes as are expected there; none is a call,
+        too. Not in `bytes_sent`: its user reports it to `count_sent`.
+        """
+
+    def hosts(self) -> Hosts | None:
+        """The ranks by host; None on every rank where all share one, or each has its own.
+
+        Its communicator lives as long as this one.
         """
 
     def shared_buffer(self, nbytes: int) -> SharedBuffer | None:

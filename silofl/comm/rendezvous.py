@@ -21,8 +21,10 @@ class PeerFailed(RuntimeError):
 class World:
     """State that the ranks of one run share: deadline, first error, returned and failed ranks."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, hosts: tuple[int, ...] = ()) -> None:
         self.deadline = deadline
+        self.hosts = hosts
+        """The host that each rank of the start pretends to be on."""
         self.error: BaseException | None = None
         self.returned: set[int] = set()
         self.failed: set[int] = set()
@@ -66,6 +68,7 @@ class Group:
         self.revoked = False
         self._callers: set[int] = set()
         self._successor: Group | None = None
+        self._parts: list[Group] = []
         self.first = Rendezvous(self)
         """Rendezvous of the group's first communicator."""
 
@@ -73,7 +76,15 @@ class Group:
         """Fail every collective of this group from here on."""
         with self.world.changed:
             self.revoked = True
+            for part in self._parts:
+                part.revoked = True
             self.world.changed.notify_all()
+
+    def part(self, members: tuple[int, ...]) -> Group:
+        """Some of its ranks, as a group that fails with it."""
+        with self.world.changed:
+            self._parts.append(Group(self.world, members))
+            return self._parts[-1]
 
     def successor(self, member: int) -> Group:
         """The group of the surviving ranks, once all of them have called."""

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.comm.base import CommunicatorBase, SharedState
-from silofl.comm.protocol import RankFailedError, SimulatedCrash
+from silofl.comm.hosts import Hosts, by_host
+from silofl.comm.protocol import Messages, RankFailedError, SimulatedCrash
 from silofl.comm.rendezvous import Collective, Group, PeerFailed, Rendezvous, World
 from silofl.types import ReduceOp
 
@@ -28,14 +29,20 @@ _REDUCE = {"sum": np.add, "min": np.minimum, "max": np.maximum}
 
 
 def run_in_threads(
-    n: int, function: Callable[[ThreadCommunicator], Result], *, timeout_s: float = 60.0
+    n: int,
+    function: Callable[[ThreadCommunicator], Result],
+    *,
+    timeout_s: float = 60.0,
+    host_of: Callable[[int], int] = lambda rank: 0,
 ) -> list[Result]:
     """Call `function(comm)` on n ranks, each a thread; return their results in rank order (failed: None).
+
+    `host_of` says which host a rank pretends to be on.
 
     The first exception of any rank is raised here, itself and not a copy; peers that wait for that rank
     are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do.
     """
-    world = World(deadline=time.monotonic() + timeout_s)
+    world = World(deadline=time.monotonic() + timeout_s, hosts=tuple(map(host_of, range(n))))
     rendezvous = Group(world, tuple(range(n))).first
     results: list[Any] = [None] * n
 
@@ -68,6 +75,7 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
     ) -> None:
         super().__init__(rank, rendezvous.group.members, state or SharedState())
         self._rendezvous: Rendezvous | None = rendezvous
+        self._hosts: list[Hosts | None] = []
 
     @property
     def local_rank(self) -> int:
@@ -83,8 +91,28 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
         """Return when every rank has called."""
         self._enter("barrier").wait()
 
-    def shared_buffer(self, nbytes: int) -> ThreadSharedBuffer:
-        """One segment of zeros a rank; threads share all memory."""
+    def hosts(self) -> Hosts | None:
+        """The ranks by the hosts that they pretend to be on; see `Communicator.hosts`."""
+        if not self._hosts:
+            self._hosts.append(self._find_hosts())
+        return self._hosts[0]
+
+    def _find_hosts(self) -> Hosts | None:
+        group = self._open_rendezvous.group
+        on = [group.world.hosts[member] for member in self._members]
+        groups = by_host([on.index(host) for host in on])
+        if not 1 < len(groups) < self._size:
+            return None
+        here = next(ranks for ranks in groups if self._rank in ranks)
+        own = Rendezvous(group.part(tuple(self._members[rank] for rank in here)))
+        made = self._enter("hosts", payload=own).wait()[here[0]]
+        return Hosts(groups, self._rank, ThreadCommunicator(made, here.index(self._rank), self._state))
+
+    def shared_buffer(self, nbytes: int) -> ThreadSharedBuffer | None:
+        """One segment of zeros a rank; threads share all memory, but of hosts that they pretend to be on."""
+        world = self._open_rendezvous.group.world
+        if len({world.hosts[member] for member in self._members}) > 1:
+            return None
         segments = self._enter("shared_buffer", payload=np.zeros(nbytes, np.uint8)).wait()
         return ThreadSharedBuffer(self, segments)
 
@@ -138,6 +166,12 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
     def _allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: list[int]) -> None:
         every = self._enter("allgather", send.dtype, tuple(counts), payload=send.copy()).wait()
         np.concatenate(every, out=receive)
+
+    def _exchange(self, sends: Messages, receives: Messages) -> None:
+        own = {rank: array.copy() for array, rank in sends}
+        every = self._enter("exchange", payload=own).wait()
+        for array, rank in receives:
+            array[...] = every[rank][self._rank].reshape(array.shape)
 
     @property
     def _open_rendezvous(self) -> Rendezvous:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.compressed import Compression
+from silofl.aggregation.exchanges import BUFFERS
 from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
 from silofl.aggregation.pruned_sum import pruned_spec
-from silofl.aggregation.reduce_scatter import BUFFERS, chunk_width
+from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, conflicts

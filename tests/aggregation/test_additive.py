@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
+from silofl.aggregation.exchanges import open_exchange
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.reduce_scatter import MessageExchange, open_exchange
 from silofl.aggregation.spec import VectorSpec
 from silofl.comm import Communicator
 from silofl.comm.elastic_group import ElasticGroup
@@ -30,6 +30,7 @@ from tests.aggregation.harness import (
     reduce_and_read,
     whole,
 )
+from tests.exchange_ways import WAYS, use
 
 CASES = [
     (3, 2, 16, 1000, 64),
@@ -42,19 +43,18 @@ CASES = [
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(("silos", "members", "bits", "size", "chunk"), CASES)
-@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_mean_is_that_of_the_plain_integer_sum(
     silos: int,
     members: int,
     bits: Any,
     size: int,
     chunk: int,
-    messages: bool,
+    way: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("silofl.aggregation.reduce_scatter.CHUNK_BYTES", chunk * bits // 8)
-    if messages:
-        monkeypatch.setattr("silofl.aggregation.additive.open_exchange", MessageExchange)
+    use(way, monkeypatch)
     dtype = {own: kind for kind, own in KINDS}[bits]
     case = one_vector(silos, size, dtype=dtype, bits=bits, config={"committee": members})
 

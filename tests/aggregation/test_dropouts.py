@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.secagg import SecAgg, SecAggSum
 from silofl.aggregation.secure_session import open_session
 from silofl.aggregation.shards import Shards
@@ -24,6 +23,7 @@ from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
 from silofl.types import Contribution
 from tests.campaigns import mostly_long
+from tests.exchange_ways import WAYS, use
 
 SIZE, CHUNK = 700, 256
 BEFORE = ("advertise", "share", "mask", "collect first", "collect middle", "collect last")
@@ -119,21 +119,24 @@ def check(results: list[Any], deaths: dict[int, str], tolerance: float) -> None:
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("step", [*BEFORE, "agree", *AFTER])
 @pytest.mark.parametrize("silos", [4, 5])
-def test_a_silo_dies(silos: int, step: str, messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if messages:
-        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+def test_a_silo_dies(silos: int, step: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(way, monkeypatch)
     for silo in range(silos):
         check(run(silos, {silo: step}, secagg), {silo: step}, 1e-7)
 
 
-@pytest.mark.parametrize(("messages", "every"), mostly_long([(True, False), (False, True), (True, True)], 0))
-def test_two_silos_die(messages: bool, every: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("way", "every"),
+    mostly_long(
+        [("messages", False), ("hosts", False), ("memory", True), ("messages", True), ("hosts", True)], 0, 1
+    ),
+)
+def test_two_silos_die(way: str, every: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pair of silos at each pair of steps, or in turn at one of them."""
-    if messages:
-        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+    use(way, monkeypatch)
     pairs = [("collect last", "collect last"), ("mask", "reveal"), ("reveal", "unmask"), ("use", "use")]
     for turn, (first, second) in enumerate(combinations(range(5), 2)):
         for steps in pairs if every else [pairs[turn % len(pairs)]]:
@@ -142,14 +145,11 @@ def test_two_silos_die(messages: bool, every: bool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("exchange", ["window", "messages"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("make", [plain, rows])
 @pytest.mark.parametrize("step", ["collect first", "collect last", "use"])
-def test_a_silo_dies_in_a_plain_sum(
-    step: str, make: Any, exchange: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if exchange == "messages":
-        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+def test_a_silo_dies_in_a_plain_sum(step: str, make: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(way, monkeypatch)
     for silo in range(4):
         check(run(4, {silo: step}, make), {silo: step}, 1e-12)
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.shards import ALIGNMENT, slice_bounds, slice_counts
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
@@ -19,17 +18,17 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.errors import DataError
 from silofl.types import Contribution
+from tests.exchange_ways import WAYS, use
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("silos", [1, 2, 5])
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 16])
-@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_mean_is_the_sum_in_rank_order_in_float64(
-    dtype: type, silos: int, chunk: int, messages: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: type, silos: int, chunk: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if messages:
-        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+    use(way, monkeypatch)
     size, weights = 333, [3, 1, 400, 7, 10_000_000][:silos]
     values = [np.random.default_rng(k).standard_normal(size).astype(dtype) for k in range(silos)]
 

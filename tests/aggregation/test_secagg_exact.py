@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.openable_sum import OpenableSum
-from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.secagg import SecAggSum
 from silofl.aggregation.secure_session import SecureSession, common_prg, open_session
 from silofl.aggregation.spec import VectorSpec
@@ -32,6 +31,7 @@ from tests.aggregation.harness import (
     whole,
 )
 from tests.campaigns import mostly_long
+from tests.exchange_ways import WAYS, use
 
 CASES = [
     # silos, bits, prg, size, chunk
@@ -60,12 +60,11 @@ def opened(sums: SecAggSum, case: Case, silo: int, number: int = 1) -> OpenableS
 @pytest.mark.parametrize(
     ("silos", "bits", "prg", "size", "chunk"), mostly_long(CASES, 0, 1, 2, 3, 5, 6, 7, 8)
 )
-@pytest.mark.parametrize("messages", [False, True], ids=["window", "messages"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_secure_integer_sum_is_the_plain_integer_sum(
-    silos: int, bits: Any, prg: str, size: int, chunk: int, messages: bool, monkeypatch: pytest.MonkeyPatch
+    silos: int, bits: Any, prg: str, size: int, chunk: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if messages:
-        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+    use(way, monkeypatch)
     case = one_vector(silos, size, bits=bits)
     values = [given.vectors["x"] for given in case.contributions]
     span = float(max(np.abs(v).max() for v in values))

@@ -266,6 +266,35 @@ def check_shared_buffer(comm):
     collective_assert(comm, True, "")
 
 
+def check_exchange(comm):
+    """Every rank sends to some others, of many lengths, and some have nothing to do."""
+    n, me = comm.size, comm.rank
+
+    def length(source, target):
+        return 301 * source + 7 * target if (source + target) % 3 else None
+
+    for dtype in ("uint16", "float32"):
+        sends, receives = [], []
+        for other in range(n):
+            if other != me and length(me, other) is not None:
+                sends.append((place_of(me + other, length(me, other), dtype), other))
+            if other != me and length(other, me) is not None:
+                receives.append((np.zeros(length(other, me), dtype), other))
+        comm.exchange(sends, receives)
+        right = all(np.array_equal(got, place_of(me + by, got.size, dtype)) for got, by in receives)
+        collective_assert(comm, right, f"{[(by, got) for got, by in receives]}")
+
+
+def check_exchange_refuses(comm):
+    n, me, one = comm.size, comm.rank, np.zeros(4, np.uint8)
+    wrong = [([(one, me)], []), ([], [(one, n)]), ([], [(one, -1)])]
+    if n > 1:
+        other = (me + 1) % n
+        wrong += [([(one, other), (one, other)], []), ([], [(one[::2], other)])]
+    for sends, receives in wrong:
+        collective_assert(comm, raises(ValueError, comm.exchange, sends, receives), f"{sends}, {receives}")
+
+
 def raises(kind, call, *given):
     """Tell whether a call is refused before any byte moves."""
     try:

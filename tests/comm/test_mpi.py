@@ -1,6 +1,7 @@
 """`MpiCommunicator` under mpirun: `mpirun -n N python -m pytest --only-mpi tests/comm`."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,11 +25,19 @@ def self_world():
     return MpiCommunicator(MPI.COMM_SELF)
 
 
+def on_hosts(comm):
+    """As if two ranks each had a host, and the last one where their number is odd."""
+    comm._node = replace(comm._node, whole=False)
+    comm._split_by_host = lambda: comm.handle.Split(comm.rank // 2)
+    return comm
+
+
 VARIANTS = {
     "world": MpiCommunicator,
     "self": self_world,
     "duplicate": lambda: MpiCommunicator().duplicate(),
     "chunks": lambda: MpiCommunicator(chunk_bytes=501),  # cuts inside elements; long rows in many chunks
+    "hosts": lambda: on_hosts(MpiCommunicator()),
     "backoff": lambda: MpiCommunicator(backoff=True),
     "spinning": lambda: MpiCommunicator(backoff=False),
 }
@@ -41,12 +50,30 @@ def communicator(variant):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_body(check, variant):
+def test_body(check, variant, monkeypatch):
     comm = communicator(variant)
     if variant == "self" and check.__name__ == "check_rank_and_size":
         assert (comm.rank, comm.size) == (0, 1)
         return
+    if variant == "hosts" and check.__name__ in ("check_shared_buffer", "check_bytes_sent"):
+        collective_assert(comm, comm.shared_buffer(8) is None, "memory of ranks on several hosts")
+        return
+    monkeypatch.setattr("silofl.comm.mpi.FAR_BYTES", 1)
     check(comm)
+
+
+def test_ranks_are_found_by_host():
+    comm = communicator("hosts")
+    hosts, n = comm.hosts(), comm.size
+    if n < 3:
+        collective_assert(comm, hosts is None, "nothing to gain where each host has one rank, or one all")
+        return
+    first = comm.rank // 2 * 2
+    right = hosts.here == tuple(range(first, min(first + 2, n)))
+    collective_assert(comm, right, f"{hosts.groups}")
+    collective_assert(comm, hosts.own.members == hosts.here, f"{hosts.own.members}")
+    collective_assert(comm, comm.hosts() is hosts, "found once")
+    check_shared_buffer(hosts.own)
 
 
 def test_shared_memory_that_one_rank_cannot_allocate_is_none_everywhere(monkeypatch):

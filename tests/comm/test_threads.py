@@ -8,13 +8,36 @@ import pytest
 
 from silofl.comm import run_in_threads
 from silofl.comm.threads import PeerFailed
-from tests.comm.comm_body import CHECKS
+from tests.comm.comm_body import CHECKS, check_shared_buffer
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_body(check, n):
     run_in_threads(n, check, timeout_s=30)
+
+
+@pytest.mark.parametrize("n", [3, 4, 7])
+def test_hosts_that_ranks_pretend_to_be_on(n):
+    def body(comm):
+        hosts = comm.hosts()
+        assert comm.shared_buffer(8) is None
+        check_shared_buffer(hosts.own)
+        apart = [other for other in range(n) if other not in hosts.here]
+        assert list(hosts.charges) == [one for one in apart if hosts.relay(one, hosts.here) == comm.rank]
+        return hosts.groups, hosts.own.members, hosts.relays
+
+    found = run_in_threads(n, body, timeout_s=30, host_of=lambda rank: rank % 2)
+    for rank, (groups, here, relays) in enumerate(found):
+        assert groups == (tuple(range(0, n, 2)), tuple(range(1, n, 2)))
+        assert here == tuple(range(rank % 2, n, 2))
+        other = groups[1 - rank % 2]
+        assert relays == (other[rank // 2 % len(other)],)
+
+
+def test_no_hosts_where_all_share_one_or_none_is_shared():
+    assert run_in_threads(3, lambda comm: comm.hosts()) == [None] * 3
+    assert run_in_threads(3, lambda comm: comm.hosts(), host_of=lambda rank: rank) == [None] * 3
 
 
 def test_results_come_in_rank_order():

@@ -61,7 +61,7 @@ def test_steps_are_those_of_the_reference(tmp_path: Path, compress: Any, secure:
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step", "allgather"], 2))
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """As the others take the step, too, which they then take once more."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
     results = federate(settings(tmp_path, SKETCH, SECURE, failure=failure))
     assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
@@ -71,7 +71,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -
 
 
 def test_a_silo_comes_back_and_is_given_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
     config = settings(tmp_path, SKETCH, SECURE, failure=failure)
     results = rejoining.federate(monkeypatch, config, Pull, SILOS, VICTIM, after=BACK - 1)
@@ -89,7 +89,7 @@ FEW_BITS = SKETCH | {"bits": 8, "rotation": True}
 @pytest.mark.parametrize("secure", mostly_long([PLAIN, {"protocol": "secagg"}], 1), ids=str)
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: Any) -> None:
     """With eight bits a sum, of which each silo keeps its own rounding errors as well."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
     compress = FEW_BITS if secure["protocol"] == "secagg" else SKETCH
     killed, never = tmp_path / "killed", tmp_path / "never"
@@ -111,7 +111,7 @@ def test_a_resume_gives_what_is_left_to_a_silo_that_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was lost in round 3, and the job is killed in round 5 and started again with all silos."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     lost = [
         f"kill silo {VICTIM} round 3 at train",
         *(f"kill silo {silo} round 5 at train" for silo in WITHOUT),
@@ -126,7 +126,7 @@ def test_a_resume_gives_what_is_left_to_a_silo_that_was_away(
 
 @pytest.mark.long
 def test_a_silo_whose_left_sums_are_others_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
     federate(settings(tmp_path, SKETCH, PLAIN, 6, failure=faults))
     honest, loads = Residuals.load, []

@@ -34,6 +34,7 @@ from tests.compression.naive import (
     packets_fedavg,
     targets,
 )
+from tests.exchange_ways import WAYS
 from tests.federation import rejoining
 from tests.federation.test_rejoining import tree_of
 from tests.federation.threads import prepare, records
@@ -153,13 +154,13 @@ def test_with_many_levels_few_large_values_are_not_left_for_later(
 
 
 MOMENTS = ("train", "collect first", "step", "allgather")
-DEATHS = [(at, messages) for at in MOMENTS for messages in (False, True)]
+DEATHS = [(at, way) for at in MOMENTS for way in WAYS]
 
 
-@pytest.mark.parametrize(("at", "messages"), mostly_long(DEATHS, 0, 5))
-def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, messages: bool) -> None:
+@pytest.mark.parametrize(("at", "way"), mostly_long(DEATHS, 0, 8))
+def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, way: str) -> None:
     """As it trains, or within a round whose sum it is in or is not."""
-    prepare(monkeypatch, messages=messages)
+    prepare(monkeypatch, way=way)
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
     results = federate(settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, failure=failure))
     assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
@@ -174,7 +175,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, m
 
 def test_a_silo_comes_back_with_what_it_had_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left of its updates when it last committed is in the first one that it sends again."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
     config = settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, failure=failure)
     results = rejoining.federate(monkeypatch, config, Pull, SILOS, VICTIM, after=BACK - 1)
@@ -198,7 +199,7 @@ RESUMED = [
 
 @pytest.mark.parametrize("compress", mostly_long(RESUMED, 3), ids=str)
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Any) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
     secure, killed, never = {"protocol": "secagg"}, tmp_path / "killed", tmp_path / "never"
     assert federate(settings(killed, compress, secure, 6, failure=faults)) == [None] * SILOS
@@ -254,7 +255,7 @@ def test_packets_are_averaged_as_in_the_reference(tmp_path: Path, name: str, fee
 
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step"], 1))
 def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
     results = federate(packets(tmp_path, "top_k", feedback=True, failure=failure))
     assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
@@ -268,7 +269,7 @@ def test_a_silo_with_packets_dies_while_the_others_read_its_packet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its packet is with all by then: the sum is with it, or is made again without it."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     honest, rounds = PacketSum._mean, threading.local()
 
     def mean(gathered: PacketSum, *of: Any) -> Any:
@@ -285,7 +286,7 @@ def test_a_silo_with_packets_dies_while_the_others_read_its_packet(
 
 
 def test_a_run_of_packets_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
     killed, never = tmp_path / "killed", tmp_path / "never"
     assert federate(packets(killed, "qsgd", feedback=True, failure=faults)) == [None] * SILOS

@@ -56,7 +56,7 @@ def test_eight_bits_are_near(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", ["train", "between"])
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """Between the two sums: the second stays closed, and what it would have had is in the next one."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
     if at == "between":
         failure["inject"] = []
@@ -84,7 +84,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -
 
 def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All draw the second factor anew, for it has not seen the sums that it missed."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
     config = settings(tmp_path, RANK2, SECURE, failure=failure)
     results = rejoining.federate(monkeypatch, config, Pull, SILOS, VICTIM, after=BACK - 1)
@@ -93,7 +93,7 @@ def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
     secure, killed, never = {"protocol": protocol}, tmp_path / "killed", tmp_path / "never"
     assert federate(settings(killed, RANK2, secure, 6, failure=faults)) == [None] * SILOS
@@ -111,7 +111,7 @@ def test_a_resume_gives_the_second_factor_to_a_silo_that_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was lost in round 3, and the job is killed in round 7 and started again with all silos."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     killed = [f"kill silo {silo} round 7 at train" for silo in WITHOUT]
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round 3 at train", *killed]}
     federate(settings(tmp_path, RANK2, {"protocol": "plain"}, 9, failure=failure))

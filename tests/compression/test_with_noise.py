@@ -102,7 +102,7 @@ def test_the_grid_alone_leaves_what_the_codec_leaves(tmp_path: Path, monkeypatch
 def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"policy": "abort", "inject": [f"kill silo {silo} round 3 at reveal" for silo in range(SILOS)]}
     own = {"checkpoint": {"key_file": str(tmp_path / "keys" / "silo-{silo}.key")}, "compress": DRAWN}
     monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(NONCE_BYTES))
@@ -116,7 +116,7 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
 
 
 def test_a_round_goes_on_without_a_silo_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": ["kill silo 2 round 3 at collect first"]}
     results = federate(private(tmp_path, **SILO | {"compress": DRAWN, "failure": failure}))
     left = [result for result in results if result is not None]

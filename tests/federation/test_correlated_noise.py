@@ -111,7 +111,7 @@ def test_sums_are_the_integers_and_noise_that_keys_remake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
 ) -> None:
     """A silo dies in round 4 of 9, and all processes with it: the next round begins others."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     seen = Seen(monkeypatch)
     fault = {"policy": "shrink", "inject": ["kill silo 3 round 4 at collect"]}
     privacy = PRIVACY | {"bands": 4}
@@ -130,7 +130,7 @@ def test_sums_are_the_integers_and_noise_that_keys_remake(
 
 def test_a_silo_that_is_back_brings_noise_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails in round 4 and is back after round 6."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     seen = Seen(monkeypatch)
     fault = {"policy": "respawn", "inject": ["kill silo 2 round 4 at collect"]}
     config = settings(tmp_path, privacy=PRIVACY, failure=fault, run={"rounds": 10})
@@ -149,7 +149,7 @@ def test_a_silo_without_a_record_of_its_data_stays_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other data would be cut into other groups than those that are counted."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     fault = {"policy": "respawn", "inject": ["kill silo 2 round 3 at collect"]}
     config = settings(tmp_path, privacy=PRIVACY, failure=fault, checkpoint={"every": 0}, run={"rounds": 6})
     refusals: list[Exception] = []
@@ -163,7 +163,7 @@ def test_a_silo_without_a_record_of_its_data_stays_away(
 def test_a_lost_silo_is_in_a_resume_again_where_it_has_a_record_of_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
 
     def run(rounds: int, resume: bool, *inject: str) -> list[Any]:
         return federate(
@@ -193,7 +193,7 @@ def test_a_resumed_run_remakes_its_past_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The models of a run that was killed in round 6 are those of one that was not, bit for bit."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"policy": "abort", "inject": [f"kill silo {silo} round 6 at {step}" for silo in range(SILOS)]}
 
     def at(name: str, **more: dict[str, Any]) -> Any:
@@ -218,7 +218,7 @@ def test_a_round_that_is_taken_again_with_other_numbers_begins_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was shown of it counts, too, and its noise is of no sum that comes later."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     inject = [f"kill silo {silo} round 5 at step" for silo in range(SILOS)]
     once = settings(
         tmp_path, privacy=PRIVACY, failure={"policy": "abort", "inject": inject}, run={"rounds": 8}

@@ -119,7 +119,7 @@ def of_configs(configs: list[Config]) -> list[Any]:
 def test_it_is_on_disk_before_the_sum_can_be_read_and_a_resume_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     inject = [f"kill silo {silo} round 4 at reveal" for silo in range(SILOS)]
     run, failure = {"rounds": 4}, {"policy": "abort", "inject": inject}
     federate(budgeted(tmp_path, "a", run=run, failure=failure))

@@ -61,7 +61,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, function: str, place: int) -> list[str
 
 
 def test_a_silo_dies_as_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     data = Normalized.data
 
     def read(self: Normalized, silo: int, silos: int) -> SiloData:
@@ -80,7 +80,7 @@ def test_a_silo_dies_as_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_silo_dies_as_the_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     federate(settings(tmp_path, run={"rounds": 2}), 4)
     before = records(tmp_path)
     config = settings(tmp_path, run={"rounds": 4})
@@ -97,7 +97,7 @@ def test_a_silo_dies_in_the_last_moment_before_the_first_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some have begun and some have not: all go on, or all end."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     for place in range(80):
         with monkeypatch.context() as once:
             dies(once, "begin", place)

@@ -11,6 +11,7 @@ import pytest
 from silofl.errors import EXIT_RESUMABLE, StoppedError
 from silofl.faults import STEPS
 from tests.campaigns import mostly_long
+from tests.exchange_ways import WAYS
 from tests.federation.reference import Attendance, Reference, attendance
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
@@ -66,22 +67,23 @@ def expected_last(step: str, failed: int) -> tuple[int, ...]:
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("step", mostly_long([*STEPS], *range(0, len(STEPS), 2)))
 @pytest.mark.parametrize(
-    ("silo", "messages", "secure"),
+    ("silo", "way", "secure"),
     [
-        (2, False, {"range": 0.125}),
-        (0, True, {"bits": 32}),
+        (2, "memory", {"range": 0.125}),
+        (0, "messages", {"bits": 32}),
+        (1, "hosts", {}),
     ],
-    ids=["fixed-window", "agreed-messages-leader"],
+    ids=["fixed-memory", "agreed-messages-leader", "hosts"],
 )
 def test_a_silo_dies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     step: str,
     silo: int,
-    messages: bool,
+    way: str,
     secure: dict[str, Any],
 ) -> None:
-    prepare(monkeypatch, messages=messages)
+    prepare(monkeypatch, way=way)
     fault = f"kill silo {silo} round {ROUND} at {step}"
     config = settings(tmp_path, secure=secure, failure={"inject": [fault]})
     check(tmp_path, config, 4, {silo: step}, federate(config, 4))
@@ -91,7 +93,7 @@ def test_a_silo_dies(
     "step", mostly_long(["train", "collect middle", "step", "allgather", "checkpoint agree"], 1, 3)
 )
 def test_a_silo_dies_in_a_plain_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    prepare(monkeypatch, messages=step.startswith("collect"))
+    prepare(monkeypatch, way="messages" if step.startswith("collect") else "memory")
     fault = f"kill silo 1 round {ROUND} at {step}"
     config = settings(tmp_path, secure={"protocol": "plain"}, failure={"inject": [fault]})
     check(tmp_path, config, 3, {1: step}, federate(config, 3))
@@ -109,7 +111,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("deaths", mostly_long(PAIRS, 1), ids=lambda deaths: ", ".join(deaths.values()))
 def test_two_silos_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str]) -> None:
-    prepare(monkeypatch, messages=PAIRS.index(deaths) % 2 == 0)
+    prepare(monkeypatch, way=WAYS[PAIRS.index(deaths) % len(WAYS)])
     faults = [f"kill silo {silo} round {ROUND} at {step}" for silo, step in deaths.items()]
     config = settings(tmp_path, secure={"range": 0.125, "threshold": 3}, failure={"inject": faults})
     check(tmp_path, config, 5, deaths, federate(config, 5))
@@ -119,7 +121,7 @@ def test_two_silos_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: 
 def test_a_new_leader_goes_on_in_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"inject": ["kill silo 0 round 3 at step", *["kill silo 3 round 4 at step"] * stops]}
     configs = [settings(tmp_path / str(silo), failure=failure) for silo in range(4)]
     results = federate(configs, 4)
@@ -149,7 +151,7 @@ def test_a_new_leader_goes_on_in_its_own_folder(
 def test_a_run_that_must_stop_resumes_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silos: int, policy: str, step: str, why: str
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": policy, "inject": [f"kill silo 1 round 3 at {step}"]}
     config = settings(tmp_path, failure=failure)
     dead, *errors = sorted(federate(config, silos), key=lambda result: result is not None)
@@ -167,7 +169,7 @@ def test_a_run_that_must_stop_resumes_to_the_same_model(
 
 
 def test_a_resumed_run_says_who_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = ["kill silo 2 round 2 at collect last", "kill silo 0 round 4 at step"]
     config = settings(tmp_path, failure={"inject": faults})
     assert [type(result) for result in federate(config, 4)[1::2]] == [StoppedError] * 2
@@ -179,7 +181,7 @@ def test_a_resumed_run_says_who_is_back(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_additive_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"inject": ["kill silo 3 round 2 at evaluate"]}
     config = settings(tmp_path, secure={"protocol": "additive"}, failure=failure)
     *errors, dead = federate(config, 4)

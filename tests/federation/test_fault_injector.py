@@ -123,7 +123,7 @@ def test_steps_of_a_thread_beside_do_not_end_a_slow_one(clock: Time) -> None:
 
 
 def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     stretched: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -142,7 +142,7 @@ def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_corrupt_message_is_refused_by_the_name_of_its_sender(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     config = settings(tmp_path, failure={"inject": [f"corrupt silo 2 round 3 at {step}"]})
     results = []
 

@@ -24,7 +24,7 @@ GIVE_UP = "put it back from a copy, or begin a new run with --run"
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
 
 
 def folder(path: Path, silo: int) -> Path:

@@ -159,7 +159,7 @@ def test_copies_of_a_run_with_another_silo_missing_share_no_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their difference would be the update of that silo, with no more than its own share of the noise."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = settings(tmp_path, failure={"inject": ["kill silo 3 round 2 at train"]}).failure.faults
 
     def lose() -> None:

@@ -145,7 +145,7 @@ class Uneven(Normalized):
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     results = together(settings(tmp_path), Uneven)
     assert len({str(result) for result in results}) == 1
     assert isinstance(results[0], SiloflError)

@@ -77,7 +77,7 @@ def run_id(path: Path) -> str:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     return Seen(monkeypatch)
 
 

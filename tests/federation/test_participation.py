@@ -167,7 +167,7 @@ class Trained:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     return Trained(monkeypatch)
 
 

@@ -141,7 +141,7 @@ def test_every_line_tells_what_is_spent_whether_it_was_foreseen_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A silo dies in round 3, which costs more than was foreseen; only the last round is evaluated."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     fault = {"policy": "shrink", "inject": ["kill silo 3 round 3 at collect"]}
     privacy = {"dropouts": 0, "metrics": "exact"}
     run = {"run": {"rounds": 4, "evaluate_every": 4}, "privacy": privacy}
@@ -164,7 +164,7 @@ KILLS = ["reveal", "checkpoint write", "collect first", "train", "agree", "step"
 def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, place: str
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     sections: dict[str, Any] = LOCAL if place == "local" else {}
     privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
     faults = {"policy": "abort", "inject": [f"kill silo {silo} round 3 at {step}" for silo in range(SILOS)]}
@@ -193,7 +193,7 @@ def test_what_a_killed_run_showed_otherwise_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, spoilt: str
 ) -> None:
     """A sum that is not, or may not be, the same again: another is shown, with other noise; both count."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "place": place}
     more: dict[str, Any] = {"privacy": privacy} | (LOCAL if place == "local" else {})
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
@@ -221,7 +221,7 @@ def test_a_lost_silo_takes_its_noise_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropouts: int
 ) -> None:
     """With `dropouts` the rest is enough, without it the round is dearer; the lost silo spends no more."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     privacy = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2, "dropouts": dropouts}
     failure = {"policy": "shrink", "inject": ["kill silo 2 round 3 at collect first"]}
     five = {"silos": 5, "config": settings(tmp_path, privacy=privacy, failure=failure)}
@@ -358,7 +358,7 @@ def test_a_sum_that_was_shown_and_is_never_taken_again_stays_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in round 3; then the run is told to end at round 2, or earlier, for what it may spend."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
     federate(settings(tmp_path, failure={"policy": "abort", "inject": inject}))
     three = federate(settings(tmp_path / "three", run={"dir": str(tmp_path / "three"), "rounds": 3}))[0]

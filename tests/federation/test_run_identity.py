@@ -24,7 +24,7 @@ PRIVATE = {"unit": "silo", "noise_multiplier": 1.0}
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
 
 
 def of_silos(path: Path, *, identities: bool = False, rounds: int = 3, **more: Any) -> list[Config]:

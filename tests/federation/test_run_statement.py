@@ -67,7 +67,7 @@ def test_one_silo_s_copy_says_the_same(copy: Path, ended: tuple[Path, dict[str, 
 def test_a_killed_run_counts_what_it_was_about_to_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     inject = [f"kill silo {silo} round 3 at step" for silo in range(SILOS)]
     federate(settings(tmp_path, failure={"policy": "abort", "inject": inject}))
     told = stated(tmp_path / "run")

@@ -68,7 +68,7 @@ class Coins:
 
 @pytest.fixture
 def coins(monkeypatch: pytest.MonkeyPatch) -> Coins:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     return Coins(monkeypatch)
 
 
@@ -211,7 +211,7 @@ def test_a_round_over_other_coins_looks_the_same_from_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All coins one way, then the other: the same messages of the same lengths, and other contents."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     sent = []
     for found in (False, True):
         monkeypatch.setattr(Pipeline, "_takes_part", lambda way, number, attempt, found=found: found)
@@ -264,7 +264,7 @@ def test_a_round_that_is_taken_again_tells_no_coin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """Where training is never twice the same, what each silo tells is not either, drawn or not."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     told: dict[tuple[int, int, int], list[Any]] = {}
     tell, repeats, fit, calls = PrivacyEngine.tell, PrivacyBudget.repeats_alone, Silo.fit, itertools.count(1)
 
@@ -301,7 +301,7 @@ def test_copies_of_a_run_that_went_apart_tell_no_coin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What silos show, and the noise in it, are others in each, whether or not their update counts."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     monkeypatch.setattr("silofl.federation.privacy.engine.new_nonce", lambda: bytes(NONCE_BYTES))
     monkeypatch.setattr("silofl.federation.run_trust.new_run_id", lambda comm: "0" * 32)
     monkeypatch.setattr(Pipeline, "_takes_part", lambda way, number, attempt: way._silo._number % 2 == 0)

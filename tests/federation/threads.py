@@ -14,7 +14,6 @@ from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.aggregation.plain import PlainAggregator
-from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.secagg import SecAggSum
 from silofl.comm.protocol import Communicator, RankFailedError, SimulatedCrash
 from silofl.comm.threads import ThreadCommunicator, run_in_threads
@@ -23,6 +22,7 @@ from silofl.errors import SiloflError
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.tasks.base import SiloData
+from tests.exchange_ways import use
 
 Record = dict[str, Any]
 FEATURES, CLASSES = 60, 10
@@ -53,8 +53,8 @@ class Normalized:
         return {}
 
 
-def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
-    """Make `kill` end a thread, pieces small, and rows travel as messages or through shared memory.
+def prepare(monkeypatch: pytest.MonkeyPatch, *, way: str = "memory") -> None:
+    """Make `kill` end a thread, pieces small, and rows travel in one of the `WAYS`.
 
     As with MPI, a collective that fails leaves anything in the memory that it was to fill.
     """
@@ -70,8 +70,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *, messages: bool) -> None:
         monkeypatch.setitem(kind.__init__.__kwdefaults__, name, value)  # type: ignore[misc]
     for name in ("allgather", "alltoall"):
         monkeypatch.setattr(ThreadCommunicator, name, torn(getattr(ThreadCommunicator, name)))
-    if messages:
-        monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+    use(way, monkeypatch)
 
 
 def torn(collective: Any) -> Any:

@@ -110,7 +110,7 @@ def test_bytes_go_with_what_is_left(tmp_path: Path) -> None:
 
 def test_a_silo_comes_back_to_the_mask_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had not sent of weights that were pruned since is not sent any more."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
     config = settings(tmp_path, MAGNITUDE, FEEDBACK, {"protocol": "secagg"}, failure=failure)
     results = rejoining.federate(monkeypatch, config, Pull, SILOS, VICTIM, after=BACK - 1)
@@ -146,7 +146,7 @@ def test_it_is_resumed_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prune: Any, compress: Any, strategy: Any, killed_in: int
 ) -> None:
     """Also where the round before the resume has just pruned, and where it has not."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round {killed_in} at train" for silo in ALL]}
     killed, never, given = tmp_path / "killed", tmp_path / "never", {"strategy": strategy}
     assert federate(settings(killed, prune, compress, SECAGG, failure=faults, **given)) == [None] * SILOS
@@ -164,7 +164,7 @@ def test_a_silo_that_was_away_is_resumed_to_the_mask_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own checkpoint is of an older round, with more weights, and with what it had not sent of them."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     deaths = [f"kill silo {VICTIM} round {FAILS} at train"]
     deaths += [f"kill silo {silo} round {BACK + 1} at train" for silo in WITHOUT]
     failure = {"policy": "shrink", "inject": deaths}

@@ -111,7 +111,7 @@ def test_probabilities_are_counts_over_silos(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step", "allgather"], 2))
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
     results = federate(settings(tmp_path, failure=failure))
     assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
@@ -121,7 +121,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -
 
 
 def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
     config = settings(tmp_path, failure=failure)
     results = rejoining.federate(monkeypatch, config, TwoTasks, len(SIZES), VICTIM, after=BACK - 1)
@@ -132,7 +132,7 @@ def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
     killed, never = tmp_path / "killed", tmp_path / "never"
     assert federate(settings(killed, rounds=6, failure=faults)) == [None] * len(SIZES)

@@ -56,7 +56,7 @@ def test_a_silo_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float, at: str
 ) -> None:
     """As it trains, or within a round whose sum it is in or is not: fragments in turn go on without it."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": [f"kill silo {VICTIM} round {FAILS} at {at}"]}
     results = federate(settings(tmp_path, STREAMED, secure=secure, failure=failure))
     assert [silo for silo, result in enumerate(results) if result is None] == [VICTIM]
@@ -71,7 +71,7 @@ def test_a_silo_comes_back_with_its_model_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float
 ) -> None:
     """It has missed sums of all three fragments, and takes them up as it begins."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [FAULT]}
     config = settings(tmp_path, STREAMED, secure=secure, failure=failure)
     results = rejoining.federate(monkeypatch, config, Cut, SILOS, VICTIM, after=BACK - 1)
@@ -86,7 +86,7 @@ def test_a_silo_comes_back_with_its_model_of_before(
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
     """The job is killed in round 6, between two turns of a fragment, and resumed from what it committed."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 6 at train" for silo in ALL]}
     secure, killed, never = {"protocol": protocol}, tmp_path / "killed", tmp_path / "never"
     assert federate(settings(killed, STREAMED, 9, secure=secure, failure=faults)) == [None] * SILOS
@@ -124,7 +124,7 @@ def test_a_silo_dies_as_fragments_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float
 ) -> None:
     """The first of them is for four silos then, and the others for three: it is made once more."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     monkeypatch.setattr(whole, "FragmentedServer", Lost)
     failure = {"policy": "shrink", "inject": ["kill silo 4 round 2 at train"]}
     monkeypatch.setattr(naive, "SIZES", (*naive.SIZES, 17))

@@ -120,7 +120,7 @@ def test_a_silo_that_sits_a_round_out_takes_part_in_its_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With zeros, and no local step: the round was opened without it before the job was restarted."""
-    prepare(monkeypatch, messages=False)
+    prepare(monkeypatch)
     faults = {"policy": "shrink", "inject": ["kill silo 3 round 2 at train", "kill silo 1 round 4 at step"]}
     sections = {"secure": {"protocol": "secagg", "bits": 32}, "checkpoint": {"keep": 9}}
     with pytest.raises(StoppedError, match="2 of 4 silos are left"):

@@ -13,7 +13,6 @@ import pytest
 
 from silofl.aggregation import protocols
 from silofl.aggregation.magnitudes import measure
-from silofl.aggregation.reduce_scatter import MessageExchange
 from silofl.aggregation.shards import Shards
 from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
@@ -27,6 +26,7 @@ from silofl.strategies.base import Strategy
 from silofl.topologies.sharded_server import BUFFERS, ShardedServer
 from silofl.types import Contribution
 from tests.campaigns import mostly_long
+from tests.exchange_ways import WAYS, use
 
 SILOS, SIZE, EXTRA = 4, 250, 70
 """Parameters in four slices; buffers in two."""
@@ -58,9 +58,11 @@ class Rank:
         )  # fmt: skip
         secure = SecureConfig(threshold=3, bits=32)
         values = np.random.default_rng(9).standard_normal(SIZE + EXTRA).astype(kind)
+        starts = {name: values[:SIZE].copy() for name in strategy.shared}
         self.server = ShardedServer(
-            group, strategy, lambda: protocols.build(group, secure, self._spec), values, SIZE, **more
-        )
+            group, strategy, lambda: protocols.build(group, secure, self._spec), values, SIZE,
+            starts=starts, **more,
+        )  # fmt: skip
 
     def reduce(self, number: int) -> Contribution:
         rng = np.random.default_rng((self.silo, number))
@@ -154,9 +156,12 @@ def test_a_lying_server_is_named_before_its_slice_is_taken_up(strategy: Strategy
         assert "of slice 1 and silo 2's recomputation of it differ" in error
 
 
+@pytest.mark.parametrize("way", WAYS[1:])
 @pytest.mark.parametrize("lie", LIES[2:], ids=["reads", "writes"])
-def test_sums_that_came_as_messages_serve_as_well(lie: Lie, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silofl.aggregation.reduce_scatter.open_exchange", MessageExchange)
+def test_sums_that_came_as_messages_serve_as_well(
+    lie: Lie, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(way, monkeypatch)
     for error in outcomes(MOMENTUM, 0, lie):
         assert "of slice 0 and silo 1's recomputation of it differ" in str(error)
 

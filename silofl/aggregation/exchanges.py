@@ -1,0 +1,278 @@
+"""Exchanges of rows between ranks: by messages, through memory that ranks share, or both between hosts."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.shards import ALIGNMENT
+from silofl.comm.hosts import Hosts
+from silofl.comm.protocol import Communicator, SharedBuffer
+from silofl_kernels import reduce_rows
+
+Row = NDArray[Any]
+BUFFERS = 2
+"""While one is read by others, the next is filled: one fence a chunk instead of two."""
+
+
+class Exchange(Protocol):
+    """Rows between n ranks, and one result of each; `alltoall` and `allgather` are collective.
+
+    A caller fills `outgoing`, calls one of the two, and reads what it returns until the next call but one.
+    """
+
+    allgather_width: int
+    """Most values that one `allgather` takes."""
+    result: NDArray[Any]
+    """This rank's result, for the caller to fill."""
+    failing: list[int]
+    """The ranks that said in the last `allgather` that they have failed."""
+
+    def outgoing(self) -> NDArray[Any]:
+        """(n, width) to fill: row j is for rank j, or the whole for `allgather`. Another after every call."""
+
+    def alltoall(self) -> list[Row]:
+        """Give the filled rows away; what every rank had for this one: n rows (width,), not to be written.
+
+        Where rows are there to be added up, there may be one sum in the place of several.
+        """
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """Give everybody the first `count` filled values; every rank's: n rows (count,), for reading.
+
+        A rank that has `failed` fills nothing and says so.
+        """
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """Another rank's result, even when it is lost; None where only that rank can read it."""
+
+    def close(self) -> None:
+        """Release the buffers."""
+
+
+def open_exchange(
+    comm: Communicator, width: int, length: int, dtype: np.dtype[Any], *, adds: bool = False
+) -> Exchange:
+    """The fastest exchange that these ranks have; collective.
+
+    `width` values a row; `length` values of this rank's result, which may differ from rank to rank. `adds`:
+    rows are unsigned integers of which only the sum, modulo their size, matters.
+    """
+    rows = BUFFERS * comm.size * width
+    shared = comm.shared_buffer((rows + length + BUFFERS) * dtype.itemsize)
+    if shared is not None:
+        return WindowExchange(comm, shared, width, dtype)
+    hosts = comm.hosts() if adds else None
+    if hosts is not None:
+        places = HostPlaces(comm.size, width, hosts)
+        shared = hosts.own.shared_buffer(places.words(hosts.rank, length) * dtype.itemsize)
+        everywhere = comm.allreduce(np.array([shared is not None], np.int32), "min")
+        if shared is not None and everywhere[0]:
+            return HostExchange(comm, places, shared, dtype)
+    return MessageExchange(comm, width, length, dtype)
+
+
+class MessageExchange:
+    """Rows as messages: an Alltoall for `alltoall`, an Allgather for `allgather`."""
+
+    def __init__(self, comm: Communicator, width: int, length: int, dtype: np.dtype[Any]) -> None:
+        self._comm, self.allgather_width = comm, width
+        self._flat = np.zeros(comm.size * width + 1, dtype)
+        self._send = self._flat[:-1].reshape(comm.size, width)
+        self._receive = np.zeros((BUFFERS, comm.size * (width + 1)), dtype)
+        self.result, self.failing = np.empty(length, dtype), list[int]()
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        return self._send
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`."""
+        receive = self._next()[: self._send.size].reshape(self._send.shape)
+        self._comm.alltoall(self._send, receive)
+        return list(receive)
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """See `Exchange`; behind the values goes whether this rank has failed."""
+        part = self._flat[: count + 1]
+        part[count] = failed
+        receive = self._next()[: part.size * self._comm.size]
+        self._comm.allgather(part, receive, [part.size] * self._comm.size)
+        rows = receive.reshape(self._comm.size, part.size)
+        self.failing = np.flatnonzero(rows[:, count]).tolist()
+        return list(rows[:, :count])
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        return self.result if rank == self._comm.rank else None
+
+    def close(self) -> None:
+        """See `Exchange`; messages leave nothing behind."""
+
+    def _next(self) -> NDArray[Any]:
+        self._turn = (self._turn + 1) % BUFFERS
+        receive: NDArray[Any] = self._receive[self._turn]
+        return receive
+
+
+class WindowExchange:
+    """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
+
+    def __init__(self, comm: Communicator, shared: SharedBuffer, width: int, dtype: np.dtype[Any]) -> None:
+        self._comm, self._shared, self._rank = comm, shared, comm.rank
+        self.allgather_width = comm.size * width
+        shape = (BUFFERS, comm.size, width)
+        rows = BUFFERS * comm.size * width
+        words = [segment.view(dtype) for segment in shared.segments]
+        self._buffers = [one[:rows].reshape(shape) for one in words]
+        self._results = [one[rows:-BUFFERS] for one in words]
+        self._failed = [one[-BUFFERS:] for one in words]
+        self.result, self.failing = self._results[comm.rank], list[int]()
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        filled: NDArray[Any] = self._buffers[self._rank][self._turn]
+        return filled
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`."""
+        self._comm.count_sent(self.outgoing()[1:].nbytes)
+        turn = self._fence()
+        return [buffer[turn, self._rank] for buffer in self._buffers]
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """See `Exchange`."""
+        self._comm.count_sent((count + 1) * self.result.itemsize * (len(self._buffers) - 1))
+        self._failed[self._rank][self._turn] = failed
+        turn = self._fence()
+        self.failing = [rank for rank, one in enumerate(self._failed) if one[turn]]
+        return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        return self._results[rank]
+
+    def close(self) -> None:
+        """See `Exchange`."""
+        self._buffers, self._results, self._failed = [], [], []
+        self._shared.free()
+
+    def _fence(self) -> int:
+        """Others may read what was filled; what they read before is free to be filled again."""
+        self._shared.sync()
+        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
+        return turn
+
+
+class HostPlaces:
+    """Where things lie in the memory that the ranks of a host share: one segment each, counted in words."""
+
+    def __init__(self, ranks: int, width: int, hosts: Hosts) -> None:
+        self.hosts, self.shape = hosts, (ranks, width)
+        whole = ranks * width + 1  # behind what all are given stands whether the rank has failed
+        self.turn = whole + -whole % ALIGNMENT
+        self.rows = BUFFERS * self.turn
+
+    def taken(self, rank: int) -> int:
+        """What a rank takes for its host from ranks of others."""
+        return BUFFERS * self.turn * len(self.hosts.charges_of(rank))
+
+    def words(self, rank: int, length: int) -> int:
+        """Of all of a rank's segment, with a result of so many."""
+        return self.rows + self.taken(rank) + length
+
+
+class HostExchange:
+    """Rows of integers between hosts with several ranks each, in which all that crosses crosses once.
+
+    On a host they lie in memory that all its ranks see. A host's rows for a rank elsewhere are added up by
+    one of its ranks, the relay, before they cross, and what a rank gives to all crosses to its relay on each
+    other host, which has it for all ranks there.
+    """
+
+    def __init__(
+        self, comm: Communicator, places: HostPlaces, shared: SharedBuffer, dtype: np.dtype[Any]
+    ) -> None:
+        hosts, width = places.hosts, places.shape[1]
+        self._comm, self._hosts, self._places, self._shared = comm, hosts, places, shared
+        self.allgather_width = places.turn - ALIGNMENT
+        words = [segment.view(dtype) for segment in shared.segments]
+        self._rows = [one[: places.rows].reshape(BUFFERS, places.turn) for one in words]
+        taken = [places.taken(rank) for rank in hosts.here]
+        self._taken = [
+            one[places.rows : places.rows + count].reshape(BUFFERS, -1, places.turn) if count else one[:0]
+            for one, count in zip(words, taken, strict=True)
+        ]
+        self._results = [one[places.rows + count :] for one, count in zip(words, taken, strict=True)]
+        self._own = hosts.here.index(comm.rank)
+        self.result, self.failing = self._results[self._own], list[int]()
+        self._leaving = np.empty((len(hosts.charges), width), dtype)
+        self._arrived = np.empty((BUFFERS, len(hosts.relays), width), dtype)
+        self._turn = 0
+
+    def outgoing(self) -> NDArray[Any]:
+        """See `Exchange`."""
+        filled: NDArray[Any] = self._rows[self._own][self._turn]
+        ranks, width = self._places.shape
+        return filled[: ranks * width].reshape(ranks, width)
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`; the rows of this host's ranks, and a sum of each other's."""
+        self._comm.count_sent(self.outgoing()[1:].nbytes)
+        hosts, turn = self._hosts, self._fence()
+        for sum_of, rank in zip(self._leaving, hosts.charges, strict=True):
+            reduce_rows(self._rows_for(rank, turn), sum_of)
+        arrived = self._arrived[turn]
+        sends = list(zip(self._leaving, hosts.charges, strict=True))
+        self._comm.exchange(sends, list(zip(arrived, hosts.relays, strict=True)))
+        return [*self._rows_for(self._comm.rank, turn), *arrived]
+
+    def _rows_for(self, rank: int, turn: int) -> list[Row]:
+        """What the ranks of this host have for one."""
+        width = self._places.shape[1]
+        return [rows[turn, rank * width : (rank + 1) * width] for rows in self._rows]
+
+    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+        """See `Exchange`; behind the values goes whether this rank has failed."""
+        hosts, own = self._hosts, self._rows[self._own][self._turn, : count + 1]
+        self._comm.count_sent(own.nbytes * (self._comm.size - 1))
+        own[count] = failed
+        taken = self._taken[self._own]
+        self._comm.exchange(
+            [(own, rank) for rank in hosts.relays],
+            [(taken[self._turn, k, : count + 1], rank) for k, rank in enumerate(hosts.charges)],
+        )
+        turn = self._fence()
+        given = [self._given_by(rank, turn) for rank in range(self._comm.size)]
+        self.failing = [rank for rank, part in enumerate(given) if part[count]]
+        return [part[:count] for part in given]
+
+    def _given_by(self, rank: int, turn: int) -> Row:
+        """What any rank gives to all, where it lies on this host."""
+        hosts = self._hosts
+        if rank in hosts.here:
+            row: Row = self._rows[hosts.here.index(rank)][turn]
+        else:
+            relay = hosts.relay(rank, hosts.here)
+            row = self._taken[hosts.here.index(relay)][turn, hosts.charges_of(relay).index(rank)]
+        return row
+
+    def result_of(self, rank: int) -> NDArray[Any] | None:
+        """See `Exchange`."""
+        here = self._hosts.here
+        return self._results[here.index(rank)] if rank in here else None
+
+    def close(self) -> None:
+        """See `Exchange`."""
+        self._rows, self._taken, self._results = [], [], []
+        self._shared.free()
+
+    def _fence(self) -> int:
+        """Ranks of this host may read what was filled; see `WindowExchange`."""
+        self._shared.sync()
+        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
+        return turn
