@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,41 +10,55 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.shards import ALIGNMENT
 from silofl.comm.hosts import Hosts
-from silofl.comm.protocol import Communicator, SharedBuffer
+from silofl.comm.protocol import Communicator, Pending, SharedBuffer
 from silofl_kernels import reduce_rows
 
 Row = NDArray[Any]
 BUFFERS = 2
 """While one is read by others, the next is filled: one fence a chunk instead of two."""
+TURNS = 3
+"""Between hosts one more, which is on its way."""
 
 
 class Exchange(Protocol):
-    """Rows between n ranks, and one result of each; `alltoall` and `allgather` are collective.
+    """Rows between n ranks, and one result of each; `alltoall` and `give` are collective.
 
-    A caller fills `outgoing`, calls one of the two, and reads what it returns until the next call but one.
+    A caller fills `outgoing`, calls one of the two, and reads the rows until the next call but one.
     """
 
+    ahead: int
+    """How many calls may be made before what came of the first has to be taken, by `arrived` or `given`."""
     allgather_width: int
-    """Most values that one `allgather` takes."""
+    """Most values that one `give` takes."""
     result: NDArray[Any]
     """This rank's result, for the caller to fill."""
     failing: list[int]
-    """The ranks that said in the last `allgather` that they have failed."""
+    """The ranks that said in the `give` that was taken last that they have failed."""
 
     def outgoing(self) -> NDArray[Any]:
-        """(n, width) to fill: row j is for rank j, or the whole for `allgather`. Another after every call."""
+        """(n, width) to fill: row j is for rank j, or the whole for `give`. Another after every call."""
+
+    def progress(self) -> None:
+        """Let messages under way go on, in the middle of other work. Not collective."""
 
     def alltoall(self) -> list[Row]:
         """Give the filled rows away; what every rank had for this one: n rows (width,), not to be written.
 
-        Where rows are there to be added up, there may be one sum in the place of several.
+        Where rows are there to be added up, there may be one sum in the place of several, and some may still
+        be on their way.
         """
 
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
-        """Give everybody the first `count` filled values; every rank's: n rows (count,), for reading.
+    def arrived(self) -> list[Row]:
+        """The rows that were on their way in the first `alltoall` of which they were not taken."""
+
+    def give(self, count: int, *, failed: bool = False) -> None:
+        """Give everybody the first `count` filled values.
 
         A rank that has `failed` fills nothing and says so.
         """
+
+    def given(self) -> list[Row]:
+        """Every rank's values of the first `give` that was not taken: n rows (count,), for reading."""
 
     def result_of(self, rank: int) -> NDArray[Any] | None:
         """Another rank's result, even when it is lost; None where only that rank can read it."""
@@ -74,8 +89,26 @@ def open_exchange(
     return MessageExchange(comm, width, length, dtype)
 
 
-class MessageExchange:
-    """Rows as messages: an Alltoall for `alltoall`, an Allgather for `allgather`."""
+class Prompt:
+    """What is there when a call returns: nothing is on its way."""
+
+    ahead = 0
+    _rows: list[Row]
+
+    def progress(self) -> None:
+        """See `Exchange`."""
+
+    def arrived(self) -> list[Row]:
+        """See `Exchange`."""
+        return []
+
+    def given(self) -> list[Row]:
+        """See `Exchange`."""
+        return self._rows
+
+
+class MessageExchange(Prompt):
+    """Rows as messages: an Alltoall for `alltoall`, an Allgather for `give`."""
 
     def __init__(self, comm: Communicator, width: int, length: int, dtype: np.dtype[Any]) -> None:
         self._comm, self.allgather_width = comm, width
@@ -95,7 +128,7 @@ class MessageExchange:
         self._comm.alltoall(self._send, receive)
         return list(receive)
 
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+    def give(self, count: int, *, failed: bool = False) -> None:
         """See `Exchange`; behind the values goes whether this rank has failed."""
         part = self._flat[: count + 1]
         part[count] = failed
@@ -103,7 +136,7 @@ class MessageExchange:
         self._comm.allgather(part, receive, [part.size] * self._comm.size)
         rows = receive.reshape(self._comm.size, part.size)
         self.failing = np.flatnonzero(rows[:, count]).tolist()
-        return list(rows[:, :count])
+        self._rows = list(rows[:, :count])
 
     def result_of(self, rank: int) -> NDArray[Any] | None:
         """See `Exchange`."""
@@ -118,7 +151,7 @@ class MessageExchange:
         return receive
 
 
-class WindowExchange:
+class WindowExchange(Prompt):
     """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
 
     def __init__(self, comm: Communicator, shared: SharedBuffer, width: int, dtype: np.dtype[Any]) -> None:
@@ -144,13 +177,13 @@ class WindowExchange:
         turn = self._fence()
         return [buffer[turn, self._rank] for buffer in self._buffers]
 
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+    def give(self, count: int, *, failed: bool = False) -> None:
         """See `Exchange`."""
         self._comm.count_sent((count + 1) * self.result.itemsize * (len(self._buffers) - 1))
         self._failed[self._rank][self._turn] = failed
         turn = self._fence()
         self.failing = [rank for rank, one in enumerate(self._failed) if one[turn]]
-        return [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
+        self._rows = [buffer[turn].reshape(-1)[:count] for buffer in self._buffers]
 
     def result_of(self, rank: int) -> NDArray[Any] | None:
         """See `Exchange`."""
@@ -158,7 +191,7 @@ class WindowExchange:
 
     def close(self) -> None:
         """See `Exchange`."""
-        self._buffers, self._results, self._failed = [], [], []
+        self._buffers, self._results, self._failed, self._rows = [], [], [], []
         self._shared.free()
 
     def _fence(self) -> int:
@@ -175,11 +208,11 @@ class HostPlaces:
         self.hosts, self.shape = hosts, (ranks, width)
         whole = ranks * width + 1  # behind what all are given stands whether the rank has failed
         self.turn = whole + -whole % ALIGNMENT
-        self.rows = BUFFERS * self.turn
+        self.rows = TURNS * self.turn
 
     def taken(self, rank: int) -> int:
         """What a rank takes for its host from ranks of others."""
-        return BUFFERS * self.turn * len(self.hosts.charges_of(rank))
+        return self.rows * len(self.hosts.charges_of(rank))
 
     def words(self, rank: int, length: int) -> int:
         """Of all of a rank's segment, with a result of so many."""
@@ -191,28 +224,32 @@ class HostExchange:
 
     On a host they lie in memory that all its ranks see. A host's rows for a rank elsewhere are added up by
     one of its ranks, the relay, before they cross, and what a rank gives to all crosses to its relay on each
-    other host, which has it for all ranks there.
+    other host, which has it for all ranks there. While something crosses, the caller goes on.
     """
+
+    ahead = 1
 
     def __init__(
         self, comm: Communicator, places: HostPlaces, shared: SharedBuffer, dtype: np.dtype[Any]
     ) -> None:
         hosts, width = places.hosts, places.shape[1]
         self._comm, self._hosts, self._places, self._shared = comm, hosts, places, shared
-        self.allgather_width = places.turn - ALIGNMENT
+        self.allgather_width = width  # short pieces, so that one crosses while another is made
         words = [segment.view(dtype) for segment in shared.segments]
-        self._rows = [one[: places.rows].reshape(BUFFERS, places.turn) for one in words]
+        self._rows = [one[: places.rows].reshape(TURNS, places.turn) for one in words]
         taken = [places.taken(rank) for rank in hosts.here]
         self._taken = [
-            one[places.rows : places.rows + count].reshape(BUFFERS, -1, places.turn) if count else one[:0]
+            one[places.rows : places.rows + count].reshape(TURNS, -1, places.turn) if count else one[:0]
             for one, count in zip(words, taken, strict=True)
         ]
         self._results = [one[places.rows + count :] for one, count in zip(words, taken, strict=True)]
         self._own = hosts.here.index(comm.rank)
         self.result, self.failing = self._results[self._own], list[int]()
-        self._leaving = np.empty((len(hosts.charges), width), dtype)
-        self._arrived = np.empty((BUFFERS, len(hosts.relays), width), dtype)
+        self._leaving = np.empty((TURNS, len(hosts.charges), width), dtype)
+        self._arriving = np.empty((TURNS, len(hosts.relays), width), dtype)
         self._turn = 0
+        self._under_way: deque[tuple[Pending, int, int]] = deque()
+        """Messages, their turn and, of what is given to all, how many values they have."""
 
     def outgoing(self) -> NDArray[Any]:
         """See `Exchange`."""
@@ -220,36 +257,52 @@ class HostExchange:
         ranks, width = self._places.shape
         return filled[: ranks * width].reshape(ranks, width)
 
+    def progress(self) -> None:
+        """See `Exchange`."""
+        for pending, _, _ in self._under_way:
+            pending.progress()
+
     def alltoall(self) -> list[Row]:
-        """See `Exchange`; the rows of this host's ranks, and a sum of each other's."""
+        """See `Exchange`; the rows of this host's ranks: a sum of each other's is on its way."""
         self._comm.count_sent(self.outgoing()[1:].nbytes)
-        hosts, turn = self._hosts, self._fence()
-        for sum_of, rank in zip(self._leaving, hosts.charges, strict=True):
-            reduce_rows(self._rows_for(rank, turn), sum_of)
-        arrived = self._arrived[turn]
-        sends = list(zip(self._leaving, hosts.charges, strict=True))
-        self._comm.exchange(sends, list(zip(arrived, hosts.relays, strict=True)))
-        return [*self._rows_for(self._comm.rank, turn), *arrived]
+        self._shared.sync()
+        hosts, turn = self._hosts, self._next_turn()
+        for row, rank in zip(self._leaving[turn], hosts.charges, strict=True):
+            reduce_rows(self._rows_for(rank, turn), row)
+        sends = list(zip(self._leaving[turn], hosts.charges, strict=True))
+        receives = list(zip(self._arriving[turn], hosts.relays, strict=True))
+        self._under_way.append((self._comm.exchange(sends, receives), turn, 0))
+        return self._rows_for(self._comm.rank, turn)
+
+    def arrived(self) -> list[Row]:
+        """See `Exchange`."""
+        pending, turn, _ = self._under_way.popleft()
+        pending.wait()
+        return list(self._arriving[turn])
 
     def _rows_for(self, rank: int, turn: int) -> list[Row]:
         """What the ranks of this host have for one."""
         width = self._places.shape[1]
         return [rows[turn, rank * width : (rank + 1) * width] for rows in self._rows]
 
-    def allgather(self, count: int, *, failed: bool = False) -> list[Row]:
+    def give(self, count: int, *, failed: bool = False) -> None:
         """See `Exchange`; behind the values goes whether this rank has failed."""
-        hosts, own = self._hosts, self._rows[self._own][self._turn, : count + 1]
+        hosts, turn = self._hosts, self._next_turn()
+        own, taken = self._rows[self._own][turn, : count + 1], self._taken[self._own]
         self._comm.count_sent(own.nbytes * (self._comm.size - 1))
         own[count] = failed
-        taken = self._taken[self._own]
-        self._comm.exchange(
-            [(own, rank) for rank in hosts.relays],
-            [(taken[self._turn, k, : count + 1], rank) for k, rank in enumerate(hosts.charges)],
-        )
-        turn = self._fence()
-        given = [self._given_by(rank, turn) for rank in range(self._comm.size)]
-        self.failing = [rank for rank, part in enumerate(given) if part[count]]
-        return [part[:count] for part in given]
+        receives = [(taken[turn, k, : count + 1], rank) for k, rank in enumerate(hosts.charges)]
+        pending = self._comm.exchange([(own, rank) for rank in hosts.relays], receives)
+        self._under_way.append((pending, turn, count))
+
+    def given(self) -> list[Row]:
+        """See `Exchange`."""
+        pending, turn, count = self._under_way.popleft()
+        pending.wait()
+        self._shared.sync()  # all that is given to this host is there
+        every = [self._given_by(rank, turn) for rank in range(self._comm.size)]
+        self.failing = [rank for rank, part in enumerate(every) if part[count]]
+        return [part[:count] for part in every]
 
     def _given_by(self, rank: int, turn: int) -> Row:
         """What any rank gives to all, where it lies on this host."""
@@ -271,8 +324,7 @@ class HostExchange:
         self._rows, self._taken, self._results = [], [], []
         self._shared.free()
 
-    def _fence(self) -> int:
-        """Ranks of this host may read what was filled; see `WindowExchange`."""
-        self._shared.sync()
-        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
+    def _next_turn(self) -> int:
+        """The turn that was filled; from here on the next one is."""
+        turn, self._turn = self._turn, (self._turn + 1) % TURNS
         return turn

@@ -9,6 +9,7 @@ Sums that are kept elsewhere are of no use to a reader as long as their masks ar
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -89,11 +90,18 @@ class ReduceScatter:
         """
         steps = range(0, self._longest, self._width)
         results, work = self.sums.by_row(self.exchange.result), Deferred()
+        incomplete: deque[NDArray[Any]] = deque()
 
         def fill_rows(start: int) -> None:
             for row, (begin, end) in zip(self.exchange.outgoing(), pairwise(self._offsets), strict=True):
                 first, last = min(begin + start, end), min(begin + start + self._width, end)
                 fill(first, last, row[: last - first])
+                self.exchange.progress()
+
+        def complete() -> None:
+            part, rows = incomplete.popleft(), self.exchange.arrived()
+            if rows:
+                work.do(fold, [part, *(row[: part.shape[-1]] for row in rows)], part)
 
         for count, start in enumerate(steps):
             work.do(self._mark, count, len(steps))
@@ -101,6 +109,11 @@ class ReduceScatter:
             rows = self.exchange.alltoall()
             part = results[..., start : start + self._width]
             work.do(fold, [row[: part.shape[-1]] for row in rows], part)
+            incomplete.append(part)
+            if len(incomplete) > self.exchange.ahead:
+                complete()
+        while incomplete:
+            complete()
         work.finish()
         self.sums.share()  # copies to the ranks that would take over, where they share no memory
 
@@ -111,6 +124,15 @@ class ReduceScatter:
         changed hands. Pieces say which ranks have one: where this rank has none, SiloflError names those.
         """
         exchange, work, failing = self.exchange, Deferred(error), set[int]()
+        given: deque[list[tuple[int, int]]] = deque()
+
+        def take_given() -> None:
+            places, rows = given.popleft(), exchange.given()
+            failing.update(exchange.failing)
+            for row, (first, last) in zip(rows, places, strict=True):
+                work.do(take, first, last, row[: last - first])
+                exchange.progress()
+
         for start in range(0, self._longest, exchange.allgather_width):
             count = min(exchange.allgather_width, self._longest - start)
             places = [
@@ -119,10 +141,12 @@ class ReduceScatter:
             ]
             first, last = places[self.comm.rank]
             work.do(fill, first, last, exchange.outgoing().reshape(-1)[: last - first])
-            rows = exchange.allgather(count, failed=work.error is not None)
-            failing.update(exchange.failing)
-            for row, (begin, end) in zip(rows, places, strict=True):
-                work.do(take, begin, end, row[: end - begin])
+            exchange.give(count, failed=work.error is not None)
+            given.append(places)
+            if len(given) > exchange.ahead:
+                take_given()
+        while given:
+            take_given()
         work.finish()
         if failing:
             first = min(failing)

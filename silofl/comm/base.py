@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from numpy.typing import NDArray
 
 from silofl.comm import argument_checks
-from silofl.comm.protocol import Messages
+from silofl.comm.protocol import Messages, Pending
 from silofl.types import ReduceOp
 
 Comm = TypeVar("Comm")
@@ -121,10 +121,10 @@ class CommunicatorBase(ABC, Generic[Comm]):
         self.count_sent(send.nbytes * (self._size - 1))
         self._allgather(send, receive, [int(count) for count in counts])
 
-    def exchange(self, sends: Messages, receives: Messages) -> None:
-        """Send and receive between pairs of ranks; see `Communicator.exchange`."""
+    def exchange(self, sends: Messages, receives: Messages) -> Pending:
+        """Messages between pairs of ranks; see `Communicator.exchange`."""
         argument_checks.check_exchange(sends, receives, self._rank, self._size)
-        self._exchange(sends, receives)
+        return self._exchange(sends, receives)
 
     def on_replace(self, callback: Callable[[Comm], None]) -> None:
         """Have `callback` called with each communicator that replaces this one."""
@@ -164,7 +164,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
     def _alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None: ...
 
     @abstractmethod
-    def _exchange(self, sends: Messages, receives: Messages) -> None: ...
+    def _exchange(self, sends: Messages, receives: Messages) -> Pending: ...
 
     @abstractmethod
     def _allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: list[int]) -> None: ...

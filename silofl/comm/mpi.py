@@ -82,6 +82,7 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         self._settings, self._comm = settings, comm
         self._mpi, self._chunk, self._node, self._backoff = settings
         self._hosts: list[Hosts | None] = []
+        self._under_way: list[pairwise.Exchange] = []
         state.open.append(self)
 
     def _wrap(
@@ -204,6 +205,8 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
     def recover(self) -> MpiCommunicator:
         """A communicator of the surviving ranks; see `Communicator.recover`."""
         self.revoke()
+        for exchange in self._under_way:
+            exchange.abandon()
         shrunk: Any = self._comm
         members = self._members
         with watchdog.waiting():
@@ -334,10 +337,8 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         """Every rank's part, in place: to a relay on each other host, and from there to all of that host."""
         starts = chunks.displacements(lengths)
         parts = [flat[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-        self.exchange(
-            [(parts[self._rank], rank) for rank in hosts.relays],
-            [(parts[rank], rank) for rank in hosts.charges],
-        )
+        own, taken = parts[self._rank], [(parts[rank], rank) for rank in hosts.charges]
+        self.exchange([(own, rank) for rank in hosts.relays], taken).wait()
         width = len(hosts.here)
         for group in hosts.groups:
             for first in range(0, len(group), width):  # of each relay one at a time
@@ -350,16 +351,13 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
                 ]
                 hosts.own._call("Allgatherv", self._mpi.IN_PLACE, layout)  # type: ignore[attr-defined]
 
-    def _exchange(self, sends: Messages, receives: Messages) -> None:
-        exchange = pairwise.Exchange(self._mpi, self._chunk)
-        try:
-            with self._peer_errors():
-                exchange.post(self._comm, sends, receives)
-                exchange.wait(backoff=self._backoff)
-        except RankFailedError:
-            self.revoke()
-            exchange.abandon()
-            raise
+    def _exchange(self, sends: Messages, receives: Messages) -> pairwise.Exchange:
+        with self._peer_errors():
+            exchange = pairwise.Exchange(self._comm, self._mpi, self._peer_errors, backoff=self._backoff)
+            self._under_way.append(exchange)
+            exchange.post(sends, receives, self._chunk)
+            self._under_way = [one for one in self._under_way if one.open]
+        return exchange
 
     def _call(self, collective: str, *buffers: Any) -> None:
         """Run a blocking collective, or its nonblocking twin where ranks wait with backoff."""

@@ -1,9 +1,10 @@
-"""Messages between pairs of ranks: each rank sends and receives what it has to, all at a time."""
+"""Messages between pairs of ranks over MPI: each rank sends and receives what it has to, all at a time."""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from silofl.comm import chunks
@@ -17,27 +18,49 @@ _abandoned: list[Any] = []
 
 
 class Exchange:
-    """One rank's messages of one call, in pieces of at most `chunk` bytes."""
+    """`Pending` messages of one rank over an mpi4py communicator.
 
-    def __init__(self, mpi: Any, chunk: int) -> None:
-        self._mpi, self._chunk = mpi, chunk
+    Args:
+        comm: the communicator, which nobody frees meanwhile.
+        mpi: the module mpi4py.MPI.
+        peer_errors: within it errors of MPI become what the caller raises for them.
+        backoff: whether to sleep while waiting.
+    """
+
+    def __init__(
+        self, comm: Any, mpi: Any, peer_errors: Callable[[], AbstractContextManager[None]], *, backoff: bool
+    ) -> None:
+        self._comm, self._mpi, self._peer_errors, self._backoff = comm, mpi, peer_errors, backoff
         self._requests: list[Any] = []
-        self._arrays: list[Messages] = []
+        self._arrays: tuple[Messages, ...] = ()
 
-    def post(self, comm: Any, sends: Messages, receives: Messages) -> None:
-        """Begin them over an mpi4py communicator."""
-        self._arrays = [sends, receives]
-        for start, messages in ((comm.Irecv, receives), (comm.Isend, sends)):
+    @property
+    def open(self) -> bool:
+        """Whether messages are under way."""
+        return bool(self._requests)
+
+    def post(self, sends: Messages, receives: Messages, chunk: int) -> None:
+        """Begin, in pieces of at most `chunk` bytes."""
+        self._arrays = sends, receives
+        for start, messages in ((self._comm.Irecv, receives), (self._comm.Isend, sends)):
             for array, rank in messages:
-                for piece in chunks.split(chunks.as_bytes(array), self._chunk):
+                for piece in chunks.split(chunks.as_bytes(array), chunk):
                     self._requests.append(start([piece, piece.size, self._mpi.BYTE], rank))
 
-    def wait(self, *, backoff: bool) -> None:
-        """Return when all are through."""
-        if backoff:
-            wait_with_backoff(self._requests)
-        else:
-            self._mpi.Request.Waitall(self._requests)
+    def wait(self) -> None:
+        """See `Pending`."""
+        with self._peer_errors():
+            if self._backoff:
+                wait_with_backoff(self._requests)
+            else:
+                self._mpi.Request.Waitall(self._requests)
+        self._requests, self._arrays = [], ()
+
+    def progress(self) -> None:
+        """See `Pending`."""
+        if self._requests:
+            with self._peer_errors():
+                self._mpi.Request.Testall(self._requests)
 
     def abandon(self) -> None:
         """Have them end, on a communicator that was revoked: the memory that they write is used again."""
@@ -48,3 +71,4 @@ class Exchange:
                     left.append(request)
         if left:
             _abandoned.append((left, self._arrays))
+        self._requests, self._arrays = [], ()

@@ -21,6 +21,16 @@ Messages = Sequence[tuple[NDArray[Any], int]]
 """Contiguous arrays, each with the rank that it goes to or comes from."""
 
 
+class Pending(Protocol):
+    """Messages under way."""
+
+    def wait(self) -> None:
+        """Return when all of this rank's are through."""
+
+    def progress(self) -> None:
+        """Let them go on, which MPI may do in its own calls alone. Not collective."""
+
+
 class RankFailedError(RuntimeError):
     """A rank of this communicator failed, or a peer has revoked the communicator because one did.
 
@@ -122,11 +132,12 @@ class Communicator(Protocol):
         `send` may be this rank's own part of `receive`. Any byte count, beyond 2^31 too.
         """
 
-    def exchange(self, sends: Messages, receives: Messages) -> None:
-        """Send each of `sends` and fill each of `receives`: pairs of an array and the rank at the other end.
+    def exchange(self, sends: Messages, receives: Messages) -> Pending:
+        """Begin to send and to fill arrays, which come with the rank at the other end.
 
         One message at most from a rank to another, of as many bytes as are expected there; none is a call,
-        too. Not in `bytes_sent`: its user reports it to `count_sent`.
+        too. Several calls may be under way. Arrays are MPI's until `Pending.wait` returns, or `recover` does.
+        Not in `bytes_sent`: its user reports it to `count_sent`.
         """
 
     def hosts(self) -> Hosts | None:

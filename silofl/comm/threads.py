@@ -167,11 +167,9 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
         every = self._enter("allgather", send.dtype, tuple(counts), payload=send.copy()).wait()
         np.concatenate(every, out=receive)
 
-    def _exchange(self, sends: Messages, receives: Messages) -> None:
+    def _exchange(self, sends: Messages, receives: Messages) -> ThreadPending:
         own = {rank: array.copy() for array, rank in sends}
-        every = self._enter("exchange", payload=own).wait()
-        for array, rank in receives:
-            array[...] = every[rank][self._rank].reshape(array.shape)
+        return ThreadPending(self._enter("exchange", payload=own), self._rank, receives)
 
     @property
     def _open_rendezvous(self) -> Rendezvous:
@@ -181,6 +179,22 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
 
     def _enter(self, *what: object, payload: Any = None) -> Collective:
         return self._open_rendezvous.enter(self._rank, what, payload)
+
+
+class ThreadPending:
+    """See `Pending`."""
+
+    def __init__(self, begun: Collective, rank: int, receives: Messages) -> None:
+        self._begun, self._rank, self._receives = begun, rank, receives
+
+    def wait(self) -> None:
+        """Wait for all ranks, whose messages are there then."""
+        every = self._begun.wait()
+        for array, rank in self._receives:
+            array[...] = every[rank][self._rank].reshape(array.shape)
+
+    def progress(self) -> None:
+        """Nothing: threads go on by themselves."""
 
 
 class ThreadSharedBuffer:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchanges import HostExchange, MessageExchange, open_exchange
+from silofl.aggregation.exchanges import Exchange, HostExchange, MessageExchange, open_exchange
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 
@@ -23,9 +23,9 @@ def test_bytes_sent_are_those_of_the_rows_for_other_ranks(kind: str, n: int) -> 
         exchange = MessageExchange(*arguments) if kind == "messages" else open_exchange(*arguments)
         assert isinstance(exchange, MessageExchange) == (kind == "messages")
         sent, rows = [comm.bytes_sent], []
-        for call, given in ((exchange.alltoall, ()), (exchange.allgather, (COUNT,))):
+        for call in (exchange.alltoall, lambda: give(exchange, COUNT)):
             exchange.outgoing().reshape(-1)[:] = np.arange(n * WIDTH) + 100 * comm.rank
-            rows.append([row.tolist() for row in call(*given)])
+            rows.append([row.tolist() for row in call()])
             sent.append(comm.bytes_sent)
         comm.barrier()
         exchange.close()
@@ -56,6 +56,8 @@ def test_rows_between_hosts_are_added_up_before_they_cross(n: int, host_of: Any)
         for turn in range(5):
             exchange.outgoing().reshape(-1)[:] = filled(comm.rank, turn)
             rows = exchange.alltoall()
+            assert exchange.ahead == 1
+            rows += exchange.arrived()
             hosts = comm.hosts()
             assert hosts is not None
             assert len(rows) == len(hosts.here) + len(hosts.elsewhere)
@@ -64,7 +66,7 @@ def test_rows_between_hosts_are_added_up_before_they_cross(n: int, host_of: Any)
                 np.add.reduce(rows, axis=0, dtype=np.uint16), np.add.reduce(every, axis=0, dtype=np.uint16)
             )
             exchange.outgoing().reshape(-1)[:] = filled(comm.rank, turn)
-            for one, row in enumerate(exchange.allgather(COUNT, failed=comm.rank == turn)):
+            for one, row in enumerate(give(exchange, COUNT, failed=comm.rank == turn)):
                 np.testing.assert_array_equal(row, filled(one, turn)[:COUNT])
             assert exchange.failing == [one for one in range(n) if one == turn]
         assert sum(crossed) == 5 * 2 * (
@@ -78,12 +80,17 @@ def test_rows_between_hosts_are_added_up_before_they_cross(n: int, host_of: Any)
     run_in_threads(n, rank, timeout_s=20, host_of=host_of)
 
 
+def give(exchange: Exchange, count: int, *, failed: bool = False) -> list[NDArray[Any]]:
+    exchange.give(count, failed=failed)
+    return exchange.given()
+
+
 def spy_on(comm: Any, crossed: list[int]) -> None:
     """Note the bytes of every message that a rank sends to another alone."""
     honest = comm.exchange
 
-    def exchange(sends: Any, receives: Any) -> None:
+    def exchange(sends: Any, receives: Any) -> Any:
         crossed.extend(array.nbytes for array, _ in sends)
-        honest(sends, receives)
+        return honest(sends, receives)
 
     comm.exchange = exchange

@@ -280,9 +280,18 @@ def check_exchange(comm):
                 sends.append((place_of(me + other, length(me, other), dtype), other))
             if other != me and length(other, me) is not None:
                 receives.append((np.zeros(length(other, me), dtype), other))
-        comm.exchange(sends, receives)
+        pending = comm.exchange(sends, receives)
+        again = [(np.zeros_like(array), rank) for array, rank in receives]
+        second = comm.exchange([(array + 1, rank) for array, rank in sends], again)
+        pending.progress()
+        pending.wait()
+        second.wait()
         right = all(np.array_equal(got, place_of(me + by, got.size, dtype)) for got, by in receives)
         collective_assert(comm, right, f"{[(by, got) for got, by in receives]}")
+        right = all(
+            np.array_equal(got + 1, more) for (got, _), (more, _) in zip(receives, again, strict=True)
+        )
+        collective_assert(comm, right, f"the second: {again}")
 
 
 def check_exchange_refuses(comm):
