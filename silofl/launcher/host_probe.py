@@ -15,7 +15,9 @@ from silofl.errors import ConfigError
 from silofl.launcher.hosts import is_local
 
 PROBE_TIMEOUT_S = 10.0
-"""Time limit for all hosts together; they are asked at once."""
+"""Time limit for all hosts together, which are asked at once, before a job starts."""
+LOST_TIMEOUT_S = 5.0
+"""The same before a restart, where some have answered before and one may be lost."""
 AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "PRTE_MCA_plm_rsh_agent")
 """Variables by which Open MPI's launcher takes another program than ssh."""
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={PROBE_TIMEOUT_S:.0f}")
@@ -47,7 +49,7 @@ def agent(environ: Mapping[str, str]) -> list[str]:
     )
 
 
-def probe(hosts: Iterable[str], program: str, environ: Mapping[str, str]) -> Answers:
+def probe(hosts: Iterable[str], program: str, environ: Mapping[str, str], timeout_s: float) -> Answers:
     """Ask every host but this one whether it has the executable `program`, all at once.
 
     ConfigError as of `agent`.
@@ -58,7 +60,7 @@ def probe(hosts: Iterable[str], program: str, environ: Mapping[str, str]) -> Ans
     line = agent(environ)
     question = f"test -x {shlex.quote(program)} && echo {_THERE} || echo"
     asked = {name: _ask([*line, name, question]) for name in others}
-    deadline = time.monotonic() + PROBE_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     told = {name: _told(process, deadline) for name, process in asked.items()}
     silent = [name for name, text in told.items() if text is None]
     return Answers(silent, [name for name, text in told.items() if text is not None and _THERE not in text])

@@ -108,7 +108,7 @@ def mpi_ready() -> None:
 
 
 def ends_job() -> None:
-    """Report that this rank asks the launcher to end the job: one that does not is ended by the watchdog."""
+    """Report that this rank has the launcher end the job; `launcher_end` ends one that then does not."""
     _page[ENDS_JOB] = 1
 
 

@@ -110,7 +110,7 @@ class RankMonitor:
                 return
             if os.WIFEXITED(status):
                 if self._page[ENDS_JOB]:
-                    launcher_end.await_end(self._launcher)
+                    launcher_end.end_later(self._launcher)
                 os._exit(os.WEXITSTATUS(status))
             if os.WIFSIGNALED(status):
                 self._end_by_signal(os.WTERMSIG(status))
