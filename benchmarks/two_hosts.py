@@ -89,14 +89,14 @@ class TwoHosts:
         )
 
     def cut(self) -> None:
-        """Cut the link: what is sent is lost, and neither side is told."""
-        _ip("-n", self.names[0], "link", "set", DEVICE, "down")
+        """Cut the link at the second host: what is sent is lost, and no process is told."""
+        _ip("-n", self.names[1], "link", "set", DEVICE, "down")
         self._down(1).touch()
 
     def join(self) -> None:
         """Mend the link that was cut; a host that was killed answers again."""
-        _ip("-n", self.names[0], "link", "set", DEVICE, "up")
-        self._route(0)
+        _ip("-n", self.names[1], "link", "set", DEVICE, "up")
+        self._route(1)
         self._down(1).unlink(missing_ok=True)
 
     def kill_host(self, *, for_ever: bool) -> None:

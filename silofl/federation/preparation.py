@@ -13,6 +13,7 @@ from pathlib import Path
 from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.peer_heartbeats import PeerHeartbeats
 from silofl.comm.protocol import Communicator
 from silofl.comm.respawn import Place
@@ -62,7 +63,8 @@ def prepare(
     """
     start, place = Start(config, comm.size, resume, own_task), Place.own(comm.local_rank)
     with raise_on_all_ranks(comm):
-        reason = stop_reason(config, comm.size)
+        several = isinstance(comm, MpiCommunicator) and comm.several_hosts
+        reason = stop_reason(config, comm.size, several_hosts=several)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     with ExitStack() as stack:

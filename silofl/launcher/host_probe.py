@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from silofl.errors import ConfigError
-from silofl.launcher.hosts import is_local
 
 PROBE_TIMEOUT_S = 10.0
 """Time limit for all hosts together, which are asked at once, before a job starts."""
@@ -50,14 +49,12 @@ def agent(environ: Mapping[str, str]) -> list[str]:
 
 
 def probe(hosts: Iterable[str], program: str, environ: Mapping[str, str], timeout_s: float) -> Answers:
-    """Ask every host but this one whether it has the executable `program`, all at once.
+    """Ask hosts, none of which is this one, whether they have the executable `program`, all at once.
 
     ConfigError as of `agent`.
     """
-    others = [name for name in hosts if not is_local(name)]
-    if not others:
-        return Answers([], [])
-    line = agent(environ)
+    others = list(hosts)
+    line = agent(environ) if others else []
     question = f"test -x {shlex.quote(program)} && echo {_THERE} || echo"
     asked = {name: _ask([*line, name, question]) for name in others}
     deadline = time.monotonic() + timeout_s

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from silofl.launcher import restarts
-from silofl.launcher.cluster import notice_silence_within, refuse_silent_hosts, resumed_line
+from silofl.launcher.cluster import Cluster, notice_silence_within
 from silofl.launcher.command import launch_command
 from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
@@ -40,17 +38,11 @@ class JobStart:
         first = self.line(self.hosts, resume=resume)
         if not self.hosts:
             return restarts.supervise_restarts(first, self.line((), resume=True), most_restarts)
-        program = self._program()
-        refuse_silent_hosts(self.hosts, program)
+        cluster = Cluster(self.hosts, self.train[0])
+        cluster.refuse_silent()
         notice_silence_within(self.silent_s)
-        return restarts.supervise_restarts(
-            first,
-            lambda: resumed_line(self.hosts, program, lambda left: self.line(left, resume=True)),
-            most_restarts,
-            ranks_tell=True,
-        )
 
-    def _program(self) -> str:
-        """What every host needs at this very path."""
-        first = self.train[0] if self.train else sys.executable
-        return str(Path(first))
+        def resumed() -> list[str]:
+            return cluster.resumed(lambda left: self.line(left, resume=True))
+
+        return restarts.supervise_restarts(first, resumed, most_restarts, ranks_tell=True)
