@@ -17,6 +17,8 @@ PROBE_TIMEOUT_S = 10.0
 """Time limit for all hosts together, which are asked at once, before a job starts."""
 LOST_TIMEOUT_S = 5.0
 """The same before a restart, where some have answered before and one may be lost."""
+READ_S = 1.0
+"""Time limit to read what a host has answered."""
 AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "PRTE_MCA_plm_rsh_agent")
 """Variables by which Open MPI's launcher takes another program than ssh."""
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={PROBE_TIMEOUT_S:.0f}")
@@ -76,8 +78,9 @@ def _ask(line: Sequence[str]) -> subprocess.Popen[str]:
 
 def _told(process: subprocess.Popen[str], deadline: float) -> str | None:
     """What the host said; None where it was not reached."""
+    left_s = 0.0 if process.poll() is None else READ_S  # it may have answered while others were waited for
     try:
-        text, _ = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        text, _ = process.communicate(timeout=max(left_s, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 9)  # an agent may have started others
