@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
@@ -60,15 +61,15 @@ class Cluster:
         return probe(others, self._program, self._environ, timeout_s)
 
 
-def notice_silence_within(seconds: float, environ: MutableMapping[str, str] = os.environ) -> None:
+def notice_silence(seconds: float, environ: MutableMapping[str, str] = os.environ) -> None:
     """Have Open MPI's daemons take a connection among them for lost that answers nothing for so long.
 
-    By TCP's keepalive, which Open MPI 5 asks for after 300 s; what the user has set stays. It is all that
-    notices a link that is cut before ranks know each other.
+    By TCP's keepalive, which is first asked for after half of that time without traffic, so that it takes up
+    to half as long again. What the user has set stays. It is all that notices a link that is cut before ranks
+    know each other; by itself Open MPI 5 takes 300 s and nine times 20 s.
     """
-    half = max(1, round(seconds / 2))
-    every = max(1, half // KEEPALIVE_PROBES)
-    for name, value in (("time", half), ("intvl", every), ("probes", KEEPALIVE_PROBES)):
+    idle, every = math.ceil(seconds / 2), math.ceil(seconds / KEEPALIVE_PROBES)
+    for name, value in (("time", idle), ("intvl", every), ("probes", KEEPALIVE_PROBES)):
         environ.setdefault(f"PRTE_MCA_oob_tcp_keepalive_{name}", str(value))
 
 

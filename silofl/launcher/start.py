@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from silofl.launcher import restarts
-from silofl.launcher.cluster import Cluster, notice_silence_within
+from silofl.launcher.cluster import Cluster, notice_silence
 from silofl.launcher.command import launch_command
 from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
@@ -40,7 +40,7 @@ class JobStart:
             return restarts.supervise_restarts(first, self.line((), resume=True), most_restarts)
         cluster = Cluster(self.hosts, self.train[0])
         cluster.refuse_silent()
-        notice_silence_within(self.silent_s)
+        notice_silence(self.silent_s)
 
         def resumed() -> list[str]:
             return cluster.resumed(lambda left: self.line(left, resume=True))

@@ -36,7 +36,7 @@ def test_the_outlook_names_policy_minimum_and_losses(
 
 @pytest.mark.parametrize("silos", [2, 3, 4, 5, 8])
 def test_of_two_parts_of_a_cut_network_one_at_most_goes_on(silos: int) -> None:
-    """Each takes the other for dead. On one host none is cut off, and two are enough for a sum in the clear."""
+    """Each takes the other for dead. On one host none is cut off: two are enough for a sum in the clear."""
     config = Config.model_validate({"failure": {"policy": "shrink"}, "secure": {"protocol": "plain"}})
     on_several, on_one = (stop_reason(config, silos, several_hosts=several) for several in (True, False))
     every = range(silos)
