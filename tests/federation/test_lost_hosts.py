@@ -124,7 +124,7 @@ def test_a_run_whose_host_is_lost_goes_on_where_it_was_on_the_other(
     end = launch.finish(lambda both: both.kill_host(for_ever=True))
     assert end.code == 0, end.said
     assert "the launcher ended before the ranks had finished the run" in end.said
-    assert "does not answer: all silos run on localhost:2" in end.said
+    assert "does not answer: all silos run on 10.99.0.1:2" in end.said
     assert end.summary["model_sha256"] == expected
     assert end.summary["survivors"] == [0, 1]
 
