@@ -180,7 +180,7 @@ def launch(
     from silofl.launcher.command import python_command
     from silofl.launcher.detection import on_one_node, refuse_several_launches
     from silofl.launcher.hosts import named_hosts
-    from silofl.launcher.start import JobStart
+    from silofl.launcher.job_start import JobStart
     from silofl.privacy.claim import foretold
 
     refuse_several_launches(os.environ)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 from silofl.console import log
-from silofl.errors import ConfigError, StoppedError
+from silofl.errors import EXIT_BAD_INPUT, EXIT_RESUMABLE, ConfigError, StoppedError
 from silofl.launcher.host_probe import LOST_TIMEOUT_S, PROBE_TIMEOUT_S, Answers, probe
 from silofl.launcher.hosts import Host, is_local, without
 
@@ -18,10 +18,16 @@ Line = Callable[[Sequence[Host]], list[str]]
 
 
 class Cluster:
-    """The hosts of one job. `program` has to be at the same path on each."""
+    """The hosts of one job: `Restarted` on those that answer, by what `line` gives for them.
 
-    def __init__(self, hosts: Sequence[Host], program: str, environ: Mapping[str, str] = os.environ) -> None:
-        self._hosts, self._program, self._environ = tuple(hosts), program, environ
+    `program` has to be at the same path on each.
+    """
+
+    def __init__(
+        self, hosts: Sequence[Host], program: str, line: Line, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._hosts, self._program, self._line, self._environ = tuple(hosts), program, line, environ
+        self._lost: list[str] = []
         self._local = frozenset(host.name for host in hosts if is_local(host.name))
         """This machine's names: looked up while its network is as it should be."""
 
@@ -39,14 +45,13 @@ class Cluster:
                 "the same path on every host"
             )
 
-    def resumed(self, line: Line) -> list[str]:
-        """The command of a restart on the hosts that answer now, with the silos of those that do not.
+    def command(self) -> list[str]:
+        """See `Restarted`: on the hosts that answer now, with the silos of those that do not.
 
         Every silo is started: one whose host is lost runs beside the silos of its neighbours in the list.
-        Raises StoppedError where no host answers.
         """
         answers = self._ask(LOST_TIMEOUT_S)
-        lost = [*answers.silent, *answers.without_program]
+        self._lost = lost = [*answers.silent, *answers.without_program]
         left = without(self._hosts, lost)
         if not left:
             raise StoppedError("no host answers: start the same command with --resume when one does")
@@ -54,7 +59,14 @@ class Cluster:
             log(f"{_hosts(lost)} not answer: all silos run on {', '.join(map(str, left))}")
         if {host.name for host in left} <= self._local:  # found also where the network's address is gone
             left = (Host(THIS_HOST, sum(host.slots for host in left)),)
-        return line(left)
+        return self._line(left)
+
+    def exit_code(self, code: int) -> int:
+        """See `Restarted`: input that is bad where a silo's host is lost may be good on that host."""
+        if code != EXIT_BAD_INPUT or not self._lost:
+            return code
+        log(f"{_hosts(self._lost)} not answer, and its silos may have files that no other host has")
+        return EXIT_RESUMABLE
 
     def _ask(self, timeout_s: float) -> Answers:
         others = [host.name for host in self._hosts if host.name not in self._local]

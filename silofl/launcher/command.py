@@ -54,8 +54,8 @@ def launch_command(
         raise MissingDependencyError(msg)
     options = {"openmpi": _openmpi, "mpich": _mpich}.get(info.vendor, _other)
     where = _on_hosts(info, hosts, environ) if hosts else []
-    crowded = ranks > info.cores and not hosts
-    return [info.launchers[0], *options(ranks, crowded, root, ulfm, where), *argv]
+    oversubscribed = ranks > info.cores and not hosts
+    return [info.launchers[0], *options(ranks, oversubscribed, root, ulfm, where), *argv]
 
 
 def _on_hosts(info: MpiInfo, hosts: Sequence[Host], environ: Mapping[str, str]) -> list[str]:
@@ -73,18 +73,18 @@ def _on_hosts(info: MpiInfo, hosts: Sequence[Host], environ: Mapping[str, str]) 
     )
 
 
-def _openmpi(ranks: int, crowded: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
+def _openmpi(ranks: int, oversubscribed: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
     options = ["--allow-run-as-root"] if root else []
-    options += ["--oversubscribe"] if crowded else []
+    options += ["--oversubscribe"] if oversubscribed else []
     options += where
     options += ["--with-ft", "ulfm"] if ulfm else []
     return [*options, "--bind-to", "none", "-n", str(ranks)]
 
 
-def _mpich(ranks: int, crowded: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
+def _mpich(ranks: int, oversubscribed: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
     options = [*where, *(["-disable-auto-cleanup"] if ulfm else [])]
     return [*options, "-bind-to", "none", "-n", str(ranks)]
 
 
-def _other(ranks: int, crowded: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
+def _other(ranks: int, oversubscribed: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
     return ["-n", str(ranks)]

@@ -119,27 +119,31 @@ def test_a_host_that_cannot_run_the_program_is_named_before_the_start(
     program: str, names: str, sentence: str
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        Cluster([Host(name, 1) for name in names.split()], program).refuse_silent()
+        Cluster([Host(name, 1) for name in names.split()], program, lambda left: []).refuse_silent()
 
 
 def test_a_restart_has_all_silos_on_the_hosts_that_answer(
     program: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def line(left: object) -> list[str]:
-        return [str(host) for host in left]  # type: ignore[attr-defined]
+    def command(*hosts: Host) -> list[str]:
+        return Cluster(hosts, program, lambda left: list(map(str, left))).command()
 
-    Cluster([Host("a", 2), Host("b", 2)], program).refuse_silent()
-    assert Cluster([Host("a", 2), Host("b", 2)], program).resumed(line) == ["a:2", "b:2"]
-    assert capfd.readouterr().err == ""
     own = socket.gethostname()
-    assert Cluster([Host("a", 2), Host("lost", 2), Host(own, 1)], program).resumed(line) == [
-        "a:3",
-        f"{own}:2",
-    ]
+    assert command(Host("a", 2), Host("b", 2)) == ["a:2", "b:2"]
+    assert capfd.readouterr().err == ""
+    assert command(Host("a", 2), Host("lost", 2), Host(own, 1)) == ["a:3", f"{own}:2"]
     assert "host lost does not answer: all silos run on a:3" in capfd.readouterr().err
-    assert Cluster([Host(own, 2), Host("lost", 2)], program).resumed(line) == ["localhost:4"]
+    assert command(Host(own, 2), Host("lost", 2)) == ["localhost:4"]
     with pytest.raises(StoppedError, match="no host answers"):
-        Cluster([Host("refused", 2), Host("lost", 2)], program).resumed(line)
+        command(Host("refused", 2), Host("lost", 2))
+
+
+def test_bad_input_without_a_host_may_be_good_on_it(program: str, capfd: pytest.CaptureFixture[str]) -> None:
+    job = Cluster([Host("a", 2), Host("refused", 2)], program, lambda left: list(map(str, left)))
+    assert job.exit_code(2) == 2
+    job.command()
+    assert [job.exit_code(code) for code in (0, 1, 2, 75)] == [0, 1, 75, 75]
+    assert "host refused does not answer, and its silos may have files" in capfd.readouterr().err
 
 
 def test_the_way_to_hosts_is_open_mpis_own(monkeypatch: pytest.MonkeyPatch, program: str) -> None:

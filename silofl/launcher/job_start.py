@@ -38,11 +38,7 @@ class JobStart:
         first = self.line(self.hosts, resume=resume)
         if not self.hosts:
             return restarts.supervise_restarts(first, self.line((), resume=True), most_restarts)
-        cluster = Cluster(self.hosts, self.train[0])
+        cluster = Cluster(self.hosts, self.train[0], lambda left: self.line(left, resume=True))
         cluster.refuse_silent()
         notice_silence(self.silent_s)
-
-        def resumed() -> list[str]:
-            return cluster.resumed(lambda left: self.line(left, resume=True))
-
-        return restarts.supervise_restarts(first, resumed, most_restarts, ranks_tell=True)
+        return restarts.supervise_restarts(first, cluster, most_restarts, ranks_tell=True)
