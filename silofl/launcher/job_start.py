@@ -37,7 +37,8 @@ class JobStart:
         """Start the job, and again where it failed and can go on; the exit code."""
         first = self.line(self.hosts, resume=resume)
         if not self.hosts:
-            return restarts.supervise_restarts(first, self.line((), resume=True), most_restarts)
+            resumed = self.line((), resume=True)
+            return restarts.supervise_restarts(first, resumed, most_restarts, ranks_tell=True)
         cluster = Cluster(self.hosts, self.train[0], lambda left: self.line(left, resume=True))
         cluster.refuse_silent()
         notice_silence(self.silent_s)
