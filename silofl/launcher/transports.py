@@ -25,24 +25,24 @@ def exclude_ofi_transport(environ: MutableMapping[str, str], library: str | None
     """
     if library is None or not Path(library).is_relative_to(sys.prefix) or TRANSPORTS in environ:
         return
-    if "libmpi.so.40" in library and not any(
-        _sets(path, "btl") for path in _settings_files(environ, library)
-    ):
+    if "libmpi.so.40" in library and not _set_in_file("btl", environ, library):
         environ[TRANSPORTS] = WITHOUT_OFI
 
 
 def exclude_unsafe_collectives(environ: MutableMapping[str, str], library: str | None) -> None:
     """Exclude HAN, Open MPI's collectives across hosts, where ranks may fail; call before MPI_Init.
 
-    It is no part of ULFM (open-mpi/ompi #13915): survivors of a rank that died in a blocking collective hung
-    in it, by 5.0.11 as well. What is set by a variable, by mpirun's --mca or in a file stays.
+    Its authors name it as not fault-tolerant (open-mpi/ompi #13915): survivors of a rank that died in it may
+    hang. What is set by a variable, by mpirun's --mca or in a file stays.
     """
     if library is None or "libmpi.so.40" not in library or not fault_tolerance_enabled(environ):
         return
-    if COLLECTIVES not in environ and not any(
-        _sets(path, "coll") for path in _settings_files(environ, library)
-    ):
+    if COLLECTIVES not in environ and not _set_in_file("coll", environ, library):
         environ[COLLECTIVES] = WITHOUT_HAN
+
+
+def _set_in_file(framework: str, environ: Mapping[str, str], library: str) -> bool:
+    return any(_sets(path, framework) for path in _settings_files(environ, library))
 
 
 def _settings_files(environ: Mapping[str, str], library: str) -> list[Path]:
