@@ -32,6 +32,8 @@ RELAY_TIMEOUT_S = 5.0
 TICK_S = 0.5
 LAUNCHER_EXIT_TIMEOUT_S = 10.0
 """A launcher that still runs so long after its aborted ranks, or after SIGTERM, never ends by itself."""
+LEAST_OF_LAUNCHERS = 128
+"""From here on exit codes are a launcher's own: MPICH's ends with 255 where a host is lost."""
 RANKS_READY_S = 5.0
 """After so long ranks are taken to handle signals, where `mpi_ready_file` cannot be seen from their node."""
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -136,7 +138,7 @@ class _Launcher:
         elif code < 0:
             log(f"the launcher was killed by {signal.Signals(-code).name}, and the job with it")
             code = EXIT_RESUMABLE
-        elif code == 0 and ranks_tell:
+        elif ranks_tell and (code == 0 or (code >= LEAST_OF_LAUNCHERS and self._mpi_ready.exists())):
             log("the launcher ended before the ranks had finished the run: a host or its daemon was lost")
             code = EXIT_RESUMABLE
         return JobEnd(code, self._stop_requested)
