@@ -177,7 +177,7 @@ def test_a_launcher_is_killed(both: Any, whole: str, tmp_path: Path, act: Callab
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("restarts", [0, 3])
-@pytest.mark.parametrize("step", ["train", "collect first", "checkpoint rename"])
+@pytest.mark.parametrize("step", ["train", "collect first", "allgather"])
 def test_the_link_is_cut_for_ever(both: Any, whole: str, tmp_path: Path, step: str, restarts: int) -> None:
     more = ["--restarts", str(restarts), "--set", f"failure.silent_s={SILENT_S}", "--set", "run.rounds=6"]
     launch = Launch(both, tmp_path / "run", 2, *more, *fault(f"slow silo 2 round 3 at {step} x1"))
@@ -194,7 +194,7 @@ def test_the_link_is_cut_for_ever(both: Any, whole: str, tmp_path: Path, step: s
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("step", ["train", "collect first", "checkpoint rename"])
+@pytest.mark.parametrize("step", ["train", "collect first", "allgather"])
 def test_the_link_is_cut_for_ten_seconds(both: Any, whole: str, tmp_path: Path, step: str) -> None:
     more = ["--set", "failure.silent_s=30", *fault(f"slow silo 2 round 3 at {step} x1")]
     launch = Launch(both, tmp_path / "run", 2, *more)
