@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from silofl.errors import MismatchError, MissingDependencyError
-from silofl.launcher import detection
+from silofl.launcher import detection, watchdog
 from silofl.launcher.mpi_info import MPICH_FAMILY, MpiInfo, describe
-from silofl.launcher.transports import exclude_ofi_transport
+from silofl.launcher.transports import exclude_ofi_transport, exclude_unsafe_collectives
 
 _lock = threading.Lock()
 _loaded: list[ModuleType] = []
@@ -48,6 +48,7 @@ def load() -> Any:
             check_vendor(launch, mpi.get_vendor()[0], library)
             if not mpi.Is_initialized():
                 exclude_ofi_transport(os.environ, library)
+                exclude_unsafe_collectives(os.environ, library)
                 mpi.Init_thread(mpi.THREAD_MULTIPLE)
             check_world_size(launch, mpi.COMM_WORLD.size, mpi.get_vendor()[0])
             _loaded.append(mpi)
@@ -108,6 +109,7 @@ def abort(exit_code: int) -> NoReturn:
     sys.stderr.flush()
     for tell in before_abort:
         tell(exit_code)
+    watchdog.ends_job()
     time.sleep(OUTPUT_GRACE_S)
     time_limit = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
     time_limit.daemon = True

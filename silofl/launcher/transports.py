@@ -1,4 +1,4 @@
-"""Transports that Open MPI loads, unless the user or the site has chosen them."""
+"""Transports and collectives that Open MPI loads, unless the user or the site has chosen them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
+from silofl.launcher.detection import fault_tolerance_enabled
+
 TRANSPORTS = "OMPI_MCA_btl"
 WITHOUT_OFI = "^ofi"
+COLLECTIVES = "OMPI_MCA_coll"
+WITHOUT_HAN = "^hcoll,portals4,han"
+"""The first two are what Open MPI itself leaves out under ULFM."""
 
 
 def exclude_ofi_transport(environ: MutableMapping[str, str], library: str | None) -> None:
@@ -20,8 +25,24 @@ def exclude_ofi_transport(environ: MutableMapping[str, str], library: str | None
     """
     if library is None or not Path(library).is_relative_to(sys.prefix) or TRANSPORTS in environ:
         return
-    if "libmpi.so.40" in library and not any(map(_sets_transports, _settings_files(environ, library))):
+    if "libmpi.so.40" in library and not _set_in_file("btl", environ, library):
         environ[TRANSPORTS] = WITHOUT_OFI
+
+
+def exclude_unsafe_collectives(environ: MutableMapping[str, str], library: str | None) -> None:
+    """Exclude HAN, Open MPI's collectives across hosts, where ranks may fail; call before MPI_Init.
+
+    Its authors name it as not fault-tolerant (open-mpi/ompi #13915): survivors of a rank that died in it may
+    hang. What is set by a variable, by mpirun's --mca or in a file stays.
+    """
+    if library is None or "libmpi.so.40" not in library or not fault_tolerance_enabled(environ):
+        return
+    if COLLECTIVES not in environ and not _set_in_file("coll", environ, library):
+        environ[COLLECTIVES] = WITHOUT_HAN
+
+
+def _set_in_file(framework: str, environ: Mapping[str, str], library: str) -> bool:
+    return any(_sets(path, framework) for path in _settings_files(environ, library))
 
 
 def _settings_files(environ: Mapping[str, str], library: str) -> list[Path]:
@@ -30,8 +51,8 @@ def _settings_files(environ: Mapping[str, str], library: str) -> list[Path]:
     return [own, Path(library).parent.parent / "etc" / "openmpi-mca-params.conf"]
 
 
-def _sets_transports(path: Path) -> bool:
+def _sets(path: Path, framework: str) -> bool:
     try:
-        return re.search(r"^\s*btl\s*=", path.read_text(errors="replace"), re.MULTILINE) is not None
+        return re.search(rf"^\s*{framework}\s*=", path.read_text(errors="replace"), re.MULTILINE) is not None
     except OSError:
         return False

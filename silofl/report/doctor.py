@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +15,14 @@ from rich.table import Table
 from silofl import __version__
 from silofl.comm.mpi_library import mpi_info
 from silofl.errors import EXIT_BAD_INPUT, SiloflError
+from silofl.launcher.mpi_info import MpiInfo
+
+LEAST_VERSION = (5, 0, 10)
+"""Of Open MPI, for ULFM across hosts: its changelog has "Fixed coll/han subcomms revocation" there."""
 
 Mark = Literal["ok", "gap", "missing"]
+
+PML = "OMPI_MCA_pml"
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,26 @@ def _mpi() -> list[Finding]:
         if info.cuda_aware
         else Finding("MPI and GPUs", "gap", "updates pass through host memory")
     )
-    return [Finding("MPI", "ok", f"{info.name} {info.version}, {info.library}"), launcher, survive, cuda]
+    found = [Finding("MPI", "ok", f"{info.name} {info.version}, {info.library}"), launcher, survive, cuda]
+    return found + several_hosts(info)
+
+
+def several_hosts(info: MpiInfo) -> list[Finding]:
+    """What this MPI library does not do on several hosts: docs/failure.md says what happens then."""
+    what = "several hosts"
+    if not info.fault_tolerant:
+        return [Finding(what, "gap", "a lost host ends the job, silofl launch --host restarts it")]
+    version = tuple(map(int, info.version.split(".")[:3]))
+    detail = "a lost silo is survived, not a lost host: silofl launch --host restarts the job on the others"
+    if version < LEAST_VERSION:
+        named = ".".join(map(str, LEAST_VERSION))
+        detail = f"Open MPI before {named} may not tell ranks on other hosts of a lost one"
+        return [Finding(what, "gap", detail, f"use {named} or later")]
+    pml = os.environ.get(PML, "")
+    if pml and pml != "ob1":
+        advice = "unset it: mpirun --with-ft ulfm takes ob1"
+        return [Finding(what, "gap", f"{PML}={pml} survives no lost silo", advice)]
+    return [Finding(what, "ok", detail)]
 
 
 def _torch() -> Finding:

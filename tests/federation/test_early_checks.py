@@ -99,7 +99,9 @@ def test_launch_and_ranks_refuse_it_before_anything_is_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tables: dict[str, Any], text: str
 ) -> None:
     monkeypatch.setattr(source, "find_spec", lambda name: None)
-    monkeypatch.setattr(restarts, "supervise_restarts", lambda *given: pytest.fail("ranks are started"))
+    monkeypatch.setattr(
+        restarts, "supervise_restarts", lambda *given, **named: pytest.fail("ranks are started")
+    )
     monkeypatch.setattr(loop, "build_task", lambda *given: pytest.fail("a task is built"))
     monkeypatch.setattr(own_files, "read", lambda *given: pytest.fail("data is read"))
     (folder / "old").mkdir()

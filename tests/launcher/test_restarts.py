@@ -67,7 +67,7 @@ from silofl.comm import mpi_library
 from silofl.launcher import restarts
 
 def warned(work):
-    def do(*given):
+    def do(*given, **named):
         signal.raise_signal(signal.SIGUSR1)
         done = work(*given)
         signal.raise_signal(signal.SIGUSR1)

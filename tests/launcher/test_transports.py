@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from silofl.comm.mpi_library import mpi_info
-from silofl.launcher.transports import TRANSPORTS, exclude_ofi_transport
+from silofl.launcher.transports import (
+    COLLECTIVES,
+    TRANSPORTS,
+    exclude_ofi_transport,
+    exclude_unsafe_collectives,
+)
 
 
 @pytest.fixture
@@ -68,3 +73,24 @@ def test_transports_are_set_before_mpi_is_initialised():
     )
     own = mpi_info().vendor == "openmpi" and transports_of(mpi_info().library) == "^ofi"
     assert done.stdout.strip() == ("^ofi" if own else "None")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"OMPI_MCA_mpi_ft_enable": "1"}, "^hcoll,portals4,han"),
+        ({"OMPI_MCA_mpi_ft_enable": "1", COLLECTIVES: "^cuda"}, "^cuda"),
+        ({}, None),
+    ],
+)
+def test_where_ranks_may_fail_no_collectives_across_hosts_are_used_that_cannot(beside, given, expected):
+    variables = {"HOME": "/nonexistent", **given}
+    exclude_unsafe_collectives(variables, beside)
+    assert variables.get(COLLECTIVES) == expected
+
+
+def test_a_choice_of_collectives_in_a_file_stays(beside, tmp_path):
+    Path(tmp_path, "etc", "openmpi-mca-params.conf").write_text("coll = ^cuda\n")
+    variables = {"HOME": "/nonexistent", "OMPI_MCA_mpi_ft_enable": "1"}
+    exclude_unsafe_collectives(variables, beside)
+    assert COLLECTIVES not in variables

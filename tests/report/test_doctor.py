@@ -27,3 +27,24 @@ def test_what_happens_when_a_silo_dies(
     found = next(one for one in doctor.examine() if one.what == "ULFM")
     assert found.mark == mark
     assert words in f"{found.detail}; {found.advice}"
+
+
+@pytest.mark.parametrize(
+    ("version", "ulfm", "pml", "mark", "words"),
+    [
+        ("5.0.11", True, "", "ok", "not a lost host"),
+        ("5.0.10", True, "ob1", "ok", "not a lost host"),
+        ("5.1", True, "", "ok", "not a lost host"),
+        ("5.0.9", True, "", "gap", "use 5.0.10 or later"),
+        ("5.0.11", True, "ucx", "gap", "OMPI_MCA_pml=ucx survives no lost silo"),
+        ("5.0.11", False, "", "gap", "restarts it"),
+    ],
+)
+def test_what_is_survived_on_several_hosts(
+    version: str, ulfm: bool, pml: str, mark: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_MCA_pml", pml)
+    info = MpiInfo("openmpi", "Open MPI", version, None, ("/usr/bin/mpirun",), ulfm, None, 2)
+    (found,) = doctor.several_hosts(info)
+    assert (found.what, found.mark) == ("several hosts", mark)
+    assert words in f"{found.detail}; {found.advice}"
