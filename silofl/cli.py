@@ -13,6 +13,9 @@ import typer
 from silofl import __version__
 from silofl import config as configuration
 from silofl.bench.cli import app as bench
+from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
+from silofl.cli_options import load as _load
+from silofl.cli_submit import submit
 from silofl.errors import EXIT_FALSE_CLAIM
 
 app = typer.Typer(
@@ -23,18 +26,6 @@ app = typer.Typer(
 )
 
 app.add_typer(bench, name="bench")
-
-ConfigPath = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="TOML configuration, such as launch/digits.toml.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key.")
-]
-Run = Annotated[str, typer.Option(help="Run directory; runs/<config name> when not given.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")]
-MOST_RANKS = 10_000
-"""Of one command: what is looked at for each, such as its files, is done within seconds."""
-Ranks = Annotated[int, typer.Option("-n", min=1, max=MOST_RANKS, help="How many silos.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -198,50 +189,7 @@ def launch(
         raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))
 
 
-@app.command()
-def submit(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    silos: Annotated[int, typer.Option(help="How many silos, in all.")] = 4,
-    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 1,
-    cores: Annotated[int, typer.Option(help="Processor cores for each silo.")] = 1,
-    time: Annotated[str, typer.Option(help="Time limit, as sbatch takes it.")] = "4:00:00",
-    partition: Annotated[str, typer.Option(help="Partition; the site's default when not given.")] = "",
-    account: Annotated[str, typer.Option(help="Account; your default when not given.")] = "",
-    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each silo.")] = False,
-    mpi: Annotated[str, typer.Option(help="Start ranks by srun --mpi=..., not by mpirun.")] = "",
-    run: Annotated[str, typer.Option(help="Run directory; runs/<config>-<job id> when not given.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job.")] = False,
-) -> None:
-    """Print and submit the Slurm job that trains CONFIG, and that goes on by itself at its time limit."""
-    from silofl.federation.secure_conflicts import refuse_conflicts
-    from silofl.launcher import slurm
-    from silofl.launcher.command import python_command
-    from silofl.privacy.claim import foretold
-
-    settings = _load(config, overrides, run)
-    refuse_conflicts(settings)
-    job = slurm.Job(
-        config=str(config),
-        silos=silos,
-        nodes=nodes,
-        cores=cores,
-        time=time,
-        partition=partition,
-        account=account,
-        gpus=gpus,
-        mpi=mpi,
-        run=run,
-        more=[f"--set={override}" for override in overrides or []],
-        program=python_command(),  # the job need not find silofl on its PATH
-    )
-    text = slurm.job_text(job)
-    typer.echo(text, nl=False)
-    if not dry_run:
-        typer.echo(f"job {slurm.submit(text)}")
-    statistics, participation = bool(settings.data.standardize), settings.run.participation
-    claim = foretold(settings.privacy, statistics=statistics, participation=participation)
-    typer.echo(f"privacy: {claim}", err=True)
+app.command()(submit)
 
 
 @app.command()
@@ -281,7 +229,3 @@ def roster(
     typer.echo(f"digest  {joint.digest.hex()}")
     if output is not None:
         output.write_text(joint.dumps(), encoding="utf-8")
-
-
-def _load(path: Path, overrides: list[str] | None, run: str) -> configuration.Config:
-    return configuration.load(path, overrides, {"dir": run} if run else {})
