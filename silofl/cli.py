@@ -96,11 +96,38 @@ def strategies(
 
 
 @app.command()
-def doctor() -> None:
-    """Examine this machine: MPI, GPUs, Slurm, and what to do about each gap."""
-    from silofl.report.doctor import examine, print_findings
+def doctor(
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it here as JSON; - prints it.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="A,B", help="Examine these hosts.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Examine the hosts of this file.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that examining hosts may take.")] = 60.0,
+    tell: Annotated[bool, typer.Option("--tell", hidden=True)] = False,
+    meet: Annotated[bool, typer.Option("--meet", hidden=True)] = False,
+) -> None:
+    """Examine this machine, or hosts: MPI, GPUs, Slurm, what differs, and what to do about each gap."""
+    from json import dumps
 
-    raise typer.Exit(print_findings(examine()))
+    from silofl.checkpoint.atomic_files import write_json
+    from silofl.launcher.hosts import every_host
+    from silofl.report import doctor_hosts
+    from silofl.report.doctor_report import HostReport, Report
+
+    if tell:
+        doctor_hosts.tell_report()
+        raise typer.Exit
+    if meet:
+        raise typer.Exit(doctor_hosts.meet())
+    names = every_host(host, hostfile)
+    report = doctor_hosts.examine_hosts(names, timeout) if names else Report([HostReport.own()])
+    if json != "-":
+        report.print()
+    if json == "-":
+        typer.echo(dumps(report.to_json(), indent=1))
+    elif json is not None:
+        write_json(Path(json), report.to_json(), private=False)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
