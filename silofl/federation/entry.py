@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of, world
 from silofl.comm.respawn import spawned_by
 from silofl.config import Config
+from silofl.console import LOGGER
 from silofl.crypto.core_dumps import forbid_core_dumps
+from silofl.errors import SiloflError
 from silofl.federation.preparation import prepare
 from silofl.federation.stop import StopRequest
 
@@ -62,14 +65,26 @@ def train_or_rejoin(
         if spawn_info is None or not isinstance(comm, MpiCommunicator):
             with raise_on_all_ranks(comm):
                 config = load()
-            prepared = prepare(
-                config, comm=comm, resume=resume, own_task=task is not None, on_directory=on_directory
-            )
-            from silofl.federation.loop import train_prepared  # torch: after all that does without
+            with _others_errors_logged(comm):
+                prepared = prepare(
+                    config, comm=comm, resume=resume, own_task=task is not None, on_directory=on_directory
+                )
+                from silofl.federation.loop import train_prepared  # torch: after all that does without
 
-            return train_prepared(prepared, task, stop)
+                return train_prepared(prepared, task, stop)
         from silofl.federation.failure.rejoin import rejoin
 
         return rejoin(
             load, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
         )
+
+
+@contextmanager
+def _others_errors_logged(comm: Communicator) -> Iterator[None]:
+    """Have this silo's log say what ended the run, also where another rank prints it."""
+    try:
+        yield
+    except SiloflError as error:
+        if error.rank not in {None, comm.rank}:
+            LOGGER.error("%s", f"rank {error.rank}: {error}")
+        raise

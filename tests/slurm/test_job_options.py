@@ -93,7 +93,9 @@ def test_a_job_that_cannot_be_is_refused(job: Job, sentence: str) -> None:
 @pytest.mark.parametrize("queue", ["pbs", "lsf"])
 @pytest.mark.parametrize("more", [{"mpi": "pmix"}, {"qos": "long"}, {"sbatch": ["exclusive"]}])
 def test_options_of_slurm_are_refused_elsewhere(queue: str, more: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"^--{next(iter(more))} is Slurm's: remove it, or leave out --queue {queue}"):
+    with pytest.raises(
+        ConfigError, match=f"^--{next(iter(more))} is Slurm's: remove it, or leave out --queue {queue}"
+    ):
         TEXTS[queue](Job(**more))
 
 
