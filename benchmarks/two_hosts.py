@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 NETWORK, ADDRESSES = "10.99.0.0/24", ("10.99.0.1", "10.99.0.2")
 DEVICE = "link0"
@@ -28,6 +29,7 @@ WITHIN = 'hostname "$0"; exec "$@"'
 AGENT = """#!/usr/bin/env bash
 # What mpirun calls in the place of ssh: [options] address command...
 while [ "${{1#-}}" != "$1" ]; do shift; done
+[ ! -e "{folder}/$1.down" ] || {{ sleep 60; exit 255; }}
 case "$1" in {cases} *) echo "no host $1" >&2; exit 255 ;; esac
 shift
 exec ip netns exec "$host" unshare --uts bash -c "hostname $host; $*"
@@ -61,21 +63,8 @@ class TwoHosts:
         """
         line = [launcher, "--allow-run-as-root", "--bind-to", "none", "--map-by", f"ppr:{ranks_a_host}:node"]
         line += ["--host", ",".join(f"{one}:{ranks_a_host}" for one in ADDRESSES)]
-        line += ["--prtemca", "plm_ssh_agent", str(self.agent), *argv]
-        start = [
-            "ip",
-            "netns",
-            "exec",
-            self.names[0],
-            "unshare",
-            "--uts",
-            "bash",
-            "-c",
-            WITHIN,
-            self.names[0],
-        ]
-        environ = dict(environ) | {"TMPDIR": str(self.agent.parent)}  # what a killed job leaves goes with it
-        process = subprocess.Popen([*start, *line], env=environ, stdin=subprocess.DEVNULL)
+        line += argv
+        process = self.start(line, environ)
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -84,15 +73,63 @@ class TwoHosts:
             self.clear()
             process.wait(GRACE_S)
 
+    def start(
+        self, line: Sequence[str], environ: Mapping[str, str], output: IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command on the first host, which reaches the other; what it prints goes to `output`."""
+        words = f"ip netns exec {self.names[0]} unshare --uts bash -c".split()
+        environ = dict(environ) | {"TMPDIR": str(self.agent.parent)}  # what a killed job leaves goes with it
+        environ |= {"PRTE_MCA_plm_ssh_agent": str(self.agent)}
+        return subprocess.Popen(
+            [*words, WITHIN, self.names[0], *line],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+        )
+
+    def cut(self) -> None:
+        """Cut the link at the second host: what is sent is lost, and no process is told."""
+        _ip("-n", self.names[1], "link", "set", DEVICE, "down")
+        self._down(1).touch()
+
+    def join(self) -> None:
+        """Mend the link that was cut; a host that was killed answers again."""
+        _ip("-n", self.names[1], "link", "set", DEVICE, "up")
+        self._route(1)
+        self._down(1).unlink(missing_ok=True)
+
+    def kill_host(self, *, for_ever: bool) -> None:
+        """Kill all that runs on the second host; `for_ever`: it does not answer from now on."""
+        if for_ever:
+            self._down(1).touch()
+        for pid in self.processes(1):
+            _kill(pid)
+
+    def processes(self, host: int) -> dict[int, str]:
+        """What runs on a host, by process number: names of programs."""
+        listed = subprocess.run(
+            ["ip", "netns", "pids", self.names[host]], capture_output=True, text=True, check=False
+        )
+        found = {}
+        for pid in map(int, listed.stdout.split()):
+            with suppress(OSError):
+                found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+        return found
+
     def clear(self) -> None:
         """End what still runs on the hosts: it outlives an mpirun that was killed."""
-        for name in self.names:
-            listed = subprocess.run(
-                ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
-            )
-            for pid in listed.stdout.split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+        for host in range(len(self.names)):
+            for pid in self.processes(host):
+                _kill(pid)
+
+    def _down(self, host: int) -> Path:
+        """A file that is there while the host does not answer the agent."""
+        return self.agent.with_name(f"{ADDRESSES[host]}.down")
+
+    def _route(self, host: int) -> None:
+        route = f"route replace {NETWORK} dev {DEVICE} src {ADDRESSES[host]} congctl {CONGESTION_CONTROL}"
+        _ip("-n", self.names[host], *route.split())
 
 
 @contextmanager
@@ -108,9 +145,9 @@ def two_hosts(megabits: float) -> Iterator[TwoHosts]:
     stopped = signal.signal(signal.SIGTERM, _stop)
     try:
         cases = " ".join(f"{a}) host={n} ;;" for a, n in zip(ADDRESSES, names, strict=True))
-        hosts.agent.write_text(AGENT.format(cases=cases))
+        hosts.agent.write_text(AGENT.format(cases=cases, folder=folder))
         hosts.agent.chmod(0o700)
-        _make(names, megabits)
+        _make(hosts, megabits)
         yield hosts
     finally:
         hosts.clear()
@@ -130,21 +167,26 @@ def crossed() -> int:
     raise HostsError(f"no device {DEVICE} on this host")
 
 
-def _make(names: tuple[str, str], megabits: float) -> None:
+def _make(hosts: TwoHosts, megabits: float) -> None:
     """Namespaces, the pair of devices between them, and the limit of each."""
+    names = hosts.names
     for name in names:
         _ip("netns", "add", name)
     first, second = names
     _ip(*f"link add {DEVICE} netns {first} type veth peer name {DEVICE} netns {second}".split())
     burst = max(LEAST_BURST, round(megabits * 1e6 / 8 * BURST_S))
-    for name, address in zip(names, ADDRESSES, strict=True):
+    for host, (name, address) in enumerate(zip(names, ADDRESSES, strict=True)):
         _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", name, "link", "set", DEVICE, "up")
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
         limit = f"tc -n {name} qdisc add dev {DEVICE} root tbf rate {megabits:g}mbit burst {burst}"
         _run([*limit.split(), "latency", f"{1e3 * WAITING_S:g}ms"])
-        route = f"route replace {NETWORK} dev {DEVICE} src {address} congctl {CONGESTION_CONTROL}"
-        _ip("-n", name, *route.split())
+        hosts._route(host)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _ip(*words: str) -> None:

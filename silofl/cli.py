@@ -183,37 +183,41 @@ def launch(
         int,
         typer.Option(min=0, help="How often to restart the job when too many silos have failed to go on."),
     ] = 3,
+    host: Annotated[
+        str | None, typer.Option(metavar="A:2,B:2", help="Hosts, and how many silos run on each.")
+    ] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same by lines such as `a slots=2`.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the line.")] = False,
 ) -> None:
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.mpi_library import mpi_info
     from silofl.federation.early_checks import Start, refuse_early
     from silofl.federation.rundir import pick
-    from silofl.launcher.command import launch_command, python_command
+    from silofl.launcher.command import python_command
     from silofl.launcher.detection import on_one_node, refuse_several_launches
-    from silofl.launcher.restarts import supervise_restarts
+    from silofl.launcher.hosts import named_hosts
+    from silofl.launcher.start import JobStart
     from silofl.privacy.claim import foretold
 
     refuse_several_launches(os.environ)
-    settings = _load(config, overrides, run)
-    refuse_early(Start(settings, n, resume), range(n) if on_one_node(os.environ) else ())
+    settings, hosts = _load(config, overrides, run), named_hosts(host, hostfile, n)
+    refuse_early(Start(settings, n, resume), range(n) if on_one_node(os.environ) and not hosts else ())
     info, root = mpi_info(), os.geteuid() == 0
     train = [*python_command(), "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
     # Named here, for a restarted job has to find the run directory.
     train += ["--run", pick(settings, resume=resume)]
-    first, resumed = (
-        launch_command(info, n, root=root, argv=argv, ulfm=info.fault_tolerant)
-        for argv in ([*train, *(["--resume"] if resume else [])], [*train, "--resume"])
-    )
-    typer.echo(shlex.join(first))
+    job = JobStart(info, n, hosts, train, root=root, silent_s=settings.failure.silent_s)
+    typer.echo(shlex.join(job.line(hosts, resume=resume)))
     sys.stdout.flush()
     statistics, participation = bool(settings.data.standardize), settings.run.participation
     claim = foretold(settings.privacy, statistics=statistics, participation=participation)
     typer.echo(f"privacy: {claim}", err=True)  # the line alone is to be copied
     if not dry_run:
-        respawns = settings.failure.policy == "respawn"
-        raise typer.Exit(supervise_restarts(first, resumed, restarts if respawns else 0))
+        policies = ("respawn", "shrink") if hosts else ("respawn",)
+        raise typer.Exit(job.run(restarts if settings.failure.policy in policies else 0, resume=resume))
 
 
 app.command()(submit)

@@ -102,6 +102,11 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         return self._node.size
 
     @property
+    def several_hosts(self) -> bool:
+        """Whether ranks do not all share one node."""
+        return not self._node.whole
+
+    @property
     def handle(self) -> MPI.Intracomm:
         """The MPI communicator itself, for `comm.respawn`."""
         return self._comm

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from silofl.errors import MismatchError, MissingDependencyError
-from silofl.launcher import detection
+from silofl.launcher import detection, watchdog
 from silofl.launcher.mpi_info import MPICH_FAMILY, MpiInfo, describe
 from silofl.launcher.transports import exclude_ofi_transport
 
@@ -108,6 +108,7 @@ def abort(exit_code: int) -> NoReturn:
     sys.stderr.flush()
     for tell in before_abort:
         tell(exit_code)
+    watchdog.ends_job()
     time.sleep(OUTPUT_GRACE_S)
     time_limit = threading.Timer(ABORT_GRACE_S, os._exit, (exit_code,))
     time_limit.daemon = True

@@ -29,6 +29,8 @@ TICK_S = 0.5
 MAX_PERIOD_S = 10.0
 PERIODS = 16
 """How many messages are due within a limit: one that is late is no silence."""
+SETUP_SILENT_S = 60.0
+"""Least limit before rounds begin: a library that is being loaded may let no other thread run for a while."""
 TOLD = 3
 """Numbers of a message."""
 ENDING = -1
@@ -153,6 +155,7 @@ class _Link:
         """Ticks since a rank's last sign of life."""
         self._told = dict.fromkeys(range(comm.size), (0, 0, 0))
         """Each rank's heartbeats, whether it waits, and how many waits it has begun, as it told them last."""
+        self._in_rounds = False
         self._stalled = 0
         """Ticks since any rank told of progress, or did not wait."""
         self.ending = 0
@@ -164,6 +167,7 @@ class _Link:
     def exchange(self, *, always: bool) -> None:
         """Tell all that this rank is alive, if it is, and take in what they told."""
         now = watchdog.progress()
+        self._in_rounds = now.in_rounds
         own = (now.heartbeats, int(now.waiting), now.waits - self._waits)
         moved = self._take(self.rank, own)
         self._alive |= always or moved or now.waiting or not now.in_rounds
@@ -231,15 +235,16 @@ class _Link:
 
     def reason(self, limits: Limits, tick_s: float) -> str:
         """Why the job has to end; empty where it need not."""
+        silent_s = limits.silent_s if self._in_rounds else max(limits.silent_s, SETUP_SILENT_S)
         silent = [
             str(self._members[rank])
             for rank, ticks in self._quiet.items()
-            if ticks >= math.ceil(limits.silent_s / tick_s)
+            if ticks >= math.ceil(silent_s / tick_s)
         ]
         if silent:
             who = f"silo {silent[0]} has" if len(silent) == 1 else f"silos {', '.join(silent)} have"
             return (
-                f"{who} shown no progress for {limits.silent_s:g} s and nothing has ended the process: all "
+                f"{who} shown no progress for {silent_s:g} s and nothing has ended the process: all "
                 "silos end; start the same command with --resume"
             )
         if self._stalled >= math.ceil(limits.stalled_s / tick_s):

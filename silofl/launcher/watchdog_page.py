@@ -17,9 +17,10 @@ Page = memoryview
     SILO,
     ROUND,
     COMMITTED,
+    ENDS_JOB,  # whether the rank has asked the launcher to end the job
     ADVICE_LENGTH,
     ADVICE,
-) = range(12)
+) = range(13)
 
 
 def new_page() -> Page:

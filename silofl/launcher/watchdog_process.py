@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from silofl.errors import EXIT_RESUMABLE
+from silofl.launcher import launcher_end
 from silofl.launcher.exit_status import write_exit_status
 from silofl.launcher.watchdog_page import (
     ADVICE_LENGTH,
     ALIVE_TICKS,
     COMMITTED,
+    ENDS_JOB,
     HEARTBEATS,
     MPI_READY,
     READY_LIMIT_MS,
@@ -107,6 +109,8 @@ class RankMonitor:
             if not pid:
                 return
             if os.WIFEXITED(status):
+                if self._page[ENDS_JOB]:
+                    launcher_end.end_later(self._launcher)
                 os._exit(os.WEXITSTATUS(status))
             if os.WIFSIGNALED(status):
                 self._end_by_signal(os.WTERMSIG(status))

@@ -113,6 +113,15 @@ def test_a_silent_silo_is_named_by_the_others_after_the_limit(ranks: Ranks, froz
     assert all("start the same command with --resume" in one for one in others)
 
 
+def test_before_its_rounds_a_silo_is_waited_for_longer(ranks: Ranks) -> None:
+    """A library that is being loaded may let no thread run."""
+    ranks.does = [Progress(1, waiting=rank != 1, in_rounds=False) for rank in range(3)]
+    ranks.tick(2)
+    ranks.runs.discard(1)
+    assert not any(ranks.tick(55))
+    assert all(one.startswith("silo 11 has shown no progress for 60 s") for one in ranks.tick(8))
+
+
 def test_a_rank_that_ends_the_job_has_the_others_end_with_its_code(ranks: Ranks) -> None:
     ranks.tick(2)
     ranks.links[2].announce_end(2)

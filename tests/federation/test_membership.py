@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from silofl import config as configuration
+from silofl.comm.elastic_group import RankFailure
 from silofl.config import Config
 from silofl.errors import ConfigError
-from silofl.federation.failure.policy import describe_policy, refuse_idle_faults
+from silofl.federation.failure.policy import describe_policy, refuse_idle_faults, stop_reason
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,25 @@ def test_the_outlook_names_policy_minimum_and_losses(
     line = describe_policy(Config.model_validate({"failure": failure, "secure": secure}), silos)
     assert all(word in line for word in words), line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("silos", [2, 3, 4, 5, 8])
+def test_of_two_parts_of_a_cut_network_one_at_most_goes_on(silos: int) -> None:
+    """Each takes the other for dead. On one host none is cut off: two are enough for a sum in the clear."""
+    config = Config.model_validate({"failure": {"policy": "shrink"}, "secure": {"protocol": "plain"}})
+    on_several, on_one = (stop_reason(config, silos, several_hosts=several) for several in (True, False))
+    every = range(silos)
+    for chosen in range(1, 2**silos - 1):
+        part = tuple(silo for silo in every if chosen >> silo & 1)
+        rest = tuple(silo for silo in every if silo not in part)
+        stops = [
+            on_several(RankFailure(lost, 0.0), left) is not None
+            for left, lost in ((part, rest), (rest, part))
+        ]
+        assert any(stops), part
+        assert (on_one(RankFailure(rest, 0.0), part) is None) == (len(part) >= 2)
+        if len(part) > len(rest) or (len(part) == len(rest) and 0 in part):
+            assert stops[0] == (len(part) < 2)
 
 
 def test_a_fault_of_a_silo_that_is_not_there_is_refused() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from silofl.errors import ConfigError, MissingDependencyError
 from silofl.launcher.command import launch_command
+from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
 
 OPENMPI = MpiInfo("openmpi", "Open MPI", "5.0.11", "/p/lib/libmpi.so.40", ("/p/bin/mpirun",), True, False, 2)
@@ -35,6 +36,19 @@ ARGV = ["python", "-m", "silofl", "train", "a b.toml"]
 )
 def test_the_line_fits_the_machine(info, given, line):
     assert launch_command(info, **{"root": False, **given}, argv=ARGV) == [*line.split(), *ARGV]
+
+
+def test_hosts_are_told_in_the_words_of_the_launcher():
+    hosts = [Host("a", 2), Host("b", 1)]
+    environ = {"OMP_NUM_THREADS": "2", "PYTHONPATH": "/x", "NUMBA_NUM_THREADS": "", "SECRET": "s"}
+    given = {"ranks": 3, "root": False, "argv": ARGV, "ulfm": True, "hosts": hosts, "environ": environ}
+    passed_on = "-x OMP_NUM_THREADS -x PYTHONPATH -x SILOFL_EXIT_STATUS"
+    line = f"/p/bin/mpirun --host a:2,b:1 --map-by slot {passed_on} --with-ft ulfm --bind-to none -n 3"
+    assert launch_command(OPENMPI, **given) == [*line.split(), *ARGV]
+    line = "/q/bin/mpiexec -hosts a:2,b:1 -disable-auto-cleanup -bind-to none -n 3"
+    assert launch_command(MPICH, **given) == [*line.split(), *ARGV]
+    with pytest.raises(ConfigError, match="how the launcher of MPICH takes hosts"):
+        launch_command(replace(MPICH, vendor="other"), **given)
 
 
 def test_lines_that_cannot_be_are_refused():

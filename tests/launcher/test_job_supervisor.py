@@ -159,3 +159,39 @@ def test_a_launcher_does_not_outlive_the_command(tmp_path: Path) -> None:
                 continue
         return
     pytest.fail("it is still there")
+
+
+SPEAKS = """
+import os, sys
+path = os.environ["SILOFL_EXIT_STATUS"]
+if sys.argv[1]:
+    print("of a rank", file=sys.stderr)
+    print("silofl-exit-status", path.split("/")[-2], sys.argv[1], file=sys.stderr)
+sys.exit(int(sys.argv[2]))
+"""
+RANKS_TELL = """
+import sys
+from silofl.launcher.job_supervisor import supervise
+print(*supervise([sys.executable, "-c", *sys.argv[1:]], ranks_tell=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "end"),
+    [
+        ("0", 0, "0 False"),
+        ("", 0, "75 False"),
+        ("0", 9, "0 False"),
+        ("", 2, "2 False"),
+        ("75 stop-requested", 0, "75 True"),
+    ],
+)
+def test_a_launcher_that_ends_well_without_the_ranks_word_has_lost_a_host(
+    told: str, code: int, end: str
+) -> None:
+    command = [sys.executable, "-c", RANKS_TELL, SPEAKS, told, str(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{end}\n"
+    assert ("before the ranks had finished the run" in done.stderr) == (end == "75 False")
+    assert "silofl-exit-status" not in done.stderr
+    assert ("of a rank" in done.stderr) == bool(told)

@@ -46,8 +46,12 @@ def replicas(config: Config, silos: int, most: int) -> int:
     return min(most, max(0, silos - min_silos(config, silos)))
 
 
-def stop_reason(config: Config, silos: int) -> StopReason:
-    """Says of a loss why the run of `silos` cannot go on; None where it can."""
+def stop_reason(config: Config, silos: int, *, several_hosts: bool = False) -> StopReason:
+    """Says of a loss why the run of `silos` cannot go on; None where it can.
+
+    On several hosts a part that goes on has to know that no other does: a link that is cut makes two, and to
+    each the other looks dead. At most one has more than half of the silos, or half with the first of them.
+    """
     fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
 
     def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
@@ -60,6 +64,8 @@ def stop_reason(config: Config, silos: int) -> StopReason:
             why = f'secure.protocol = "{config.secure.protocol}" has no recovery'
         elif len(left) < fewest:
             why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+        elif several_hosts and 2 * len(left) - (0 not in left) < silos:
+            why = f"the {len(left)} of {silos} silos that are left may be the smaller part of a cut network"
         else:
             return None
         return StoppedError(f"{failed} failed, and {why}: --resume goes on from the last committed round")

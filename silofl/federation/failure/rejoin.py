@@ -80,7 +80,8 @@ def rejoin(
             told = RejoinState.decode(merged.broadcast_bytes(b"", leader))
     except Exception as error:
         _stay_away(comm, spawn_info.number, error)
-    group = ElasticGroup(merged, stop_reason=stop_reason(config, spawn_info.silos))
+    reason = stop_reason(config, spawn_info.silos, several_hosts=merged.several_hosts)
+    group = ElasticGroup(merged, stop_reason=reason)
     group.started()
     peers = watch_peers(group, config)  # connected with the others', as all adopt the new communicator
     group.adopt(merged, told.completed)

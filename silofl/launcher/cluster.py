@@ -1,0 +1,77 @@
+"""One job on several hosts: who is asked before it starts, and where ranks go when a host is lost."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+
+from silofl.console import log
+from silofl.errors import ConfigError, StoppedError
+from silofl.launcher.host_probe import LOST_TIMEOUT_S, PROBE_TIMEOUT_S, Answers, probe
+from silofl.launcher.hosts import Host, is_local, without
+
+KEEPALIVE_PROBES = 3
+THIS_HOST = "localhost"
+Line = Callable[[Sequence[Host]], list[str]]
+"""The launcher's command on these hosts."""
+
+
+class Cluster:
+    """The hosts of one job. `program` has to be at the same path on each."""
+
+    def __init__(self, hosts: Sequence[Host], program: str, environ: Mapping[str, str] = os.environ) -> None:
+        self._hosts, self._program, self._environ = tuple(hosts), program, environ
+        self._local = frozenset(host.name for host in hosts if is_local(host.name))
+        """This machine's names: looked up while its network is as it should be."""
+
+    def refuse_silent(self) -> None:
+        """Raise ConfigError, before anything starts, for a host that does not answer or lacks the program."""
+        answers = self._ask(PROBE_TIMEOUT_S)
+        if answers.silent:
+            raise ConfigError(
+                f"{_hosts(answers.silent)} not answer: each has to be reached from here without a password, "
+                f"as by `ssh {answers.silent[0]} true`"
+            )
+        if answers.without_program:
+            raise ConfigError(
+                f"{_hosts(answers.without_program)} not have {self._program}: silofl has to be installed at "
+                "the same path on every host"
+            )
+
+    def resumed(self, line: Line) -> list[str]:
+        """The command of a restart on the hosts that answer now, with the silos of those that do not.
+
+        Every silo is started: one whose host is lost runs beside the silos of its neighbours in the list.
+        Raises StoppedError where no host answers.
+        """
+        answers = self._ask(LOST_TIMEOUT_S)
+        lost = [*answers.silent, *answers.without_program]
+        left = without(self._hosts, lost)
+        if not left:
+            raise StoppedError("no host answers: start the same command with --resume when one does")
+        if lost:
+            log(f"{_hosts(lost)} not answer: all silos run on {', '.join(map(str, left))}")
+        if {host.name for host in left} <= self._local:  # found also where the network's address is gone
+            left = (Host(THIS_HOST, sum(host.slots for host in left)),)
+        return line(left)
+
+    def _ask(self, timeout_s: float) -> Answers:
+        others = [host.name for host in self._hosts if host.name not in self._local]
+        return probe(others, self._program, self._environ, timeout_s)
+
+
+def notice_silence(seconds: float, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Have Open MPI's daemons take a connection among them for lost that answers nothing for so long.
+
+    By TCP's keepalive, which is first asked for after half of that time without traffic, so that it takes up
+    to half as long again. What the user has set stays. It is all that notices a link that is cut before ranks
+    know each other; by itself Open MPI 5 takes 300 s and nine times 20 s.
+    """
+    idle, every = math.ceil(seconds / 2), math.ceil(seconds / KEEPALIVE_PROBES)
+    for name, value in (("time", idle), ("intvl", every), ("probes", KEEPALIVE_PROBES)):
+        environ.setdefault(f"PRTE_MCA_oob_tcp_keepalive_{name}", str(value))
+
+
+def _hosts(names: Sequence[str]) -> str:
+    return f"host {names[0]} does" if len(names) == 1 else f"hosts {', '.join(names)} do"

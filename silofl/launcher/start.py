@@ -1,0 +1,48 @@
+"""A job that `silofl launch` starts: its command, on which hosts, and again where it can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from silofl.launcher import restarts
+from silofl.launcher.cluster import Cluster, notice_silence
+from silofl.launcher.command import launch_command
+from silofl.launcher.hosts import Host
+from silofl.launcher.mpi_info import MpiInfo
+
+
+@dataclass(frozen=True)
+class JobStart:
+    """What is started."""
+
+    info: MpiInfo
+    ranks: int
+    hosts: Sequence[Host]
+    """None: the launcher finds its own, which is this machine or what a queue gave it."""
+    train: Sequence[str]
+    """The command of a rank."""
+    root: bool
+    """Whether this is root, which Open MPI wants to be told."""
+    silent_s: float
+    """After how long a host that tells nothing is taken for lost."""
+
+    def line(self, hosts: Sequence[Host], *, resume: bool) -> list[str]:
+        """The launcher's command on these hosts; errors are those of `launch_command`."""
+        argv = [*self.train, *(["--resume"] if resume else [])]
+        ulfm = self.info.fault_tolerant
+        return launch_command(self.info, self.ranks, root=self.root, argv=argv, ulfm=ulfm, hosts=hosts)
+
+    def run(self, most_restarts: int, *, resume: bool) -> int:
+        """Start the job, and again where it failed and can go on; the exit code."""
+        first = self.line(self.hosts, resume=resume)
+        if not self.hosts:
+            return restarts.supervise_restarts(first, self.line((), resume=True), most_restarts)
+        cluster = Cluster(self.hosts, self.train[0])
+        cluster.refuse_silent()
+        notice_silence(self.silent_s)
+
+        def resumed() -> list[str]:
+            return cluster.resumed(lambda left: self.line(left, resume=True))
+
+        return restarts.supervise_restarts(first, resumed, most_restarts, ranks_tell=True)
