@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 
 from silofl import __version__
-from silofl import config as configuration
 from silofl.bench.cli import app as bench
 from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
 from silofl.cli_options import load as _load
 from silofl.cli_submit import submit
-from silofl.errors import EXIT_FALSE_CLAIM
+from silofl.config import Config
+from silofl.errors import EXIT_FALSE_CLAIM, ConfigError
 
 app = typer.Typer(
     add_completion=False,
@@ -51,10 +51,10 @@ def train(
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        from silofl.federation.entry import train_or_rejoin
+        from silofl.federation.entry import own_settings, train_or_rejoin
 
-        def load() -> configuration.Config:
-            return _load(config, overrides, run)
+        def load(silo: int, silos: int) -> Config:
+            return own_settings(_load(config, overrides, run), silo, silos)
 
         def keep_traces(path: Path) -> None:
             shutdown.trace_dir = path
@@ -69,7 +69,7 @@ def train(
 @app.command()
 def check(
     config: ConfigPath,
-    n: Ranks = 4,
+    n: Ranks = None,
     overrides: Overrides = None,
     link: Annotated[
         str | None,
@@ -82,7 +82,9 @@ def check(
     from silofl.report.dry_run_table import print_dry_run
 
     over = None if link is None else Link.named(link)
-    print_dry_run(dry_run(_load(config, overrides, ""), n, over))
+    settings = _load(config, overrides, "")
+    silos = settings.silos(n)
+    print_dry_run(dry_run(settings.of(0), silos, over, settings.own, settings.institutions))
 
 
 @app.command()
@@ -154,7 +156,7 @@ def privacy(
 @app.command()
 def audit(
     config: ConfigPath,
-    n: Ranks = 4,
+    n: Ranks = None,
     overrides: Overrides = None,
     canaries: Annotated[int, typer.Option(help="Records that are there or not by a coin.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of coins and canaries.")] = 0,
@@ -165,7 +167,10 @@ def audit(
     from silofl.audit.audit import audit
     from silofl.checkpoint.atomic_files import write_json
 
-    found = audit(_load(config, overrides, ""), n, canaries, seed=seed, timeout_s=timeout)
+    settings = _load(config, overrides, "")
+    if settings.institutions:
+        raise ConfigError("silofl audit takes no [[institution]]: write {silo} in data.path in their place")
+    found = audit(settings.of(0), settings.silos(n), canaries, seed=seed, timeout_s=timeout)
     typer.echo(found.text(), nl=False)
     if json is not None:
         write_json(json, found.to_json(), private=False)
@@ -175,7 +180,7 @@ def audit(
 @app.command()
 def launch(
     config: ConfigPath,
-    n: Ranks = 4,
+    n: Ranks = None,
     overrides: Overrides = None,
     run: Run = "",
     resume: Resume = False,
@@ -194,22 +199,26 @@ def launch(
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.mpi_library import mpi_info
     from silofl.federation.early_checks import Start, refuse_early
+    from silofl.federation.placement import hosts_of, silos_here
     from silofl.federation.rundir import pick
     from silofl.launcher.command import python_command
     from silofl.launcher.detection import on_one_node, refuse_several_launches
-    from silofl.launcher.hosts import named_hosts
     from silofl.launcher.start import JobStart
     from silofl.privacy.claim import foretold
 
     refuse_several_launches(os.environ)
-    settings, hosts = _load(config, overrides, run), named_hosts(host, hostfile, n)
-    refuse_early(Start(settings, n, resume), range(n) if on_one_node(os.environ) and not hosts else ())
+    every = _load(config, overrides, run)
+    settings, silos = every.of(0), every.silos(n)
+    hosts = hosts_of(every, host, hostfile, silos)
+    here = silos_here(every, silos, hosts, one_node=on_one_node(os.environ))
+    refuse_early(Start(settings, silos, resume, own=every.own), here)
     info, root = mpi_info(), os.geteuid() == 0
     train = [*python_command(), "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
     # Named here, for a restarted job has to find the run directory.
-    train += ["--run", pick(settings, resume=resume)]
-    job = JobStart(info, n, hosts, train, root=root, silent_s=settings.failure.silent_s)
+    train += [] if ("run", "dir") in every.own_keys() else ["--run", pick(settings, resume=resume)]
+    silent_s, in_order = settings.failure.silent_s, bool(every.hosts())
+    job = JobStart(info, silos, hosts, train, root=root, silent_s=silent_s, in_order=in_order)
     typer.echo(shlex.join(job.line(hosts, resume=resume)))
     sys.stdout.flush()
     statistics, participation = bool(settings.data.standardize), settings.run.participation

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from silofl import config as configuration
+from silofl.config import settings
+from silofl.config.settings import Settings
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="TOML configuration, such as launch/digits.toml.")
@@ -19,9 +20,18 @@ Run = Annotated[str, typer.Option(help="Run directory; runs/<config name> when n
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")]
 MOST_RANKS = 10_000
 """Of one command: what is looked at for each, such as its files, is done within seconds."""
-Ranks = Annotated[int, typer.Option("-n", "--silos", min=1, max=MOST_RANKS, help="How many silos.")]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        "--silos",
+        min=1,
+        max=MOST_RANKS,
+        help="How many silos; as many as [[institution]] in CONFIG, or 4.",
+    ),
+]
 
 
-def load(path: Path, overrides: list[str] | None, run: str) -> configuration.Config:
+def load(path: Path, overrides: list[str] | None, run: str) -> Settings:
     """The configuration of a command; `run` is its run directory, where it names one."""
-    return configuration.load(path, overrides, {"dir": run} if run else {})
+    return settings.load(path, overrides, {"dir": run} if run else {})

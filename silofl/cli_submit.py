@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from silofl.cli_options import ConfigPath, Overrides, Ranks, load
+from silofl.errors import ConfigError
 from silofl.launcher.jobs.submission import QueueName
 
 Words = list[str] | None
@@ -16,7 +17,7 @@ Words = list[str] | None
 def submit(
     config: ConfigPath,
     overrides: Overrides = None,
-    n: Ranks = 4,
+    n: Ranks = None,
     nodes: Annotated[int, typer.Option(help="How many nodes.")] = 1,
     cores: Annotated[int, typer.Option(help="Processor cores for each silo.")] = 1,
     time: Annotated[str, typer.Option(help="Time limit, as sbatch takes it.")] = "4:00:00",
@@ -52,7 +53,13 @@ def submit(
     from silofl.launcher.jobs.options import Job
     from silofl.privacy.claim import foretold
 
-    settings = load(config, overrides, run)
+    every = load(config, overrides, run)
+    if every.hosts():
+        raise ConfigError(
+            "institutions have hosts, and a queue places silos itself: remove host from [[institution]], or "
+            "use silofl launch"
+        )
+    settings, n = every.of(0), every.silos(n)
     refuse_conflicts(settings)
     job = Job(
         config=str(config),
@@ -88,8 +95,6 @@ def submit(
 
 def _shell(text: str) -> str:
     """The lines of a file where there is one of this name, the text itself otherwise."""
-    from silofl.errors import ConfigError
-
     try:
         return Path(text).read_text(encoding="utf-8") if Path(text).is_file() else text
     except (OSError, UnicodeDecodeError) as error:

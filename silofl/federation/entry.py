@@ -13,7 +13,8 @@ from silofl.comm.mpi import MpiCommunicator
 from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import communicator_of, world
 from silofl.comm.respawn import spawned_by
-from silofl.config import Config
+from silofl.config import Config, settings
+from silofl.config.settings import Settings
 from silofl.console import LOGGER
 from silofl.crypto.core_dumps import forbid_core_dumps
 from silofl.errors import SiloflError
@@ -39,14 +40,14 @@ def train(
         SiloflError: any failure that has a sentence, the same on every rank.
     """
 
-    def load() -> Config:
-        return config if isinstance(config, Config) else configuration.load(config)
+    def load(silo: int, silos: int) -> Config:
+        return config if isinstance(config, Config) else own_settings(settings.load(config), silo, silos)
 
     return train_or_rejoin(load, task, comm=world() if comm is None else communicator_of(comm), resume=resume)
 
 
 def train_or_rejoin(
-    load: Callable[[], Config],
+    load: Callable[[int, int], Config],
     task: Task | None = None,
     *,
     comm: Communicator,
@@ -56,7 +57,8 @@ def train_or_rejoin(
 ) -> dict[str, Any]:
     """`loop.train`; in a process that was started again after its silo was lost, the way back.
 
-    `load` gives the configuration: where it cannot, a silo that returns stays away alone.
+    `load` gives the configuration of a silo, of so many: where it cannot, a silo that returns stays away
+    alone.
     """
     forbid_core_dumps()
     stop = StopRequest() if stop is None else stop
@@ -64,7 +66,7 @@ def train_or_rejoin(
     with configuration.relative_to(Path.cwd()):
         if spawn_info is None or not isinstance(comm, MpiCommunicator):
             with raise_on_all_ranks(comm):
-                config = load()
+                config = load(comm.rank, comm.size)
             with _others_errors_logged(comm):
                 prepared = prepare(
                     config, comm=comm, resume=resume, own_task=task is not None, on_directory=on_directory
@@ -77,6 +79,12 @@ def train_or_rejoin(
         return rejoin(
             load, task, comm=comm, spawn_info=spawn_info, resumed=resume, on_directory=on_directory, stop=stop
         )
+
+
+def own_settings(every: Settings, silo: int, silos: int) -> Config:
+    """A silo's configuration. ConfigError where a file has institutions and there are not as many silos."""
+    every.silos(silos)
+    return every.of(silo)
 
 
 @contextmanager

@@ -39,15 +39,20 @@ class Cluster:
                 "the same path on every host"
             )
 
-    def resumed(self, line: Line) -> list[str]:
+    def resumed(self, line: Line, *, movable: bool = True) -> list[str]:
         """The command of a restart on the hosts that answer now, with the silos of those that do not.
 
         Every silo is started: one whose host is lost runs beside the silos of its neighbours in the list.
-        Raises StoppedError where no host answers.
+        Raises StoppedError where no host answers, and unless silos are `movable` where one does not.
         """
         answers = self._ask(LOST_TIMEOUT_S)
         lost = [*answers.silent, *answers.without_program]
-        left = without(self._hosts, lost)
+        if lost and not movable:
+            raise StoppedError(
+                f"{_hosts(lost)} not answer, where institutions have their data: start the same command with "
+                "--resume when all hosts do"
+            )
+        left = without(self._hosts, lost) if movable else self._hosts
         if not left:
             raise StoppedError("no host answers: start the same command with --resume when one does")
         if lost:

@@ -47,7 +47,7 @@ LATE_S = 10.0
 
 
 def rejoin(
-    load: Callable[[], Config],
+    load: Callable[[int, int], Config],
     task: Task | None,
     *,
     comm: MpiCommunicator,
@@ -63,7 +63,7 @@ def rejoin(
     stop = StopRequest() if stop is None else stop
     try:
         with _withdrawing(comm, spawn_info):
-            config = load()
+            config = load(spawn_info.number, spawn_info.silos)
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
