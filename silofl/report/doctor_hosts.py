@@ -22,7 +22,9 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.ranks import run_on_ranks
 from silofl.comm.shutdown import Shutdown
 from silofl.errors import MissingDependencyError
-from silofl.launcher.command import python_command
+from silofl.launcher.command import launch_command, python_command
+from silofl.launcher.exit_status import EXIT_STATUS
+from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
 from silofl.report.doctor import Finding
 from silofl.report.doctor_report import HostReport, Report, differences
@@ -106,8 +108,11 @@ def _meeting(info: MpiInfo, hosts: Sequence[str], limit_s: float) -> Finding:
 
 def _mpirun(info: MpiInfo, hosts: Sequence[str], arguments: Sequence[str], limit_s: float) -> _End:
     """Run this program with `arguments` on one rank of each host."""
+    places, argv = [Host(name, 1) for name in hosts], [*python_command(), *arguments]
+    line = launch_command(info, len(hosts), root=os.geteuid() == 0, argv=argv, hosts=places)
     process = subprocess.Popen(
-        [*_line(info, hosts), *python_command(), *arguments],
+        line,
+        env={**os.environ, EXIT_STATUS: ""},  # which the line passes on: these ranks have none to tell
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -128,14 +133,6 @@ def _mpirun(info: MpiInfo, hosts: Sequence[str], arguments: Sequence[str], limit
     timer.cancel()
     listener.join(1.0)
     return _End(lines, "" if late else _said(errors, process.returncode))
-
-
-def _line(info: MpiInfo, hosts: Sequence[str]) -> list[str]:
-    if info.vendor == "openmpi":
-        root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        places = ",".join(f"{host}:1" for host in hosts)
-        return [info.launchers[0], *root, "--bind-to", "none", "--map-by", "ppr:1:node", "--host", places]
-    return [info.launchers[0], "-ppn", "1", "-n", str(len(hosts)), "-hosts", ",".join(hosts)]
 
 
 def _said(errors: Sequence[str], code: int) -> str:

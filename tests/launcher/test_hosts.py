@@ -142,6 +142,16 @@ def test_a_restart_has_all_silos_on_the_hosts_that_answer(
         Cluster([Host("refused", 2), Host("lost", 2)], program).resumed(line)
 
 
+def test_silos_whose_data_is_on_their_hosts_do_not_move(program: str) -> None:
+    def line(left: object) -> list[str]:
+        return [str(host) for host in left]  # type: ignore[attr-defined]
+
+    hosts = [Host("a", 1), Host("b", 2), Host("a", 1)]
+    assert Cluster(hosts, program).resumed(line, movable=False) == ["a:1", "b:2", "a:1"]
+    with pytest.raises(StoppedError, match="host lost does not answer, where institutions have their data"):
+        Cluster([Host("a", 1), Host("lost", 1)], program).resumed(line, movable=False)
+
+
 def test_the_way_to_hosts_is_open_mpis_own(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     assert host_probe.agent({"PRTE_MCA_plm_ssh_agent": "/no/such : bash -l"}) == ["bash", "-l"]
     with pytest.raises(ConfigError, match="ranks on other hosts are started by it"):
