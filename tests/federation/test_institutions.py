@@ -74,6 +74,12 @@ def test_a_rank_takes_its_own_entry_and_again_when_it_comes_back(start: Start, f
     assert summary["accuracy"] > 0.85
     assert summary["failed"] == [[2, 2]]
     assert summary["survivors"] == [0, 1, 2]  # with the data that it began with, or it would stay away
+    again = start(
+        3, "train", "launch/institutions.toml", "--run", "run", *more[2:-1], "run.rounds=9", "--resume"
+    )
+    end = again.wait()
+    assert end.code == 0, end.err  # silo 2's columns have no names, which are no others
+    assert json.loads((folder / "run/summary.json").read_text())["rounds"] == 9
     assert 'path = "data/north.csv"' in (folder / "run/config.toml").read_text()
 
 
