@@ -31,6 +31,8 @@ from silofl.report.doctor_report import HostReport, Report, differences
 
 AT_ONCE = 8
 """Hosts that are examined at a time: each takes an mpirun here."""
+PORTS = ("PRTE_MCA_oob_tcp_static_ipv4_ports", "PRTE_MCA_oob_tcp_dynamic_ipv4_ports")
+"""Variables that name ports which one mpirun of this host at a time can have."""
 LEAST_S = 10.0
 """For the ranks of all hosts to meet, however long the examination took."""
 MESSAGE_BYTES = 1 << 16
@@ -54,7 +56,7 @@ def examine_hosts(hosts: Sequence[str], timeout_s: float) -> Report:
     info, deadline = mpi_info(), time.monotonic() + timeout_s
     if not info.launchers:
         raise MissingDependencyError(f"{info.name} is installed but no mpirun is: silofl doctor says more")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(1 if any(os.environ.get(name) for name in PORTS) else AT_ONCE) as pool:
         reports = list(pool.map(lambda host: _examine(info, host, deadline, timeout_s), hosts))
     between = differences(reports)
     there = [one.host for one in reports if one.answered]
