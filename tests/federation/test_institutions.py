@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from silofl.cli import app
 from silofl.config.settings import load
+from silofl.errors import SiloflError
 from silofl.federation.dry_run import dry_run
 from tests.conftest import ROOT, Start
 from tests.on_hosts import silofl_there
-
-COMMAND_S = 60.0
 
 
 @pytest.fixture
@@ -53,15 +53,23 @@ def with_hosts(folder: Path, *hosts: str) -> Path:
     return path
 
 
-def silofl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "silofl", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_S,
-        check=False,
-    )
+@dataclass
+class Done:
+    """A command that was called in this process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def silofl(folder: Path, *words: str) -> Done:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = CliRunner().invoke(app, list(words))
+    error = done.exception
+    if isinstance(error, SiloflError):
+        return Done(error.exit_code, done.stdout, f"{error}\n")
+    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 def test_a_rank_takes_its_own_entry_and_again_when_it_comes_back(start: Start, folder: Path) -> None:
