@@ -11,9 +11,12 @@ from typing import Annotated
 import typer
 
 from silofl import __version__
-from silofl import config as configuration
 from silofl.bench.cli import app as bench
-from silofl.errors import EXIT_FALSE_CLAIM
+from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
+from silofl.cli_options import load as _load
+from silofl.cli_submit import submit
+from silofl.config import Config
+from silofl.errors import EXIT_FALSE_CLAIM, ConfigError
 
 app = typer.Typer(
     add_completion=False,
@@ -23,18 +26,6 @@ app = typer.Typer(
 )
 
 app.add_typer(bench, name="bench")
-
-ConfigPath = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="TOML configuration, such as launch/digits.toml.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key.")
-]
-Run = Annotated[str, typer.Option(help="Run directory; runs/<config name> when not given.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last committed round.")]
-MOST_RANKS = 10_000
-"""Of one command: what is looked at for each, such as its files, is done within seconds."""
-Ranks = Annotated[int, typer.Option("-n", min=1, max=MOST_RANKS, help="How many silos.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -60,10 +51,10 @@ def train(
     from silofl.comm.shutdown import Shutdown
 
     def body(comm: Communicator, shutdown: Shutdown) -> None:
-        from silofl.federation.entry import train_or_rejoin
+        from silofl.federation.entry import own_settings, train_or_rejoin
 
-        def load() -> configuration.Config:
-            return _load(config, overrides, run)
+        def load(silo: int, silos: int) -> Config:
+            return own_settings(_load(config, overrides, run), silo, silos)
 
         def keep_traces(path: Path) -> None:
             shutdown.trace_dir = path
@@ -78,7 +69,7 @@ def train(
 @app.command()
 def check(
     config: ConfigPath,
-    n: Ranks = 4,
+    n: Ranks = None,
     overrides: Overrides = None,
     link: Annotated[
         str | None,
@@ -91,7 +82,9 @@ def check(
     from silofl.report.dry_run_table import print_dry_run
 
     over = None if link is None else Link.named(link)
-    print_dry_run(dry_run(_load(config, overrides, ""), n, over))
+    settings = _load(config, overrides, "")
+    silos = settings.silos(n)
+    print_dry_run(dry_run(settings.of(0), silos, over, settings.own, settings.institutions))
 
 
 @app.command()
@@ -105,11 +98,38 @@ def strategies(
 
 
 @app.command()
-def doctor() -> None:
-    """Examine this machine: MPI, GPUs, Slurm, and what to do about each gap."""
-    from silofl.report.doctor import examine, print_findings
+def doctor(
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it here as JSON; - prints it.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="A,B", help="Examine these hosts.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Examine the hosts of this file.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that examining hosts may take.")] = 60.0,
+    tell: Annotated[bool, typer.Option("--tell", hidden=True)] = False,
+    meet: Annotated[bool, typer.Option("--meet", hidden=True)] = False,
+) -> None:
+    """Examine this machine, or hosts: MPI, GPUs, Slurm, what differs, and what to do about each gap."""
+    from json import dumps
 
-    raise typer.Exit(print_findings(examine()))
+    from silofl.checkpoint.atomic_files import write_json
+    from silofl.launcher.hosts import every_host
+    from silofl.report import doctor_hosts
+    from silofl.report.doctor_report import HostReport, Report
+
+    if tell:
+        doctor_hosts.tell_report()
+        raise typer.Exit
+    if meet:
+        raise typer.Exit(doctor_hosts.meet())
+    names = every_host(host, hostfile)
+    report = doctor_hosts.examine_hosts(names, timeout) if names else Report([HostReport.own()])
+    if json != "-":
+        report.print()
+    if json == "-":
+        typer.echo(dumps(report.to_json(), indent=1))
+    elif json is not None:
+        write_json(Path(json), report.to_json(), private=False)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -136,7 +156,7 @@ def privacy(
 @app.command()
 def audit(
     config: ConfigPath,
-    n: Ranks = 4,
+    n: Ranks = None,
     overrides: Overrides = None,
     canaries: Annotated[int, typer.Option(help="Records that are there or not by a coin.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of coins and canaries.")] = 0,
@@ -147,7 +167,10 @@ def audit(
     from silofl.audit.audit import audit
     from silofl.checkpoint.atomic_files import write_json
 
-    found = audit(_load(config, overrides, ""), n, canaries, seed=seed, timeout_s=timeout)
+    settings = _load(config, overrides, "")
+    if settings.institutions:
+        raise ConfigError("silofl audit takes no [[institution]]: write {silo} in data.path in their place")
+    found = audit(settings.of(0), settings.silos(n), canaries, seed=seed, timeout_s=timeout)
     typer.echo(found.text(), nl=False)
     if json is not None:
         write_json(json, found.to_json(), private=False)
@@ -157,7 +180,7 @@ def audit(
 @app.command()
 def launch(
     config: ConfigPath,
-    n: Ranks = 4,
+    n: Ranks = None,
     overrides: Overrides = None,
     run: Run = "",
     resume: Resume = False,
@@ -176,22 +199,26 @@ def launch(
     """Print and run the mpirun line that fits this machine: `silofl train` on every rank."""
     from silofl.comm.mpi_library import mpi_info
     from silofl.federation.early_checks import Start, refuse_early
+    from silofl.federation.placement import hosts_of, silos_here
     from silofl.federation.rundir import pick
     from silofl.launcher.command import python_command
     from silofl.launcher.detection import on_one_node, refuse_several_launches
-    from silofl.launcher.hosts import named_hosts
     from silofl.launcher.job_start import JobStart
     from silofl.privacy.claim import foretold
 
     refuse_several_launches(os.environ)
-    settings, hosts = _load(config, overrides, run), named_hosts(host, hostfile, n)
-    refuse_early(Start(settings, n, resume), range(n) if on_one_node(os.environ) and not hosts else ())
+    every = _load(config, overrides, run)
+    settings, silos = every.of(0), every.silos(n)
+    hosts = hosts_of(every, host, hostfile, silos)
+    here = silos_here(every, silos, hosts, one_node=on_one_node(os.environ))
+    refuse_early(Start(settings, silos, resume, own=every.own), here)
     info, root = mpi_info(), os.geteuid() == 0
     train = [*python_command(), "train", str(config)]
     train += [f"--set={override}" for override in overrides or []]
     # Named here, for a restarted job has to find the run directory.
-    train += ["--run", pick(settings, resume=resume)]
-    job = JobStart(info, n, hosts, train, root=root, silent_s=settings.failure.silent_s)
+    train += [] if ("run", "dir") in every.own_keys() else ["--run", pick(settings, resume=resume)]
+    silent_s, in_order = settings.failure.silent_s, bool(every.hosts())
+    job = JobStart(info, silos, hosts, train, root=root, silent_s=silent_s, in_order=in_order)
     typer.echo(shlex.join(job.line(hosts, resume=resume)))
     sys.stdout.flush()
     statistics, participation = bool(settings.data.standardize), settings.run.participation
@@ -202,50 +229,7 @@ def launch(
         raise typer.Exit(job.run(restarts if settings.failure.policy in policies else 0, resume=resume))
 
 
-@app.command()
-def submit(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    silos: Annotated[int, typer.Option(help="How many silos, in all.")] = 4,
-    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 1,
-    cores: Annotated[int, typer.Option(help="Processor cores for each silo.")] = 1,
-    time: Annotated[str, typer.Option(help="Time limit, as sbatch takes it.")] = "4:00:00",
-    partition: Annotated[str, typer.Option(help="Partition; the site's default when not given.")] = "",
-    account: Annotated[str, typer.Option(help="Account; your default when not given.")] = "",
-    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each silo.")] = False,
-    mpi: Annotated[str, typer.Option(help="Start ranks by srun --mpi=..., not by mpirun.")] = "",
-    run: Annotated[str, typer.Option(help="Run directory; runs/<config>-<job id> when not given.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job.")] = False,
-) -> None:
-    """Print and submit the Slurm job that trains CONFIG, and that goes on by itself at its time limit."""
-    from silofl.federation.secure_conflicts import refuse_conflicts
-    from silofl.launcher import slurm
-    from silofl.launcher.command import python_command
-    from silofl.privacy.claim import foretold
-
-    settings = _load(config, overrides, run)
-    refuse_conflicts(settings)
-    job = slurm.Job(
-        config=str(config),
-        silos=silos,
-        nodes=nodes,
-        cores=cores,
-        time=time,
-        partition=partition,
-        account=account,
-        gpus=gpus,
-        mpi=mpi,
-        run=run,
-        more=[f"--set={override}" for override in overrides or []],
-        program=python_command(),  # the job need not find silofl on its PATH
-    )
-    text = slurm.job_text(job)
-    typer.echo(text, nl=False)
-    if not dry_run:
-        typer.echo(f"job {slurm.submit(text)}")
-    statistics, participation = bool(settings.data.standardize), settings.run.participation
-    claim = foretold(settings.privacy, statistics=statistics, participation=participation)
-    typer.echo(f"privacy: {claim}", err=True)
+app.command()(submit)
 
 
 @app.command()
@@ -285,7 +269,3 @@ def roster(
     typer.echo(f"digest  {joint.digest.hex()}")
     if output is not None:
         output.write_text(joint.dumps(), encoding="utf-8")
-
-
-def _load(path: Path, overrides: list[str] | None, run: str) -> configuration.Config:
-    return configuration.load(path, overrides, {"dir": run} if run else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,10 +28,21 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-def log(sentence: str) -> None:
-    """Print one line about this program to standard error, in one write: launchers merge ranks' output."""
+LOGGER = logging.getLogger("silofl")
+"""What is said of a run, beside what is printed: `silofl.silo_log` writes it to files."""
+LOGGER.addHandler(logging.NullHandler())  # without any, Python would print it
+LOGGER.propagate = False  # nothing is printed twice where a program has set up logging of its own
+LOGGER.setLevel(logging.INFO)
+
+
+def log(sentence: str, level: int = logging.WARNING) -> None:
+    """Print one line about this program to standard error, in one write: launchers merge ranks' output.
+
+    It goes to `LOGGER`, too.
+    """
     sys.stderr.write(f"silofl: {printable(sentence)}\n")
     sys.stderr.flush()
+    LOGGER.log(level, "%s", sentence)
 
 
 def log_of_data(sentence: str) -> None:

@@ -19,6 +19,7 @@ FLOORS = {
     "silofl.faults": set(),
     "silofl.console": set(),
     "silofl.private_files": set(),
+    "silofl.silo_log": {"silofl.console", "silofl.private_files"},
     "silofl.launcher": {"silofl.errors", "silofl.console"},
     "silofl.constrained": set(),
     "silofl.families": set(),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.shards import ALIGNMENT
-from silofl.comm.hosts import Hosts
+from silofl.comm.by_host import Hosts
 from silofl.comm.protocol import Communicator, Pending, SharedBuffer
 from silofl_kernels import reduce_rows
 

@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Each figure beside its reference, 
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")]
-Ranks = Annotated[int, typer.Option("-n", min=1, help="Ranks to start, outside mpirun.")]
+Ranks = Annotated[int, typer.Option("-n", "--silos", min=1, help="Ranks to start, outside mpirun.")]
 Parameters = Annotated[list[int] | None, typer.Option(min=1, help="Vector length; may be repeated.")]
 
 
@@ -97,7 +97,7 @@ def round_(n: Ranks = 4, parameters: int = 10_000_000, repeats: Repeats = 9, jso
 
 @app.command()
 def privacy(
-    n: Annotated[int, typer.Option("-n", min=3, help="Ranks to start, outside mpirun.")] = 4,
+    n: Annotated[int, typer.Option("-n", "--silos", min=3, help="Ranks to start, outside mpirun.")] = 4,
     parameters: Annotated[int, typer.Option(min=1, help="Size of the model.")] = 1_000_000,
     batch: Annotated[int, typer.Option(min=1, help="Records that a silo samples in a step.")] = 256,
     repeats: Repeats = 15,
@@ -193,7 +193,7 @@ def checkpoint(
 
 @app.command()
 def recovery(
-    n: Annotated[int, typer.Option("-n", min=1, help="How many silos; one is killed.")] = 4,
+    n: Annotated[int, typer.Option("-n", "--silos", min=1, help="How many silos; one is killed.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Federations under each policy.")] = 5,
     json: Json = None,
 ) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from silofl.comm import chunks, eager, mpi_library, pairwise, shared_memory
 from silofl.comm.argument_checks import is_same_memory, own_part
 from silofl.comm.base import CommunicatorBase, SharedState
-from silofl.comm.hosts import Hosts, by_host
+from silofl.comm.by_host import Hosts, by_host
 from silofl.comm.node import Node, discover_node
 from silofl.comm.polling import wait_with_backoff
 from silofl.comm.protocol import Messages, RankFailedError

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm.hosts import Hosts
+from silofl.comm.by_host import Hosts
 from silofl.types import ReduceOp
 
 Messages = Sequence[tuple[NDArray[Any], int]]

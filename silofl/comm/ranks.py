@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def run_on_ranks(main: Main) -> int:
         survivors = shutdown.comm
         if error.rank == survivors.rank:
             silo_id = survivors.members[survivors.rank]
-            log(message_of(error, silo_id) if survivors.size > 1 else str(error))
+            log(message_of(error, silo_id) if survivors.size > 1 else str(error), logging.ERROR)
         stop_requested = isinstance(error, StopRequestedError)
         if stop_requested and survivors.rank == 0:
             write_exit_status(error.exit_code, stop_requested=True)  # before a late rank can abort the job

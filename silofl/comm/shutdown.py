@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -94,13 +95,13 @@ class Shutdown:
             if error.rank is None:
                 stagger(rank)  # every rank may raise the same
             if error.rank in {None, rank}:
-                log(message_of(error, rank))
+                log(message_of(error, rank), logging.ERROR)
             else:
                 time.sleep(PRINT_GRACE_S)  # the rank on which it arose prints it first
             self._comm.abort(error.exit_code)
         text = "".join(traceback.format_exception(kind, error, trace))
         where = write_trace(text, rank, self.trace_dir)
-        log(f"rank {rank} of {self._comm.size} failed: {describe(error)}; {where}")
+        log(f"rank {rank} of {self._comm.size} failed: {describe(error)}; {where}", logging.ERROR)
         self._comm.abort(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def on_thread_exception(self, arguments: threading.ExceptHookArgs) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.comm.base import CommunicatorBase, SharedState
-from silofl.comm.hosts import Hosts, by_host
+from silofl.comm.by_host import Hosts, by_host
 from silofl.comm.protocol import Messages, RankFailedError, SimulatedCrash
 from silofl.comm.rendezvous import Collective, Group, PeerFailed, Rendezvous, World
 from silofl.types import ReduceOp

@@ -58,6 +58,7 @@ __all__ = [
     "TaskConfig",
     "TopologyConfig",
     "TrainConfig",
+    "checked",
     "decoded",
     "digest",
     "dump",
@@ -66,6 +67,7 @@ __all__ = [
     "load",
     "marked_encoding",
     "parse",
+    "read_tables",
     "read_text",
     "relative_to",
     "resumption_tables",
@@ -137,9 +139,24 @@ def load(
 ) -> Config:
     """Read a TOML file, apply `section.key=value` overrides and keys of [run] as they are; check every key.
 
+    A file with [[institution]] has a configuration for each: see `silofl.config.settings`.
+
     Raises:
         ConfigError: one sentence with the key, the value and what to do.
     """
+    tables = read_tables(path, overrides, run)
+    if "institution" in tables:
+        raise ConfigError(
+            f"{path} has [[institution]], and so a configuration for each silo: silofl.config.settings.load "
+            "reads it"
+        )
+    return checked(tables)
+
+
+def read_tables(
+    path: str | Path, overrides: list[str] | None = None, run: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The tables of a TOML file with overrides and keys of [run], unchecked. Raises ConfigError as `load`."""
     path = Path(path)
     try:
         tables = tomllib.loads(read_text(path))
@@ -157,6 +174,11 @@ def load(
     if isinstance(table, dict):
         table.update(run or {})
         table.setdefault("name", path.stem)
+    return tables
+
+
+def checked(tables: dict[str, Any]) -> Config:
+    """Check the tables of a file or a command line. Raises ConfigError as `load`."""
     config = parse(tables)
     _refuse_bytes(config)
     return config

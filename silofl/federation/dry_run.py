@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,9 @@ from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, conflicts
+from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
+from silofl.federation.dry_run_silos import DryRunSilos
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
@@ -42,7 +44,6 @@ from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
-from silofl.tasks import registry as tasks
 from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
@@ -55,35 +56,49 @@ SMOOTHING = 0.5
 """Momentum from which on the model follows sums of noise more than single rounds of it."""
 
 
-def dry_run(config: Config, silos: int, link: Link | None = None) -> DryRun:
+def dry_run(
+    config: Config,
+    silos: int,
+    link: Link | None = None,
+    own: Callable[[int], Config] | None = None,
+    institutions: Sequence[Institution] = (),
+) -> DryRun:
     """Build every silo once, as `silofl train` would. Raises the ConfigError or DataError it would raise.
 
-    With a `link` it says how long a round takes over it. Who calls it may read the data: an error has what
-    ranks keep to their silo, `DataError.own`.
+    With a `link` it says how long a round takes over it. `own` gives each silo's configuration where there
+    are `institutions`; `config` is what they share. Who calls it may read the data: an error has what ranks
+    keep to their silo, `DataError.own`.
     """
     try:
-        return _dry_run(config, silos, link)
+        return _dry_run(config, silos, link, own, institutions)
     except DataError as error:
         if not error.own:
             raise
         raise DataError(f"{error} ({error.own})", rank=error.rank) from None
 
 
-def _dry_run(config: Config, silos: int, link: Link | None) -> DryRun:
+def _dry_run(
+    config: Config,
+    silos: int,
+    link: Link | None,
+    own: Callable[[int], Config] | None,
+    institutions: Sequence[Institution],
+) -> DryRun:
     refuse_conflicts(config)
     refuse_unfit(config, silos)
-    budget_place.refuse_unusable(config, range(silos))
-    task = tasks.build(config, alone=True)
-    if isinstance(task, Files) and task.federated:
-        task.agree(_pooled(config, task, silos))
+    every = DryRunSilos(config, silos, own, institutions)
+    budget_place.refuse_unusable(config, every.seen, own)
+    first_task = every.task(every.seen[0])
+    if isinstance(first_task, Files) and first_task.federated:
+        _agree(config, every)
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
     magnitudes: dict[int, NDArray[np.float64]] = {}
     first: Silo | None = None
     error: MismatchError | None = None
-    for number in range(silos):
-        code = UserCode(number, alone=True)
-        silo = Silo(config, task, number, silos, place(config.train.device, number), code=code)
+    for number in every.seen:
+        code, task, mine = UserCode(number, alone=True), every.task(number), every.config(number)
+        silo = Silo(mine, task, number, silos, place(mine.train.device, number), code=code)
         first = first or silo
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
@@ -91,14 +106,15 @@ def _dry_run(config: Config, silos: int, link: Link | None) -> DryRun:
             magnitudes[number] = task.magnitudes
         device = str(silo.model.vector.device)
         patients = len(silo.persons) if config.privacy.unit == "patient" else None
-        rows.append(SiloDryRun(number, device, silo.samples, silo.test_samples, patients))
+        counts = silo.samples, silo.test_samples, patients
+        rows.append(SiloDryRun(number, device, *counts, name=every.name(number)))
     assert first is not None
     error = schema_mismatch(schemas) or error  # columns are what a user knows
     if error is not None:
         raise error
     notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes), *_of_several_records(rows)]
-    found = _sizes(config, rows, first, link)
-    return replace(found, notes=[*found.notes, *notes])
+    found = _sizes(config, rows, first, link, every)
+    return replace(found, notes=[*every.notes(), *found.notes, *notes])
 
 
 def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
@@ -113,32 +129,43 @@ def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
     ]
 
 
-def _pooled(config: Config, task: Files, silos: int) -> Scaling:
-    """What the silos of a run would agree on, from all their data, which the task keeps for its `data`.
+def _agree(config: Config, every: DryRunSilos) -> None:
+    """Have each silo's task scale columns by what the silos of a run would agree on; errors of `_pooled`."""
+    files = {silo: task for silo in every.seen if isinstance(task := every.task(silo), Files)}
+    scaling = _pooled(config, files, every.count)
+    for task in files.values():
+        task.agree(scaling)
 
-    Under [privacy] without the noise.
+
+def _pooled(config: Config, files: Mapping[int, Files], silos: int) -> Scaling:
+    """What the silos of a run would agree on, from all their data, which tasks keep for their `data`.
+
+    `files` has each silo's task. Under [privacy] without the noise.
 
     Raises MismatchError where columns differ, and errors of `Files.read`.
     """
-    every, schemas = [], dict[int, Schema]()
-    for silo in range(silos):
-        every.append(task.training_features(silo))
+    pooled, schemas = [], dict[int, Schema]()
+    for silo, task in files.items():
+        pooled.append(task.training_features(silo))
         schemas[silo] = task.schema()
     error = schema_mismatch(schemas)
     if error is not None:
         raise error
+    first_silo, one = next(iter(files.items()))
     if config.privacy.unit != "none":
         by_person = config.privacy.unit == "patient"
-        sums = [task.bounded_sums(silo, by_person=by_person) for silo in range(silos)]
-        noise = StatisticsPlan(config.privacy, silos, len(task.schema())).deviation(silos)
-        return task.bounded(0).scaling(np.sum(sums, axis=0, dtype=np.float64) / 2**POWER, noise)
-    first = np.sum([first_sums(one) for one in every], axis=0)
-    second = np.sum([second_sums(one, mean_of(first)) for one in every], axis=0)
-    return pooled_scaling([name for name, _ in task.schema()], first, second)
+        sums = [task.bounded_sums(silo, by_person=by_person) for silo, task in files.items()]
+        noise = StatisticsPlan(config.privacy, silos, len(one.schema())).deviation(silos)
+        return one.bounded(first_silo).scaling(np.sum(sums, axis=0, dtype=np.float64) / 2**POWER, noise)
+    first = np.sum([first_sums(features) for features in pooled], axis=0)
+    second = np.sum([second_sums(features, mean_of(first)) for features in pooled], axis=0)
+    return pooled_scaling([name for name, _ in one.schema()], first, second)
 
 
-def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None) -> DryRun:
-    silos, strategy = len(rows), build(config.strategy)
+def _sizes(
+    config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None, every: DryRunSilos
+) -> DryRun:
+    silos, strategy = every.count, build(config.strategy)
     tolerant = config.failure.policy != "abort"
     sizes = [one.size for one in silo.fragments]
     longest = sizes.index(max(sizes))
@@ -149,7 +176,7 @@ def _sizes(config: Config, rows: list[SiloDryRun], silo: Silo, link: Link | None
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
     way = Compression.of(config.compress) if not words else way_of(config)
     trial = replace(trial, compression=way or (WHOLE if config.prune.active else None))
-    privacy, weak = _privacy(config, rows, silo)
+    privacy, weak = _privacy(config, rows, silo, every)
     name = protocol_name(config.secure, silos)
     return DryRun(
         silos=rows,
@@ -217,30 +244,30 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
     return size * (wire * vectors + local) + rows
 
 
-def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo) -> tuple[str, list[str]]:
+def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo, every: DryRunSilos) -> tuple[str, list[str]]:
     """The epsilon that the run will end with if no silo fails; raises what the run would refuse."""
     if config.privacy.unit == "none":
         return NOTHING, []
     refuse_unprotectable(silo, config.privacy)
     expected = config.privacy.records is not None  # with which every silo counts alike
-    records = silo.counted * len(rows) if expected else sum(row.persons for row in rows)
-    before = _before(config, rows, silo)
-    plan = plan_for(config, sent_values(config, silo.model), records, len(rows), len(rows), before=before)
+    records = silo.counted * every.count if expected else sum(row.persons for row in rows)
+    before = _before(config, every.count, silo)
+    plan = plan_for(config, sent_values(config, silo.model), records, every.count, every.count, before=before)
     noise = plan.noise_multiplier()
     refuse_over_budget(plan, noise)
     whole, method = plan.whole(noise), plan.method
-    budgets = [foretold(config, row.silo, whole, method) for row in rows]
+    budgets = [foretold(every.config(row.silo), row.silo, whole, method) for row in rows]
     told = [*budgets, _of_bands(config, plan), *compressed_noise.notes(way_of(config), plan, noise)]
     return describe(plan, noise), [*notes(plan, noise), *filter(None, told)]
 
 
-def _before(config: Config, rows: list[SiloDryRun], silo: Silo) -> Mapping[Release, int]:
+def _before(config: Config, silos: int, silo: Silo) -> Mapping[Release, int]:
     """What statistics of columns release before the first round; ConfigError as of the run's."""
     if not config.data.standardize:
         return {}
-    statistics = StatisticsPlan(config.privacy, len(rows), len(silo.schema))
+    statistics = StatisticsPlan(config.privacy, silos, len(silo.schema))
     statistics.refuse_dear()
-    return statistics.of_sum(len(rows))
+    return statistics.of_sum(silos)
 
 
 def _of_bands(config: Config, plan: Plan) -> str:

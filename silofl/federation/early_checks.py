@@ -8,7 +8,7 @@ code of a user's: it takes milliseconds. What is wrong and is not found here, th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from silofl.aggregation.protocols import choose_protocol
@@ -35,6 +35,12 @@ class Start:
     resume: bool = False
     own_task: bool = False
     """Whether a program gives the task, and [task] is not read."""
+    own: Callable[[int], Config] | None = None
+    """A silo's configuration, where institutions have values of their own."""
+
+    def of(self, silo: int) -> Start:
+        """The start of one silo."""
+        return self if self.own is None else replace(self, config=self.own(silo))
 
 
 def secure_keys(start: Start) -> None:
@@ -109,5 +115,5 @@ def refuse_early(start: Start, silos: Iterable[int]) -> None:
     here = tuple(silos)
     for silo in here:
         for of_silo in OF_SILO:
-            of_silo(start, silo)
-    budget_place.refuse_unusable(start.config, here)
+            of_silo(start.of(silo), silo)
+    budget_place.refuse_unusable(start.config, here, start.own)

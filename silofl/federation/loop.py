@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from silofl import silo_log
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
@@ -145,6 +146,7 @@ class Run:
             raise
         finally:
             state.logger.close()
+            silo_log.end()
             watchdog.stop()
 
     def _rounds(self, state: RunState) -> None:
@@ -155,6 +157,7 @@ class Run:
         began = time.perf_counter()
         for number in range(state.first_round, rounds + 1):
             self._faults.round = number
+            silo_log.begin_round(number)
             watchdog.report_round(number, state.certainly_committed(number))
             if not state.affordable:
                 state.logger.notice(

@@ -5,11 +5,14 @@ Torch and its compiler take seconds to load, on every rank; the modules that thi
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from silofl import __version__, silo_log
 from silofl.checkpoint.trust import Trust
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
@@ -18,6 +21,7 @@ from silofl.comm.peer_heartbeats import PeerHeartbeats
 from silofl.comm.protocol import Communicator
 from silofl.comm.respawn import Place
 from silofl.config import Config, for_silo
+from silofl.console import LOGGER
 from silofl.errors import DataError
 from silofl.federation import rundir
 from silofl.federation.early_checks import Start, refuse_early
@@ -74,10 +78,17 @@ def prepare(
         own = for_silo(config, group.silo_id)
         path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
         on_directory(path)
+        _begin_log(group, path, start.silos)
         trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
         samples = None if own_task else group.step(lambda: _read(group, config, path))
         stack.pop_all()
     return Prepared(start, group, peers, comm.local_rank, place, path, trust, samples)
+
+
+def _begin_log(group: ElasticGroup, path: Path, silos: int) -> None:
+    silo_log.begin(path, group.silo_id, whole_process=isinstance(group.comm, MpiCommunicator))
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    LOGGER.info("%s", f"silofl {__version__}, silo {group.silo_id} of {silos}, {where}")
 
 
 def _check(group: ElasticGroup, start: Start) -> None:

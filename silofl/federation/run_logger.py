@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from silofl.config import Config
+from silofl.console import LOGGER
 from silofl.errors import StorageError
 from silofl.federation.rundir import RunDirectory, refuse_second_run
 from silofl.report.display import Display, choose_display
+from silofl.report.lines import phases
 from silofl.report.round_metrics import RoundMetrics
 
 Record = dict[str, Any]
@@ -52,12 +54,14 @@ class RunLogger:
             self._display = choose_display(self._config.run.display, self._directory.path, leader=False)
 
     def notice(self, text: str) -> None:
-        """A line for people."""
+        """A line for people, and for this silo's log."""
+        LOGGER.info("%s", text)
         self._display.notice(text)
 
     def round(self, metrics: RoundMetrics) -> None:
         """A round is over."""
         self.rounds.append(metrics)
+        LOGGER.info("%s", f"round over after {metrics.seconds:.2f} s ({phases(metrics.seconds_by_phase)})")
         if self._leads:
             self._directory.append(metrics)
         self._display.round(metrics)
@@ -76,6 +80,7 @@ class RunLogger:
 
     def finish(self, summary: Record) -> None:
         """The run is over."""
+        LOGGER.info("the run is over")
         self._display.finish(summary)
 
     def close(self) -> None:

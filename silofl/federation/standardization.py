@@ -60,6 +60,17 @@ class Statistics:
         """What was spent; empty without privacy."""
         return Ledger.from_json(self.spent) if self.spent else Ledger()
 
+    def same_as(self, other: Statistics) -> bool:
+        """Whether they are of one run: silos whose data name no columns have the same without names."""
+        mine, its = self.scaling, other.scaling
+        numbers = (mine.center, mine.scale, self.spent) == (its.center, its.scale, other.spent)
+        return numbers and same_columns(mine.columns, its.columns)
+
+
+def same_columns(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether names are the same; data without any are taken in the order of the others'."""
+    return one == other or (len(one) == len(other) and not (any(one) and any(other)))
+
 
 def agree_on_statistics(
     group: ElasticGroup, config: Config, task: Files, silos: int, trust: Trust, path: Path, *, resume: bool
@@ -182,7 +193,7 @@ def of_returning(path: Path, silo: int, told: str | None) -> Statistics | None:
     if not told:
         return None
     kept = _kept(path, silo)
-    if kept is not None and loads(kept) != loads(told):
+    if kept is not None and not loads(kept).same_as(loads(told)):
         raise ConfigError(
             f"the others scale columns by other statistics than silo {silo} kept in {stem(silo)}/{FILE} of "
             "its run directory: one of them is not of this run"
@@ -213,7 +224,7 @@ def _kept_by_any(group: ElasticGroup, path: Path) -> Statistics | None:
     known = {silo: one for silo, one in zip(group.members, told, strict=True) if one is not None}
     first = next(iter(known), 0)
     for silo, statistics in known.items():
-        if statistics != known[first]:
+        if not statistics.same_as(known[first]):
             raise ConfigError(
                 f"silo {silo} has kept other statistics of this run's columns than silo {first}: put its own "
                 f"{path / stem(silo) / FILE} back from a copy, or remove it to take that of the other silos",
@@ -228,7 +239,7 @@ def _parsed(told: str | None) -> Statistics | None:
 
 def _refuse_other_columns(kept: Statistics | None, task: Files, silo: int) -> None:
     names = tuple(name for name, _ in task.schema())
-    if kept is not None and kept.scaling.columns != names:
+    if kept is not None and not same_columns(kept.scaling.columns, names):
         raise ChangedDataError(
             f"silo {silo} has other columns than those whose statistics this run began with: restore them, "
             "or begin another run with --run"

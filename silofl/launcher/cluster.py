@@ -20,13 +20,21 @@ Line = Callable[[Sequence[Host]], list[str]]
 class Cluster:
     """The hosts of one job: `Restarted` on those that answer, by what `line` gives for them.
 
-    `program` has to be at the same path on each.
+    `program` has to be at the same path on each. Silos are `movable` to another host but where only theirs
+    has their data.
     """
 
     def __init__(
-        self, hosts: Sequence[Host], program: str, line: Line, environ: Mapping[str, str] = os.environ
+        self,
+        hosts: Sequence[Host],
+        program: str,
+        line: Line,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        movable: bool = True,
     ) -> None:
         self._hosts, self._program, self._line, self._environ = tuple(hosts), program, line, environ
+        self._movable = movable
         self._lost: list[str] = []
         self._local = frozenset(host.name for host in hosts if is_local(host.name))
         """This machine's names: looked up while its network is as it should be."""
@@ -48,11 +56,17 @@ class Cluster:
     def command(self) -> list[str]:
         """See `Restarted`: on the hosts that answer now, with the silos of those that do not.
 
-        Every silo is started: one whose host is lost runs beside the silos of its neighbours in the list.
+        Every silo is started: one whose host is lost runs beside the silos of its neighbours in the list,
+        where silos are movable. Where they are not and a host is lost, StoppedError.
         """
         answers = self._ask(LOST_TIMEOUT_S)
         self._lost = lost = [*answers.silent, *answers.without_program]
-        left = without(self._hosts, lost)
+        if lost and not self._movable:
+            raise StoppedError(
+                f"{_hosts(lost)} not answer, where institutions have their data: start the same command with "
+                "--resume when all hosts do"
+            )
+        left = without(self._hosts, lost) if self._movable else self._hosts
         if not left:
             raise StoppedError("no host answers: start the same command with --resume when one does")
         if lost:

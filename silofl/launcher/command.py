@@ -58,6 +58,31 @@ def launch_command(
     return [info.launchers[0], *options(ranks, oversubscribed, root, ulfm, where), *argv]
 
 
+def launch_command_in_order(
+    info: MpiInfo,
+    ranks: int,
+    *,
+    root: bool,
+    argv: Sequence[str],
+    ulfm: bool = False,
+    hosts: Sequence[Host],
+    environ: Mapping[str, str] = os.environ,
+) -> list[str]:
+    """`launch_command` with ranks on hosts in this order, of which one may come several times.
+
+    An app context a host, which Open MPI starts as one job (MPMD). ConfigError with another library.
+    """
+    if info.vendor != "openmpi":
+        raise ConfigError(
+            f"institutions' hosts need Open MPI, and this is {info.name}: remove host from [[institution]]"
+        )
+    line = launch_command(info, ranks, root=root, argv=(), ulfm=ulfm, hosts=hosts, environ=environ)
+    place = line.index("--host")
+    common = line[:place] + line[place + 2 : line.index("-n")]
+    contexts = [["-n", str(host.slots), "--host", str(host), *argv] for host in hosts]
+    return common + [word for one in contexts for word in (":", *one)][1:]
+
+
 def _on_hosts(info: MpiInfo, hosts: Sequence[Host], environ: Mapping[str, str]) -> list[str]:
     """The launcher's own words for hosts with as many slots as ranks, and for what ranks there need."""
     names = ",".join(map(str, hosts))

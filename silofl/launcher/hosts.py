@@ -50,6 +50,14 @@ def named_hosts(option: str | None, file: Path | None, ranks: int) -> tuple[Host
     return _filled([Host(name, most) for name, most in slots.items()], ranks)
 
 
+def every_host(option: str | None, file: Path | None) -> list[str]:
+    """The names of all hosts of `--host` or `--hostfile`, each once. Raises ConfigError as `named_hosts`."""
+    if option is not None and file is not None:
+        raise ConfigError("--host and --hostfile both name hosts: give one of them")
+    entries = _of_option(option) if option is not None else _of_file(file) if file is not None else []
+    return list(dict.fromkeys(host.name for host in entries))
+
+
 def _filled(hosts: Iterable[Host], ranks: int) -> tuple[Host, ...]:
     taken = []
     for host in hosts:

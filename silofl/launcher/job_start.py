@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from silofl.launcher import restarts
 from silofl.launcher.cluster import Cluster, notice_silence
-from silofl.launcher.command import launch_command
+from silofl.launcher.command import launch_command, launch_command_in_order
 from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
 
@@ -26,12 +27,15 @@ class JobStart:
     """Whether this is root, which Open MPI wants to be told."""
     silent_s: float
     """After how long a host that tells nothing is taken for lost."""
+    in_order: bool = False
+    """Whether silo by silo runs on these hosts and on no other, for its data is there."""
 
     def line(self, hosts: Sequence[Host], *, resume: bool) -> list[str]:
         """The launcher's command on these hosts; errors are those of `launch_command`."""
         argv = [*self.train, *(["--resume"] if resume else [])]
         ulfm = self.info.fault_tolerant
-        return launch_command(self.info, self.ranks, root=self.root, argv=argv, ulfm=ulfm, hosts=hosts)
+        start = launch_command_in_order if self.in_order else launch_command
+        return start(self.info, self.ranks, root=self.root, argv=argv, ulfm=ulfm, hosts=hosts)
 
     def run(self, most_restarts: int, *, resume: bool) -> int:
         """Start the job, and again where it failed and can go on; the exit code."""
@@ -39,7 +43,8 @@ class JobStart:
         if not self.hosts:
             resumed = self.line((), resume=True)
             return restarts.supervise_restarts(first, resumed, most_restarts, ranks_tell=True)
-        cluster = Cluster(self.hosts, self.train[0], lambda left: self.line(left, resume=True))
+        again = partial(self.line, resume=True)
+        cluster = Cluster(self.hosts, self.train[0], again, movable=not self.in_order)
         cluster.refuse_silent()
         notice_silence(self.silent_s)
         return restarts.supervise_restarts(first, cluster, most_restarts, ranks_tell=True)

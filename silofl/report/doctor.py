@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,7 @@ from rich.table import Table
 
 from silofl import __version__
 from silofl.comm.mpi_library import mpi_info
-from silofl.errors import EXIT_BAD_INPUT, SiloflError
+from silofl.errors import SiloflError
 from silofl.launcher.mpi_info import MpiInfo
 
 LEAST_VERSION = (5, 0, 10)
@@ -40,15 +42,27 @@ def examine() -> list[Finding]:
     return [Finding("silofl", "ok", __version__), *_mpi(), _torch(), *_kernels(), _slurm(), *_extras()]
 
 
-def print_findings(findings: list[Finding]) -> int:
-    """Print a table; exit code 0, or 2 where something without which nothing runs is missing."""
-    console = Console(highlight=False)
+def versions() -> dict[str, str]:
+    """What has to be alike on all hosts of a run, by name; what is not there is left out."""
+    from importlib import metadata
+
+    found = {"silofl": __version__, "Python": platform.python_version()}
+    with suppress(SiloflError):
+        info = mpi_info()
+        found["MPI"] = f"{info.name} {info.version}"
+    for name in ("torch", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found | {one.what: one.detail for one in _kernels()}
+
+
+def print_findings(findings: list[Finding], console: Console | None = None) -> None:
+    """Print a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in findings:
         advice = f"; {finding.advice}" if finding.advice else ""
         table.add_row(finding.mark, finding.what, escape(f"{finding.detail}{advice}"))
-    console.print(table)
-    return EXIT_BAD_INPUT if any(f.mark == "missing" for f in findings) else 0
+    (console or Console(highlight=False)).print(table)
 
 
 def _mpi() -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 MIB = 1 << 20
@@ -20,6 +21,8 @@ class SiloDryRun:
     test_samples: int
     patients: int | None = None
     """How many persons it trains on, where those are protected."""
+    name: str = ""
+    """The institution's."""
 
     @property
     def persons(self) -> int:
@@ -70,11 +73,13 @@ def print_dry_run(found: DryRun) -> None:
     """Print what `silofl check` found."""
     console = Console(highlight=False)
     of_patients = any(row.patients is not None for row in found.silos)
-    titles = ["silo", "device", "training samples", "held out"]
+    named = any(row.name for row in found.silos)
+    titles = ["silo", *(["institution"] if named else []), "device", "training samples", "held out"]
     table = Table(*titles, *(["training patients"] if of_patients else []), box=None, padding=(0, 2, 0, 0))
     for row in found.silos:
         counts = [row.train_samples, row.test_samples, *([row.persons] if of_patients else [])]
-        table.add_row(str(row.silo), row.device, *map(str, counts))
+        names = [escape(row.name)] if named else []
+        table.add_row(str(row.silo), *names, row.device, *map(str, counts))
     console.print(table)
     if found.columns:
         console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from silofl import config as configuration
-from silofl.config import LOCAL_KEYS, RESUMABLE_KEYS, Config
+from silofl.config import LOCAL_KEYS, RESUMABLE_KEYS, Config, settings
 from silofl.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -31,7 +31,7 @@ def test_what_is_dumped_is_read_back(tmp_path: Path, tables: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.toml")), ids=lambda path: path.stem)
 def test_files_that_come_with_silofl_are_read(path: Path) -> None:
-    assert configuration.load(path).run.name
+    assert settings.load(path).of(0).run.name
 
 
 def test_a_run_is_named_after_its_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from silofl import config as configuration
+from silofl.config import settings
 from silofl.config.mistakes import either
 from silofl.config.strategy_section import SECTIONS
 from silofl.errors import ConfigError
@@ -162,6 +163,6 @@ def test_other_sections_are_refused_as_before() -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("launch/*.toml")), ids=lambda path: path.name)
 def test_the_recipes_can_be_read(path: Path) -> None:
-    config = configuration.load(path)
+    config = settings.load(path).of(0)
     assert config.run.name == path.stem
     assert configuration.parse(tomllib.loads(configuration.dump(config))) == config

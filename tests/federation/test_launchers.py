@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.conftest import ROOT, Start
@@ -52,33 +49,3 @@ def test_both_libraries_and_threads_train_the_same_plain_model(
         assert job.wait().code == 0
         digests[vendor] = json.loads((tmp_path / vendor / "summary.json").read_text())["model_sha256"]
     assert digests["openmpi"] == digests["mpich"]
-
-
-def test_one_command_per_institution(start: Start, tmp_path: Path) -> None:
-    """launch/institutions.app as it is, with a file of another kind for each institution."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    (tmp_path / "data").mkdir()
-    (tmp_path / "launch").mkdir()
-    shutil.copy(ROOT / "launch/institutions.toml", tmp_path / "launch")
-    rng = np.random.default_rng(0)
-    for name in ("north.csv", "harbour.parquet", "valley.npz"):
-        x = rng.standard_normal((300, 2)).astype(np.float32)
-        words = np.where(x.sum(1) > 0, "malignant", "benign")
-        table = pa.table({"age": x[:, 0], "size": x[:, 1], "diagnosis": words})
-        path = tmp_path / "data" / name
-        if name.endswith("csv"):
-            csv.write_csv(table, path)
-        elif name.endswith("parquet"):
-            parquet.write_table(table, path)
-        else:
-            np.savez(path, x=x, diagnosis=words)
-    app = (ROOT / "launch/institutions.app").read_text()
-    commands = re.findall(r"^-n 1 silofl (.*)\n", app, re.MULTILINE)
-    assert len(commands) == app.count("\n") == 3, "mpirun of Open MPI 5 fails on comments and empty lines"
-    job = start(3, ranks=[["-m", "silofl", *command.split()] for command in commands])
-    end = job.wait()
-    assert end.code == 0, end.err
-    summary = json.loads((tmp_path / "runs/institutions/summary.json").read_text())
-    assert summary["accuracy"] > 0.85

@@ -240,3 +240,11 @@ def test_sums_of_numbers_of_any_size_are_exact(protocol):
             for error, right in zip(off, exact, strict=True)
         )
         assert sums[200:].tolist() == [0.0, SILOS * 2.0**279, -SILOS * 2.0**-316]
+
+
+def test_data_without_names_of_columns_have_the_statistics_of_those_with_names() -> None:
+    named = Scaling(("a", "b"), (1.0, 2.0), (1.0, 3.0))
+    for columns, same in ((("", ""), True), (("a", "c"), False), (("",), False)):
+        other = Statistics(Scaling(columns, named.center, named.scale))
+        assert Statistics(named).same_as(other) == other.same_as(Statistics(named)) == same
+    assert not Statistics(named).same_as(Statistics(Scaling(("", ""), (1.0, 2.5), named.scale)))

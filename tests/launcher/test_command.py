@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from silofl.errors import ConfigError, MissingDependencyError
-from silofl.launcher.command import launch_command
+from silofl.launcher.command import launch_command, launch_command_in_order
 from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
 
@@ -49,6 +49,21 @@ def test_hosts_are_told_in_the_words_of_the_launcher():
     assert launch_command(MPICH, **given) == [*line.split(), *ARGV]
     with pytest.raises(ConfigError, match="how the launcher of MPICH takes hosts"):
         launch_command(replace(MPICH, vendor="other"), **given)
+
+
+def test_silos_in_the_order_of_institutions_are_app_contexts():
+    """A host may come again, which `--host a,b,a` would fill before the next."""
+    hosts = [Host("a", 1), Host("b", 2), Host("a", 1)]
+    given = {"ranks": 4, "root": True, "argv": ARGV, "ulfm": True, "hosts": hosts, "environ": {}}
+    line = launch_command_in_order(OPENMPI, **given)
+    common = "/p/bin/mpirun --allow-run-as-root --map-by slot -x SILOFL_EXIT_STATUS --with-ft ulfm"
+    assert line == [
+        *(*common.split(), "--bind-to", "none"),
+        *("-n", "1", "--host", "a:1", *ARGV, ":", "-n", "2", "--host", "b:2", *ARGV),
+        *(":", "-n", "1", "--host", "a:1", *ARGV),
+    ]
+    with pytest.raises(ConfigError, match="institutions' hosts need Open MPI"):
+        launch_command_in_order(MPICH, **given)
 
 
 def test_lines_that_cannot_be_are_refused():

@@ -146,6 +146,15 @@ def test_bad_input_without_a_host_may_be_good_on_it(program: str, capfd: pytest.
     assert "host refused does not answer, and its silos may have files" in capfd.readouterr().err
 
 
+def test_silos_whose_data_is_on_their_hosts_do_not_move(program: str) -> None:
+    def command(*hosts: Host) -> list[str]:
+        return Cluster(hosts, program, lambda left: list(map(str, left)), movable=False).command()
+
+    assert command(Host("a", 1), Host("b", 2), Host("a", 1)) == ["a:1", "b:2", "a:1"]
+    with pytest.raises(StoppedError, match="host lost does not answer, where institutions have their data"):
+        command(Host("a", 1), Host("lost", 1))
+
+
 def test_the_way_to_hosts_is_open_mpis_own(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     assert host_probe.agent({"PRTE_MCA_plm_ssh_agent": "/no/such : bash -l"}) == ["bash", "-l"]
     with pytest.raises(ConfigError, match="ranks on other hosts are started by it"):

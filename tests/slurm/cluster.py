@@ -50,7 +50,7 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmdSpoolDir={folder}/spool-%n
 StateSaveLocation={folder}/state
 GresTypes=gpu
-NodeName=DEFAULT CPUs={cores} Gres=gpu:2 State=UNKNOWN
+NodeName=DEFAULT CPUs={cores} RealMemory=4000 Gres=gpu:2 State=UNKNOWN
 NodeName={nodes[0]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[1]}
 NodeName={nodes[1]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP

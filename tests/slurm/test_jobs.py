@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from silofl.launcher.jobs.options import Job
+from silofl.launcher.jobs.slurm import job_text
 from tests.slurm.conftest import JOB_TIMEOUT_S, Queue
 
 pytestmark = pytest.mark.timeout(3 * JOB_TIMEOUT_S)
@@ -62,3 +64,26 @@ def test_a_time_limit_shorter_than_the_work_changes_nothing(
     assert stopped is not None
     assert f"from round {int(stopped[1]) + 1}" in printed
     assert queue.digest("limited") == reference
+
+
+def test_slurm_takes_the_options_of_submit(queue: Queue) -> None:
+    """The job's program does nothing: what is asked for, and what stands before the start, is looked at."""
+    job = Job(
+        silos=2,
+        nodes=2,
+        time="5",
+        mem="10M",
+        output="told/%x-%j.txt",
+        sbatch=["comment=mine", "job-name=other"],
+        prologue=['echo "before $SLURM_JOB_NUM_NODES"'],
+        program=["echo"],
+    )
+    (queue.folder / "told").mkdir()
+    (queue.folder / "options.sbatch").write_text(job_text(job))
+    number = queue.sbatch("options.sbatch")
+    end = queue.ended(number)
+    assert (end["JobState"], end["JobName"], end["Comment"]) == ("COMPLETED", "other", "mine")
+    assert (end["MinMemoryNode"], end["NumNodes"]) == ("10M", "2")
+    told = (queue.folder / f"told/other-{number}.txt").read_text().splitlines()
+    assert told[0] == "before 2"
+    assert told[1].startswith("launch --restarts 0 -n 2 launch/digits.toml --run runs/digits-")

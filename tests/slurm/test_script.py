@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from silofl.errors import ConfigError
-from silofl.launcher.slurm import Job, job_text
+from silofl.launcher.jobs.options import Job
+from silofl.launcher.jobs.slurm import job_text
 from tests.conftest import ROOT
 
 PATIENCE_S = 30.0
@@ -145,7 +146,7 @@ def test_what_is_not_chosen_is_the_site_s_own() -> None:
         (Job(time="1 h"), "--time"),
         (Job(time="banana"), "--time 'banana'"),
         (Job(time="4:00:00:00"), "--time"),
-        (Job(time="2"), "--time 2 is 2 min, and Slurm warns 120 s before the end"),
+        (Job(time="2"), "--time 2 is 2 min, and a job is warned 120 s before its end"),
         (Job(mpi="pmix; true"), "--mpi"),
         *((Job(**{option: f"a{sign}b"}), f"--{option}") for option in NAMES for sign in HOSTILE),
         *((Job(**{option: "-x"}), f"--{option}") for option in NAMES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from silofl import silo_log
 from silofl.comm.collective_errors import describe
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
@@ -18,7 +20,7 @@ from silofl.comm.protocol import RankFailedError
 from silofl.comm.respawn import RefusedError, SpawnInfo, join
 from silofl.comm.shutdown import finalize_or
 from silofl.config import Config, for_silo
-from silofl.console import log
+from silofl.console import LOGGER, log
 from silofl.crypto.key_file import silo_key
 from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, SiloflError
 from silofl.federation import standardization
@@ -45,7 +47,7 @@ LATE_S = 10.0
 
 
 def rejoin(
-    load: Callable[[], Config],
+    load: Callable[[int, int], Config],
     task: Task | None,
     *,
     comm: MpiCommunicator,
@@ -61,7 +63,7 @@ def rejoin(
     stop = StopRequest() if stop is None else stop
     try:
         with _withdrawing(comm, spawn_info):
-            config = load()
+            config = load(spawn_info.number, spawn_info.silos)
         # The others go on without a silo that is late, but the launcher would wait for it to the end.
         with watchdog.ready_within(config.failure.rejoin_s + LATE_S):
             with _withdrawing(comm, spawn_info):
@@ -89,6 +91,9 @@ def rejoin(
     except ConfigError as error:
         _stay_away(comm, spawn_info.number, error)
     on_directory(path)
+    silo_log.begin(path, spawn_info.number, whole_process=True)
+    silo_log.begin_round(told.round)
+    LOGGER.info("%s", f"silo {spawn_info.number} is back, as process {os.getpid()} on {socket.gethostname()}")
     respawns = RespawnPolicy(config.failure.rejoin_s, admission, told=spawn_info.told)
     run = trust.of_run(told.run)
     context = RunContext.of(group, config, silo, spawn_info.silos, path, respawns, run, statistics)

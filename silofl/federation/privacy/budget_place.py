@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from silofl.config import Config, PrivacyConfig, for_silo
@@ -24,14 +24,14 @@ def budget_path(privacy: PrivacyConfig) -> Path:
     return Path(privacy.budget_dir) / f"{name}{SUFFIX}"
 
 
-def refuse_unusable(config: Config, silos: Iterable[int]) -> None:
+def refuse_unusable(config: Config, silos: Iterable[int], own: Callable[[int], Config] | None = None) -> None:
     """Raise ConfigError where files cannot be written in a silo's folder, or two of `silos` share a file.
 
-    Nothing is made on the disk.
+    Nothing is made on the disk. `own` gives a silo's configuration where each has one.
     """
     owners: dict[Path, int] = {}
     for silo in silos:
-        privacy = for_silo(config, silo).privacy
+        privacy = for_silo(config if own is None else own(silo), silo).privacy
         if not privacy.budget_dir:
             continue
         _refuse_unwritable(Path(privacy.budget_dir), silo)

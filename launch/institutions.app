@@ -1,3 +1,0 @@
--n 1 silofl train launch/institutions.toml --set data.path=data/north.csv
--n 1 silofl train launch/institutions.toml --set data.path=data/harbour.parquet
--n 1 silofl train launch/institutions.toml --set data.path=data/valley.npz

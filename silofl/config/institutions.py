@@ -1,0 +1,127 @@
+"""`[[institution]]`: what each institution has of its own, in the one configuration file of all.
+
+    [[institution]]
+    name = "north"
+    host = "gpu1.north.example"      # of `silofl launch`; here where it is not given
+    identity = "keys/north.pem"      # secure.identity
+    device = "cuda:0"                # train.device
+    data.path = "/data/cohort.csv"   # and every other key that may differ from silo to silo
+
+The k-th is silo k, counted from 0. A rank applies its own entry alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from silofl.errors import ConfigError
+
+SHORT = {"identity": ("secure", "identity"), "device": ("train", "device")}
+"""Keys of an institution that stand for one of a section."""
+ALL_OR_NONE = (("data", "path"), ("run", "dir"), ("secure", "identity"))
+"""Where one institution has its own, the others' would be nobody's."""
+_TABLE = "institution"
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Institution:
+    """One entry."""
+
+    name: str
+    host: str
+    """Where its rank runs; empty where that is not said."""
+    own: Mapping[Key, Any]
+    """Its own values by section and key."""
+
+    def applied(self, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """The tables that all have, with this institution's own values."""
+        merged = deepcopy(dict(tables))
+        for (section, key), value in self.own.items():
+            merged.setdefault(section, {})[key] = value
+        return merged
+
+
+def taken_from(tables: dict[str, Any], local_keys: Collection[Key]) -> tuple[Institution, ...]:
+    """Take `[[institution]]` out of a file's tables; none without it. `local_keys` are those that may differ.
+
+    Raises ConfigError: one sentence, with the institution's name.
+    """
+    if _TABLE not in tables:
+        return ()
+    entries = tables.pop(_TABLE)
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries) or not entries:
+        raise ConfigError("institution is no list of tables: write [[institution]] once for each")
+    found = tuple(_institution(entry, number, local_keys) for number, entry in enumerate(entries))
+    _refuse_same_names(found)
+    for key in dict.fromkeys(key for one in found for key in one.own):
+        _refuse_half_given(found, key, tables)
+    return found
+
+
+def _institution(entry: dict[str, Any], number: int, local_keys: Collection[Key]) -> Institution:
+    name, host = entry.get("name"), entry.get("host", "")
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise ConfigError(
+            f'[[institution]] number {number + 1} has no name: give it one, such as name = "north"'
+        )
+    who = f"institution {name!r}"
+    if not isinstance(host, str) or (host and not _HOST.fullmatch(host)):
+        raise ConfigError(f"{who}: host = {host!r} is no name of a host")
+    own: dict[Key, Any] = {}
+    for word, value in entry.items():
+        if word in ("name", "host"):
+            continue
+        for key, one in _keys(word, value, who, local_keys):
+            if key in own:
+                raise ConfigError(f"{who} has {word} and {'.'.join(key)}, which are the same: remove one")
+            own[key] = one
+    return Institution(name, host, own)
+
+
+def _keys(word: str, value: Any, who: str, local_keys: Collection[Key]) -> list[tuple[Key, Any]]:
+    """The keys that an entry's word stands for: one of SHORT, or a section with a table."""
+    if word in SHORT:
+        return [(SHORT[word], value)]
+    if not isinstance(value, dict):
+        raise _unknown(who, word, local_keys)
+    for key in value:
+        if (word, key) not in local_keys:
+            raise _unknown(who, f"{word}.{key}", local_keys)
+    return [((word, key), one) for key, one in value.items()]
+
+
+def _unknown(who: str, word: str, local_keys: Collection[Key]) -> ConfigError:
+    known = ["name", "host", *SHORT, *sorted(".".join(key) for key in local_keys)]
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+    return ConfigError(
+        f"{who}: {word} is no key that one institution has of its own: did you mean {near}? What all share "
+        "stands in the sections"
+    )
+
+
+def _refuse_same_names(found: tuple[Institution, ...]) -> None:
+    names = [one.name for one in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two institutions are named {twice!r}: give each a name of its own")
+
+
+def _refuse_half_given(found: tuple[Institution, ...], key: Key, tables: Mapping[str, Any]) -> None:
+    name = ".".join(key)
+    having = next(one for one in found if key in one.own)
+    if key[1] in (tables.get(key[0]) or {}):
+        raise ConfigError(
+            f"{name} is set for all silos and for institution {having.name!r}: leave it out of one of them"
+        )
+    without = next((one for one in found if key not in one.own), None)
+    if without is not None and key in ALL_OR_NONE:
+        raise ConfigError(
+            f"institution {having.name!r} has a {name} and {without.name!r} has none: give each its own"
+        )

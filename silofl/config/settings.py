@@ -1,0 +1,86 @@
+"""A configuration file as all its silos have it, where institutions have values of their own in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from silofl import config as configuration
+from silofl.config import LOCAL_KEYS, Config
+from silofl.config.institutions import Institution, taken_from
+from silofl.errors import ConfigError
+
+DEFAULT_SILOS = 4
+_OF_INSTITUTIONS = LOCAL_KEYS - {("run", "display")}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a file says, for every silo."""
+
+    path: Path
+    institutions: tuple[Institution, ...]
+    """None where the file has no `[[institution]]`: all silos have one configuration then."""
+    _tables: Mapping[str, Any]
+    _parsed: dict[int, Config] = field(default_factory=dict)
+
+    def of(self, silo: int) -> Config:
+        """The configuration of a silo. Raises ConfigError, with its name where it has values of its own."""
+        number = silo if self.institutions else 0
+        if number not in self._parsed:
+            self._parsed[number] = self._config(number)
+        return self._parsed[number]
+
+    @property
+    def own(self) -> Callable[[int], Config] | None:
+        """`of` where institutions have values of their own, else None."""
+        return self.of if self.institutions else None
+
+    def silos(self, given: int | None) -> int:
+        """How many silos there are: as many as institutions, or as many as given.
+
+        ConfigError where both are told and differ.
+        """
+        if self.institutions and given not in (None, len(self.institutions)):
+            raise ConfigError(
+                f"{self.path} has {len(self.institutions)} institutions and there are to be {given} silos: "
+                "leave out -n, or give one [[institution]] for each",
+                rank=0,
+            )
+        return len(self.institutions) or given or DEFAULT_SILOS
+
+    def own_keys(self) -> set[tuple[str, str]]:
+        """Those that any institution has a value of its own of."""
+        return {key for one in self.institutions for key in one.own}
+
+    def hosts(self) -> tuple[str, ...]:
+        """The host of each institution; none where no institution names one.
+
+        ConfigError where some name one and others do not.
+        """
+        hosts = tuple(one.host for one in self.institutions)
+        if any(hosts) and not all(hosts):
+            without = next(one.name for one in self.institutions if not one.host)
+            raise ConfigError(
+                f"institution {without!r} has no host and others have one: give each its own, or none"
+            )
+        return hosts if any(hosts) else ()
+
+    def _config(self, number: int) -> Config:
+        if not self.institutions:
+            return configuration.checked(dict(self._tables))
+        one = self.institutions[number]
+        try:
+            return configuration.checked(one.applied(self._tables))
+        except ConfigError as error:
+            raise ConfigError(f"institution {one.name!r}: {error}", rank=error.rank) from None
+
+
+def load(
+    path: str | Path, overrides: list[str] | None = None, run: Mapping[str, str] | None = None
+) -> Settings:
+    """Read a file as `silofl.config.load` does; institutions' own values are checked by `Settings.of`."""
+    tables = configuration.read_tables(path, overrides, run)
+    return Settings(Path(path), taken_from(tables, _OF_INSTITUTIONS), tables)
