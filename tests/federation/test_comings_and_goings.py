@@ -131,6 +131,15 @@ def due(made: RespawnPolicy, left: tuple[int, ...], rounds: range) -> dict[int, 
     return {number: made.due(left, number) for number in rounds if made.due(left, number)}
 
 
+def test_a_silo_without_another_on_its_host_is_not_started_there() -> None:
+    hosts = ["north", "north", "south", "west"]
+    made = RespawnPolicy(1.0, None, [Place(host, 0) for host in hosts])
+    assert made.alone((0,), (1, 2, 3)) == ()
+    assert made.alone((2,), (0, 1, 3)) == (2,)
+    assert made.alone((0, 1), (2, 3)) == (0, 1)
+    assert RespawnPolicy(1.0, None, PLACES).alone((0, 3), (1,)) == ()
+
+
 def test_a_silo_is_started_again_in_the_round_in_which_it_failed() -> None:
     made = RespawnPolicy(1.0, None, PLACES)
     assert due(made, (0, 1, 2), range(9)) == {}

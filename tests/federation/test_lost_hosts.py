@@ -45,15 +45,17 @@ class Launched:
 class Launch:
     """`silofl launch` on the hosts of the fixture, in which something happens once a line is said."""
 
-    def __init__(self, both: Any, path: Path, slots: int, *more: str) -> None:
+    def __init__(self, both: Any, path: Path, slots: int | tuple[int, int], *more: str) -> None:
         environ = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1")
         environ |= {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
             "PYTHONUNBUFFERED": "1",
         }
-        hosts = ",".join(f"{address}:{slots}" for address in sys.modules["two_hosts"].ADDRESSES)
+        slots = slots if isinstance(slots, tuple) else (slots, slots)
+        addresses = sys.modules["two_hosts"].ADDRESSES
+        hosts = ",".join(f"{address}:{one}" for address, one in zip(addresses, slots, strict=True))
         line = [sys.executable, "-m", "silofl", "launch", str(path.parent / "quick.toml"), "--run", str(path)]
-        line += ["-n", str(2 * slots), "--host", hosts, *more]
+        line += ["-n", str(sum(slots)), "--host", hosts, *more]
         self.both, self.path, self._log = both, path, path.with_suffix(".log")
         with self._log.open("wb") as output:
             self.process = both.start(line, environ, output)
@@ -155,6 +157,19 @@ def test_a_host_is_killed(both: Any, whole: str, tmp_path: Path, step: str, for_
     report(f"host killed at {step}", end)
     assert end.code == 0, end.said
     assert ("does not answer" in end.said) == for_ever
+    assert end.summary["model_sha256"] == whole
+    assert end.summary["survivors"] == [0, 1, 2, 3]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_only_silo_of_a_host_comes_back_by_a_restart(both: Any, whole: str, tmp_path: Path) -> None:
+    launch = Launch(both, tmp_path / "run", (3, 1), *fault("kill silo 3 round 3 at step"))
+    launch.wait_for("injected fault: kill silo 3")
+    end = launch.finish(lambda both: None)
+    report("the only silo of a host", end)
+    assert end.code == 0, end.said
+    assert "on a host without another silo Open MPI has none back: --resume goes on after round 3" in end.said
     assert end.summary["model_sha256"] == whole
     assert end.summary["survivors"] == [0, 1, 2, 3]
 

@@ -102,6 +102,11 @@ class RespawnPolicy(Part):
             and max(backoff.not_before, backoff.returned + 1) <= number
         )
 
+    def alone(self, silos: tuple[int, ...], members: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of `silos` on whose hosts no member is left: Open MPI has no process there connect."""
+        left = {self._places[member].host for member in members}
+        return tuple(silo for silo in silos if self._places[silo].host not in left)
+
     def respawn(
         self, group: ElasticGroup, silos: tuple[int, ...], number: int, tell: Callable[[], bytes]
     ) -> str:

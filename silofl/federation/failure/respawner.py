@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any
 
+from silofl.errors import StoppedError
 from silofl.federation.run_state import RunState
 from silofl.federation.stateful import rejoin_state
 from silofl.report.round_metrics import RoundMetrics, silos_text
@@ -61,6 +62,8 @@ def respawn_failed(state: RunState, number: int) -> None:
     """Start failed silos again after round `number`, one after the other; collective with their `rejoin`.
 
     Not in one go: they would be one job, of which Open MPI's launcher ends all when one dies again.
+
+    Raises StoppedError, with the round committed, where the job has to be restarted to have a silo back.
     """
     while state.config.failure.policy == "respawn" and state.group.fault_tolerant:
         members = state.group.agreed_members()
@@ -74,6 +77,13 @@ def respawn_failed(state: RunState, number: int) -> None:
 
 def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
     state.commit(number, forced=True)  # first: whatever comes of a silo that is started again
+    alone = state.respawns.alone(silos, state.group.members)
+    if alone:
+        raise StoppedError(
+            f"{silos_text(alone)} failed, and on a host without another silo Open MPI has none back: "
+            f"--resume goes on after round {number} with all silos",
+            rank=0,
+        )
     state.logger.notice(f"{silos_text(silos)} failed: respawning")
     began = time.perf_counter()
     reason = state.respawns.respawn(
