@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -117,15 +118,19 @@ def rows_of(megabits: float, times: Mapping[str, list[float]], nbytes: int) -> l
     ]
 
 
-def federation(comm: Any, task: Any, compress: Mapping[str, Any]) -> Any:
-    """One with the default secure sum; collective."""
+def federation(
+    comm: Any, task: Any, compress: Mapping[str, Any], secure: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """One with the default secure sum, or as `secure` says; collective."""
     from silofl import config as configuration
     from silofl.comm.elastic_group import ElasticGroup
     from silofl.federation.federation import RunContext, setup
     from silofl.federation.start import build_silo
     from silofl.tasks.user_code import UserCode
 
-    settings = configuration.parse({"run": {"display": "none"}, "compress": compress})
+    settings = configuration.parse(
+        {"run": {"display": "none"}, "compress": dict(compress), "secure": dict(secure)}
+    )
     group = ElasticGroup(comm)
     silo = build_silo(group, settings, task, UserCode(group.silo_id), comm.size, comm.local_rank)
     return setup(RunContext.of(group, settings, silo, comm.size, Path()))

@@ -2,7 +2,8 @@
 
 A host has its own network, its own host name and nothing else of its own, so that ranks on both share cores.
 What is sent from one to the other passes a pair of virtual Ethernet devices, each limited by a token bucket
-(`tc qdisc ... tbf`). Needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2; nothing leaves the machine.
+(`tc qdisc ... tbf`). More than two hosts have a switch between them, to which each has such a link. Needs
+root (CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2; nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-NETWORK, ADDRESSES = "10.99.0.0/24", ("10.99.0.1", "10.99.0.2")
+NETWORK, MOST = "10.99.0.0/24", 8
+ADDRESSES = tuple(f"10.99.0.{number}" for number in range(1, MOST + 1))
 DEVICE = "link0"
-"""On both hosts."""
+"""On every host."""
 BURST_S, WAITING_S = 0.002, 0.05
 """A token bucket's depth, in seconds at its rate, and how long a packet waits in front of it at most."""
 LEAST_BURST = 16_000
@@ -42,12 +44,17 @@ class HostsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TwoHosts:
+class Hosts:
     """Hosts that are there, and how mpirun gets to them."""
 
-    names: tuple[str, str]
+    names: tuple[str, ...]
     """Of the namespaces, and host names."""
     agent: Path
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of the hosts."""
+        return ADDRESSES[: len(self.names)]
 
     def mpirun(
         self,
@@ -62,13 +69,13 @@ class TwoHosts:
         HostsError where it takes longer than `timeout_s`. No process is left on the hosts after this.
         """
         line = [launcher, "--allow-run-as-root", "--bind-to", "none", "--map-by", f"ppr:{ranks_a_host}:node"]
-        line += ["--host", ",".join(f"{one}:{ranks_a_host}" for one in ADDRESSES)]
+        line += ["--host", ",".join(f"{one}:{ranks_a_host}" for one in self.addresses)]
         line += argv
         process = self.start(line, environ)
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise HostsError(f"the ranks on two hosts were not through after {timeout_s:.0f} s") from None
+            raise HostsError(f"the ranks on the hosts were not through after {timeout_s:.0f} s") from None
         finally:
             self.clear()
             process.wait(GRACE_S)
@@ -133,25 +140,26 @@ class TwoHosts:
 
 
 @contextmanager
-def two_hosts(megabits: float) -> Iterator[TwoHosts]:
-    """Hosts whose link carries so many Mbit/s in each direction; they are gone after the block.
+def two_hosts(megabits: float, count: int = 2) -> Iterator[Hosts]:
+    """Two hosts, or `count` of them, of which each sends and is sent so many Mbit/s; gone after the block.
 
     Raises:
         HostsError: they cannot be made here.
     """
-    names = (f"silofl-a-{os.getpid()}", f"silofl-b-{os.getpid()}")
+    names = tuple(f"silofl-{letter}-{os.getpid()}" for letter in "abcdefgh"[:count])
+    switch = [f"silofl-switch-{os.getpid()}"] if count > 2 else []
     folder = Path(tempfile.mkdtemp(prefix="silofl-hosts-"))
-    hosts = TwoHosts(names, folder / "agent.sh")
+    hosts = Hosts(names, folder / "agent.sh")
     stopped = signal.signal(signal.SIGTERM, _stop)
     try:
-        cases = " ".join(f"{a}) host={n} ;;" for a, n in zip(ADDRESSES, names, strict=True))
+        cases = " ".join(f"{a}) host={n} ;;" for a, n in zip(hosts.addresses, names, strict=True))
         hosts.agent.write_text(AGENT.format(cases=cases, folder=folder))
         hosts.agent.chmod(0o700)
-        _make(hosts, megabits)
+        _make(hosts, switch, megabits)
         yield hosts
     finally:
         hosts.clear()
-        for name in names:  # the devices go with them
+        for name in (*names, *switch):  # the devices go with them
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
         shutil.rmtree(folder)
         signal.signal(signal.SIGTERM, stopped)
@@ -167,21 +175,38 @@ def crossed() -> int:
     raise HostsError(f"no device {DEVICE} on this host")
 
 
-def _make(hosts: TwoHosts, megabits: float) -> None:
-    """Namespaces, the pair of devices between them, and the limit of each."""
-    names = hosts.names
-    for name in names:
+def _make(hosts: Hosts, switch: Sequence[str], megabits: float) -> None:
+    """Namespaces, pairs of devices, and the limit of each."""
+    for name in (*hosts.names, *switch):
         _ip("netns", "add", name)
-    first, second = names
-    _ip(*f"link add {DEVICE} netns {first} type veth peer name {DEVICE} netns {second}".split())
-    burst = max(LEAST_BURST, round(megabits * 1e6 / 8 * BURST_S))
-    for host, (name, address) in enumerate(zip(names, ADDRESSES, strict=True)):
+    if switch:
+        _connect(hosts.names, switch[0], megabits)
+    else:
+        first, second = hosts.names
+        _ip(*f"link add {DEVICE} netns {first} type veth peer name {DEVICE} netns {second}".split())
+    for host, (name, address) in enumerate(zip(hosts.names, hosts.addresses, strict=True)):
         _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", name, "link", "set", DEVICE, "up")
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
-        limit = f"tc -n {name} qdisc add dev {DEVICE} root tbf rate {megabits:g}mbit burst {burst}"
-        _run([*limit.split(), "latency", f"{1e3 * WAITING_S:g}ms"])
+        _limit(name, DEVICE, megabits)
         hosts._route(host)
+
+
+def _connect(names: Sequence[str], switch: str, megabits: float) -> None:
+    """A pair of devices from each host to a bridge, which sends as fast as the hosts."""
+    _ip("-n", switch, "link", "add", "bridge0", "type", "bridge")
+    _ip("-n", switch, "link", "set", "bridge0", "up")
+    for number, name in enumerate(names):
+        port = f"port{number}"
+        _ip(*f"link add {DEVICE} netns {name} type veth peer name {port} netns {switch}".split())
+        _ip("-n", switch, "link", "set", port, "master", "bridge0", "up")
+        _limit(switch, port, megabits)
+
+
+def _limit(name: str, device: str, megabits: float) -> None:
+    burst = max(LEAST_BURST, round(megabits * 1e6 / 8 * BURST_S))
+    limit = f"tc -n {name} qdisc add dev {device} root tbf rate {megabits:g}mbit burst {burst}"
+    _run([*limit.split(), "latency", f"{1e3 * WAITING_S:g}ms"])
 
 
 def _kill(pid: int) -> None:

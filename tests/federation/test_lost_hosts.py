@@ -52,7 +52,7 @@ class Launch:
             "PYTHONUNBUFFERED": "1",
         }
         slots = slots if isinstance(slots, tuple) else (slots, slots)
-        addresses = sys.modules["two_hosts"].ADDRESSES
+        addresses = both.addresses
         hosts = ",".join(f"{address}:{one}" for address, one in zip(addresses, slots, strict=True))
         line = [sys.executable, "-m", "silofl", "launch", str(path.parent / "quick.toml"), "--run", str(path)]
         line += ["-n", str(sum(slots)), "--host", hosts, *more]
