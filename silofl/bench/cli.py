@@ -18,6 +18,8 @@ app = typer.Typer(no_args_is_help=True, help="Each figure beside its reference, 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")]
 Ranks = Annotated[int, typer.Option("-n", "--silos", min=1, help="Ranks to start, outside mpirun.")]
+HostOption = Annotated[str | None, typer.Option("--host", help="Hosts and their slots, as in a:2,b:2.")]
+HostFile = Annotated[Path | None, typer.Option("--hostfile", help="A file of hosts, as mpirun takes it.")]
 Parameters = Annotated[list[int] | None, typer.Option(min=1, help="Vector length; may be repeated.")]
 
 
@@ -53,12 +55,14 @@ def allreduce(
     bits: Annotated[int, typer.Option(help="8, 16 or 32.")] = 16,
     repeats: Repeats = 9,
     pickled: Annotated[bool, typer.Option("--pickled", help="The pickling allreduce as well.")] = False,
+    host: HostOption = None,
+    hostfile: HostFile = None,
     json: Json = None,
 ) -> None:
     """The secure sum beside MPI_Allreduce of the same float32 vector."""
     from silofl.bench.launching import on_ranks
 
-    on_ranks(n, sys.argv[1:])
+    on_ranks(n, sys.argv[1:], host, hostfile)
     from silofl.bench.allreduce import run
     from silofl.comm import run_on_ranks
     from silofl.comm.protocol import Communicator
@@ -77,11 +81,18 @@ def allreduce(
 
 
 @app.command(name="round")
-def round_(n: Ranks = 4, parameters: int = 10_000_000, repeats: Repeats = 9, json: Json = None) -> None:
+def round_(
+    n: Ranks = 4,
+    parameters: int = 10_000_000,
+    repeats: Repeats = 9,
+    host: HostOption = None,
+    hostfile: HostFile = None,
+    json: Json = None,
+) -> None:
     """A whole round of a large model with trivial training beside MPI_Allreduce of its vector."""
     from silofl.bench.launching import on_ranks
 
-    on_ranks(n, sys.argv[1:])
+    on_ranks(n, sys.argv[1:], host, hostfile)
     from silofl.bench.round import run
     from silofl.comm import run_on_ranks
     from silofl.comm.protocol import Communicator
@@ -195,20 +206,24 @@ def checkpoint(
 def recovery(
     n: Annotated[int, typer.Option("-n", "--silos", min=1, help="How many silos; one is killed.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Federations under each policy.")] = 5,
+    host: HostOption = None,
+    hostfile: HostFile = None,
     json: Json = None,
 ) -> None:
     """From the kill of a silo to the next committed round, and until it is back."""
     from rich.console import Console
 
     from silofl.bench.recovery import run, table, to_json
+    from silofl.launcher.hosts import named_hosts
 
-    results = run(n, repeats=repeats, told=lambda line: typer.echo(line, err=True))
+    hosts = named_hosts(host, hostfile, n)
+    results = run(n, repeats=repeats, hosts=hosts, told=lambda line: typer.echo(line, err=True))
     console = Console(width=120)
-    console.print(table(n, results))
+    console.print(table(n, results, hosts))
     for one in results:
         console.print(f"  {one.policy}: a round without a loss takes {one.round:.2f} s", highlight=False)
     if json is not None:
-        json.write_text(to_json(n, results) + "\n")
+        json.write_text(to_json(n, results, hosts) + "\n")
 
 
 def _show(parts: list[Part], json: Path | None) -> None:

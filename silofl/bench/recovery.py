@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from silofl.comm.mpi_library import mpi_info
 from silofl.errors import ConfigError, SiloflError
 from silofl.launcher.command import launch_command, python_command
 from silofl.launcher.detection import detect
+from silofl.launcher.hosts import Host
 from silofl.launcher.job_supervisor import private_session_dir
 from silofl.launcher.mpi_info import MpiInfo
 
@@ -117,11 +118,17 @@ class Result:
     figures: list[Figure]
 
 
-def run(silos: int, *, repeats: int, told: Callable[[str], None] = lambda line: None) -> list[Result]:
+def run(
+    silos: int,
+    *,
+    repeats: int,
+    hosts: Sequence[Host] = (),
+    told: Callable[[str], None] = lambda line: None,
+) -> list[Result]:
     """Start `repeats` federations of `silos` for each policy, one after the other, and measure them.
 
-    `told` hears what is under way. Raises ConfigError where the MPI library cannot survive a dead rank, or
-    inside mpirun.
+    They run here, or on `hosts`, of which this machine is the first. `told` hears what is under way. Raises
+    ConfigError where the MPI library cannot survive a dead rank, or inside mpirun.
     """
     info = mpi_info()
     if not info.fault_tolerant:
@@ -139,12 +146,12 @@ def run(silos: int, *, repeats: int, told: Callable[[str], None] = lambda line: 
         times = []
         for repeat in range(repeats):
             told(f"{policy}, federation {repeat + 1} of {repeats}")
-            times.append(_federation(info, policy, silos, killed=repeat % silos))
+            times.append(_federation(info, policy, silos, hosts, killed=repeat % silos))
         results.append(summarize(policy, times))
     return results
 
 
-def _federation(info: MpiInfo, policy: str, silos: int, *, killed: int) -> Times:
+def _federation(info: MpiInfo, policy: str, silos: int, hosts: Sequence[Host], *, killed: int) -> Times:
     """Run one federation and take its times; leaves no process and no file behind."""
     folder = Path(tempfile.mkdtemp(prefix="silofl-recovery-"))
     try:
@@ -153,7 +160,7 @@ def _federation(info: MpiInfo, policy: str, silos: int, *, killed: int) -> Times
         config, directory = folder / "recovery.toml", folder / "run"
         config.write_text(CONFIG.format(rounds=ROUNDS, policy=policy, faults=json.dumps(faults)))
         program = [*python_command(), "train", str(config), "--run", str(directory)]
-        line = launch_command(info, silos, root=os.geteuid() == 0, argv=program, ulfm=True)
+        line = launch_command(info, silos, root=os.geteuid() == 0, argv=program, ulfm=True, hosts=hosts)
         watch = Watch(directory, silos)
         words = _watched(line, watch, private_session_dir(str(folder), os.environ))
         if not (directory / "summary.json").exists():
@@ -286,9 +293,10 @@ def summarize(policy: str, times: list[Times]) -> Result:
     return Result(policy, statistics.median(one.round for one in times), figures)
 
 
-def table(silos: int, results: list[Result]) -> Table:
+def table(silos: int, results: list[Result], hosts: Sequence[Host] = ()) -> Table:
     """The figures for a person to read."""
-    out = Table(title=f"recovery, {silos} silos, one of them killed at {STEP}", title_justify="left")
+    where = f" on {len(hosts)} hosts" if hosts else ""
+    out = Table(title=f"recovery, {silos} silos{where}, one of them killed at {STEP}", title_justify="left")
     out.add_column("policy")
     out.add_column("measured")
     headings = ("s", "fastest", "slowest", "without a loss", "added, s", "goal", "added, rounds")
@@ -306,7 +314,8 @@ def table(silos: int, results: list[Result]) -> Table:
     return out
 
 
-def to_json(silos: int, results: list[Result]) -> str:
+def to_json(silos: int, results: list[Result], hosts: Sequence[Host] = ()) -> str:
     """The figures of every federation, and the machine, for a program to read."""
     told = {"benchmark": "recovery", "machine": machine(), "silos": silos, "step": STEP}
+    told |= {"silos_by_host": [host.slots for host in hosts]} if hosts else {}
     return json.dumps(told | {"policies": [asdict(one) for one in results]}, indent=2)
