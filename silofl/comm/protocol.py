@@ -83,6 +83,10 @@ class Communicator(Protocol):
         """Number of ranks that share this node, and its memory."""
 
     @property
+    def several_hosts(self) -> bool:
+        """Whether ranks run on more than one node."""
+
+    @property
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has sent to other ranks so far.
 

@@ -87,6 +87,17 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
         """The size: threads share one node."""
         return self._size
 
+    @property
+    def several_hosts(self) -> bool:
+        """Whether ranks pretend to be on several hosts."""
+        return len(set(self._on_hosts)) > 1
+
+    @property
+    def _on_hosts(self) -> list[int]:
+        """The host of each rank."""
+        group = self._open_rendezvous.group
+        return [group.world.hosts[thread] for thread in group.members]
+
     def barrier(self) -> None:
         """Return when every rank has called."""
         self._enter("barrier").wait()
@@ -98,20 +109,18 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
         return self._hosts[0]
 
     def _find_hosts(self) -> Hosts | None:
-        group = self._open_rendezvous.group
-        on = [group.world.hosts[member] for member in self._members]
+        group, on = self._open_rendezvous.group, self._on_hosts
         groups = by_host([on.index(host) for host in on])
         if not 1 < len(groups) < self._size:
             return None
         here = next(ranks for ranks in groups if self._rank in ranks)
-        own = Rendezvous(group.part(tuple(self._members[rank] for rank in here)))
+        own = Rendezvous(group.part(tuple(group.members[rank] for rank in here)))
         made = self._enter("hosts", payload=own).wait()[here[0]]
         return Hosts(groups, self._rank, ThreadCommunicator(made, here.index(self._rank), self._state))
 
     def shared_buffer(self, nbytes: int) -> ThreadSharedBuffer | None:
         """One segment of zeros a rank; threads share all memory, but of hosts that they pretend to be on."""
-        world = self._open_rendezvous.group.world
-        if len({world.hosts[member] for member in self._members}) > 1:
+        if self.several_hosts:
             return None
         segments = self._enter("shared_buffer", payload=np.zeros(nbytes, np.uint8)).wait()
         return ThreadSharedBuffer(self, segments)

@@ -67,8 +67,7 @@ def prepare(
     """
     start, place = Start(config, comm.size, resume, own_task), Place.own(comm.local_rank)
     with raise_on_all_ranks(comm):
-        several = isinstance(comm, MpiCommunicator) and comm.several_hosts
-        reason = stop_reason(config, comm.size, several_hosts=several)
+        reason = stop_reason(config, comm.size, several_hosts=comm.several_hosts)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     with ExitStack() as stack:

@@ -106,7 +106,9 @@ def federate(
         numbers, leader = tuple(range(silos)), min(merged)
         told = {"path": config.run.dir, "run": "", "roster": key.with_name(ROSTER).read_text()}
         spawned = SpawnInfo(victim, numbers, leader, victim, silos, "00" * 48, told)
-        return rejoining.rejoin(lambda: config, task(), comm=alone, spawn_info=spawned, resumed=False)
+        return rejoining.rejoin(
+            lambda silo, silos: config, task(), comm=alone, spawn_info=spawned, resumed=False
+        )
 
     results = run_in_threads(silos + 1, rank, timeout_s=110)
     assert results[victim] is None, "it has not failed"

@@ -285,7 +285,7 @@ def test_a_task_that_changes_the_folder_moves_nothing(
     config = settings(Path("run"), checkpoint={"buddy": True, "key_file": "keys/{silo}"})
 
     def rank(comm: Communicator) -> Any:
-        return entry.train_or_rejoin(lambda: config, Wanderer(), comm=comm, resume=False)
+        return entry.train_or_rejoin(lambda silo, silos: config, Wanderer(), comm=comm, resume=False)
 
     assert len(run_in_threads(SILOS, rank, timeout_s=100)) == SILOS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "run"]

@@ -14,7 +14,7 @@ from silofl.aggregation.spec import AggregationSpec, VectorSpec
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
-from silofl.config import SecureConfig
+from silofl.config import SecureConfig, settings
 from silofl.errors import ConfigError
 from silofl.federation import secure_conflicts
 from silofl.federation.recomputation import recomputations
@@ -159,4 +159,4 @@ def test_what_is_written_down_of_a_run_is_a_configuration_again(name: str) -> No
 
 @pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.stem)
 def test_every_example_passes(path: Path) -> None:
-    refuse_conflicts(configuration.load(path))
+    refuse_conflicts(settings.load(path).of(0))
