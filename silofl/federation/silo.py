@@ -69,6 +69,7 @@ class Silo:
         fragments: of the parameters, one of which a round sums.
         own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
+        train: its training samples as batches.
 
     Raises:
         DataError: it has no training samples, or its model cannot be shared.
@@ -119,12 +120,12 @@ class Silo:
         every_step = watchdog.heartbeat  # of training and evaluation is progress
         batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
         self._test = None if test is None else batches(test, dtype, where)
-        self._train = batches(train, dtype, where)
+        self.train = batches(train, dtype, where)
         self.trainer = LocalTrainer(
-            task, self.model, self._train, config.train, seed=seed, silo=number, code=code
+            task, self.model, self.train, config.train, seed=seed, silo=number, code=code
         )
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
-        own = config, task, self.trainer, self.model, self._attributes, self._train, code
+        own = config, task, self.trainer, self.model, self._attributes, self.train, code
         self.own = OwnModel.of(*own, strategy)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
@@ -146,7 +147,7 @@ class Silo:
         found.finish(self.code)
         refuse_process_group(self._number)
         self._attributes.load({})
-        trial = Trial(self.trainer, self.model, self._train, config.train, self._number)
+        trial = Trial(self.trainer, self.model, self.train, config.train, self._number)
         values, count = self.initial(), self.model.trainable
         start = RoundStart({"model": values[:count]}, values[count:], 0, strategy)
         with self._half.comparing(self.strategy_state, start):
@@ -261,7 +262,7 @@ class Silo:
         return ClippedGradients(
             self._task,
             self.model,
-            self._train,
+            self.train,
             clip_norm=config.clip_norm,
             clipping=config.clipping,
             silo=self._number,

@@ -33,6 +33,8 @@ from silofl.tasks.base import Task
 from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
 from silofl.training.device import prepare
+from silofl.training.team import Team
+from silofl.training.team_memory import TeamMemory
 
 T = TypeVar("T")
 
@@ -53,7 +55,8 @@ def read_data(
     """This silo's data, before its model is made; raises on all ranks what is wrong with any rank's."""
 
     def read() -> TaskData:
-        prepare(torch.device(place(config.train.device, local_rank)))  # a task may read data to its GPU
+        first = local_rank * config.train.ranks_per_silo
+        prepare(torch.device(place(config.train.device, first)))  # a task may read data to its GPU
         with notices_kept(config, code.folder, code.silo):
             return data_of_task(task, code.silo, silos, code)
 
@@ -74,14 +77,26 @@ def build_silo(
     `data` is what `read_data` gave; read here when None.
     """
 
+    first = local_rank * config.train.ranks_per_silo
+
     def build() -> Silo:
-        device = place(config.train.device, local_rank)
+        device = place(config.train.device, first)
         with notices_kept(config, code.folder, code.silo):
-            return Silo(config, task, code.silo, silos, device, code=code, data=data)
+            made = Silo(config, task, code.silo, silos, device, code=code, data=data)
+            gather_team(made, config, task, silos, first)
+            return made
 
     silo = _once(group, build)
     startup.over()  # the optimizer and the data have loaded the last large libraries
     return silo
+
+
+def gather_team(silo: Silo, config: Config, task: Task, silos: int, local_rank: int) -> None:
+    """Start a silo's other ranks, where it has some; its first one has this `local_rank`."""
+    if config.train.ranks_per_silo > 1:
+        memory = TeamMemory(silo.model, config.train.ranks_per_silo)
+        own = config, task, silo.code.silo, silos, local_rank
+        silo.trainer.team = Team(*own, memory, silo.train, silo.model.fingerprint())
 
 
 def _once(group: ElasticGroup, work: Callable[[], T]) -> T:

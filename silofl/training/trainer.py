@@ -6,7 +6,7 @@ trained values in the same vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -30,6 +30,7 @@ from silofl.training.precision import autocast
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.pruned_weights import PrunedWeights
 from silofl.training.seeding import derive, seed_everything
+from silofl.training.team import Alone, Steps
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class LocalTrainer:
         code: UserCode | None = None,
     ) -> None:
         self._task, self._model, self._train, self._config = task, model, train, config
-        self._read, self._seed, self._silo = LocalBatches(train, config), seed, silo
+        self.reads, self._seed, self._silo = LocalBatches(train, config), seed, silo
+        self.team: Steps = Alone()
         self._code = UserCode(silo) if code is None else code
         optimizer_kind(config)
         self._made: torch.optim.Optimizer | None = None
@@ -91,8 +93,9 @@ class LocalTrainer:
         generator = self.begin(round_number, only)
         step = self._step if correct is None else self._corrected_step(correct)
         step = step if self.earlier is None else self.earlier.before(step)
-        with frozen(self._model.trained.values(), only):
-            losses = self._take(self._read.of_steps, lambda batch, _: step(batch), generator, round_number)
+        read = self.reads.of_steps
+        with frozen(self._model.trained.values(), only), self.team.reading(read, round_number):
+            losses = self._take(read, lambda batch, _: step(batch), generator, round_number)
         return FitResult(losses.total / losses.steps, losses.steps)
 
     def another(self, config: TrainConfig, seed: int) -> LocalTrainer:
@@ -168,19 +171,19 @@ class LocalTrainer:
 
         Buffers such as running statistics are left in the model as the forward passes have made them.
         """
-        return self._mean_gradient(self._read.of_gradient, round_number, "lower strategy.lr")
+        return self._mean_gradient(self.reads.of_gradient, round_number, "lower strategy.lr")
 
     def measure(self, round_number: int, *, gradient: bool) -> tuple[float, Tensor | None]:
         """Mean loss of all samples at the model's values, and its `gradient` (P,), else None."""
         lower = f"lower train.lr = {self._config.lr}"
         if gradient:
-            found, result = self._mean_gradient(self._read.of_all, round_number, lower)
+            found, result = self._mean_gradient(self.reads.of_all, round_number, lower)
             return result.loss, found
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         self.to_train()
         with torch.no_grad():
             losses = self._take(
-                self._read.of_all, lambda one, part: self._loss(one) * part, generator, round_number, lower
+                self.reads.of_all, lambda one, part: self._loss(one) * part, generator, round_number, lower
             )
         return losses.total, None
 
@@ -190,17 +193,12 @@ class LocalTrainer:
         gradient = self._model.gradient_vector()
 
         def add(batch: Any, weight: float) -> Tensor:
-            part = self._loss(batch) * weight
-            self._differentiate(part)
-            return part.detach()
+            return self.team.add_up(lambda share: self.differentiate(batch, weight * share), 1.0)
 
-        losses = self._take(read, add, generator, round_number, remedy)
+        with self.team.reading(read, round_number):
+            losses = self._take(read, add, generator, round_number, remedy)
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
-
-    def batches(self, generator: torch.Generator) -> Iterator[Any]:
-        """The batches of a round's local work, in the order that a generator gives."""
-        return self._read.stepped(generator)
 
     def to_train(self) -> None:
         """Put the model into training mode."""
@@ -236,14 +234,18 @@ class LocalTrainer:
 
     def _backward(self, batch: Any) -> Tensor:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
-        loss = self._loss(batch)
-        self._differentiate(self._scaler.scale(loss))
-        return loss.detach()
+        scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
+        loss = self.team.add_up(lambda share: self.differentiate(batch, share, self._scaler.scale), scale)
+        self.pruned.clear_gradients()  # of other ranks, too
+        return loss
 
-    def differentiate(self, batch: Any) -> Tensor:
-        """Add a batch's gradients to those of the parameters; its loss ()."""
+    def differentiate(
+        self, batch: Any, share: float = 1.0, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    ) -> Tensor:
+        """Add a batch's gradients, of `share` of its loss, which `scale` makes larger; that share, ()."""
         loss = self._loss(batch)
-        self._differentiate(loss)
+        loss = loss if share == 1.0 else loss * share
+        self._differentiate(scale(loss))
         return loss.detach()
 
     def _differentiate(self, loss: Tensor) -> None:
@@ -297,7 +299,7 @@ class LocalTrainer:
         model, config = self._model, self._config
         model.reload()
         if batch is None:
-            batch = next(self.batches(seed_everything(derive(self._seed, self._silo, round_number))))
+            batch = next(self.reads.stepped(seed_everything(derive(self._seed, self._silo, round_number))))
         exact = None if config.precision == "full" else self._exact_loss
         with self._code.calling("loss", self._task.loss):
             cause = cause_at_the_start(model, self._loss, exact, batch)
