@@ -83,7 +83,8 @@ def _dry_run(config: Config, silos: int, link: Link | None) -> DryRun:
     error: MismatchError | None = None
     for number in range(silos):
         code = UserCode(number, alone=True)
-        silo = Silo(config, task, number, silos, place(config.train.device, number), code=code)
+        device = place(config.train.device, number * config.train.ranks_per_silo)
+        silo = Silo(config, task, number, silos, device, code=code)
         first = first or silo
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
@@ -96,9 +97,19 @@ def _dry_run(config: Config, silos: int, link: Link | None) -> DryRun:
     error = schema_mismatch(schemas) or error  # columns are what a user knows
     if error is not None:
         raise error
-    notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes), *_of_several_records(rows)]
+    notes = [
+        *_of_ranks(config),
+        *schema_notices(schemas),
+        *unit_notes(first.schema, magnitudes),
+        *_of_several_records(rows),
+    ]
     found = _sizes(config, rows, first, link)
     return replace(found, notes=[*found.notes, *notes])
+
+
+def _of_ranks(config: Config) -> list[str]:
+    ranks = config.train.ranks_per_silo
+    return [] if ranks == 1 else [f"each silo trains with {ranks} ranks, each on its part of every batch"]
 
 
 def _of_several_records(rows: list[SiloDryRun]) -> list[str]:

@@ -58,7 +58,7 @@ class Silo:
 
     Attributes:
         model: what it trains.
-        samples: how many it trains on.
+        samples, train: how many it trains on, and as batches.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
         test_samples: how many are held out.
@@ -69,7 +69,6 @@ class Silo:
         fragments: of the parameters, one of which a round sums.
         own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
-        train: its training samples as batches.
 
     Raises:
         DataError: it has no training samples, or its model cannot be shared.

@@ -34,7 +34,6 @@ from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
 from silofl.training.device import prepare
 from silofl.training.team import Team
-from silofl.training.team_memory import TeamMemory
 
 T = TypeVar("T")
 
@@ -77,26 +76,21 @@ def build_silo(
     `data` is what `read_data` gave; read here when None.
     """
 
-    first = local_rank * config.train.ranks_per_silo
+    ranks = config.train.ranks_per_silo
 
     def build() -> Silo:
-        device = place(config.train.device, first)
+        device = place(config.train.device, local_rank * ranks)
         with notices_kept(config, code.folder, code.silo):
+            team = None if ranks == 1 else Team(config, task, code, silos, local_rank * ranks)
             made = Silo(config, task, code.silo, silos, device, code=code, data=data)
-            gather_team(made, config, task, silos, first)
+            if team is not None:
+                team.gather(made.model, made.train)
+                made.trainer.team = team
             return made
 
     silo = _once(group, build)
     startup.over()  # the optimizer and the data have loaded the last large libraries
     return silo
-
-
-def gather_team(silo: Silo, config: Config, task: Task, silos: int, local_rank: int) -> None:
-    """Start a silo's other ranks, where it has some; its first one has this `local_rank`."""
-    if config.train.ranks_per_silo > 1:
-        memory = TeamMemory(silo.model, config.train.ranks_per_silo)
-        own = config, task, silo.code.silo, silos, local_rank
-        silo.trainer.team = Team(*own, memory, silo.train, silo.model.fingerprint())
 
 
 def _once(group: ElasticGroup, work: Callable[[], T]) -> T:

@@ -87,9 +87,15 @@ class Batches:
 
     def all(self) -> Any:
         """Every sample as one batch, in the dataset's order."""
-        if self._tensors is not None and self.part is None:
+        if self._tensors is not None:
             self._on_batch()
-            return tuple(t.clone() for t in self._tensors) if self._written else self._tensors
+            tensors = self._tensors
+            if self.part is not None:
+                first, last = self.part.of(len(self))
+                self.share, tensors = (last - first) / len(self), tuple(t[first:last] for t in tensors)
+                if first == last:
+                    return None
+            return tuple(t.clone() for t in tensors) if self._written else tensors
         return self.take(torch.arange(len(self)))
 
     def watching(self, batch: Any) -> AbstractContextManager[None]:

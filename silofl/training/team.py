@@ -12,24 +12,28 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, NoReturn, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from silofl import config as configuration
-from silofl.config import Config
+from silofl.config import Config, TrainConfig
 from silofl.console import log
 from silofl.errors import ConfigError, SiloflError, TrainingError
+from silofl.launcher import machine
 from silofl.launcher.command import python_command
-from silofl.launcher.environment import THREAD_VARIABLES, given_threads
+from silofl.launcher.detection import detect, launcher_executable
+from silofl.launcher.environment import THREAD_VARIABLES, given_threads, planned_threads
 from silofl.tasks.base import Task
+from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, Part
-from silofl.training.local_batches import Read
-from silofl.training.team_memory import TeamMemory
+from silofl.training.flat import FlatModel
+from silofl.training.team_memory import TeamMemory, layout
 
 READY_TIMEOUT_S = 300.0
 """Time limit for a rank to load its libraries and the silo's data."""
@@ -39,98 +43,103 @@ KEY = "train.ranks_per_silo"
 class Steps(Protocol):
     """What a trainer asks of the ranks of its silo."""
 
-    def reading(self, read: Read, round_number: int) -> Any:
-        """A context in which every rank reads its part of the batches that `read` gives."""
+    def reading(self, config: TrainConfig, name: str, seed: int) -> AbstractContextManager[None]:
+        """A context in which every rank reads its part of the batches of a method of `LocalBatches`."""
 
-    def add_up(self, differentiate: Callable[[float], Tensor], scale: float) -> Tensor:
+    def add_up(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
         """Have every rank differentiate its part of a batch; the loss of all of it, ().
 
         `differentiate(share)` does so here for the loss times `share`, this rank's part of the batch, and
-        times `scale`, and gives the loss times `share`.
+        times `scale()`, and gives the loss times `share`.
         """
 
 
 class Alone:
     """The `Steps` of a silo of one rank."""
 
-    @contextmanager
-    def reading(self, read: Read, round_number: int) -> Iterator[None]:
+    def reading(self, config: TrainConfig, name: str, seed: int) -> AbstractContextManager[None]:
         """See `Steps`."""
-        yield
+        return nullcontext()
 
-    def add_up(self, differentiate: Callable[[float], Tensor], scale: float) -> Tensor:
+    def add_up(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
         """See `Steps`."""
         return differentiate(1.0)
+
+
+class Told(NamedTuple):
+    """What a rank is told when it begins; the task is pickled."""
+
+    config: str
+    silo: int
+    silos: int
+    local_rank: int
+    folder: Path | None
+    path: list[str]
+    task: bytes
+    rank: int = 0
 
 
 class Team:
     """The other ranks of a silo, as its first one has them; see `Steps`. They end with this process.
 
+    They load their libraries from here on, and serve after `gather`.
+
     Args:
         config: of the run.
-        task: that is given to them.
-        silo: its number.
+        task: that is given to them, as it is now.
+        code: of the silo.
         silos: how many there are in the run.
         local_rank: of the silo's first rank, among all ranks of this machine.
-        memory: with the model of this rank.
-        train: the silo's training samples.
-        fingerprint: of its model, which theirs have to have, too.
 
     Raises:
         ConfigError: the task cannot be given to other processes.
-        SiloflError: a rank could not begin, as it says itself.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        task: Task,
-        silo: int,
-        silos: int,
-        local_rank: int,
-        memory: TeamMemory,
-        train: Batches,
-        fingerprint: str,
-    ) -> None:
-        self._silo, self._memory, self._train = silo, memory, train
-        self._ranks = config.train.ranks_per_silo
-        told = {
-            "config": configuration.dump(config),
-            "silo": silo,
-            "silos": silos,
-            "local_rank": local_rank,
-            "task": _pickled(task, silo),
-        }
-        threads = threads_of_each(self._ranks)
+    def __init__(self, config: Config, task: Task, code: UserCode, silos: int, local_rank: int) -> None:
+        self._silo, self._ranks = code.silo, config.train.ranks_per_silo
+        own = code.silo, silos, local_rank, code.folder, list(sys.path), _pickled(task, code.silo)
+        self._told = Told(configuration.dump(config), *own)
+        self._file = os.memfd_create("silofl-silo")
+        threads = threads_of_each(self._ranks, os.environ)
+        notice = cores_short(self._ranks, detect(os.environ, launcher_executable()).local_size or 1)
+        if notice is not None and local_rank == 0:
+            log(notice)
         torch.set_num_threads(threads)
         self._lines = [self._start(threads) for _ in range(1, self._ranks)]
+
+    def gather(self, model: FlatModel, train: Batches) -> None:
+        """Wait until they have the model and the samples that this rank trains on.
+
+        Raises TrainingError where theirs are others, and SiloflError for what a rank says itself.
+        """
+        self._train = train
         for rank, line in enumerate(self._lines, 1):
             with self._ending(rank):
-                line.send(told | {"rank": rank})
+                line.send(self._told._replace(rank=rank))
+        self._memory = TeamMemory(model, self._ranks, self._file, make=True)
         for rank in range(1, self._ranks):
-            found = self._receive(rank, READY_TIMEOUT_S)
-            if found != (fingerprint, len(train)):
+            if self._receive(rank, READY_TIMEOUT_S) != layout(model, train):
                 raise TrainingError(
-                    f"silo {silo}: rank {rank} of it has another model or other samples than its first rank: "
-                    f"let the task make the same in every process, or set {KEY} = 1",
-                    rank=silo,
+                    f"silo {self._silo}: rank {rank} of it has another model or other samples than its first "
+                    f"rank: let the task make the same in every process, or set {KEY} = 1",
+                    rank=self._silo,
                 )
+        self._tell(("begin",))
 
     def _start(self, threads: int) -> Connection:
         """A rank's process; the line to it."""
         here, there = Pipe()
         command = [*python_command()[:-1], "silofl.federation.rank_of_silo", str(os.getpid())]
         environ = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        files = there.fileno(), self._memory.file
+        files = there.fileno(), self._file
         subprocess.Popen([*command, *map(str, files)], env=environ, pass_fds=files, stdin=subprocess.DEVNULL)
         there.close()
         return here
 
     @contextmanager
-    def reading(self, read: Read, round_number: int) -> Iterator[None]:
+    def reading(self, config: TrainConfig, name: str, seed: int) -> Iterator[None]:
         """See `Steps`."""
-        self._tell(("read", read.__name__, round_number))
+        self._tell(("read", config, name, seed))
         self._train.part = Part(0, self._ranks)
         try:
             yield
@@ -138,17 +147,25 @@ class Team:
             self._train.part = None
             self._tell(("over",))
 
-    def add_up(self, differentiate: Callable[[float], Tensor], scale: float) -> Tensor:
+    def add_up(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
         """See `Steps`."""
-        if self._train.part is None:  # a batch of this rank's own
-            return differentiate(1.0)
         self._memory.publish()
-        self._tell(("step", scale))
-        loss = differentiate(self._train.share)
+        self._tell(("step", scale()))
+        try:
+            loss = differentiate(self._train.share)
+        except BaseException:
+            self._let_answers_go()
+            raise
         for rank in range(1, self._ranks):
             loss = loss + loss.new_tensor(self._receive(rank, None))
             self._memory.add_gradients(rank)
         return loss
+
+    def _let_answers_go(self) -> None:
+        """Of a step that failed here."""
+        for line in self._lines:
+            with suppress(EOFError, OSError):
+                line.recv()
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         for rank, line in enumerate(self._lines, 1):
@@ -180,18 +197,26 @@ class Team:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("not reached")
 
-    def close(self) -> None:
-        """Let the other ranks end."""
-        for line in self._lines:
-            with suppress(OSError):
-                line.close()
 
-
-def threads_of_each(ranks: int) -> int:
+def threads_of_each(ranks: int, environ: Mapping[str, str]) -> int:
     """How many threads each rank of a silo computes with; as the user says, or an equal part."""
-    told = given_threads(os.environ)
-    planned = "SILOFL_PLANNED_THREADS" in os.environ or told is None
-    return max(1, torch.get_num_threads() // ranks) if planned else torch.get_num_threads()
+    planned = planned_threads(environ)
+    told = given_threads(environ) if planned is None else None
+    return told or max(1, (planned or torch.get_num_threads()) // ranks)
+
+
+def cores_short(ranks: int, local_size: int) -> str | None:
+    """A sentence where the ranks of a silo have fewer cores than they are, else None.
+
+    `local_size`: silos on this machine.
+    """
+    own, shared = machine.allowed_cores(), max(1, machine.shared_cores() // local_size)
+    cores = min(own, shared)
+    if ranks <= cores:
+        return None
+    remedy = "start mpirun with --bind-to none" if ranks <= shared else f"set it to {shared}"
+    some = "1 core" if cores == 1 else f"{cores} cores"
+    return f"{KEY} = {ranks} and a silo has {some} here, for which its ranks wait in turn: {remedy}"
 
 
 def _pickled(task: Task, silo: int) -> bytes:

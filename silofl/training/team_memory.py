@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 
 ALIGNMENT = 64
@@ -25,35 +27,39 @@ class TeamMemory:
     Args:
         model: of this rank.
         ranks: of the silo; the first one's gradients need no place.
-        file: descriptor of the anonymous file that another rank made; None: it is made here.
+        file: descriptor of an anonymous file.
+        make: give it its length, which one rank does.
     """
 
-    def __init__(self, model: FlatModel, ranks: int, file: int | None = None) -> None:
-        self._parameters = list(model.trained.values())
-        buffers = [one for one in model.module.buffers() if one.is_floating_point() or one.is_complex()]
-        self._tensors = [one.detach() for one in (*self._parameters, *buffers)]
-        layout = [*self._tensors, *(one for _ in range(1, ranks) for one in self._parameters)]
-        ends = np.cumsum([0, *(_room(one) for one in layout)]).tolist()
+    def __init__(self, model: FlatModel, ranks: int, file: int, *, make: bool = False) -> None:
+        self._parameters, self._module = list(model.trained.values()), model.module
+        self._buffers = [name for name, one in model.module.named_buffers() if _is_number(one)]
+        laid = [*self._tensors(), *(one for _ in range(1, ranks) for one in self._parameters)]
+        ends = np.cumsum([0, *(_room(one) for one in laid)]).tolist()
         flags = (ranks - 1) * len(self._parameters)
-        self.file = os.memfd_create("silofl-silo") if file is None else file
-        if file is None:
-            os.ftruncate(self.file, ends[-1] + max(flags, 1))
-        memory = mmap.mmap(self.file, ends[-1] + max(flags, 1))
-        places = [_view(memory, start, one) for start, one in zip(ends[:-1], layout, strict=True)]
-        values, each = len(self._tensors), len(self._parameters)
+        if make:
+            os.ftruncate(file, ends[-1] + flags)
+        memory = mmap.mmap(file, ends[-1] + flags)
+        places = [_view(memory, start, one) for start, one in zip(ends[:-1], laid, strict=True)]
+        values, each = len(places) - flags, len(self._parameters)
         self._values = places[:values]
         self._gradients = [places[values + k * each : values + (k + 1) * each] for k in range(ranks - 1)]
         self._given = np.frombuffer(memory, np.bool_, flags, ends[-1]).reshape(ranks - 1, each)
 
+    def _tensors(self) -> list[Tensor]:
+        """Parameters and buffers as they are now: a forward pass may have put others in their place."""
+        buffers = dict(self._module.named_buffers())
+        return [one.detach() for one in (*self._parameters, *(buffers[name] for name in self._buffers))]
+
     @torch.no_grad()
     def publish(self) -> None:
         """Give the other ranks this one's values."""
-        _copy(self._values, self._tensors)
+        _copy(self._values, self._tensors())
 
     @torch.no_grad()
     def load(self) -> None:
         """Take the first rank's values."""
-        _copy(self._tensors, self._values)
+        _copy(self._tensors(), self._values)
 
     @torch.no_grad()
     def put_gradients(self, rank: int) -> None:
@@ -75,6 +81,16 @@ class TeamMemory:
                 parameter.grad = parameter.grad.to_dense() + place.to(parameter.device)
             else:
                 parameter.grad += place.to(parameter.device)
+
+
+def layout(model: FlatModel, train: Batches) -> tuple[Any, ...]:
+    """What is equal in all ranks of a silo: the model without its values, and how many samples there are."""
+    own = [(name, tuple(one.shape)) for name, one in model.trained.items()]
+    return model.fingerprint(), own, len(train)
+
+
+def _is_number(one: Tensor) -> bool:
+    return one.is_floating_point() or one.is_complex()
 
 
 def _room(one: Tensor) -> int:

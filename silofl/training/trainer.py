@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from silofl.config import TrainConfig
-from silofl.errors import DivergedError, UserCodeError
+from silofl.errors import DivergedError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, handed
@@ -24,7 +24,7 @@ from silofl.training.divergence import cause_at_the_start
 from silofl.training.earlier import Earlier
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.local_batches import LocalBatches, Read
-from silofl.training.losses import Losses, NotFinite, scalar_loss
+from silofl.training.losses import Losses, NotFinite, scalar_loss, taken
 from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
 from silofl.training.precision import autocast
 from silofl.training.private import PrivateSteps, StepNoise
@@ -93,15 +93,18 @@ class LocalTrainer:
         generator = self.begin(round_number, only)
         step = self._step if correct is None else self._corrected_step(correct)
         step = step if self.earlier is None else self.earlier.before(step)
-        read = self.reads.of_steps
-        with frozen(self._model.trained.values(), only), self.team.reading(read, round_number):
-            losses = self._take(read, lambda batch, _: step(batch), generator, round_number)
+        with frozen(self._model.trained.values(), only):
+            losses = self._take(
+                self.reads.of_steps, lambda batch, _: step(batch), generator, round_number, team=self.team
+            )
         return FitResult(losses.total / losses.steps, losses.steps)
 
     def another(self, config: TrainConfig, seed: int) -> LocalTrainer:
         """One for the same model and samples, with an optimizer and random choices of its own."""
         own = self._task, self._model, self._train, config
-        return LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code)
+        made = LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code)
+        made.team = self.team
+        return made
 
     def begin(self, round_number: int, only: Sequence[Tensor] | None = None) -> torch.Generator:
         """Set up a round's optimizer and generators, of which that of the data's order is returned."""
@@ -114,6 +117,7 @@ class LocalTrainer:
         """The gradient (P,) of a batch at the values as they are, after `train.clip_norm`, and its loss."""
         gradient = self._model.gradient_vector()
         loss = self.differentiate(batch)
+        self.pruned.clear_gradients()
         self._clip()
         self._model.adopt()
         return gradient[: self._model.trainable], loss
@@ -132,22 +136,18 @@ class LocalTrainer:
         generator: torch.Generator,
         round_number: int,
         remedy: str | None = None,
+        *,
+        team: Steps | None = None,
     ) -> Losses:
-        """Take a step with each batch and its weight. Raises DivergedError where a loss is not finite."""
-        losses = Losses()
-        for number, (batch, weight) in enumerate(read(generator), 1):
-            try:
-                found = losses.add(step(batch, weight))
-            except UserCodeError:  # which a model that is not finite may make the task raise
-                found = losses.look()
-                if found is None:
-                    raise
-            if found is not None:
-                known = batch if found.step == number else None
-                raise self._diverged_at(found, known, read, round_number, remedy)
-        found = losses.look()
+        """Take a step with each batch and its weight, of which each rank of a `team` has a part.
+
+        Raises DivergedError where a loss is not finite.
+        """
+        with (team or Alone()).reading(self._config, read.__name__, generator.initial_seed()):
+            losses, found, batch = taken(read(generator), step)
+            batch = None if self._train.part is not None else batch
         if found is not None:
-            raise self._diverged_at(found, None, read, round_number, remedy)
+            raise self._diverged_at(found, batch, read, round_number, remedy)
         return losses
 
     def fit_privately(
@@ -193,10 +193,10 @@ class LocalTrainer:
         gradient = self._model.gradient_vector()
 
         def add(batch: Any, weight: float) -> Tensor:
-            return self.team.add_up(lambda share: self.differentiate(batch, weight * share), 1.0)
+            return self.team.add_up(lambda share: self.differentiate(batch, weight * share), lambda: 1.0)
 
-        with self.team.reading(read, round_number):
-            losses = self._take(read, add, generator, round_number, remedy)
+        losses = self._take(read, add, generator, round_number, remedy, team=self.team)
+        self.pruned.clear_gradients()
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
 
@@ -234,9 +234,11 @@ class LocalTrainer:
 
     def _backward(self, batch: Any) -> Tensor:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
-        scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
-        loss = self.team.add_up(lambda share: self.differentiate(batch, share, self._scaler.scale), scale)
-        self.pruned.clear_gradients()  # of other ranks, too
+        scaler = self._scaler
+        loss = self.team.add_up(
+            lambda share: self.differentiate(batch, share, scaler.scale), scaler.get_scale
+        )
+        self.pruned.clear_gradients()
         return loss
 
     def differentiate(
@@ -252,7 +254,6 @@ class LocalTrainer:
         """Go backward: hooks, and functions of the task's own, are its code as well."""
         with self._code.calling("loss", self._task.loss):
             loss.backward()  # type: ignore[no-untyped-call]
-        self.pruned.clear_gradients()
 
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
