@@ -21,7 +21,7 @@ def rank_rules(config: Config, strategy: Strategy, method: Personal) -> list[Rul
     return [
         (
             several and config.privacy.samples,
-            f'{key} shares out steps on batches, and privacy.unit = "{config.privacy.unit}" takes its clipped '
+            f'{key} shares out steps, and privacy.unit = "{config.privacy.unit}" takes its clipped '
             "gradients in one process: set it to 1",
         ),
         (

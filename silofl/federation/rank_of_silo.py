@@ -125,8 +125,8 @@ class RankOfSilo:
 def failure(error: Exception, silo: int, rank: int) -> SiloflError:
     """An error as the first rank is to raise it: of the same kind, with its place."""
     if not isinstance(error, SiloflError):
-        return TrainingError(f"silo {silo}: rank {rank} of it failed: {describe(error)}")
-    error.args = (f"{error} (in rank {rank} of the silo)",)
+        return TrainingError(f"silo {silo}, its rank {rank}: {describe(error)}")
+    error.args = (f"silo {silo}, its rank {rank}: {str(error).removeprefix(f'silo {silo}: ')}",)
     return error
 
 
