@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from types import SimpleNamespace
 from typing import Any, cast
@@ -154,13 +155,13 @@ class InThreads(Team):
 
 
 def served(line: Connection, file: int) -> None:
-    told = line.recv()
-    try:
-        RankOfSilo(line, file, told).serve()
-    except (EOFError, OSError):
-        line.close()
-    except Exception as error:
-        line.send(failure(error, told.silo, told.rank))
+    with suppress(EOFError, OSError):
+        told = line.recv()
+        try:
+            RankOfSilo(line, file, told).serve()
+        except SiloflError as error:
+            line.send(failure(error, told.silo, told.rank))
+            line.recv()
 
 
 @pytest.fixture(autouse=True)
