@@ -28,7 +28,7 @@ class TeamMemory:
         model: of this rank.
         ranks: of the silo; the first one's gradients need no place.
         file: descriptor of an anonymous file.
-        make: give it its length, which one rank does.
+        make: give it its length, as the first rank does; the others' parameters lie there, on a CPU.
     """
 
     def __init__(self, model: FlatModel, ranks: int, file: int, *, make: bool = False) -> None:
@@ -44,6 +44,10 @@ class TeamMemory:
         values, each = len(places) - flags, len(self._parameters)
         self._values = places[:values]
         self._gradients = [places[values + k * each : values + (k + 1) * each] for k in range(ranks - 1)]
+        self._lies_there = not make and all(one.device.type == "cpu" for one in self._parameters)
+        if self._lies_there:
+            for parameter, place in zip(self._parameters, self._values, strict=False):
+                parameter.data = place
         self._given = np.frombuffer(memory, np.bool_, flags, ends[-1]).reshape(ranks - 1, each)
 
     def _tensors(self) -> list[Tensor]:
@@ -59,7 +63,8 @@ class TeamMemory:
     @torch.no_grad()
     def load(self) -> None:
         """Take the first rank's values."""
-        _copy(self._tensors(), self._values)
+        known = len(self._parameters) if self._lies_there else 0
+        _copy(self._tensors()[known:], self._values[known:])
 
     @torch.no_grad()
     def put_gradients(self, rank: int) -> None:

@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from silofl import config as configuration
 from silofl.errors import EXIT_BAD_INPUT, EXIT_RESUMABLE
+from silofl.federation.dry_run import dry_run
 from tests.conftest import Finished, Start
 from tests.federation.threads import records
 
@@ -177,6 +180,17 @@ def test_nothing_outlives_the_first_rank(start: Start, own: Path, cold: bool) ->
 def test_a_silo_whose_rank_stands_still_ends_within_its_bound(start: Start, own: Path) -> None:
     said = ended(start(2, *line("run", "stop", "failure.silent_s=3")).wait(60), own, EXIT_RESUMABLE)
     assert "silo 1" in said
+
+
+def test_what_check_says_of_them() -> None:
+    tables: dict[str, Any] = {
+        "task": {"name": "synthetic", "model": "linear"},
+        "train": {"ranks_per_silo": 3},
+    }
+    note = "each silo trains with 3 ranks, each on its part of every batch"
+    assert note in dry_run(configuration.parse(tables), 2).notes
+    tables["train"] = {"ranks_per_silo": 1}
+    assert not any("ranks" in one for one in dry_run(configuration.parse(tables), 2).notes)
 
 
 PROGRAM = """

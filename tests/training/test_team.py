@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from multiprocessing.connection import Connection, Pipe
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from silofl import config as configuration
-from silofl.config import Config
+from silofl.config import Config, TrainConfig
 from silofl.errors import ConfigError, DataError, DivergedError, SiloflError, TrainingError, UserCodeError
 from silofl.federation import rank_of_silo, start
 from silofl.federation.local_work import RoundStart
@@ -141,7 +141,13 @@ class Dropping(Curve):
 
 
 class InThreads(Team):
-    """Its ranks are threads."""
+    """Its ranks are threads; `readings` counts what they were asked to read."""
+
+    readings = 0
+
+    def reading(self, config: TrainConfig, name: str, seed: int) -> AbstractContextManager[None]:
+        InThreads.readings += 1
+        return super().reading(config, name, seed)
 
     def _start(self, threads: int) -> Connection:
         here, there = Pipe()
@@ -269,8 +275,11 @@ def test_pruned_weights_stay_so() -> None:
 
 @pytest.mark.parametrize("name", ["finetune", "ditto", "fedrep", "fedper"])
 def test_personal_methods_that_take_the_steps_of_the_trainer(name: str) -> None:
+    """Also those that they take for a silo alone."""
     layers = {"layers": ["2.*"]} if name in ("fedrep", "fedper") else {}
-    assert_equal(2, Curve(), personal={"name": name, **layers})
+    before = InThreads.readings
+    assert_equal(2, Curve(), personal={"name": name, **layers}, train={"clip_norm": 0.1})
+    assert InThreads.readings - before == 2 * (1 + (name in ("ditto", "fedrep")))
 
 
 def test_batch_norm_has_the_statistics_of_the_first_ranks_parts() -> None:
@@ -360,7 +369,8 @@ def test_what_goes_wrong_on_any_rank_is_told_and_leaves_the_ranks_as_they_were(h
     assert gathered is not None
     values, count, strategy = silo.initial(), silo.model.trainable, build(config.strategy)
     start = RoundStart({"model": values[:count]}, values[count:], 1, strategy)
-    before = silo.fit(start).contribution.vectors["update"].copy()
+    found = silo.fit(start)
+    before, loss = found.contribution.vectors["update"].copy(), found.loss
     ROUND[0] = 1
     with pytest.raises(SiloflError) as caught:
         silo.fit(start)
@@ -372,8 +382,34 @@ def test_what_goes_wrong_on_any_rank_is_told_and_leaves_the_ranks_as_they_were(h
     assert type(caught.value) is (DivergedError if how == "nan" else UserCodeError)
     assert "value of the data" not in str(caught.value)
     ROUND[0] = 2
-    np.testing.assert_allclose(silo.fit(start).contribution.vectors["update"], before, rtol=1e-12)
+    found = silo.fit(start)
+    np.testing.assert_allclose(found.contribution.vectors["update"], before, rtol=1e-12)
+    assert found.loss == pytest.approx(loss, rel=1e-12)
     gathered.close()
+
+
+class Negative(Curve):
+    """One sample, the last, has a logarithm that is no number."""
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        x, y = points()
+        return SiloData(
+            TensorDataset(x, y.abs() * torch.cat([torch.ones(SAMPLES - 1, 1), -torch.ones(1, 1)]))
+        )
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        return (model(x) - y.log()).square().mean()
+
+
+def test_the_cause_of_divergence_is_looked_for_in_all_of_a_batch() -> None:
+    said = []
+    for ranks in (1, 2):
+        with pytest.raises(DivergedError) as caught:
+            trained(ranks, Negative(), train={"full_batch": True})
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "before the first step of the round" in said[0]
 
 
 class Local(Curve):
