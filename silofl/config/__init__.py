@@ -113,7 +113,13 @@ class Config(Section):
 
 
 LOCAL_KEYS = {
-    *(("run", "display"), ("train", "device"), ("data", "decimal"), ("data", "units")),
+    *(
+        ("run", "display"),
+        ("train", "device"),
+        ("train", "ranks_per_silo"),
+        ("data", "decimal"),
+        ("data", "units"),
+    ),
     *(("privacy", key) for key in ("budget_name", "budget_epsilon", "budget_delta")),
     *LOCAL_PATHS,
 }

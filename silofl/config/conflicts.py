@@ -14,6 +14,7 @@ from silofl.config.compress_rules import compress_rules
 from silofl.config.mask_rules import mask_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
+from silofl.config.rank_rules import rank_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.errors import ConfigError
 from silofl.personal import registry as methods
@@ -34,6 +35,7 @@ def found(config: Config) -> Iterator[str]:
     rules = data_rules(config) + strategy_rules(config, strategy) + personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy)
+    rules += rank_rules(config, strategy, methods.build(config.personal))
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)

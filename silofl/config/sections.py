@@ -157,6 +157,9 @@ class TrainConfig(Section):
     found anew before each evaluation by a pass over its training samples with the new global parameters."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:<n>`; `auto` takes the GPU of the rank's place on its node."""
+    ranks_per_silo: PositiveInt = 1
+    """Processes that train together in a silo, each on its part of every batch and with a GPU or cores of its
+    own: a batch is as long as with one, and the silo's loss has to be a mean over samples."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

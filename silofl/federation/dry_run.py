@@ -98,7 +98,8 @@ def _dry_run(
     error: MismatchError | None = None
     for number in every.seen:
         code, task, mine = UserCode(number, alone=True), every.task(number), every.config(number)
-        silo = Silo(mine, task, number, silos, place(mine.train.device, number), code=code)
+        device = place(mine.train.device, number * mine.train.ranks_per_silo)
+        silo = Silo(mine, task, number, silos, device, code=code)
         first = first or silo
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
@@ -112,9 +113,19 @@ def _dry_run(
     error = schema_mismatch(schemas) or error  # columns are what a user knows
     if error is not None:
         raise error
-    notes = [*schema_notices(schemas), *unit_notes(first.schema, magnitudes), *_of_several_records(rows)]
+    notes = [
+        *_of_ranks(config),
+        *schema_notices(schemas),
+        *unit_notes(first.schema, magnitudes),
+        *_of_several_records(rows),
+    ]
     found = _sizes(config, rows, first, link, every)
     return replace(found, notes=[*every.notes(), *found.notes, *notes])
+
+
+def _of_ranks(config: Config) -> list[str]:
+    ranks = config.train.ranks_per_silo
+    return [] if ranks == 1 else [f"each silo trains with {ranks} ranks, each on its part of every batch"]
 
 
 def _of_several_records(rows: list[SiloDryRun]) -> list[str]:

@@ -58,7 +58,7 @@ class Silo:
 
     Attributes:
         model: what it trains.
-        samples: how many it trains on.
+        samples, train: how many it trains on, and as batches.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
         test_samples: how many are held out.
@@ -119,12 +119,12 @@ class Silo:
         every_step = watchdog.heartbeat  # of training and evaluation is progress
         batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
         self._test = None if test is None else batches(test, dtype, where)
-        self._train = batches(train, dtype, where)
+        self.train = batches(train, dtype, where)
         self.trainer = LocalTrainer(
-            task, self.model, self._train, config.train, seed=seed, silo=number, code=code
+            task, self.model, self.train, config.train, seed=seed, silo=number, code=code
         )
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
-        own = config, task, self.trainer, self.model, self._attributes, self._train, code
+        own = config, task, self.trainer, self.model, self._attributes, self.train, code
         self.own = OwnModel.of(*own, strategy)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
@@ -146,7 +146,7 @@ class Silo:
         found.finish(self.code)
         refuse_process_group(self._number)
         self._attributes.load({})
-        trial = Trial(self.trainer, self.model, self._train, config.train, self._number)
+        trial = Trial(self.trainer, self.model, self.train, config.train, self._number)
         values, count = self.initial(), self.model.trainable
         start = RoundStart({"model": values[:count]}, values[count:], 0, strategy)
         with self._half.comparing(self.strategy_state, start):
@@ -261,7 +261,7 @@ class Silo:
         return ClippedGradients(
             self._task,
             self.model,
-            self._train,
+            self.train,
             clip_norm=config.clip_norm,
             clipping=config.clipping,
             silo=self._number,

@@ -33,6 +33,7 @@ from silofl.tasks.base import Task
 from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
 from silofl.training.device import prepare
+from silofl.training.team import Team
 
 T = TypeVar("T")
 
@@ -53,7 +54,8 @@ def read_data(
     """This silo's data, before its model is made; raises on all ranks what is wrong with any rank's."""
 
     def read() -> TaskData:
-        prepare(torch.device(place(config.train.device, local_rank)))  # a task may read data to its GPU
+        first = local_rank * config.train.ranks_per_silo
+        prepare(torch.device(place(config.train.device, first)))  # a task may read data to its GPU
         with notices_kept(config, code.folder, code.silo):
             return data_of_task(task, code.silo, silos, code)
 
@@ -74,10 +76,17 @@ def build_silo(
     `data` is what `read_data` gave; read here when None.
     """
 
+    ranks = config.train.ranks_per_silo
+
     def build() -> Silo:
-        device = place(config.train.device, local_rank)
+        device = place(config.train.device, local_rank * ranks)
         with notices_kept(config, code.folder, code.silo):
-            return Silo(config, task, code.silo, silos, device, code=code, data=data)
+            team = None if ranks == 1 else Team(config, task, code, silos, local_rank * ranks)
+            made = Silo(config, task, code.silo, silos, device, code=code, data=data)
+            if team is not None:
+                team.gather(made.model, made.train)
+                made.trainer.team = team
+            return made
 
     silo = _once(group, build)
     startup.over()  # the optimizer and the data have loaded the last large libraries

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,22 @@ from silofl.errors import DataError
 from silofl.tasks.base import SizedDataset
 from silofl.tasks.user_code import UserCode
 from silofl.training.slots import like
+
+
+class Part(NamedTuple):
+    """What one rank of a silo takes of a batch; the first rank has some of every one."""
+
+    rank: int
+    ranks: int
+
+    def of(self, count: int) -> tuple[int, int]:
+        """Where it begins and ends, of so many samples."""
+        each, more = divmod(count, self.ranks)
+        return (
+            self.rank * each + min(self.rank, more),
+            (self.rank + 1) * each + min(self.rank + 1, more),
+        )
+
 
 Collate = Callable[[list[Any]], Any]
 
@@ -52,6 +68,10 @@ class Batches:
         self._dtype, self._device = dtype, device
         with self._code.calling("data", type(dataset).__len__):
             self._count = len(dataset)
+        self.part: Part | None = None
+        """Of every batch; None: all of it."""
+        self.share = 1.0
+        """How much of the last batch that was."""
         self._written = False
         self._tensors: tuple[Tensor, ...] | None = None
         if type(dataset) is TensorDataset and collate is None and _indexable(dataset):
@@ -69,7 +89,13 @@ class Batches:
         """Every sample as one batch, in the dataset's order."""
         if self._tensors is not None:
             self._on_batch()
-            return tuple(t.clone() for t in self._tensors) if self._written else self._tensors
+            tensors = self._tensors
+            if self.part is not None:
+                first, last = self.part.of(len(self))
+                self.share, tensors = (last - first) / len(self), tuple(t[first:last] for t in tensors)
+                if first == last:
+                    return None
+            return tuple(t.clone() for t in tensors) if self._written else tensors
         return self.take(torch.arange(len(self)))
 
     def watching(self, batch: Any) -> AbstractContextManager[None]:
@@ -99,12 +125,17 @@ class Batches:
             yield self.take(order[start:stop])
 
     def take(self, index: Tensor) -> Any:
-        """The samples `index`, int64 (batch,), as one batch.
+        """The samples `index`, int64 (batch,), as one batch, or this rank's `part` of them: None for none.
 
         Raises UserCodeError for what the dataset or the task's `collate` raises, DataError for samples that
         torch makes no batch of.
         """
         self._on_batch()
+        if self.part is not None:
+            first, last = self.part.of(len(index))
+            self.share, index = (last - first) / len(index), index[first:last]
+            if first == last:
+                return None
         if self._tensors is not None:
             return tuple(t[index.to(self._device)] for t in self._tensors)
         return self._place(self._collated(self._samples(index.tolist())))

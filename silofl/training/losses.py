@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from silofl.errors import DataError
+from silofl.errors import DataError, UserCodeError
 
 MOST = 64
 """Losses of a GPU that are looked at together, at most."""
@@ -114,3 +114,23 @@ def _no_tensor(loss: Any) -> str:
     if isinstance(loss, (type, nn.Module)):
         return f"{kind}: call it with the model's output, and return what it gives"
     return f"{kind}: return a tensor made of the model's output, without item(), float() or numpy()"
+
+
+def taken(
+    batches: Iterable[tuple[Any, float]], step: Callable[[Any, float], Tensor]
+) -> tuple[Losses, NotFinite | None, Any]:
+    """The losses of a step with each batch and its weight; the first that is not finite, and its batch.
+
+    Steps end there. The batch is None where it is not at hand.
+    """
+    losses = Losses()
+    for number, (batch, weight) in enumerate(batches, 1):
+        try:
+            found = losses.add(step(batch, weight))
+        except UserCodeError:  # which a model that is not finite may make the task raise
+            found = losses.look()
+            if found is None:
+                raise
+        if found is not None:
+            return losses, found, batch if found.step == number else None
+    return losses, losses.look(), None

@@ -39,7 +39,7 @@ class MaskTraining:
         order, losses, values = self._trainer.begin(round_number), Losses(), self._model.parameters
         draws = torch.Generator(values.device).manual_seed(derive(order.initial_seed(), DRAWS, 0))
         scores = torch.logit(probabilities)
-        for batch in self._trainer.batches(order):
+        for batch in self._trainer.reads.stepped(order):
             kept = torch.sigmoid(scores)
             with torch.no_grad():
                 values.copy_(network * torch.bernoulli(kept, generator=draws))

@@ -108,7 +108,7 @@ class LocalSolver:
         if self._order is None:
             self._order = self._trainer.begin(self._round)
         seed = derive(self._order.initial_seed(), self._silo, stream)
-        return self._trainer.batches(torch.Generator().manual_seed(seed) if stream else self._order)
+        return self._trainer.reads.stepped(torch.Generator().manual_seed(seed) if stream else self._order)
 
     def gradient(self, batch: Any, *, report: bool = False, choice: int | None = None) -> Tensor:
         """See `Solver`."""

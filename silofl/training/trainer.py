@@ -6,7 +6,7 @@ trained values in the same vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from silofl.config import TrainConfig
-from silofl.errors import DivergedError, UserCodeError
+from silofl.errors import DivergedError
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, handed
@@ -24,12 +24,13 @@ from silofl.training.divergence import cause_at_the_start
 from silofl.training.earlier import Earlier
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.local_batches import LocalBatches, Read
-from silofl.training.losses import Losses, NotFinite, scalar_loss
+from silofl.training.losses import Losses, NotFinite, scalar_loss, taken
 from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
 from silofl.training.precision import autocast
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.pruned_weights import PrunedWeights
 from silofl.training.seeding import derive, seed_everything
+from silofl.training.team import Alone, Steps
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class LocalTrainer:
         code: UserCode | None = None,
     ) -> None:
         self._task, self._model, self._train, self._config = task, model, train, config
-        self._read, self._seed, self._silo = LocalBatches(train, config), seed, silo
+        self.reads, self._seed, self._silo = LocalBatches(train, config), seed, silo
+        self.team: Steps = Alone()
         self._code = UserCode(silo) if code is None else code
         optimizer_kind(config)
         self._made: torch.optim.Optimizer | None = None
@@ -92,13 +94,17 @@ class LocalTrainer:
         step = self._step if correct is None else self._corrected_step(correct)
         step = step if self.earlier is None else self.earlier.before(step)
         with frozen(self._model.trained.values(), only):
-            losses = self._take(self._read.of_steps, lambda batch, _: step(batch), generator, round_number)
+            losses = self._take(
+                self.reads.of_steps, lambda batch, _: step(batch), generator, round_number, team=self.team
+            )
         return FitResult(losses.total / losses.steps, losses.steps)
 
     def another(self, config: TrainConfig, seed: int) -> LocalTrainer:
         """One for the same model and samples, with an optimizer and random choices of its own."""
         own = self._task, self._model, self._train, config
-        return LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code)
+        made = LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code)
+        made.team = self.team
+        return made
 
     def begin(self, round_number: int, only: Sequence[Tensor] | None = None) -> torch.Generator:
         """Set up a round's optimizer and generators, of which that of the data's order is returned."""
@@ -111,6 +117,7 @@ class LocalTrainer:
         """The gradient (P,) of a batch at the values as they are, after `train.clip_norm`, and its loss."""
         gradient = self._model.gradient_vector()
         loss = self.differentiate(batch)
+        self.pruned.clear_gradients()
         self._clip()
         self._model.adopt()
         return gradient[: self._model.trainable], loss
@@ -129,22 +136,18 @@ class LocalTrainer:
         generator: torch.Generator,
         round_number: int,
         remedy: str | None = None,
+        *,
+        team: Steps | None = None,
     ) -> Losses:
-        """Take a step with each batch and its weight. Raises DivergedError where a loss is not finite."""
-        losses = Losses()
-        for number, (batch, weight) in enumerate(read(generator), 1):
-            try:
-                found = losses.add(step(batch, weight))
-            except UserCodeError:  # which a model that is not finite may make the task raise
-                found = losses.look()
-                if found is None:
-                    raise
-            if found is not None:
-                known = batch if found.step == number else None
-                raise self._diverged_at(found, known, read, round_number, remedy)
-        found = losses.look()
+        """Take a step with each batch and its weight, of which each rank of a `team` has a part.
+
+        Raises DivergedError where a loss is not finite.
+        """
+        with (team or Alone()).reading(self._config, read.__name__, generator.initial_seed()):
+            losses, found, batch = taken(read(generator), step)
+            batch = None if self._train.part is not None else batch
         if found is not None:
-            raise self._diverged_at(found, None, read, round_number, remedy)
+            raise self._diverged_at(found, batch, read, round_number, remedy)
         return losses
 
     def fit_privately(
@@ -168,19 +171,19 @@ class LocalTrainer:
 
         Buffers such as running statistics are left in the model as the forward passes have made them.
         """
-        return self._mean_gradient(self._read.of_gradient, round_number, "lower strategy.lr")
+        return self._mean_gradient(self.reads.of_gradient, round_number, "lower strategy.lr")
 
     def measure(self, round_number: int, *, gradient: bool) -> tuple[float, Tensor | None]:
         """Mean loss of all samples at the model's values, and its `gradient` (P,), else None."""
         lower = f"lower train.lr = {self._config.lr}"
         if gradient:
-            found, result = self._mean_gradient(self._read.of_all, round_number, lower)
+            found, result = self._mean_gradient(self.reads.of_all, round_number, lower)
             return result.loss, found
         generator = seed_everything(derive(self._seed, self._silo, round_number))
         self.to_train()
         with torch.no_grad():
             losses = self._take(
-                self._read.of_all, lambda one, part: self._loss(one) * part, generator, round_number, lower
+                self.reads.of_all, lambda one, part: self._loss(one) * part, generator, round_number, lower
             )
         return losses.total, None
 
@@ -190,17 +193,12 @@ class LocalTrainer:
         gradient = self._model.gradient_vector()
 
         def add(batch: Any, weight: float) -> Tensor:
-            part = self._loss(batch) * weight
-            self._differentiate(part)
-            return part.detach()
+            return self.team.add_up(lambda share: self.differentiate(batch, weight * share), lambda: 1.0)
 
-        losses = self._take(read, add, generator, round_number, remedy)
+        losses = self._take(read, add, generator, round_number, remedy, team=self.team)
+        self.pruned.clear_gradients()
         self._clip()
         return gradient[: self._model.trainable], FitResult(losses.total, losses.steps)
-
-    def batches(self, generator: torch.Generator) -> Iterator[Any]:
-        """The batches of a round's local work, in the order that a generator gives."""
-        return self._read.stepped(generator)
 
     def to_train(self) -> None:
         """Put the model into training mode."""
@@ -236,21 +234,26 @@ class LocalTrainer:
 
     def _backward(self, batch: Any) -> Tensor:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
-        loss = self._loss(batch)
-        self._differentiate(self._scaler.scale(loss))
-        return loss.detach()
+        scaler = self._scaler
+        loss = self.team.add_up(
+            lambda share: self.differentiate(batch, share, scaler.scale), scaler.get_scale
+        )
+        self.pruned.clear_gradients()
+        return loss
 
-    def differentiate(self, batch: Any) -> Tensor:
-        """Add a batch's gradients to those of the parameters; its loss ()."""
+    def differentiate(
+        self, batch: Any, share: float = 1.0, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    ) -> Tensor:
+        """Add a batch's gradients, of `share` of its loss, which `scale` makes larger; that share, ()."""
         loss = self._loss(batch)
-        self._differentiate(loss)
+        loss = loss if share == 1.0 else loss * share
+        self._differentiate(scale(loss))
         return loss.detach()
 
     def _differentiate(self, loss: Tensor) -> None:
         """Go backward: hooks, and functions of the task's own, are its code as well."""
         with self._code.calling("loss", self._task.loss):
             loss.backward()  # type: ignore[no-untyped-call]
-        self.pruned.clear_gradients()
 
     def _loss(self, batch: Any) -> Tensor:
         """The task's loss of a batch, (). Raises DataError where it is no number to be differentiated."""
@@ -297,7 +300,7 @@ class LocalTrainer:
         model, config = self._model, self._config
         model.reload()
         if batch is None:
-            batch = next(self.batches(seed_everything(derive(self._seed, self._silo, round_number))))
+            batch = next(self.reads.stepped(seed_everything(derive(self._seed, self._silo, round_number))))
         exact = None if config.precision == "full" else self._exact_loss
         with self._code.calling("loss", self._task.loss):
             cause = cause_at_the_start(model, self._loss, exact, batch)

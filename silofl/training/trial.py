@@ -62,8 +62,12 @@ class Trial:
                 if once != before:  # a model may add hooks in its first forward pass, once
                     self._step(sizes[0], own_steps=own_steps)
                     refuse_added(once, hook_tables(self._module), self._silo)
-            if sizes[-1] == 1:
+            if self._smallest_part(sizes[-1]) == 1:
                 self._single_sample(count, own_steps=own_steps, drops=sizes[0] > 1)
+
+    def _smallest_part(self, size: int) -> int:
+        """Of a batch of so many samples, as a rank of the silo has one."""
+        return max(1, size // self._config.ranks_per_silo)
 
     def _step(self, count: int, *, own_steps: bool) -> None:
         """Take a step as training would.
@@ -94,6 +98,8 @@ class Trial:
             size, layer = self._config.batch_size, self._layer
             remedy = "set a larger train.batch_size, or give the silo more samples"
             where = f"of {count} samples in batches of train.batch_size = {size} the last has one"
+            if self._config.ranks_per_silo > 1:
+                where += f" for a rank of train.ranks_per_silo = {self._config.ranks_per_silo}"
             if drops:
                 remedy = "set train.drop_last = true, or another train.batch_size"
             if layer is None or not isinstance(error.__cause__, ValueError):

@@ -186,6 +186,7 @@ def become(request: Request) -> None:
     launcher = request["launcher"]
     for module in (process_tree, machine, display):  # the stub's: this process has the shepherd for a parent
         module.launcher_pid = lambda: launcher
+    process_tree.end_with = lambda parent: None  # the shepherd sees to it
 
 
 def read_already(environ: dict[str, str], set_by_libraries: dict[str, str]) -> list[str]:
