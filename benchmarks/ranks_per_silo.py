@@ -38,11 +38,11 @@ def serve(tables: dict[str, Any], ranks: int) -> None:
     from silofl import config as configuration
     from silofl.federation.local_work import RoundStart
     from silofl.federation.silo import Silo
+    from silofl.federation.team import Team
     from silofl.launcher.process_tree import children_of
     from silofl.strategies.registry import build
     from silofl.tasks import registry as tasks
     from silofl.tasks.user_code import UserCode
-    from silofl.training.team import Team
 
     tables["train"] |= {"ranks_per_silo": ranks, "device": "cpu"}
     config, code = configuration.parse(tables), UserCode(0)

@@ -3,7 +3,7 @@
     python -m silofl.federation.rank_of_silo PARENT CONNECTION MEMORY
 
 PARENT is the process of the silo's first rank, with which this one ends; the others are descriptors that
-`training/team.py` opened there.
+`federation/team.py` opened there.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from silofl.comm.collective_errors import describe
 from silofl.config import TrainConfig
 from silofl.errors import ConfigError, SiloflError, TrainingError
 from silofl.federation.silo import Silo, place
+from silofl.federation.team import KEY, Told
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Part
 from silofl.training.device import explained
 from silofl.training.local_batches import LocalBatches
 from silofl.training.seeding import derive, seed_everything
-from silofl.training.team import KEY, Told
 from silofl.training.team_memory import TeamMemory, layout
 
 T = TypeVar("T")

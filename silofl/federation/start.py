@@ -27,13 +27,13 @@ from silofl.federation.run_trust import refuse_leftovers
 from silofl.federation.silo import Silo, place
 from silofl.federation.stateful import take_over
 from silofl.federation.task_data import TaskData, data_of_task
+from silofl.federation.team import Team
 from silofl.report.round_metrics import silos_text
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
 from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
 from silofl.training.device import prepare
-from silofl.training.team import Team
 
 T = TypeVar("T")
 

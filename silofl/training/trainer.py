@@ -30,7 +30,7 @@ from silofl.training.precision import autocast
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.pruned_weights import PrunedWeights
 from silofl.training.seeding import derive, seed_everything
-from silofl.training.team import Alone, Steps
+from silofl.training.shared_steps import Alone, Steps
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class LocalTrainer:
         gradient = self._model.gradient_vector()
 
         def add(batch: Any, weight: float) -> Tensor:
-            return self.team.add_up(lambda share: self.differentiate(batch, weight * share), lambda: 1.0)
+            return self.team.reduce(lambda share: self.differentiate(batch, weight * share), lambda: 1.0)
 
         losses = self._take(read, add, generator, round_number, remedy, team=self.team)
         self.pruned.clear_gradients()
@@ -235,7 +235,7 @@ class LocalTrainer:
     def _backward(self, batch: Any) -> Tensor:
         """The gradients of a batch, scaled where mixed precision needs it; its loss."""
         scaler = self._scaler
-        loss = self.team.add_up(
+        loss = self.team.reduce(
             lambda share: self.differentiate(batch, share, scaler.scale), scaler.get_scale
         )
         self.pruned.clear_gradients()

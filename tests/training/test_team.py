@@ -26,13 +26,13 @@ from silofl.federation import rank_of_silo, start
 from silofl.federation.local_work import RoundStart
 from silofl.federation.rank_of_silo import RankOfSilo, failure
 from silofl.federation.silo import Silo
+from silofl.federation.team import Team, Told, cores_short, threads_of_each
 from silofl.launcher import machine
 from silofl.strategies.registry import build
 from silofl.tasks.base import SiloData
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Part
 from silofl.training.seeding import derive
-from silofl.training.team import Team, Told, cores_short, threads_of_each
 from tests.training import fake_gpu
 
 SAMPLES = 23

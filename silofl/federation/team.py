@@ -13,10 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -40,32 +40,6 @@ READY_TIMEOUT_S = 300.0
 KEY = "train.ranks_per_silo"
 
 
-class Steps(Protocol):
-    """What a trainer asks of the ranks of its silo."""
-
-    def reading(self, config: TrainConfig, name: str, seed: int) -> AbstractContextManager[None]:
-        """A context in which every rank reads its part of the batches of a method of `LocalBatches`."""
-
-    def add_up(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
-        """Have every rank differentiate its part of a batch; the loss of all of it, ().
-
-        `differentiate(share)` does so here for the loss times `share`, this rank's part of the batch, and
-        times `scale()`, and gives the loss times `share`.
-        """
-
-
-class Alone:
-    """The `Steps` of a silo of one rank."""
-
-    def reading(self, config: TrainConfig, name: str, seed: int) -> AbstractContextManager[None]:
-        """See `Steps`."""
-        return nullcontext()
-
-    def add_up(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
-        """See `Steps`."""
-        return differentiate(1.0)
-
-
 class Told(NamedTuple):
     """What a rank is told when it begins; the task is pickled."""
 
@@ -80,7 +54,7 @@ class Told(NamedTuple):
 
 
 class Team:
-    """The other ranks of a silo, as its first one has them; see `Steps`. They end with this process.
+    """The other ranks of a silo, as its first one has them: its trainer's `Steps`. They end with this process.
 
     They load their libraries from here on, and serve after `gather`.
 
@@ -147,7 +121,7 @@ class Team:
             self._train.part = None
             self._tell(("over",))
 
-    def add_up(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
+    def reduce(self, differentiate: Callable[[float], Tensor], scale: Callable[[], float]) -> Tensor:
         """See `Steps`."""
         self._memory.publish()
         self._tell(("step", scale()))
