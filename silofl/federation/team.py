@@ -54,7 +54,7 @@ class Told(NamedTuple):
 
 
 class Team:
-    """The other ranks of a silo, as its first one has them: its trainer's `Steps`. They end with this process.
+    """The other ranks of a silo, as its first one has them: its trainer's `Steps`. They end with it.
 
     They load their libraries from here on, and serve after `gather`.
 
