@@ -258,9 +258,8 @@ def test_a_batch_smaller_than_the_ranks_leaves_some_without() -> None:
     assert_equal(4, Mapped(), rounds=1, train={"batch_size": 7})  # the last has 2
 
 
-def test_pruned_weights_stay_so() -> None:
-    assert_equal(2, Curve(), train={"clip_norm": 0.5, "momentum": 0.9})
-    config = settings(2, train={"clip_norm": 0.5})
+def test_pruned_weights_have_no_part_in_the_norm_of_gradients() -> None:
+    config = settings(2, train={"clip_norm": 0.01})
     silo, gathered = made(config, Curve())
     assert gathered is not None
     values, count = silo.initial(), silo.model.trainable
@@ -269,7 +268,7 @@ def test_pruned_weights_stay_so() -> None:
     start = RoundStart({"model": values[:count]}, values[count:], 1, build(config.strategy), kept=kept)
     update = silo.fit(start).contribution.vectors["update"]
     gathered.close()
-    alone, _ = made(settings(1, train={"clip_norm": 0.5}), Curve())
+    alone, _ = made(settings(1, train={"clip_norm": 0.01}), Curve())
     np.testing.assert_allclose(update, alone.fit(start).contribution.vectors["update"], rtol=1e-10)
 
 
