@@ -159,7 +159,7 @@ def test_a_mean_is_over_as_many_silos_as_are_expected(
     found = np.concatenate([model["weight"].ravel(), model["bias"]])
     expected = drawn.sum(0) @ ways / (0.5 * SILOS)
     assert np.linalg.norm(expected) > 2
-    assert np.linalg.norm(found - expected) < 0.4 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < 1.3  # what noise and grid do: 0.4 to 1.0, whoever was drawn
     assert found @ expected / (expected @ expected) == pytest.approx(1, abs=0.12)
 
 

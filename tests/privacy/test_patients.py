@@ -107,7 +107,7 @@ def test_a_patient_adds_the_clipped_mean_of_its_gradients(
 def test_a_patient_whose_gradient_is_not_finite_adds_nothing(tmp_path: Path) -> None:
     made, silo, _ = steps(tmp_path, np.repeat(np.arange(20), 10), unit="patient")
     gradients = made._gradients
-    silo._train._tensors[0][3] = float("nan")  # type: ignore[index]
+    silo.train._tensors[0][3] = float("nan")  # type: ignore[index]
     gradients._proven = True
     total, stats = gradients.sum(silo.persons.sample(np.array([0, 5]), 0, None))
     assert stats.refused == 1

@@ -80,7 +80,7 @@ def test_what_a_gpu_says_late_or_lacks_is_one_sentence(
     def work() -> None:
         if where == "evaluate":
             monkeypatch.setattr(Evaluation, "add", fail)
-            monkeypatch.setattr(one, "_test", one._train)
+            monkeypatch.setattr(one, "_test", one.train)
             one.evaluate(whole)
         monkeypatch.setattr(one.trainer, "_update", fail)
         one.fit(RoundStart({"model": whole[:count]}, whole[count:], 2, FedAvg()))

@@ -88,10 +88,10 @@ class InPlace(Plain):
 @pytest.mark.parametrize("task", [InPlace, Plain])
 def test_all_samples_stay_what_they_are_where_a_model_works_in_place(task: type[Plain]) -> None:
     one = silo(task(), full_batch=True, steps=3)
-    before = one._train.take(torch.arange(33))[0]
+    before = one.train.take(torch.arange(33))[0]
     one.trainer.fit(1)
-    assert torch.equal(one._train.take(torch.arange(33))[0], before)
-    first, second = one._train.all()[0], one._train.all()[0]
+    assert torch.equal(one.train.take(torch.arange(33))[0], before)
+    first, second = one.train.all()[0], one.train.all()[0]
     copied = first.data_ptr() != second.data_ptr()
     assert copied == (task is InPlace)
 
