@@ -60,7 +60,19 @@ def submit(
             "use silofl launch"
         )
     settings, n = every.of(0), every.silos(n)
-    refuse_conflicts(settings)
+    for silo in range(n if every.own else 1):
+        refuse_conflicts(every.of(silo))
+    if ("run", "dir") in every.own_keys():
+        raise ConfigError(
+            "institutions have a run.dir each, and a queue's job names one for all: set run.dir with {silo} "
+            "in it for all, or use silofl launch"
+        )
+    ranks = max(every.of(silo).train.ranks_per_silo for silo in range(n if every.own else 1))
+    if gpus and ranks > 1:
+        raise ConfigError(
+            f"--gpus asks for one GPU for each silo, and train.ranks_per_silo = {ranks}: leave it out, and "
+            "give --sbatch gpus-per-node=NUMBER, of all ranks of a node"
+        )
     job = Job(
         config=str(config),
         silos=n,

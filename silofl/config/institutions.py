@@ -44,7 +44,8 @@ class Institution:
         """The tables that all have, with this institution's own values."""
         merged = deepcopy(dict(tables))
         for (section, key), value in self.own.items():
-            merged.setdefault(section, {})[key] = value
+            if isinstance(merged.setdefault(section, {}), dict):  # else it is refused as it stands
+                merged[section][key] = value
         return merged
 
 
@@ -116,7 +117,8 @@ def _refuse_same_names(found: tuple[Institution, ...]) -> None:
 def _refuse_half_given(found: tuple[Institution, ...], key: Key, tables: Mapping[str, Any]) -> None:
     name = ".".join(key)
     having = next(one for one in found if key in one.own)
-    if key[1] in (tables.get(key[0]) or {}):
+    section = tables.get(key[0])
+    if isinstance(section, dict) and key[1] in section:
         raise ConfigError(
             f"{name} is set for all silos and for institution {having.name!r}: leave it out of one of them"
         )

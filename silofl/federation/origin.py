@@ -38,6 +38,9 @@ class Origin(Part):
         self._accept = config.data.accept_changes and not self._private
         self._salt = secrets.token_bytes(SALT_BYTES)
         self._code = silo.code_files()
+        self._ranks = config.train.ranks_per_silo
+        self.other_ranks = False
+        """Whether this silo had another number of ranks: what is random in its training is another draw."""
         self.notices: list[str] = []
         """Of all silos, after `restore`."""
 
@@ -48,6 +51,7 @@ class Origin(Part):
             "data": self._digest(),
             "samples": [self._silo.samples, self._silo.test_samples],
             "threads": torch.get_num_threads(),
+            "ranks": self._ranks,
             "code": dict(self._code),
             **_measures(self._silo),
         }
@@ -68,11 +72,14 @@ class Origin(Part):
         if not state:
             return []
         self._salt = bytes.fromhex(state["salt"])
-        who = f"silo {self._group.silo_id}"
+        who, ranks = f"silo {self._group.silo_id}", state.get("ranks", 1)
+        self.other_ranks = ranks != self._ranks
+        key = f"train.ranks_per_silo = {self._ranks}"
+        told = f"{who} goes on with {key}, which was {ranks}: what is random in its training differs"
         return [
             *self._changed_data(who, state),
             *self._changed_code(who, state.get("code", {})),
-            *_threads(who, state["threads"]),
+            *([told] if self.other_ranks else _threads(who, state["threads"])),
             *self._other(who, state),
         ]
 

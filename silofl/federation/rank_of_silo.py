@@ -125,7 +125,7 @@ class RankOfSilo:
 def failure(error: Exception, silo: int, rank: int) -> SiloflError:
     """An error as the first rank is to raise it: of the same kind, with its place."""
     if not isinstance(error, SiloflError):
-        return TrainingError(f"silo {silo}, its rank {rank}: {describe(error)}")
+        return TrainingError(f"silo {silo}, its rank {rank}: {describe(error, text=False)}")
     error.args = (f"silo {silo}, its rank {rank}: {str(error).removeprefix(f'silo {silo}: ')}",)
     return error
 
@@ -136,8 +136,8 @@ def _task(told: Told) -> Task:
     except Exception as error:
         raise ConfigError(
             f"silo {told.silo}: {KEY} is more than 1 and the task cannot be made again in another process "
-            f"({describe(error)}): let its module be imported without the program that was started, or set "
-            f"{KEY} = 1"
+            f"({describe(error, text=False)}): let its module be imported without the program that was "
+            f"started, or set {KEY} = 1"
         ) from None
     return task
 

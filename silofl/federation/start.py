@@ -16,7 +16,7 @@ from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.console import log
-from silofl.errors import SiloflError
+from silofl.errors import ConfigError, SiloflError
 from silofl.federation import rundir, standardization
 from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
@@ -143,6 +143,7 @@ def begin(
     state = group.step(make)
     notices = notices + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
+    group.step(lambda: _refuse_other_updates(state))
     state.affordable = group.step(lambda: _affordable(state))
 
     def announce() -> None:
@@ -153,6 +154,23 @@ def begin(
     for notice in notices:
         logger.notice(notice)
     return state
+
+
+def _refuse_other_updates(state: RunState) -> None:
+    """Raise ConfigError, on every rank, where the next round was opened and a silo's ranks are others.
+
+    Of two sums that are opened the difference would be what is random in that silo's training. Collective.
+    """
+    context, number = state.federation.context, state.first_round
+    opened = context.openings is not None and context.openings.was_opened(number)
+    with raise_on_all_ranks(state.group.comm):
+        if opened and context.origin.other_ranks:
+            silo = state.group.silo_id
+            raise ConfigError(
+                f"silo {silo}: round {number} may have been opened before, and train.ranks_per_silo was "
+                "another number: resume with that one until the round is committed",
+                rank=silo,
+            )
 
 
 def _affordable(state: RunState) -> int:

@@ -12,7 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -35,8 +35,10 @@ from silofl.training.batches import Batches, Part
 from silofl.training.flat import FlatModel
 from silofl.training.team_memory import TeamMemory, layout
 
-READY_TIMEOUT_S = 300.0
-"""Time limit for a rank to load its libraries and the silo's data."""
+LAUNCHERS = ("PMIX_", "PRTE_", "OMPI_", "PMI_", "HYDRA_", "SILOFL_")
+"""How variables of launchers begin: with them a task that loads MPI would be taken for the silo's rank."""
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that the first rank alone takes for the silo."""
 KEY = "train.ranks_per_silo"
 
 
@@ -91,8 +93,10 @@ class Team:
             with self._ending(rank):
                 line.send(self._told._replace(rank=rank))
         self._memory = TeamMemory(model, self._ranks, self._file, make=True)
-        for rank in range(1, self._ranks):
-            if self._receive(rank, READY_TIMEOUT_S) != layout(model, train):
+        found = [self._answer(rank) for rank in range(1, self._ranks)]  # each loads as long as it has to
+        _raise_first(found)
+        for rank, laid in enumerate(found, 1):
+            if laid != layout(model, train):
                 raise TrainingError(
                     f"silo {self._silo}: rank {rank} of it has another model or other samples than its first "
                     f"rank: let the task make the same in every process, or set {KEY} = 1",
@@ -104,9 +108,15 @@ class Team:
         """A rank's process; the line to it."""
         here, there = Pipe()
         command = [*python_command()[:-1], "silofl.federation.rank_of_silo", str(os.getpid())]
-        environ = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+        environ = {name: text for name, text in os.environ.items() if not name.startswith(LAUNCHERS)}
+        environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
         files = there.fileno(), self._file
-        subprocess.Popen([*command, *map(str, files)], env=environ, pass_fds=files, stdin=subprocess.DEVNULL)
+        line = [*command, *map(str, files)]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)  # which the process has from here, too
+        try:
+            subprocess.Popen(line, env=environ, pass_fds=files, stdin=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
         return here
 
@@ -130,8 +140,10 @@ class Team:
         except BaseException:
             self._let_answers_go()
             raise
-        for rank in range(1, self._ranks):
-            loss = loss + loss.new_tensor(self._receive(rank, None))
+        found = [self._answer(rank) for rank in range(1, self._ranks)]
+        _raise_first(found)
+        for rank, part in enumerate(found, 1):
+            loss = loss + loss.new_tensor(part)
             self._memory.add_gradients(rank)
         return loss
 
@@ -146,16 +158,12 @@ class Team:
             with self._ending(rank):
                 line.send(message)
 
-    def _receive(self, rank: int, timeout_s: float | None) -> Any:
-        """A rank's answer; raises what it raised. The watchdog bounds the wait in rounds."""
+    def _answer(self, rank: int) -> Any:
+        """What a rank gives, or the error that it raised. The watchdog bounds the wait in rounds."""
         with self._ending(rank):
-            if not self._lines[rank - 1].poll(timeout_s):
-                log(f"silo {self._silo}: rank {rank} of it did not begin within {timeout_s:g} s")
-                raise EOFError
             found = self._lines[rank - 1].recv()
         if isinstance(found, SiloflError):
             found.rank = self._silo
-            raise found
         return found
 
     @contextmanager
@@ -170,6 +178,13 @@ class Team:
         log(f"silo {self._silo}: rank {rank} of it has ended, and the silo with it")
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("not reached")
+
+
+def _raise_first(found: Sequence[Any]) -> None:
+    """Raise the first error of what all ranks gave: none of it is left on their lines."""
+    error = next((one for one in found if isinstance(one, SiloflError)), None)
+    if error is not None:
+        raise error
 
 
 def threads_of_each(ranks: int, environ: Mapping[str, str]) -> int:

@@ -41,7 +41,10 @@ def agent(environ: Mapping[str, str]) -> list[str]:
     """
     given = next((environ[name] for name in AGENTS if environ.get(name)), "ssh:rsh")
     for one in given.split(":"):
-        words = shlex.split(one)
+        try:
+            words = shlex.split(one)
+        except ValueError as error:
+            raise ConfigError(f"{AGENTS[0]} = {given!r} is no command: {error}") from None
         if words and shutil.which(words[0]):
             return [*words, *(SSH_OPTIONS if os.path.basename(words[0]) == "ssh" else ())]
     raise ConfigError(
@@ -55,7 +58,7 @@ def probe(hosts: Iterable[str], program: str, environ: Mapping[str, str], timeou
 
     ConfigError as of `agent`.
     """
-    others = list(hosts)
+    others = list(dict.fromkeys(hosts))  # one of several institutions is asked once
     line = agent(environ) if others else []
     question = f"test -x {shlex.quote(program)} && echo {_THERE} || echo"
     asked = {name: _ask([*line, name, question]) for name in others}
@@ -72,6 +75,7 @@ def _ask(line: Sequence[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        errors="replace",  # of a greeting, in whatever characters
         start_new_session=True,
     )
 

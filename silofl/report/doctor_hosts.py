@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -26,6 +26,7 @@ from silofl.launcher.command import launch_command, python_command
 from silofl.launcher.exit_status import EXIT_STATUS
 from silofl.launcher.hosts import Host
 from silofl.launcher.mpi_info import MpiInfo
+from silofl.launcher.process_tree import children_of
 from silofl.report.doctor import Finding
 from silofl.report.doctor_report import HostReport, Report, differences
 
@@ -129,12 +130,21 @@ def _mpirun(info: MpiInfo, hosts: Sequence[str], arguments: Sequence[str], limit
     assert process.stderr is not None
     listener = threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True)
     listener.start()
-    lines = [(time.time(), line.rstrip("\n")) for line in process.stdout]
+    lines: list[tuple[float, str]] = []
+    reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+    reader.start()
     process.wait()
     late = not timer.is_alive()
     timer.cancel()
-    listener.join(1.0)
-    return _End(lines, "" if late else _said(errors, process.returncode))
+    for thread in (reader, listener):
+        thread.join(1.0)  # what mpirun has started may hold the streams open beyond its end
+    return _End(list(lines), "" if late else _said(list(errors), process.returncode))
+
+
+def _read(stream: Iterable[str], lines: list[tuple[float, str]]) -> None:
+    """Note every line, and when it came."""
+    for line in stream:
+        lines.append((time.time(), line.rstrip("\n")))
 
 
 def _said(errors: Sequence[str], code: int) -> str:
@@ -145,5 +155,7 @@ def _said(errors: Sequence[str], code: int) -> str:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End an mpirun, and what it has started here to reach hosts, which has a group of its own."""
+    for pid in (*children_of(process.pid), process.pid):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(os.getpgid(pid), signal.SIGKILL)

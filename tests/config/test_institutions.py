@@ -100,6 +100,14 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, text: str, sentence: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("section", ["data", "train"])
+def test_a_section_that_is_none_is_refused_as_ever(tmp_path: Path, section: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{section} = 3\n{TWO}")
+    with pytest.raises(ConfigError, match=f"{section} = 3 is not allowed"):
+        load(path, [], {}).of(0)
+
+
 def whole(path: Path) -> None:
     """Read all that commands read of a file."""
     found = load(path)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ import torch
 from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
+from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.errors import ChangedDataError, ConfigError, SiloflError, StorageError
-from silofl.federation import entry, federation, origin, rundir
+from silofl.federation import entry, federation, origin, rundir, start
 from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.loop import train
 from silofl.federation.origin import Origin
@@ -260,11 +262,37 @@ def test_a_checkpoint_without_an_origin_is_gone_on_with(run: Any, monkeypatch: p
     assert isinstance(outcomes(config, Changed(one_value), resume=True)[0], dict)
 
 
+def test_another_number_of_ranks_is_told_and_keeps_an_opened_round_closed(run: Any) -> None:
+    config = run()
+
+    def rank(comm: Communicator) -> tuple[list[str], bool, str]:
+        own = Origin.__new__(Origin)
+        own._group, own._private, own._accept, own._code = ElasticGroup(comm), False, True, {}
+        own._ranks = 2 if comm.rank == 1 else 1
+        own._changed_data, own._other = lambda *_: [], lambda *_: []  # type: ignore[assignment, method-assign]
+        said = own._compare(_origin(config, comm.rank))
+        openings = SimpleNamespace(was_opened=lambda number: number == 7)
+        context = SimpleNamespace(openings=openings, origin=own)
+        state: Any = SimpleNamespace(
+            federation=SimpleNamespace(context=context), first_round=7, group=own._group
+        )
+        try:
+            start._refuse_other_updates(state)
+        except ConfigError as error:
+            return said, own.other_ranks, str(error)
+        return said, own.other_ranks, ""
+
+    for silo, (said, other, error) in enumerate(run_in_threads(2, rank)):
+        assert other == (silo == 1)
+        assert any("train.ranks_per_silo = 2, which was 1" in line for line in said) == other
+        assert error.startswith("silo 1: round 7 may have been opened before, and train.ranks_per_silo was")
+
+
 def test_a_silo_that_rejoins_with_other_data_finds_out_alone(run: Any) -> None:
     state = _origin(run(), 1)
     own = Origin.__new__(Origin)
     own._group = type("Group", (), {"silo_id": 1})()
-    own._private = own._accept = False
+    own._private, own._accept, own._ranks = False, False, 1
     own._silo = type("Silo", (), {"samples": 1, "test_samples": 1, "data_digest": lambda self: b"x"})()
     with pytest.raises(ChangedDataError, match="silo 1 has other numbers of samples"):
         own.take_over({}, state)

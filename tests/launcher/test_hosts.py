@@ -122,6 +122,13 @@ def test_a_host_that_cannot_run_the_program_is_named_before_the_start(
         Cluster([Host(name, 1) for name in names.split()], program, lambda left: []).refuse_silent()
 
 
+def test_a_host_that_is_named_twice_is_asked_once(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ask = list[str](), host_probe._ask
+    monkeypatch.setattr(host_probe, "_ask", lambda line: asked.append(line[-2]) or ask(line))  # type: ignore[func-returns-value]
+    assert host_probe.probe(["a", "b", "a"], program, os.environ, 2.0) == host_probe.Answers([], [])
+    assert asked == ["a", "b"]
+
+
 def test_a_restart_has_all_silos_on_the_hosts_that_answer(
     program: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +164,8 @@ def test_silos_whose_data_is_on_their_hosts_do_not_move(program: str) -> None:
 
 def test_the_way_to_hosts_is_open_mpis_own(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     assert host_probe.agent({"PRTE_MCA_plm_ssh_agent": "/no/such : bash -l"}) == ["bash", "-l"]
+    with pytest.raises(ConfigError, match="is no command: No closing quotation"):
+        host_probe.agent({"PRTE_MCA_plm_ssh_agent": "ssh -o 'x"})
     with pytest.raises(ConfigError, match="ranks on other hosts are started by it"):
         host_probe.agent({"PRTE_MCA_plm_ssh_agent": "/no/such"})
     (Path(program).parent / "ssh").symlink_to(program)

@@ -75,6 +75,8 @@ def test_a_directive_that_was_given_takes_the_place_of_the_job_s_own() -> None:
         (Job(sbatch=["comment="]), "one value"),
         (Job(sbatch=["nice=1", "nice=2"]), "given twice"),
         (Job(sbatch=["signal=TERM@9"]), "the job waits for B:USR1@SECONDS"),
+        (Job(sbatch=["sig=USR2@10"]), "is short for signal"),
+        (Job(sbatch=["no-req"]), "is short for no-requeue"),
         *((Job(modules=[f"a{sign}b"]), "--module") for sign in [*HOSTILE, " "]),
         *((Job(mem=f"a{sign}b"), "--mem") for sign in [*HOSTILE, " "]),
         *((Job(qos=f"a{sign}b"), "--qos") for sign in [*HOSTILE, " "]),

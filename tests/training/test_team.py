@@ -560,3 +560,49 @@ def test_what_is_not_shared_out_is_refused(sections: dict[str, Any], named: str)
         configuration.parse(tables)
     assert str(caught.value).startswith("train.ranks_per_silo = 2 ")
     assert named in str(caught.value)
+
+
+class Line:
+    """What a rank has answered, in order."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def send(self, message: Any) -> None:
+        pass
+
+    def recv(self) -> Any:
+        return self.answers.pop(0)
+
+
+def test_an_error_of_one_rank_leaves_no_answer_of_another_on_its_line() -> None:
+    added: list[int] = []
+    team, lines = Team.__new__(Team), (Line(TrainingError("bad"), 20.0), Line(1.0, 30.0))
+    team._silo, team._ranks, team._lines = 0, 3, list(lines)  # type: ignore[assignment]
+    team._memory = SimpleNamespace(publish=lambda: None, add_gradients=added.append)  # type: ignore[assignment]
+    team._train = SimpleNamespace(share=0.4)  # type: ignore[assignment]
+    with pytest.raises(TrainingError, match="bad"):
+        team.reduce(lambda share: torch.tensor(5.0), lambda: 1.0)
+    assert not added
+    assert float(team.reduce(lambda share: torch.tensor(10.0), lambda: 1.0)) == 60.0
+    assert added == [1, 2]
+
+
+def test_an_error_is_told_without_its_text() -> None:
+    told = failure(ValueError("patient 4711"), 2, 1)
+    assert str(told).startswith("silo 2, its rank 1: ValueError")
+    assert "4711" not in str(told)
+
+
+def test_other_ranks_know_nothing_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that loads MPI would begin it as the silo's rank, and end the job."""
+    begun: list[Any] = []
+    monkeypatch.setenv("PMIX_RANK", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setattr("silofl.federation.team.subprocess.Popen", lambda line, **more: begun.append(more))
+    team = Team.__new__(Team)
+    team._file = os.open(os.devnull, os.O_RDONLY)
+    team._start(1).close()
+    os.close(team._file)
+    assert begun[0]["env"]["OMP_NUM_THREADS"] == "1"
+    assert not [name for name in begun[0]["env"] if name.startswith(("PMIX_", "OMPI_", "SILOFL_"))]

@@ -123,6 +123,10 @@ def seconds_of(limit: str) -> int | None:
     return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds or None
 
 
+REPLACED = ("signal", "job-name", "no-requeue")
+"""Options of sbatch that take the place of the job's own, which has to know them."""
+
+
 def directives_of(given: Iterable[str], taken: dict[str, str]) -> dict[str, str]:
     """Options of `--sbatch` by name, the value empty for those without one.
 
@@ -139,6 +143,9 @@ def directives_of(given: Iterable[str], taken: dict[str, str]) -> dict[str, str]
             raise ConfigError(
                 f"--sbatch {text!r}: give one value of letters, digits and _.,:/@+%&|*()[]=!~-, no blank"
             )
+        own = next((name for name in REPLACED if name != key and name.startswith(key)), None)
+        if own is not None:
+            raise ConfigError(f"--sbatch {text!r} is short for {own}: write {own} in full")
         same = next((name for name in taken if name == key or name.startswith(key)), None)
         if same is not None:
             raise ConfigError(f"--sbatch {text!r}: the job sets {same} itself; {taken[same]}")
