@@ -68,8 +68,8 @@ class Connections:
 def test_the_settings_that_are_documented_keep_to_the_network_and_the_ports(
     hosts: Any, tmp_path: Path
 ) -> None:
-    named = ["doctor", "--host", ",".join(hosts.ADDRESSES), "--json", "-"]
     with hosts.two_hosts(100.0) as both:
+        named = ["doctor", "--host", ",".join(both.addresses), "--json", "-"]
         give_second_network(both)
         alone = json.loads(silofl_there(hosts, both, *named, folder=tmp_path).stdout)
         with Connections(both) as seen:

@@ -147,7 +147,7 @@ def test_institutions_on_two_hosts_train_the_model_of_one(hosts: Any, start: Sta
     silo = 2
     more = ["--set", "run.rounds=8", "--set", "secure.protocol=plain"]
     assert start(3, "train", "launch/institutions.toml", "--run", "one", *more).wait(100).code == 0
-    first, second = hosts.ADDRESSES
+    first, second = hosts.ADDRESSES[:2]
     with_hosts(folder, first, second, first)
     fault = f'failure.inject=["kill silo {silo} round 2 at step"]'
     with hosts.two_hosts(1000.0) as both:
