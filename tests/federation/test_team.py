@@ -1,14 +1,10 @@
-"""A silo of several ranks trains as one of one rank: here its other ranks are threads of one process."""
+"""The ranks of a silo: what goes wrong on one of them, their threads and devices, and what is refused."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
 from multiprocessing.connection import Connection, Pipe
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
-from silofl.config import Config, TrainConfig
-from silofl.errors import ConfigError, DataError, DivergedError, SiloflError, TrainingError, UserCodeError
+from silofl.config import Config
+from silofl.errors import ConfigError, DivergedError, SiloflError, TrainingError, UserCodeError
 from silofl.federation import rank_of_silo, start
 from silofl.federation.local_work import RoundStart
 from silofl.federation.rank_of_silo import RankOfSilo, failure
@@ -31,292 +27,19 @@ from silofl.launcher import machine
 from silofl.strategies.registry import build
 from silofl.tasks.base import SiloData
 from silofl.tasks.user_code import UserCode
-from silofl.training.batches import Part
-from silofl.training.seeding import derive
+from tests.federation.team_in_threads import (
+    SAMPLES,
+    Curve,
+    InThreads,
+    Samples,
+    made,
+    points,
+    settings,
+    trained,
+)
 from tests.training import fake_gpu
 
-SAMPLES = 23
-
-
-def points(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(SAMPLES, 4, dtype=torch.float64, generator=generator)
-    return x.to(dtype), (x.sum(1, keepdim=True) + 1).to(dtype)
-
-
-class Curve:
-    """Least squares with a small network; a parameter has no part in it."""
-
-    def model(self) -> nn.Module:
-        made = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
-        made.register_parameter("idle", nn.Parameter(torch.ones(2)))
-        return made
-
-    def data(self, silo: int, silos: int) -> SiloData:
-        return SiloData(TensorDataset(*points()))
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        x, y = batch
-        return (model(x) - y).square().mean()
-
-    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        return {"loss": self.loss(model, batch)}
-
-
-class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """What is no TensorDataset."""
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = points()
-        return x[index], y[index]
-
-
-class Mapped(Curve):
-    def data(self, silo: int, silos: int) -> SiloData:
-        return SiloData(Samples())
-
-    def collate(self, samples: list[Any]) -> Any:
-        assert samples, "a rank without samples makes no batch"
-        return [torch.stack(column) for column in zip(*samples, strict=True)]
-
-
-class Words(Curve):
-    """Sparse gradients."""
-
-    def model(self) -> nn.Module:
-        return nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten(), nn.Linear(6, 1))
-
-    def data(self, silo: int, silos: int) -> SiloData:
-        words = torch.arange(2 * SAMPLES).view(-1, 2) ** 2 % 9
-        return SiloData(TensorDataset(words, points()[1]))
-
-
-class Turned(nn.Module):
-    """Complex parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((4,), 0.5 + 0.5j, dtype=torch.complex64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * self.weight).sum(1, keepdim=True)
-
-
-class Complex(Curve):
-    def model(self) -> nn.Module:
-        return Turned()
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        x, y = batch
-        return (model(x) - y).abs().square().mean()
-
-
-class Alternating(Curve):
-    """Which of two layers a batch trains is in its samples: one rank may have no gradient for either."""
-
-    def model(self) -> nn.Module:
-        return nn.ModuleList([nn.Linear(4, 1), nn.Linear(4, 1)])
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        x, y = batch
-        assert isinstance(model, nn.ModuleList)
-        total = x.new_zeros(())
-        for layer, some in zip(model, (x[:, 0] > 1.2, x[:, 0] <= 1.2), strict=True):
-            if some.any():
-                total = total + (layer(x[some]) - y[some]).square().sum()
-        return total / len(x)
-
-
-class Normed(Curve):
-    def model(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
-
-
-class Dropping(Curve):
-    def model(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(4, 50), nn.Dropout(), nn.Linear(50, 1))
-
-
-class InThreads(Team):
-    """Its ranks are threads; `readings` counts what they were asked to read."""
-
-    readings = 0
-
-    def reading(self, config: TrainConfig, name: str, seed: int) -> AbstractContextManager[None]:
-        InThreads.readings += 1
-        return super().reading(config, name, seed)
-
-    def _start(self, threads: int) -> Connection:
-        here, there = Pipe()
-        threading.Thread(target=served, args=(there, os.dup(self._file)), daemon=True).start()
-        return here
-
-    def close(self) -> None:
-        for line in self._lines:
-            line.close()
-        os.close(self._file)
-
-
-def served(line: Connection, file: int) -> None:
-    with suppress(EOFError, OSError):
-        told = line.recv()
-        try:
-            RankOfSilo(line, file, told).serve()
-        except SiloflError as error:
-            line.send(failure(error, told.silo, told.rank))
-            line.recv()
-
-
-@pytest.fixture(autouse=True)
-def threads_kept() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def settings(ranks: int, **sections: Any) -> Config:
-    train = {"dtype": "float64", "batch_size": 6, "lr": 0.05, **sections.pop("train", {})}
-    return configuration.parse({"train": {**train, "ranks_per_silo": ranks}, **sections})
-
-
-def made(config: Config, task: Any) -> tuple[Silo, InThreads | None]:
-    code, ranks = UserCode(0), config.train.ranks_per_silo
-    gathered = None if ranks == 1 else InThreads(config, task, code, 1, 0)
-    silo = Silo(config, task, 0, 1, "cpu", code=code)
-    if gathered is not None:
-        gathered.gather(silo.model, silo.train)
-        silo.trainer.team = gathered
-    return silo, gathered
-
-
-def trained(ranks: int, task: Any, rounds: int = 2, **sections: Any) -> tuple[list[np.ndarray], list[float]]:
-    """What each round sends, vector by vector, and its loss; the model goes on from its update alone."""
-    config = settings(ranks, **sections)
-    strategy = build(config.strategy)
-    silo, gathered = made(config, task)
-    values, sent, losses = silo.initial(), [], []
-    count = silo.model.trainable
-    for number in range(1, rounds + 1):
-        shared = {name: np.zeros(count) for name in strategy.shared} | {"model": values[:count]}
-        found = silo.fit(RoundStart(shared, values[count:], number, strategy))
-        silo.accept(found)
-        vectors = found.contribution.vectors
-        sent += [vectors[name].copy() for name in sorted(vectors)]
-        if "update" in vectors:
-            values = values + np.concatenate([vectors["update"], vectors.get("buffers", values[:0])])
-        losses.append(found.loss)
-    if gathered is not None:
-        gathered.close()
-    return sent, losses
-
-
-def assert_equal(ranks: int, task: Any, **options: Any) -> None:
-    one, several = trained(1, task, **options), trained(ranks, task, **options)
-    assert len(one[0]) == len(several[0])
-    for expected, found in zip(one[0], several[0], strict=True):
-        assert np.abs(expected).max() > 0
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(several[1], one[1], rtol=1e-12)
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"train": {"epochs": 2}},
-        {"train": {"steps": 5, "momentum": 0.9, "keep_optimizer": True}},
-        {"train": {"full_batch": True, "steps": 3, "clip_norm": 0.5}},
-        {"train": {"batch_size": 11, "optimizer": "AdamW", "drop_last": True}},
-        {"strategy": {"name": "fedsgd"}},
-        {"strategy": {"name": "fedsgd"}, "train": {"full_batch": True, "clip_norm": 0.1}},
-        {"strategy": {"name": "scaffold"}, "train": {"clip_norm": 0.5}},
-        {"strategy": {"name": "qfedavg"}},
-    ],
-    ids=str,
-)
-def test_several_ranks_send_what_one_does(ranks: int, sections: dict[str, Any]) -> None:
-    """The last batch has 5 samples, or 1, in parts."""
-    assert_equal(ranks, Curve(), **sections)
-
-
-@pytest.mark.parametrize("task", [Mapped(), Words(), Alternating()], ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize("full_batch", [False, True])
-def test_whatever_the_samples_and_parameters_are(task: Curve, full_batch: bool) -> None:
-    assert_equal(3, task, train={"momentum": 0.9, "batch_size": 11, "full_batch": full_batch})
-
-
-def test_complex_parameters() -> None:
-    one, several = (trained(ranks, Complex(), train={"dtype": "float32"})[0] for ranks in (1, 2))
-    for expected, found in zip(one, several, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_batch_smaller_than_the_ranks_leaves_some_without() -> None:
-    assert_equal(4, Mapped(), rounds=1, train={"batch_size": 7})  # the last has 2
-
-
-def test_pruned_weights_have_no_part_in_the_norm_of_gradients() -> None:
-    config = settings(2, train={"clip_norm": 0.01})
-    silo, gathered = made(config, Curve())
-    assert gathered is not None
-    values, count = silo.initial(), silo.model.trainable
-    kept = np.arange(count) % 2 == 0
-    values[:count][~kept] = 0
-    start = RoundStart({"model": values[:count]}, values[count:], 1, build(config.strategy), kept=kept)
-    update = silo.fit(start).contribution.vectors["update"]
-    gathered.close()
-    alone, _ = made(settings(1, train={"clip_norm": 0.01}), Curve())
-    np.testing.assert_allclose(update, alone.fit(start).contribution.vectors["update"], rtol=1e-10)
-
-
-@pytest.mark.parametrize("name", ["finetune", "ditto", "fedrep", "fedper"])
-def test_personal_methods_that_take_the_steps_of_the_trainer(name: str) -> None:
-    """Also those that they take for a silo alone."""
-    layers = {"layers": ["2.*"]} if name in ("fedrep", "fedper") else {}
-    before = InThreads.readings
-    assert_equal(2, Curve(), personal={"name": name, **layers}, train={"clip_norm": 0.1})
-    assert InThreads.readings - before == 2 * (1 + (name in ("ditto", "fedrep")))
-
-
-def test_batch_norm_has_the_statistics_of_the_first_ranks_parts() -> None:
-    """Its parts alone, as in torch's DistributedDataParallel: they are no mean over ranks."""
-    sent, _ = trained(2, Normed(), rounds=1, train={"batch_size": SAMPLES, "lr": 1e-30})
-    silo, _ = made(settings(1), Normed())
-    with torch.no_grad():
-        order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(round_seed()))
-        part = points()[0][order[: Part(0, 2).of(SAMPLES)[1]]]
-        values = silo.model.module[0](part)  # type: ignore[index, operator]
-    change = sent[sorted(["update", "buffers"]).index("buffers")]
-    np.testing.assert_allclose(change[:5], 0.1 * values.mean(0).numpy(), rtol=1e-10)
-
-
-def round_seed() -> int:
-    return derive(settings(1).run.seed, 0, 1)
-
-
-def test_dropout_draws_on_every_rank_and_repeats_itself() -> None:
-    first, second = trained(2, Dropping()), trained(2, Dropping())
-    assert np.isfinite(first[0][0]).all()
-    assert len(first[0]) == len(second[0])  # threads share torch's generator; processes do not
-
-
-def test_a_model_of_batch_norm_takes_no_part_of_one_sample() -> None:
-    with pytest.raises(DataError, match=r"the last has one for a rank of train.ranks_per_silo = 2"):
-        made(settings(2, train={"batch_size": 20}), Normed())  # the last has 3
-
-
-def test_seconds_are_counted_by_the_first_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    main, clock = threading.current_thread(), itertools.count()
-
-    def monotonic() -> float:
-        return float(next(clock)) if threading.current_thread() is main else 1e9 * time.perf_counter()
-
-    monkeypatch.setattr("silofl.training.local_batches.time", SimpleNamespace(monotonic=monotonic))
-    for seconds in ({"seconds": 6.0}, {"seconds": 6.0, "steps": 4}, {"seconds": 3.0, "epochs": 3}):
-        assert_equal(3, Curve(), train=seconds)
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 class Raising(Curve):
