@@ -32,7 +32,7 @@ from silofl import console, startup
 from silofl.errors import EXIT_BAD_INPUT, EXIT_STORAGE, ConfigError, SiloflError
 from silofl.launcher import watchdog
 from silofl.launcher.detection import fault_tolerance_enabled, first_of_its_start
-from silofl.launcher.environment import prepare_environment
+from silofl.launcher.environment import environment_of_ranks, prepare_environment
 from silofl.launcher.hidden_modules import hidden_module
 
 PRINT_GRACE_S = 0.5
@@ -70,18 +70,14 @@ def _refuse_no_folder() -> None:
 
 
 def _run() -> Any:
-    if sys.argv[1:2] == ["launch"]:
-        # A queue's warning waits for the job to run: before and after it nobody handles one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    launch = prepare_environment()
-    if sys.argv[1:2] == ["train"]:
-        startup.begin()
-        if launch.rank is not None:
-            watchdog.spawn_watchdog(launch.rank, survivors_go_on=fault_tolerance_enabled(os.environ))
+    """Run the command; a module that a user's file hides is an error with its name."""
     try:
-        from silofl.cli import app
-
-        return app(standalone_mode=False)
+        if sys.argv[1:2] == ["launch"]:
+            return _launch()
+        launch = prepare_environment()
+        if sys.argv[1:2] == ["train"]:
+            _become_rank(launch.rank)
+        return _run_command()
     except (ImportError, AttributeError) as error:
         sentence = hidden_module(error)
         if not sentence:
@@ -90,6 +86,36 @@ def _run() -> Any:
         if sys.excepthook.__module__.startswith("silofl."):  # ranks: it ends all of them
             sys.excepthook(ConfigError, hidden, error.__traceback__)
         raise hidden from error
+
+
+def _launch() -> Any:
+    from silofl.launcher.mpi_info import find_launchers
+    from silofl.launcher.zygote.stub import Hold
+
+    # A queue's warning waits for the job to run: before and after it nobody handles one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    prepare_environment()
+    with Hold(environment_of_ranks(os.environ, find_launchers(None))):
+        return _run_command()
+
+
+def _become_rank(rank: int | None) -> None:
+    """Go on in a fork of this node's zygote where there can be one, and under a watchdog."""
+    from silofl.launcher.zygote.stub import take_place
+    from silofl.preload import set_threads
+
+    if rank is not None:
+        take_place()
+    startup.begin()
+    if rank is not None:
+        watchdog.spawn_watchdog(rank, survivors_go_on=fault_tolerance_enabled(os.environ))
+    set_threads()
+
+
+def _run_command() -> Any:
+    from silofl.cli import command
+
+    return command(standalone_mode=False)
 
 
 def _unwritten(output: console.Output) -> int:

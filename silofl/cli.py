@@ -269,3 +269,7 @@ def roster(
     typer.echo(f"digest  {joint.digest.hex()}")
     if output is not None:
         output.write_text(joint.dumps(), encoding="utf-8")
+
+
+command = typer.main.get_command(app)
+"""All of the above, for `silofl.__main__`."""

@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from silofl.launcher.environment import environment_of_ranks
 from silofl.launcher.job_supervisor import private_session_dir
+from silofl.launcher.mpi_info import find_launchers
+from silofl.launcher.zygote import stub
 from tests import threat_table, warm
 from tests.campaigns import leave_rest_of_families
 
@@ -112,6 +115,7 @@ def launcher(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="let every process load its libraries itself")
+    parser.addoption("--zygote", action="store_true", help="let ranks start as those of `silofl launch` do")
 
 
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
@@ -160,9 +164,16 @@ def refuse_skipped(item: pytest.Item, report: pytest.TestReport) -> None:
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Python whose processes have loaded everything already: see `tests.warm`.
 
-    With `--cold`, and where the operating system is not Linux, the usual one. What it runs has one thread of
-    each library, by `ONE_THREAD`.
+    With `--cold`, and where the operating system is not Linux, the usual one, whose ranks load everything
+    themselves; with `--zygote` the usual one, too, and ranks are forks of the zygote that users have. What it
+    runs has one thread of each library, by `ONE_THREAD`.
     """
+    if request.config.getoption("--zygote"):
+        with stub.Hold(environment_of_ranks(os.environ, find_launchers(None))):
+            yield sys.executable
+        return
+    if request.config.getoption("--cold"):
+        os.environ[stub.VARIABLE] = "0"
     if request.config.getoption("--cold") or sys.platform != "linux":
         yield sys.executable
         return
@@ -205,7 +216,7 @@ def start(tmp_path: Path, python: str) -> Iterator[Start]:
             command = [*line, own_python, *ranks[0]]
             for own in ranks[1:]:
                 command += [":", *count, own_python, *own]
-        base |= {} if cold else ONE_THREAD
+        base |= {stub.VARIABLE: "0"} if cold else ONE_THREAD
         jobs.append(Job(command, tmp_path, private_session_dir(str(sessions), {**base, **(env or {})})))
         return jobs[-1]
 

@@ -90,9 +90,13 @@ def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
 
 def common_prg(comm: Communicator) -> Prg:
     """AES-128 where every rank's processor has AES units, ChaCha20 otherwise; collective."""
-    fast = features.path("aes") != "portable"
-    everywhere = comm.allgather_bytes(b"aes" if fast else b"")
-    return "aes-128-ctr" if all(one == b"aes" for one in everywhere) else "chacha20"
+    everywhere = comm.allgather_bytes(own_prg().encode())
+    return "aes-128-ctr" if set(everywhere) == {b"aes-128-ctr"} else "chacha20"
+
+
+def own_prg() -> Prg:
+    """What this rank's processor makes masks fastest with."""
+    return "chacha20" if features.path("aes") == "portable" else "aes-128-ctr"
 
 
 def configured_session(

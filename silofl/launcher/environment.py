@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
 
 from silofl.errors import ConfigError
 from silofl.launcher import machine
@@ -111,3 +112,16 @@ def prepare_environment(environ: MutableMapping[str, str] | None = None) -> Laun
     cores = {"shared_cores": machine.shared_cores(), "own_cores": machine.allowed_cores()}
     environ.update(plan_environment(launch, environ, **cores))
     return launch
+
+
+def environment_of_ranks(environ: Mapping[str, str], launchers: Sequence[str]) -> dict[str, str]:
+    """`environ` as ranks of this machine will have it, as far as libraries are found by it.
+
+    Open MPI's launcher puts the folder of its own libraries before what LD_LIBRARY_PATH has.
+    """
+    found = dict(environ)
+    program = Path(launchers[0]) if launchers else None
+    if program is not None and (program.parent / "prterun").exists():
+        own = [path for path in (environ.get("LD_LIBRARY_PATH"),) if path]
+        found["LD_LIBRARY_PATH"] = ":".join([str(program.parent.parent / "lib"), *own])
+    return found

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from silofl.launcher.process_tree import parent_of
+
 END_TIMEOUT_S = 8.0
 """So long the launcher has to end after a rank that ended the job; usually it takes a tenth of a second."""
 TERM_TIMEOUT_S = 3.0
@@ -21,17 +23,17 @@ PROGRAMS = ("prterun", "prted")
 """What serves one job alone: the first on the host of mpirun, the other on all others."""
 
 
-def end_later(launcher: int, environ: Mapping[str, str] = os.environ) -> None:
-    """End the launcher, this process's parent, where it still runs after `END_TIMEOUT_S`; return at once.
+def end_later(launcher: int, started: int, environ: Mapping[str, str] = os.environ) -> None:
+    """End the launcher, which `started` a process, where it runs after `END_TIMEOUT_S`; return at once.
 
     A process of its own waits for that, in a session of its own, for the launcher kills its ranks first. It
     ends with the launcher. Does nothing where that is not Open MPI's, or serves other jobs, too (`prte`).
     """
-    if not _serves_one_job(launcher, environ):
+    if not _serves_one_job(launcher, started, environ):
         return
     with suppress(OSError):
         handle = os.pidfd_open(launcher)  # a process number may be given away again
-        if os.getppid() != launcher:
+        if parent_of(started) != launcher:
             return
         if os.fork() == 0:
             _end(handle)
@@ -52,9 +54,9 @@ def _end(handle: int) -> None:
         os._exit(0)
 
 
-def _serves_one_job(launcher: int, environ: Mapping[str, str]) -> bool:
+def _serves_one_job(launcher: int, started: int, environ: Mapping[str, str]) -> bool:
     """Whether the launcher was started for this job, which it named after itself."""
-    if os.getppid() != launcher or not environ.get("PMIX_NAMESPACE", "").startswith("prterun-"):
+    if parent_of(started) != launcher or not environ.get("PMIX_NAMESPACE", "").startswith("prterun-"):
         return False
     with suppress(OSError):
         return Path(f"/proc/{launcher}/comm").read_text(encoding="utf-8").strip() in PROGRAMS

@@ -9,8 +9,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from silofl.launcher import watchdog
-
 MAX_ANCESTORS = 12
 _PR_SET_PDEATHSIG = 1
 
@@ -41,10 +39,17 @@ def end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+_launchers: list[int] = []
+
+
+def started_by(launcher: int) -> None:
+    """Say what started this rank where that is not its parent, but a watchdog or a zygote is."""
+    _launchers[:] = [launcher]
+
+
 def launcher_pid() -> int:
-    """The process that started this rank: its parent, or its watchdog's parent."""
-    parent = os.getppid()
-    return (parent_of(parent) or parent) if watchdog.has_watchdog() else parent
+    """The process that started this rank: its parent where `started_by` was not told of another."""
+    return _launchers[0] if _launchers else os.getppid()
 
 
 def ancestor_executables() -> list[str]:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
-from silofl.launcher import watchdog_page, watchdog_process
+from silofl.launcher import process_tree, watchdog_page, watchdog_process
 from silofl.launcher.watchdog_page import (
     ALIVE_TICKS,
     COMMITTED,
@@ -36,6 +36,7 @@ from silofl.launcher.watchdog_page import (
     WAIT_DEPTH,
     WAITS,
 )
+from silofl.launcher.zygote import standing
 
 ALIVE_TICK_S = 0.2
 MPI_READY_TIMEOUT_S = 600.0
@@ -59,7 +60,7 @@ def spawn_watchdog(rank: int, *, survivors_go_on: bool) -> None:
     """
     if sys.platform != "linux":
         return
-    launcher = os.getppid()  # before the rank runs: it may be gone when the watchdog looks
+    launcher = process_tree.launcher_pid()  # before the rank runs: it may be gone when the watchdog looks
     page = watchdog_page.new_page()
     page[READY_LIMIT_MS] = round(MPI_READY_TIMEOUT_S * 1000)
     page[MPI_READY] = RESPAWNED in os.environ
@@ -67,8 +68,11 @@ def spawn_watchdog(rank: int, *, survivors_go_on: bool) -> None:
     watchdog = os.getpid()
     child = os.fork()
     if child:
-        watchdog_process.watch(child, page, rank, launcher, survivors_go_on=survivors_go_on)
+        watchdog_process.watch(
+            child, page, rank, launcher, survivors_go_on=survivors_go_on, stub=standing.stub()
+        )
     _die_with(watchdog)
+    process_tree.started_by(launcher)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     global _page, _main_thread
     _page, _main_thread = page, threading.get_ident()

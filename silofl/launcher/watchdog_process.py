@@ -34,6 +34,7 @@ from silofl.launcher.watchdog_page import (
     Page,
     read_advice,
 )
+from silofl.launcher.zygote.standing import Stub
 
 FORWARDED_SIGNALS = frozenset(
     {signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
@@ -52,14 +53,16 @@ PRINT_GRACE_S = 0.3
 _PR_SET_DUMPABLE = 4
 
 
-def watch(child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: bool) -> NoReturn:
+def watch(
+    child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: bool, stub: Stub | None = None
+) -> NoReturn:
     """Watch the process `child` to its end, and end as it did; see `watchdog.spawn_watchdog`.
 
-    `launcher` is the process that started this one.
+    `launcher` is the process that started this one, or, where this is a zygote's fork, the `stub`.
     """
     try:
-        _release_resources()
-        RankMonitor(child, page, rank, launcher, survivors_go_on=survivors_go_on).run()
+        _release_resources(stub)
+        RankMonitor(child, page, rank, launcher, survivors_go_on=survivors_go_on, stub=stub).run()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -68,8 +71,17 @@ def watch(child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: 
 class RankMonitor:
     """Monitor of one rank: its signals, its state, and its silence."""
 
-    def __init__(self, child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: bool) -> None:
-        self._child, self._page, self._rank = child, page, rank
+    def __init__(
+        self,
+        child: int,
+        page: Page,
+        rank: int,
+        launcher: int,
+        *,
+        survivors_go_on: bool,
+        stub: Stub | None = None,
+    ) -> None:
+        self._child, self._page, self._rank, self._stub = child, page, rank, stub
         self._survivors_go_on, self._launcher = survivors_go_on, launcher
         self._received: set[int] = set()
         self._stopped = False
@@ -110,8 +122,8 @@ class RankMonitor:
                 return
             if os.WIFEXITED(status):
                 if self._page[ENDS_JOB]:
-                    launcher_end.end_later(self._launcher)
-                os._exit(os.WEXITSTATUS(status))
+                    launcher_end.end_later(self._launcher, self._started())
+                self._exit(os.WEXITSTATUS(status))
             if os.WIFSIGNALED(status):
                 self._end_by_signal(os.WTERMSIG(status))
             self._stopped = os.WIFSTOPPED(status)
@@ -126,17 +138,31 @@ class RankMonitor:
             and (stop_requested or not received & TERMINATION_SIGNALS)
         )
         if (self._survivors_go_on or number in received) and not unnoticed:
-            _die_of(number)
+            if self._stub is not None:
+                self._stub.tell_killed(number)
+            die_of(number)
         if self._ticks_since_kill is None:
             name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
             self._report(f"was killed by {name} {self._where()}{self._advice()}")
         if unnoticed:
             write_exit_status(EXIT_RESUMABLE, stop_requested=stop_requested)
-            if os.getppid() == self._launcher:
+            if self._has_launcher():
                 with contextlib.suppress(OSError):  # it may be the system's
                     os.kill(self._launcher, signal.SIGTERM)
         _abort_hydra_job()
-        os._exit(EXIT_RESUMABLE)
+        self._exit(EXIT_RESUMABLE)
+
+    def _exit(self, code: int) -> NoReturn:
+        if self._stub is not None:
+            self._stub.tell_exit(code)
+        os._exit(code)
+
+    def _started(self) -> int:
+        """The process that the launcher started."""
+        return os.getpid() if self._stub is None else self._stub.pid
+
+    def _has_launcher(self) -> bool:
+        return os.getppid() == self._launcher if self._stub is None else not self._stub.lost_launcher()
 
     def _tick(self) -> None:
         """Count silent ticks; kill the rank at a limit, and give it up where it cannot be killed."""
@@ -145,6 +171,9 @@ class RankMonitor:
             if self._ticks_since_kill >= UNKILLABLE_TICKS:
                 self._end_by_signal(signal.SIGKILL)
             return
+        if self._stub is not None and self._stub.gone():  # killed, and this rank with it
+            os.kill(self._child, signal.SIGKILL)
+            os._exit(EXIT_RESUMABLE)
         self._count_silence()
         silent_limit_ms, ready_limit_ms = self._page[SILENT_LIMIT_MS], self._page[READY_LIMIT_MS]
         if _milliseconds(max(self._heartbeats[1], self._alive[1])) >= silent_limit_ms > 0:
@@ -152,7 +181,7 @@ class RankMonitor:
             self._kill(f"was silent for {seconds:g} s {self._where()} ({reason})")
         elif _milliseconds(self._unready[1]) >= ready_limit_ms > 0:
             self._kill(f"was not ready after {ready_limit_ms / 1000:g} s {self._where()}")
-        elif os.getppid() != self._launcher:
+        elif not self._has_launcher():
             self._kill(f"lost its launcher {self._where()}")
 
     def _count_silence(self) -> None:
@@ -202,13 +231,13 @@ def _milliseconds(ticks: int) -> float:
     return ticks * TICK_S * 1000
 
 
-def _release_resources() -> None:
+def _release_resources(stub: Stub | None) -> None:
     """Close the rank's descriptors, and set a process name of its own.
 
     All but Hydra's connection: were it closed with the rank, Hydra would kill the job before the report.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave nothing to wait for
-    kept = {0, 1, 2, _hydra_socket()}
+    kept = {0, 1, 2, _hydra_socket(), None if stub is None else stub.fileno()}
     with contextlib.suppress(OSError):  # no /proc in this container
         for number in map(int, os.listdir("/proc/self/fd")):
             if number not in kept:
@@ -238,7 +267,7 @@ def _abort_hydra_job() -> None:
             os.write(socket, f"cmd=abort exitcode={EXIT_RESUMABLE} message=abort\n".encode())
 
 
-def _die_of(number: int) -> NoReturn:
+def die_of(number: int) -> NoReturn:
     """End this process by a signal, as its rank ended; only the rank's memory is worth a core dump."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if number not in {signal.SIGKILL, signal.SIGSTOP}:

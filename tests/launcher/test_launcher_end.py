@@ -14,7 +14,7 @@ RANK = """
 import os, sys
 from silofl.launcher import launcher_end
 launcher_end.END_TIMEOUT_S = launcher_end.TERM_TIMEOUT_S = 0.3
-launcher_end.end_later(os.getppid(), {"PMIX_NAMESPACE": sys.argv[1]})
+launcher_end.end_later(os.getppid(), os.getpid(), {"PMIX_NAMESPACE": sys.argv[1]})
 """
 
 

@@ -7,25 +7,19 @@ Between the two is a shepherd, the fork's parent, which passes on what befalls e
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import gc
 import io
 import json
 import os
-import pkgutil
 import runpy
 import select
 import signal
 import socket
 import sys
-import threading
 import types
-from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 Request = dict[str, Any]
 
@@ -37,20 +31,15 @@ STARTED_WITH = dict(os.environ)
 
 
 def load() -> None:
-    """Import all modules of ours, and what they import late."""
-    import silofl
-    import silofl_kernels
-
-    for package in (silofl_kernels, silofl):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            import_module(module.name)
+    """Import all modules of ours, and what they and tests import late."""
     import sklearn.datasets  # noqa: F401
     import torch
 
     from silofl.crypto.identity import Identity
+    from silofl.preload import preload
 
+    preload()
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # the first one loads torch's compiler
-    silofl_kernels.MaskSet("aes-128-ctr", [bytes(16)], [1])  # the first kernel loads what numba knows
     Identity.generate()
 
 
@@ -165,7 +154,7 @@ def become(request: Request) -> None:
     set_by_libraries = {name: value for name, value in os.environ.items() if name not in STARTED_WITH}
     refused = read_already(request["environ"], set_by_libraries)
     os.environ.clear()
-    os.environ.update({**set_by_libraries, **request["environ"]})
+    os.environ.update({"SILOFL_ZYGOTE": "0", **set_by_libraries, **request["environ"]})  # all is loaded here
     os.chdir(request["folder"])
     os.sched_setaffinity(0, request["processors"])
     signal.pthread_sigmask(signal.SIG_SETMASK, request["mask"])
@@ -179,13 +168,10 @@ def become(request: Request) -> None:
 
     import numpy as np
 
-    from silofl.launcher import machine, process_tree
-    from silofl.report import display
+    from silofl.launcher import process_tree
 
     np.random.seed()  # every Python has another one
-    launcher = request["launcher"]
-    for module in (process_tree, machine, display):  # the stub's: this process has the shepherd for a parent
-        module.launcher_pid = lambda: launcher
+    process_tree.started_by(request["launcher"])  # this process has the shepherd for a parent
     process_tree.end_with = lambda parent: None  # the shepherd sees to it
 
 
@@ -239,36 +225,10 @@ def run(arguments: list[str]) -> None:
         exec(compile(Path(kind).read_bytes(), kind, "exec"), main.__dict__)
 
 
-def end(program: Callable[[], None]) -> NoReturn:
-    """Run a program and end as Python does, but for taking half a million objects apart one by one."""
-    code: Any = 0
-    try:
-        program()
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        code = 1
-        if isinstance(error, KeyboardInterrupt):
-            code = 128 + signal.SIGINT
-    if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
-        code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    code = (code or 0) & 255
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.Finalize()
-        if mpi.get_vendor()[0] != "Open MPI":
-            ctypes.CDLL(None).exit(code)  # in which MPICH takes leave of its launcher
-    os._exit(code)
-
-
 if __name__ == "__main__":
     load()
     work = serve(Path(sys.argv[1]))
     become(work)
-    end(lambda: run(work["arguments"][1:]))
+    from silofl.launcher.zygote.ending import run_to_end
+
+    run_to_end(lambda: run(work["arguments"][1:]))

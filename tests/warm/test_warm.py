@@ -19,7 +19,7 @@ SEEN = """
 import gc, json, os, signal, sys
 print(json.dumps({
     "arguments": sys.argv, "path": sys.path, "folder": os.getcwd(), "name": __name__,
-    "environ": {n: value for n, value in os.environ.items() if not n.startswith(("KMP_", "TORCHIN"))},
+    "environ": {n: one for n, one in os.environ.items() if n[:3] not in ("KMP", "TOR", "SIL")},
     "processors": sorted(os.sched_getaffinity(0)), "stdin": sys.stdin.read(),
     "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())), "collects": gc.isenabled(),
     "descriptors": sorted(set(os.listdir("/proc/self/fd")) - {"3"}),
