@@ -395,8 +395,11 @@ import os, socket, sys
 os.setuid(65534)
 asking = socket.socket(socket.AF_UNIX)
 asking.connect("\\0" + sys.argv[1][1:])
-asking.sendall(b"f")
-print(asking.recv(1))
+try:
+    asking.sendall(b"f")
+    print(asking.recv(1))
+except (BrokenPipeError, ConnectionResetError):
+    print(b"")
 """
 OTHER = """
 import os, socket, sys
