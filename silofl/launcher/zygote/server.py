@@ -137,9 +137,7 @@ class Server:
 def _become(asked: socket.socket, set_by_libraries: dict[str, str]) -> None:
     """In a fork: take the place of the process at the other end, which learns of it; else end this one."""
     signal.set_wakeup_fd(-1)
-    import numpy as np
-
-    np.random.seed()  # every process has another one
+    _take_new_seeds()
     gc.enable()
     try:
         attributes, received = Attributes.receive(asked)
@@ -150,3 +148,11 @@ def _become(asked: socket.socket, set_by_libraries: dict[str, str]) -> None:
         connection.sendall(TAKEN + os.getpid().to_bytes(PID_BYTES, "big"))
     except (OSError, EOFError):
         os._exit(1)
+
+
+def _take_new_seeds() -> None:
+    """As every process has its own; Python's generator does so itself after a fork."""
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
