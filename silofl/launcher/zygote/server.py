@@ -13,6 +13,7 @@ import socket
 import sys
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from silofl.errors import EXIT_BAD_INPUT
@@ -40,6 +41,7 @@ def main(listener: int) -> None:
     """Serve on this descriptor; in the forks, run the command of the process that each takes the place of."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    _name("silofl-zygote")
     given = set(os.environ)
     gc.disable()  # what is loaded stays
     import_module(PRELOAD).preload()
@@ -143,6 +145,7 @@ def _become(asked: socket.socket, set_by_libraries: dict[str, str]) -> None:
         attributes, received = Attributes.receive(asked)
         connection = attributes.take_on(received, asked, set_by_libraries)
         os.setpgid(0, 0)
+        _name("silofl-rank")
         process_tree.started_by(attributes.launcher)
         standing.set_stub(standing.Stub(connection, attributes.pid))
         connection.sendall(TAKEN + os.getpid().to_bytes(PID_BYTES, "big"))
@@ -156,3 +159,9 @@ def _take_new_seeds() -> None:
         sys.modules["numpy"].random.seed()
     if "torch" in sys.modules:
         sys.modules["torch"].seed()
+
+
+def _name(name: str) -> None:
+    """As ps and top show this process."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
