@@ -226,6 +226,19 @@ def recovery(
         json.write_text(to_json(n, results, hosts) + "\n")
 
 
+@app.command()
+def start(
+    n: Annotated[list[int] | None, typer.Option("-n", "--silos", min=1, help="May be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns.")] = 5,
+    json: Json = None,
+) -> None:
+    """From silofl launch to the end of the first round, beside one import of torch."""
+    from silofl.bench.starts import run
+
+    rows, notes = run(n or [4, 8, 20], repeats=repeats, told=lambda line: typer.echo(line, err=True))
+    _show([("start to the first round's commit", rows, notes)], json)
+
+
 def _show(parts: list[Part], json: Path | None) -> None:
     """Print a table for each part; write all of them as one JSON list if asked to."""
     from rich.console import Console

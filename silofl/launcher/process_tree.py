@@ -31,6 +31,11 @@ def children_of(pid: int) -> list[int]:
     return children
 
 
+def descendants(pid: int) -> list[int]:
+    """The children of a process, and theirs."""
+    return [one for child in children_of(pid) for one in (child, *descendants(child))]
+
+
 def end_with(parent: int) -> None:
     """Have the kernel kill this process when its parent, a process number, ends; at once where it has."""
     if sys.platform == "linux":

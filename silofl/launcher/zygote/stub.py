@@ -92,11 +92,15 @@ class Hold:
     def __enter__(self) -> Hold:
         return self
 
+    def ready_within(self, seconds: float) -> bool:
+        """Whether it has loaded everything after at most so long."""
+        return self._connection is not None and bool(select.select([self._connection], [], [], seconds)[0])
+
     def __exit__(self, *error: object) -> None:
         """Let it go. One that still loads ends at once: nobody has come to need it."""
         if self._connection is None:
             return
-        loading = not select.select([self._connection], [], [], 0)[0]
+        loading = not self.ready_within(0)
         self._connection.close()
         for process in _started if loading else ():
             process.terminate()
