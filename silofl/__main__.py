@@ -104,12 +104,21 @@ def _become_rank(rank: int | None) -> None:
     from silofl.launcher.zygote.stub import take_place
     from silofl.preload import set_threads
 
-    if rank is not None:
+    if rank is not None and _is_program():
         take_place()
     startup.begin()
     if rank is not None:
         watchdog.spawn_watchdog(rank, survivors_go_on=fault_tolerance_enabled(os.environ))
     set_threads()
+
+
+def _is_program() -> bool:
+    """Whether this process is the command, and not another program that calls it, or one that looks on."""
+    main = sys.modules["__main__"]
+    as_module = main.__spec__ is not None and main.__spec__.name == __package__ + ".__main__"
+    script = os.path.join(os.path.dirname(sys.executable), __package__)
+    as_script = main.__spec__ is None and os.path.abspath(getattr(main, "__file__", "")) == script
+    return (as_module or as_script) and sys.gettrace() is None and sys.getprofile() is None
 
 
 def _run_command() -> Any:

@@ -74,3 +74,42 @@ def test_a_silo_that_is_killed_comes_back_as_a_fork_with_random_numbers_of_its_o
     assert sorted(line[:2] for line in lines) == [["True", "False"]] * 4 + [["True", "True"]], told
     assert len({line[2] for line in lines}) == 5, "every process has random numbers of its own"
     assert "silo 1 rejoined" in told
+
+
+WRAPPER = """
+import os, sys
+os.write(1, b"wrapped\\n")
+from silofl.launcher.zygote import stub
+stub.take_place = lambda: os.write(1, b"taken\\n")
+{more}
+sys.argv = ["silofl", "train", "nothing.toml"]
+{run}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "run", "taken"),
+    [
+        ("", "import runpy; runpy._run_module_as_main('silofl')", True),
+        ("", "from silofl.__main__ import main; main()", False),
+        ("sys.settrace(lambda *a: None)", "import runpy; runpy._run_module_as_main('silofl')", False),
+    ],
+)
+def test_a_program_around_the_command_is_not_forked_away(
+    tmp_path: Path, more: str, run: str, taken: bool
+) -> None:
+    ranks = {
+        f"OMPI_COMM_WORLD_{name}": number
+        for name, number in (("RANK", "0"), ("SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_SIZE", "1"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WRAPPER.format(more=more, run=run)],
+        env={**os.environ, **ranks},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "wrapped" in done.stdout
+    assert ("taken" in done.stdout) is taken, done.stderr
