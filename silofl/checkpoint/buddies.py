@@ -1,4 +1,7 @@
-"""Buddies: each silo's file also lies with the next silo, sealed, and comes back when its own disk is lost.
+"""Buddies: each silo's file also lies with another silo, sealed, and comes back when its own disk is lost.
+
+A buddy is on another host where there are several (`by_host.partners`). Who has a copy is asked of all: it
+may have come to lie there under another rule, or before silos moved.
 
 Files cross in pieces beside the next round, on a communicator of their own, when their round's commit is
 under way: a rank that is lost in the middle, or a buddy's full disk, takes nothing from the round. A sealed
@@ -21,6 +24,7 @@ from silofl.checkpoint.checked import each, refused, whole
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.manifest import FileEntry, Manifest
 from silofl.checkpoint.names import sealed_name
+from silofl.comm.by_host import partners
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.protocol import Communicator, RankFailedError
 from silofl.crypto.chunked_aead import (
@@ -65,8 +69,8 @@ class Buddies:
     def result(self) -> None:
         """Wait until the last copies are durable.
 
-        Raises StorageError where this rank's part failed, ProtocolError where the silo before sent what is no
-        piece of its file, RankFailedError where a rank was lost meanwhile.
+        Raises StorageError where this rank's part failed, ProtocolError where a silo sent what is no piece of
+        its file, RankFailedError where a rank was lost meanwhile.
         """
         if self._checkpoints.busy:
             self._checkpoints.result()
@@ -75,7 +79,7 @@ class Buddies:
             raise problem
 
     def give(self, manifest: Manifest) -> None:
-        """Start to hand this silo's file to the next rank and to keep that of the rank before; collective.
+        """Start to hand this silo's file to its buddy and to keep those of whose buddy it is; collective.
 
         `manifest` is of these ranks. The copy is bound to it. What fails is raised by `result`.
 
@@ -87,28 +91,34 @@ class Buddies:
         _refuse_long(manifest)
         if self._channel is None:
             self._channel = self._comm.duplicate()
-        channel = self._channel
-        self._checkpoints.start(lambda: self._swap(channel, manifest))
+        channel, keepers = self._channel, partners(self._comm.host_groups())
+        self._checkpoints.start(lambda: self._swap(channel, manifest, keepers))
 
-    def _swap(self, channel: Communicator, manifest: Manifest) -> None:
-        rank, size, files = channel.rank, channel.size, list(manifest.files.values())
-        after, before = (rank + 1) % size, (rank - 1) % size
+    def _swap(self, channel: Communicator, manifest: Manifest, keepers: tuple[int, ...]) -> None:
+        rank, files = channel.rank, list(manifest.files.values())
         counts = [piece_count(entry.bytes) for entry in files]
         boxes = self._boxes(manifest, files[rank])
-        copy = self._copy(manifest.round, channel.members[before])
+        kept = [owner for owner, keeper in enumerate(keepers) if keeper == rank]
+        copies = {owner: self._copy(manifest.round, channel.members[owner]) for owner in kept}
         try:
             for number in range(max(counts)):
                 box = next(boxes, b"")
-                every = channel.alltoall_bytes([box if k == after else b"" for k in range(size)])
-                if number < counts[before] and copy is not None:
-                    due = _box_bytes(files[before].bytes, number)
-                    copy = self._add(copy, every[before], due, channel.members[before])
+                every = channel.alltoall_bytes(
+                    [box if k == keepers[rank] else b"" for k in range(channel.size)]
+                )
+                for owner, copy in copies.items():
+                    if number < counts[owner] and copy is not None:
+                        due = _box_bytes(files[owner].bytes, number)
+                        copies[owner] = self._add(copy, every[owner], due, channel.members[owner])
         except BaseException:  # a rank was lost
-            if copy is not None:
+            for copy in filter(None, copies.values()):
                 copy.discard()
             raise
-        if copy is not None:
-            copy.finish()
+        for copy in filter(None, copies.values()):
+            try:
+                copy.finish()
+            except StorageError as error:
+                self._problem = error
 
     def _boxes(self, manifest: Manifest, entry: FileEntry) -> Iterator[bytes]:
         """This silo's file, sealed; nothing more once it could not be read."""

@@ -77,7 +77,7 @@ class CheckpointStore:
         trust: by which manifests are signed and believed; its run is this one.
         silos: how many silos the run has in all.
         keep: how many committed rounds stay.
-        buddy_key: 32 bytes that only this silo holds: the next silo then keeps a sealed copy of its files.
+        buddy_key: 32 bytes that only this silo holds: its buddy then keeps a sealed copy of its files.
             None on all ranks or on none.
     """
 

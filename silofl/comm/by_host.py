@@ -1,4 +1,7 @@
-"""Which ranks share a host: what many of them have to tell another host crosses to it once."""
+"""Which ranks share a host: what many of them have to tell another host crosses to it once.
+
+What may not be lost with a host lies with a `partners` on another.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,25 @@ class Hosts:
         return tuple(
             rank for group in self.elsewhere for rank in group if self.relay(rank, self.here) == relay
         )
+
+
+def partners(groups: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """For each rank another one, on another host where there are several; the next rank on one host.
+
+    Each rank is the partner of one, unless a host has more than half of all ranks: then those elsewhere share
+    them as evenly as can be. `groups` are the ranks by host, ascending. A lone rank is its own.
+    """
+    ranks = [rank for group in groups for rank in group]
+    largest = max(groups, key=len)
+    elsewhere = [rank for rank in ranks if rank not in largest]
+    found = {}
+    if elsewhere and 2 * len(largest) > len(ranks):
+        found = {rank: elsewhere[place % len(elsewhere)] for place, rank in enumerate(largest)}
+        found |= {rank: largest[place] for place, rank in enumerate(elsewhere)}
+    else:  # around all ranks in the order of hosts, by so many that none meets its own host
+        shift = len(largest) if elsewhere else 1
+        found = {rank: ranks[(place + shift) % len(ranks)] for place, rank in enumerate(ranks)}
+    return tuple(found[rank] for rank in range(len(ranks)))
 
 
 def by_host(firsts: list[int]) -> tuple[tuple[int, ...], ...]:

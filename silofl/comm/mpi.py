@@ -82,6 +82,7 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         self._settings, self._comm = settings, comm
         self._mpi, self._chunk, self._node, self._backoff = settings
         self._hosts: list[Hosts | None] = []
+        self._groups = (tuple(range(self._size)),)
         self._under_way: list[pairwise.Exchange] = []
         state.open.append(self)
 
@@ -155,13 +156,18 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
             self._hosts.append(None if self._node.whole else self._find_hosts())
         return self._hosts[0]
 
+    def host_groups(self) -> tuple[tuple[int, ...], ...]:
+        """The ranks of each host; see `Communicator.host_groups`."""
+        self.hosts()
+        return self._groups
+
     def _find_hosts(self) -> Hosts | None:
         with self._peer_errors():
             own: Any = self._split_by_host()
             here = self._mpi.Group.Translate_ranks(own.group, range(own.size), self._comm.group)
         firsts = np.empty(self._size, np.int64)
         self._call("Allgather", np.array(here[:1], np.int64), firsts)
-        groups = by_host(firsts.tolist())
+        self._groups = groups = by_host(firsts.tolist())
         members = tuple(self._members[rank] for rank in here)
         settings = self._settings._replace(node=replace(self._node, whole=True))
         host = self._wrap(own, members, self._state, settings)

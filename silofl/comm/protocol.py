@@ -150,6 +150,12 @@ class Communicator(Protocol):
         Its communicator lives as long as this one.
         """
 
+    def host_groups(self) -> tuple[tuple[int, ...], ...]:
+        """The ranks of each host, ascending, in the order of their first ranks.
+
+        Collective the first time.
+        """
+
     def shared_buffer(self, nbytes: int) -> SharedBuffer | None:
         """One segment of `nbytes` zeros for each rank; None on every rank where no memory is shared.
 

@@ -108,9 +108,13 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
             self._hosts.append(self._find_hosts())
         return self._hosts[0]
 
+    def host_groups(self) -> tuple[tuple[int, ...], ...]:
+        """The ranks of each host that they pretend to be on; see `Communicator.host_groups`."""
+        on = self._on_hosts
+        return by_host([on.index(host) for host in on])
+
     def _find_hosts(self) -> Hosts | None:
-        group, on = self._open_rendezvous.group, self._on_hosts
-        groups = by_host([on.index(host) for host in on])
+        group, groups = self._open_rendezvous.group, self.host_groups()
         if not 1 < len(groups) < self._size:
             return None
         here = next(ranks for ranks in groups if self._rank in ranks)

@@ -44,7 +44,8 @@ def own_round(found: Restored) -> int:
 class Silos:
     """The stores of all silos, each with a folder of its own or all with one.
 
-    `trust` gives a silo's; `more` are further arguments of its store, each a function of the silo.
+    `trust` gives a silo's, `host_of` the host that it pretends to be on; `more` are further arguments of its
+    store, each a function of the silo.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Silos:
         shared: bool,
         keep: int = 2,
         trust: Callable[[int], Trust] = lambda silo: Trust(RUN),
+        host_of: Callable[[int], int] = lambda silo: 0,
         **more: Any,
     ) -> None:
         self.count, self.everybody = count, list(range(count))
         self._path, self._shared, self._keep, self._more = path, shared, keep, more
         self._stores: dict[int, CheckpointStore] = {}
-        self.trust = trust
+        self.trust, self.host_of = trust, host_of
 
     def folder(self, silo: int) -> Path:
         """Where a silo keeps its checkpoints."""
@@ -110,7 +112,10 @@ class Silos:
                 )
             return function(self._stores[silo], silo)
 
-        return dict(zip(present, run_in_threads(len(present), rank, timeout_s=30), strict=True))
+        found = run_in_threads(
+            len(present), rank, timeout_s=30, host_of=lambda rank: self.host_of(present[rank])
+        )
+        return dict(zip(present, found, strict=True))
 
     def commit(self, silos: Iterable[int], *rounds: int, tag: int = 0) -> None:
         """Let these silos commit rounds, for good."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,100 @@ from tests.checkpoint.run_of_silos import Silos, same, state_of
 KEYS = [Secret(bytes([k]) * 32) for k in range(4)]
 
 
-def with_buddies(path: Path, count: int = 3) -> Silos:
-    return Silos(path, count, shared=False, buddy_key=lambda silo: KEYS[silo])
+def with_buddies(path: Path, count: int = 3, host_of: Callable[[int], int] = lambda silo: 0) -> Silos:
+    return Silos(path, count, shared=False, host_of=host_of, buddy_key=lambda silo: KEYS[silo])
+
+
+LAYOUTS = {"2, 2": (0, 0, 1, 1), "3, 1": (0, 0, 0, 1), "1, 3": (0, 1, 1, 1), "one each": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("hosts", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_host_that_is_lost_takes_no_silos_state_with_it(tmp_path: Path, hosts: tuple[int, ...]) -> None:
+    for lost in set(hosts):
+        silos = with_buddies(tmp_path / f"{lost}", 4, lambda silo: hosts[silo])
+        silos.commit(silos.everybody, 1, 2)
+        gone = [silo for silo in silos.everybody if hosts[silo] == lost]
+        for silo in gone:
+            shutil.rmtree(silos.folder(silo))
+        silos.host_of = lambda silo: 0  # the job is started again on one host
+        for silo, found in silos.latest().items():
+            assert found is not None
+            assert found.round == 2
+            assert same(found.state, state_of(silo, 2))
+            assert len(found.notices) == len(gone)
+        assert all(found and not found.notices for found in silos.latest().values())
+
+
+def test_a_copy_that_lies_where_it_does_not_today_is_found(tmp_path: Path) -> None:
+    """What was kept under an earlier rule, or when silos were on other hosts."""
+    silos = with_buddies(tmp_path, 4)
+    silos.commit(silos.everybody, 1)  # silo 2 keeps silo 1's
+    silos.host_of = lambda silo: silo // 2
+    silos.commit(silos.everybody, 2)  # silo 3 keeps it now
+    for number in (2, 1):
+        shutil.rmtree(silos.folder(1))
+        for silo in silos.everybody:
+            shutil.rmtree(silos.folder(silo) / f"round-{number + 1:06d}", ignore_errors=True)
+        found = silos.latest()[1]
+        assert found is not None
+        assert found.round == number
+        assert same(found.state, state_of(1, number))
+
+
+def test_the_buddy_of_many_keeps_each_or_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three silos whose copies silo 3 keeps, one cannot be written: the others' are there."""
+    silos = with_buddies(tmp_path, 4, lambda silo: int(silo == 3))
+    works = PieceWriter.write
+
+    def full(writer: PieceWriter, piece: bytes) -> None:
+        if "silo-0001.sealed" in str(writer._path):
+            raise StorageError("cannot write silo-0001.sealed: No space left on device")
+        works(writer, piece)
+
+    monkeypatch.setattr(PieceWriter, "write", full)
+    with pytest.raises(StorageError, match=r"silo-0001\.sealed: No space left"):
+        silos.commit(silos.everybody, 1)
+    silos.wait_for_threads()
+    assert sorted(one.name for one in silos.folder(3).glob("round-000001/*.sealed")) == [
+        "silo-0000.sealed",
+        "silo-0002.sealed",
+    ]
+
+
+def test_a_host_lost_in_the_middle_of_copying_leaves_the_round_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is killed while copies of round 2 cross, and two disks are gone: resumed twice, one truth."""
+    silos = with_buddies(tmp_path, 4, lambda silo: silo // 2)
+    silos.commit(silos.everybody, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(PieceWriter, "finish", lambda self: None)
+        silos.commit(silos.everybody, 2)
+    for silo in (2, 3):
+        shutil.rmtree(silos.folder(silo))
+    silos.host_of = lambda silo: 0
+    for _ in range(2):
+        for silo, found in silos.latest().items():
+            assert found is not None
+            assert found.round == 1
+            assert same(found.state, state_of(silo, 1))
+    silos.commit(silos.everybody, 2, tag=1)
+    assert all(found and found.round == 2 for found in silos.latest().values())
+
+
+def test_a_buddy_that_comes_back_itself_keeps_copies_again(tmp_path: Path) -> None:
+    """Silo 2 keeps silo 0's copy, loses its own disk, comes back, and keeps the next round's."""
+    silos = with_buddies(tmp_path, 4, lambda silo: silo // 2)
+    silos.commit(silos.everybody, 1)
+    shutil.rmtree(silos.folder(2))
+    silos.start_again([2])
+    silos.together(silos.everybody, lambda store, silo: store.own_state({2}))
+    silos.commit(silos.everybody, 2)
+    shutil.rmtree(silos.folder(0))
+    found = silos.latest()[0]
+    assert found is not None
+    assert found.round == 2
+    assert same(found.state, state_of(0, 2))
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])

@@ -65,6 +65,8 @@ def test_body(check, variant, monkeypatch):
 def test_ranks_are_found_by_host():
     comm = communicator("hosts")
     hosts, n = comm.hosts(), comm.size
+    pairs = tuple(tuple(range(first, min(first + 2, n))) for first in range(0, n, 2))
+    collective_assert(comm, comm.host_groups() == pairs, f"{comm.host_groups()}")
     if n < 3:
         collective_assert(comm, hosts is None, "nothing to gain where each host has one rank, or one all")
         return
