@@ -104,6 +104,12 @@ class StoppedError(SiloflError):
     exit_code = EXIT_RESUMABLE
 
 
+class LeftOutError(SiloflError):
+    """The run goes on without this silo, whose files are gone: its process waits for the others' end."""
+
+    exit_code = 0
+
+
 class StopRequestedError(StoppedError):
     """The run was stopped by a signal, after its last round was committed."""
 

@@ -88,6 +88,13 @@ def write_arrays(
     return digest, size
 
 
+def file_entry(path: Path) -> tuple[str, int]:
+    """SHA-256 (hex) of a file that was written before, and its size in bytes. Raises OSError."""
+    with private_files.read(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, os.fstat(file.fileno()).st_size
+
+
 class PieceWriter:
     """A file written piece by piece, which appears under its name at `finish`. Raises StorageError."""
 

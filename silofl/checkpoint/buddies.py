@@ -91,20 +91,20 @@ class Buddies:
         _refuse_long(manifest)
         if self._channel is None:
             self._channel = self._comm.duplicate()
-        channel, keepers = self._channel, partners(self._comm.host_groups())
-        self._checkpoints.start(lambda: self._swap(channel, manifest, keepers))
+        channel, buddy_of = self._channel, partners(self._comm.host_groups())
+        self._checkpoints.start(lambda: self._swap(channel, manifest, buddy_of))
 
-    def _swap(self, channel: Communicator, manifest: Manifest, keepers: tuple[int, ...]) -> None:
+    def _swap(self, channel: Communicator, manifest: Manifest, buddy_of: tuple[int, ...]) -> None:
         rank, files = channel.rank, list(manifest.files.values())
         counts = [piece_count(entry.bytes) for entry in files]
         boxes = self._boxes(manifest, files[rank])
-        kept = [owner for owner, keeper in enumerate(keepers) if keeper == rank]
+        kept = [owner for owner, buddy in enumerate(buddy_of) if buddy == rank]
         copies = {owner: self._copy(manifest.round, channel.members[owner]) for owner in kept}
         try:
             for number in range(max(counts)):
                 box = next(boxes, b"")
                 every = channel.alltoall_bytes(
-                    [box if k == keepers[rank] else b"" for k in range(channel.size)]
+                    [box if k == buddy_of[rank] else b"" for k in range(channel.size)]
                 )
                 for owner, copy in copies.items():
                     if number < counts[owner] and copy is not None:

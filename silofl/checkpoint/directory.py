@@ -17,7 +17,7 @@ from typing import Any
 from silofl import private_files
 from silofl.checkpoint.atomic_files import storage, write_bytes, write_packed
 from silofl.checkpoint.manifest import FileEntry, Manifest, parse
-from silofl.checkpoint.names import MANIFEST, round_name, state_name, stem
+from silofl.checkpoint.names import MANIFEST, is_state_name, round_name, sealed_name, state_name, stem
 from silofl.checkpoint.tree import Arrays
 from silofl.errors import CheckpointError
 
@@ -86,6 +86,15 @@ class CheckpointDirectory:
         return next(k for k, e in manifest.files.items() if k == self.silo or (folder / e.name).exists()) == (
             self.silo
         )
+
+    def own_files(self, round_number: int) -> list[Path]:
+        """This silo's files of a round, of whatever attempts."""
+        found = self.folder(round_number).glob(f"{stem(self.silo)}*")
+        return sorted(path for path in found if is_state_name(path.name, self.silo))
+
+    def has_sealed(self, silo: int) -> bool:
+        """Whether a sealed copy of a silo's file of any round is here."""
+        return any((self.folder(number) / sealed_name(silo)).exists() for number in self.rounds())
 
     def rounds(self) -> list[int]:
         """Rounds that have a folder, committed or not, newest first."""

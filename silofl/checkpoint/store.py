@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from silofl.background import Background
+from silofl.checkpoint import adoption
 from silofl.checkpoint.atomic_files import read_tree
 from silofl.checkpoint.buddies import Buddies
 from silofl.checkpoint.catalogue import gather_manifests
@@ -106,15 +107,16 @@ class CheckpointStore:
         self._confirmed: deque[int] = deque(maxlen=keep)
         """The rounds that this process saw committed last: they stay whatever another rank says."""
 
-    def begin(self, round_number: int, state: Tree) -> None:
+    def begin(self, round_number: int, state: Tree, common: str = "") -> None:
         """Start to commit a round, the one before being settled: files are written while the caller goes on.
 
         The arrays of `state` are copied and may change at once. After `reform` the same round may be begun
-        again. Not collective.
+        again. `common` is a digest of what the files of all silos together have copies of, equal in all:
+        without it the round exists for nobody unless all files are there (`adoption.py`). Not collective.
         """
         self._attempt = self._attempt + 1 if round_number == self._begun else 0
         self._begun, attempt = round_number, self._attempt
-        skeleton, arrays = self._snapshot.take(state)
+        skeleton, arrays = self._snapshot.take(state | adoption.mark(common, self._comm.members))
 
         def write() -> FileEntry:
             self._comm.mark("checkpoint write")
@@ -160,22 +162,24 @@ class CheckpointStore:
     def _agree(self, every: dict[int, CommitMessage]) -> Manifest:
         """The manifest of the round that was begun, signed by all where they have identities; collective."""
         files = {silo: one.entry for silo, one in every.items() if one.entry is not None}
-        assert self._trust.run is not None
-        manifest = Manifest(self._trust.run, self._begun, self._silos, self._identity, files)
         signing = {silo for silo, one in every.items() if one.signs}
-        if not signing:
-            return manifest
-        if len(signing) < len(every):
+        if signing and len(signing) < len(every):
             silo = min(every.keys() - signing)
             raise ConfigError(f"silo {silo} has no secure.identity and others have: set all or none", rank=0)
+        return self._signed(self._begun, files)
+
+    def _signed(self, round_number: int, files: dict[int, FileEntry]) -> Manifest:
+        """The manifest of these files, one of each rank's silo; collective."""
+        assert self._trust.run is not None
+        manifest = Manifest(self._trust.run, round_number, self._silos, self._identity, files)
         signatures = self._comm.allgather_bytes(self._trust.sign(manifest))
         signed = {
-            silo: signature.hex() for silo, signature in zip(every, signatures, strict=True) if signature
+            silo: signature.hex() for silo, signature in zip(files, signatures, strict=True) if signature
         }
         manifest = replace(manifest, signatures=signed)
         unsigned = self._trust.unsigned_by(manifest)
         if unsigned is not None:
-            raise refused(unsigned, f"it does not sign the manifest of round {self._begun}")
+            raise refused(unsigned, f"it does not sign the manifest of round {round_number}")
         return manifest
 
     def flush(self) -> None:
@@ -205,7 +209,8 @@ class CheckpointStore:
     def latest(self) -> Restored | None:
         """The newest round whose members can all read it back, or None where nothing was committed.
 
-        For all silos of the run; collective.
+        Collective. For all silos of the run, or for those that go on without the others for good: these then
+        commit what they have written of a newer round, too.
 
         Raises:
             MismatchError: the run was of another configuration, model or number of silos.
@@ -214,6 +219,12 @@ class CheckpointStore:
         manifests, notices, refusals = gather_manifests(self._comm, self._directory, self._trust)
         if refusals:
             raise CheckpointError(untrusted(self._directory.directory, refusals[0]), rank=0)
+        adopted = self._adopted(manifests[0].round if manifests else 0)
+        if adopted is not None:
+            manifests.insert(0, adopted[0])
+            notices.append(
+                f"round {adopted[0].round} is committed by the silos that are here, which had written it"
+            )
         for place, manifest in enumerate(manifests):
             manifest.check(self._identity, self._silos, str(self._directory.directory))
             mine = [m for m in manifests[place:] if self._directory.silo in m.files]
@@ -222,20 +233,31 @@ class CheckpointStore:
             own = self._own(mine, len(manifests))
             told = allgather_parsed(self._comm, own.lines, _lines, "checkpoints")
             every = dict(zip(self._comm.members, told, strict=True))
-            reasons = [reason for silo in manifest.members for reason in every[silo]["bad"]]
+            reasons = [reason for silo in manifest.members if silo in every for reason in every[silo]["bad"]]
             if not reasons:
                 self._level(manifests[place:])
                 notices += [line for lines in every.values() for line in lines["restored"]]
                 notices += [
                     f"{line}; an older one is used" for lines in every.values() for line in lines["bad"]
                 ]
-                return Restored(manifest.round, own.state, manifest.members, notices)
+                members = adopted[1] if adopted is not None and place == 0 else manifest.members
+                return Restored(manifest.round, own.state, members, notices)
             notices.append(f"the checkpoint of round {manifest.round} cannot be used ({reasons[0]})")
         if notices:
             raise CheckpointError(
                 f"no checkpoint in {self._directory.directory} can be read: {'; '.join(notices)}", rank=0
             )
         return None
+
+    def _adopted(self, committed: int) -> tuple[Manifest, tuple[int, ...]] | None:
+        """The manifest of a round after `committed` that silos which are away have not committed; collective.
+
+        And the silos that it was begun by. None where there is no such round, or no silo is away.
+        """
+        if len(self._comm.members) == self._silos:
+            return None
+        found = adoption.newest_of_all(self._comm, self._directory, committed)
+        return None if found is None else (self._signed(found[0], found[2]), found[1])
 
     def own_state(self, silos: set[int]) -> tuple[int, Tree] | None:
         """For `silos`, which have just come back: their newest committed round and their tree of it.

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from numpy.typing import NDArray
 
 from silofl.comm import argument_checks
+from silofl.comm.parting import Parting
 from silofl.comm.protocol import Messages, Pending
 from silofl.types import ReduceOp
 
@@ -44,6 +45,8 @@ class SharedState(Generic[Comm]):
         )
         self.on_mark: Callable[[str], None] | None = None if predecessor is None else predecessor.on_mark
         self.sent: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent
+        self.parting: Parting | None = None if predecessor is None else predecessor.parting
+        """From ranks that are left out, where there are such."""
         self.corrupt_next = False
         """Whether a bit of the next message is to be flipped: an injected fault."""
 
@@ -125,6 +128,15 @@ class CommunicatorBase(ABC, Generic[Comm]):
         """Messages between pairs of ranks; see `Communicator.exchange`."""
         argument_checks.check_exchange(sends, receives, self._rank, self._size)
         return self._exchange(sends, receives)
+
+    @property
+    def parting(self) -> Parting | None:
+        """From ranks that are left out; None where nobody is."""
+        return self._state.parting
+
+    def keep_parting(self, parting: Parting) -> None:
+        """Have `parting` here, in duplicates and in successors."""
+        self._state.parting = parting
 
     def on_replace(self, callback: Callable[[Comm], None]) -> None:
         """Have `callback` called with each communicator that replaces this one."""

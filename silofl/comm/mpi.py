@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm import chunks, eager, mpi_library, pairwise, shared_memory
+from silofl.comm import chunks, eager, mpi_library, pairwise, parting, shared_memory
 from silofl.comm.argument_checks import is_same_memory, own_part
 from silofl.comm.base import CommunicatorBase, SharedState
 from silofl.comm.by_host import Hosts, by_host
@@ -82,7 +82,7 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         self._settings, self._comm = settings, comm
         self._mpi, self._chunk, self._node, self._backoff = settings
         self._hosts: list[Hosts | None] = []
-        self._groups = (tuple(range(self._size)),)
+        self._groups: tuple[tuple[int, ...], ...] = (tuple(range(self._size)),)
         self._under_way: list[pairwise.Exchange] = []
         state.open.append(self)
 
@@ -230,6 +230,12 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
                 except self._mpi.Exception:
                     continue  # another rank failed meanwhile, and all ranks know it
                 return self._wrap(shrunk, members, SharedState(self._state))
+
+    def part(self, members: tuple[int, ...]) -> MpiCommunicator | None:
+        """A communicator of these silos alone; see `Communicator.part`."""
+        with self._peer_errors():
+            apart = self._comm.Split(int(self._members[self._rank] not in members), self._rank)
+        return parting.part(self, apart, members)
 
     def successor(self, comm: MPI.Intracomm, members: tuple[int, ...]) -> MpiCommunicator:
         """A communicator over `comm` that replaces this one when ranks rejoin. Collective."""

@@ -179,6 +179,12 @@ class Communicator(Protocol):
         one of their collectives get RankFailedError there.
         """
 
+    def part(self, members: tuple[int, ...]) -> Communicator | None:
+        """A communicator of these silos alone, which replaces this one on their ranks; None on the others.
+
+        Those have to stay until the end of the process: see `LeftOutError`. Collective.
+        """
+
     def on_replace(self, callback: Callable[[Any], None]) -> None:
         """Have `callback` called with each communicator that replaces this one. Not collective."""
 

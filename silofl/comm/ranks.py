@@ -20,7 +20,7 @@ from silofl.comm.shutdown import (
     stagger,
 )
 from silofl.console import log
-from silofl.errors import EXIT_RESUMABLE, SiloflError, StopRequestedError
+from silofl.errors import EXIT_RESUMABLE, LeftOutError, SiloflError, StopRequestedError
 from silofl.launcher import watchdog
 from silofl.launcher.detection import first_of_its_start
 from silofl.launcher.exit_status import write_exit_status, write_mpi_ready
@@ -60,6 +60,8 @@ def run_on_ranks(main: Main) -> int:
         write_mpi_ready()
     try:
         main(comm, shutdown)
+    except LeftOutError:
+        shutdown.stay_left_out()
     except SiloflError as error:
         if error.rank is None:
             shutdown.on_exception(type(error), error, error.__traceback__)  # other ranks may not know of it

@@ -19,7 +19,7 @@ from silofl.comm import mpi_library
 from silofl.comm.collective_errors import describe
 from silofl.comm.mpi import MpiCommunicator
 from silofl.console import log
-from silofl.errors import SiloflError
+from silofl.errors import LeftOutError, SiloflError
 from silofl.launcher.exit_status import write_exit_status
 
 PRINT_GRACE_S = 1.0
@@ -65,6 +65,8 @@ class Shutdown:
         ranks to wait for, but does not write the job's exit status. `stop_requested` goes into that status.
         """
         self.final_barrier(exit_code=exit_code)
+        if self._comm.parting is not None:
+            self._comm.parting.tell_end()
         if self._comm.rank == 0 and self._comm.membership_changed:
             write_exit_status(exit_code, stop_requested=stop_requested)
         if self._comm.membership_changed or mpi_library.is_respawned():
@@ -72,6 +74,15 @@ class Shutdown:
             sys.stderr.flush()
             finalize_or(partial(os._exit, exit_code), self._comm)
             os._exit(exit_code)
+
+    def stay_left_out(self) -> NoReturn:
+        """End this process, which the others have left out, when they have ended."""
+        assert self._comm.parting is not None, "nobody was left out"
+        self._comm.parting.wait()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        finalize_or(partial(os._exit, 0), self._comm)
+        os._exit(0)
 
     def final_barrier(self, timeout_s: float = BARRIER_TIMEOUT_S, *, exit_code: int = 1) -> None:
         """Wait for every rank; end all with `exit_code` if some have not called after `timeout_s` seconds.
@@ -91,6 +102,8 @@ class Shutdown:
     ) -> NoReturn:
         """Report the exception on one line and end every rank: `sys.excepthook`."""
         rank = self._comm.rank
+        if isinstance(error, LeftOutError):
+            self.stay_left_out()
         if isinstance(error, SiloflError):
             if error.rank is None:
                 stagger(rank)  # every rank may raise the same

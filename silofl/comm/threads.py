@@ -142,6 +142,14 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
         successor = group.successor(member)
         return ThreadCommunicator(successor.first, successor.members.index(member), SharedState(self._state))
 
+    def part(self, members: tuple[int, ...]) -> ThreadCommunicator | None:
+        """A communicator of these silos alone; see `Communicator.part`."""
+        world, own = self._open_rendezvous.group.world, self._members[self._rank]
+        made = self._enter("part", members, payload=Group(world, members)).wait()[0]
+        if own not in members:
+            return None
+        return ThreadCommunicator(made.first, members.index(own), SharedState(self._state))
+
     def free(self) -> None:
         """Release it. Collective; a failed rank is not waited for."""
         with suppress(RankFailedError):

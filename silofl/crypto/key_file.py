@@ -88,6 +88,10 @@ def silo_key(key_file: str, silo: int) -> Secret:
     That is outside of the run directory: who loses that must not lose the key with it. Raises ConfigError or
     StorageError as `load_or_make` does.
     """
+    return load_or_make(silo_key_path(key_file, silo), SILO_KEY_BYTES)
+
+
+def silo_key_path(key_file: str, silo: int) -> Path:
+    """Where `silo_key` lies, whether it is there or not."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    path = silo_path(key_file or f"{state}/silofl/checkpoint-silo-{{silo}}.key", silo, "checkpoint.key_file")
-    return load_or_make(path, SILO_KEY_BYTES)
+    return silo_path(key_file or f"{state}/silofl/checkpoint-silo-{{silo}}.key", silo, "checkpoint.key_file")

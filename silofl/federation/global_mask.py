@@ -133,9 +133,10 @@ class GlobalMask(Part):
     def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
         """See `Stateful`. Ranks that have not committed the round take its mask from the first that has."""
         own = self.kept if state is None else self._unpacked(state["kept"].tobytes())
-        group, first = self._group, committed_by[0]
+        group = self._group
 
         def spread() -> bytes:
+            first = next(silo for silo in group.members if silo in committed_by)
             mine = np.packbits(own).tobytes() if group.silo_id == first else b""
             return group.comm.allgather_bytes(mine)[group.members.index(first)]
 

@@ -93,7 +93,8 @@ def _train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) ->
         built.agree(statistics.scaling)
     code = UserCode(group.silo_id, path)
     data = read_data(group, config, built, code, silos, prepared.local_rank)
-    notices = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made
+    same = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made
+    notices = [*prepared.notices, *same]
     silo = build_silo(group, config, built, code, silos, prepared.local_rank, data)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
     told = what_returning_silos_are_told(

@@ -28,6 +28,7 @@ from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.failure.peers import watch_peers
 from silofl.federation.failure.policy import stop_reason
 from silofl.federation.handshake import agree_on_version_and_config
+from silofl.federation.left_out import leave_out
 from silofl.federation.own_log import note, notices_kept, own_log_path
 from silofl.federation.run_trust import agree_on_run
 from silofl.federation.schema import agree_on_schema
@@ -49,6 +50,8 @@ class Prepared:
     path: Path
     """The run directory."""
     trust: Trust
+    notices: list[str]
+    """What was found so far, for people."""
     samples: Samples | None
     """Of the silo's own files; None where the task reads others. For who takes them up to let go."""
 
@@ -73,15 +76,18 @@ def prepare(
     with ExitStack() as stack:
         peers = stack.enter_context(watch_peers(group, config))
         group.step(lambda: peers.connect(group.comm))  # a link may be cut while ranks are set up, too
+        own, notices = for_silo(config, group.silo_id), list[str]()
+        if resume and config.failure.policy == "shrink":  # first: what is wrong with lost files ends nothing
+            path = group.step(lambda: rundir.choose(group.comm, own, resume=True))
+            notices = leave_out(group, config, path, start.silos)
         group.step(lambda: _check(group, start))
-        own = for_silo(config, group.silo_id)
         path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
         on_directory(path)
         _begin_log(group, path, start.silos)
-        trust = group.step(lambda: agree_on_run(group, config, path, comm.size, resume=resume))
+        trust = group.step(lambda: agree_on_run(group, config, path, start.silos, resume=resume))
         samples = None if own_task else group.step(lambda: _read(group, config, path))
         stack.pop_all()
-    return Prepared(start, group, peers, comm.local_rank, place, path, trust, samples)
+    return Prepared(start, group, peers, comm.local_rank, place, path, trust, notices, samples)
 
 
 def _begin_log(group: ElasticGroup, path: Path, silos: int) -> None:

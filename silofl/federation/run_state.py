@@ -95,12 +95,17 @@ class RunState:
         with self.clock.phase("checkpoint"):
             while True:
                 self.follow_failures()
-                if self.checkpoints.members() != self.federation.members:
+                members, common = self.group.step(self._before_files)
+                if members != self.federation.members:
                     continue
                 self.changed = False
-                self.checkpoints.begin(number, self.federation.state())
+                self.checkpoints.begin(number, self.federation.state(), common)
                 if not forced or self.checkpoints.flush():
                     return
+
+    def _before_files(self) -> tuple[tuple[int, ...], str]:
+        """Whose checkpoint it is, and a digest of what all have copies of; within a step."""
+        return self.checkpoints.follow(), self.federation.topology.keep_copies()
 
     def certainly_committed(self, number: int) -> int:
         """The newest round that is on disk for good when round `number` begins, or 0.
@@ -152,7 +157,7 @@ class CheckpointManager:
         """What silos that come back had committed of their own, on those; collective."""
 
         def find() -> tuple[int, Tree] | None:
-            self._follow()
+            self.follow()
             return self._store.own_state(set(silos))
 
         return self._group.step(find)
@@ -163,17 +168,13 @@ class CheckpointManager:
         Of a round whose files were on their way when a silo was lost, the store drops what is not complete:
         the round after it holds all of it.
         """
-        self._follow()
+        self.follow()
         self._group.comm.mark("checkpoint agree")
         return self._store.commit_pending(note, problem=problem)
 
-    def members(self) -> tuple[int, ...]:
-        """Those whose store it is from here on; collective."""
-        return self._group.step(self._follow)
-
-    def begin(self, number: int, state: Tree) -> None:
-        """Begin to commit a round; not collective."""
-        self._store.begin(number, state)
+    def begin(self, number: int, state: Tree, common: str = "") -> None:
+        """Begin to commit a round; not collective. `common`: see `CheckpointStore.begin`."""
+        self._store.begin(number, state, common)
 
     def flush(self) -> bool:
         """Commit what was begun, unless a silo was lost since: then it must be begun again. Collective."""
@@ -198,7 +199,7 @@ class CheckpointManager:
             self.flush()
         return True
 
-    def _follow(self) -> tuple[int, ...]:
+    def follow(self) -> tuple[int, ...]:
         """Let the store be that of the ranks of this step; who they are."""
         if self._comm is not self._group.comm:
             self._comm = self._group.comm

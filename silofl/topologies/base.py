@@ -91,13 +91,21 @@ class Topology(Protocol):
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """Make all parts anew for the silos that are there now, of which `newcomers` have just rejoined."""
 
+    def keep_copies(self) -> str:
+        """Have copies on other hosts in what `state` gives next, so that a round outlives any one host.
+
+        Returns a digest of the shared vectors and the server's state, the same on every rank; empty where
+        there are no copies: on one host, and where a silo was lost since the last `rebuild`. Within a step.
+        """
+
     def state(self) -> dict[str, Any]:
         """What this rank commits of the shared vectors and of the server's state, as views."""
 
     def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...], *, member: bool) -> None:
         """Take up committed states of a round that `committed_by` committed.
 
-        This rank's counts where it was a `member` of that round.
+        This rank's counts where it was a `member` of that round. What silos had that are not there comes from
+        copies; CheckpointError, on every rank, where no copy is left.
         """
 
     def rejoin_state(self) -> dict[str, Any]:

@@ -98,6 +98,10 @@ class FragmentedServer:
             one.rebuild(newcomers)
         self.aggregator = self._servers[self._turn].aggregator
 
+    def keep_copies(self) -> str:
+        """See `Topology`: of each fragment."""
+        return " ".join(one.keep_copies() for one in self._servers).strip()
+
     def state(self) -> dict[str, Any]:
         """See `Topology`: of each fragment, by its number from 0."""
         return {str(index): one.state() for index, one in enumerate(self._servers)}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.gathered_sums import gather_sums
 from silofl.aggregation.magnitudes import Magnitudes
-from silofl.aggregation.recomputed import digests, refuse_change, refuse_difference
+from silofl.aggregation.recomputed import digests, refuse_difference
 from silofl.aggregation.shards import Shards, slice_counts
 from silofl.aggregation.sum_terms import Common
 from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks
@@ -25,6 +25,8 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import UserCodeError
 from silofl.strategies.base import State, Strategy
 from silofl.topologies.base import BUFFERS, NO_STARTS
+from silofl.topologies.restored_slices import gather_from, restore_slices
+from silofl.topologies.slice_copies import STRATEGY, VECTORS, SliceCopies, exchange_copies, of_slice
 from silofl.topologies.slice_states import SliceStates, gather_parts
 from silofl.types import Contribution, Vector
 
@@ -61,6 +63,7 @@ class ShardedServer:
         self._states: SliceStates
         self._newcomers = newcomers
         self._rooms: dict[int, Slices] = {}
+        self._copies: SliceCopies | None = None
         if not newcomers:
             self.aggregator = make_aggregator()
             self._states = self._new_states(self.aggregator.layout.shards.of_size(parameters))
@@ -151,7 +154,7 @@ class ShardedServer:
         return {name: spare if name == MODEL else np.empty_like(v) for name, v in self._all.items()}
 
     def _slices(self, index: int, vectors: Slices) -> Slices:
-        return {name: values[slice(*self._span(name).span(index))] for name, values in vectors.items()}
+        return of_slice(self.shards, index, vectors)
 
     def _over_slices(self, served: list[int], checked: list[int]) -> NDArray[np.float64]:
         """The sum over all slices of the strategy's parts, empty where it has none; collective.
@@ -231,48 +234,37 @@ class ShardedServer:
 
     def state(self) -> dict[str, Any]:
         """See `Topology`."""
-        index = self.members.index(self._group.silo_id)
-        slices = self._slices(index, self._all)
         known = {
             str(k): {
-                "slices": digests(self._slices(k, self._all)),
-                "strategy": digests(self._states.state_of(k)),
+                VECTORS: digests(self._slices(k, self._all)),
+                STRATEGY: digests(self._states.state_of(k)),
             }
             for k in self._checked()
         }
-        return {"slices": slices, "strategy": self._states.own_state(), "checked": known}
+        copies = {} if self._copies is None else {"copies": self._copies.state()}
+        return self._own() | {"checked": known} | copies
+
+    def _own(self) -> dict[str, Slices]:
+        index = self.members.index(self._group.silo_id)
+        return {VECTORS: self._slices(index, self._all), STRATEGY: self._states.own_state()}
+
+    def keep_copies(self) -> str:
+        """See `Topology`."""
+        comm, self._copies = self._group.comm, None
+        if comm.members == self.members:
+            vectors = self._all
+            self._copies = exchange_copies(
+                comm, self._own(), lambda index: self._slices(index, vectors), self._states.fresh
+            )
+        return "" if self._copies is None else self._copies.common
 
     def restore(self, state: dict[str, Any] | None, committed_by: tuple[int, ...], *, member: bool) -> None:
         """See `Topology`."""
-        group, state = self._group, state if member else None
-        committed = self._states.resharded(Shards(self._parameters, committed_by))
-        if state is not None:
-            committed.load_own(state["strategy"])
-        for name, vector in self._all.items():
-            bounds = committed.shards.of_size(len(vector)).bounds
-            lengths = dict(zip(committed_by, slice_counts(bounds), strict=True))
-            mine = [] if state is None else [state["slices"][name]]
-            vector[:] = group.step(lambda mine=mine, lengths=lengths: self._gather(mine, lengths))  # type: ignore[misc]
-        whole = group.step(lambda: committed.gather_full(group.comm, committed_by))
-        known = {} if state is None else state.get("checked", {})  # rounds of earlier versions have none
-        group.step(lambda: self._refuse_change(known, whole, committed.shards))
-        self._states.load_full(whole)
-
-    def _refuse_change(self, known: dict[str, Any], whole: State, committed: Shards) -> None:
-        """Raise ProtocolError, on every rank, unless all slices are as those that checked them knew them."""
-        with raise_on_all_ranks(self._group.comm):
-            for index, digest_of in known.items():
-                server, place = committed.members[int(index)], f"slice {index}"
-                for vectors, digested in ((self._all, "slices"), (whole, "strategy")):
-                    given = {
-                        name: vector[slice(*committed.of_size(len(vector)).span(int(index)))]
-                        for name, vector in vectors.items()
-                    }
-                    refuse_change(server, self._group.silo_id, place, given, digest_of[digested])
+        state = state if member else None
+        restore_slices(self._group, state, committed_by, self._all, self._states, self._parameters)
 
     def _gather(self, mine: list[Vector], lengths: dict[int, int]) -> Vector:
-        counts = [lengths.get(number, 0) for number in self._group.members]
-        return gather_parts(self._group.comm, mine, counts, self.values.dtype)
+        return gather_from(self._group, mine, lengths, self.values.dtype)
 
     def rebuild(self, newcomers: tuple[int, ...] = ()) -> None:
         """See `Topology`; each of the newcomers calls `take_over` meanwhile."""

@@ -31,7 +31,7 @@ class SliceStates:
     def __init__(self, strategy: Strategy, shards: Shards, silo: int, dtype: np.dtype[Any]) -> None:
         self._strategy, self._silo, self._dtype = strategy, silo, dtype
         self.shards = shards
-        self._states = {index: self._fresh(index) for index in self._held()}
+        self._states = {index: self.fresh(index) for index in self._held()}
         self._names = sorted(strategy.init(0, dtype))
 
     def resharded(self, shards: Shards) -> SliceStates:
@@ -137,7 +137,8 @@ class SliceStates:
             if member == self._silo or self._silo in self.shards.replicas(index)
         ]
 
-    def _fresh(self, index: int) -> State:
+    def fresh(self, index: int) -> State:
+        """The strategy's first state of any slice."""
         return self._strategy.init(self._count(index), self._dtype)
 
     def _count(self, index: int) -> int:

@@ -73,6 +73,21 @@ def stop_reason(config: Config, silos: int, *, several_hosts: bool = False) -> S
     return stop_reason_of
 
 
+def why_not_without(config: Config, silos: int, left: tuple[int, ...]) -> str:
+    """Why a job of a run of `silos` cannot begin with those that are `left`; empty where it can.
+
+    The others' hosts may go on by themselves, whatever this job sees of them: see `stop_reason`.
+    """
+    fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
+    if not protocol.recovers:
+        return f'secure.protocol = "{config.secure.protocol}" goes on with all silos alone'
+    if len(left) < fewest:
+        return f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+    if 2 * len(left) - (0 not in left) < silos:
+        return f"the {len(left)} of {silos} silos that are left may be the smaller part of a cut network"
+    return ""
+
+
 def describe_policy(config: Config, silos: int) -> str:
     """What a run of `silos` does when one of them dies, in one line."""
     policy, fewest = config.failure.policy, min_silos(config, silos)
