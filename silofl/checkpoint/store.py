@@ -206,11 +206,12 @@ class CheckpointStore:
             self._buddies.reform(comm)
         self._comm, self._published, self._history = comm, None, None
 
-    def latest(self) -> Restored | None:
+    def latest(self, opened: int = 0) -> Restored | None:
         """The newest round whose members can all read it back, or None where nothing was committed.
 
-        Collective. For all silos of the run, or for those that go on without the others for good: these then
-        commit what they have written of a newer round, too.
+        Collective. For all silos of the run, or for those that go on without the others: these then commit
+        what they have written of a newer round. Of none before `opened`, the newest of which the sum may have
+        been opened with the others: that one waits for them, who have to come back to it as they were.
 
         Raises:
             MismatchError: the run was of another configuration, model or number of silos.
@@ -219,7 +220,7 @@ class CheckpointStore:
         manifests, notices, refusals = gather_manifests(self._comm, self._directory, self._trust)
         if refusals:
             raise CheckpointError(untrusted(self._directory.directory, refusals[0]), rank=0)
-        adopted = self._adopted(manifests[0].round if manifests else 0)
+        adopted = self._adopted(max(opened - 1, manifests[0].round if manifests else 0))
         if adopted is not None:
             manifests.insert(0, adopted[0])
             notices.append(

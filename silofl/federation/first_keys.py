@@ -111,7 +111,7 @@ def _new_identity(config: Config, silo: int, run: str) -> Identity:
 def _lost(file: Path, silo: int) -> ConfigError:
     return ConfigError(
         f"{file} is missing, by which silo {silo} proves that it is the silo of the run's first start: "
-        f"put it back from a copy, or {GIVE_UP}"
+        f'put it back from a copy, leave the silo out by failure.policy = "shrink", or {GIVE_UP}'
     )
 
 

@@ -35,12 +35,14 @@ def leave_out(group: ElasticGroup, config: Config, path: Path, silos: int) -> li
         LeftOutError: on the ranks of those silos, which the others do not wait for.
         StoppedError: on every rank, where the run cannot go on without them.
     """
-    lost = group.step(lambda: lost_silos(group, config, path, silos))
+    lost, of_key_alone = group.step(lambda: lost_silos(group, config, path, silos))
     if not lost:
         return []
     who = f"{silos_text(lost)} {'has' if len(lost) == 1 else 'have'} lost the files of this run"
     left = tuple(silo for silo in group.members if silo not in lost)
     why = why_not_without(config, silos, left)
+    if why and of_key_alone:
+        return []  # each says which file it misses
     if why:
         raise StoppedError(
             f"{who}, and {why}: put key and checkpoints back, and start the same command with --resume",
@@ -53,11 +55,11 @@ def leave_out(group: ElasticGroup, config: Config, path: Path, silos: int) -> li
     return [f'{who} and {"is" if len(lost) == 1 else "are"} left out, by failure.policy = "shrink"']
 
 
-def lost_silos(group: ElasticGroup, config: Config, path: Path, silos: int) -> Silos:
+def lost_silos(group: ElasticGroup, config: Config, path: Path, silos: int) -> tuple[Silos, bool]:
     """The silos of this job that have no key by which they are themselves, or no file of what they committed.
 
     Nor a copy of one. None before a first round is committed, and where that holds for all: their errors say
-    more. Collective, within a step.
+    more. And whether any of them misses its key alone. Collective, within a step.
     """
     comm, silo = group.comm, group.silo_id
     with raise_on_all_ranks(comm):
@@ -67,12 +69,13 @@ def lost_silos(group: ElasticGroup, config: Config, path: Path, silos: int) -> S
     keys = allgather_parsed(comm, has_key, bool, "its key")
     committed = {one for files in every for one in files.members}
     copied = {one for files in every for one in files.copies}
-    lost = tuple(
-        one
-        for one, files, key in zip(comm.members, every, keys, strict=True)
-        if not key or (one in committed - copied and not files.state)
-    )
-    return lost if committed and len(lost) < comm.size else ()
+    lost, of_key_alone = list[int](), False
+    for one, files, key in zip(comm.members, every, keys, strict=True):
+        kept = files.state or one in copied
+        if committed and not key or one in committed and not kept:
+            lost.append(one)
+            of_key_alone = of_key_alone or kept
+    return (tuple(lost), of_key_alone) if len(lost) < comm.size else ((), False)
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,13 @@ class _Files:
     @classmethod
     def checked(cls, told: Any) -> _Files:
         told = named(told, "it")
-        flags = (told["key"] is True, told["state"] is True)
-        listed = ([whole(one, "a silo") for one in each(told[of], of)] for of in ("members", "copies"))
-        return cls(*flags, *listed, str(told["run"]), str(told["roster"]))
+        members, copies = (_silos(told[of]) for of in ("members", "copies"))
+        key, state = told["key"] is True, told["state"] is True
+        return cls(key, state, members, copies, str(told["run"]), str(told["roster"]))
+
+
+def _silos(told: Any) -> list[int]:
+    return [whole(one, "a silo") for one in each(told, "a list of silos")]
 
 
 def _files(config: Config, path: Path, silo: int, silos: int) -> _Files:

@@ -10,7 +10,7 @@ from pathlib import Path
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
 from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
-from silofl.comm.collective_errors import allgather_object
+from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import CheckpointError, SiloflError, StoppedError
@@ -52,6 +52,20 @@ class Openings(Part):
         if not protocol.private:
             return None
         return cls(group, path, run, silos, protocol.fewest(config.secure, silos))
+
+    def newest_with_others(self) -> int:
+        """The newest round that any silo's log has as opened with silos that are not here; 0 without one.
+
+        Collective; raises as `begin` does for a log that cannot be read.
+        """
+        group = self._group
+
+        def ask() -> int:
+            with raise_on_all_ranks(group.comm):
+                rounds = [one.round for one in self._log.openings() if not {*one.silos} <= {*group.members}]
+            return max(allgather_parsed(group.comm, max(rounds, default=0), int, "its openings"))
+
+        return group.step(ask)
 
     def begin(self, committed: int, drawn: Draw = lambda number, silos: silos) -> list[str]:
         """Take up what is in the logs behind round `committed`; notices of `drawn` silos. Collective.

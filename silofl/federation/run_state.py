@@ -149,9 +149,9 @@ class CheckpointManager:
             buddy_key=key,
         )
 
-    def latest(self) -> Restored | None:
+    def latest(self, opened: int = 0) -> Restored | None:
         """The newest committed round; collective. See `CheckpointStore.latest`."""
-        return self._group.step(self._store.latest)
+        return self._group.step(lambda: self._store.latest(opened))
 
     def own_state(self, silos: tuple[int, ...]) -> tuple[int, Tree] | None:
         """What silos that come back had committed of their own, on those; collective."""

@@ -185,7 +185,8 @@ def _affordable(state: RunState) -> int:
 
 def _restore(state: RunState) -> list[str]:
     """Take up the last committed round, if there is one; notices. Collective."""
-    restored, federation = state.checkpoints.latest(), state.federation
+    federation, openings = state.federation, state.federation.context.openings
+    restored = state.checkpoints.latest(0 if openings is None else openings.newest_with_others())
     if restored is None:
         lost = rundir.rounds_told(state.path)
         said = "of them none is committed where checkpoints are looked for: the run begins anew"

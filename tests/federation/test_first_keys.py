@@ -19,7 +19,9 @@ from tests.federation.test_run_identity import SILOS, manifests, of_silos, refus
 from tests.federation.threads import federate, prepare
 
 BUDDY = {"buddy": True}
-GIVE_UP = "put it back from a copy, or begin a new run with --run"
+GIVE_UP = (
+    'put it back from a copy, leave the silo out by failure.policy = "shrink", or begin a new run with --run'
+)
 
 
 @pytest.fixture(autouse=True)

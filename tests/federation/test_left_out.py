@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from silofl.comm.protocol import Communicator
+from silofl.comm.protocol import Communicator, SimulatedCrash
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
-from silofl.errors import LeftOutError, SiloflError
+from silofl.errors import ConfigError, LeftOutError, SiloflError, StoppedError
 from silofl.federation.loop import train
 from tests.federation.threads import Normalized, Record, prepare, settings
 
@@ -29,13 +29,10 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
 
 
-def configs(path: Path, protocol: str, **sections: Record) -> list[Config]:
+def configs(path: Path, protocol: str, *, rounds: int = ROUNDS, **sections: Record) -> list[Config]:
     """Every silo's: each host has a folder."""
-    more = {"secure": {"protocol": protocol}, **sections}
-    return [
-        settings(path / f"host-{host}", **more, run={"rounds": ROUNDS, **sections.get("run", {})})
-        for host in HOSTS
-    ]
+    more = {"secure": {"protocol": protocol}, "run": {"rounds": rounds}, **sections}
+    return [settings(path / f"host-{host}", **more) for host in HOSTS]
 
 
 def federate(every: list[Config], *, resume: bool = False, hosts: tuple[int, ...] = HOSTS) -> list[Any]:
@@ -83,3 +80,135 @@ def test_the_silos_of_a_lost_host_are_left_out(tmp_path: Path, protocol: str, as
     lines = [json.loads(line) for line in (tmp_path / "run/host-0/metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["failed"] for line in lines] == [[], [], [], [2, 3], [], []]
+
+
+@PROTOCOLS
+def test_it_is_resumed_again_without_them_and_then_with_them(
+    tmp_path: Path, protocol: str, as_if_died: str
+) -> None:
+    """Killed again before it commits a round of its own; then as it ends the host is back, with old files."""
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path / "run", protocol, failure=killed(everybody, 4))) == [None] * SILOS
+    (tmp_path / "run/host-1").rename(tmp_path / "away")
+    left = configs(tmp_path / "run", protocol)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("silofl.federation.start.RunState", lambda *_: (_ for _ in ()).throw(SimulatedCrash()))
+        assert not any(isinstance(one, dict) for one in federate(left, resume=True))
+    found = federate(left, resume=True)
+    assert found[0]["model_sha256"] == as_if_died
+    shutil.rmtree(tmp_path / "run/host-1")
+    (tmp_path / "away").rename(tmp_path / "run/host-1")
+    more = federate(configs(tmp_path / "run", protocol, rounds=ROUNDS + 2), resume=True)
+    assert [one["survivors"] for one in more] == [list(everybody)] * SILOS
+    assert more[0]["rejoined"] == [[ROUNDS + 1, 2], [ROUNDS + 1, 3]]
+
+
+def test_a_round_that_was_opened_with_them_stays_closed_without_them(tmp_path: Path) -> None:
+    """All are killed as they step round 4: the run goes on with the host's files alone, as if undisturbed."""
+    protocol, everybody = "secagg", tuple(range(SILOS))
+    whole = federate(configs(tmp_path / "whole", protocol))[0]["model_sha256"]
+    assert (
+        federate(configs(tmp_path / "run", protocol, failure=killed(everybody, 4, "step"))) == [None] * SILOS
+    )
+    (tmp_path / "run/host-1").rename(tmp_path / "away")
+    every = configs(tmp_path / "run", protocol)
+    for _ in range(2):
+        found = federate(every, resume=True)
+        for silo in (0, 1, 4, 5):
+            assert isinstance(found[silo], StoppedError)
+            assert "may have been opened for silos 0, 1, 2, 3, 4 and 5 before" in str(found[silo])
+            assert "without silos 2 and 3 it stays closed" in str(found[silo])
+    shutil.rmtree(tmp_path / "run/host-1")
+    (tmp_path / "away").rename(tmp_path / "run/host-1")
+    assert federate(every, resume=True)[0]["model_sha256"] == whole
+
+
+def test_in_the_clear_it_goes_on_from_the_last_committed_round(tmp_path: Path) -> None:
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path, "plain", failure=killed(everybody, 4, "step"))) == [None] * SILOS
+    lose(tmp_path, 1)
+    found = federate(configs(tmp_path, "plain"), resume=True)
+    assert [found[0]["rounds"], found[0]["survivors"]] == [ROUNDS, [0, 1, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "lost", "why"),
+    [
+        ("secagg", (1, 2), "2 of 6 silos are left and a round needs 4"),
+        ("plain", (1, 2), "the 2 of 6 silos that are left may be the smaller part of a cut network"),
+        ("plain", (0, 2), "the 2 of 6 silos that are left may be the smaller part of a cut network"),
+    ],
+)
+def test_too_many_that_are_lost_are_one_sentence(
+    tmp_path: Path, protocol: str, lost: tuple[int, ...], why: str
+) -> None:
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path, protocol, failure=killed(everybody, 4))) == [None] * SILOS
+    for host in lost:
+        lose(tmp_path, host)
+    gone = [silo for silo in everybody if HOSTS[silo] in lost]
+    for found in federate(configs(tmp_path, protocol), resume=True):
+        assert isinstance(found, StoppedError)
+        assert f"silos {gone[0]}, {gone[1]}, {gone[2]} and {gone[3]} have lost the files" in str(found)
+        assert why in str(found)
+        assert "put key and checkpoints back" in str(found)
+
+
+def test_the_leaders_host_is_lost(tmp_path: Path) -> None:
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path, "secagg", failure=killed(everybody, 4))) == [None] * SILOS
+    lose(tmp_path, 0)
+    found = federate(configs(tmp_path, "secagg"), resume=True)
+    assert isinstance(found[0], LeftOutError)
+    assert [found[2]["rounds"], found[2]["survivors"]] == [ROUNDS, [2, 3, 4, 5]]
+    assert (tmp_path / "host-1/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("policy", ["respawn", "abort"])
+def test_other_policies_leave_nobody_out(tmp_path: Path, policy: str) -> None:
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path, "plain", failure=killed(everybody, 4))) == [None] * SILOS
+    lose(tmp_path, 1)
+    for found in federate(configs(tmp_path, "plain", failure={"policy": policy}), resume=True):
+        assert isinstance(found, ConfigError)
+        assert "by which silo 2 proves that it is the silo of the run's first start" in str(found)
+        assert 'leave the silo out by failure.policy = "shrink"' in str(found)
+
+
+class TestBuddies:
+    """With `checkpoint.buddy`, where the silos' keys are not lost with their host, and where they are."""
+
+    @pytest.fixture
+    def every(self, tmp_path: Path, protocol: str) -> list[Config]:
+        more: Record = {"buddy": True, "key_file": f"{tmp_path}/keys/{{silo}}.key"}
+        everybody = tuple(range(SILOS))
+        first = configs(tmp_path / "run", protocol, failure=killed(everybody, 4), checkpoint=more)
+        assert federate(first) == [None] * SILOS
+        lose(tmp_path / "run", 1)
+        return configs(tmp_path / "run", protocol, checkpoint=more)
+
+    @PROTOCOLS
+    def test_all_go_on_as_if_nothing_was_lost(
+        self, tmp_path: Path, protocol: str, every: list[Config]
+    ) -> None:
+        whole = federate(configs(tmp_path / "whole", protocol))[0]["model_sha256"]
+        found = federate(every, resume=True, hosts=(0, 0, 0, 2, 2, 2))
+        assert [one["model_sha256"] for one in found] == [whole] * SILOS
+        assert found[0]["survivors"] == list(range(SILOS))
+
+    @PROTOCOLS
+    def test_without_their_keys_they_are_left_out(
+        self, tmp_path: Path, protocol: str, every: list[Config], as_if_died: str
+    ) -> None:
+        for silo in LOST:
+            (tmp_path / f"keys/{silo}.key").unlink()
+        found = federate(every, resume=True)
+        assert all(isinstance(found[silo], LeftOutError) for silo in LOST)
+        assert found[0]["model_sha256"] == as_if_died
+
+    @pytest.mark.parametrize("protocol", ["plain"])
+    def test_another_runs_key_is_none(self, tmp_path: Path, protocol: str, every: list[Config]) -> None:
+        for silo in LOST:
+            (tmp_path / f"keys/{silo}.key").write_text("7" * 64)
+        found = federate(every, resume=True)
+        assert all(isinstance(found[silo], LeftOutError) for silo in LOST)
