@@ -1,6 +1,7 @@
 """Two hosts on one machine: a network namespace each, with a link between them that is as slow as wanted.
 
-A host has its own network, its own host name and nothing else of its own, so that ranks on both share cores.
+A host has its own network, its own host name and nothing else of its own, so that ranks on both share cores:
+but one folder, where that is wanted, in which each sees what is its own (a bind mount).
 What is sent from one to the other passes a pair of virtual Ethernet devices, each limited by a token bucket
 (`tc qdisc ... tbf`). More than two hosts have a switch between them, to which each has such a link. Needs
 root (CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2; nothing leaves the machine.
@@ -34,7 +35,7 @@ while [ "${{1#-}}" != "$1" ]; do shift; done
 [ ! -e "{folder}/$1.down" ] || {{ sleep 60; exit 255; }}
 case "$1" in {cases} *) echo "no host $1" >&2; exit 255 ;; esac
 shift
-exec ip netns exec "$host" unshare --uts bash -c "hostname $host; $*"
+exec ip netns exec "$host" unshare --uts bash -c "{mount}hostname $host; $*"
 """
 GRACE_S = 10.0
 
@@ -50,6 +51,13 @@ class Hosts:
     names: tuple[str, ...]
     """Of the namespaces, and host names."""
     agent: Path
+    own: Path | None = None
+    """A folder that each host sees as one of its own, which is at `folder_of`."""
+
+    def folder_of(self, host: int) -> Path:
+        """What a host sees as its `own`."""
+        assert self.own is not None, "hosts share all folders"
+        return self.own.with_name(f"{self.own.name}-{self.names[host]}")
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -88,7 +96,7 @@ class Hosts:
         environ = dict(environ) | {"TMPDIR": str(self.agent.parent)}  # what a killed job leaves goes with it
         environ |= {"PRTE_MCA_plm_ssh_agent": str(self.agent)}
         return subprocess.Popen(
-            [*words, WITHIN, self.names[0], *line],
+            [*words, _mount(self.own, "$0") + WITHIN, self.names[0], *line],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -106,11 +114,11 @@ class Hosts:
         self._route(1)
         self._down(1).unlink(missing_ok=True)
 
-    def kill_host(self, *, for_ever: bool) -> None:
-        """Kill all that runs on the second host; `for_ever`: it does not answer from now on."""
+    def kill_host(self, host: int = 1, *, for_ever: bool) -> None:
+        """Kill all that runs on a host, but the first; `for_ever`: it does not answer from now on."""
         if for_ever:
-            self._down(1).touch()
-        for pid in self.processes(1):
+            self._down(host).touch()
+        for pid in self.processes(host):
             _kill(pid)
 
     def processes(self, host: int) -> dict[int, str]:
@@ -140,8 +148,10 @@ class Hosts:
 
 
 @contextmanager
-def two_hosts(megabits: float, count: int = 2) -> Iterator[Hosts]:
+def two_hosts(megabits: float, count: int = 2, own: Path | None = None) -> Iterator[Hosts]:
     """Two hosts, or `count` of them, of which each sends and is sent so many Mbit/s; gone after the block.
+
+    `own` is a path, without spaces, at which each of them has a folder that no other sees; the folders stay.
 
     Raises:
         HostsError: they cannot be made here.
@@ -149,11 +159,13 @@ def two_hosts(megabits: float, count: int = 2) -> Iterator[Hosts]:
     names = tuple(f"silofl-{letter}-{os.getpid()}" for letter in "abcdefgh"[:count])
     switch = [f"silofl-switch-{os.getpid()}"] if count > 2 else []
     folder = Path(tempfile.mkdtemp(prefix="silofl-hosts-"))
-    hosts = Hosts(names, folder / "agent.sh")
+    hosts = Hosts(names, folder / "agent.sh", own)
     stopped = signal.signal(signal.SIGTERM, _stop)
     try:
         cases = " ".join(f"{a}) host={n} ;;" for a, n in zip(hosts.addresses, names, strict=True))
-        hosts.agent.write_text(AGENT.format(cases=cases, folder=folder))
+        for one in () if own is None else (own, *map(hosts.folder_of, range(count))):
+            one.mkdir()
+        hosts.agent.write_text(AGENT.format(cases=cases, folder=folder, mount=_mount(own, "$host")))
         hosts.agent.chmod(0o700)
         _make(hosts, switch, megabits)
         yield hosts
@@ -163,6 +175,11 @@ def two_hosts(megabits: float, count: int = 2) -> Iterator[Hosts]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
         shutil.rmtree(folder)
         signal.signal(signal.SIGTERM, stopped)
+
+
+def _mount(own: Path | None, host: str) -> str:
+    """The words that give a host its own folder: `ip netns exec` has given it mounts of its own."""
+    return "" if own is None else f"mount --bind {own}-{host} {own}; "
 
 
 def crossed() -> int:

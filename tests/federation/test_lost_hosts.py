@@ -43,20 +43,25 @@ class Launched:
 
 
 class Launch:
-    """`silofl launch` on the hosts of the fixture, in which something happens once a line is said."""
+    """`silofl launch` on the hosts of the fixture, in which something happens once a line is said.
 
-    def __init__(self, both: Any, path: Path, slots: int | tuple[int, int], *more: str) -> None:
+    `path` is the run directory, beside which the configuration is, and the log will be.
+    """
+
+    def __init__(self, both: Any, path: Path, slots: int | tuple[int, ...], *more: str) -> None:
         environ = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1")
         environ |= {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
             "PYTHONUNBUFFERED": "1",
         }
-        slots = slots if isinstance(slots, tuple) else (slots, slots)
         addresses = both.addresses
+        slots = slots if isinstance(slots, tuple) else (slots,) * len(addresses)
         hosts = ",".join(f"{address}:{one}" for address, one in zip(addresses, slots, strict=True))
-        line = [sys.executable, "-m", "silofl", "launch", str(path.parent / "quick.toml"), "--run", str(path)]
+        run = path if both.own is None else both.own / path.name
+        line = [sys.executable, "-m", "silofl", "launch", str(path.parent / "quick.toml"), "--run", str(run)]
         line += ["-n", str(sum(slots)), "--host", hosts, *more]
         self.both, self.path, self._log = both, path, path.with_suffix(".log")
+        self._seen = path if both.own is None else both.folder_of(0) / path.name
         with self._log.open("wb") as output:
             self.process = both.start(line, environ, output)
 
@@ -80,15 +85,16 @@ class Launch:
                 restart_seconds = time.monotonic() - began
             time.sleep(0.02)
         seconds, end = time.monotonic() - began, time.monotonic() + 2 * SILENT_S + 25
-        while any(self.both.processes(host) for host in (0, 1)):  # a side that is cut off ends by itself
-            left = [self.both.processes(host) for host in (0, 1)]
+        hosts = range(len(self.both.names))
+        while any(self.both.processes(host) for host in hosts):  # a side that is cut off ends by itself
+            left = [self.both.processes(host) for host in hosts]
             assert time.monotonic() < end, f"{left}\n{self.said()}"
             time.sleep(0.1)
-        return Launched(self.process.returncode, self.said(), self.path, seconds, restart_seconds)
+        return Launched(self.process.returncode, self.said(), self._seen, seconds, restart_seconds)
 
     def _rounds(self) -> int:
         with contextlib.suppress(OSError):
-            return len((self.path / "metrics.jsonl").read_bytes().splitlines())
+            return len((self._seen / "metrics.jsonl").read_bytes().splitlines())
         return 0
 
 
