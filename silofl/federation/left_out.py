@@ -72,7 +72,7 @@ def lost_silos(group: ElasticGroup, config: Config, path: Path, silos: int) -> t
     lost, of_key_alone = list[int](), False
     for one, files, key in zip(comm.members, every, keys, strict=True):
         kept = files.state or one in copied
-        if committed and not key or one in committed and not kept:
+        if (committed and not key) or (one in committed and not kept):
             lost.append(one)
             of_key_alone = of_key_alone or kept
     return (tuple(lost), of_key_alone) if len(lost) < comm.size else ((), False)

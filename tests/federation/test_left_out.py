@@ -212,3 +212,31 @@ class TestBuddies:
             (tmp_path / f"keys/{silo}.key").write_text("7" * 64)
         found = federate(every, resume=True)
         assert all(isinstance(found[silo], LeftOutError) for silo in LOST)
+
+
+KINDS: dict[str, dict[str, Record]] = {
+    "in fragments": {"strategy": {"name": "streaming_diloco", "fragments": 2}},
+    "pruned": {"prune": {"name": "magnitude", "density": 0.5, "end": 5}},
+    "compressed": {"compress": {"name": "random_k", "ratio": 0.5, "error_feedback": True}},
+    "factored": {"compress": {"name": "powersgd", "rank": 2}},
+    "private": {
+        "privacy": {"unit": "silo", "place": "distributed", "noise_multiplier": 1.0, "clip_norm": 1.0}
+    },
+}
+"""What has state of its own beside a model's: sections of a configuration."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("protocol", ["secagg"])
+def test_whatever_has_state_goes_on(tmp_path: Path, kind: str, protocol: str) -> None:
+    sections = KINDS[kind]
+    died = federate(configs(tmp_path / "died", protocol, failure=killed(LOST, 3, "evaluate"), **sections))
+    everybody = tuple(range(SILOS))
+    first = configs(tmp_path / "run", protocol, failure=killed(everybody, 4), **sections)
+    assert federate(first) == [None] * SILOS
+    lose(tmp_path / "run", 1)
+    found = federate(configs(tmp_path / "run", protocol, **sections), resume=True)
+    assert all(isinstance(found[silo], LeftOutError) for silo in LOST)
+    assert [found[0]["rounds"], found[0]["survivors"]] == [ROUNDS, [0, 1, 4, 5]]
+    if kind not in ("private", "factored"):  # noise is drawn anew, and factors begin anew where one died
+        assert found[0]["model_sha256"] == died[0]["model_sha256"]
