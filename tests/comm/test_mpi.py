@@ -78,6 +78,21 @@ def test_ranks_are_found_by_host():
     check_shared_buffer(hosts.own)
 
 
+def test_some_silos_go_on_alone():
+    """The last one is left out, and hears when the others have ended."""
+    comm = MpiCommunicator()
+    left = tuple(range(max(1, comm.size - 1)))
+    part = comm.part(left)
+    if part is None:
+        comm.parting.wait()
+        return
+    collective_assert(part, part.members == left, f"{part.members}")
+    collective_assert(part, part.membership_changed, "as after a failure")
+    told = part.allgather_bytes(bytes([comm.rank]))
+    collective_assert(part, told == [bytes([rank]) for rank in left], f"{told}")
+    part.duplicate().parting.tell_end()
+
+
 def test_shared_memory_that_one_rank_cannot_allocate_is_none_everywhere(monkeypatch):
     comm = communicator("world")
     if comm.rank == comm.size - 1:

@@ -35,6 +35,23 @@ def test_hosts_that_ranks_pretend_to_be_on(n):
         assert relays == (other[rank // 2 % len(other)],)
 
 
+def test_some_silos_go_on_alone():
+    def body(comm):
+        replaced = []
+        comm.on_replace(replaced.append)
+        part = comm.part((0, 2, 3))
+        if comm.rank == 1:
+            return part
+        part.notify_replaced()
+        assert replaced == [part]
+        return part.members, part.rank, part.allgather_bytes(bytes([comm.rank])), part.host_groups()
+
+    told = [b"\0", b"\2", b"\3"]
+    found = run_in_threads(4, body, host_of=lambda rank: rank // 2)
+    groups = ((0,), (1, 2))
+    assert found == [((0, 2, 3), 0, told, groups), None, *(((0, 2, 3), k, told, groups) for k in (1, 2))]
+
+
 def test_no_hosts_where_all_share_one_or_none_is_shared():
     assert run_in_threads(3, lambda comm: comm.hosts()) == [None] * 3
     assert run_in_threads(3, lambda comm: comm.hosts(), host_of=lambda rank: rank) == [None] * 3

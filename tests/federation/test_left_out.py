@@ -154,11 +154,13 @@ def test_too_many_that_are_lost_are_one_sentence(
         assert "put key and checkpoints back" in str(found)
 
 
-def test_the_leaders_host_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sections", [{}, {"prune": {"name": "magnitude", "density": 0.5, "end": 5}}])
+def test_the_leaders_host_is_lost(tmp_path: Path, sections: dict[str, Record]) -> None:
     everybody = tuple(range(SILOS))
-    assert federate(configs(tmp_path, "secagg", failure=killed(everybody, 4))) == [None] * SILOS
+    first = configs(tmp_path, "plain", failure=killed(everybody, 4, "step"), **sections)
+    assert federate(first) == [None] * SILOS
     lose(tmp_path, 0)
-    found = federate(configs(tmp_path, "secagg"), resume=True)
+    found = federate(configs(tmp_path, "plain", **sections), resume=True)
     assert isinstance(found[0], LeftOutError)
     assert [found[2]["rounds"], found[2]["survivors"]] == [ROUNDS, [2, 3, 4, 5]]
     assert (tmp_path / "host-1/model.safetensors").exists()
