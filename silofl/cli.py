@@ -218,7 +218,10 @@ def launch(
     # Named here, for a restarted job has to find the run directory.
     train += [] if ("run", "dir") in every.own_keys() else ["--run", pick(settings, resume=resume)]
     silent_s, in_order = settings.failure.silent_s, bool(every.hosts())
-    job = JobStart(info, silos, hosts, train, root=root, silent_s=silent_s, in_order=in_order)
+    leaves_out = settings.failure.policy == "shrink"
+    job = JobStart(
+        info, silos, hosts, train, root=root, silent_s=silent_s, in_order=in_order, leaves_out=leaves_out
+    )
     typer.echo(shlex.join(job.line(hosts, resume=resume)))
     sys.stdout.flush()
     statistics, participation = bool(settings.data.standardize), settings.run.participation

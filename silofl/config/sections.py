@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from silofl.config.neighbours import Neighbours
-from silofl.constrained import Decay, Finite, Fraction, PositiveFloat, PositiveInt
+from silofl.constrained import Decay, Finite, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault
 from silofl.privacy.places import PLACES
@@ -319,6 +319,9 @@ class FailureConfig(Section):
     twice as long the others end the job."""
     rejoin_s: PositiveFloat = 60.0
     """`respawn`: seconds in which a silo that was started again must be back; else they go on without it."""
+    leave_out: list[NonNegativeInt] = []
+    """`shrink`, at a resume: silos to go on without, whatever files they have. `silofl launch` names those of
+    institutions whose host does not answer."""
     inject: list[str] = []
     """Faults to inject: `kill silo 2 round 5 at collect`; see `docs/failure.md`. A resumed run has none."""
 
@@ -326,6 +329,12 @@ class FailureConfig(Section):
     def faults(self) -> list[Fault]:
         """The faults that `inject` names."""
         return [parse_fault(text) for text in self.inject]
+
+    @model_validator(mode="after")
+    def _silos_may_be_left_out(self) -> FailureConfig:
+        if self.leave_out and self.policy != "shrink":
+            raise ValueError('leave_out is for policy = "shrink", which goes on without silos')
+        return self
 
     @model_validator(mode="after")
     def _faults_are_known(self) -> FailureConfig:

@@ -38,7 +38,11 @@ def leave_out(group: ElasticGroup, config: Config, path: Path, silos: int) -> li
     lost, of_key_alone = group.step(lambda: lost_silos(group, config, path, silos))
     if not lost:
         return []
-    who = f"{silos_text(lost)} {'has' if len(lost) == 1 else 'have'} lost the files of this run"
+    named = [silo for silo in lost if silo in config.failure.leave_out]
+    has = "has lost the files of this run" if not named else "is named by failure.leave_out"
+    if len(lost) > 1:
+        has = has.replace("has ", "have ").replace("is ", "are ", 1)
+    who = f"{silos_text(lost)} {has}"
     left = tuple(silo for silo in group.members if silo not in lost)
     why = why_not_without(config, silos, left)
     if why and of_key_alone:
@@ -58,8 +62,9 @@ def leave_out(group: ElasticGroup, config: Config, path: Path, silos: int) -> li
 def lost_silos(group: ElasticGroup, config: Config, path: Path, silos: int) -> tuple[Silos, bool]:
     """The silos of this job that have no key by which they are themselves, or no file of what they committed.
 
-    Nor a copy of one. None before a first round is committed, and where that holds for all: their errors say
-    more. And whether any of them misses its key alone. Collective, within a step.
+    Nor a copy of one; and those that `failure.leave_out` names. None before a first round is committed, and
+    where that holds for all: their errors say more. And whether any of them misses its key alone. Collective,
+    within a step. StoppedError, on every rank, where one is named and no round is committed.
     """
     comm, silo = group.comm, group.silo_id
     with raise_on_all_ranks(comm):
@@ -70,9 +75,17 @@ def lost_silos(group: ElasticGroup, config: Config, path: Path, silos: int) -> t
     committed = {one for files in every for one in files.members}
     copied = {one for files in every for one in files.copies}
     lost, of_key_alone = list[int](), False
+    if config.failure.leave_out and not committed:
+        raise StoppedError(
+            "failure.leave_out names silos, and there is no committed round that could go on without them: "
+            "start the same command with --resume when all are there",
+            rank=0,
+        )
     for one, files, key in zip(comm.members, every, keys, strict=True):
         kept = files.state or one in copied
-        if (committed and not key) or (one in committed and not kept):
+        if one in config.failure.leave_out:
+            lost.append(one)
+        elif (committed and not key) or (one in committed and not kept):
             lost.append(one)
             of_key_alone = of_key_alone or kept
     return (tuple(lost), of_key_alone) if len(lost) < comm.size else ((), False)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from silofl.console import log
 from silofl.errors import EXIT_BAD_INPUT, EXIT_RESUMABLE, ConfigError, StoppedError
 from silofl.launcher.host_probe import LOST_TIMEOUT_S, PROBE_TIMEOUT_S, Answers, probe
-from silofl.launcher.hosts import Host, is_local, without
+from silofl.launcher.hosts import Host, is_local, seats_without, without
 
 KEEPALIVE_PROBES = 3
 THIS_HOST = "localhost"
+NO_HOST = "no host answers: start the same command with --resume when one does"
 Line = Callable[[Sequence[Host]], list[str]]
 """The launcher's command on these hosts."""
 
@@ -21,7 +22,8 @@ class Cluster:
     """The hosts of one job: `Restarted` on those that answer, by what `line` gives for them.
 
     `program` has to be at the same path on each. Silos are `movable` to another host but where only theirs
-    has their data.
+    has their data: then `line_without` gives the command that leaves out some, by their numbers, on hosts in
+    the order of all; None where the job waits for their hosts.
     """
 
     def __init__(
@@ -32,9 +34,10 @@ class Cluster:
         environ: Mapping[str, str] = os.environ,
         *,
         movable: bool = True,
+        line_without: Callable[[Sequence[Host], Sequence[int]], list[str]] | None = None,
     ) -> None:
         self._hosts, self._program, self._line, self._environ = tuple(hosts), program, line, environ
-        self._movable = movable
+        self._movable, self._line_without = movable, line_without
         self._lost: list[str] = []
         self._local = frozenset(host.name for host in hosts if is_local(host.name))
         """This machine's names: looked up while its network is as it should be."""
@@ -57,10 +60,16 @@ class Cluster:
         """See `Restarted`: on the hosts that answer now, with the silos of those that do not.
 
         Every silo is started: one whose host is lost runs beside the silos of its neighbours in the list,
-        where silos are movable. Where they are not and a host is lost, StoppedError.
+        where silos are movable. Where they are not and a host is lost, they are left out, or StoppedError.
         """
         answers = self._ask(LOST_TIMEOUT_S)
         self._lost = lost = [*answers.silent, *answers.without_program]
+        if lost and not self._movable and self._line_without is not None:
+            seats, silos = seats_without(self._hosts, lost)
+            if not seats:
+                raise StoppedError(NO_HOST)
+            log(f"{_hosts(lost)} not answer: silo {', '.join(map(str, silos))} is to be left out")
+            return self._line_without(self._told(seats), silos)
         if lost and not self._movable:
             raise StoppedError(
                 f"{_hosts(lost)} not answer, where institutions have their data: start the same command with "
@@ -68,12 +77,15 @@ class Cluster:
             )
         left = without(self._hosts, lost) if self._movable else self._hosts
         if not left:
-            raise StoppedError("no host answers: start the same command with --resume when one does")
+            raise StoppedError(NO_HOST)
         if lost:
             log(f"{_hosts(lost)} not answer: all silos run on {', '.join(map(str, left))}")
-        if {host.name for host in left} <= self._local:  # found also where the network's address is gone
-            left = (Host(THIS_HOST, sum(host.slots for host in left)),)
-        return self._line(left)
+        return self._line(self._told(left))
+
+    def _told(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        """As the launcher is told of them: this machine is found also where the network's address is gone."""
+        here = {host.name for host in hosts} <= self._local
+        return (Host(THIS_HOST, sum(host.slots for host in hosts)),) if here else hosts
 
     def exit_code(self, code: int) -> int:
         """See `Restarted`: input that is bad where a silo's host is lost may be good on that host."""

@@ -115,6 +115,18 @@ def without(hosts: Sequence[Host], lost: Iterable[str]) -> tuple[Host, ...]:
     return tuple(Host(name, number) for name, number in slots.items())
 
 
+def seats_without(hosts: Sequence[Host], lost: Iterable[str]) -> tuple[tuple[Host, ...], tuple[int, ...]]:
+    """Hosts in the order of ranks, for those of the `lost` a neighbour; and the numbers of these ranks."""
+    gone = set(lost)
+    seats, moved, first = list[Host](), list[int](), 0
+    for index, host in enumerate(hosts):
+        ranks = range(first, first := first + host.slots)
+        near = [host, *reversed(hosts[:index]), *hosts[index:]]
+        seats += [replace(host, name=one.name) for one in near if one.name not in gone][:1]
+        moved += ranks if host.name in gone else ()
+    return tuple(seats), tuple(moved)
+
+
 def is_local(name: str) -> bool:
     """Whether this machine is the host: one of its own addresses is the host's."""
     if name in {"localhost", socket.gethostname()}:

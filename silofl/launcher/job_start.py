@@ -29,10 +29,16 @@ class JobStart:
     """After how long a host that tells nothing is taken for lost."""
     in_order: bool = False
     """Whether silo by silo runs on these hosts and on no other, for its data is there."""
+    leaves_out: bool = False
+    """Whether the job goes on without silos whose hosts are lost."""
 
-    def line(self, hosts: Sequence[Host], *, resume: bool) -> list[str]:
-        """The launcher's command on these hosts; errors are those of `launch_command`."""
+    def line(self, hosts: Sequence[Host], without: Sequence[int] = (), *, resume: bool) -> list[str]:
+        """The launcher's command on these hosts; errors are those of `launch_command`.
+
+        `without`: the silos that are left out, which have a rank all the same.
+        """
         argv = [*self.train, *(["--resume"] if resume else [])]
+        argv += [f"--set=failure.leave_out={list(without)}"] if without else []
         ulfm = self.info.fault_tolerant
         start = launch_command_in_order if self.in_order else launch_command
         return start(self.info, self.ranks, root=self.root, argv=argv, ulfm=ulfm, hosts=hosts)
@@ -44,7 +50,13 @@ class JobStart:
             resumed = self.line((), resume=True)
             return restarts.supervise_restarts(first, resumed, most_restarts, ranks_tell=True)
         again = partial(self.line, resume=True)
-        cluster = Cluster(self.hosts, self.train[0], again, movable=not self.in_order)
+        cluster = Cluster(
+            self.hosts,
+            self.train[0],
+            again,
+            movable=not self.in_order,
+            line_without=again if self.leaves_out else None,
+        )
         cluster.refuse_silent()
         notice_silence(self.silent_s)
         return restarts.supervise_restarts(first, cluster, most_restarts, ranks_tell=True)

@@ -166,6 +166,31 @@ def test_the_leaders_host_is_lost(tmp_path: Path, sections: dict[str, Record]) -
     assert (tmp_path / "host-1/model.safetensors").exists()
 
 
+@PROTOCOLS
+def test_silos_are_left_out_by_name(tmp_path: Path, protocol: str, as_if_died: str) -> None:
+    """They have all their files, and are not to be here, as their data is not."""
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path / "run", protocol, failure=killed(everybody, 4))) == [None] * SILOS
+    found = federate(configs(tmp_path / "run", protocol, failure={"leave_out": [2, 3]}), resume=True)
+    assert all("silos 2 and 3 are named by failure.leave_out" in str(found[silo]) for silo in LOST)
+    assert found[0]["model_sha256"] == as_if_died
+
+
+def test_before_a_round_is_committed_nobody_is_left_out(tmp_path: Path) -> None:
+    everybody = tuple(range(SILOS))
+    assert federate(configs(tmp_path, "plain", failure=killed(everybody, 1))) == [None] * SILOS
+    for found in federate(configs(tmp_path, "plain", failure={"leave_out": [2, 3]}), resume=True):
+        assert isinstance(found, StoppedError)
+        assert "there is no committed round that could go on without them" in str(found)
+    lose(tmp_path, 1)
+    assert federate(configs(tmp_path, "plain"), resume=True)[2]["survivors"] == list(everybody)
+
+
+def test_only_shrink_leaves_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"leave_out is for policy = .shrink."):
+        configs(tmp_path, "plain", failure={"leave_out": [2], "policy": "respawn"})
+
+
 @pytest.mark.parametrize("policy", ["respawn", "abort"])
 def test_other_policies_leave_nobody_out(tmp_path: Path, policy: str) -> None:
     everybody = tuple(range(SILOS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,25 @@ def test_silos_whose_data_is_on_their_hosts_do_not_move(program: str) -> None:
     assert command(Host("a", 1), Host("b", 2), Host("a", 1)) == ["a:1", "b:2", "a:1"]
     with pytest.raises(StoppedError, match="host lost does not answer, where institutions have their data"):
         command(Host("a", 1), Host("lost", 1))
+
+
+def test_silos_of_a_lost_host_that_do_not_move_are_left_out(
+    program: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def command(*hosts: Host) -> list[str]:
+        def line(left: Sequence[Host], without: Sequence[int] = ()) -> list[str]:
+            return [*map(str, left), str(list(without))]
+
+        return Cluster(hosts, program, line, movable=False, line_without=line).command()
+
+    own = socket.gethostname()
+    assert command(Host("a", 1), Host("b", 2), Host("a", 1)) == ["a:1", "b:2", "a:1", "[]"]
+    assert command(Host("a", 1), Host("lost", 2), Host("b", 1)) == ["a:1", "a:2", "b:1", "[1, 2]"]
+    assert "host lost does not answer: silo 1, 2 is to be left out" in capfd.readouterr().err
+    assert command(Host("lost", 1), Host("b", 1), Host("lost", 1)) == ["b:1", "b:1", "b:1", "[0, 2]"]
+    assert command(Host(own, 1), Host("lost", 1)) == ["localhost:2", "[1]"]
+    with pytest.raises(StoppedError, match="no host answers"):
+        command(Host("refused", 2), Host("lost", 2))
 
 
 def test_the_way_to_hosts_is_open_mpis_own(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
