@@ -45,21 +45,23 @@ class Launched:
 class Launch:
     """`silofl launch` on the hosts of the fixture, in which something happens once a line is said.
 
-    `path` is the run directory, beside which the configuration is, and the log will be.
+    `path` is the run directory, beside which the configuration is, and the log will be. Without `slots` the
+    configuration names hosts.
     """
 
-    def __init__(self, both: Any, path: Path, slots: int | tuple[int, ...], *more: str) -> None:
+    def __init__(self, both: Any, path: Path, slots: int | tuple[int, ...] | None, *more: str) -> None:
         environ = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1")
         environ |= {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
             "PYTHONUNBUFFERED": "1",
         }
-        addresses = both.addresses
-        slots = slots if isinstance(slots, tuple) else (slots,) * len(addresses)
-        hosts = ",".join(f"{address}:{one}" for address, one in zip(addresses, slots, strict=True))
         run = path if both.own is None else both.own / path.name
         line = [sys.executable, "-m", "silofl", "launch", str(path.parent / "quick.toml"), "--run", str(run)]
-        line += ["-n", str(sum(slots)), "--host", hosts, *more]
+        if slots is not None:
+            slots = slots if isinstance(slots, tuple) else (slots,) * len(both.addresses)
+            hosts = [f"{address}:{one}" for address, one in zip(both.addresses, slots, strict=True)]
+            line += ["-n", str(sum(slots)), "--host", ",".join(hosts)]
+        line += more
         self.both, self.path, self._log = both, path, path.with_suffix(".log")
         self._seen = path if both.own is None else both.folder_of(0) / path.name
         with self._log.open("wb") as output:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import Start
@@ -77,3 +78,44 @@ def test_what_was_opened_with_it_waits_for_it(apart: Any, quick: Path, tmp_path:
     report(run.path.name, end)
     assert end.code == 75, end.said
     assert "without silo 3 it stays closed" in end.said
+
+
+INSTITUTIONS = """
+[run]
+rounds = 6
+display = "plain"
+[task]
+name = "files"
+model = "linear"
+classes = 2
+[train]
+epochs = 1
+[secure]
+protocol = "plain"
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_an_institution_is_left_out_with_its_host(apart: Any, tmp_path: Path) -> None:
+    """Its rank runs beside a neighbour's, where its path leads to the neighbour's data, and reads nothing."""
+    text = INSTITUTIONS
+    for silo, address in enumerate(apart.addresses):
+        rng = np.random.default_rng(silo)
+        x = rng.normal(size=(100 + 20 * silo, 4))
+        rows = np.column_stack([x, x.sum(1) > 0])
+        path = apart.folder_of(silo) / "cohort.csv"
+        np.savetxt(path, rows, "%g", ",", header="a,b,c,d,label", comments="")
+        text += (
+            f'[[institution]]\nname = "i{silo}"\nhost = "{address}"\ndata.path = "{apart.own}/cohort.csv"\n'
+        )
+    (tmp_path / "quick.toml").write_text(text)
+    run = Launch(apart, tmp_path / "run", None, *SHRINK, *fault("hang silo 2 round 4 at train"))
+    run.wait_for("injected fault: hang silo 2")
+    end = run.finish(lost)
+    report(run.path.name, end)
+    assert end.code == 0, end.said
+    assert "10.99.0.3 does not answer: silo 2 is to be left out" in end.said
+    assert "silo 2 is named by failure.leave_out and is left out" in end.said
+    assert end.summary["survivors"] == [0, 1]
+    assert end.summary["rounds"] == 6
