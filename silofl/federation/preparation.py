@@ -76,11 +76,9 @@ def prepare(
     with ExitStack() as stack:
         peers = stack.enter_context(watch_peers(group, config))
         group.step(lambda: peers.connect(group.comm))  # a link may be cut while ranks are set up, too
-        own, notices = for_silo(config, group.silo_id), list[str]()
-        if resume and config.failure.policy == "shrink":  # first: what is wrong with lost files ends nothing
-            path = group.step(lambda: rundir.choose(group.comm, own, resume=True))
-            notices = leave_out(group, config, path, start.silos)
+        notices = _leave_out(group, start)  # first: what is wrong with lost files ends nothing
         group.step(lambda: _check(group, start))
+        own = for_silo(config, group.silo_id)
         path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
         on_directory(path)
         _begin_log(group, path, start.silos)
@@ -94,6 +92,19 @@ def _begin_log(group: ElasticGroup, path: Path, silos: int) -> None:
     silo_log.begin(path, group.silo_id, whole_process=isinstance(group.comm, MpiCommunicator))
     where = f"process {os.getpid()} on {socket.gethostname()}"
     LOGGER.info("%s", f"silofl {__version__}, silo {group.silo_id} of {silos}, {where}")
+
+
+def _leave_out(group: ElasticGroup, start: Start) -> list[str]:
+    config = start.config
+    if not start.resume or config.failure.policy != "shrink":
+        return []
+
+    def choose() -> Path:
+        with raise_on_all_ranks(group.comm):
+            own = for_silo(config, group.silo_id)
+        return rundir.choose(group.comm, own, resume=True)
+
+    return leave_out(group, config, group.step(choose), start.silos)
 
 
 def _check(group: ElasticGroup, start: Start) -> None:
