@@ -23,7 +23,7 @@ from silofl.comm.protocol import SimulatedCrash
 from silofl.crypto.secagg import Rules
 from silofl.types import Contribution
 from tests.campaigns import mostly_long
-from tests.exchange_ways import WAYS, use
+from tests.exchange_ways import UNEQUAL, WAYS, use, use_hosts
 
 SIZE, CHUNK = 700, 256
 BEFORE = ("advertise", "share", "mask", "collect first", "collect middle", "collect last")
@@ -126,6 +126,18 @@ def test_a_silo_dies(silos: int, step: str, way: str, monkeypatch: pytest.Monkey
     use(way, monkeypatch)
     for silo in range(silos):
         check(run(silos, {silo: step}, secagg), {silo: step}, 1e-7)
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("places", UNEQUAL, ids=str)
+@pytest.mark.parametrize("step", [*BEFORE, "agree", *AFTER])
+def test_a_silo_dies_on_unequal_hosts(
+    step: str, places: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perhaps the only one of its host, or the one for which all others there add up."""
+    use_hosts(places, monkeypatch)
+    for silo in range(len(places)):
+        check(run(len(places), {silo: step}, secagg), {silo: step}, 1e-7)
 
 
 @pytest.mark.parametrize(

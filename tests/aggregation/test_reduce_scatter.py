@@ -38,7 +38,16 @@ def test_bytes_sent_are_those_of_the_rows_for_other_ranks(kind: str, n: int) -> 
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 7])
-@pytest.mark.parametrize("host_of", [lambda rank: rank // 2, lambda rank: rank % 2, lambda rank: rank // 3])
+@pytest.mark.parametrize(
+    "host_of",
+    [
+        lambda rank: rank // 2,
+        lambda rank: rank % 2,
+        lambda rank: rank // 3,
+        lambda rank: min(rank, 1),
+        lambda rank: max(rank - 1, 0),
+    ],
+)
 def test_rows_between_hosts_are_added_up_before_they_cross(n: int, host_of: Any) -> None:
     """Whatever the turn: rows of this host, one sum of each other's, and as many bytes as without hosts."""
     if len({host_of(rank) for rank in range(n)}) == 1:

@@ -17,6 +17,7 @@ from silofl.config import SecureConfig
 from silofl.crypto.identity import Identity
 from silofl.crypto.roster import Roster
 from silofl.errors import ConfigError, DataError, SiloflError
+from tests.exchange_ways import UNEQUAL, use_hosts
 
 
 def check(comm: Any, rank: int, size: int) -> None:
@@ -34,6 +35,20 @@ def check(comm: Any, rank: int, size: int) -> None:
 @pytest.mark.parametrize("silos", [3, 6])
 def test_arrays_and_tensors_in_threads(silos: int) -> None:
     run_in_threads(silos, lambda comm: check(comm, comm.rank, comm.size))
+
+
+@pytest.mark.parametrize("places", UNEQUAL, ids=str)
+def test_unequal_hosts_have_the_bits_of_one(places: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("silofl.aggregation.reduce_scatter.CHUNK_BYTES", 4096)  # slices go in several pieces
+
+    def rank(comm: Communicator) -> list[bytes]:
+        drawn = np.random.default_rng(comm.rank).standard_normal((2, 5001)).astype(np.float32)
+        with silofl.SecureAggregator(comm, 5001) as aggregator:
+            return [aggregator.sum(x).tobytes() for x in drawn]
+
+    expected = run_in_threads(len(places), rank)
+    use_hosts(places, monkeypatch)
+    assert run_in_threads(len(places), rank) == expected
 
 
 def test_one_aggregator_adds_up_often_and_lengths_and_types_may_change() -> None:

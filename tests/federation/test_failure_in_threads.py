@@ -11,7 +11,7 @@ import pytest
 from silofl.errors import EXIT_RESUMABLE, StoppedError
 from silofl.faults import STEPS
 from tests.campaigns import mostly_long
-from tests.exchange_ways import WAYS
+from tests.exchange_ways import UNEQUAL, WAYS, use_hosts
 from tests.federation.reference import Attendance, Reference, attendance
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
@@ -87,6 +87,29 @@ def test_a_silo_dies(
     fault = f"kill silo {silo} round {ROUND} at {step}"
     config = settings(tmp_path, secure=secure, failure={"inject": [fault]})
     check(tmp_path, config, 4, {silo: step}, federate(config, 4))
+
+
+@pytest.mark.parametrize(
+    ("places", "silo", "step"),
+    mostly_long(
+        [
+            (places, silo, step)
+            for places in UNEQUAL
+            for silo, step in ((0, "collect middle"), (1, "unmask"), (3, "collect last"))
+        ],
+        *(0, 5, 10, 16),
+    ),
+    ids=str,
+)
+def test_a_silo_dies_on_unequal_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...], silo: int, step: str
+) -> None:
+    """The rounds before it dies are those of one host, too."""
+    prepare(monkeypatch)
+    use_hosts(places, monkeypatch)
+    fault = f"kill silo {silo} round {ROUND} at {step}"
+    config = settings(tmp_path, failure={"inject": [fault]})
+    check(tmp_path, config, len(places), {silo: step}, federate(config, len(places)))
 
 
 @pytest.mark.parametrize(
