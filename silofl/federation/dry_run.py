@@ -31,7 +31,7 @@ from silofl.federation.privacy.pipeline import refuse_unprotectable
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
-from silofl.federation.silo import Silo, place
+from silofl.federation.silo import Silo
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
@@ -84,9 +84,10 @@ def _dry_run(
     own: Callable[[int], Config] | None,
     institutions: Sequence[Institution],
 ) -> DryRun:
-    refuse_conflicts(config)
-    refuse_unfit(config, silos)
     every = DryRunSilos(config, silos, own, institutions)
+    for number in every.seen:
+        refuse_conflicts(every.config(number))
+    refuse_unfit(config, silos)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
     if isinstance(first_task, Files) and first_task.federated:
@@ -98,23 +99,23 @@ def _dry_run(
     error: MismatchError | None = None
     for number in every.seen:
         code, task, mine = UserCode(number, alone=True), every.task(number), every.config(number)
-        device = place(mine.train.device, number * mine.train.ranks_per_silo)
-        silo = Silo(mine, task, number, silos, device, code=code)
+        devices = every.devices(number)
+        silo = Silo(mine, task, number, silos, devices[0], code=code)
         first = first or silo
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
         if isinstance(task, Files):
             magnitudes[number] = task.magnitudes
-        device = str(silo.model.vector.device)
         patients = len(silo.persons) if config.privacy.unit == "patient" else None
         counts = silo.samples, silo.test_samples, patients
-        rows.append(SiloDryRun(number, device, *counts, name=every.name(number)))
+        ranks = mine.train.ranks_per_silo
+        rows.append(SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks))
     assert first is not None
     error = schema_mismatch(schemas) or error  # columns are what a user knows
     if error is not None:
         raise error
     notes = [
-        *_of_ranks(config),
+        *_of_ranks([row.ranks for row in rows]),
         *schema_notices(schemas),
         *unit_notes(first.schema, magnitudes),
         *_of_several_records(rows),
@@ -123,9 +124,11 @@ def _dry_run(
     return replace(found, notes=[*every.notes(), *found.notes, *notes])
 
 
-def _of_ranks(config: Config) -> list[str]:
-    ranks = config.train.ranks_per_silo
-    return [] if ranks == 1 else [f"each silo trains with {ranks} ranks, each on its part of every batch"]
+def _of_ranks(ranks: Sequence[int]) -> list[str]:
+    if max(ranks) == 1:
+        return []
+    several = f"{ranks[0]} ranks" if len(set(ranks)) == 1 else "as many ranks as stand beside it"
+    return [f"each silo trains with {several}, each on its part of every batch"]
 
 
 def _of_several_records(rows: list[SiloDryRun]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from silofl.config import Config
 from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError
+from silofl.federation.silo import place
 from silofl.launcher.hosts import is_local
 from silofl.tasks import early
 from silofl.tasks import registry as tasks
@@ -43,6 +44,18 @@ class DryRunSilos:
         if number not in self._tasks:
             self._tasks[number] = tasks.build(self.config(silo), alone=True)
         return self._tasks[number]
+
+    def devices(self, silo: int) -> tuple[str, ...]:
+        """Those of its ranks, each once, on a host with as many GPUs as this one."""
+        train = self.config(silo).train
+        first = self._local_rank(silo) * train.ranks_per_silo
+        ranks = range(first, first + train.ranks_per_silo)
+        return tuple(dict.fromkeys(place(train.device, rank) for rank in ranks))
+
+    def _local_rank(self, silo: int) -> int:
+        """Its place among the silos of its host."""
+        hosts = [one.host for one in self._institutions[: silo + 1]]
+        return hosts[:-1].count(hosts[-1]) if hosts else silo
 
     def name(self, silo: int) -> str:
         """The institution's; empty where silos have none."""

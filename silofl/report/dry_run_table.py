@@ -17,12 +17,15 @@ class SiloDryRun:
 
     silo: int
     device: str
+    """Of its ranks: as torch names it, or several with commas between them."""
     train_samples: int
     test_samples: int
     patients: int | None = None
     """How many persons it trains on, where those are protected."""
     name: str = ""
     """The institution's."""
+    ranks: int = 1
+    """With how many it trains."""
 
     @property
     def persons(self) -> int:
@@ -74,11 +77,13 @@ def print_dry_run(found: DryRun) -> None:
     console = Console(highlight=False)
     of_patients = any(row.patients is not None for row in found.silos)
     named = any(row.name for row in found.silos)
-    titles = ["silo", *(["institution"] if named else []), "device", "training samples", "held out"]
-    table = Table(*titles, *(["training patients"] if of_patients else []), box=None, padding=(0, 2, 0, 0))
+    of_ranks = len({row.ranks for row in found.silos}) > 1
+    titles = ["silo", *(["institution"] if named else []), *(["ranks"] if of_ranks else []), "device"]
+    titles += ["training samples", "held out", *(["training patients"] if of_patients else [])]
+    table = Table(*titles, box=None, padding=(0, 2, 0, 0))
     for row in found.silos:
         counts = [row.train_samples, row.test_samples, *([row.persons] if of_patients else [])]
-        names = [escape(row.name)] if named else []
+        names = [*([escape(row.name)] if named else []), *([str(row.ranks)] if of_ranks else [])]
         table.add_row(str(row.silo), *names, row.device, *map(str, counts))
     console.print(table)
     if found.columns:

@@ -16,6 +16,7 @@ from silofl.cli import app
 from silofl.config.settings import load
 from silofl.errors import SiloflError
 from silofl.federation.dry_run import dry_run
+from silofl.federation.dry_run_silos import DryRunSilos
 from tests.conftest import ROOT, Start
 from tests.on_hosts import silofl_there
 
@@ -110,6 +111,46 @@ def test_check_looks_at_every_institutions_own_data(folder: Path) -> None:
         found = dry_run(elsewhere.of(0), 3, None, elsewhere.own, elsewhere.institutions)
     assert [row.name for row in found.silos] == ["north", "harbour"]
     assert found.notes[0].startswith("silo 2: the data of valley is on valley.invalid and not seen from here")
+
+
+@pytest.mark.parametrize("ranks", [(1, 2, 3), (2, 2, 2)])
+def test_check_tells_ranks_and_devices_of_every_institution(
+    folder: Path, ranks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_hosts(folder, "localhost", "localhost", "valley.invalid")
+    head, *entries = path.read_text().split("[[institution]]\n")
+    entries = [
+        f"[[institution]]\ntrain.ranks_per_silo = {count}\n{one}"
+        for count, one in zip(ranks, entries, strict=True)
+    ]
+    path.write_text(head + "".join(entries))
+    done = silofl(folder, "check", "launch/institutions.toml")
+    assert done.returncode == 0, done.stderr
+    titles, *rows = [line.split("  ") for line in done.stdout.splitlines()[:4]]
+    several = len(set(ranks)) > 1
+    assert ("ranks" in [word.strip() for word in titles]) == several
+    shown = [[word.strip() for word in row if word.strip()][1:4] for row in rows]
+    for row, name, count in zip(shown, ("north", "harbour", "valley"), ranks, strict=True):
+        assert row[:2] == [name, str(count)] if several else row[:2] == [name, "cpu"]
+    said = "as many ranks as stand beside it" if several else "2 ranks"
+    assert f"each silo trains with {said}, each on its part of every batch" in done.stdout
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.chdir(folder)
+    every = load(path)
+    silos = DryRunSilos(every.of(0), 3, every.own, every.institutions)
+    expected = {(1, 2, 3): [[0], [2, 3], [0, 1, 2]], (2, 2, 2): [[0, 1], [2, 3], [0, 1]]}[ranks]
+    assert [[f"cuda:{one}" for one in row] for row in expected] == [[*silos.devices(k)] for k in range(3)]
+
+
+def test_check_refuses_what_contradicts_one_institutions_own_settings(folder: Path) -> None:
+    path = folder / "launch/institutions.toml"
+    path.write_text(
+        path.read_text().replace('name = "valley"\n', 'name = "valley"\nsecure.passphrase_file = "p"\n')
+    )
+    done = silofl(folder, "check", "launch/institutions.toml")
+    assert done.returncode == 2
+    assert "secure.passphrase_file" in done.stderr
 
 
 def test_a_file_that_is_missing_is_one_sentence_of_every_command(folder: Path) -> None:
