@@ -134,10 +134,24 @@ def due(made: RespawnPolicy, left: tuple[int, ...], rounds: range) -> dict[int, 
 def test_a_silo_without_another_on_its_host_is_not_started_there() -> None:
     hosts = ["north", "north", "south", "west"]
     made = RespawnPolicy(1.0, None, [Place(host, 0) for host in hosts])
-    assert made.alone((0,), (1, 2, 3)) == ()
-    assert made.alone((2,), (0, 1, 3)) == (2,)
-    assert made.alone((0, 1), (2, 3)) == (0, 1)
-    assert RespawnPolicy(1.0, None, PLACES).alone((0, 3), (1,)) == ()
+    assert made.only_by_restart((0,), (1, 2, 3)) == ""
+    assert made.only_by_restart((2,), (0, 1, 3)).startswith("silo 2 failed, and on a host without another")
+    assert made.only_by_restart((0, 1), (2, 3)).startswith("silos 0 and 1 failed, and on a host without")
+    assert RespawnPolicy(1.0, None, PLACES).only_by_restart((0, 3), (1,)) == ""
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_on_several_hosts_no_second_silo_is_started_in_a_job(hosts: int) -> None:
+    made = RespawnPolicy(1.0, None, [Place(f"host {silo % hosts}", silo) for silo in range(4)])
+    made.note((1,), 2)
+    assert made.only_by_restart((1,), (0, 2, 3)) == ""
+    returns(made, 1, 2)
+    told = RespawnPolicy(1.0)  # in the process that came back
+    told.take_over(json.loads(json.dumps(made.rejoin_state())), None)
+    for policy in (made, told):
+        policy.note((2,), 5)
+        refused = policy.only_by_restart((2,), (0, 1, 3))
+        assert refused.startswith("silo 2 failed, and on several hosts") == (hosts > 1)
 
 
 def test_a_silo_is_started_again_in_the_round_in_which_it_failed() -> None:

@@ -16,8 +16,8 @@ MEGABITS = 1000.0
 STEPS = ("train", "share", "collect first", "unmask", "allgather")
 
 
-def on_hosts(hosts: Any, slots: Sequence[int], path: Path, *more: str) -> dict[str, Any]:
-    """What a run on hosts with so many slots each, all taken, wrote as its summary.
+def on_hosts(hosts: Any, slots: Sequence[int], path: Path, *more: str, restarts: int = 0) -> dict[str, Any]:
+    """What a run on hosts with so many slots each, all taken, wrote as its summary after so many restarts.
 
     By `silofl launch`: mpirun itself may crash once all is done, see docs/failure.md.
     """
@@ -26,7 +26,7 @@ def on_hosts(hosts: Any, slots: Sequence[int], path: Path, *more: str) -> dict[s
         named = ",".join(f"{address}:{one}" for address, one in zip(found.addresses, slots, strict=True))
         done = silofl_there(hosts, found, *words, "--host", named, folder=path.parent)
     assert done.returncode == 0, done.stderr
-    assert "restarting" not in done.stderr
+    assert done.stderr.count("restarting the job") == restarts, done.stderr
     return summary_of(path)
 
 
@@ -110,3 +110,18 @@ def test_a_killed_silo_comes_back_to_its_own_host(
         print(f"silo {silo} at {step}: back after {back_s:.1f} s")  # for people: times are not asserted
         if step in ("unmask", "allgather"):  # its update was in the sum
             assert back["model_sha256"] == whole["model_sha256"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("second", [0, 3])
+def test_a_second_silo_comes_back_by_a_restart(
+    hosts: Any, whole: dict[str, Any], tmp_path: Path, second: int
+) -> None:
+    """On the host of the first that came back, and on the other."""
+    faults = ", ".join(f'"kill silo {silo} round {at} at unmask"' for silo, at in ((1, 2), (second, 4)))
+    more = ["--set", f"failure.inject=[{faults}]"]
+    back = on_hosts(hosts, (2, 2), tmp_path / "several", *more, restarts=1)
+    assert back["failed"] == [[2, 1], [4, second]]
+    assert back["survivors"] == [0, 1, 2, 3]
+    assert back["model_sha256"] == whole["model_sha256"]

@@ -102,10 +102,20 @@ class RespawnPolicy(Part):
             and max(backoff.not_before, backoff.returned + 1) <= number
         )
 
-    def alone(self, silos: tuple[int, ...], members: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of `silos` on whose hosts no member is left: Open MPI has no process there connect."""
-        left = {self._places[member].host for member in members}
-        return tuple(silo for silo in silos if self._places[silo].host not in left)
+    def only_by_restart(self, silos: tuple[int, ...], members: tuple[int, ...]) -> str:
+        """Which of `silos` Open MPI 5.0.11 cannot have back in this job, and why; empty where it can.
+
+        Across hosts a process that it starts later reaches none of a second such process (`opal_modex_recv`).
+        """
+        hosts = [place.host for place in self._places]
+        alone = tuple(silo for silo in silos if hosts[silo] not in {hosts[member] for member in members})
+        if alone:
+            return f"{silos_text(alone)} failed, and on a host without another silo Open MPI has none back"
+        if len(set(hosts)) > 1 and any(one.returned >= 0 for one in self._backoffs.values()):
+            return (
+                f"{silos_text(silos)} failed, and on several hosts Open MPI has no second one back in a job"
+            )
+        return ""
 
     def respawn(
         self, group: ElasticGroup, silos: tuple[int, ...], number: int, tell: Callable[[], bytes]

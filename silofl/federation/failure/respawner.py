@@ -77,13 +77,9 @@ def respawn_failed(state: RunState, number: int) -> None:
 
 def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
     state.commit(number, forced=True)  # first: whatever comes of a silo that is started again
-    alone = state.respawns.alone(silos, state.group.members)
-    if alone:
-        raise StoppedError(
-            f"{silos_text(alone)} failed, and on a host without another silo Open MPI has none back: "
-            f"--resume goes on after round {number} with all silos",
-            rank=0,
-        )
+    reason = state.respawns.only_by_restart(silos, state.group.members)
+    if reason:
+        raise StoppedError(f"{reason}: --resume goes on after round {number} with all silos", rank=0)
     state.logger.notice(f"{silos_text(silos)} failed: respawning")
     began = time.perf_counter()
     reason = state.respawns.respawn(
