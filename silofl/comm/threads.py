@@ -79,13 +79,14 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
 
     @property
     def local_rank(self) -> int:
-        """The rank at the start: threads share one node."""
-        return self._members[self._rank]
+        """Index, at the start, among the ranks of the host that this one pretends to be on."""
+        member, on = self._members[self._rank], self._open_rendezvous.group.world.hosts
+        return on[:member].count(on[member])
 
     @property
     def local_size(self) -> int:
-        """The size: threads share one node."""
-        return self._size
+        """Number of ranks on the host that this one pretends to be on."""
+        return self._on_hosts.count(self._on_hosts[self._rank])
 
     @property
     def several_hosts(self) -> bool:
