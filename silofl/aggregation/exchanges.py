@@ -16,8 +16,9 @@ from silofl_kernels import reduce_rows
 Row = NDArray[Any]
 BUFFERS = 2
 """While one is read by others, the next is filled: one fence a chunk instead of two."""
-TURNS = 3
-"""Between hosts one more, which is on its way."""
+AHEAD = 2
+"""Between hosts so many are on their way while the next is filled: the link has work while a rank is late."""
+TURNS = AHEAD + BUFFERS
 
 
 class Exchange(Protocol):
@@ -227,7 +228,7 @@ class HostExchange:
     other host, which has it for all ranks there. While something crosses, the caller goes on.
     """
 
-    ahead = 1
+    ahead = AHEAD
 
     def __init__(
         self, comm: Communicator, places: HostPlaces, shared: SharedBuffer, dtype: np.dtype[Any]

@@ -26,6 +26,9 @@ from silofl.errors import SiloflError
 
 CHUNK_BYTES = 1 << 22
 """Bytes that a rank has under way at a time: enough to pay for a fence, few enough for the cache."""
+FAR_CHUNK_BYTES = 1 << 21
+"""The same where words are added up before they cross to another host: the first leave sooner, and MPI, which
+sends in its own calls alone, is called more often; each has a fence, too."""
 
 Fill = Callable[[int, int, NDArray[Any]], None]
 """fill(first, last, out) writes what this silo brings to coordinates [first, last) into `out`."""
@@ -56,7 +59,7 @@ class ReduceScatter:
         comm: the ranks that are left of `shards.members`.
         shards: which rank serves which slice.
         dtype: of the values that travel.
-        chunk: values that a rank has under way at a time; None: `CHUNK_BYTES`.
+        chunk: values that a rank has under way at a time; None: `CHUNK_BYTES`, or `FAR_CHUNK_BYTES`.
         kept: how many vectors a fold makes of each slice, (kept, k); None: one, (k,).
         adds: whether a fold adds up words in their ring: in any order, and some of them before others.
 
@@ -78,6 +81,8 @@ class ReduceScatter:
         self._offsets = shards.owned_ranges(comm.members)
         self.start, self.stop = self._offsets[comm.rank : comm.rank + 2]
         self._longest = max(end - start for start, end in pairwise(self._offsets))
+        if chunk is None and adds and comm.hosts() is not None:
+            chunk = FAR_CHUNK_BYTES // dtype.itemsize
         self._width = chunk_width(self._longest, comm.size, dtype, chunk)
         length = (kept or 1) * (self.stop - self.start)
         self.exchange: Exchange = open_exchange(comm, self._width, length, dtype, adds=adds)

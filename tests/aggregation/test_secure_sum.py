@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import pytest
 import torch
 
 import silofl
+from silofl.comm.mpi_library import mpi_info
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
 from silofl.crypto.identity import Identity
 from silofl.crypto.roster import Roster
 from silofl.errors import ConfigError, DataError, SiloflError
+from silofl.launcher.environment import THREAD_VARIABLES
+from tests.conftest import ROOT
 from tests.exchange_ways import UNEQUAL, use_hosts
 
 
@@ -39,7 +44,8 @@ def test_arrays_and_tensors_in_threads(silos: int) -> None:
 
 @pytest.mark.parametrize("places", UNEQUAL, ids=str)
 def test_unequal_hosts_have_the_bits_of_one(places: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("silofl.aggregation.reduce_scatter.CHUNK_BYTES", 4096)  # slices go in several pieces
+    for name in ("CHUNK_BYTES", "FAR_CHUNK_BYTES"):  # slices go in more pieces than are under way
+        monkeypatch.setattr(f"silofl.aggregation.reduce_scatter.{name}", 1024)
 
     def rank(comm: Communicator) -> list[bytes]:
         drawn = np.random.default_rng(comm.rank).standard_normal((2, 5001)).astype(np.float32)
@@ -184,3 +190,49 @@ def test_over_mpi() -> None:
     from mpi4py import MPI
 
     check(MPI.COMM_WORLD, MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size)
+
+
+SUMS = """
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from silofl.aggregation.secure_sum import SecureAggregator
+from silofl.comm import run_on_ranks
+
+
+def body(comm, shutdown):
+    drawn = np.random.default_rng(comm.rank).standard_normal((3, 3_000_001)).astype(np.float32)
+    with SecureAggregator(comm, drawn.shape[1]) as aggregator:
+        told = " ".join(sha256(aggregator.sum(x).tobytes()).hexdigest() for x in drawn)
+    assert comm.allgather_bytes(told.encode()) == [told.encode()] * comm.size
+    if comm.rank == 0:
+        Path(sys.argv[1]).write_text(f"{comm.several_hosts} {told}")
+
+
+sys.exit(run_on_ranks(body))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("megabits", [100.0, 1000.0])
+def test_ranks_on_two_hosts_have_the_bits_of_one(hosts: Any, tmp_path: Path, megabits: float) -> None:
+    """Of several sums, in more pieces than are under way at a time."""
+    program, environ = tmp_path / "sums.py", dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1")
+    program.write_text(SUMS)
+    environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    mpirun, told = mpi_info().launchers[0], dict[bool, str]()
+    for several in (True, False):
+        argv, path = [sys.executable, str(program), str(tmp_path / str(several))], tmp_path / str(several)
+        with hosts.two_hosts(megabits) as both:
+            if several:
+                assert both.mpirun(mpirun, 2, argv, environ, 120) == 0
+            else:
+                line = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "4", *argv]
+                assert both.start(line, environ).wait(120) == 0
+        where, _, told[several] = path.read_text().partition(" ")
+        assert where == str(several)
+    assert told[True] == told[False]

@@ -24,7 +24,7 @@ def on_hosts(hosts: Any, slots: Sequence[int], path: Path, *more: str, restarts:
     words = ["launch", str(path.parent / "quick.toml"), "-n", str(sum(slots)), "--run", str(path), *more]
     with hosts.two_hosts(MEGABITS, len(slots)) as found:
         named = ",".join(f"{address}:{one}" for address, one in zip(found.addresses, slots, strict=True))
-        done = silofl_there(hosts, found, *words, "--host", named, folder=path.parent)
+        done = silofl_there(hosts, found, *words, "--host", named, folder=path.parent, timeout_s=240)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("restarting the job") == restarts, done.stderr
     return summary_of(path)
