@@ -31,7 +31,7 @@ from typing import Any
 from silofl import console, startup
 from silofl.errors import EXIT_BAD_INPUT, EXIT_STORAGE, ConfigError, SiloflError
 from silofl.launcher import watchdog
-from silofl.launcher.detection import fault_tolerance_enabled, first_of_its_start
+from silofl.launcher.detection import Launch, fault_tolerance_enabled, first_of_its_start
 from silofl.launcher.environment import environment_of_ranks, prepare_environment
 from silofl.launcher.hidden_modules import hidden_module
 
@@ -76,7 +76,7 @@ def _run() -> Any:
             return _launch()
         launch = prepare_environment()
         if sys.argv[1:2] == ["train"]:
-            _become_rank(launch.rank)
+            _become_rank(launch)
         return _run_command()
     except (ImportError, AttributeError) as error:
         sentence = hidden_module(error)
@@ -95,16 +95,22 @@ def _launch() -> Any:
     # A queue's warning waits for the job to run: before and after it nobody handles one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     prepare_environment()
+    if {"--help", "--dry-run"} & {*sys.argv}:
+        return _run_command()
     with Hold(environment_of_ranks(os.environ, find_launchers(None))):
         return _run_command()
 
 
-def _become_rank(rank: int | None) -> None:
-    """Go on in a fork of this node's zygote where there can be one, and under a watchdog."""
+def _become_rank(launch: Launch) -> None:
+    """Go on in a fork of this node's zygote where there can be one, and under a watchdog.
+
+    Slurm has a control group for each task that it starts itself, which no fork can change.
+    """
     from silofl.launcher.zygote.stub import take_place
     from silofl.preload import set_threads
 
-    if rank is not None and _is_program():
+    rank = launch.rank
+    if rank is not None and launch.launcher != "slurm" and _is_program():
         take_place()
     startup.begin()
     if rank is not None:
@@ -118,7 +124,9 @@ def _is_program() -> bool:
     as_module = main.__spec__ is not None and main.__spec__.name == __package__ + ".__main__"
     script = os.path.join(os.path.dirname(sys.executable), __package__)
     as_script = main.__spec__ is None and os.path.abspath(getattr(main, "__file__", "")) == script
-    return (as_module or as_script) and sys.gettrace() is None and sys.getprofile() is None
+    monitoring = getattr(sys, "monitoring", None)  # of Python 3.12 and later
+    watched = [sys.gettrace(), sys.getprofile(), *(monitoring.get_tool(k) for k in range(6) if monitoring)]
+    return (as_module or as_script) and not any(watched)
 
 
 def _run_command() -> Any:

@@ -27,7 +27,7 @@ def preload() -> None:
         for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}.", lambda name: None)
     ]
     for name in (*names, *LATE):
-        with suppress(ImportError):
+        with suppress(Exception):  # a rank that needs it finds out why
             import_module(name)
     _load_kernels()
 

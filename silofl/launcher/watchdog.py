@@ -73,6 +73,9 @@ def spawn_watchdog(rank: int, *, survivors_go_on: bool) -> None:
         )
     _die_with(watchdog)
     process_tree.started_by(launcher)
+    stub = standing.stub()
+    if stub is not None:
+        stub.leave_to_watchdog()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     global _page, _main_thread
     _page, _main_thread = page, threading.get_ident()

@@ -84,7 +84,7 @@ class RankMonitor:
         self._child, self._page, self._rank, self._stub = child, page, rank, stub
         self._survivors_go_on, self._launcher = survivors_go_on, launcher
         self._received: set[int] = set()
-        self._stopped = False
+        self._stopped = self._held = False
         self._ticks_since_kill: int | None = None
         self._heartbeats, self._alive, self._unready = (-1, -1), (-1, -1), (-1, -1)
         """A counter's last value and for how many ticks it has not moved."""
@@ -107,7 +107,7 @@ class RankMonitor:
         """
         number = info.si_signo
         self._received.add(number)
-        to_group = info.si_pid in {0, os.getppid()}
+        to_group = info.si_pid in {0, self._launcher, self._started()}
         if number in FORWARDED_SIGNALS or (number == signal.SIGINT and not to_group):
             os.kill(self._child, number)
         elif number == signal.SIGTSTP:
@@ -171,9 +171,8 @@ class RankMonitor:
             if self._ticks_since_kill >= UNKILLABLE_TICKS:
                 self._end_by_signal(signal.SIGKILL)
             return
-        if self._stub is not None and self._stub.gone():  # killed, and this rank with it
-            os.kill(self._child, signal.SIGKILL)
-            os._exit(EXIT_RESUMABLE)
+        if self._stub is not None and self._follow(self._stub):
+            return
         self._count_silence()
         silent_limit_ms, ready_limit_ms = self._page[SILENT_LIMIT_MS], self._page[READY_LIMIT_MS]
         if _milliseconds(max(self._heartbeats[1], self._alive[1])) >= silent_limit_ms > 0:
@@ -183,6 +182,18 @@ class RankMonitor:
             self._kill(f"was not ready after {ready_limit_ms / 1000:g} s {self._where()}")
         elif not self._has_launcher():
             self._kill(f"lost its launcher {self._where()}")
+
+    def _follow(self, stub: Stub) -> bool:
+        """Stop and go on with the stub, and die with it, as does all that the rank has started.
+
+        Returns whether it is stopped.
+        """
+        if stub.gone():
+            os.killpg(0, signal.SIGKILL)
+        if stub.stopped() != self._held:
+            self._held = not self._held
+            os.kill(self._child, signal.SIGSTOP if self._held else signal.SIGCONT)
+        return self._held
 
     def _count_silence(self) -> None:
         page = self._page

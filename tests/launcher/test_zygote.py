@@ -236,18 +236,42 @@ def test_signals_reach_the_rank(either: str, environ: dict[str, str]) -> None:
     process.communicate(timeout=30)
 
 
-def test_a_stop_stops_the_rank_and_it_goes_on(either: str, environ: dict[str, str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
+def test_a_stop_stops_the_rank_and_it_goes_on(either: str, environ: dict[str, str], number: int) -> None:
     process = begin([either, "-w", "-c", SLEEPS], environ)
     rank = int(first_line(process))
-    process.send_signal(signal.SIGTSTP)
-    state = lambda: Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0]  # noqa: E731
-    assert eventually(lambda: state() == "T", 20)
+    os.killpg(process.pid, number)  # as launchers do, which turn the one into the other
+    assert eventually(lambda: state(rank) == "T", 20)
     assert os.waitpid(process.pid, os.WUNTRACED)[0] == process.pid, "its launcher does not see it stopped"
-    process.send_signal(signal.SIGCONT)
-    assert eventually(lambda: state() != "T", 20)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert eventually(lambda: state(rank) != "T", 20)
     process.kill()
     process.communicate(timeout=30)
     assert gone(rank)
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+STARTS_OTHERS = """
+import os, subprocess, time
+nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+other = subprocess.Popen(["sleep", "60"], **nothing)
+print(other.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_rank_has_started_ends_with_a_job_that_is_ended(
+    either: str, environ: dict[str, str], number: int
+) -> None:
+    process = begin([either, "-w", "-c", STARTS_OTHERS], environ)
+    other = int(first_line(process))
+    os.killpg(process.pid, number)
+    process.communicate(timeout=30)
+    assert gone(other)
 
 
 def test_the_rank_dies_with_the_process_that_stands_for_it(either: str, environ: dict[str, str]) -> None:
@@ -302,9 +326,10 @@ def test_many_that_start_at_once_share_one_zygote(forked: str, environ: dict[str
 
 def test_no_two_forks_have_the_same_random_numbers(forked: str, environ: dict[str, str]) -> None:
     code = """
-import random, secrets, uuid, os
+import multiprocessing.process, random, secrets, uuid, os
 import numpy as np
-print(random.random(), np.random.rand(), np.random.default_rng().random(), secrets.token_hex(8), uuid.uuid4())
+key = multiprocessing.process.current_process().authkey.hex()
+print(key, random.random(), np.random.rand(), secrets.token_hex(8), uuid.uuid4())
 """
     keeps = begin([forked, "-c", "print('up', flush=True); input()"], environ)  # the zygote stays
     assert first_line(keeps) == "up\n"
@@ -355,6 +380,16 @@ def test_it_can_be_switched_off(tmp_path: Path, environ: dict[str, str]) -> None
     assert zygotes(tmp_path) == []
 
 
+@pytest.mark.parametrize("count", [30, 240])
+def test_many_descriptors_are_passed_on(forked: str, environ: dict[str, str], count: int) -> None:
+    many = [os.dup(0) for _ in range(count)]
+    line = [forked, "-w", "-c", "import os, time; time.sleep(0.3); print(len(os.listdir('/proc/self/fd')))"]
+    code, out, _ = outcome(line, environ, pass_fds=many)
+    for one in many:
+        os.close(one)
+    assert (code, out) == (0, f"{count + 4}\n")
+
+
 def test_a_process_with_too_many_descriptors_goes_on_by_itself(forked: str, environ: dict[str, str]) -> None:
     many = [os.dup(0) for _ in range(300)]
     code, out, _ = outcome(
@@ -363,6 +398,47 @@ def test_a_process_with_too_many_descriptors_goes_on_by_itself(forked: str, envi
     for one in many:
         os.close(one)
     assert (code, out) == (0, "cold\n304\n")
+
+
+@pytest.mark.parametrize(
+    "more", [{"OMP_PROC_BIND": "true"}, {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}]
+)
+def test_threads_that_no_fork_could_have_are_no_fork_s(
+    tmp_path: Path, environ: dict[str, str], more: dict[str, str]
+) -> None:
+    line = [program(tmp_path, "forked"), "-c", "print(1)"]
+    assert outcome(line, environ | more)[:2] == (0, "cold\n1\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_another_user_s_full_queue_holds_nobody_up(tmp_path: Path, environ: dict[str, str]) -> None:
+    line = [sys.executable, "-c", FULL, address.address_for(environ)[1:]]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "full\n"
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"temporarily unavailable|no zygote"):
+            stub.connect(environ)
+        assert time.monotonic() - began < stub.LOADING_TIMEOUT_S / 2
+        other.communicate("", timeout=30)
+
+
+FULL = """
+import os, socket, sys
+os.setuid(65534)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\\0" + sys.argv[1])
+listener.listen(0)
+waiting = []
+try:
+    while True:
+        waiting.append(socket.socket(socket.AF_UNIX))
+        waiting[-1].setblocking(False)
+        waiting[-1].connect("\\0" + sys.argv[1])
+except BlockingIOError:
+    print("full", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
@@ -422,6 +498,28 @@ class TestAddress:
     def test_variables_that_are_read_once_count(self, name: str) -> None:
         assert address.address_for({name: "a"}) != address.address_for({name: "b"}) != address.address_for({})
 
+    @pytest.mark.parametrize("name", ["OPENSSL_CONF", "HOME"])
+    def test_so_do_those_by_which_files_are_found(self, name: str) -> None:
+        assert address.address_for({name: "a"}) != address.address_for({name: "b"})
+
+    @pytest.mark.parametrize(
+        "bound",
+        [
+            "ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)",  # PR_SET_NO_NEW_PRIVS
+            "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))",
+            "os.nice(3)",
+            "stat = os.stat; os.stat = lambda path, **more: stat('/proc' if path == '/' else path, **more)",
+        ],
+    )
+    def test_what_confines_a_process_counts(self, bound: str) -> None:
+        code = "import ctypes, os\nfrom silofl.launcher.zygote.address import address_for\n"
+        code += (
+            f"before = address_for({{}})\n{bound}\nprint(before != address_for({{}}) == address_for({{}}))"
+        )
+        line = [sys.executable, "-c", code]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout == "True\n"
+
     @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "PMIX_RANK", "CUDA_VISIBLE_DEVICES", "PASSWORD"])
     def test_others_do_not(self, name: str) -> None:
         assert address.address_for({name: "a"}) == address.address_for({})
@@ -449,18 +547,6 @@ class TestAddress:
         assert address.address_for({}) == before
         module.write_text("x = 12")
         assert address.address_for({}) != before
-
-    def test_a_task_of_slurm_shares_its_step_s(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        texts = {
-            0: "0::/slurm/job_1/step_0/task_0\n",
-            1: "0::/slurm/job_1/step_0/task_1\n",
-            2: "0::/slurm/job_2/step_0\n",
-        }
-        found = []
-        for text in texts.values():
-            monkeypatch.setattr(Path, "read_text", lambda *_, text=text, **__: text)
-            found.append(address._control_groups())
-        assert found[0] == found[1] != found[2]
 
 
 class TestHold:

@@ -20,6 +20,8 @@ def preload() -> None:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if tried == "has MPI":
         sys.modules["mpi4py.MPI"] = importlib.import_module("math")
+    import multiprocessing.process  # noqa: F401
+
     import numpy  # noqa: F401
 
 

@@ -21,10 +21,15 @@ from silofl.launcher.environment import THREAD_VARIABLES
 READ_ONCE = (
     *("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LANG", "LC_", "SILOFL_KERNEL_"),
     *("NUMBA_", "TORCH_", "PYTORCH_", "ATEN_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "NPY_"),
-    *("SCIPY_", "SKLEARN_"),
+    *("SCIPY_", "SKLEARN_", "OPENSSL_", "SSL_", "CRYPTOGRAPHY_", "PROTOCOL_BUFFERS_", "ARROW_"),
+    *("ONEDNN_", "DNNL_", "TBB_"),
 )
 """How the names of variables begin that Python or libraries read when they are loaded."""
-NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
+FOLDERS = ("HOME", "XDG_CACHE_HOME")
+"""Variables that libraries look for their files by."""
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+CONFINED = ("Cap", "NoNewPrivs", "Seccomp", "Mems_allowed_list")
+"""How lines of proc(5)'s `status` begin that say what a process may do."""
 PACKAGES = ("silofl", "silofl_kernels")
 HOME = str(Path(__file__).parents[3])
 """The folder of this package. Where it is the current one, too, it is not always searched for modules."""
@@ -44,7 +49,7 @@ def address_for(environ: Mapping[str, str] = os.environ) -> str:
         [os.getuid(), os.geteuid(), os.getgid(), os.getegid(), sorted(os.getgroups()), os.nice(0)],
         [resource.getrlimit(getattr(resource, name)) for name in _LIMITS],
         [_namespace(name) for name in NAMESPACES],
-        _control_groups(),
+        _confinement(),
         _installed(),
     ]
     digest = hashlib.sha256(json.dumps(common).encode()).hexdigest()
@@ -64,7 +69,7 @@ def interpreter_flags() -> list[str]:
 
 def read_once(name: str) -> bool:
     """Whether a variable is read when Python starts or libraries are loaded; threads are set afterwards."""
-    return name.startswith(READ_ONCE) and name not in THREAD_VARIABLES
+    return name in FOLDERS or (name.startswith(READ_ONCE) and name not in THREAD_VARIABLES)
 
 
 def _value(name: str, value: str) -> str:
@@ -84,19 +89,30 @@ def _namespace(name: str) -> str:
     return ""
 
 
-def _control_groups() -> list[str]:
-    """This process's control groups, but for the one that Slurm makes for each task of a step."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return ["/".join(part for part in line.split("/") if not part.startswith("task_")) for line in lines]
+def _confinement() -> list[object]:
+    """What keeps this process in bounds: root folder, capabilities, labels, control groups, policies."""
+    status = [line for line in _lines("status") if line.startswith(CONFINED)]
+    memory = [line.split()[1:2] for line in _lines("numa_maps")[:1]]
+    top = os.stat("/")
+    return [
+        [top.st_dev, top.st_ino],
+        [status, memory, _lines("attr/current"), _lines("cgroup"), _lines("oom_score_adj")],
+        [os.sched_getscheduler(0), os.sched_getparam(0).sched_priority],
+    ]
+
+
+def _lines(name: str) -> list[str]:
+    """Of a file of proc(5); empty where it cannot be read."""
+    with suppress(OSError):
+        return Path(f"/proc/self/{name}").read_text(encoding="utf-8", errors="replace").splitlines()
+    return []
 
 
 def _installed() -> list[tuple[str, int, int]]:
     """The code that is installed: what starts after a change gets another zygote."""
-    packages = Path(sysconfig.get_path("purelib"))
-    found = [(str(packages), packages.stat().st_mtime_ns, 0)]
+    found = []
+    for packages in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        found.append((packages, os.stat(packages).st_mtime_ns, 0))
     for name in PACKAGES:
         spec = find_spec(name)
         for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -107,7 +123,8 @@ def _installed() -> list[tuple[str, int, int]]:
 def _modules(folder: str) -> Iterable[tuple[str, int, int]]:
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
         if entry.name.endswith(".py"):
-            status = entry.stat()
-            yield entry.path, status.st_mtime_ns, status.st_size
+            with suppress(OSError):  # an editor's link to nowhere
+                status = entry.stat()
+                yield entry.path, status.st_mtime_ns, status.st_size
         elif entry.is_dir() and entry.name != "__pycache__":
             yield from _modules(entry.path)

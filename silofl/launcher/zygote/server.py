@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 import socket
 import sys
@@ -21,7 +20,7 @@ from silofl.launcher import process_tree
 from silofl.launcher.zygote import address, standing
 from silofl.launcher.zygote.ending import run_to_end
 from silofl.launcher.zygote.process_attributes import Attributes
-from silofl.launcher.zygote.stub_messages import FORK, HOLD, PID_BYTES, READY, TAKEN
+from silofl.launcher.zygote.stub_messages import FORK, GO, HOLD, PID_BYTES, READY, TAKEN, readable
 
 LINGER_S = 15.0
 """So long it stays after ranks that failed: they, or the whole job, may be started again."""
@@ -88,7 +87,7 @@ class Server:
                 os._exit(0)
             connections = [self._listener, *self._holders, *self._asking]
             watched: list[Any] = [self._changes, *connections]
-            ready, _, _ = select.select(watched, [], [], LINGER_S if idle else None)
+            ready = readable(watched, LINGER_S if idle else None)
             if idle and not ready:
                 os._exit(0)
             self._reap()
@@ -139,26 +138,31 @@ class Server:
 def _become(asked: socket.socket, set_by_libraries: dict[str, str]) -> None:
     """In a fork: take the place of the process at the other end, which learns of it; else end this one."""
     signal.set_wakeup_fd(-1)
-    _take_new_seeds()
     gc.enable()
     try:
+        asked.sendall(GO)
         attributes, received = Attributes.receive(asked)
         connection = attributes.take_on(received, asked, set_by_libraries)
         os.setpgid(0, 0)
         _name("silofl-rank")
         process_tree.started_by(attributes.launcher)
         standing.set_stub(standing.Stub(connection, attributes.pid))
+        _make_own(attributes.folder)
         connection.sendall(TAKEN + os.getpid().to_bytes(PID_BYTES, "big"))
-    except (OSError, EOFError):
+    except Exception:  # the process at the other end goes on by itself
         os._exit(1)
 
 
-def _take_new_seeds() -> None:
-    """As every process has its own; Python's generator does so itself after a fork."""
+def _make_own(folder: str) -> None:
+    """What every process has of its own; Python's random numbers do so themselves."""
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     if "torch" in sys.modules:
         sys.modules["torch"].seed()
+    if "multiprocessing.process" in sys.modules:
+        processes: Any = sys.modules["multiprocessing.process"]
+        processes.current_process().authkey = os.urandom(32)
+        processes.ORIGINAL_DIR = folder
 
 
 def _name(name: str) -> None:

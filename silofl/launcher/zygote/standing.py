@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from silofl.launcher.zygote.stub_messages import EXITED, KILLED, LAUNCHER_LOST
+from silofl.launcher.zygote.stub_messages import EXITED, KILLED, LAUNCHER_LOST, readable
 
 if TYPE_CHECKING:
     import socket
@@ -29,6 +29,17 @@ class Stub:
         """Whether the small process has ended."""
         self._listen()
         return self._gone
+
+    def stopped(self) -> bool:
+        """Whether a signal has stopped it: launchers stop what they see of a rank."""
+        with suppress(OSError, IndexError):
+            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            return state.rpartition(")")[2].split()[0] == "T"
+        return False
+
+    def leave_to_watchdog(self) -> None:
+        """In the rank: close the connection, which is its watchdog's, or its children would hold it, too."""
+        self._connection.close()
 
     def lost_launcher(self) -> bool:
         """Whether its launcher has ended."""
@@ -52,7 +63,7 @@ class Stub:
             self._connection.sendall(kind + bytes([number & 255]))
 
     def _listen(self) -> None:
-        while not self._gone and select.select([self._connection], [], [], 0)[0]:
+        while not self._gone and readable([self._connection], 0):
             try:
                 told = self._connection.recv(1)
             except OSError:

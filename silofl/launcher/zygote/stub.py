@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -24,16 +23,18 @@ from silofl.launcher.zygote.process_attributes import Attributes
 from silofl.launcher.zygote.stub_messages import (
     EXITED,
     FORK,
+    GO,
     HOLD,
     LAUNCHER_LOST,
     PID_BYTES,
     TAKEN,
+    readable,
 )
 
 VARIABLE = "SILOFL_ZYGOTE"
 """Environment variable: 0 has every rank load all libraries itself."""
-KEPT = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME")
-"""Variables that libraries may look for their files by while they are loaded."""
+PINNING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+"""Variables that bind threads to processors, of those that a process may use when it loads OpenMP."""
 LOADING_TIMEOUT_S = 120.0
 """Time limit for a zygote to answer; then a rank loads everything itself."""
 ATTEMPTS, PAUSE_S = 500, 0.01
@@ -49,8 +50,13 @@ main(int(listener))
 
 
 def wanted(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether ranks of this machine start as forks of a zygote."""
-    return sys.platform == "linux" and environ.get(VARIABLE, "") != "0"
+    """Whether ranks with these variables start as forks of a zygote.
+
+    Not where threads are bound, or where libraries are to have unlike numbers of them.
+    """
+    threads = {environ[name] for name in THREAD_VARIABLES if environ.get(name)}
+    plain = len(threads) <= 1 and not any(environ.get(name) for name in PINNING)
+    return sys.platform == "linux" and environ.get(VARIABLE, "") != "0" and plain
 
 
 def take_place() -> None:
@@ -58,15 +64,16 @@ def take_place() -> None:
 
     Returns where it cannot: then this process goes on as it is. Call it before threads, NumPy or MPI exist.
     """
-    if not wanted() or standing.stub() is not None:
+    if not wanted() or standing.stub() is not None or len(os.listdir("/proc/self/task")) > 1:
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         with connect(os.environ) as connection:
-            connection.settimeout(LOADING_TIMEOUT_S)
+            connection.sendall(FORK)
+            if _receive(connection, 1) != GO:
+                return
             attributes = Attributes.own(os.getppid(), kept=[connection.fileno()])
             signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-            connection.sendall(FORK)
             attributes.send(connection)
             told = _receive(connection, 1 + PID_BYTES)
             if told[:1] == TAKEN:
@@ -94,7 +101,7 @@ class Hold:
 
     def ready_within(self, seconds: float) -> bool:
         """Whether it has loaded everything after at most so long."""
-        return self._connection is not None and bool(select.select([self._connection], [], [], seconds)[0])
+        return self._connection is not None and bool(readable([self._connection], seconds))
 
     def __exit__(self, *error: object) -> None:
         """Let it go. One that still loads ends at once: nobody has come to need it."""
@@ -117,6 +124,7 @@ def connect(environ: Mapping[str, str]) -> socket.socket:
     name = address.address_for(environ)
     for _ in range(ATTEMPTS):
         connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(LOADING_TIMEOUT_S)  # and a full queue, of another user's process, is an error
         try:
             connection.connect(name)
         except ConnectionRefusedError:
@@ -165,7 +173,7 @@ def _start(name: str, environ: Mapping[str, str]) -> bool:
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Of a zygote: what is read once, without anything else, and one thread of each library."""
-    found = {name: value for name, value in environ.items() if name in KEPT or address.read_once(name)}
+    found = {name: value for name, value in environ.items() if name == "PATH" or address.read_once(name)}
     return found | dict.fromkeys(THREAD_VARIABLES, "1")
 
 
@@ -193,8 +201,8 @@ def _stand_for(
     connection.settimeout(None)
     parent = launcher
     while True:
-        ready, _, _ = select.select([connection.fileno(), heard], [], [], LOOK_S)
-        if connection.fileno() in ready:
+        ready = readable([connection, heard], LOOK_S)
+        if connection in ready:
             _end_as(_receive(connection, 2))
         for sent in os.read(heard, 512) if heard in ready else b"":
             if sent in PASSED_ON:
@@ -206,10 +214,12 @@ def _stand_for(
 
 
 def _pass_on(number: int, fork: int) -> None:
-    with suppress(ProcessLookupError):  # it has just ended: how is on its way
-        os.kill(fork, number)
+    """To the fork and its children, as launchers send signals to a process group."""
     if number == signal.SIGTSTP:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # which the fork's watchdog sees
+    elif number != signal.SIGCONT:
+        with suppress(ProcessLookupError):  # it has just ended: how is on its way
+            os.killpg(fork, number)
 
 
 def _end_as(told: bytes) -> NoReturn:
