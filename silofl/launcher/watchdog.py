@@ -60,7 +60,7 @@ def spawn_watchdog(rank: int, *, survivors_go_on: bool) -> None:
     """
     if sys.platform != "linux":
         return
-    launcher = process_tree.launcher_pid()  # before the rank runs: it may be gone when the watchdog looks
+    parent, launcher = os.getppid(), process_tree.launcher_pid()  # they may be gone when the watchdog looks
     page = watchdog_page.new_page()
     page[READY_LIMIT_MS] = round(MPI_READY_TIMEOUT_S * 1000)
     page[MPI_READY] = RESPAWNED in os.environ
@@ -69,7 +69,7 @@ def spawn_watchdog(rank: int, *, survivors_go_on: bool) -> None:
     child = os.fork()
     if child:
         watchdog_process.watch(
-            child, page, rank, launcher, survivors_go_on=survivors_go_on, stub=standing.stub()
+            child, page, rank, parent, launcher, survivors_go_on=survivors_go_on, stub=standing.stub()
         )
     _die_with(watchdog)
     process_tree.started_by(launcher)

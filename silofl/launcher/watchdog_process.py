@@ -54,15 +54,22 @@ _PR_SET_DUMPABLE = 4
 
 
 def watch(
-    child: int, page: Page, rank: int, launcher: int, *, survivors_go_on: bool, stub: Stub | None = None
+    child: int,
+    page: Page,
+    rank: int,
+    parent: int,
+    launcher: int,
+    *,
+    survivors_go_on: bool,
+    stub: Stub | None = None,
 ) -> NoReturn:
     """Watch the process `child` to its end, and end as it did; see `watchdog.spawn_watchdog`.
 
-    `launcher` is the process that started this one, or, where this is a zygote's fork, the `stub`.
+    `parent` is this process's; `launcher` started it, or, where this is a zygote's fork, the `stub`.
     """
     try:
         _release_resources(stub)
-        RankMonitor(child, page, rank, launcher, survivors_go_on=survivors_go_on, stub=stub).run()
+        RankMonitor(child, page, rank, parent, launcher, survivors_go_on=survivors_go_on, stub=stub).run()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -76,13 +83,14 @@ class RankMonitor:
         child: int,
         page: Page,
         rank: int,
+        parent: int,
         launcher: int,
         *,
         survivors_go_on: bool,
         stub: Stub | None = None,
     ) -> None:
         self._child, self._page, self._rank, self._stub = child, page, rank, stub
-        self._survivors_go_on, self._launcher = survivors_go_on, launcher
+        self._survivors_go_on, self._parent, self._launcher = survivors_go_on, parent, launcher
         self._received: set[int] = set()
         self._stopped = self._held = False
         self._ticks_since_kill: int | None = None
@@ -107,7 +115,7 @@ class RankMonitor:
         """
         number = info.si_signo
         self._received.add(number)
-        to_group = info.si_pid in {0, self._launcher, self._started()}
+        to_group = info.si_pid in {0, self._parent, self._launcher, self._started()}
         if number in FORWARDED_SIGNALS or (number == signal.SIGINT and not to_group):
             os.kill(self._child, number)
         elif number == signal.SIGTSTP:
@@ -162,7 +170,7 @@ class RankMonitor:
         return os.getpid() if self._stub is None else self._stub.pid
 
     def _has_launcher(self) -> bool:
-        return os.getppid() == self._launcher if self._stub is None else not self._stub.lost_launcher()
+        return os.getppid() == self._parent if self._stub is None else not self._stub.lost_launcher()
 
     def _tick(self) -> None:
         """Count silent ticks; kill the rank at a limit, and give it up where it cannot be killed."""

@@ -67,20 +67,29 @@ def take_place() -> None:
     if not wanted() or standing.stub() is not None or len(os.listdir("/proc/self/task")) > 1:
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    launcher = os.getppid()
     try:
-        with connect(os.environ) as connection:
-            connection.sendall(FORK)
-            if _receive(connection, 1) != GO:
-                return
-            attributes = Attributes.own(os.getppid(), kept=[connection.fileno()])
-            signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-            attributes.send(connection)
-            told = _receive(connection, 1 + PID_BYTES)
-            if told[:1] == TAKEN:
-                _stand_for(int.from_bytes(told[1:], "big"), connection, attributes.launcher, mask)
+        connection = connect(os.environ)
+        fork = _hand_over(connection, launcher)
     except OSError:
-        pass
+        fork = None
+    if fork is not None:
+        _stand_for(fork, connection, launcher, mask)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _hand_over(connection: socket.socket, launcher: int) -> int | None:
+    """The fork that has taken this process's place, with its signals blocked here; None where none could."""
+    connection.sendall(FORK)
+    if _receive(connection, 1) == GO:
+        attributes = Attributes.own(launcher, kept=[connection.fileno()])
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+        attributes.send(connection)
+        told = _receive(connection, 1 + PID_BYTES)
+        if told[:1] == TAKEN:
+            return int.from_bytes(told[1:], "big")
+    connection.close()
+    return None
 
 
 class Hold:
@@ -203,7 +212,7 @@ def _stand_for(
     while True:
         ready = readable([connection, heard], LOOK_S)
         if connection in ready:
-            _end_as(_receive(connection, 2))
+            _end_with(connection)
         for sent in os.read(heard, 512) if heard in ready else b"":
             if sent in PASSED_ON:
                 _pass_on(sent, fork)
@@ -218,11 +227,14 @@ def _pass_on(number: int, fork: int) -> None:
     if number == signal.SIGTSTP:
         os.kill(os.getpid(), signal.SIGSTOP)  # which the fork's watchdog sees
     elif number != signal.SIGCONT:
-        with suppress(ProcessLookupError):  # it has just ended: how is on its way
+        with suppress(OSError):  # it has just ended: how is on its way
             os.killpg(fork, number)
 
 
-def _end_as(told: bytes) -> NoReturn:
+def _end_with(connection: socket.socket) -> NoReturn:
+    told = b""
+    with suppress(OSError):
+        told = _receive(connection, 2)
     if len(told) < 2:
         die_of(signal.SIGKILL)  # it was killed before it could say anything
     if told[:1] == EXITED:
