@@ -168,9 +168,8 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         firsts = np.empty(self._size, np.int64)
         self._call("Allgather", np.array(here[:1], np.int64), firsts)
         self._groups = groups = by_host(firsts.tolist())
-        members = tuple(self._members[rank] for rank in here)
         settings = self._settings._replace(node=replace(self._node, whole=True))
-        host = self._wrap(own, members, self._state, settings)
+        host = self._wrap(own, tuple(self._members[rank] for rank in here), self._state, settings)
         if 1 < len(groups) < self._size:
             return Hosts(groups, self._rank, host)
         host.free()
