@@ -111,7 +111,7 @@ def _lines(name: str) -> list[str]:
 def _installed() -> list[tuple[str, int, int]]:
     """The code that is installed: what starts after a change gets another zygote."""
     found = []
-    for packages in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    for packages in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):  # one, mostly
         found.append((packages, os.stat(packages).st_mtime_ns, 0))
     for name in PACKAGES:
         spec = find_spec(name)
