@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 ALIGNMENT = 64
@@ -93,5 +93,10 @@ class Shards:
 
     def _nearest(self, index: int) -> list[int]:
         """All members by their distance to a slice, the later one first of two equally far."""
-        places = sorted(range(len(self.members)), key=lambda place: (abs(place - index), index - place))
-        return [self.members[place] for place in places]
+        return [self.members[place] for place in _by_distance(len(self.members), index)]
+
+
+@cache
+def _by_distance(count: int, index: int) -> tuple[int, ...]:
+    """Places 0 to count - 1 by their distance to `index`, the later one first of two equally far."""
+    return tuple(sorted(range(count), key=lambda place: (abs(place - index), index - place)))
