@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import torch
@@ -144,9 +144,12 @@ def own_files(code: object) -> dict[str, str]:
     if own is None or _is_installed(own) or own.startswith(_OURS):
         return {}
     folder = f"{Path(own).parent}{os.sep}"
-    files = {getattr(one, "__file__", None) for one in list(sys.modules.values())}
+    # By type: cffi's `lib` says that it is a module, and makes all that it has when it is asked for its dict,
+    # which in two threads at once ended the process. `vars`: some modules load others when they are asked.
+    modules = [one for one in list(sys.modules.values()) if issubclass(type(one), ModuleType)]
+    files = {vars(one).get("__file__") for one in modules}
     found = {}
-    for file in sorted(one for one in files if one is not None and one.startswith(folder)):
+    for file in sorted(one for one in files if isinstance(one, str) and one.startswith(folder)):
         if not _is_installed(file) and file.endswith(".py"):
             with suppress(OSError):
                 found[file.removeprefix(folder)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
