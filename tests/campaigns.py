@@ -25,7 +25,8 @@ def leave_rest_of_families(items: Iterable[pytest.Item]) -> None:
 
     What stays covers every choice of values of any `strength` of its parameters together: a covering array
     (Kuhn, Kacker and Lei, *Practical Combinatorial Testing*, NIST SP 800-142), made greedily, in the order of
-    the members. With 1, every value of each parameter; with 2, every pair of values of two.
+    the members. With 0, one member; with 1, every value of each parameter; with 2, every pair of values of
+    two.
     """
     families = defaultdict[str, list[pytest.Function]](list)
     for item in items:

@@ -25,6 +25,7 @@ def test_results_and_errors_come_back_in_order() -> None:
         background.result()
 
 
+@pytest.mark.long
 def test_the_thread_ends_with_what_it_works_for() -> None:
     background, before = Background[threading.Thread](), set(threading.enumerate())
     background.start(threading.current_thread)

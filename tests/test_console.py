@@ -31,6 +31,7 @@ def shell(line, **more):
     return done.returncode, done.stdout, done.stderr.decode()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("more", [">&-", ">&- 2>&- <&-", "> /dev/full", "2>&-", "| head -c 1 > /dev/null"])
 def test_output_that_goes_nowhere_ends_nothing(more):
     """Nor does what is printed get into a file that is opened later, under the number of a closed stream."""
@@ -48,6 +49,7 @@ def test_characters_that_a_locale_has_not_are_written_as_escapes(encoding, text)
     assert out.decode(encoding).splitlines()[0] == text
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("more", "code", "err"),
     [
@@ -60,6 +62,7 @@ def test_a_command_whose_output_is_all_it_does(more, code, err):
     assert shell(f"{SILOFL} --version {more}") == (code, b"", err)
 
 
+@pytest.mark.long
 def test_the_version_is_printed_as_ever():
     assert shell(f"{SILOFL} --version") == (0, f"{__version__}\n".encode(), "")
 

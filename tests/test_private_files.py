@@ -151,6 +151,7 @@ LOADS = {
 }
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
 def test_no_core_dump_is_left_where_keys_are(tmp_path: Path, load: str) -> None:
     script = (

@@ -52,6 +52,7 @@ def test_each_file_of_a_way_is_named_by_an_earlier_one(title: str) -> None:
         known |= named_by(path)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("title", MOST)
 def test_a_way_names_files_that_are_there(title: str) -> None:
     """Those beside it, too: each is one of ours, by the end of its path."""

@@ -47,6 +47,7 @@ def test_a_program_of_the_user_s_keeps_its_ways(collector):
     assert gc.get_freeze_count() == frozen
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("command", "began"), [("train", 1), ("check", 0)])
 def test_ranks_alone_start_like_that(command, began):
     done = subprocess.run(

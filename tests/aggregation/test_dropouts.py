@@ -140,6 +140,7 @@ def test_a_silo_dies_on_unequal_hosts(
         check(run(len(places), {silo: step}, secagg), {silo: step}, 1e-7)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("way", "every"),
     mostly_long(

@@ -82,6 +82,7 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[Thread
     return of
 
 
+@pytest.mark.covering(1)
 @EXCHANGES
 @pytest.mark.parametrize("warm", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize(
@@ -115,6 +116,7 @@ def test_a_message_that_was_altered_for_one_rank_ends_all(
         assert "rank 1: " in str(found[0]) or "ranks 0, 1 and 2: " in str(found[0])
 
 
+@pytest.mark.covering(1)
 @EXCHANGES
 @pytest.mark.parametrize("warm", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize("mark", MARKS)
@@ -236,6 +238,7 @@ print("a sum")
 """
 
 
+@pytest.mark.long
 def test_a_program_of_one_s_own_ends_on_all_ranks(start: Start, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     job = start(RANKS, ranks=[[str(tmp_path / "program.py")]] * RANKS).wait(60)

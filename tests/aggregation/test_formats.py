@@ -137,6 +137,7 @@ def test_exact_has_no_words_for_huge_values_and_says_so(value: float) -> None:
     assert own.nonfinite == 2
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("bits", "stochastic"),
     mostly_long([(8, False), (16, False), (32, False), (16, True), (8, True), (32, True)], 0, 1, 2, 3),

@@ -61,6 +61,7 @@ def case(silos: int, dtype: Any, bits: Any, **more: Any) -> Case:
     return Case(VECTORS, given, samples, dtype, bits, ("loss", "steps"), **more)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("dtype", "bits"), KINDS)
 @pytest.mark.parametrize("silos", [3, 4, 5])
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])

@@ -21,6 +21,7 @@ from silofl.types import Contribution
 from tests.exchange_ways import WAYS, use
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("silos", [1, 2, 5])
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 16])

@@ -48,6 +48,7 @@ def test_what_cannot_be_added_up_is_refused_by_the_name_of_its_tensor(magnitude:
     assert caught.value.rank == 0
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
 def test_the_sum_shows_neither_who_nor_how_many_reached_a_level(dtype: Any) -> None:
     """Up to the maximum all bytes of any sum are uniform, above it there are zeros."""

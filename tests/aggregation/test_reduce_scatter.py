@@ -37,6 +37,7 @@ def test_bytes_sent_are_those_of_the_rows_for_other_ranks(kind: str, n: int) -> 
         assert gathered == [[100 * i + k for k in range(COUNT)] for i in range(n)]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("n", [3, 4, 5, 7])
 @pytest.mark.parametrize(
     "host_of",

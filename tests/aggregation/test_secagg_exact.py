@@ -90,6 +90,7 @@ def test_the_secure_integer_sum_is_the_plain_integer_sum(
     np.testing.assert_array_equal(secure, exact.astype(ring_dtype(bits)))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("bits", "rounding"), [(8, "nearest"), (16, "nearest"), (32, "nearest"), (16, "stochastic")]
 )

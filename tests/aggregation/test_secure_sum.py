@@ -37,11 +37,13 @@ def check(comm: Any, rank: int, size: int) -> None:
     torch.testing.assert_close(tensor, torch.from_numpy(np.asarray(expected, np.float64)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("silos", [3, 6])
 def test_arrays_and_tensors_in_threads(silos: int) -> None:
     run_in_threads(silos, lambda comm: check(comm, comm.rank, comm.size))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("places", UNEQUAL, ids=str)
 def test_unequal_hosts_have_the_bits_of_one(places: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CHUNK_BYTES", "FAR_CHUNK_BYTES"):  # slices go in more pieces than are under way

@@ -110,6 +110,7 @@ def test_the_tail_on_the_wire_is_the_same_when_it_is_sent_again() -> None:
     assert all(len(set(sent)) == 1 for sent in tails.values())
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])
 def test_every_word_is_masked_up_to_the_ragged_ends(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What silos send of three vectors of zeros, in many sums: bytes as good as drawn at each position."""

@@ -143,6 +143,7 @@ def noisy(
     return TransformedSum(inner, spec, ring, transforms, gate or Open(), bind, lambda inner: 2.0)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize(
     ("place", "protocol"), [("distributed", "secagg"), ("central", "secagg"), ("central", "plain")]
@@ -168,6 +169,7 @@ def test_a_mean_is_the_sum_with_the_noise_promised(place: str, protocol: str, ro
     assert abs(error.mean()) < 4 * np.sqrt(expected / size)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize(
     ("deaths", "summed"),

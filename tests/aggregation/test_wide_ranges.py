@@ -89,6 +89,7 @@ def claimed(case: Case) -> dict[str, tuple[int, ...]]:
     return found[0]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.usefixtures("lying")
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_a_false_claim_is_named_by_all_whatever_its_silo_says(bits: int) -> None:

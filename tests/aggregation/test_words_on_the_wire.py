@@ -140,6 +140,7 @@ def correlation(left: NDArray[Any], right: NDArray[Any]) -> float:
     return float(np.corrcoef(*signed)[0, 1])
 
 
+@pytest.mark.covering(0)
 @each_ring
 @each_way
 def test_words_are_uniform_and_know_nothing_of_the_update(bits: RingBits, shared: bool) -> None:
@@ -151,6 +152,7 @@ def test_words_are_uniform_and_know_nothing_of_the_update(bits: RingBits, shared
         assert abs(correlation(words[1:], words[:-1])) < MOST_CORRELATION
 
 
+@pytest.mark.covering(0)
 @each_ring
 @each_way
 def test_the_same_vectors_go_out_as_other_words_in_every_round_and_run(bits: RingBits, shared: bool) -> None:

@@ -91,6 +91,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", mostly_long([*CASES], 0))
 def test_an_honest_claim_is_nearly_reached_and_not_exceeded(
     tmp_path: Path, no_probes: None, case: str
@@ -122,6 +123,7 @@ def test_half_the_noise_makes_the_claim_false(
     assert "the claim is FALSE" in found.text()
 
 
+@pytest.mark.long
 def test_a_record_moves_nothing_but_its_own_gradient(tmp_path: Path) -> None:
     found = probed(tmp_path)
     assert found.holds
@@ -134,6 +136,7 @@ def probed(path: Path) -> Probed:
     return probe(settings(path), 1, SILOS, str(path / "probes"), 0)
 
 
+@pytest.mark.long
 def test_scaling_by_a_silo_s_own_statistics_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = files.silo_data
 
@@ -147,6 +150,7 @@ def test_scaling_by_a_silo_s_own_statistics_is_found(tmp_path: Path, monkeypatch
     assert found.others > 10
 
 
+@pytest.mark.long
 def test_a_split_by_labels_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stratified(features: Any, labels: Any, fraction: float, seed: int) -> Any:
         """Every fifth of each class, in the order of the file."""
@@ -182,6 +186,7 @@ def test_examples_that_meet_in_the_model_are_found(tmp_path: Path, monkeypatch: 
     assert found.others == 0
 
 
+@pytest.mark.long
 def test_the_command_says_it_and_leaves_what_there_was(
     tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def measure(directory: Path, *, buddy: bool = False) -> list[checkpoint.Result]:
     return run_in_threads(2, rank)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("buddy", [False, True])
 def test_the_stall_is_measured_beside_the_round(tmp_path: Path, buddy: bool) -> None:
     first, second = measure(tmp_path, buddy=buddy)

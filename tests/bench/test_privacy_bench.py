@@ -64,6 +64,7 @@ def test_the_models_differ_by_the_noise_and_nothing_else(
     assert drifts == pytest.approx([1.0] * 3, abs=0.1)  # of 2000 coordinates and 3 steps
 
 
+@pytest.mark.long
 def test_another_model_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def elsewhere(self: Any) -> None:
         self._model.vector.add_(torch.ones_like(self._model.vector))
@@ -73,6 +74,7 @@ def test_another_model_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run(tmp_path)
 
 
+@pytest.mark.long
 def test_a_ring_that_is_too_small_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"secure": {"bits": 8}}
     monkeypatch.setattr(privacy, "RINGS", {**privacy.RINGS, "small": small})

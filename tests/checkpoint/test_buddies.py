@@ -33,6 +33,7 @@ def with_buddies(path: Path, count: int = 3, host_of: Callable[[int], int] = lam
 LAYOUTS = {"2, 2": (0, 0, 1, 1), "3, 1": (0, 0, 0, 1), "1, 3": (0, 1, 1, 1), "one each": (0, 1, 2, 3)}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("hosts", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_host_that_is_lost_takes_no_silos_state_with_it(tmp_path: Path, hosts: tuple[int, ...]) -> None:
     for lost in set(hosts):
@@ -122,6 +123,7 @@ def test_a_buddy_that_comes_back_itself_keeps_copies_again(tmp_path: Path) -> No
     assert same(found.state, state_of(0, 2))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_lost_run_directory_comes_back(tmp_path: Path, lost: int) -> None:
     silos = with_buddies(tmp_path)
@@ -138,6 +140,7 @@ def test_a_lost_run_directory_comes_back(tmp_path: Path, lost: int) -> None:
     assert all(found and not found.notices for found in silos.latest().values())
 
 
+@pytest.mark.long
 def test_files_of_many_pieces_and_of_different_lengths(tmp_path: Path) -> None:
     silos = with_buddies(tmp_path)
     lengths = [10, CHUNK_BYTES // 3, CHUNK_BYTES // 2]  # of values of 4 bytes: 1, 2 and 3 pieces
@@ -164,6 +167,7 @@ def test_files_of_many_pieces_and_of_different_lengths(tmp_path: Path) -> None:
         assert found.state["values"].tobytes() == states[silo]["values"].tobytes()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_silo_that_comes_back_without_its_disk(tmp_path: Path, shared: bool) -> None:
     silos = Silos(tmp_path, 4, shared=shared, buddy_key=lambda silo: KEYS[silo])

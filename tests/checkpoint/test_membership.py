@@ -17,6 +17,7 @@ LAYOUTS = pytest.mark.parametrize("shared", [True, False], ids=["one folder", "a
 LOST = pytest.mark.parametrize("lost", [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}], ids=str)
 
 
+@pytest.mark.covering(1)
 @LAYOUTS
 @LOST
 def test_a_job_resumes_from_survivors_and_from_what_the_lost_had(
@@ -33,6 +34,7 @@ def test_a_job_resumes_from_survivors_and_from_what_the_lost_had(
         assert same(found.state, state_of(silo, own_round(found)))
 
 
+@pytest.mark.covering(1)
 @LAYOUTS
 @LOST
 def test_a_silo_that_comes_back_finds_its_own_state(tmp_path: Path, shared: bool, lost: set[int]) -> None:

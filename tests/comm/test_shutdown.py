@@ -100,6 +100,7 @@ def test_a_killed_rank_ends_the_job(vendor, tmp_path):
     assert job.seconds < 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vendor", mostly_long(["openmpi", "mpich"], 0))
 def test_eight_ranks_divide_few_cores_and_do_not_crawl(vendor, tmp_path):
     job = run(vendor, 8, "many_small_steps", cwd=tmp_path)

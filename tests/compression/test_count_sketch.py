@@ -58,6 +58,7 @@ def test_steps_are_those_of_the_reference(tmp_path: Path, compress: Any, secure:
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=bound)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step", "allgather"], 2))
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """As the others take the step, too, which they then take once more."""
@@ -70,6 +71,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -
     np.testing.assert_allclose(model_of(tmp_path), reference(present, SKETCH), rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_silo_comes_back_and_is_given_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}
@@ -86,6 +88,7 @@ def test_a_silo_comes_back_and_is_given_what_is_left(tmp_path: Path, monkeypatch
 FEW_BITS = SKETCH | {"bits": 8, "rotation": True}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("secure", mostly_long([PLAIN, {"protocol": "secagg"}], 1), ids=str)
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: Any) -> None:
     """With eight bits a sum, of which each silo keeps its own rounding errors as well."""
@@ -107,6 +110,7 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (kept["common"][name] == tree_of(killed, 6, 0)["error_feedback"]["common"][name]).all()
 
 
+@pytest.mark.long
 def test_a_resume_gives_what_is_left_to_a_silo_that_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

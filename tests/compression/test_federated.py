@@ -82,6 +82,7 @@ def model_of(path: Path) -> Array:
     return np.concatenate([found[name].ravel() for name in ("a", "b")])
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("compress", "secure", "bound"), mostly_long(CASES, 1, 4, 5, 7), ids=str)
 def test_sums_of_compressed_updates_are_those_of_the_reference(
     tmp_path: Path, compress: Any, secure: Any, bound: float
@@ -93,6 +94,7 @@ def test_sums_of_compressed_updates_are_those_of_the_reference(
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=bound)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "secure",
     mostly_long([{"protocol": "secagg"}, {"protocol": "additive", "committee": 2}], 0),
@@ -133,6 +135,7 @@ def test_a_false_number_of_small_silos_is_refused(
         federate(settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", mostly_long([8, 16], 0))
 def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: Path, bits: int) -> None:
     """Stochastic rounding to levels of the largest value's range: 20 over 2^(bits - 2) or so."""
@@ -142,6 +145,7 @@ def test_without_error_feedback_sums_are_near_those_that_lose_nothing(tmp_path: 
     assert 0 < error < 64 * 2.0 ** -(bits - 3)
 
 
+@pytest.mark.long
 def test_with_many_levels_few_large_values_are_not_left_for_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +161,7 @@ MOMENTS = ("train", "collect first", "step", "allgather")
 DEATHS = [(at, way) for at in MOMENTS for way in WAYS]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("at", "way"), mostly_long(DEATHS, 0, 8))
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, way: str) -> None:
     """As it trains, or within a round whose sum it is in or is not."""
@@ -173,6 +178,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, w
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_silo_comes_back_with_what_it_had_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left of its updates when it last committed is in the first one that it sends again."""
     prepare(monkeypatch)
@@ -227,6 +233,7 @@ def test_a_server_that_lies_about_a_sum_is_named(tmp_path: Path, monkeypatch: py
         federate(settings(tmp_path, {"bits": 8}, {"protocol": "secagg"}))
 
 
+@pytest.mark.long
 def test_silos_that_sit_a_round_out_keep_what_they_have_not_sent(tmp_path: Path) -> None:
     run = {"name": "f", "dir": str(tmp_path), "display": "none", "rounds": ROUNDS, "silos_per_round": 3}
     config = settings(tmp_path, FEEDBACK, {"protocol": "secagg"}, run=run)
@@ -253,6 +260,7 @@ def test_packets_are_averaged_as_in_the_reference(tmp_path: Path, name: str, fee
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step"], 1))
 def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     prepare(monkeypatch)
@@ -265,6 +273,7 @@ def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_silo_with_packets_dies_while_the_others_read_its_packet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +294,7 @@ def test_a_silo_with_packets_dies_while_the_others_read_its_packet(
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_run_of_packets_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}
@@ -306,6 +316,7 @@ def sent_by(monkeypatch: pytest.MonkeyPatch, liar: int, message: Any) -> None:
     monkeypatch.setattr(PacketSum, "_message", lie)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     "message",
     [

@@ -38,6 +38,7 @@ SUMS = [
 ]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("rank", "secure", "bound"), mostly_long(SUMS, 1, 2), ids=str)
 def test_factors_are_those_of_the_reference(tmp_path: Path, rank: int, secure: Any, bound: float) -> None:
     results = federate(settings(tmp_path, RANK2 | {"rank": rank}, secure))
@@ -47,12 +48,14 @@ def test_factors_are_those_of_the_reference(tmp_path: Path, rank: int, secure: A
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=bound)
 
 
+@pytest.mark.long
 def test_eight_bits_are_near(tmp_path: Path) -> None:
     federate(settings(tmp_path, RANK2 | {"bits": 8}, {"protocol": "secagg"}))
     expected = powersgd_fedavg([ALL] * ROUNDS, 2)
     assert np.abs(model_of(tmp_path) - expected).max() < 1.5
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("at", ["train", "between"])
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """Between the two sums: the second stays closed, and what it would have had is in the next one."""
@@ -91,6 +94,7 @@ def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len({result["model_sha256"] for result in results}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
     prepare(monkeypatch)
@@ -107,6 +111,7 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (kept["residuals"]["update/b"] == other["residuals"]["update/b"]).all()
 
 
+@pytest.mark.long
 def test_a_resume_gives_the_second_factor_to_a_silo_that_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

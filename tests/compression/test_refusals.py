@@ -88,6 +88,7 @@ def test_check_says_what_is_compressed() -> None:
     assert found.steps.startswith("each slice's sum is opened, too, by 1 other silo")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("bits", "feedback", "silos", "told"),
     [

@@ -52,6 +52,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "NoiseKeys", fixed)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("unit", ["silo", pytest.param("example", marks=pytest.mark.long)])
 def test_words_both_ways_give_the_model_that_slices_give(tmp_path: Path, unit: str) -> None:
@@ -82,6 +83,7 @@ def test_noise_is_planned_for_what_is_sent_and_costs_the_same_epsilon(
     assert any("values are sent, of 16 bits both ways" in note for note in dry_run(config, SILOS).notes)
 
 
+@pytest.mark.long
 def test_the_grid_alone_leaves_what_the_codec_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same values are drawn, and count as many times, as without [privacy]."""
     monkeypatch.setattr(SiloNoise, "encode", lambda self, values, place, out: values)
@@ -99,6 +101,7 @@ def test_the_grid_alone_leaves_what_the_codec_leaves(tmp_path: Path, monkeypatch
     assert np.linalg.norm(models[0] - models[1]) < 0.2 * np.linalg.norm(models[1])
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     assert {result["epsilon"] for result in resumed} == {whole["epsilon"]}
 
 
+@pytest.mark.long
 def test_a_round_goes_on_without_a_silo_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": ["kill silo 2 round 3 at collect first"]}

@@ -27,6 +27,7 @@ def test_every_member_is_told_with_its_keys_and_what_they_mean(name: str) -> Non
         assert len(told.split("=", 1)[1].split()) > 1, "a key without a word on it"
 
 
+@pytest.mark.long
 def test_what_goes_with_privacy_is_what_a_configuration_takes() -> None:
     said = {name: next(line for line in listing(name) if "with [privacy]" in line) for name in MEMBERS}
     assert "unit example (place local) and unit silo (place local, distributed, central)" in said["fedavg"]
@@ -36,6 +37,7 @@ def test_what_goes_with_privacy_is_what_a_configuration_takes() -> None:
     assert said["ditto"].endswith("refused")
 
 
+@pytest.mark.long
 def test_the_command_lists_all_and_names_what_it_does_not_know() -> None:
     run = [sys.executable, "-m", "silofl", "strategies"]
     whole = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -118,6 +118,7 @@ def patterns(n, count):
 COUNTS = [(3, None), (4, 100), (5, 100), (4, 300), (5, 400), (6, 300)]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("n", "count"), mostly_long(COUNTS, 0, 1, 2))
 def test_every_pattern_of_deaths(n, count, monkeypatch):
     remember_verifications(monkeypatch)

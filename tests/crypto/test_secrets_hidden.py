@@ -75,6 +75,7 @@ def test_nothing_secret_is_pickled_or_copied(make):
         assert not secrets_shown(form, {RAW})
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("stop", ["share", "mask", "agree", "reveal", "unmask", None])
 def test_nothing_in_a_round_shows_a_secret(stop):
     network = Network(make_round(4), random_vectors(4, 3, 16), {3: "mask"}, entropy=repeatable)

@@ -93,6 +93,7 @@ def spoiled_statements(rounds, rng):
     return how, sender, lambda: check_inputs(now[receiver], INPUTS, {sender: spoiled})
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("make", [spoiled_words, spoiled_statements])
 @pytest.mark.parametrize("cases", mostly_long([400, 30_000], 0))
 @pytest.mark.timeout(3600)
@@ -127,6 +128,7 @@ def meaning(claim):
     return stated["statement"], bytes.fromhex(stated["signature"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cases", mostly_long([300, 30_000], 0))
 @pytest.mark.timeout(3600)
 def test_a_spoiled_claim_lets_nobody_in(returning, cases):

@@ -97,6 +97,7 @@ def test_a_round_that_is_taken_again_begins_with_what_the_optimizer_had(
     assert twice["model_sha256"] == once["model_sha256"]
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_not_longer_than_its_noise_was_made_for(tmp_path: Path) -> None:
     privacy = {"unit": "example", "noise_multiplier": None, "target_epsilon": 3.0, "sample_rate": 0.2}
 

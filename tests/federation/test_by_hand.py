@@ -89,6 +89,7 @@ def _gap(one: Tensor, other: Tensor) -> float:
     return float((one[different] - other[different]).abs().max()) if bool(different.any()) else 0.0
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", mostly_long(MODELS, 1, 5))
 def test_the_model_is_the_mean_of_state_dicts_also_when_resumed(name: str, tmp_path: Path) -> None:
     expected = by_hand(name, 2)
@@ -102,6 +103,7 @@ def test_the_model_is_the_mean_of_state_dicts_also_when_resumed(name: str, tmp_p
         assert file.metadata() == {"format": "pt"}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["gpt", "unet"])
 def test_a_secure_sum_is_the_same_mean_within_its_fixed_point(name: str, tmp_path: Path) -> None:
     assert 0 < furthest(federate(tmp_path, name, 2, protocol="secagg", bits=32), by_hand(name, 2)) < 1e-7

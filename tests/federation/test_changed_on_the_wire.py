@@ -127,6 +127,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return readers
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("change", "secure", "word"),
     [
@@ -210,6 +211,7 @@ def hand_out_another_model(monkeypatch: pytest.MonkeyPatch, *, spared: int, valu
     monkeypatch.setattr(ThreadCommunicator, "allgather", tampered)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])
 def test_another_model_for_all_but_one_is_refused_by_name(
     identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], protocol: str
@@ -252,6 +254,7 @@ def test_additive_refuses_another_range(
     assert not opened
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])
 def test_another_model_after_the_last_step_shows_no_metric(
     identities: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
@@ -304,6 +307,7 @@ def test_the_ranges_of_another_model_stay_hidden(
     assert not opened
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])
 def test_a_silo_that_resynchronizes_alone_is_refused_by_name(
     identities: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], protocol: str

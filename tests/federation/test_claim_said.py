@@ -55,6 +55,7 @@ def test_a_run_and_its_summary_say_the_claim(tmp_path: Path, capsys: pytest.Capt
     assert summary["neighbours"] == "replace-special"
 
 
+@pytest.mark.long
 def test_each_place_says_whom_it_does_not_hold_against(tmp_path: Path) -> None:
     def told(path: str, **privacy: Any) -> dict[str, Any]:
         more = LOCAL if privacy["place"] == "local" else {}
@@ -68,6 +69,7 @@ def test_each_place_says_whom_it_does_not_hold_against(tmp_path: Path) -> None:
     assert "none against a silo, which serves a slice of the sum" in central["privacy"]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("shares", [None, True])
 def test_metrics_are_shown_where_that_is_asked_for_and_said_to_be_outside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], shares: bool | None
@@ -86,6 +88,7 @@ def test_metrics_are_shown_where_that_is_asked_for_and_said_to_be_outside(
     ]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("display", ["plain", "live"])
 def test_a_private_run_evaluates_nothing_unless_told_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, display: str
@@ -150,6 +153,7 @@ def test_nothing_shown_is_made_of_how_many_records_there_are(tmp_path: Path, mor
     assert told(Plain()) != told(Longer())
 
 
+@pytest.mark.long
 def test_a_run_that_hides_how_many_records_there_are(tmp_path: Path) -> None:
     summary = federate(settings(tmp_path, privacy=ADDED))[0]
     assert "add-remove: a record added or removed; no number shown is made of how many" in summary["privacy"]
@@ -160,6 +164,7 @@ def test_a_run_that_hides_how_many_records_there_are(tmp_path: Path) -> None:
         assert "privacy.neighbours" in str(error)
 
 
+@pytest.mark.long
 def test_a_run_in_which_any_record_may_be_replaced_costs_more(tmp_path: Path) -> None:
     spent = {
         relation: federate(settings(tmp_path / relation, privacy={"neighbours": relation}))[0]
@@ -189,6 +194,7 @@ def test_a_run_without_privacy_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     ]
 
 
+@pytest.mark.long
 def test_check_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     def said(**privacy: Any) -> str:
         tables = {"task": {"name": "synthetic"}, "strategy": {"name": "fedsgd"}, "privacy": privacy}
@@ -223,6 +229,7 @@ def test_check_says_which_bands_would_leave_less_noise(monkeypatch: pytest.Monke
         assert not said(**privacy), privacy
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -106,6 +106,7 @@ def check_sums(seen: Seen, config: Any, path: Path) -> None:
         assert not total.any(), f"round {number}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", mostly_long([32, 16], 1))
 def test_sums_are_the_integers_and_noise_that_keys_remake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
@@ -128,6 +129,7 @@ def test_sums_are_the_integers_and_noise_that_keys_remake(
     assert results[0]["epsilon_per_silo"][3] == pytest.approx(by_dp_accounting(0.8, {less: 1}), rel=0.01)
 
 
+@pytest.mark.long
 def test_a_silo_that_is_back_brings_noise_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails in round 4 and is back after round 6."""
     prepare(monkeypatch)
@@ -145,6 +147,7 @@ def test_a_silo_that_is_back_brings_noise_again(tmp_path: Path, monkeypatch: pyt
     ]
 
 
+@pytest.mark.long
 def test_a_silo_without_a_record_of_its_data_stays_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +162,7 @@ def test_a_silo_without_a_record_of_its_data_stays_away(
     assert {results[silo]["rounds"] for silo in range(SILOS) if silo != 2} == {6}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", mostly_long([True, False], 0))
 def test_a_lost_silo_is_in_a_resume_again_where_it_has_a_record_of_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
@@ -214,6 +218,7 @@ def test_a_resumed_run_remakes_its_past_noise(
     assert {result["epsilon"] for result in resumed} == {straight["epsilon"]}
 
 
+@pytest.mark.long
 def test_a_round_that_is_taken_again_with_other_numbers_begins_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +245,7 @@ def test_a_round_that_is_taken_again_with_other_numbers_begins_another_process(
     assert resumed["epsilon"] == pytest.approx(by_dp_accounting(0.6, {noise: 4}), rel=0.01)
 
 
+@pytest.mark.long
 def test_another_number_of_bands_does_not_go_on(tmp_path: Path) -> None:
     federate(settings(tmp_path, privacy=PRIVACY, run={"rounds": 4}))
     other = settings(tmp_path, privacy=PRIVACY | {"bands": 4}, run={"rounds": 5})
@@ -261,6 +267,7 @@ def by_dp_accounting(rate: float, times: dict[float, int]) -> float:
     return float(accountant.get_epsilon(1e-5))
 
 
+@pytest.mark.long
 def test_the_statement_is_of_the_records_with_most_rounds(tmp_path: Path) -> None:
     """Ten rounds in turns of three groups are four of a record, at most."""
     privacy = PRIVACY | {"sample_rate": 0.1}

@@ -63,6 +63,7 @@ def of_rounds(path: Path, rounds: int) -> float:
     return epsilon({release: rounds}, 1e-5, "pld")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", mostly_long(["distributed", "local", "central"], 0))
 def test_all_runs_on_the_data_count_until_the_budget_is_spent(tmp_path: Path, place: str) -> None:
     more: dict[str, Any] = dict(LOCAL) if place == "local" else {}
@@ -88,6 +89,7 @@ def test_correlated_noise_is_refused_which_a_lost_silo_makes_dearer_afterwards(t
         budgeted(tmp_path, "a", privacy={"bands": 3, "sample_rate": 0.1})
 
 
+@pytest.mark.long
 def test_one_silo_s_budget_ends_the_run_of_all_and_tells_them_no_number(tmp_path: Path) -> None:
     federate(budgeted(tmp_path, "a"))
     most = of_rounds(tmp_path, 4) * 1.0001
@@ -133,6 +135,7 @@ def test_it_is_on_disk_before_the_sum_can_be_read_and_a_resume_counts_nothing_tw
     assert spent(tmp_path) >= of_rounds(tmp_path, 5)  # a copy shows more
 
 
+@pytest.mark.long
 def test_a_run_that_another_one_leaves_no_room_stays_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +235,7 @@ def test_of_a_damaged_file_nothing_is_brought(tmp_path: Path, how: str) -> None:
         statement_of_budget(path) if path.is_file() else budget(tmp_path).over({ONE: 1})
 
 
+@pytest.mark.long
 def test_a_damaged_file_ends_the_run_of_all_before_anything_is_shown(tmp_path: Path) -> None:
     federate(budgeted(tmp_path, "a"))
     file = tmp_path / "budget-1" / "data.budget.jsonl"
@@ -298,6 +302,7 @@ def test_keys_of_a_budget_that_is_not_there_are_refused() -> None:
             configuration.parse({"privacy": {"unit": "silo", "noise_multiplier": 1.0, **keys}})
 
 
+@pytest.mark.long
 def test_the_statement_of_the_data_and_the_check_say_what_is_spent(tmp_path: Path) -> None:
     federate(budgeted(tmp_path, "a", run={"rounds": 2}))
     federate(budgeted(tmp_path, "b", run={"rounds": 1}))
@@ -335,6 +340,7 @@ def test_after_a_run_that_was_refused_the_next_takes_another_folder(
     assert pick(config, resume=False) == "runs/a-2"
 
 
+@pytest.mark.long
 def test_what_a_silo_has_left_is_in_no_result(tmp_path: Path) -> None:
     summary = federate(budgeted(tmp_path, "run", {"budget_epsilon": 77.125}))[0]
     assert "77.125" not in json.dumps([summary, lines(tmp_path)])

@@ -79,6 +79,7 @@ rejoin_s = 40
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("own", [None, "cuda:0"])
 def test_ranks_share_out_the_gpus_of_their_own_host(
     own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -154,6 +154,7 @@ def test_a_file_that_is_missing_at_one_silo_alone_is_refused_there(folder: Path)
     assert {end.rank for end in train(config)} == {2}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("change", "silos", "text"),
     [

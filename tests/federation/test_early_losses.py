@@ -76,6 +76,7 @@ def test_a_silo_dies_as_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.Mo
     assert len({summary["model_sha256"] for summary in again}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", mostly_long([0, 2, 4, 6], 3))
 def test_a_silo_dies_as_the_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
@@ -93,6 +94,7 @@ def test_a_silo_dies_as_the_run_is_resumed(
     assert federate(config, 4, resume=True)[0]["model_sha256"] == whole[0]["model_sha256"]
 
 
+@pytest.mark.long
 def test_a_silo_dies_in_the_last_moment_before_the_first_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_silo_dies(
     check(tmp_path, config, 4, {silo: step}, federate(config, 4))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("places", "silo", "step"),
     mostly_long(
@@ -112,6 +113,7 @@ def test_a_silo_dies_on_unequal_hosts(
     check(tmp_path, config, len(places), {silo: step}, federate(config, len(places)))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     "step", mostly_long(["train", "collect middle", "step", "allgather", "checkpoint agree"], 1, 3)
 )
@@ -140,6 +142,7 @@ def test_two_silos_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: 
     check(tmp_path, config, 5, deaths, federate(config, 5))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("stops", [False, True], ids=["to the end", "until it stops"])
 def test_a_new_leader_goes_on_in_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
@@ -159,6 +162,7 @@ def test_a_new_leader_goes_on_in_its_own_folder(
         assert [result["survivors"] for result in results[1:]] == [[1, 2, 3]] * 3
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("silos", "policy", "step", "why"),
     mostly_long(
@@ -191,6 +195,7 @@ def test_a_run_that_must_stop_resumes_to_the_same_model(
     assert {result["model_sha256"] for result in resumed} == {whole.model_sha256()}
 
 
+@pytest.mark.long
 def test_a_resumed_run_says_who_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     faults = ["kill silo 2 round 2 at collect last", "kill silo 0 round 4 at step"]

@@ -122,6 +122,7 @@ def test_steps_of_a_thread_beside_do_not_end_a_slow_one(clock: Time) -> None:
     assert clock.now == pytest.approx(110.0, abs=0.1)
 
 
+@pytest.mark.long
 def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     stretched: list[float] = []
@@ -138,6 +139,7 @@ def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [line["failed"] for line in records(tmp_path)] == [[]] * 4
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("step", SENDING)
 def test_a_corrupt_message_is_refused_by_the_name_of_its_sender(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

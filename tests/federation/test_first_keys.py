@@ -96,6 +96,7 @@ def shown(path: Path) -> str:
     return f"{folder(path, 1) / run_keys.IDENTITY} may be read by others (mode 0644)"
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("spoil", [other_keys, stolen, lost, linked, linked_folder, shown])
 def test_a_resume_refuses_a_silo_that_is_not_the_one_of_the_first_start(tmp_path: Path, spoil: Any) -> None:
     federate(of_silos(tmp_path, rounds=2), SILOS)

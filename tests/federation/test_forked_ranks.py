@@ -62,6 +62,7 @@ def test_forks_compute_the_same_bits(tmp_path: Path, threads: str) -> None:
     assert digest(tmp_path / "forks") == digest(tmp_path / "cold")
 
 
+@pytest.mark.long
 def test_a_silo_that_is_killed_comes_back_as_a_fork_with_random_numbers_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(TASK)
     (tmp_path / "case.toml").write_text(
@@ -87,6 +88,7 @@ sys.argv = ["silofl", "train", "nothing.toml"]
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("more", "run", "taken"),
     [

@@ -148,6 +148,7 @@ def test_copies_of_a_run_with_another_record_share_no_noise(tmp_path: Path, way:
     refuse_shared_noise(*forks(tmp_path, way, tuple(range(SILOS)) if every else (1,)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", mostly_long([way for way in EACH if way != "distributed, rotated"], 4))
 def test_copies_of_a_run_with_the_same_records_are_the_same(tmp_path: Path, way: str) -> None:
     """And show nothing more than one of them."""
@@ -155,6 +156,7 @@ def test_copies_of_a_run_with_the_same_records_are_the_same(tmp_path: Path, way:
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.long
 def test_copies_of_a_run_with_another_silo_missing_share_no_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_copies_of_a_run_with_another_silo_missing_share_no_noise(
     refuse_shared_noise(*forks(tmp_path, "distributed silos", between=lose))
 
 
+@pytest.mark.long
 def test_a_count_of_clipped_silos_has_noise_of_its_own_for_each_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

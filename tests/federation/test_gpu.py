@@ -69,6 +69,7 @@ def settings(path: Path, device: str, rounds: int, sections: dict[str, Any]) -> 
     return configuration.parse({**tables, "train": {**sections["train"], "device": device}})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", mostly_long(list(KINDS), 5))
 def test_a_run_on_gpus_that_is_resumed_has_the_bits_of_one_on_the_host(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ def test_a_run_on_gpus_that_is_resumed_has_the_bits_of_one_on_the_host(
     assert gpu.read_bytes() == host.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("privacy", "sections"),
     mostly_long(

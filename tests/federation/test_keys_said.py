@@ -22,6 +22,7 @@ def with_keys(path: Path, silo: int) -> dict[str, str]:
     return {"identity": str(path / f"{silo}.pem"), "roster": str(path / "roster.toml")}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("secure", "said"), [({}, EPHEMERAL), ({"protocol": "plain"}, "")])
 def test_a_run_and_its_summary_say_what_ephemeral_keys_do_not_protect_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], secure: dict[str, Any], said: str

@@ -65,6 +65,7 @@ def as_if_died(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     return digest
 
 
+@pytest.mark.covering(0)
 @PROTOCOLS
 def test_the_silos_of_a_lost_host_are_left_out(tmp_path: Path, protocol: str, as_if_died: str) -> None:
     """All are killed while round 3 is written and not committed; it is opened, and goes on as it is."""
@@ -82,6 +83,7 @@ def test_the_silos_of_a_lost_host_are_left_out(tmp_path: Path, protocol: str, as
     assert [line["failed"] for line in lines] == [[], [], [], [2, 3], [], []]
 
 
+@pytest.mark.covering(0)
 @PROTOCOLS
 def test_it_is_resumed_again_without_them_and_then_with_them(
     tmp_path: Path, protocol: str, as_if_died: str
@@ -131,6 +133,7 @@ def test_in_the_clear_it_goes_on_from_the_last_committed_round(tmp_path: Path) -
     assert [found[0]["rounds"], found[0]["survivors"]] == [ROUNDS, [0, 1, 4, 5]]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("protocol", "lost", "why"),
     [
@@ -154,6 +157,7 @@ def test_too_many_that_are_lost_are_one_sentence(
         assert "put key and checkpoints back" in str(found)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("sections", [{}, {"prune": {"name": "magnitude", "density": 0.5, "end": 5}}])
 def test_the_leaders_host_is_lost(tmp_path: Path, sections: dict[str, Record]) -> None:
     everybody = tuple(range(SILOS))
@@ -166,6 +170,7 @@ def test_the_leaders_host_is_lost(tmp_path: Path, sections: dict[str, Record]) -
     assert (tmp_path / "host-1/model.safetensors").exists()
 
 
+@pytest.mark.covering(0)
 @PROTOCOLS
 def test_silos_are_left_out_by_name(tmp_path: Path, protocol: str, as_if_died: str) -> None:
     """They have all their files, and are not to be here, as their data is not."""
@@ -176,6 +181,7 @@ def test_silos_are_left_out_by_name(tmp_path: Path, protocol: str, as_if_died: s
     assert found[0]["model_sha256"] == as_if_died
 
 
+@pytest.mark.long
 def test_before_a_round_is_committed_nobody_is_left_out(tmp_path: Path) -> None:
     everybody = tuple(range(SILOS))
     assert federate(configs(tmp_path, "plain", failure=killed(everybody, 1))) == [None] * SILOS
@@ -191,6 +197,7 @@ def test_only_shrink_leaves_out(tmp_path: Path) -> None:
         configs(tmp_path, "plain", failure={"leave_out": [2], "policy": "respawn"})
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("policy", ["respawn", "abort"])
 def test_other_policies_leave_nobody_out(tmp_path: Path, policy: str) -> None:
     everybody = tuple(range(SILOS))
@@ -214,6 +221,7 @@ class TestBuddies:
         lose(tmp_path / "run", 1)
         return configs(tmp_path / "run", protocol, checkpoint=more)
 
+    @pytest.mark.covering(0)
     @PROTOCOLS
     def test_all_go_on_as_if_nothing_was_lost(
         self, tmp_path: Path, protocol: str, every: list[Config]
@@ -223,6 +231,7 @@ class TestBuddies:
         assert [one["model_sha256"] for one in found] == [whole] * SILOS
         assert found[0]["survivors"] == list(range(SILOS))
 
+    @pytest.mark.covering(0)
     @PROTOCOLS
     def test_without_their_keys_they_are_left_out(
         self, tmp_path: Path, protocol: str, every: list[Config], as_if_died: str
@@ -253,6 +262,7 @@ KINDS: dict[str, dict[str, Record]] = {
 """What has state of its own beside a model's: sections of a configuration."""
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("protocol", ["secagg"])
 def test_whatever_has_state_goes_on(tmp_path: Path, kind: str, protocol: str) -> None:

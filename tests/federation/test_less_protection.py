@@ -76,6 +76,7 @@ def test_a_smaller_multiplier_is_refused_by_name(
     assert all("silo 0 hands out a noise multiplier of 0.02" in str(end) and word in str(end) for end in ends)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("told", [float("nan"), -20.0, 1e308])
 @pytest.mark.parametrize(
     "own", [{"noise_multiplier": 20.0}, {"target_epsilon": 1.0}], ids=["noise", "target"]
@@ -102,6 +103,7 @@ def spoilt(what: str, state: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("what", ["ledger", "noise multiplier", "clipping norm"])
 def test_a_resume_with_less_protection_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -149,6 +151,7 @@ def test_a_resume_minds_what_is_more_than_last_bits(multiplier: float, norm: flo
     run_in_threads(1, rank)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("asked", "factor", "refused"),
     [
@@ -207,6 +210,7 @@ def test_a_silo_that_is_told_what_it_spent_rejoins(
     assert spent[VICTIM] < spent[0]  # it missed round 4
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("what", "every", "word"),
     [

@@ -73,6 +73,7 @@ def test_the_run_ends_by_name_and_nothing_is_made_of_the_lie(
     assert len({end["model_sha256"] for end in resumed}) == 1
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("where", "name"), [("slices", "model"), ("strategy", "velocity")])
 def test_a_resume_from_a_slice_of_its_own_making_ends_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[int], where: str, name: str

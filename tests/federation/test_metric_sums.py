@@ -103,6 +103,7 @@ def line_of(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 def test_metrics_are_those_of_all_samples_together(tmp_path: Path, protocol: str, capsys: Any) -> None:
     summary, *others = federate(tmp_path, protocol=protocol)
@@ -192,6 +193,7 @@ def test_no_name_is_special(tmp_path: Path) -> None:
     assert events.Scalars("bytes_sent")[0].value > 7.5
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["plain", "secagg"])
 def test_where_silos_show_nothing_a_metric_of_few_is_not_added_up(
     tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +230,7 @@ def test_one_name_is_one_thing_at_all_silos(tmp_path: Path) -> None:
         assert "the metric 'm' is a number at silo 0 and SumState of shape (2,) at silo 1" in str(error)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("value", "kind"),
     [

@@ -122,6 +122,7 @@ WAYS: list[Any] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("privacy", mostly_long(WAYS, 1))
 def test_statistics_are_near_those_without_noise_and_the_same_at_all_silos(
     tmp_path: Path, privacy: dict[str, Any]
@@ -148,6 +149,7 @@ def test_statistics_are_near_those_without_noise_and_the_same_at_all_silos(
     assert [len(entries(tmp_path, silo)) for silo in range(SILOS)] == [1] * SILOS
 
 
+@pytest.mark.long
 def test_a_person_with_many_records_counts_once(tmp_path: Path) -> None:
     """All who are older than 50 are one person of each silo, who weighs as any other does."""
     for silo in range(SILOS):
@@ -196,6 +198,7 @@ def alone(path: Path, columns: int, own: list[int], run: str = "00" * 16) -> lis
     return run_in_threads(SILOS, rank, timeout_s=60)
 
 
+@pytest.mark.long
 def test_noise_is_the_discrete_gaussian_that_all_silos_promise_together(tmp_path: Path) -> None:
     columns = 1500
     own = [0] * (2 * columns) + [5 << 30]
@@ -226,6 +229,7 @@ def test_noise_is_bound_to_the_run_and_to_what_silos_bring(tmp_path: Path) -> No
     assert not (found[3] == found[0]).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changed", mostly_long([False, True], 1))
 def test_a_run_killed_before_it_kept_them_takes_the_same_sum_again_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
@@ -261,6 +265,7 @@ def test_a_run_killed_before_it_kept_them_takes_the_same_sum_again_and_counts_on
         assert summary["scaling"] == shown[0].to_json()
 
 
+@pytest.mark.long
 def test_a_resume_takes_what_was_kept_and_spends_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +284,7 @@ def test_a_resume_takes_what_was_kept_and_spends_nothing_again(
     assert resumed[0]["epsilon"] > whole["epsilon"]
 
 
+@pytest.mark.long
 def test_a_resume_on_less_spent_than_a_silo_logged_is_refused(tmp_path: Path) -> None:
     written(tmp_path)
     federate(settings(tmp_path))
@@ -292,6 +298,7 @@ def test_a_resume_on_less_spent_than_a_silo_logged_is_refused(tmp_path: Path) ->
     assert "what silo 2 is to scale its columns by says that less was spent" in str(errors[0])
 
 
+@pytest.mark.long
 def test_where_a_silo_dies_in_the_sum_a_resume_takes_the_same_sum_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +324,7 @@ def test_where_a_silo_dies_in_the_sum_a_resume_takes_the_same_sum_again(
     assert summary["scaling"]["center"] == kept(tmp_path, 3)["center"]
 
 
+@pytest.mark.long
 def test_an_institutions_own_budget_counts_them_and_may_have_no_room(tmp_path: Path) -> None:
     written(tmp_path)
     own = {"budget_dir": str(tmp_path / "budget-{silo}")}

@@ -63,6 +63,7 @@ def test_models_of_any_size_and_type(
     assert digests == {reference.model_sha256()}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 def test_gradients_of_models_with_buffers(tmp_path: Path, protocol: str) -> None:
     """FedSGD: parameters take a step, buffers the mean of what a pass over the data made of them."""

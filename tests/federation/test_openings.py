@@ -81,6 +81,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return Seen(monkeypatch)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_two_sums_of_a_round_are_over_the_same_silos(
     tmp_path: Path,

@@ -93,6 +93,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("what", "change"),
     mostly_long([(k, c) for k, changes in CHANGES.items() for c in changes], 0, 3),
@@ -131,6 +132,7 @@ def test_under_privacy_other_data_is_refused_whatever_the_key_says(run: Any) -> 
     assert str(errors[0]).endswith("no other data is accepted, for the ledger counts what was spent of this")
 
 
+@pytest.mark.long
 def test_the_digest_stays_with_its_silo_and_is_another_in_each_run(run: Any, tmp_path: Path) -> None:
     config = run()
     states = [_origin(config, silo) for silo in range(SILOS)]
@@ -158,6 +160,7 @@ def _origin(config: Config, silo: int) -> dict[str, Any]:
     return dict(items["origin"]["items"])
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("given", [False, True])
 def test_threads_are_kept_unless_the_user_sets_them(
     run: Any, given: bool, monkeypatch: pytest.MonkeyPatch, capfd: Any
@@ -183,6 +186,7 @@ def test_threads_are_kept_unless_the_user_sets_them(
     assert [_origin(config, silo)["threads"] for silo in range(SILOS)] == [2 if given else 1] * SILOS
 
 
+@pytest.mark.long
 def test_the_threads_of_before_give_the_bits_of_before(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +197,7 @@ def test_the_threads_of_before_give_the_bits_of_before(
     assert resumed["model_sha256"] == whole["model_sha256"]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
@@ -213,6 +218,7 @@ def test_what_cannot_be_set_back_is_said(
     assert "the model's last bits may differ" in out
 
 
+@pytest.mark.long
 def test_a_changed_task_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """Not refused: it may be a mistake in it that was mended."""
     monkeypatch.chdir(tmp_path)
@@ -243,6 +249,7 @@ def test_a_changed_task_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         sys.modules.pop("changing_task", None)
 
 
+@pytest.mark.long
 def test_a_resume_that_finds_nothing_committed_says_that_it_begins_anew(run: Any, capfd: Any) -> None:
     config = run()
     shutil.rmtree(Path(config.run.dir) / "checkpoints")
@@ -254,6 +261,7 @@ def test_a_resume_that_finds_nothing_committed_says_that_it_begins_anew(run: Any
     )
 
 
+@pytest.mark.long
 def test_a_checkpoint_without_an_origin_is_gone_on_with(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = federation.committed_state
     monkeypatch.setattr(federation, "committed_state", lambda parts: whole(parts[1:]))
@@ -306,6 +314,7 @@ class Wanderer(Changed):
         return super().data(silo, silos)
 
 
+@pytest.mark.long
 def test_a_task_that_changes_the_folder_moves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

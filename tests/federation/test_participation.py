@@ -218,6 +218,7 @@ class OpenedRounds:
         monkeypatch.setattr(SecAgg, "reduce", spied)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("step", ["train", "collect middle"])
 def test_a_sum_of_too_few_drawn_silos_stays_closed_and_others_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Trained, step: str
@@ -273,6 +274,7 @@ def test_too_few_are_left_altogether(tmp_path: Path, trained: Trained) -> None:
     assert {type(one) for one in results} == {StoppedError, type(None)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("secure", mostly_long([PLAIN, SECURE], 1), ids=["plain", "secagg"])
 def test_all_take_part_where_what_all_share_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Trained, secure: Any
@@ -300,6 +302,7 @@ def test_all_take_part_where_what_all_share_is_made_anew(
     np.testing.assert_allclose(shared, own, rtol=0, atol=1e-5)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("method", [{"name": "ditto"}, {"name": "apfl"}, {"name": "fedper"}], ids=str)
 def test_a_personal_model_is_trained_in_the_rounds_of_its_silo(
     tmp_path: Path, trained: Trained, method: Any

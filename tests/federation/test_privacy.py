@@ -96,6 +96,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 LOCAL = {"strategy": {"name": "fedavg", "momentum": 0.0}, "train": {"steps": 3, "momentum": 0.9}}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("privacy", "sections"),
     [
@@ -137,6 +138,7 @@ def test_a_private_federation_learns_and_says_what_it_spent(
         assert summary["accuracy"] > 0.6
 
 
+@pytest.mark.long
 def test_every_line_tells_what_is_spent_whether_it_was_foreseen_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +239,7 @@ def test_a_lost_silo_takes_its_noise_with_it(
         assert left["epsilon"] > whole["epsilon"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("quantile", "first"), mostly_long([(0.9, 1e-3), (0.1, 1e3)], 0))
 def test_the_clipping_norm_follows_the_updates_and_is_paid_for(
     tmp_path: Path, quantile: float, first: float
@@ -281,6 +284,7 @@ def test_a_run_ends_before_it_exceeds_what_it_may_spend(tmp_path: Path) -> None:
         assert result["rounds"] == 3
 
 
+@pytest.mark.long
 def test_a_delta_that_is_too_large_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(RunLogger, "notice", lambda self, text: told.append(text))
@@ -292,12 +296,14 @@ def test_a_delta_that_is_too_large_is_warned_of(tmp_path: Path, monkeypatch: pyt
     assert "privacy.delta = 0.0013 is not below one over the 800 examples" in told[0]
 
 
+@pytest.mark.long
 def test_a_target_is_met_and_hardly_missed(tmp_path: Path) -> None:
     privacy = {"unit": "example", "noise_multiplier": None, "target_epsilon": 2.0, "sample_rate": 0.2}
     summary = federate(settings(tmp_path, privacy=privacy))[0]
     assert 1.98 < summary["epsilon"] <= 2.0
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
@@ -345,6 +351,7 @@ def test_noise_in_shares_needs_a_sum_that_hides_them(tmp_path: Path) -> None:
         assert "over 2 silos there is none" in str(error)
 
 
+@pytest.mark.long
 def test_what_a_model_draws_is_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's seed is known to all: runs with equal seeds and other keys draw differently."""
     seeds: list[int] = []

@@ -89,6 +89,7 @@ def federate(folder: Path, dtype: torch.dtype, place: str, **task: bool) -> Any:
     return run_in_threads(SILOS, rank, timeout_s=60)[0]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("dtype", "place"),
     [(torch.float32, "distributed"), (torch.complex64, "distributed"), (torch.float32, "local")],
@@ -108,6 +109,7 @@ def test_other_values_at_one_silo_are_refused_by_name(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("place", ["distributed", "local"])
 def test_what_training_changes_is_refused_by_name(tmp_path: Path, place: str) -> None:
     said = federate(tmp_path, torch.float32, place, learns=True)

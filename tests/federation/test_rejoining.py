@@ -209,6 +209,7 @@ def test_control_variates_are_resumed_bit_for_bit(tmp_path: Path, secure: dict[s
         assert slices[0] == slices[1]
 
 
+@pytest.mark.long
 def test_control_variates_have_no_bias_after_a_silo_sat_a_round_out(tmp_path: Path) -> None:
     """It was away when its rounds were opened, is back with the restart, and takes part again after them.
 
@@ -295,6 +296,7 @@ class Counter(Part):
         self.told, self.own, self.commits = told["commits"], own["commits"], told["commits"]
 
 
+@pytest.mark.long
 def test_a_new_part_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is committed, told to a silo that rejoins, and resumed."""
     before = whole.parts_of

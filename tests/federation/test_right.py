@@ -83,6 +83,7 @@ def run(path: Path, n: int, **sections: dict[str, Any]) -> NDArray[np.float64]:
     return weight
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_fedsgd_is_centralized_gradient_descent(tmp_path: Path, momentum: float) -> None:
     rounds, lr = 25, 0.05
@@ -121,6 +122,7 @@ def test_fedavg_is_the_weighted_mean_of_local_descents(tmp_path: Path) -> None:
     np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_float32_runs_on_any_number_of_silos(tmp_path: Path, n: int) -> None:
     weight = run(tmp_path / "a", n, run={"rounds": 3}, train={"batch_size": 4})
@@ -132,6 +134,7 @@ def test_float32_runs_on_any_number_of_silos(tmp_path: Path, n: int) -> None:
     assert np.isfinite(weight).all()
 
 
+@pytest.mark.long
 def test_bfloat16_models_train_on_float32_masters(tmp_path: Path) -> None:
     exact = run(tmp_path / "a", 3, run={"rounds": 40}, train={"full_batch": True, "dtype": "float64"})
     coarse = run(tmp_path / "b", 3, run={"rounds": 40}, train={"full_batch": True, "dtype": "bfloat16"})

@@ -68,6 +68,7 @@ def refusal(results: list[Any]) -> str:
     return sentence
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("identities", [False, True])
 def test_a_run_has_one_id_which_its_resume_keeps(tmp_path: Path, identities: bool) -> None:
     make_identities(tmp_path)
@@ -120,6 +121,7 @@ def test_a_checkpoint_of_an_older_format_is_one_sentence(tmp_path: Path) -> None
     assert sentence.startswith("the checkpoint is of format 2 and this silofl reads 3: resume it with")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("of", ["another run", "an older format"])
 def test_a_release_log_of_another_run_counts_for_nothing(tmp_path: Path, of: str) -> None:
     federate(of_silos(tmp_path, privacy=PRIVATE), SILOS)

@@ -35,6 +35,7 @@ def stated(path: Path) -> dict[str, Any]:
     return statement_of_run(path).to_json()
 
 
+@pytest.mark.long
 def test_a_run_that_ended_states_what_its_summary_says(
     ended: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

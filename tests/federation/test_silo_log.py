@@ -79,6 +79,7 @@ def test_every_silo_has_a_log_of_its_own(tmp_path: Path) -> None:
         assert silo_log.log_path(tmp_path / "run", silo).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 def test_what_ended_a_run_is_in_every_log_and_no_value_of_data(start: Start, tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     (tmp_path / "failing.toml").write_text(

@@ -75,6 +75,7 @@ def coins(monkeypatch: pytest.MonkeyPatch) -> Coins:
 # What it costs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("noise", "rate", "rounds"),
     mostly_long([(1.0, 0.25, 60), (0.7, 0.5, 10), (3.0, 0.8, 200), (1.5, 0.05, 500), (1.0, 0.5, 1)], 1),
@@ -96,6 +97,7 @@ def test_the_epsilon_is_that_of_a_poisson_sampled_gaussian(
     assert ours < 0.95 * plan_for(whole, 63, 800, SILOS, SILOS).spent_after(noise, rounds)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("neighbours", ["replace-special", "replace-one"])
 def test_less_noise_meets_a_target(tmp_path: Path, neighbours: str) -> None:
     """For a fellow silo, too, which knows its own noise and coin and nobody else's."""
@@ -114,6 +116,7 @@ def test_less_noise_meets_a_target(tmp_path: Path, neighbours: str) -> None:
     assert found[0.3] < 0.6 * found[1.0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", mostly_long(["distributed", "central", "local"], 0))
 def test_a_run_spends_what_was_foreseen_and_states_it(tmp_path: Path, coins: Coins, place: str) -> None:
     config = of(tmp_path, 0.4, privacy={"place": place})
@@ -137,6 +140,7 @@ def test_a_run_spends_what_was_foreseen_and_states_it(tmp_path: Path, coins: Coi
 # What is added up
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", mostly_long(["distributed", "central", "local"], 0))
 def test_a_mean_is_over_as_many_silos_as_are_expected(
     tmp_path: Path, coins: Coins, monkeypatch: pytest.MonkeyPatch, place: str
@@ -170,6 +174,7 @@ class Layered(Plain):
         return nn.Sequential(nn.Linear(FEATURES, 8), nn.Linear(8, 3))
 
 
+@pytest.mark.long
 def test_a_silo_that_is_not_drawn_brings_noise_and_keeps_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +302,7 @@ def test_a_round_that_is_taken_again_tells_no_coin(
     assert all(len(set(found)) == len(found) for found in again.values())
 
 
+@pytest.mark.long
 def test_copies_of_a_run_that_went_apart_tell_no_coin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +348,7 @@ def test_coins_come_up_as_often_as_they_should(tmp_path: Path, coins: Coins) -> 
     assert not all(any(row) for row in drawn)  # a round without any is a round
 
 
+@pytest.mark.long
 def test_a_silo_dies_and_the_rest_is_counted_with_less_noise(tmp_path: Path, coins: Coins) -> None:
     fault = {"policy": "shrink", "inject": ["kill silo 3 round 3 at collect first"]}
     whole, lost = (

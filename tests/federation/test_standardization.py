@@ -68,6 +68,7 @@ def training_rows(config, silos=SILOS):
     return np.concatenate([task.training_features(silo) for silo in range(silos)])
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 def test_statistics_are_those_of_all_training_records_and_are_published(tmp_path, protocol):
     written(tmp_path)
@@ -94,6 +95,7 @@ def test_every_silo_scales_by_the_same_and_trains_on_it(tmp_path):
     assert np.allclose(x.std(axis=0), [1, 0, 1, 1], atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_resume_and_a_silo_that_lost_its_folder_take_what_was_kept(tmp_path, monkeypatch):
     written(tmp_path)
     first = federate(settings(tmp_path))[0]["scaling"]
@@ -110,6 +112,7 @@ def test_a_resume_and_a_silo_that_lost_its_folder_take_what_was_kept(tmp_path, m
     assert json.loads(kept.read_text()) == first
 
 
+@pytest.mark.long
 def test_a_resume_refuses_statistics_that_differ_or_are_damaged(tmp_path):
     written(tmp_path)
     federate(settings(tmp_path))
@@ -137,6 +140,7 @@ def test_a_silo_that_comes_back_believes_its_own_statistics(tmp_path):
         standardization.of_returning(tmp_path, 1, standardization.dumps(other))
 
 
+@pytest.mark.long
 def test_other_columns_and_other_data_are_refused(tmp_path):
     written(tmp_path)
     federate(settings(tmp_path))
@@ -165,6 +169,7 @@ def test_a_silo_with_other_columns_is_refused_before_anything_is_added_up(tmp_pa
         assert all("the columns of silo 1 are not those of silo 0" in str(error) for error in errors), errors
 
 
+@pytest.mark.long
 def test_check_scales_as_the_run_would(tmp_path, monkeypatch):
     written(tmp_path)
     agreed = []
@@ -220,6 +225,7 @@ def numbers(silo):
     return rng.choice([-1, 1], 200) * np.ldexp(rng.random(200) + 1, rng.integers(-315, 270, 200))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["secagg", "additive"])
 def test_sums_of_numbers_of_any_size_are_exact(protocol):
     def rank(comm):

@@ -37,6 +37,7 @@ from tests.federation.team_in_threads import (
 pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize(
     "sections",
@@ -57,6 +58,7 @@ def test_several_ranks_send_what_one_does(ranks: int, sections: dict[str, Any]) 
     assert_equal(ranks, Curve(), **sections)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("task", [Mapped(), Words(), Alternating()], ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("full_batch", [False, True])
 def test_whatever_the_samples_and_parameters_are(task: Curve, full_batch: bool) -> None:
@@ -87,6 +89,7 @@ def test_pruned_weights_have_no_part_in_the_norm_of_gradients() -> None:
     np.testing.assert_allclose(update, alone.fit(start).contribution.vectors["update"], rtol=1e-10)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["finetune", "ditto", "fedrep", "fedper"])
 def test_personal_methods_that_take_the_steps_of_the_trainer(name: str) -> None:
     """Also those that they take for a silo alone."""

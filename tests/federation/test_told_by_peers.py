@@ -79,6 +79,7 @@ LARGE = {"part": ["state", 2], "mine": ["state", 10**10]}
 NOISE = {"unit": "silo", "noise_multiplier": 20.0}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("liar", "place", "told", "sections"),
     [
@@ -104,6 +105,7 @@ def test_what_no_silo_sends_is_one_refusal_by_name(
     assert all(end.sender == liar for end in ends)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("place", "spoils"),
     [("latest", lambda told: isinstance(told, dict) and "bad" in told), ("restore", lambda told: True)],
@@ -117,6 +119,7 @@ def test_of_a_resume_too(
     assert all(isinstance(end, ProtocolError) and "silo 1's" in str(end) for end in ends), ends
 
 
+@pytest.mark.long
 def test_a_silo_that_never_has_its_file_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ COMPRESSED = [
 ]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("compress", "secure", "task"), mostly_long(COMPRESSED, 0, 3), ids=str)
 def test_a_compressed_round_sends_what_check_says(
     tmp_path: Path, compress: Any, secure: Any, task: type[Normalized]
@@ -128,6 +129,7 @@ def test_a_compressed_round_sends_what_check_says(
     assert bytes_of_rounds(config, 4, tmp_path) == {dry_run(config, 4).bytes_sent_per_round}
 
 
+@pytest.mark.long
 def test_a_long_update_of_few_bits_sends_as_many_in_both_directions() -> None:
     """Of 2^20 values: three quarters up and three quarters down, and less than 20 kB of keys and ranges."""
     size = 1 << 20
@@ -142,6 +144,7 @@ def test_a_long_update_of_few_bits_sends_as_many_in_both_directions() -> None:
         assert payload < sent < payload + 20_000
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("place", ["distributed", "central", "local"])
 def test_a_private_round_sends_what_check_says(tmp_path: Path, place: str) -> None:
     config = settings(
@@ -150,6 +153,7 @@ def test_a_private_round_sends_what_check_says(tmp_path: Path, place: str) -> No
     assert bytes_of_rounds(config, 4, tmp_path) == {dry_run(config, 4).bytes_sent_per_round}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("protocol", ["plain", "secagg", "additive"])
 def test_a_long_vector_is_foreseen_within_a_thousandth(
     monkeypatch: pytest.MonkeyPatch, protocol: str

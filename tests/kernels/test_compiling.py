@@ -68,6 +68,7 @@ def test_older_processors(part: str) -> None:
     assert lines == [["aesni", masks]], err
 
 
+@pytest.mark.long
 def test_without_a_compiler() -> None:
     lines, err = finish(
         launch("aes-128-ctr", "chacha20:masks", NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore")

@@ -45,6 +45,7 @@ def exact(fraction: mpmath.mpf, variance: float) -> list[mpmath.mpf]:
     return [weight(m) / total for m in range(LOWEST, LOWEST + CELLS)]
 
 
+@pytest.mark.long
 def test_every_fraction_s_table_is_as_near_as_promised() -> None:
     with mpmath.workdps(120):
         for number, entries in enumerate(rows_of_tables()):

@@ -71,6 +71,7 @@ def test_words_are_the_naive_ones(form: ExactFormat, dtype: str) -> None:
 number = st.floats(-(2.0**127), 2.0**127) | st.floats(-1.0, 1.0) | st.sampled_from(SPECIAL)
 
 
+@pytest.mark.covering(0)
 @each_format
 def test_sums_over_silos_are_exact(form: ExactFormat) -> None:
     @settings(max_examples=60, deadline=None)

@@ -45,6 +45,7 @@ def check(ring: int, bits: int, data: Any) -> None:
     assert out.view(f"int{ring}").tolist() == total.tolist()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("ring", "bits"), USED)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())

@@ -36,6 +36,7 @@ def masked_by_hand(
 SIGNS = [1, -1, -1, 1, -1]
 
 
+@pytest.mark.covering(0)
 def test_masks_are_the_stream(main_prg: str) -> None:
     prg = main_prg
     keys = keys_of(prg, 5)
@@ -53,6 +54,7 @@ def test_masks_are_the_stream(main_prg: str) -> None:
     check()
 
 
+@pytest.mark.covering(0)
 def test_one_pass_equals_two(fast_prg: str) -> None:
     masks = MaskSet(fast_prg, keys_of(fast_prg, 5), SIGNS)
     unmask = MaskSet(fast_prg, keys_of(fast_prg, 5), [-sign for sign in SIGNS])

@@ -119,6 +119,7 @@ def chi_square(values: np.ndarray, probabilities: np.ndarray, largest: int) -> f
     return float(stats.chisquare(seen, wanted).pvalue)
 
 
+@pytest.mark.covering(1)
 @each_maker
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_samples_have_the_exact_distribution(make: Make, variance: float) -> None:
@@ -133,6 +134,7 @@ def test_samples_have_the_exact_distribution(make: Make, variance: float) -> Non
         assert abs((values.astype(float) ** power).mean() - moment) < 4.5 * error
 
 
+@pytest.mark.covering(0)
 @each_maker
 @pytest.mark.parametrize("variance", mostly_long([LEAST_VARIANCE, 0.25, 0.7, 1.0, 16.0, 1e4], 0, 1, 3, 4))
 def test_a_table_is_as_near_as_promised(make: Make, variance: float) -> None:
@@ -152,6 +154,7 @@ def test_a_table_is_as_near_as_promised(make: Make, variance: float) -> None:
         assert variance < 1 or table.largest >= REACH * variance**0.5
 
 
+@pytest.mark.covering(0)
 @each_maker
 @pytest.mark.parametrize("variance", [1e6, MOST_VARIANCE])
 def test_large_tables_are_as_near(make: Make, variance: float) -> None:
@@ -312,6 +315,7 @@ print(words.tolist(), out.tolist())
 """
 
 
+@pytest.mark.long
 def test_without_compilation_the_samples_are_the_same() -> None:
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     told = subprocess.run(

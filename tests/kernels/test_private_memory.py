@@ -24,6 +24,7 @@ def most_seen(out: np.ndarray, write) -> int:
     return most
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("length", [37, SIZE], ids=["many tensors", "one tensor"])
 def test_quantized_words_appear_masked(main_prg: str, length: int) -> None:
     """A tile of 16,384 words, or what is left of one step of a cipher, would be there for a while."""

@@ -26,6 +26,7 @@ def vector(dtype: str, size: int, seed: int = 0) -> np.ndarray:
 RINGS = [("float32", 8), ("float32", 16), ("float64", 32), ("float32", 32), ("float64", 8), ("float64", 16)]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("dtype", "bits"), mostly_long(RINGS, 0, 1, 2))
 def test_nearest(dtype: str, bits: int) -> None:
     for size, scale, limit in (
@@ -46,6 +47,7 @@ def test_nearest(dtype: str, bits: int) -> None:
         assert x.tobytes() == kept.tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "bits", "prg"), mostly_long([("float32", 16, "aes-128-ctr"), ("float64", 8, "chacha20")], 0)
 )

@@ -79,6 +79,7 @@ def test_any_part_is_computed_alone(size: int, part: float, key: int, a: float, 
     assert back.tolist() == expected[start:stop].tolist()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("size", "k"), [(7, 3), (10, 4), (9, 1)])
 def test_each_coordinate_comes_with_probability_k_of_d(size: int, k: int) -> None:
     turns = 2000

@@ -91,6 +91,7 @@ def test_it_is_the_naive_matrix_in_float64(block: int | None) -> None:
     check_matrix(block, "float64", "aes-128-ctr")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("power", [12, 13, 14, 17, 21, 22])
 def test_windows_larger_than_caches(power: int) -> None:
     x = vector(1 << power)

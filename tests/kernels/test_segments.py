@@ -137,6 +137,7 @@ def test_any_chunks_give_the_same_words(ends: list[int], cuts: list[int]) -> Non
     np.testing.assert_allclose(errors[0], errors[1], rtol=1e-5)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("dtype", "bits", "prg"),
     [
@@ -185,6 +186,7 @@ def test_the_error_of_products_whose_squares_overflow() -> None:
     np.testing.assert_allclose(error, [[1e52, 1e52]], rtol=1e-5)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_dequantize(dtype: str, bits: int) -> None:

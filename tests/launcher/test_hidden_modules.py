@@ -28,12 +28,14 @@ def check(folder, *flags, path=()):
     return done.returncode, done.stderr
 
 
+@pytest.mark.long
 def test_files_of_the_current_folder_hide_nothing(tmp_path):
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text("x = 1\n")
     assert check(tmp_path) == (0, "")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("name", "text", "owner"),
     [

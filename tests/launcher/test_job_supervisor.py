@@ -56,6 +56,7 @@ def start(folder: Path, launcher: str, *, ready_s: float = 0.0) -> subprocess.Po
     return job
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("sent", "received"),
     [
@@ -103,6 +104,7 @@ def test_a_stop_is_forwarded_once_ranks_handle_signals(tmp_path: Path) -> None:
     assert job.returncode == 75
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("exit_status", "code"), [("", 75), ("0", 0)])
 def test_a_stopped_job_without_exit_status_can_be_resumed(
     tmp_path: Path, exit_status: str, code: int
@@ -119,6 +121,7 @@ def test_a_stopped_job_without_exit_status_can_be_resumed(
     assert job.returncode == code
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("rank_s", [0.5, 25])
 def test_a_hung_launcher_is_killed(tmp_path: Path, rank_s: float) -> None:
     """Its ranks have ended, or it was sent SIGTERM."""
@@ -178,6 +181,7 @@ print(*supervise([sys.executable, "-c", *sys.argv[1:]], ranks_tell=True))
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("told", "code", "end"),
     [

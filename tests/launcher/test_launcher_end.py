@@ -18,6 +18,7 @@ launcher_end.end_later(os.getppid(), os.getpid(), {"PMIX_NAMESPACE": sys.argv[1]
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.skipif(sys.platform != "linux", reason="process handles are Linux's")
 @pytest.mark.parametrize(
     ("program", "namespace", "then", "code"),

@@ -27,6 +27,7 @@ sys.exit(int(code))
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("codes", "most", "end", "starts"),
     [
@@ -83,6 +84,7 @@ main()
 """
 
 
+@pytest.mark.long
 def test_a_warning_before_and_after_the_job_kills_no_launch(tmp_path: Path) -> None:
     """And the job, which is to be asked to stop, has it not blocked."""
     config = tmp_path / "run.toml"

@@ -115,6 +115,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("code", [0, 1, 2, 74, 75, 130])
 def test_the_ranks_exit_code_is_the_watchdogs(tmp_path: Path, code: int) -> None:
     assert WatchedProgram(tmp_path, f"sys.exit({code})").end() == (code, "")
@@ -174,6 +175,7 @@ SILENT = {
 }
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("why", SILENT)
 def test_a_silent_rank_is_killed(tmp_path: Path, why: str) -> None:
     body, words = SILENT[why]
@@ -196,6 +198,7 @@ def test_a_rank_that_is_stopped_before_its_first_round_is_killed(tmp_path: Path)
     assert "before its first round (stopped by a signal): killed: add --resume" in err
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("survivors_go_on", [False, True])
 @pytest.mark.parametrize("how", ["time.sleep(60)", "os.kill(os.getpid(), signal.SIGSTOP)"])
 def test_a_rank_that_is_not_ready_in_time_is_killed(tmp_path: Path, how: str, survivors_go_on: bool) -> None:
@@ -236,6 +239,7 @@ BUSY = {
 }
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("why", BUSY)
 def test_a_rank_that_is_busy_is_left_alone(tmp_path: Path, why: str) -> None:
     assert WatchedProgram(tmp_path, BUSY[why]).end() == (0, "")
@@ -290,6 +294,7 @@ def test_the_rank_is_killed_when_its_launcher_is_gone(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT]
 )

@@ -34,6 +34,7 @@ print("to", "stderr", file=sys.stderr)
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("unbuffered", [False, True])
 def test_a_fork_is_what_the_process_was(
     forked: str, tmp_path: Path, environ: dict[str, str], unbuffered: bool
@@ -65,6 +66,7 @@ def test_a_fork_is_what_the_process_was(
     assert read in found["descriptors"]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("ulfm", [True, False])
 @pytest.mark.parametrize("how", ENDS)
 def test_it_ends_as_the_rank_does(
@@ -83,6 +85,7 @@ def test_it_ends_as_the_rank_does(
     assert ways[0][2].splitlines()[-1:] == ways[1][2].splitlines()[-1:]
 
 
+@pytest.mark.covering(0)
 def test_signals_reach_the_rank(either: str, environ: dict[str, str]) -> None:
     process = begin([either, "-w", "-c", HEARS], environ)
     assert first_line(process) == "up\n"
@@ -98,6 +101,7 @@ def test_signals_reach_the_rank(either: str, environ: dict[str, str]) -> None:
     process.communicate(timeout=30)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
 def test_a_stop_stops_the_rank_and_it_goes_on(either: str, environ: dict[str, str], number: int) -> None:
     process = begin([either, "-w", "-c", SLEEPS], environ)
@@ -125,6 +129,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_a_rank_has_started_ends_with_a_job_that_is_ended(
     either: str, environ: dict[str, str], number: int
@@ -136,6 +141,7 @@ def test_what_a_rank_has_started_ends_with_a_job_that_is_ended(
     assert gone(other)
 
 
+@pytest.mark.covering(0)
 def test_the_rank_dies_with_the_process_that_stands_for_it(either: str, environ: dict[str, str]) -> None:
     process = begin([either, "-w", "-c", SLEEPS], environ)
     rank = int(first_line(process))
@@ -145,6 +151,7 @@ def test_the_rank_dies_with_the_process_that_stands_for_it(either: str, environ:
     assert gone(rank)
 
 
+@pytest.mark.covering(0)
 def test_it_dies_with_a_rank_that_is_killed(either: str, environ: dict[str, str]) -> None:
     process = begin([either, "-w", "-c", READY + SLEEPS], environ | {"ulfm": ""})
     os.kill(int(first_line(process)), signal.SIGKILL)
@@ -152,6 +159,7 @@ def test_it_dies_with_a_rank_that_is_killed(either: str, environ: dict[str, str]
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.covering(0)
 def test_a_rank_notices_that_its_launcher_is_gone(either: str, environ: dict[str, str]) -> None:
     launched = begin(["sh", "-c", '"$@" & wait', "sh", either, "-w", "-c", SLEEPS], environ)
     rank = int(first_line(launched))

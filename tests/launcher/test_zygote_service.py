@@ -19,6 +19,7 @@ from tests.launcher.forks import begin, eventually, first_line, outcome, parent,
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="zygotes are Linux's")
 
 
+@pytest.mark.long
 def test_a_killed_zygote_takes_no_rank_with_it_and_another_starts(
     forked: str, tmp_path: Path, environ: dict[str, str]
 ) -> None:
@@ -31,6 +32,7 @@ def test_a_killed_zygote_takes_no_rank_with_it_and_another_starts(
     assert (process.returncode, out) == (0, "given\n")
 
 
+@pytest.mark.long
 def test_many_that_start_at_once_share_one_zygote(forked: str, environ: dict[str, str]) -> None:
     code = "import os; print(os.getppid()); input()"
     running = [begin([forked, "-c", code], environ) for _ in range(8)]
@@ -40,6 +42,7 @@ def test_many_that_start_at_once_share_one_zygote(forked: str, environ: dict[str
     assert {one.returncode for one in running} == {0}
 
 
+@pytest.mark.long
 def test_no_two_forks_have_the_same_random_numbers(forked: str, environ: dict[str, str]) -> None:
     code = """
 import multiprocessing.process, random, secrets, uuid, os
@@ -82,6 +85,7 @@ def memory(pid: int) -> bytes:
     return b"".join(found)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("tried", ["dies", "has threads", "has MPI"])
 def test_where_there_can_be_no_zygote_the_rank_loads_everything(
     tmp_path: Path, environ: dict[str, str], tried: str
@@ -96,6 +100,7 @@ def test_it_can_be_switched_off(tmp_path: Path, environ: dict[str, str]) -> None
     assert zygotes(tmp_path) == []
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("count", [30, 240])
 def test_many_descriptors_are_passed_on(forked: str, environ: dict[str, str], count: int) -> None:
     many = [os.dup(0) for _ in range(count)]
@@ -106,6 +111,7 @@ def test_many_descriptors_are_passed_on(forked: str, environ: dict[str, str], co
     assert (code, out) == (0, f"{count + 4}\n")
 
 
+@pytest.mark.long
 def test_a_process_with_too_many_descriptors_goes_on_by_itself(forked: str, environ: dict[str, str]) -> None:
     many = [os.dup(0) for _ in range(300)]
     code, out, _ = outcome(
@@ -116,6 +122,7 @@ def test_a_process_with_too_many_descriptors_goes_on_by_itself(forked: str, envi
     assert (code, out) == (0, "cold\n304\n")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     "more", [{"OMP_PROC_BIND": "true"}, {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}]
 )
@@ -208,6 +215,7 @@ class TestAddress:
     def test_it_is_the_same_again(self) -> None:
         assert address.address_for(os.environ) == address.address_for(dict(os.environ))
 
+    @pytest.mark.covering(0)
     @pytest.mark.parametrize(
         "name", ["LD_PRELOAD", "PYTHONPATH", "NUMBA_CACHE_DIR", "MKL_CBWR", "SILOFL_KERNEL_PATH"]
     )
@@ -218,6 +226,7 @@ class TestAddress:
     def test_so_do_those_by_which_files_are_found(self, name: str) -> None:
         assert address.address_for({name: "a"}) != address.address_for({name: "b"})
 
+    @pytest.mark.covering(0)
     @pytest.mark.parametrize(
         "bound",
         [
@@ -236,6 +245,7 @@ class TestAddress:
         done = subprocess.run(line, capture_output=True, text=True, timeout=30, check=True)
         assert done.stdout == "True\n"
 
+    @pytest.mark.covering(0)
     @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "PMIX_RANK", "CUDA_VISIBLE_DEVICES", "PASSWORD"])
     def test_others_do_not(self, name: str) -> None:
         assert address.address_for({name: "a"}) == address.address_for({})
@@ -295,6 +305,7 @@ class TestHold:
         assert eventually(lambda: zygotes(tmp_path) == [], 0.9)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("code", "stays"), [("pass", False), ("raise SystemExit(2)", False), ("raise SystemExit(75)", True)]
 )

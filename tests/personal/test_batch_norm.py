@@ -73,6 +73,7 @@ def test_fedbn_keeps_normalization_and_its_statistics(tmp_path: Path) -> None:
     assert summary["accuracy"] > averaged["accuracy"] + 0.02  # features of unlike scales: the paper's case
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", mostly_long(["finetune", "fedbn", "ditto", "apfl", "mrmtl", "pfedme", "perfedavg"], 1)
 )
@@ -90,6 +91,7 @@ def test_each_own_model_is_loaded_by_itself(tmp_path: Path, name: str) -> None:
             assert (model(x).argmax(1) == y).float().mean() >= 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", mostly_long(["finetune", "ditto"], 1))
 def test_what_is_done_beside_leaves_the_shared_model_as_it_is(tmp_path: Path, name: str) -> None:
     """Buffers and counters of batch normalization, and optimizers with a memory, too."""
@@ -101,6 +103,7 @@ def test_what_is_done_beside_leaves_the_shared_model_as_it_is(tmp_path: Path, na
     assert "personal/accuracy" in summary["metrics"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("choice", mostly_long(["local", "recomputed"], 0))
 def test_statistics_that_stay_with_a_silo(tmp_path: Path, choice: str) -> None:
     """Parameters are shared; a silo's own statistics suit features of its own scale."""
@@ -122,6 +125,7 @@ def test_statistics_that_stay_with_a_silo(tmp_path: Path, choice: str) -> None:
             np.testing.assert_allclose(own["1.running_var"], spread, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_statistics_found_anew_do_not_depend_on_how_often_a_run_evaluates(tmp_path: Path) -> None:
     config = {"name": "none"}
     once, _ = run(tmp_path / "once", config, rounds_between=6, batch_norm="recomputed")

@@ -153,6 +153,7 @@ def test_in_the_clear(tmp_path: Path, personal: dict[str, Any], reference: Any, 
     compare((shared, own), reference(silos(), ALL[:rounds]), bound_of(personal, 1e-9))
 
 
+@pytest.mark.covering(0)
 @UNLIKE
 @LENGTHS
 def test_masked(tmp_path: Path, personal: dict[str, Any], reference: Any, rounds: int) -> None:
@@ -170,6 +171,7 @@ def test_a_silo_dies(tmp_path: Path, personal: dict[str, Any], reference: Any, r
     compare((shared, own), (expected, [models[silo] for silo in (0, 1, 3)]), bound_of(personal, 1e-9))
 
 
+@pytest.mark.covering(0)
 @RESUMED
 def test_a_resumed_run_is_the_same_to_the_bit(
     tmp_path: Path, personal: dict[str, Any], reference: Any
@@ -182,6 +184,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(
     assert len({one.tobytes() for one in whole[1]}) == len(SIZES)  # each silo's own
 
 
+@pytest.mark.covering(0)
 @EVALUATED
 def test_metrics_of_personal_models_stand_beside(
     tmp_path: Path, personal: dict[str, Any], reference: Any

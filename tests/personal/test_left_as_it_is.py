@@ -145,6 +145,7 @@ def equal(one: Arrays, other: Arrays) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["finetune", "ditto"])
 @pytest.mark.parametrize("task", [Augmented, WithMean])
 def test_attributes_of_task_and_model_are_as_without_it(tmp_path: Path, task: Any, name: str) -> None:
@@ -153,6 +154,7 @@ def test_attributes_of_task_and_model_are_as_without_it(tmp_path: Path, task: An
     assert equal(plain, beside)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("name", "task", "keys"),
     [("perfedavg", WithMean, {}), ("none", Normalized, {"batch_norm": "recomputed"})],

@@ -77,6 +77,7 @@ class Spy:
         return sum(pattern in everything for pattern in patterns)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     "personal", [HEAD, {"name": "fedrep", "layers": ["head.*"], "head_epochs": 2}], ids=["fedper", "fedrep"]
 )

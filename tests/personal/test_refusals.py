@@ -168,6 +168,7 @@ class Compiled(Plain):
         return torch.compile(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)), backend="eager")  # type: ignore[return-value]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     "tables", [{"personal": {"name": "fedbn"}}, {"train": {"batch_norm": "recomputed"}}], ids=["fedbn", "own"]
 )

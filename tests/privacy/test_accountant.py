@@ -91,6 +91,7 @@ def sampled_once(noise: float, rate: float, delta: float) -> float:
         return solved(lambda eps: max(removed(eps), added(eps)), delta, 100.0)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("noise", "rate", "steps", "delta"), mostly_long(SETTINGS, 0, 7, 12, 16))
 def test_at_most_a_hundredth_above_dp_accounting_and_never_below_the_exact(noise, rate, steps, delta):
     import dp_accounting
@@ -120,6 +121,7 @@ def test_sampled_releases_composed_are_above_dp_accountings_lower_bound(noise, r
     assert lower <= epsilon({gaussian(noise, rate): steps}, 1e-5, "pld") <= lower + 2e-4 * steps
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("noise", "rate", "steps", "delta"), [row for row in SETTINGS if row[1] < 1])
 def test_a_coarser_grid_is_above_a_finer_one_and_close(noise, rate, steps, delta):
     """Both are above the exact value, to which the finer one is four times as close in each step."""
@@ -152,6 +154,7 @@ def test_one_sampled_release_against_the_definition(noise, rate, delta):
     assert exact <= epsilon({gaussian(noise, rate): 1}, delta, "pld") <= 1.001 * exact + 1e-9
 
 
+@pytest.mark.long
 def test_published_values():
     """DP-SGD's published epsilons, by the conversion of their time, rdp + log(1 / delta) / (order - 1)."""
 
@@ -187,6 +190,7 @@ EXTREMES = [  # noise multiplier, sample rate, steps, delta
 ]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("noise", "rate", "steps", "delta"), EXTREMES)
 def test_one_release_at_its_extremes_is_within_a_hundred_thousandth(noise, rate, steps, delta):
     exact = sampled_once(noise, rate, delta)
@@ -205,6 +209,7 @@ COMPOSED = [
 ]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("noise", "rate", "steps", "delta"), mostly_long(COMPOSED, 0, 3))
 def test_little_deltas_of_many_releases(noise, rate, steps, delta):
     """At so little delta transforms would lose it in their rounding: it was infinite for the first."""
@@ -288,6 +293,7 @@ def test_sums_of_discrete_gaussians_are_discrete_gaussians():
     assert np.allclose(whole[170:231], one[170:231], rtol=1e-13, atol=0)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("variance", "shift"), [(4, 1), (16, 2), (100, 1), (100, 10), (2500, 40)])
 def test_skellam_bound_is_above_the_exact_divergence(variance, shift):
     from scipy.stats import skellam

@@ -33,6 +33,7 @@ spends = st.tuples(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("examples", mostly_long([8, 200], 0))
 def test_monotone_and_never_negative(examples):
     @settings(max_examples=examples, deadline=None)
@@ -56,6 +57,7 @@ def monotone(spend, factor, method):
     assert epsilon({gaussian(noise, rate): steps, gaussian(9.0, 0.2): 3}, delta, method) >= allowed
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("noise", "rate"), mostly_long([(1.0, 0.01), (8.0, 0.1), (100.0, 0.001), (2.0, 1.0)], 0, 2)
 )
@@ -68,6 +70,7 @@ def test_every_single_step_costs(noise, rate):
     assert last > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("examples", mostly_long([8, 100], 0))
 def test_bits_depend_on_the_counts_alone(examples):
     @settings(max_examples=examples, deadline=None)
@@ -121,6 +124,7 @@ def test_noise_that_is_not_quite_as_described_takes_its_share_of_delta(method, d
     assert epsilon({gaussian_off(1e-7): 100}, 1e-5, method) == math.inf
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("method", ["pld", "rdp"])
 def test_likelihoods_that_are_off_take_their_share_of_delta(method):
     """Times nothing: whatever epsilon is, delta is less by the mean over r, and epsilon more by 2 r."""
@@ -195,6 +199,7 @@ def test_without_dp_accounting_the_extra_is_named(monkeypatch):
         epsilon({gaussian(1.0): 1}, 1e-5, "pld")
 
 
+@pytest.mark.long
 def test_dp_accounting_is_not_loaded_before_it_is_needed():
     code = (
         "import sys, silofl.privacy.ledger, silofl.privacy.calibration as c\n"

@@ -220,6 +220,7 @@ def test_half_the_noise_is_found_out(place: str, mechanism: str, monkeypatch: py
     assert proven(PLACES[place](of, 4)) > claim(of)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("place", PLACES)
 def test_an_attacker_who_knows_the_noise_is_normal_proves_nearly_all_of_the_claim(place: str) -> None:
     of = plan(place)
@@ -238,6 +239,7 @@ def test_what_is_left_of_the_noise_when_a_silo_is_lost_is_what_was_claimed() -> 
     assert 0.95 < part_proven(of, seen, left) <= 1
 
 
+@pytest.mark.long
 def test_a_silo_that_is_lost_unprepared_costs_what_is_told() -> None:
     of, left = plan("distributed"), SILOS - 1
     seen = seen_of_a_sum(of, 4, left)
@@ -245,6 +247,7 @@ def test_a_silo_that_is_lost_unprepared_costs_what_is_told() -> None:
     assert part_proven(of, seen, SILOS) > 1.05  # of as much noise as there would have been
 
 
+@pytest.mark.long
 def test_rotated_sums_in_a_small_ring_keep_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     of = plan("distributed", size=8192, bits=16)  # rotated noise is nearly normal: as good as independent
     assert of.rotates
@@ -253,6 +256,7 @@ def test_rotated_sums_in_a_small_ring_keep_the_claim(monkeypatch: pytest.MonkeyP
     assert proven(seen_of_a_sum(of, 24)) > claim(of)
 
 
+@pytest.mark.long
 def test_sampled_steps_together_keep_the_claim_and_a_sampler_that_takes_all_does_not() -> None:
     of = plan("local", unit="example", sample_rate=0.2, size=400_000)
     told = claim(of, releases=5)

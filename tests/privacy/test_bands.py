@@ -35,6 +35,7 @@ def plan(bands: int = BANDS, rounds: int = ROUNDS, **keys: object) -> Plan:
     return Plan(config, 1000, 32, SILOS, 500.0, rounds, 1, matrix_for(bands, rounds))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("bands", "rounds"), [(2, 30), (8, 200)])
 def test_the_matrix_is_the_best_of_its_bands(bands: int, rounds: int) -> None:
     """By dense matrices: no coefficient moved by a 64th makes it better, and the error is what is said."""
@@ -191,6 +192,7 @@ def test_the_bands_that_are_advised_leave_the_error_that_is_said() -> None:
     assert better(target(4.0, 0.02, bands)) is None
 
 
+@pytest.mark.long
 def test_bands_that_are_no_better_are_not_advised() -> None:
     """Records that take part often gain nothing, and noise that is correlated in vain is told so."""
     assert better(target(1.0, 0.25)) is None

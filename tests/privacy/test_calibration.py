@@ -47,6 +47,7 @@ def test_a_known_answer():
     assert 3.7306 <= noise <= 3.7306 * 1.001
 
 
+@pytest.mark.long
 def test_two_kinds_of_release_share_a_target():
     def releases(noise: float) -> dict[Release, int]:
         return {Release("gaussian", noise, sample_rate=0.1): 100, Release("gaussian", 10 * noise): 100}

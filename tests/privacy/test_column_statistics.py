@@ -44,6 +44,7 @@ def test_epsilon_of_a_run_is_that_of_dp_accounting_for_the_composition(neighbour
     assert expected * (1 - 1e-3) <= found <= expected * 1.01
 
 
+@pytest.mark.long
 def test_target_epsilon_is_met_with_the_statistics_in_it():
     _, plan = plans(target_epsilon=2.0)
     noise = plan.noise_multiplier()

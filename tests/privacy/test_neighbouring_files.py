@@ -151,6 +151,7 @@ CASES = [(name, {"partition": how}) for name in ("digits", "breast_cancer") for 
 CONSTANTS = {"center": {"c0": 1e3, "c1": 50.0}, "scale": {"c1": 10.0, "c2": 1e-5}}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("name", "data"), mostly_long([*CASES, ("files", {}), ("files", CONSTANTS)], 0, 8, 11)
 )

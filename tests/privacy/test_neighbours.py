@@ -72,6 +72,7 @@ def replaced_once(noise: float, rate: float, delta: float) -> float:
         return high
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("noise", "rate", "delta"), mostly_long(ONCE, 1, 2))
 def test_a_replaced_record_costs_the_exact_value_and_at_most_a_hundredth_more(
     noise: float, rate: float, delta: float
@@ -118,6 +119,7 @@ def test_with_all_records_a_replaced_one_has_half_the_noise(method: Any) -> None
     )
 
 
+@pytest.mark.long
 def test_no_two_records_are_further_apart_than_opposite_ones() -> None:
     """The proof of `replace_one`, by number: at any angle and length the divergence is at most the pair's."""
     rng, noise, rate = np.random.default_rng(1), 0.8, 0.3

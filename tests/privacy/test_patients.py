@@ -60,6 +60,7 @@ def steps(path: Path, owners: Any, **privacy: Any) -> tuple[PrivateSteps, Silo, 
     return made, silo, Plan(config.privacy, silo.model.size, 32, 4, silo.counted, 5, 3)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("clipping", KINDS)
 def test_with_one_record_each_a_patient_is_an_example_to_the_last_bit(tmp_path: Path, clipping: str) -> None:
     owners = [f"p{k}" for k in np.random.default_rng(0).permutation(200)]

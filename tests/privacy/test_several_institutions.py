@@ -24,6 +24,7 @@ def shared(noise: float, rate: float, silos: int, neighbours: str = "replace-spe
     return Release("gaussian", noise, sample_rate=rate, neighbours=neighbours, institutions=silos)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "rate", "silos", "steps"), mostly_long(SHARED, 1))
 def test_a_person_of_several_silos_costs_dp_accountings_mixture(
     noise: float, rate: float, silos: int, steps: int
@@ -44,6 +45,7 @@ def test_a_person_of_several_silos_costs_dp_accountings_mixture(
     assert ours > epsilon({shared(noise, rate, 1): steps}, DELTA, "pld")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("noise", "rate", "silos"), [(1.0, 0.1, 2), (0.6, 0.02, 3), (5.0, 0.4, 5)])
 def test_a_replaced_person_of_several_silos_costs_the_exact_value(
     noise: float, rate: float, silos: int
@@ -104,6 +106,7 @@ def plan(**privacy: Any) -> Plan:
     return Plan(config.privacy, 1000, 32, 4, 400, 5, 3 if alone else 1)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("place", ["distributed", "central", "local"])
 def test_a_plan_counts_a_person_of_several_silos(place: str) -> None:
     """One sum of several samples, or as many releases as silos that show noisy steps of their own."""

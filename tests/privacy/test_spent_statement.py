@@ -43,6 +43,7 @@ SLOW = {"institutions", "sampled", "replace-one", "replace-one, all", "orders"}
 """What others hold a part of."""
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.long] * (c in SLOW)) for c in CASES])
 def test_the_text_pasted_into_python_gives_what_is_stated(case: str) -> None:
     spent, method = CASES[case]
@@ -52,6 +53,7 @@ def test_the_text_pasted_into_python_gives_what_is_stated(case: str) -> None:
     assert stated >= there["found"] * (1 - 1e-6)
 
 
+@pytest.mark.long
 def test_the_tree_is_that_of_dp_accounting() -> None:
     def built(tree: Any) -> Any:
         fields = {key: value for key, value in tree.items() if key != "class"}

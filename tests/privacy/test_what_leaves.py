@@ -114,6 +114,7 @@ def test_an_update_of_a_silo_alone_is_a_whole_number_of_the_grid_s_units(tmp_pat
     assert units(way.fit(start, 0).contribution.vectors["update"], plan.grid(1.0).step) < 1e-2
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("unit", "place"),
     [("silo", "local"), ("silo", "distributed"), ("silo", "central"), ("example", "central")],
@@ -171,6 +172,7 @@ def test_no_loss_of_training_is_in_a_run_s_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text())["per_silo"]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("private", [False, True])
 def test_what_is_noticed_of_a_silo_s_data_is_told_to_it_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], private: bool

@@ -76,6 +76,7 @@ def mask_of(path: Path, number: int, silo: int) -> Any:
     return np.unpackbits(tree_of(path, number, silo)["prune"]["kept"], count=D).astype(bool)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("prune", "compress", "secure", "bound"), mostly_long(CASES, 2, 4), ids=str)
 def test_masks_and_models_are_those_of_the_reference(
     tmp_path: Path, prune: Any, compress: Any, secure: Any, bound: float
@@ -97,6 +98,7 @@ def test_masks_and_models_are_those_of_the_reference(
         assert results[0]["density"] == told[-1]
 
 
+@pytest.mark.long
 def test_bytes_go_with_what_is_left(tmp_path: Path) -> None:
     """Beside keys, which are anew with every mask: two bytes up and down a value, of four silos."""
     federate(settings(tmp_path, MAGNITUDE | {"end": 2, "every": 2}, {}, {"protocol": "secagg"}, 4))
@@ -160,6 +162,7 @@ def test_it_is_resumed_bit_for_bit(
         assert (mask_of(killed, ROUNDS, silo) == mask_of(never, ROUNDS, silo)).all()
 
 
+@pytest.mark.long
 def test_a_silo_that_was_away_is_resumed_to_the_mask_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +201,7 @@ def test_silos_with_different_masks_open_no_sum(tmp_path: Path, monkeypatch: pyt
         federate(settings(tmp_path, MAGNITUDE | {"end": 1}, {}, SECAGG, 4))
 
 
+@pytest.mark.long
 def test_sums_of_sketches_begin_anew_with_each_mask(tmp_path: Path) -> None:
     sketch = {"name": "count_sketch", "ratio": 0.6, "kept": 0.1, "error_feedback": True}
     results = federate(settings(tmp_path, MAGNITUDE, sketch | {"bits": 8}, {"protocol": "secagg"}))

@@ -123,6 +123,7 @@ def test_check_says_so_before_any_rank_starts() -> None:
         dry_run(config, 4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compress", mostly_long([{}, {"bits": 8}], 1), ids=str)
 def test_check_says_what_is_pruned_and_the_bytes_before_and_after(
     tmp_path: Path, compress: dict[str, Any]

@@ -74,6 +74,7 @@ KEYS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("keys", KEYS, ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @settings(max_examples=20)

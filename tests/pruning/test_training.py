@@ -100,6 +100,7 @@ def settings(path: Path, prune: Any, more: dict[str, Any], **sections: Any) -> A
     return configuration.parse({"run": run, "train": base, "prune": prune, "secure": clear} | sections)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("task", "prune", "steps", "more"), mostly_long(CASES, 0, 1), ids=str)
 def test_what_is_pruned_is_exactly_zero_on_every_rank(
     tmp_path: Path,

@@ -172,6 +172,7 @@ def of_queue(folder: Path) -> dict[str, str]:
     return {"PBS_JOBID": "7.server", "PBS_O_WORKDIR": str(folder), "LSB_JOBID": "7"}
 
 
+@pytest.mark.long
 def test_submit_hands_on_what_it_was_given(folder: Path) -> None:
     (folder / "own.sh").write_text("ulimit -l unlimited\n")
     options = ["--silos", "6", "--mem", "8G", "--module", "a", "--module", "b", "--container", "x.sif"]
@@ -189,6 +190,7 @@ def test_submit_hands_on_what_it_was_given(folder: Path) -> None:
     assert "\napptainer exec x.sif silofl launch " in text
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("queue", "program", "told"),
     [("pbs", "qsub", "7.server"), ("lsf", "bsub", "Job <7> is submitted to queue <normal>.")],

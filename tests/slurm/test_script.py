@@ -269,6 +269,7 @@ def submit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_submit_prints_the_job_and_gives_it_to_sbatch(folder: Path) -> None:
     done = submit(folder, "--silos", "6", "--set", "train.lr=0.1")
     assert done.returncode == 0, done.stderr
@@ -280,6 +281,7 @@ def test_submit_prints_the_job_and_gives_it_to_sbatch(folder: Path) -> None:
     assert (folder / "options").read_text() == "--parsable\n"
 
 
+@pytest.mark.long
 def test_submit_without_slurm_prints_the_job_and_one_sentence(folder: Path) -> None:
     (folder / "bin/sbatch").unlink()
     env = environment(folder) | {"PATH": str(folder / "bin")}
@@ -296,6 +298,7 @@ def test_submit_without_slurm_prints_the_job_and_one_sentence(folder: Path) -> N
     assert codes == [2, 0]
 
 
+@pytest.mark.long
 def test_submit_refuses_before_the_queue_does(folder: Path) -> None:
     done = submit(folder, "--set", "train.lrr=1")
     assert (done.returncode, done.stdout) == (2, "")

@@ -18,6 +18,7 @@ PRESENT = pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
 BOUNDS = pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 
 
+@pytest.mark.covering(1)
 @PRESENT
 @BOUNDS
 @pytest.mark.parametrize(("lr", "momentum"), [(1.0, 0.0), (0.7, 0.0), (1.0, 0.5), (0.6, 0.9)])

@@ -157,6 +157,7 @@ def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any, 
     compare(model, reference(naive.silos(), naive.ALL[:rounds]), 1e-9)
 
 
+@pytest.mark.covering(0)
 @UNLIKE
 @LENGTHS
 @pytest.mark.parametrize(("bits", "bound"), mostly_long([(32, 1e-5), (16, 1e-2)], 0))
@@ -167,6 +168,7 @@ def test_masked(
     compare(model, reference(naive.silos(), naive.ALL[:rounds]), bound)
 
 
+@pytest.mark.covering(0)
 @UNLIKE
 @LENGTHS
 @pytest.mark.usefixtures("deaths")

@@ -92,6 +92,7 @@ SUMS: list[Any] = [SECURE, PLAIN, {"protocol": "additive", "committee": 3}]
 KEYS: list[dict[str, Any]] = [{}, {"gain": 1.4, "memory": 0.5, "floor": 0.1}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("secure", mostly_long(SUMS, 0), ids=str)
 @pytest.mark.parametrize("keys", mostly_long(KEYS, 1), ids=str)
 def test_the_mean_network_is_that_of_the_reference(tmp_path: Path, secure: Any, keys: Any) -> None:
@@ -109,6 +110,7 @@ def test_probabilities_are_counts_over_silos(tmp_path: Path) -> None:
     assert set(np.unique(model_of(tmp_path) / network() * 4)) <= {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step", "allgather"], 2))
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     prepare(monkeypatch)
@@ -131,6 +133,7 @@ def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(model_of(tmp_path), reference(present), rtol=0, atol=1e-12)
 
 
+@pytest.mark.long
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     faults = {"inject": [f"kill silo {silo} round 4 at train" for silo in ALL]}

@@ -23,6 +23,7 @@ from tests.strategies.loop import LR, STEPS, Loop
 from tests.strategies.naive import ALL, SIZE, SOME, silos
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("bounds", [(0, SIZE), (0, 2, 2, 5, SIZE)], ids=["whole", "sliced"])
 @pytest.mark.parametrize("mu", [0.0, 0.1, 2.0])

@@ -87,6 +87,7 @@ def compare(found: Found, expected: Found, bound: float) -> None:
         np.testing.assert_allclose(np.array(mine), np.array(theirs), rtol=0, atol=bound)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("clusters", "secure", "bound"),
     mostly_long(
@@ -143,6 +144,7 @@ def test_no_message_has_what_a_silo_has_trained(tmp_path: Path, monkeypatch: pyt
     assert spy.found(models) >= 2 * SIZE  # so that it does find
 
 
+@pytest.mark.long
 def test_a_model_that_no_silo_takes_stays_to_the_bit(tmp_path: Path) -> None:
     seed = 2
     federate(settings(tmp_path, 3, rounds=3, seed=seed, secure={"protocol": "secagg", "bits": 16}))
@@ -156,6 +158,7 @@ def test_a_model_that_no_silo_takes_stays_to_the_bit(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures(deaths.__name__)
 @pytest.mark.parametrize(
     ("secure", "bound"),
@@ -169,6 +172,7 @@ def test_a_silo_dies(tmp_path: Path, secure: Any, bound: float) -> None:
     compare(found_in(tmp_path, 2, left), (models, [own[k] for k in left]), bound)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures(deaths.__name__)
 def test_a_silo_is_away_for_two_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps nothing of its own: it is given all models, and takes one."""
@@ -183,6 +187,7 @@ def test_a_silo_is_away_for_two_rounds(tmp_path: Path, monkeypatch: pytest.Monke
     compare(found_in(tmp_path), reference(2, present), 1e-9)
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     federate(settings(whole, rounds=4))
@@ -266,6 +271,7 @@ def test_more_models_than_silos_are_refused() -> None:
         silo(TwoTasks(), silos=1)
 
 
+@pytest.mark.long
 def test_averaged_buffers_are_refused_and_each_silos_own_are_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'buffers such as 0.running_mean .*norm = "recomputed"'):
         silo(Normalized())

@@ -61,6 +61,7 @@ class Random(Network):
         return super().loss(model, (batch[0] + 0.1 * torch.randn(batch[0].shape), batch[1]))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("task", [Network, Random])
 def test_without_a_weight_it_is_fedavg_bit_for_bit(task: Callable[[], Any]) -> None:
     """The copies draw the same random numbers as the model, and leave its buffers and hooks alone."""

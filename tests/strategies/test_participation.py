@@ -43,6 +43,7 @@ def drawn(path: Path, rounds: int) -> list[tuple[int, ...]]:
     return found
 
 
+@pytest.mark.covering(0)
 @REMEMBER
 @LENGTHS
 def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any, rounds: int) -> None:
@@ -51,6 +52,7 @@ def test_in_the_clear(tmp_path: Path, strategy: dict[str, Any], reference: Any, 
     compare(model, reference(naive.silos(), drawn(tmp_path, rounds)), 1e-9)
 
 
+@pytest.mark.covering(0)
 @TWO
 @LENGTHS
 def test_so_many_in_every_round(
@@ -62,6 +64,7 @@ def test_so_many_in_every_round(
     compare(model, reference(naive.silos(), here), 1e-9)
 
 
+@pytest.mark.covering(0)
 @TWO
 @LENGTHS
 @pytest.mark.parametrize(("secure", "run"), mostly_long(MASKED, 0))
@@ -74,6 +77,7 @@ def test_masked(
     compare(model, reference(naive.silos(), here), 1e-5)
 
 
+@pytest.mark.covering(0)
 @TWO
 @LENGTHS
 @pytest.mark.usefixtures("deaths")

@@ -125,6 +125,7 @@ PUBLISHED = {
 tests: two fragments of a parameter from 1, inner steps of -2, an outer rate of 2, both summed in 6 steps."""
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("delay", "alpha"), PUBLISHED)
 def test_the_values_of_torchft_s_fixtures(tmp_path: Path, delay: int, alpha: float) -> None:
     """All that a silo trains from in rounds of three steps, with what was summed before taken up."""
@@ -148,6 +149,7 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("strategy", CASES, ids=str)
 @pytest.mark.parametrize("rounds", mostly_long([ROUNDS, 24], 0))
 def test_it_is_the_algorithm(tmp_path: Path, strategy: dict[str, Any], rounds: int) -> None:
@@ -157,6 +159,7 @@ def test_it_is_the_algorithm(tmp_path: Path, strategy: dict[str, Any], rounds: i
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("secure", "bound"),
     mostly_long(
@@ -218,6 +221,7 @@ def test_a_round_sends_a_fragment_s_part_of_the_bytes(tmp_path: Path, protocol: 
     assert max(sent["part"]) == pytest.approx(sent["whole"][0] / fragments, rel=0.02, abs=12000)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("secure", [{"protocol": "plain"}, {"protocol": "secagg"}], ids=str)
 def test_a_check_foretells_the_bytes_of_the_longest_fragment(tmp_path: Path, secure: dict[str, Any]) -> None:
     """Of tensors of 60, 60, 600 and 10 values, and of buffers in every round."""
@@ -232,6 +236,7 @@ def test_a_check_foretells_the_bytes_of_the_longest_fragment(tmp_path: Path, sec
     ]
 
 
+@pytest.mark.long
 def test_buffers_are_averaged_in_every_round_and_begin_it_as_the_shared_ones(tmp_path: Path) -> None:
     """Those of a first layer know no parameter: they are to the bit what they are where all is summed."""
     found = []

@@ -83,6 +83,7 @@ def test_a_silo_comes_back_with_its_model_of_before(
     assert np.abs(expected - reference(STREAMED, present)).max() > 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
     """The job is killed in round 6, between two turns of a fragment, and resumed from what it committed."""
@@ -119,6 +120,7 @@ class Lost(FragmentedServer):
         super().rebuild(newcomers)
 
 
+@pytest.mark.long
 @MASKED
 def test_a_silo_dies_as_fragments_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: dict[str, Any], bound: float

@@ -79,6 +79,7 @@ def federate(config: Config, told: Told, at_step: Any, *, resume: bool = False) 
     run_in_threads(SILOS, rank, timeout_s=110)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg", "additive"], 1))
 def test_all_of_a_sum_is_there_before_the_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
@@ -94,6 +95,7 @@ def test_all_of_a_sum_is_there_before_the_last_step(
     assert set(told.steps.values()) == {STEPS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", mostly_long([1, STEPS], 1))
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_a_silo_whose_training_fails_ends_the_run_whether_the_sum_has_begun_or_not(
@@ -116,6 +118,7 @@ def test_a_silo_whose_training_fails_ends_the_run_whether_the_sum_has_begun_or_n
     assert (model_of(failed) == model_of(never)).all()
 
 
+@pytest.mark.long
 def test_a_silo_that_sits_a_round_out_takes_part_in_its_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

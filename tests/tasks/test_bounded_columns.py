@@ -51,6 +51,7 @@ def on_grid(plan, task, *, by_person):
     return np.array(sums[: plan.numbers])
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("neighbours", ["replace-special", "add-remove"])
 def test_a_record_added_or_removed_moves_the_sums_by_their_sensitivity_at_most(tmp_path, neighbours):
     config = PrivacyConfig(neighbours=neighbours, standardize_noise_multiplier=1.0)

@@ -65,6 +65,7 @@ def test_silos_hold_every_patient_once_on_the_published_scale():
     assert np.allclose(rows(whole, torch.cat([y, test_y])), rows(scaled, labels), atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_sample_has_one_role_at_any_silo():
     """Whatever the partitioner and the number of silos, and so however they overlap between runs."""
     first = pooled(configured(), 4)
@@ -103,6 +104,7 @@ def test_a_cnn_for_rows_of_numbers_is_refused_at_once(name):
         configured(name, model="cnn")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(
     ("model", "epochs", "least"), [("mlp", 10, 0.93), ("cnn", 8, 0.95), ("linear", 10, 0.9)]
 )

@@ -93,6 +93,7 @@ def test_an_image_of_another_format_starts_no_program(tmp_path, monkeypatch):
     assert "cannot be read as an image" in stop_reason(tmp_path / "images")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [8200, 10000, 20000])  # below pillow's limits, between them, above them
 def test_a_decompression_bomb_is_one_sentence(tmp_path, side):

@@ -47,6 +47,7 @@ def dealt(name, alpha, problem, seed, published=None):
     return partition(partitioner, given, silos, rng=np.random.default_rng(seed))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", PARTITIONERS)
 @settings(max_examples=60, deadline=None)
 @given(alpha=ALPHAS, problem=problems(), seed=st.integers(0, 2**63 - 1))
@@ -63,6 +64,7 @@ def test_is_an_exact_cover_and_a_function_of_the_seed(name, alpha, problem, seed
     assert np.array_equal(labels, before[1])
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", PARTITIONERS)
 @settings(max_examples=40, deadline=None)
 @given(alpha=ALPHAS, problem=problems(), seed=st.integers(0, 2**63 - 1), data=st.data())
@@ -142,6 +144,7 @@ def test_dirichlet_label_skew_falls_with_alpha_to_that_of_equal_shares():
     assert skews[-1] < 0.06  # independent draws: each class within 5 % of equal
 
 
+@pytest.mark.long
 def test_dirichlet_gives_each_silo_the_beta_moments_of_a_class():
     alpha, silos, draws = 0.5, 4, 4000
     given, rng = (

@@ -156,6 +156,7 @@ def test_a_lying_server_is_named_before_its_slice_is_taken_up(strategy: Strategy
         assert "of slice 1 and silo 2's recomputation of it differ" in error
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("way", WAYS[1:])
 @pytest.mark.parametrize("lie", LIES[2:], ids=["reads", "writes"])
 def test_sums_that_came_as_messages_serve_as_well(
@@ -201,6 +202,7 @@ def test_nobody_looks_where_nothing_is_recomputed() -> None:
     assert outcomes(FAMILY[0], 1, steps_otherwise("model"), recompute=0) == [None] * SILOS
 
 
+@pytest.mark.covering(0)
 @SOME
 def test_honest_rounds_are_the_same_bits(strategy: Strategy) -> None:
     """A silo fails in the step of round 2: another serves its slice, and that is checked where it can be."""

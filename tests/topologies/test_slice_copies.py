@@ -55,6 +55,7 @@ def go_on(strategy: Strategy, states: list[State], left: tuple[int, ...], *, rou
     return [one for one in run_in_threads(SILOS, rank) if one is not None]
 
 
+@pytest.mark.covering(1)
 @EVERY
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_round_outlives_each_host(strategy: Strategy, lost: int) -> None:

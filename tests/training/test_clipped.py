@@ -179,6 +179,7 @@ def test_the_sum_is_that_of_a_loop_over_examples(name: str, mode: Clipping, dtyp
     assert (told.examples, told.refused) == (9, 0)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("mode", MODES)
 def test_values_of_the_model_are_the_current_ones_and_out_is_overwritten(mode: Clipping) -> None:
     task = Images(BUILDS["mlp"])
@@ -282,6 +283,7 @@ def test_neighbouring_datasets_are_as_near_as_promised(mode: Clipping, clip_norm
             assert float((whole - without).norm()) <= clip_norm * (1 + 1e-12)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_is_left_on_the_model(mode: Clipping) -> None:
     task = Images(BUILDS["cnn"])
@@ -304,6 +306,7 @@ def test_nothing_is_left_on_the_model(mode: Clipping) -> None:
     ClippedGradients(task, model, batches, clip_norm=1.0, clipping="hooks", silo=0).close()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("mode", MODES)
 def test_an_error_in_the_middle_leaves_no_trace_in_the_next_sum(mode: Clipping) -> None:
     task = Images(BUILDS["mlp"])
@@ -317,6 +320,7 @@ def test_an_error_in_the_middle_leaves_no_trace_in_the_next_sum(mode: Clipping) 
         torch.testing.assert_close(found, naive(task, model, range(5)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("mode", MODES)
 def test_an_error_going_backward_is_the_tasks_without_its_text(mode: Clipping) -> None:
     def fail_backward(*_: Any) -> None:

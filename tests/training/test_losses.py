@@ -111,6 +111,7 @@ def test_a_model_that_is_not_finite_is_told_before_what_it_makes_a_task_raise(
         assert "the task's loss() raised ValueError" in fit(Slip(), "cuda:0", lr=0.01, steps=9)
 
 
+@pytest.mark.long
 def test_a_training_step_on_a_gpu_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for what a round begins and ends with, an epoch's order, and a few looks at the losses."""
     monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)

@@ -185,6 +185,7 @@ def test_layers_that_nothing_follows_are_refused(mode: Clipping) -> None:
         one.sum(np.arange(9))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("mode", MODES)
 def test_dropout_passes_and_draws_from_the_generator_as_it_was(mode: Clipping) -> None:
     build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Dropout(0.5), nn.Linear(9, 5))  # noqa: E731

@@ -31,6 +31,7 @@ def table(records: int, rate: float, steps: int) -> NDArray[np.bool_]:
     return out
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("rate", [0.003, 0.1, 0.5, 0.97])
 def test_counts_are_binomial_over_records_and_over_steps(rate: float) -> None:
     chosen = table(400, rate, 2500)
@@ -41,6 +42,7 @@ def test_counts_are_binomial_over_records_and_over_steps(rate: float) -> None:
     assert stats.binomtest(int(chosen.sum()), chosen.size, rate).pvalue > ALPHA
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("shift", [(0, 1), (1, 0), (1, 1), (0, 7), (3, 0)])
 def test_records_and_steps_are_independent(shift: tuple[int, int]) -> None:
     rate, chosen = 0.3, table(400, 0.3, 2500)
@@ -62,6 +64,7 @@ def test_a_step_is_a_function_of_key_and_step() -> None:
     assert not np.array_equal(forwards[0], other.draw(0))
 
 
+@pytest.mark.long
 @given(
     st.integers(0, 300), st.floats(0, 1, exclude_min=True), st.integers(0, 10**6),
     st.sampled_from(["aes-128-ctr", "chacha20"]), st.sampled_from([7, 1 << 20]),

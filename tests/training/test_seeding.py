@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from silofl.training.seeding import generators_kept, seed_everything
@@ -30,6 +31,7 @@ for one in threads:
 """
 
 
+@pytest.mark.long
 def test_threads_that_seed_at_the_same_time_do_not_wait_for_each_other_forever() -> None:
     """A collection of garbage while torch reads its generator's state hands on the interpreter."""
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=60)

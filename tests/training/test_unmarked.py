@@ -77,6 +77,7 @@ def test_an_optimizer_that_torch_marks_otherwise_stays_as_it_is(monkeypatch: pyt
     assert "step" not in vars(optimizer)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "said"),
     mostly_long([("", ["False"]), (AFTERWARDS, ["False", "[2.0, 2.0]"])], 0),

@@ -127,6 +127,7 @@ def is_unbiased(kind: type) -> bool:
     return bool(np.all(np.abs(of.mean(axis=0)) < bound))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("kind", FAMILY)
 def test_a_transform_is_linear_and_unbiased_where_it_says_so(kind: Any) -> None:
     assert kind in EXAMPLES, "give it an example"
