@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import stat
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 import torch
 
 from silofl.errors import DataError, UserCodeError
 from silofl.tasks.metrics import auc
-from silofl.tasks.user_code import UserCode
+from silofl.tasks.user_code import UserCode, own_files
 from silofl.training.batches import Batches
 
 SECRET = "patient 4711"
@@ -148,3 +150,25 @@ def test_what_a_gpu_tells_of_late_is_not_laid_to_the_line_that_heard_it() -> Non
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     assert "set CUDA_LAUNCH_BLOCKING=1" in said("loss", loss, UserCode(3))
+
+
+class _SaysItIsAModule:
+    """As cffi's `lib`: in `sys.modules`, and made whole when it is asked for anything."""
+
+    def __getattribute__(self, name: str) -> Any:
+        return ModuleType if name == "__class__" else pytest.fail(f"asked for {name}")
+
+
+def test_a_tasks_files_are_found_without_asking_what_is_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy = ModuleType("lazy_one")
+    vars(lazy)["__getattr__"] = lambda name: pytest.fail(f"loads something for {name}")
+    for name, text in (("its_task", "class Task: ..."), ("its_model", "x = 1")):
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "its_lib", cast(ModuleType, _SaysItIsAModule()))
+    monkeypatch.setitem(sys.modules, "lazy_one", lazy)
+    import_module("its_model")
+    found = own_files(import_module("its_task").Task())
+    assert set(found) == {"its_model.py", "its_task.py"}
