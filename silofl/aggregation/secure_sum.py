@@ -83,17 +83,20 @@ class SecureAggregator:
         if size is not None:
             self._sum = self._make(size, np.dtype(np.float32))
 
-    def sum(self, x: Array) -> Array:
+    def sum(self, x: Array, *, out: Array | None = None) -> Array:
         """The sum over ranks of `x`, of its type and shape; collective.
 
         What one rank raises while it adds up, all ranks raise, with its number, and the next sum may follow.
 
         Args:
-            x: float32 or float64 NumPy array or CPU torch tensor, of one shape on every rank. Not changed.
+            x: float32 or float64 NumPy array or torch tensor, of one shape on every rank. Not changed.
+            out: where the sum is written and returned, as in NumPy: of the kind, type and shape of `x`, in C
+                order, a tensor on the CPU; may be `x`. Each rank decides for itself. Where it is kept, its
+                pages are there already, which a new array gets one by one. After an error it holds anything.
 
         Raises:
             DataError: a rank's values are not finite; ranks have arrays of different types or shapes, or of
-                another type than can be added up. On every rank.
+                another type than can be added up; `out` is none for `x`. On every rank.
             ProtocolError: a rank, or somebody on the wire, changed what decides the sum, or a message. On
                 every rank, as long as not two messages of one sum are changed on their way, nor one into an
                 error that no rank told.
@@ -103,15 +106,15 @@ class SecureAggregator:
         self._marks.begin()
         self._round = self._session.take_number()  # on every rank, whichever fails
         self._summing, self._making, self._gathering = True, False, False
-        added_up = capture(lambda: self._add_up(x))
+        added_up = capture(lambda: self._add_up(x, out))
         if added_up.failed:
             self._end(added_up)
-        result: Array = _like(x, added_up.value())
+        result: Array = _like(x, added_up.value()) if out is None else out
         return result
 
-    def _add_up(self, x: Any) -> Vector:
+    def _add_up(self, x: Any, kept: Any) -> Vector:
         values = _as_vector(x)
-        out = np.empty_like(values)
+        out = np.empty_like(values) if kept is None else _as_target(kept, x, values.dtype)
         self._making = self._sum is None or self._sum.spec.vector(NAME).size != values.size
         advertised = self._advertise({"shape": _shape(x), "dtype": values.dtype.name})
         if self._making:
@@ -259,6 +262,22 @@ def _as_vector(x: Any) -> Vector:
     if array.size == 0:
         raise DataError("a secure sum needs at least one value")
     return np.ascontiguousarray(array).reshape(-1)
+
+
+def _as_target(out: Any, x: Any, dtype: np.dtype[Any]) -> Vector:
+    """The memory of `out` (d,), to write the sum of `x` to."""
+    is_tensor = hasattr(out, "detach")
+    if is_tensor != hasattr(x, "detach") or not (
+        out.device.type == "cpu" if is_tensor else isinstance(out, np.ndarray)
+    ):
+        raise DataError("out has to be what x is, a NumPy array or a tensor, and a tensor on the CPU")
+    name, shape = str(out.dtype).removeprefix("torch."), list(out.shape)
+    if name != dtype.name or shape != _shape(x):
+        raise DataError(f"out is {name} of shape {shape} where x is {dtype.name} of shape {_shape(x)}")
+    array: Vector = out.detach().numpy() if is_tensor else out
+    if not (array.flags.c_contiguous and array.flags.writeable):
+        raise DataError("out has to be in C order and writable")
+    return array.reshape(-1)
 
 
 def _shape(x: Any) -> list[int]:

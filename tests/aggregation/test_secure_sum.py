@@ -70,6 +70,43 @@ def test_one_aggregator_adds_up_often_and_lengths_and_types_may_change() -> None
     run_in_threads(3, rank)
 
 
+def test_a_sum_is_written_where_a_rank_wants_it() -> None:
+    def rank(comm: Communicator) -> None:
+        drawn = np.random.default_rng(comm.rank).standard_normal((3, 5))
+        with silofl.SecureAggregator(comm, bits=32) as aggregator:
+            expected = aggregator.sum(drawn)
+            kept = np.full((3, 5), np.nan) if comm.rank else None  # each rank for itself
+            total = aggregator.sum(drawn, out=kept)
+            assert kept is None or total is kept
+            np.testing.assert_array_equal(total, expected)
+            tensor = torch.from_numpy(drawn.copy())
+            assert aggregator.sum(tensor, out=tensor) is tensor
+            np.testing.assert_array_equal(tensor.numpy(), expected)
+
+    run_in_threads(3, rank)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (np.empty((5, 3)), r"float64 of shape \[5, 3\] where x is float64 of shape \[3, 5\]"),
+        (np.empty((3, 5), np.float32), "out is float32 of shape"),
+        (torch.empty(3, 5, dtype=torch.float64), "what x is"),
+        (np.empty((3, 10))[:, ::2], "in C order"),
+        (np.frombuffer(bytes(120)).reshape(3, 5), "writable"),
+    ],
+)
+def test_an_out_that_is_none_for_the_sum_is_refused_on_every_rank(out: Any, words: str) -> None:
+    def rank(comm: Communicator) -> None:
+        x = np.ones((3, 5))
+        with silofl.SecureAggregator(comm, bits=32) as aggregator:
+            with pytest.raises(SiloflError, match=words if comm.rank == 1 else "rank 1"):
+                aggregator.sum(x, out=out if comm.rank == 1 else None)
+            np.testing.assert_allclose(aggregator.sum(x), 3)
+
+    run_in_threads(3, rank)
+
+
 @pytest.mark.parametrize(("silos", "words"), [(1, "at least three"), (2, "each the other")])
 def test_too_few_ranks_are_refused(silos: int, words: str) -> None:
     def rank(comm: Communicator) -> None:
