@@ -109,6 +109,11 @@ def _refuse(config: Config, canaries: int) -> None:
             'data.standardize = "federated" takes noisy statistics before the first round, which silofl '
             "audit does not attack: audit with constants in data.center and data.scale in its place"
         )
+    if config.data.categorical or config.data.impute:
+        raise ConfigError(
+            "silofl audit writes canaries of numbers alone: audit without data.categorical and data.impute, "
+            "which touch one record at a time and release nothing"
+        )
     if canaries < 20:
         raise ConfigError(f"--canaries {canaries} is too few to prove anything: give 20 at least")
 

@@ -93,13 +93,16 @@ def audited(config: Config, folder: Path, suffix: str) -> Config:
     """
     labels = config.task.labels if config.task.name == "files" else None
     classes = None if labels else len(classes_of(config))
-    task = {"name": "files", "labels": labels, "classes": classes, "label_column": LABEL}
+    task = {"name": "files", "labels": labels, "classes": classes}
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"dir": str(folder / "run"), "display": "none"}),
             "task": config.task.model_copy(update=task),
             "data": config.data.model_copy(
-                update={"path": str(folder / f"silo-{{silo}}{suffix}"), "decimal": ".", "units": {}}
+                update={
+                    **{"path": str(folder / f"silo-{{silo}}{suffix}"), "decimal": ".", "units": {}},
+                    **{"target": LABEL, "id": "", "drop": [], "columns": []},
+                }
             ),
             "secure": config.secure.model_copy(update={"identity": "", "passphrase_file": "", "roster": ""}),
             "privacy": config.privacy.model_copy(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.compress_rules import compress_rules
+from silofl.config.data_rules import column_rules, data_rules
 from silofl.config.mask_rules import mask_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
@@ -32,7 +33,8 @@ Rule = tuple[bool, str]
 def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
-    rules = data_rules(config) + strategy_rules(config, strategy) + personal_rules(config, strategy)
+    rules = data_rules(config) + column_rules(config) + strategy_rules(config, strategy)
+    rules += personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy)
     rules += rank_rules(config, strategy, methods.build(config.personal))
@@ -47,56 +49,6 @@ def found(config: Config) -> Iterator[str]:
 def corrects(strategy: Strategy) -> bool:
     """Whether a strategy changes the gradients of local steps."""
     return type(strategy).correct is not Strategy.correct
-
-
-def data_rules(config: Config) -> list[Rule]:
-    """What of [data] scales columns: of whose files, by which constants, and what [privacy] covers of it."""
-    data, task, unit = config.data, config.task, config.privacy.unit
-    constants = [f"data.{key}" for key in ("center", "scale") if getattr(data, key)]
-    scaled = [*constants, *(['data.standardize = "federated"'] if data.standardize else [])]
-    keys = " and ".join(scaled)
-    other = f"task.factory = {task.factory!r}" if task.factory else f'task.name = "{task.name}"'
-    return [
-        (
-            bool(data.owner_column) and (bool(task.factory) or task.name != "files"),
-            f"data.owner_column = {data.owner_column!r} is a column of files, and {other} reads none: remove "
-            "it"
-            + (
-                ", and give owners in the task's SiloData" if task.factory else ', or set task.name = "files"'
-            ),
-        ),
-        (
-            bool(data.owner_column) and data.owner_column.strip() == task.label_column.strip(),
-            f"data.owner_column = {data.owner_column!r} is task.label_column, too: name the column that says "
-            "whose a record is",
-        ),
-        (
-            bool(scaled) and (bool(task.factory) or task.name != "files"),
-            f"{keys} would scale columns of files, and {other} reads none: remove it, or set "
-            'task.name = "files"',
-        ),
-        (
-            bool(data.standardize and constants),
-            f"{keys} would scale columns twice: keep the constants or the statistics",
-        ),
-        (
-            bool(data.standardize) and unit == "silo",
-            'data.standardize = "federated" adds up records, and privacy.unit = "silo" protects all that a '
-            "silo has: set publicly known constants in data.center and data.scale instead, or remove it",
-        ),
-        (
-            bool(data.standardize) and unit in ("example", "patient") and not data.bounds,
-            f'data.standardize = "federated" under privacy.unit = "{unit}" adds up values within publicly '
-            'known bounds: set data.bounds, such as {age = [0, 120], "*" = [-10, 10]}, or constants in '
-            "data.center and data.scale instead",
-        ),
-        (
-            bool(data.bounds) and not (data.standardize and unit != "none"),
-            'data.bounds are for the noisy sums of data.standardize = "federated" under [privacy], and '
-            + ("nothing is standardized" if not data.standardize else 'privacy.unit is "none"')
-            + ": remove them",
-        ),
-    ]
 
 
 def strategy_rules(config: Config, strategy: Strategy) -> list[Rule]:

@@ -29,7 +29,12 @@ MEANT = {
         **dict.fromkeys(("patient_column", "user_column", "owner"), "data.owner_column"),
     },
     "data": {
-        **dict.fromkeys(("label", "target", "target_column", "y"), "task.label_column"),
+        **dict.fromkeys(("label", "label_column", "target_column", "outcome", "y"), "target"),
+        **dict.fromkeys(("id_column", "identifier", "index"), "id"),
+        **dict.fromkeys(("drop_columns", "ignore", "exclude"), "drop"),
+        **dict.fromkeys(("features", "feature_columns", "usecols"), "columns"),
+        **dict.fromkeys(("categories", "categorical_columns"), "categorical"),
+        **dict.fromkeys(("fill_missing", "fillna", "imputation", "missing"), "impute"),
         **dict.fromkeys(("patient", "patient_id", "patient_column", "user", "user_id"), "owner_column"),
         **dict.fromkeys(("file", "files", "folder", "dir"), "path"),
     },
@@ -38,6 +43,7 @@ MEANT = {
         **dict.fromkeys(("local_epochs", "num_epochs"), "epochs"),
         **dict.fromkeys(("local_steps", "max_steps"), "steps"),
     },
+    "task": dict.fromkeys(("label_column", "label", "target"), "data.target"),
     "run": dict.fromkeys(("num_rounds", "n_rounds", "communication_rounds"), "rounds"),
 }
 """By section, names that other libraries and papers have for keys, and the key that is meant; one with a dot

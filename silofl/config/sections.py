@@ -58,8 +58,6 @@ class TaskConfig(Section):
     """`files`: number of classes where labels are the integers 0 to classes - 1."""
     labels: list[str] | None = None
     """`files`: the label values in class order, the same at every silo, where labels are words."""
-    label_column: str = "label"
-    """`files`: the label's column (CSV, Parquet) or array (NPZ: `label_column` or `y`)."""
     image_size: list[PositiveInt] = [32, 32]
     """`files`: images of folders are resized to [height, width]."""
     channels: Literal[1, 3] | None = None
@@ -77,6 +75,27 @@ class DataConfig(Section):
     """`files`: this silo's file or folder; `{silo}` is its number."""
     decimal: Literal[".", ","] = "."
     """`files`: the sign before decimals in this silo's CSV; signs between thousands are refused."""
+    target: str = "label"
+    """`files`: the label's column (CSV, Parquet) or array (NPZ: `target` or `y`)."""
+    id: str = ""
+    """`files`: the column that numbers records, such as "patient_no". It is no feature, and shown nowhere."""
+    drop: list[str] = []
+    """`files`: columns that are passed over; a silo that has none of such a name goes without."""
+    columns: list[str] = []
+    """`files`: the columns that are features; unset, all that are not named by `target`, `id`,
+    `owner_column` or `drop`."""
+    categorical: dict[str, list[str] | Literal["union"]] = {}
+    """`files`: columns of categories, by name, with the list of them, such as {sex = ["f", "m"]}: a feature,
+    0 or 1, for each. "missing" in the list takes empty cells, "other" all that is not listed. "union":
+    those that `least_count` training records of some silo have, added up at the start so that no silo shows
+    which it has, with "missing" and "other". A list of names, such as ["sex"], means "union" for each."""
+    impute: dict[str, Finite | Literal["mean"]] = {}
+    """`files`: what stands for missing numbers, by column: a constant, such as {age = 50}, or "mean", that of
+    all silos' training records together; "*" of all columns not named. "mean" means {"*" = "mean"}."""
+    flag_missing: list[str] = []
+    """`files`: columns of `impute` that get a feature beside them, 1 where the value is missing, else 0."""
+    least_count: PositiveInt = 5
+    """Records that a category of "union" needs in a silo to be told."""
     units: dict[str, str] = {}
     """`files`: the units of this silo's columns, by name, such as {glucose = "mmol/l"}; where silos differ,
     a run is refused."""
@@ -111,6 +130,31 @@ class DataConfig(Section):
             if len(pair) != 2 or pair[1] / 2 - pair[0] / 2 <= 0:
                 raise ValueError(f"data.bounds.{name} = {pair} is not [low, high], with low below high")
         return value
+
+    @field_validator("categorical", mode="before")
+    @classmethod
+    def _by_all_silos_together(cls, value: Any) -> Any:
+        return dict.fromkeys(value, "union") if isinstance(value, list) else value
+
+    @field_validator("categorical")
+    @classmethod
+    def _each_once(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, categories in value.items():
+            if categories != "union" and (not categories or len(set(categories)) < len(categories)):
+                raise ValueError(f"data.categorical.{name} = {categories} must name categories, each once")
+        return value
+
+    @field_validator("impute", mode="before")
+    @classmethod
+    def _of_all_columns(cls, value: Any) -> Any:
+        return {"*": "mean"} if value == "mean" else value
+
+    @property
+    def agreed(self) -> bool:
+        """Whether all silos have to agree, at the start, on what is done to columns."""
+        return (
+            bool(self.standardize) or "mean" in self.impute.values() or "union" in self.categorical.values()
+        )
 
     @field_validator("standardize", mode="before")
     @classmethod

@@ -45,9 +45,11 @@ from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.bounded_columns import POWER
+from silofl.tasks.column_agreement import agree_in_one_process
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
-from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
+from silofl.tasks.preprocessing import Preprocessing
+from silofl.tasks.recipe_making import Agreed, described, numeric_schema
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.registry import topology_of
 from silofl.training.pruned_weights import weights_of
@@ -94,6 +96,8 @@ def _dry_run(
         _agree(config, every)
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
+    passed_over: dict[int, tuple[str, ...]] = {}
+    treatments: list[tuple[str, str, str]] = []
     magnitudes: dict[int, NDArray[np.float64]] = {}
     first: Silo | None = None
     error: MismatchError | None = None
@@ -106,6 +110,8 @@ def _dry_run(
         schemas[number] = silo.schema
         if isinstance(task, Files):
             magnitudes[number] = task.magnitudes
+            passed_over[number] = task.passed_over
+            treatments = described(mine.data, silo.schema)
         patients = len(silo.persons) if config.privacy.unit == "patient" else None
         counts = silo.samples, silo.test_samples, patients
         ranks = mine.train.ranks_per_silo
@@ -117,11 +123,24 @@ def _dry_run(
     notes = [
         *_of_ranks([row.ranks for row in rows]),
         *schema_notices(schemas),
+        *_of_passed_over(passed_over),
         *unit_notes(first.schema, magnitudes),
         *_of_several_records(rows),
     ]
     found = _sizes(config, rows, first, link, every)
-    return replace(found, notes=[*every.notes(), *found.notes, *notes])
+    return replace(found, treatments=treatments, notes=[*every.notes(), *found.notes, *notes])
+
+
+def _of_passed_over(names: Mapping[int, tuple[str, ...]]) -> list[str]:
+    """Columns that are no features, and the silos that have them."""
+    silos: dict[tuple[str, ...], list[str]] = {}
+    for silo, passed in names.items():
+        if passed:
+            silos.setdefault(passed, []).append(str(silo))
+    return [
+        f"silo{'s' * (len(numbers) > 1)} {', '.join(numbers)}: passed over: {', '.join(passed)}"
+        for passed, numbers in silos.items()
+    ]
 
 
 def _of_ranks(ranks: Sequence[int]) -> list[str]:
@@ -146,21 +165,21 @@ def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
 def _agree(config: Config, every: DryRunSilos) -> None:
     """Have each silo's task scale columns by what the silos of a run would agree on; errors of `_pooled`."""
     files = {silo: task for silo in every.seen if isinstance(task := every.task(silo), Files)}
-    scaling = _pooled(config, files, every.count)
+    recipe = _pooled(config, files, every.count)
     for task in files.values():
-        task.agree(scaling)
+        task.agree(recipe)
 
 
-def _pooled(config: Config, files: Mapping[int, Files], silos: int) -> Scaling:
+def _pooled(config: Config, files: Mapping[int, Files], silos: int) -> Preprocessing:
     """What the silos of a run would agree on, from all their data, which tasks keep for their `data`.
 
     `files` has each silo's task. Under [privacy] without the noise.
 
     Raises MismatchError where columns differ, and errors of `Files.read`.
     """
-    pooled, schemas = [], dict[int, Schema]()
+    schemas = dict[int, Schema]()
     for silo, task in files.items():
-        pooled.append(task.training_features(silo))
+        task.read(silo)
         schemas[silo] = task.schema()
     error = schema_mismatch(schemas)
     if error is not None:
@@ -169,11 +188,10 @@ def _pooled(config: Config, files: Mapping[int, Files], silos: int) -> Scaling:
     if config.privacy.unit != "none":
         by_person = config.privacy.unit == "patient"
         sums = [task.bounded_sums(silo, by_person=by_person) for silo, task in files.items()]
-        noise = StatisticsPlan(config.privacy, silos, len(one.schema())).deviation(silos)
-        return one.bounded(first_silo).scaling(np.sum(sums, axis=0, dtype=np.float64) / 2**POWER, noise)
-    first = np.sum([first_sums(features) for features in pooled], axis=0)
-    second = np.sum([second_sums(features, mean_of(first)) for features in pooled], axis=0)
-    return pooled_scaling([name for name, _ in one.schema()], first, second)
+        noise = StatisticsPlan(config.privacy, silos, len(numeric_schema(one.schema()))).deviation(silos)
+        total = np.sum(sums, axis=0, dtype=np.float64) / 2**POWER
+        return one.recipe(Agreed(one.bounded(first_silo).scaling(total, noise)))
+    return agree_in_one_process(files, config.run.seed)
 
 
 def _sizes(
@@ -279,7 +297,7 @@ def _before(config: Config, silos: int, silo: Silo) -> Mapping[Release, int]:
     """What statistics of columns release before the first round; ConfigError as of the run's."""
     if not config.data.standardize:
         return {}
-    statistics = StatisticsPlan(config.privacy, silos, len(silo.schema))
+    statistics = StatisticsPlan(config.privacy, silos, len(numeric_schema(silo.schema)))
     statistics.refuse_dear()
     return statistics.of_sum(silos)
 

@@ -90,7 +90,7 @@ def _train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) ->
             guarantee.refuse_unhidden(config, silos)  # the same on every rank
             lock = take_directory(group, path, trust, resumed=resume)  # before anything is spent
         statistics = agree_on_statistics(group, config, built, silos, trust, path, resume=resume)
-        built.agree(statistics.scaling)
+        built.agree(statistics.preprocessing)
     code = UserCode(group.silo_id, path)
     data = read_data(group, config, built, code, silos, prepared.local_rank)
     same = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made

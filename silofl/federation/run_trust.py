@@ -50,15 +50,15 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
     return trust
 
 
-def what_returning_silos_are_told(trust: Trust, path: str, scaling: str) -> dict[str, str]:
+def what_returning_silos_are_told(trust: Trust, path: str, preprocessing: str) -> dict[str, str]:
     """What a silo needs to read its data and to prove that it is itself, and gets before it has: no secret.
 
-    `path` is the run directory, as other ranks are told of it; `scaling` is what columns are scaled by, where
-    silos agreed on that.
+    `path` is the run directory, as other ranks are told of it; `preprocessing` is what is done to columns,
+    where silos agreed on that.
     """
     signer = trust.signer
     roster = signer.roster.dumps() if signer is not None and signer.of_first_start else ""
-    return {"path": path, "run": str(trust.run), "roster": roster, "scaling": scaling}
+    return {"path": path, "run": str(trust.run), "roster": roster, "preprocessing": preprocessing}
 
 
 def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *, resume: bool) -> Trust:

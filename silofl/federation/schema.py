@@ -17,7 +17,10 @@ _SHOWN = 8
 _SILOS_SHOWN = 4
 _IMAGE = "image"
 """The only column of images."""
-_REMEDY = "give columns the same names, kinds and units at every silo"
+_REMEDY = (
+    "give columns the same names, kinds and units at every silo, or name those that only some have in "
+    "data.drop, or those to take in data.columns"
+)
 _OF_IMAGES = (
     "set task.channels to read all as grey or all in colour, or give images of one type at every silo"
 )

@@ -62,7 +62,7 @@ class Silo:
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
         test_samples: how many are held out.
-        schema, scaling: of the columns of its data, see `TaskData`.
+        schema, preprocessing: of the columns of its data, see `TaskData`.
         code: what calls the task.
         starts: what shared models but the first begin with, by name, (P,) each.
         strategy_state: its own of the strategy, arrays (P,) by name; changed by `accept` alone.
@@ -93,7 +93,7 @@ class Silo:
         where, dtype, seed = torch.device(device), DTYPES[config.train.dtype], config.run.seed
         prepare(where)
         self.code = code = UserCode(number) if code is None else code
-        given, self.schema, self.scaling = data or data_of_task(task, number, silos, code)
+        given, self.schema, self.preprocessing = data or data_of_task(task, number, silos, code)
         train, test = given.train, given.test
         self.samples, self.test_samples = len(train), len(test) if test is not None else 0
         records = config.privacy.records

@@ -1,6 +1,6 @@
-"""`data.standardize = "federated"`: mean and deviation of all silos' training records together.
+"""What is done to columns, as far as silos find it together: means, deviations, categories.
 
-By two sums of a few numbers a column, made as securely as those of updates, before the first round; under
+By few sums of a few numbers a column, made as securely as those of updates, before the first round; under
 [privacy] by one of values within public bounds, with noise (`privacy/noisy_statistics.py`). Every
 silo keeps what came of them in its folder of the run directory: a resume takes that, and a silo that returns
 is told it, so that no sum is opened again for other silos. It is part of the model: `summary.json` has it.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,10 +37,12 @@ from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.schema import agree_on_schema
 from silofl.privacy.ledger import Ledger
 from silofl.tasks.bounded_columns import POWER
+from silofl.tasks.column_agreement import column_agreement
 from silofl.tasks.files import Files
-from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
+from silofl.tasks.preprocessing import Preprocessing
+from silofl.tasks.recipe_making import Agreed
 
-FILE = "standardize.json"
+FILE = "preprocessing.json"
 _WINDOWS = (-160, 0, 220)
 """Powers of two by which three parts of a number are multiplied, each then an exact number of its own."""
 _ENDS = (64, -96)
@@ -49,9 +51,9 @@ _ENDS = (64, -96)
 
 @dataclass(frozen=True)
 class Statistics:
-    """What columns are scaled by, and what was spent to know it."""
+    """What is done to columns, and what was spent to know it."""
 
-    scaling: Scaling
+    preprocessing: Preprocessing
     spent: str = ""
     """The ledger, as text; empty where there was no noise."""
 
@@ -62,9 +64,11 @@ class Statistics:
 
     def same_as(self, other: Statistics) -> bool:
         """Whether they are of one run: silos whose data name no columns have the same without names."""
-        mine, its = self.scaling, other.scaling
-        numbers = (mine.center, mine.scale, self.spent) == (its.center, its.scale, other.spent)
-        return numbers and same_columns(mine.columns, its.columns)
+        mine, its = (
+            [replace(column, name="") for column in one.preprocessing.columns] for one in (self, other)
+        )
+        names = same_columns(self.preprocessing.names, other.preprocessing.names)
+        return names and (mine, self.spent) == (its, other.spent)
 
 
 def same_columns(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -75,7 +79,7 @@ def same_columns(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 def agree_on_statistics(
     group: ElasticGroup, config: Config, task: Files, silos: int, trust: Trust, path: Path, *, resume: bool
 ) -> Statistics:
-    """What all silos' columns are scaled by: as in the run's earlier jobs, else from all records. Collective.
+    """What is done to all silos' columns: as in the run's earlier jobs, else from all records. Collective.
 
     The task has the samples then, and keeps them for its next `data`. Under [privacy] every silo has the
     run's lock, and what was found is on its disk.
@@ -104,7 +108,7 @@ def agree_on_statistics(
         return kept
     make = partial(_aggregator, group, config, silos, trust.signer)
     if not private:
-        return Statistics(_added_up(make, task, group.silo_id))
+        return Statistics(_added_up(make, task, group.silo_id, config.run.seed))
     found = _added_up_with_noise(
         group, config, make, task, NoisyStatistics(group, config, path, str(trust.run))
     )
@@ -126,15 +130,18 @@ def _aggregator(group: ElasticGroup, config: Config, silos: int, signer: Signer 
     return protocols.build(group, secure, spec, signer)
 
 
-def _added_up(make: Callable[[], Aggregator], task: Files, silo: int) -> Scaling:
-    features = task.training_features(silo)
+def _added_up(make: Callable[[], Aggregator], task: Files, silo: int, seed: int) -> Preprocessing:
+    agreement = column_agreement(task, silo, seed)
     aggregator = make()
     try:
-        first = exact_sums(aggregator, first_sums(features))
-        second = exact_sums(aggregator, second_sums(features, mean_of(first)))
+        summand = next(agreement)
+        while True:
+            summand = agreement.send(exact_sums(aggregator, summand))
+    except StopIteration as end:
+        found: Preprocessing = end.value
+        return found
     finally:
         aggregator.close()
-    return pooled_scaling([name for name, _ in task.schema()], first, second)
 
 
 def _added_up_with_noise(
@@ -144,7 +151,7 @@ def _added_up_with_noise(
     noisy.begin()
     found = noisy.reduce(make, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
     scaling = task.bounded(group.silo_id).scaling(found.sums, found.deviation)
-    return Statistics(scaling, found.spent.to_json())
+    return Statistics(task.recipe(Agreed(scaling)), found.spent.to_json())
 
 
 def exact_sums(aggregator: Aggregator, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -175,18 +182,19 @@ def keep(path: Path, silo: int, statistics: Statistics) -> None:
 def dumps(statistics: Statistics) -> str:
     """As text, for a file and for a silo that returns."""
     spent = {"spent": json.loads(statistics.spent)} if statistics.spent else {}
-    return json.dumps(statistics.scaling.to_json() | spent)
+    return json.dumps(statistics.preprocessing.to_json() | spent)
 
 
 def loads(text: str) -> Statistics:
     """From `dumps`. ValueError, TypeError, KeyError or ConfigError for what is none."""
     table = json.loads(text)
     spent = Ledger.from_json(json.dumps(table["spent"])).to_json() if "spent" in table else ""
-    return Statistics(Scaling.of_json(table), spent)
+    table.pop("spent", None)
+    return Statistics(Preprocessing.from_json(table), spent)
 
 
 def of_returning(path: Path, silo: int, told: str | None) -> Statistics | None:
-    """What others tell a silo that comes back; None where columns are not scaled by statistics.
+    """What others tell a silo that comes back; None where silos agree on nothing.
 
     ConfigError where it kept others, if it kept any.
     """
@@ -239,7 +247,7 @@ def _parsed(told: str | None) -> Statistics | None:
 
 def _refuse_other_columns(kept: Statistics | None, task: Files, silo: int) -> None:
     names = tuple(name for name, _ in task.schema())
-    if kept is not None and not same_columns(kept.scaling.columns, names):
+    if kept is not None and not same_columns(kept.preprocessing.names, names):
         raise ChangedDataError(
             f"silo {silo} has other columns than those whose statistics this run began with: restore them, "
             "or begin another run with --run"

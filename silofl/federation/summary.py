@@ -16,6 +16,8 @@ from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.round import RoundResult
 from silofl.privacy.claim import NOTHING, outside
 from silofl.report.round_metrics import RoundMetrics
+from silofl.tasks.preprocessing import Preprocessing
+from silofl.tasks.recipe_making import scaling_of
 
 Json = dict[str, Any]
 
@@ -110,7 +112,7 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         "silos": federation.context.silos,
         "keys": _keys(federation),
         "parameters": federation.silo.model.size,
-        "scaling": None if federation.silo.scaling is None else federation.silo.scaling.to_json(),
+        **_columns(federation.silo.preprocessing),
         "loss": last.means.get("loss"),
         "accuracy": last.means.get("accuracy"),
         "accuracy_per_silo": [silo.get("accuracy") for silo in last.per_silo],
@@ -135,6 +137,15 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],
         "model_sha256": models["model"],
         "models_sha256": dict(models),
+    }
+
+
+def _columns(recipe: Preprocessing | None) -> Json:
+    """What is done to columns, and what of it is scaling, by feature."""
+    scaling = None if recipe is None else scaling_of(recipe)
+    return {
+        "scaling": None if scaling is None else scaling.to_json(),
+        "preprocessing": None if recipe is None else recipe.to_json(),
     }
 
 

@@ -12,7 +12,7 @@ from silofl.tasks.base import SiloData, Task
 from silofl.tasks.checks import data_of, schema_of
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
-from silofl.tasks.scaling import Scaling
+from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.user_code import UserCode
 from silofl.training.persons import Persons
 
@@ -24,8 +24,8 @@ class TaskData(NamedTuple):
     """At least one training sample."""
     schema: Schema
     """Name and kind of each column, where the task tells of them."""
-    scaling: Scaling | None = None
-    """What columns of files were shifted and scaled by; None where they are as they were."""
+    preprocessing: Preprocessing | None = None
+    """What was done to columns of files; None of any other task."""
 
 
 def data_of_task(task: Task, number: int, silos: int, code: UserCode) -> TaskData:
@@ -38,7 +38,7 @@ def data_of_task(task: Task, number: int, silos: int, code: UserCode) -> TaskDat
             f"silo {number} has no training samples: give it data or start without it", rank=number
         )
     with code.calling("schema"):
-        return TaskData(data, schema_of(task), task.scaling if isinstance(task, Files) else None)
+        return TaskData(data, schema_of(task), task.preprocessing if isinstance(task, Files) else None)
 
 
 def persons_of(data: SiloData, privacy: PrivacyConfig, number: int) -> Persons:

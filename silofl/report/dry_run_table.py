@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 MIB = 1 << 20
+_COLUMNS = 60
+"""That are shown."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class DryRun:
     """Which records no epsilon covers although they are shown; empty where there are none."""
     notes: list[str]
     """What makes that promise weaker than it looks, and what may be wrong with the data."""
+    treatments: Sequence[tuple[str, str, str]] = ()
+    """Of each column of files its name, kind, and what is done to it; no value."""
 
 
 def print_dry_run(found: DryRun) -> None:
@@ -86,8 +91,7 @@ def print_dry_run(found: DryRun) -> None:
         names = [*([escape(row.name)] if named else []), *([str(row.ranks)] if of_ranks else [])]
         table.add_row(str(row.silo), *names, row.device, *map(str, counts))
     console.print(table)
-    if found.columns:
-        console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)
+    _print_columns(console, found)
     console.print(f"model       {found.model}")
     console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
     if found.personal:
@@ -118,3 +122,17 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"outside     {found.outside}", soft_wrap=True)
     for note in found.notes:
         console.print(f"  note      {note}", soft_wrap=True, markup=False)
+
+
+def _print_columns(console: Console, found: DryRun) -> None:
+    if not any(name for name, _, _ in found.treatments):
+        if found.columns:
+            console.print(f"columns     {found.columns}", soft_wrap=True, markup=False)
+        return
+    table = Table("column", "kind", "what is done to it", box=None, padding=(0, 2, 0, 0))
+    for name, kind, what in found.treatments[:_COLUMNS]:
+        table.add_row(escape(name), escape(kind), escape(what))
+    console.print(table)
+    more = len(found.treatments) - _COLUMNS
+    if more > 0:
+        console.print(f"and {more} more columns")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig
 from silofl.errors import DataError
 from silofl.tasks.column_kinds import Schema
-from silofl.tasks.readers.source import tidy
+from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.scaling import Features, Scaling
 
 Floats = NDArray[np.float64]

@@ -12,22 +12,32 @@ from silofl.config import DataConfig, TaskConfig
 from silofl.errors import ConfigError
 from silofl.tasks.base import SiloData
 from silofl.tasks.bounded_columns import Bounded, bounded
+from silofl.tasks.category_union import frequent
 from silofl.tasks.classification import Classification
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.holdout import held_out, owners_held_out, silo_data
 from silofl.tasks.models import build_model
 from silofl.tasks.own_files import OwnFiles, magnitudes
 from silofl.tasks.owner_numbers import numbered
+from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.readers import Samples
-from silofl.tasks.scaling import Scaling, public_scaling
+from silofl.tasks.recipe_making import (
+    Agreed,
+    numeric_part,
+    numeric_schema,
+    raw_columns,
+    recipe_of,
+    scaling_of,
+)
+from silofl.tasks.scaling import Scaling
 
 
 @final
 class Files(Classification):
     """The samples in `data.path`: NPZ, CSV or Parquet, or a folder of images for each class.
 
-    `{silo}` in the path stands for the silo's number; a path without it is each institution's own. Features
-    of tables are sorted by column name, the same at every silo if the names are. All samples are held in
+    `{silo}` in the path stands for the silo's number; a path without it is each institution's own. Columns
+    of tables are sorted by name, the same at every silo if the names are. All samples are held in
     memory as float32: (d,) for tables, (channels, height, width) for images.
     """
 
@@ -35,13 +45,16 @@ class Files(Classification):
         self._files = OwnFiles(task, data, seed)
         self._task, self._data, self._seed = task, data, seed
         self._read: dict[int, Samples] = {}
+        self._sample: tuple[int, ...] = ()
         self._shape: tuple[int, ...] | None = None
         self._schema: Schema = ()
         self.magnitudes: NDArray[np.float64] = np.empty(0)
         """See `magnitudes`, of the table that was read last."""
-        self._agreed: Scaling | None = None
-        self.scaling: Scaling | None = None
-        """Of the columns that were read last; None where they are as they stand in the file."""
+        self.passed_over: tuple[str, ...] = ()
+        """Columns of the table that was read last that are no features."""
+        self._agreed: Preprocessing | None = None
+        self.preprocessing: Preprocessing | None = None
+        """Of the columns that `data` read last."""
 
     def model(self) -> nn.Module:
         """The model of `task.model`, as wide as the data. Raises ConfigError before `data` was called."""
@@ -57,12 +70,26 @@ class Files(Classification):
 
     @property
     def federated(self) -> bool:
-        """Whether columns are scaled by statistics of all silos, which `agree` has to give before `data`."""
-        return self._data.standardize == "federated"
+        """Whether silos find together what is done to columns, which `agree` has to give before `data`."""
+        return self._data.agreed
 
-    def agree(self, scaling: Scaling) -> None:
-        """Scale the columns of all samples from here on."""
-        self._agreed = scaling
+    @property
+    def settings(self) -> DataConfig:
+        """What [data] says."""
+        return self._data
+
+    def agree(self, preprocessing: Preprocessing) -> None:
+        """Make features of all samples so from here on."""
+        self._agreed = preprocessing
+
+    def recipe(self, agreed: Agreed) -> Preprocessing:
+        """What is done to the columns that were read last; `agreed` has what all silos find together."""
+        return recipe_of(self._data, self._schema, agreed, images=len(self._sample) != 1)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """That of `preprocessing`, by feature; None where features are as they stand in the file."""
+        return None if self.preprocessing is None else scaling_of(self.preprocessing)
 
     def take_up(self, silo: int, samples: Samples) -> None:
         """Let the next `data` of a silo be of samples that were read already; they are let go then."""
@@ -73,17 +100,26 @@ class Files(Classification):
         if silo not in self._read:
             self._read[silo] = self._files.read(silo)
         samples = self._read[silo]
-        self._shape, self._schema = samples.features.shape[1:], samples.schema
+        self.passed_over = samples.passed_over
+        self._sample, self._schema = samples.features.shape[1:], samples.schema
         return samples
 
-    def training_features(self, silo: int) -> NDArray[np.floating[Any]]:
-        """Features (m, ...) of a silo's training samples, as they stand in its file; errors as of `read`."""
+    def training_numbers(self, silo: int) -> NDArray[np.floating[Any]]:
+        """Columns of numbers (m, d), or images (m, ...), of a silo's training samples; errors as of `read`.
+
+        As they stand in its file, but for missing values that constants stand for; NaN for others.
+        """
         samples = self.read(silo)
-        return samples.features[~self._held_out(samples)]
+        return numeric_part(self._data, samples)[~self._held_out(samples)]
+
+    def frequent_categories(self, silo: int) -> dict[str, list[str]]:
+        """Those of each column of "union" that `data.least_count` training records, or persons, have."""
+        samples = self.read(silo)
+        return frequent(self._data, samples, ~self._held_out(samples))
 
     def bounded(self, silo: int) -> Bounded:
-        """A silo's columns within `data.bounds`; errors as of `read`."""
-        return bounded(self._data, self.read(silo).schema)
+        """A silo's columns of numbers within `data.bounds`; errors as of `read`."""
+        return bounded(self._data, numeric_schema(self.read(silo).schema))
 
     def bounded_sums(self, silo: int, *, by_person: bool) -> list[int]:
         """See `Bounded.sums`, over a silo's training records, or its persons'; errors as of `read`."""
@@ -93,7 +129,7 @@ class Files(Classification):
         if by_person:
             assert samples.owners is not None, "refused when the configuration was read"
             persons = numbered(samples.owners[training])
-        return self.bounded(silo).sums(samples.features[training], persons)
+        return self.bounded(silo).sums(self.training_numbers(silo), persons)
 
     def data(self, silo: int, silos: int) -> SiloData:
         """This silo's samples; errors as of `read`, and DataError for fewer than two, or none to train on.
@@ -102,14 +138,16 @@ class Files(Classification):
         """
         source, samples = str(self._files.source(silo)), self.read(silo)
         del self._read[silo]
-        self.magnitudes = magnitudes(samples.features)
-        self.scaling = self._agreed if self.federated else public_scaling(self._data, samples.schema)
-        if self.federated and self.scaling is None:
+        self.magnitudes = magnitudes(samples)
+        recipe = self._agreed if self.federated else self.recipe(Agreed())
+        if recipe is None:
             raise ConfigError(
-                'data.standardize = "federated" takes statistics of all silos, which a run agrees on at its '
-                "start: set data.center and data.scale to read a silo's data by itself"
+                'data.standardize = "federated", data.impute = "mean" and categories of "union" are of all '
+                "silos' records, which a run adds up at its start: set data.center and data.scale, constants "
+                "in data.impute and lists in data.categorical to read a silo's data by itself"
             )
-        features = samples.features if self.scaling is None else self.scaling.of(samples.features, source)
+        features = recipe.features(raw_columns(samples), source)
+        self.preprocessing, self._shape = recipe, features.shape[1:]
         held, owners = self._held_out(samples), samples.owners
         return silo_data(features, samples.labels, held, silo=silo, name=source, owners=owners)
 

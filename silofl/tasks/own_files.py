@@ -13,11 +13,19 @@ from silofl.errors import ConfigError
 from silofl.tasks.bounded_columns import mistaken_bounds
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.readers import Options, Samples, Source, read, refuse_missing
+from silofl.tasks.readers.column_roles import ColumnRoles, tidy
 from silofl.tasks.readers.labels import class_names
 from silofl.tasks.readers.owners import owner_key
 from silofl.tasks.readers.rows import some
-from silofl.tasks.readers.source import refuse, tidy
-from silofl.tasks.scaling import public_scaling, unknown_columns
+from silofl.tasks.readers.source import refuse
+from silofl.tasks.recipe_making import (
+    mistaken_columns,
+    numeric_part,
+    numeric_places,
+    numeric_schema,
+    refuse_images,
+)
+from silofl.tasks.scaling import public_scaling
 
 EXACT_FLOAT32 = 2**24
 """Beyond it float32 does not have every whole number."""
@@ -56,15 +64,20 @@ class OwnFiles:
         """
         source = self.source(silo)
         data, owner = self._data, tidy(self._data.owner_column)
-        options = Options(self._task, data.decimal, data.units, owner=owner, owner_key=self._owner_key)
+        roles = ColumnRoles.of(data)
+        options = Options(
+            self._task, data.decimal, data.units, owner=owner, owner_key=self._owner_key, roles=roles
+        )
         samples = read(source, options)
-        wrong = unknown_columns(self._data, samples.schema) + mistaken_bounds(self._data, samples.schema)
-        refuse(source, wrong)
-        scaling = public_scaling(self._data, samples.schema)
-        features = samples.features if scaling is None else scaling.of(samples.features, str(source))
+        if samples.features.ndim != 2:
+            refuse_images(data, str(source))
+        schema = numeric_schema(samples.schema)
+        refuse(source, mistaken_columns(data, samples.schema) + mistaken_bounds(data, schema))
+        scaling, features = public_scaling(data, schema), numeric_part(data, samples)
+        features = features if scaling is None else scaling.of(features, str(source))
         notices = [
             *samples.notices,
-            *([] if self._data.standardize else _rounded(samples.schema, features)),
+            *([] if self._data.standardize else _rounded(schema, features)),
             *self._absent(samples),
         ]
         if notices:
@@ -84,20 +97,24 @@ def _rounded(schema: Schema, features: NDArray[np.floating[Any]]) -> list[str]:
         name
         for (name, _), column in zip(schema, features.T, strict=False)
         if column.ndim == 1
-        and np.abs(column).max() > EXACT_FLOAT32
+        and np.abs(column).max(initial=0, where=~np.isnan(column)) > EXACT_FLOAT32
         and len(np.unique(column.astype(np.float32))) < len(np.unique(column))
     ]
     if not names:
         return []
     return [
         f"different values of {some(names)} are equal as float32: set data.center near them or "
-        'data.standardize = "federated", or remove what is an identifier'
+        'data.standardize = "federated", or name an identifier in data.id'
     ]
 
 
-def magnitudes(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """(d,) of a table (n, d): each column's median of |x| over values that are not zero; () of images."""
-    if features.ndim != 2:
+def magnitudes(samples: Samples) -> NDArray[np.float64]:
+    """(d,) of a table: each column's median of |x| over numbers that are not zero; () of images."""
+    if samples.features.ndim != 2:
         return np.empty(0)
-    sizes = [np.abs(column[column != 0]) for column in features.T]
-    return np.array([np.median(one) if len(one) else 0.0 for one in sizes])
+    found = np.zeros(len(samples.schema))
+    for place in numeric_places(samples.schema):
+        column = samples.features[:, place]
+        sizes = np.abs(column[(column != 0) & ~np.isnan(column)])
+        found[place] = np.median(sizes) if len(sizes) else 0.0
+    return found

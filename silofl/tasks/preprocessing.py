@@ -8,7 +8,7 @@ OneHotEncoder hold once they are fitted, as JSON that does not depend on that li
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.errors import DataError
-from silofl.tasks.category_texts import MISSING_CATEGORY, OTHER_CATEGORY, category_text, is_missing
+from silofl.tasks.readers.category_texts import (
+    MISSING_CATEGORY,
+    MISSING_CODE,
+    OTHER_CATEGORY,
+    UNKNOWN_CODE,
+    category_place,
+    category_text,
+    is_missing,
+)
 from silofl.tasks.readers.rows import places, some
 
 FORMAT = 1
@@ -155,8 +163,8 @@ class Preprocessing:
         if isinstance(raw, np.ndarray):
             if raw.ndim != 2 or raw.shape[1] != len(self.columns):
                 raise DataError(
-                    f"{source} has the shape {raw.shape}, and the model takes (samples, {len(self.columns)}): "
-                    f"give the columns {some(self.names)}"
+                    f"{source} has the shape {raw.shape}, and the model takes (samples, "
+                    f"{len(self.columns)}): give the columns {some(self.names)}"
                 )
             return dict(enumerate(raw.T))
         if not all(self.names):
@@ -244,22 +252,6 @@ def _one_hot(
                 "which takes all such",
                 _rows(rows, codes == code),
             )
-
-
-MISSING_CODE, UNKNOWN_CODE = -1, -2
-"""Of `category_place`: of no value, and of a text that is no category."""
-
-
-def category_place(categories: Sequence[str]) -> Callable[[str], int]:
-    """What makes a text of `category_text` the place of its category, or one of the codes below 0."""
-    known = {category_text(one): place for place, one in enumerate(categories)}
-    missing = known.get(MISSING_CATEGORY, MISSING_CODE)
-    other = known.get(OTHER_CATEGORY, UNKNOWN_CODE)
-
-    def place(text: str) -> int:
-        return known.get(text, missing if is_missing(text) else other)
-
-    return place
 
 
 def as_numbers(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

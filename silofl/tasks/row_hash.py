@@ -47,6 +47,7 @@ def row_hashes(
     step = max(1, _BLOCK_WORDS // max(1, len(of_values)))
     for start in range(0, len(rows), step):
         values = rows[start : start + step].astype(np.float64) + 0.0  # of a zero with a sign one without
+        values[np.isnan(values)] = np.nan  # a missing value is one, by whichever bits
         classes = labels[start : start + step].astype(np.int64)
         linear = first + _words(classes[:, None]) @ of_labels + _words(values) @ of_values
         hashes[start : start + step] = _mixed((linear >> np.uint64(32)).astype(np.uint32))

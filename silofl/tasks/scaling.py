@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig
 from silofl.errors import DataError
 from silofl.tasks.column_kinds import Schema
+from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.readers.rows import some
-from silofl.tasks.readers.source import tidy
 
 Features = NDArray[np.floating[Any]]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -44,7 +44,7 @@ class Scaling:
             )
         with np.errstate(over="ignore"):
             scaled: NDArray[np.float64] = (features - np.array(self.center)) / np.array(self.scale)
-        large = ~(np.abs(scaled) <= _LARGEST)
+        large = np.abs(scaled) > _LARGEST
         if large.any():
             names = np.array(self.columns)[large.any(axis=0) if scaled.ndim == 2 else [0]]
             raise DataError(
@@ -80,26 +80,17 @@ def public_scaling(data: DataConfig, schema: Schema) -> Scaling | None:
     )
 
 
-def unknown_columns(data: DataConfig, schema: Schema) -> list[str]:
-    """What is wrong with the names in `data.center` and `data.scale`, as parts of a sentence."""
-    known = {name for name, _ in schema}
-    nameless = "" in known
-    remedy = "name the file's columns in an array 'columns'" if nameless else "correct the name or remove it"
-    return [
-        f"data.{key} has {name!r}, which is no column of features: {remedy}"
-        for key, table in (("center", data.center), ("scale", data.scale))
-        for name in _tidied(table)
-        if nameless or name not in known
-    ]
-
-
 def first_sums(features: Features) -> NDArray[np.float64]:
-    """How many values each column has, and each column's sum: (1 + d,).
+    """How many rows there are, how many values each column has, and each column's sum: (1 + 2 d,).
 
-    Of images all values are one column.
+    A missing value is NaN. Of images all values are one column.
     """
-    sums = [np.sum(column) for column in _columns(features)]
-    return np.array([features.size / max(1, len(sums)), *sums])
+    counts, sums = list[int](), list[float]()
+    for column in _columns(features):
+        there = ~np.isnan(column)
+        counts.append(int(np.count_nonzero(there)))
+        sums.append(float(np.sum(column if there.all() else column[there])))
+    return np.array([features.size / max(1, len(sums)), *counts, *sums])
 
 
 def second_sums(features: Features, mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,8 +104,9 @@ def second_sums(features: Features, mean: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def mean_of(first: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean (d,) by the `first_sums` of all silos; 0 of no values."""
-    mean: NDArray[np.float64] = first[1:] / max(first[0], 1.0)
+    """The mean (d,) of the values that are there, by the `first_sums` of all silos; 0 of no values."""
+    counts, sums = np.split(first[1:], 2)
+    mean: NDArray[np.float64] = sums / np.maximum(counts, 1.0)
     return mean
 
 
@@ -127,7 +119,7 @@ def pooled_scaling(
 
     By two passes, of which the second corrects the first (Chan, Golub and LeVeque 1983, section 2): errors
     are those of single roundings, however far the mean is from zero. A column that does not vary, as far as
-    float64 tells, is shifted only.
+    float64 tells, is shifted only. Where the mean stands for missing values, `second` is of them, too.
 
     Args:
         columns: their names.
@@ -138,18 +130,19 @@ def pooled_scaling(
         DataError: sums that records cannot have, such as a silo that lies about its own makes; none is named.
     """
     if not (np.isfinite(first).all() and np.isfinite(second).all() and 1 <= first[0] < MOST_VALUES):
-        raise _no_sums_of_records()
+        raise no_sums_of_records()
     count, mean = max(first[0], 1.0), mean_of(first)
     apart, squares = np.split(second, 2)
     center = mean + apart / count
     deviation = np.sqrt(np.maximum(squares - apart**2 / count, 0.0) / count)
     if not (squares >= 0).all() or not np.isfinite([center, deviation]).all():
-        raise _no_sums_of_records()
+        raise no_sums_of_records()
     varies = deviation > np.finfo(np.float64).eps * np.abs(center)
     return Scaling(tuple(columns), tuple(center.tolist()), tuple(np.where(varies, deviation, 1.0).tolist()))
 
 
-def _no_sums_of_records() -> DataError:
+def no_sums_of_records() -> DataError:
+    """What is wrong with sums that cannot be those of silos' records."""
     return DataError(
         'data.standardize = "federated": what all silos\' columns add up to is not what records can have: a '
         "silo's numbers are wrong or a lie; nothing was scaled",

@@ -147,8 +147,8 @@ def test_other_sections_are_refused_as_before() -> None:
     for tables, sentence in (
         ({"trian": {}}, "unknown section trian: did you mean train?"),
         ({"train": {"lrr": 1}}, "unknown key train.lrr: did you mean train.lr?"),
-        ({"data": {"label": "y"}}, "unknown key data.label: did you mean task.label_column?"),
-        ({"data": {"lable_column": "y"}}, "unknown key data.lable_column: did you mean task.label_column?"),
+        ({"data": {"label": "y"}}, "unknown key data.label: did you mean data.target?"),
+        ({"data": {"lable_column": "y"}}, "unknown key data.lable_column: did you mean data.target?"),
         ({"data": {"patient": "id"}}, "unknown key data.patient: did you mean data.owner_column?"),
         ({"data": {"batch_size": 8}}, "unknown key data.batch_size: did you mean train.batch_size?"),
         ({"run": {"num_rounds": 8}}, "unknown key run.num_rounds: did you mean run.rounds?"),

@@ -100,7 +100,7 @@ def kept(path: Path, silo: int = 0) -> Any:
 def clipped_rows(config: Config) -> np.ndarray:
     """All silos' training records, columns by name, within their bounds."""
     task = build(config)
-    rows = np.concatenate([task.training_features(silo) for silo in range(SILOS)])
+    rows = np.concatenate([task.training_numbers(silo) for silo in range(SILOS)])
     return np.clip(rows, LOW, HIGH)
 
 
@@ -238,7 +238,7 @@ def test_a_run_killed_before_it_kept_them_takes_the_same_sum_again_and_counts_on
     config, shown = settings(tmp_path), []
 
     def killed(path: Path, silo: int, statistics: Any) -> None:
-        shown.append(statistics.scaling)
+        shown.append(statistics.preprocessing)
         raise SimulatedCrash
 
     with monkeypatch.context() as patch:
@@ -256,13 +256,13 @@ def test_a_run_killed_before_it_kept_them_takes_the_same_sum_again_and_counts_on
     if changed:  # other numbers have other noise, and both count
         assert log == [0, 1]
         assert spent == [[0, 2]]
-        assert summary["scaling"]["center"] != list(shown[0].center)
+        assert summary["preprocessing"] != shown[0].to_json()
         assert of_statistics(config, times=2) > once
         assert statement_of_run(tmp_path / "run").ledger.spent_by(0)[entries(tmp_path)[0].releases[0][0]] == 2
     else:
         assert log == [0, 0]
         assert spent == [[0, 1]]
-        assert summary["scaling"] == shown[0].to_json()
+        assert summary["preprocessing"] == shown[0].to_json()
 
 
 @pytest.mark.long
@@ -321,7 +321,7 @@ def test_where_a_silo_dies_in_the_sum_a_resume_takes_the_same_sum_again(
     summary = federate(config, resume=True)[0]
     assert entries(tmp_path) == [first, first]
     assert statement_of_run(tmp_path / "run").ledger.spent_by(3)[first.releases[0][0]] == 1
-    assert summary["scaling"]["center"] == kept(tmp_path, 3)["center"]
+    assert summary["preprocessing"]["columns"] == kept(tmp_path, 3)["columns"]
 
 
 @pytest.mark.long
@@ -400,7 +400,7 @@ def test_a_silo_dead_and_back_takes_what_the_others_hold(start: Any, tmp_path: P
     assert summary["rejoined"] == [[3, 2]]
     everywhere = [kept(tmp_path, silo) for silo in range(SILOS)]
     assert everywhere == [everywhere[0]] * SILOS
-    assert {key: everywhere[0][key] for key in ("columns", "center", "scale")} == summary["scaling"]
+    assert {key: everywhere[0][key] for key in ("format", "columns")} == summary["preprocessing"]
     assert [len(entries(tmp_path, silo)) for silo in range(SILOS)] == [1] * SILOS
     ledger = statement_of_run(tmp_path / "run").ledger
     assert ledger.spent_by(2)[entries(tmp_path)[0].releases[0][0]] == 1

@@ -20,6 +20,9 @@ from silofl.federation.dry_run import dry_run
 from silofl.federation.loop import train
 from silofl.federation.standardization import Statistics
 from silofl.tasks import build
+from silofl.tasks.column_agreement import agree_in_one_process
+from silofl.tasks.preprocessing import ColumnRecipe, Preprocessing
+from silofl.tasks.recipe_making import scaling_of
 from silofl.tasks.scaling import Scaling
 
 SILOS = 3
@@ -65,7 +68,7 @@ def federate(config, silos=SILOS, *, own=False, **more):
 
 def training_rows(config, silos=SILOS):
     task = build(config)
-    return np.concatenate([task.training_features(silo) for silo in range(silos)])
+    return np.concatenate([task.training_numbers(silo) for silo in range(silos)])
 
 
 @pytest.mark.covering(0)
@@ -88,8 +91,7 @@ def test_statistics_are_those_of_all_training_records_and_are_published(tmp_path
 def test_every_silo_scales_by_the_same_and_trains_on_it(tmp_path):
     written(tmp_path)
     config, task = settings(tmp_path), build(settings(tmp_path))
-    scaling = Scaling.of_json(federate(config)[0]["scaling"])
-    task.agree(scaling)
+    task.agree(Preprocessing.from_json(federate(config)[0]["preprocessing"]))
     x = np.concatenate([task.data(silo, SILOS).train.tensors[0] for silo in range(SILOS)]).astype(float)
     assert np.abs(x.mean(axis=0)).max() < 1e-4  # half a unit of 1e9 in the last place is so much of 1e-3
     assert np.allclose(x.std(axis=0), [1, 0, 1, 1], atol=1e-6)
@@ -98,7 +100,7 @@ def test_every_silo_scales_by_the_same_and_trains_on_it(tmp_path):
 @pytest.mark.long
 def test_a_resume_and_a_silo_that_lost_its_folder_take_what_was_kept(tmp_path, monkeypatch):
     written(tmp_path)
-    first = federate(settings(tmp_path))[0]["scaling"]
+    first = federate(settings(tmp_path))[0]["preprocessing"]
     kept = tmp_path / "run-1" / "silo-0001" / standardization.FILE
     assert json.loads(kept.read_text()) == first
     assert kept.stat().st_mode & 0o77 == 0
@@ -106,7 +108,7 @@ def test_a_resume_and_a_silo_that_lost_its_folder_take_what_was_kept(tmp_path, m
     asked = []
     monkeypatch.setattr(standardization, "_added_up", lambda *_: asked.append(1))
     resumed = federate(settings(tmp_path, rounds=3), resume=True)
-    assert [summary["scaling"] for summary in resumed] == [first] * SILOS
+    assert [summary["preprocessing"] for summary in resumed] == [first] * SILOS
     assert resumed[0]["rounds"] == 3
     assert not asked
     assert json.loads(kept.read_text()) == first
@@ -118,10 +120,10 @@ def test_a_resume_refuses_statistics_that_differ_or_are_damaged(tmp_path):
     federate(settings(tmp_path))
     kept = tmp_path / "run-2" / "silo-0002" / standardization.FILE
     other = json.loads(kept.read_text())
-    other["center"][0] += 1e-6
+    other["columns"][0]["center"] += 1e-6
     for text, sentence in (
         (json.dumps(other), "silo 2 has kept other statistics of this run's columns than silo 0: put"),
-        ("{", "standardize.json is damaged, by which the columns of this run are scaled: put it back"),
+        ("{", "preprocessing.json is damaged, by which the columns of this run are scaled: put it back"),
     ):
         kept.write_text(text)
         errors = federate(settings(tmp_path, rounds=3), resume=True)
@@ -129,14 +131,14 @@ def test_a_resume_refuses_statistics_that_differ_or_are_damaged(tmp_path):
 
 
 def test_a_silo_that_comes_back_believes_its_own_statistics(tmp_path):
-    ours = Statistics(Scaling(("dose",), (0.5,), (2.0,)))
+    ours = Statistics(Preprocessing((ColumnRecipe("dose", center=0.5, scale=2.0),)))
     told = standardization.dumps(ours)
     assert standardization.of_returning(tmp_path, 1, told) == ours  # a lost folder: nothing to compare
     standardization.keep(tmp_path, 1, ours)
     assert standardization.of_returning(tmp_path, 1, told) == ours
     assert standardization.of_returning(tmp_path, 1, "") is None
-    other = Statistics(replace(ours.scaling, scale=(2.5,)))
-    with pytest.raises(ConfigError, match=r"other statistics than silo 1 kept in silo-0001/standardize.json"):
+    other = Statistics(Preprocessing((replace(ours.preprocessing.columns[0], scale=2.5),)))
+    with pytest.raises(ConfigError, match=r"other statistics than silo 1 kept in silo-0001/prep"):
         standardization.of_returning(tmp_path, 1, standardization.dumps(other))
 
 
@@ -173,14 +175,14 @@ def test_a_silo_with_other_columns_is_refused_before_anything_is_added_up(tmp_pa
 def test_check_scales_as_the_run_would(tmp_path, monkeypatch):
     written(tmp_path)
     agreed = []
-    pooled = standardization.pooled_scaling
     monkeypatch.setattr(
-        "silofl.federation.dry_run.pooled_scaling", lambda *a: agreed.append(pooled(*a)) or agreed[-1]
+        "silofl.federation.dry_run.agree_in_one_process",
+        lambda *a: agreed.append(agree_in_one_process(*a)) or agreed[-1],
     )
     found = dry_run(settings(tmp_path), SILOS)
     assert sum(row.train_samples for row in found.silos) == len(training_rows(settings(tmp_path)))
     run = Scaling.of_json(federate(settings(tmp_path))[0]["scaling"])
-    assert np.allclose(agreed[0].scale, run.scale, rtol=1e-12)
+    assert np.allclose(scaling_of(agreed[0]).scale, run.scale, rtol=1e-12)
     path = tmp_path / "1.csv"
     path.write_text(path.read_text().replace("dose", "Dose"))
     with pytest.raises(SiloflError, match="the columns of silo 1"):
@@ -216,7 +218,7 @@ def test_a_respawned_silo_is_told_what_its_columns_are_scaled_by(start, tmp_path
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["rejoined"] == [[3, 2]]
     kept = tmp_path / "run" / "silo-0002" / standardization.FILE
-    assert json.loads(kept.read_text()) == summary["scaling"]
+    assert json.loads(kept.read_text()) == summary["preprocessing"]
 
 
 def numbers(silo):
@@ -249,8 +251,16 @@ def test_sums_of_numbers_of_any_size_are_exact(protocol):
 
 
 def test_data_without_names_of_columns_have_the_statistics_of_those_with_names() -> None:
-    named = Scaling(("a", "b"), (1.0, 2.0), (1.0, 3.0))
+    named = of_columns(("a", "b"))
     for columns, same in ((("", ""), True), (("a", "c"), False), (("",), False)):
-        other = Statistics(Scaling(columns, named.center, named.scale))
-        assert Statistics(named).same_as(other) == other.same_as(Statistics(named)) == same
-    assert not Statistics(named).same_as(Statistics(Scaling(("", ""), (1.0, 2.5), named.scale)))
+        other = of_columns(columns)
+        assert named.same_as(other) == other.same_as(named) == same
+    assert not named.same_as(of_columns(("", ""), (1.0, 2.5)))
+
+
+def of_columns(names, centers=(1.0, 2.0), scales=(1.0, 3.0)):
+    columns = [
+        ColumnRecipe(name, center=one, scale=two)
+        for name, one, two in zip(names, centers, scales, strict=False)
+    ]
+    return Statistics(Preprocessing(tuple(columns)))

@@ -11,8 +11,9 @@ GOOD = "a,b,label\n" + "1,2,0\n" * 5
 
 
 def stop_reason(path, **task):
+    data = {"path": str(path), **({"target": task.pop("target")} if "target" in task else {})}
     task = task if "labels" in task else {"classes": 3, **task}
-    built = build(parse({"task": {"name": "files", **task}, "data": {"path": str(path)}}))
+    built = build(parse({"task": {"name": "files", **task}, "data": data}))
     with pytest.raises(DataError) as caught:
         built.data(2, 4)
     sentence = str(caught.value)

@@ -17,7 +17,7 @@ def test_npz_without_its_arrays(tmp_path):
     np.savez(path, features=np.zeros((4, 2)), y=np.zeros(4))
     assert stop_reason(path) == f"{path} (silo 2) has no array 'x': it has features, y"
     np.savez(path, x=np.zeros((4, 2)), target=np.zeros(4))
-    assert stop_reason(path, label_column="diagnosis") == (
+    assert stop_reason(path, target="diagnosis") == (
         f"{path} (silo 2) has no array 'diagnosis' or 'y': it has target, x"
     )
 
@@ -140,7 +140,7 @@ PARQUET = [
     ({"a": pa.array([0, 1, 2], pa.timestamp("s")), "label": [0, 1, 2]}, r"column 'a' is of type timestamp"),
     (
         {"a": [1.0, 2.0, 3.0], "grade": [0, 1, 2]},
-        r"there is no label column 'label': set task.label_column to one of",
+        r"there is no label column 'label': set data.target to one of",
     ),
     ({"a": [1.0], "__index_level_0__": [3], "label": [0]}, r"column 2 has no name or a row index's"),
     (

@@ -116,7 +116,7 @@ def test_without_noise_the_scaling_is_that_of_the_clipped_records(tmp_path):
     task, rows = task_of(tmp_path, table(1, 200)), table(1, 200)
     sums = task.bounded_sums(0, by_person=False)
     scaling = task.bounded(0).scaling(np.array(sums) / 2**POWER, 1e-9)
-    kept = np.clip(task.training_features(0), [0, -1, -1e3], [10, 3, 1e3])
+    kept = np.clip(task.training_numbers(0), [0, -1, -1e3], [10, 3, 1e3])
     assert len(kept) == sums[-1] / 2**POWER < len(rows)
     np.testing.assert_allclose(scaling.center, kept.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(scaling.scale, kept.std(axis=0), rtol=1e-5)

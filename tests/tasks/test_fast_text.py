@@ -80,7 +80,7 @@ LAYOUT = Layout(",", ".", 3, 1, lambda label: label in ("0", "1"))
 
 def test_what_is_read_fast():
     block = read_block('1,0,true\r\n"2.5", 1 ,"false"\r\n\r\n-1e3,"0",TRUE', ["1", "0", "true"], LAYOUT)
-    assert [column.tolist() for column in block.columns] == [[1, 2.5, -1000], [True, False, True]]
+    assert [column.tolist() for column in block.columns.values()] == [[1, 2.5, -1000], [True, False, True]]
     assert block.labels == ["0", "1", "0"]
 
 

@@ -118,7 +118,7 @@ def test_silo_numbers_in_the_path(tmp_path):
 
 def test_npz_with_another_name_for_labels(tmp_path):
     np.savez(tmp_path / "mine.npz", x=X, y=np.zeros(40), grade=Y.reshape(-1, 1))
-    assert np.array_equal(everything(files(tmp_path / "mine.npz", label_column="grade")), sort(X, Y))
+    assert np.array_equal(everything(files(tmp_path / "mine.npz", {"target": "grade"})), sort(X, Y))
 
 
 @pytest.mark.parametrize("shape", [(40, 8, 6), (40, 1, 8, 6)])

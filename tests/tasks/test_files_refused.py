@@ -19,7 +19,7 @@ TEXTS = {
     "\n\n": "silo 2 has no samples: {path} is empty",
     "a,b,label\n": "silo 2 has no samples: {path} is empty",
     GOOD.replace("label", "grade"): (
-        ALL + "there is no label column 'label' among the 3 name(s) in the first line: set task.label_column "
+        ALL + "there is no label column 'label' among the 3 name(s) in the first line: set data.target "
         "to one of them, or write a line of names first"
     ),
     "label\n1\n": ALL + "there is no column but the label 'label': add columns of features",
@@ -31,12 +31,13 @@ TEXTS = {
     ),
     GOOD.replace("a", "Unnamed: 0", 1): ALL + "column 1 has no name or a row index's: .*",
     GOOD + "1,female,0\n": (
-        ALL + "column 'b' has 1 value(s) that are not numeric (line 7): encode them as numbers or remove the "
-        "column"
+        ALL + "column 'b' has 1 value(s) that are not numeric (line 7): if they are categories, name "
+        "the column in data.categorical, else in data.drop"
     ),
     GOOD + "1,,0\n1,NA,0\n1,3,0\n1,nan,0\n1, ? ,0\n": (
         ALL + "column 'b' has 4 missing value(s) (lines 7 to 8 and 10 to 11): "
-        "fill them in, or remove those rows or the column"
+        "fill them in, say in data.impute what stands for them, or remove those rows, or the column by "
+        "data.drop"
     ),
     GOOD + "1e39,2,0\n-inf,2,0\n": (
         ALL
@@ -59,8 +60,8 @@ TEXTS = {
     ),
     GOOD + GOOD: ALL + "the header is repeated (line 7): remove the repetition",
     GOOD + "2024-01-31,2,0\n31.01.2024,2,0\n": (
-        ALL
-        + "column 'a' has 2 date(s) (lines 7 to 8): write them as numbers, such as days, or remove the column"
+        ALL + "column 'a' has 2 date(s) (lines 7 to 8): write them as numbers, such as days, or name the "
+        "column in data.drop"
     ),
     GOOD + '"1,5",2,0\n"1,234.5",2,0\n1\'234,2,0\n': (
         ALL
@@ -70,8 +71,7 @@ TEXTS = {
     GOOD + "true,2,0\n": ALL + "column 'a' has 1 truth value(s) among numbers: write all of one kind",
     GOOD + f"{2**53 + 1},2,0\n{2**53 + 2},2,0\n": (
         ALL + "column 'a' has 1 whole number(s) beyond 2^53, whose last digits would be lost (line 7): "
-        "remove the "
-        "column if it is an identifier"
+        "if they are an identifier, name the column in data.id or data.drop"
     ),
     GOOD + "1_000,2,0\n\u0661,2,0\n0x10,2,0\n\u22121,2,0\n5%,2,0\n": (
         ALL + "column 'a' has 5 value(s) that are not numeric (lines 7 to 11): .*"

@@ -68,7 +68,7 @@ def test_a_misspelt_owner_column_is_no_feature_with_wrong_values(tmp_path: Path)
     [
         ({"data": {"owner_column": ""}}, "set data.owner_column to the column"),
         ({"data": {"owner_column": "nobody"}}, "there is no owner column 'nobody'"),
-        ({"data": {"owner_column": "label"}}, "is task.label_column, too"),
+        ({"data": {"owner_column": "label"}}, "is data.target, too"),
         ({"task": {"name": "digits"}, "data": {"path": "", "owner_column": ""}}, "does not tell"),
         ({"task": {"name": "digits"}, "data": {"path": ""}}, "reads none"),
         ({"privacy": {"unit": "example", "institutions_per_patient": 2}}, "asks not whose a record is"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from silofl.config import parse
 from silofl.errors import ConfigError, DataError
 from silofl.tasks import build
+from silofl.tasks.preprocessing import ColumnRecipe, Preprocessing
 from silofl.tasks.scaling import Scaling, first_sums, mean_of, pooled_scaling, second_sums
 
 ROWS = np.column_stack([np.arange(10) + 0.5, np.arange(10) * 2, np.arange(10) % 2])
@@ -38,7 +39,8 @@ def test_constants_do_not_change_roles(tmp_path):
     plain, scaled = files(tmp_path, rows).data(0, 2), files(tmp_path, rows, scale={"a": 1e3}).data(0, 2)
     assert np.array_equal(plain.train.tensors[0][:, 1], scaled.train.tensors[0][:, 1])
     task = files(tmp_path, rows, standardize="federated")
-    task.agree(Scaling(("a", "b"), (1.0, 2.0), (3.0, 4.0)))
+    columns = ColumnRecipe("a", center=1.0, scale=3.0), ColumnRecipe("b", center=2.0, scale=4.0)
+    task.agree(Preprocessing(columns))
     assert np.array_equal(plain.test.tensors[0][:, 0], np.rint(task.data(0, 2).test.tensors[0][:, 0] * 3 + 1))
 
 
@@ -151,7 +153,7 @@ def test_under_privacy_statistics_without_bounds_are_refused_and_constants_are_n
 
 
 def test_a_silo_alone_has_no_statistics_of_all(tmp_path):
-    with pytest.raises(ConfigError, match="statistics of all silos, which a run agrees on at its start"):
+    with pytest.raises(ConfigError, match="all silos' records, which a run adds up at its start"):
         files(tmp_path, standardize="federated").data(0, 2)
 
 
@@ -219,6 +221,6 @@ def test_sums_that_no_records_have_are_refused(place, lie):
     if place == "squares":
         second[2:] += lie
     else:
-        first[0 if place == "count" else 1] += lie
+        first[0 if place == "count" else 3] += lie
     with pytest.raises(DataError, match="not what records can have"):
         pooled_scaling(("a", "b"), first, second)

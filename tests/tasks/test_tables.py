@@ -102,8 +102,9 @@ def test_a_name_in_either_normal_form_is_one_name(tmp_path):
     }
     assert names == {("größe [\u03bcg]", "numbers")}
     label = TEXT.replace("label", unicodedata.normalize("NFD", "größe"))
-    task = {"name": "files", "classes": 2, "label_column": "größe"}
-    built = build(parse({"task": task, "data": {"path": str(written(tmp_path, label))}}))
+    task = {"name": "files", "classes": 2}
+    data = {"path": str(written(tmp_path, label)), "target": "größe"}
+    built = build(parse({"task": task, "data": data}))
     train, test = built.data(0, 2)
     assert len(train) + len(test) == 10
 

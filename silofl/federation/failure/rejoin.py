@@ -87,7 +87,9 @@ def rejoin(
     group.adopt(merged, told.completed)
     try:
         path = folder / own_path(for_silo(config, spawn_info.number), told.path)
-        statistics = standardization.of_returning(path, spawn_info.number, spawn_info.told.get("scaling"))
+        statistics = standardization.of_returning(
+            path, spawn_info.number, spawn_info.told.get("preprocessing")
+        )
     except ConfigError as error:
         _stay_away(comm, spawn_info.number, error)
     on_directory(path)
@@ -111,7 +113,7 @@ def _own_silo(config: Config, task: Task | None, comm: MpiCommunicator, spawn_in
     alone = ElasticGroup(comm, fault_tolerant=False)
     built = build_task(alone, config, task)
     if isinstance(built, Files) and built.federated:
-        built.agree(standardization.loads(spawn_info.told["scaling"]).scaling)
+        built.agree(standardization.loads(spawn_info.told["preprocessing"]).preprocessing)
     code = UserCode(spawn_info.number)  # the run directory is not known yet
     silo = build_silo(alone, config, built, code, spawn_info.silos, spawn_info.local_rank)
     if config.checkpoint.buddy:

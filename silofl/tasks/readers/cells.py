@@ -25,14 +25,16 @@ _GROUPED = re.compile(r"[+-]?\d[\d.,'’ \u00a0\u202f]*(e[+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([t ].*)?", re.ASCII)
 
 _SAID = {
-    "missing": "{n} missing value(s) ({rows}): fill them in, or remove those rows or the column",
+    "missing": "{n} missing value(s) ({rows}): fill them in, say in data.impute what stands for them, or "
+    "remove those rows, or the column by data.drop",
     "infinite": "{n} value(s) that are infinite or too large for float32 ({rows}): correct them",
-    "whole": "{n} whole number(s) beyond 2^53, whose last digits would be lost ({rows}): remove the column "
-    "if it is an identifier",
+    "whole": "{n} whole number(s) beyond 2^53, whose last digits would be lost ({rows}): if they are an "
+    "identifier, name the column in data.id or data.drop",
     "grouped": "{n} value(s) with other signs between digits than data.decimal ({rows}): set data.decimal to "
     "the sign before decimals, '.' or ',', and write none between thousands",
-    "date": "{n} date(s) ({rows}): write them as numbers, such as days, or remove the column",
-    "text": "{n} value(s) that are not numeric ({rows}): encode them as numbers or remove the column",
+    "date": "{n} date(s) ({rows}): write them as numbers, such as days, or name the column in data.drop",
+    "text": "{n} value(s) that are not numeric ({rows}): if they are categories, name the column in "
+    "data.categorical, else in data.drop",
 }
 """What is wrong with cells, in the order in which it is told."""
 
@@ -49,10 +51,13 @@ class Column:
     Attributes:
         name: of the column; empty where it has none.
         empty: whether no cell has held anything yet.
+        may_miss: whether values may be missing.
+        texts: of a column of categories, what each of its values stands for.
     """
 
-    def __init__(self, name: str, decimal: Literal[".", ","] = ".") -> None:
-        self.name, self.empty = name, True
+    def __init__(self, name: str, decimal: Literal[".", ","] = ".", *, may_miss: bool = False) -> None:
+        self.name, self.empty, self.may_miss = name, True, may_miss
+        self.texts: dict[float, str] = {}
         self._decimal = decimal
         self._blocks: list[NDArray[np.float64]] = []
         self._rows: defaultdict[str, list[int]] = defaultdict(list)
@@ -104,7 +109,7 @@ class Column:
         found = [
             text.format(n=len(self._rows[kind]), rows=places(word, self._rows[kind]))
             for kind, text in _SAID.items()
-            if self._rows[kind]
+            if self._rows[kind] and not (self.may_miss and kind == "missing")
         ]
         if self._truths and self._numbers:
             found.append(f"{self._truths} truth value(s) among numbers: write all of one kind")

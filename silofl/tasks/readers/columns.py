@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from silofl.tasks.readers.category_column import CategoryColumn
 from silofl.tasks.readers.cells import Column, is_value
 from silofl.tasks.readers.labels import encode
 from silofl.tasks.readers.owners import digests
@@ -40,9 +41,7 @@ def name_problems(names: Sequence[str], label_column: str, owner_column: str = "
         if count > 1 and name
     ]
     if label_column not in names:
-        found.append(
-            f"there is no label column {label_column!r}: set task.label_column to one of {some(names)}"
-        )
+        found.append(f"there is no label column {label_column!r}: set data.target to one of {some(names)}")
     elif not set(names) - {label_column, owner_column}:
         found.append(f"there is no column but the label {label_column!r}: add columns of features")
     if owner_column and owner_column not in names:
@@ -59,7 +58,7 @@ def headless(names: Sequence[str], label_column: str) -> str:
     return (
         f"there is no label column {label_column!r}, and {values} of {len(names)} name(s) of columns are no "
         "words, as in a file without a header: write a name for each column into the first line, or set "
-        "task.label_column"
+        "data.target"
     )
 
 
@@ -67,7 +66,7 @@ def unlabelled(names: Sequence[str], label_column: str) -> str:
     """What is wrong with text without a label column: what stands in its first line may be a sample, too."""
     return (
         f"there is no label column {label_column!r} among the {len(names)} name(s) in the first line: set "
-        "task.label_column to one of them, or write a line of names first"
+        "data.target to one of them, or write a line of names first"
     )
 
 
@@ -95,6 +94,31 @@ def _no_owners(columns: Sequence[Column], word: str) -> list[Column]:
     return fit if len(columns) - len(fit) == 1 else list(columns)
 
 
+def new_column(name: str, options: Options) -> Column:
+    """A column to be filled: of numbers, or of categories where those are told to be there."""
+    roles = options.roles
+    if name in roles.categorical:
+        return CategoryColumn(name, roles.categorical[name])
+    return Column(name, options.decimal, may_miss=roles.may_be_missing(name))
+
+
+def role_problems(names: Iterable[str], options: Options) -> list[str]:
+    """What of the columns that [data] names is not there; `names` are all of a table."""
+    there, roles = {name for name in names if name}, options.roles
+    found = []
+    if roles.identifier and roles.identifier not in there:
+        found.append(
+            f"there is no id column {roles.identifier!r}: set data.id to one of {some(sorted(there))}, or "
+            "remove it"
+        )
+    lost = sorted(roles.taken - there)
+    if lost:
+        found.append(
+            f"there is no column {some(lost)}, which data.columns takes: correct the name or remove it there"
+        )
+    return found
+
+
 def from_columns(
     columns: Sequence[Column],
     labels: Sequence[Any] | None,
@@ -106,7 +130,8 @@ def from_columns(
     """Samples with features sorted by column name, so that the order of columns in a file does not matter.
 
     Args:
-        columns: of features, of which those that have neither a name nor a value are passed over.
+        columns: of features, of which those that have neither a name nor a value are passed over, as are
+            those that `options` says are none.
         labels: as they stand in the file; None where it has no such column.
         options: what the file is read with.
         word: what a row is called.
@@ -114,8 +139,9 @@ def from_columns(
         owners: as they stand in the column `options.owner`; None where there is none.
     """
     label, owner = options.label, options.owner
-    kept = [column for column in columns if column.name or not column.empty]
-    passed_over = len(columns) - len(kept)
+    named = [column for column in columns if column.name or not column.empty]
+    passed_over = len(columns) - len(named)
+    kept = [column for column in named if not options.roles.passes_over(column.name)]
     notices = (
         [f"{passed_over} column(s) without a name and without a value are passed over"] if passed_over else []
     )
@@ -124,13 +150,15 @@ def from_columns(
             labels = [value] * len(rows)
         elif owner and name == owner:
             owners = [value] * len(rows)
-        else:
-            kept.append(Column(name, options.decimal))
+        elif not options.roles.passes_over(name):
+            kept.append(new_column(name, options))
             kept[-1].add([value] * len(rows), rows)
     names = [column.name for column in kept] + ([] if labels is None else [label])
     if labels is None and any(map(is_value, names)):
         return Samples(np.empty((len(rows), 0)), np.full(len(rows), -1), (), (headless(names, label),))
     problems = name_problems([*names, *([] if owners is None else [owner])], label, owner)
+    all_names = [*options.constants, *(column.name for column in named)]
+    problems += role_problems([*all_names, label, owner], options)
     problems += column_problems(_no_owners(kept, word) if owner and owners is None else kept, word)
     classes = np.full(len(rows), -1, dtype=np.int64)
     if labels is not None:
@@ -142,4 +170,8 @@ def from_columns(
     ordered = sorted(kept, key=lambda column: column.name)
     features = np.column_stack([column.values for column in ordered]) if ordered else np.empty((len(rows), 0))
     schema = tuple((column.name, column.kind) for column in ordered)
-    return Samples(features, classes, schema, (*problems, *unknown), tuple(notices), owners=whose)
+    texts = {column.name: column.texts for column in ordered if column.texts}
+    problems += unknown
+    passed = tuple(sorted(name for name in all_names if options.roles.passes_over(name)))
+    found = Samples(features, classes, schema, tuple(problems), tuple(notices), owners=whose)
+    return found._replace(passed_over=passed, texts=texts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 
 from silofl.config import marked_encoding
-from silofl.tasks.readers.source import tidy
+from silofl.tasks.readers.column_roles import tidy
 
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """What opens a file whose name ends so."""

@@ -27,13 +27,17 @@ class Layout(NamedTuple):
     """Whether a label's text is a class."""
     owner: int | None = None
     """Which of them says whose the sample is, where that is asked."""
+    passed_over: frozenset[int] = frozenset()
+    """Which of them are not read."""
+    texts: frozenset[int] = frozenset()
+    """Which of them are texts."""
 
 
 class Block(NamedTuple):
     """Cells of n lines."""
 
-    columns: list[NDArray[Any]]
-    """(n,) each: float64, or truth values; of the label and the owner nothing."""
+    columns: dict[int, NDArray[Any] | list[str]]
+    """(n,) each, by place: float64, truth values, or texts; of the label and the owner nothing."""
     labels: list[str]
     """n texts."""
     owners: list[str]
@@ -64,6 +68,7 @@ def read_block(text: str, first: Sequence[str], layout: Layout) -> Block | None:
         name: arrow.bool_() if cell.strip().lower() in _TRUTHS else arrow.float64()
         for name, cell in zip(names, first, strict=True)
     }
+    types |= dict.fromkeys(map(str, layout.texts | layout.passed_over), arrow.string())
     types[str(layout.label)] = arrow.dictionary(arrow.int32(), arrow.string())
     if layout.owner is not None:
         types[str(layout.owner)] = arrow.string()
@@ -77,6 +82,7 @@ def read_block(text: str, first: Sequence[str], layout: Layout) -> Block | None:
             ),
             convert_options=csv.ConvertOptions(
                 column_types=types,
+                include_columns=[name for name in names if int(name) not in layout.passed_over],
                 null_values=[],
                 true_values=["true", "True", "TRUE"],
                 false_values=["false", "False", "FALSE"],
@@ -86,8 +92,12 @@ def read_block(text: str, first: Sequence[str], layout: Layout) -> Block | None:
     except (arrow.ArrowException, UnicodeError):
         return None
     others = {str(layout.label), str(layout.owner)}
-    columns = [table.column(name).to_numpy() for name in names if name not in others]
-    if not all(_ordinary(column) for column in columns):
+    places = [place for place in range(layout.width) if place not in layout.passed_over]
+    kept = {place: table.column(str(place)) for place in places if str(place) not in others}
+    columns = {
+        place: one.to_pylist() if place in layout.texts else one.to_numpy() for place, one in kept.items()
+    }
+    if not all(isinstance(column, list) or _ordinary(column) for column in columns.values()):
         return None
     labels = table.column(str(layout.label)).combine_chunks()
     known = [one.strip() for one in labels.dictionary.to_pylist()]

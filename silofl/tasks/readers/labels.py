@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from silofl.config import TaskConfig
 from silofl.errors import ConfigError
 from silofl.tasks.readers.cells import MISSING
+from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.readers.rows import places
-from silofl.tasks.readers.source import tidy
 
 
 def class_names(task: TaskConfig) -> list[str]:

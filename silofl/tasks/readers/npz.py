@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from silofl.errors import DataError
 from silofl.tasks.readers.cells import Column
-from silofl.tasks.readers.columns import name_problems
+from silofl.tasks.readers.column_roles import tidy
+from silofl.tasks.readers.columns import column_problems, name_problems, new_column, role_problems
 from silofl.tasks.readers.labels import encode
 from silofl.tasks.readers.owners import digests
 from silofl.tasks.readers.pixels import AS_THEY_ARE, COLOURS, SCALED
 from silofl.tasks.readers.rows import RowOf
-from silofl.tasks.readers.source import NUMBER, Options, Samples, Source, reading, refuse_huge, tidy
+from silofl.tasks.readers.source import NUMBER, Options, Samples, Source, reading, refuse_huge
 
 _CHANNELS = (1, 3)
 _PARSING = threading.Lock()
@@ -31,7 +32,7 @@ NAMES = "columns"
 
 
 def read_npz(source: Source, options: Options) -> Samples:
-    """Read array `x`, and the labels from the array `label_column` names or else from `y`.
+    """Read array `x`, and the labels from the array `data.target` names or else from `y`.
 
     x is (n, d), or images (n, height, width), with 1 or 3 channels behind or before height and width. Images
     of bytes are divided by 255, all else is taken as it is; images are not resized. Where the array `columns`
@@ -41,7 +42,7 @@ def read_npz(source: Source, options: Options) -> Samples:
         DataError: the file is damaged, an array is missing, not numeric or of the wrong shape.
     """
     x, labels, label, names, owners, owner = _load(source, options)
-    samples = _features(x, names, source, options.task.channels)
+    samples = _features(x, names, source, options)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != x.shape[:1]:
@@ -77,9 +78,9 @@ def _load(
             source.path.open("rb").close()
             raise DataError(f"{source} is not an NPZ archive or is cut short: write it with numpy.savez")
         with _PARSING, np.load(source.path, allow_pickle=False) as archive:
-            label = options.task.label_column if options.task.label_column in archive.files else "y"
+            label = options.label if options.label in archive.files else "y"
             owner = options.owner if options.owner in archive.files else OWNER
-            wanted = [("x", "'x'"), (label, f"{options.task.label_column!r} or 'y'")]
+            wanted = [("x", "'x'"), (label, f"{options.label!r} or 'y'")]
             if options.owner:
                 wanted.append((owner, f"{options.owner!r} or {OWNER!r} for data.owner_column"))
             for name, what in wanted:
@@ -109,8 +110,9 @@ def _refuse_huge(archive: zipfile.ZipFile, name: str, source: Source) -> None:
     refuse_huge(source, values, f"array {name!r} of shape {shape}")
 
 
-def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source, channels: int | None) -> Samples:
+def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source, options: Options) -> Samples:
     """The samples without labels."""
+    channels, roles = options.task.channels, options.roles
     what = f"array 'x' of {source}"
     if x.dtype.kind not in "biuf":
         raise DataError(f"{what} is not numeric but of type {x.dtype}: encode it as numbers")
@@ -132,7 +134,7 @@ def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source, chann
         schema: tuple[tuple[str, str], ...] = (("image", kind),)
         flat, problems = _numbers(x.reshape(len(x), -1))
         return Samples(x / np.float32(255) if scaled else flat.reshape(x.shape), nobody, schema, problems)
-    features, problems = _numbers(x)
+    features, problems = _numbers(x, may_miss=roles.may_be_missing(""))
     if names is None:
         return Samples(features, nobody, (("", NUMBER),) * x.shape[1], problems)
     if names.shape != x.shape[1:] or names.dtype.kind != "U":
@@ -141,10 +143,28 @@ def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source, chann
             "columns of x: give one name, as text, for each column"
         )
     known = [tidy(str(name)) for name in names]
+    if roles.categorical or roles.may_miss or any(map(roles.passes_over, known)):
+        return _by_role(x, known, options)
     order = sorted(range(len(known)), key=known.__getitem__)
-    wrong = name_problems([*known, "y"], "y")
+    wrong = name_problems([*known, "y"], "y") + role_problems(known, options)
     schema = tuple((known[k], NUMBER) for k in order)
     return Samples(features[:, order], nobody, schema, (*wrong, *problems))
+
+
+def _by_role(x: NDArray[Any], names: list[str], options: Options) -> Samples:
+    """Samples without labels of columns that are not all plain numbers, or no features."""
+    rows, columns = range(1, len(x) + 1), []
+    kept = [place for place, name in enumerate(names) if not options.roles.passes_over(name)]
+    for place in sorted(kept, key=names.__getitem__):
+        columns.append(new_column(names[place], options))
+        columns[-1].add_numbers(x[:, place], rows)
+    wrong = name_problems([*(names[place] for place in kept), "y"], "y") + role_problems(names, options)
+    wrong += column_problems(columns, "row")
+    features = np.column_stack([one.values for one in columns]) if columns else np.empty((len(x), 0))
+    schema = tuple((column.name, column.kind) for column in columns)
+    texts = {column.name: column.texts for column in columns if column.texts}
+    passed = tuple(sorted(set(names) - set(dict(schema))))
+    return Samples(features, np.full(len(x), -1), schema, tuple(wrong), passed_over=passed, texts=texts)
 
 
 def _channels_first(x: NDArray[Any]) -> NDArray[Any]:
@@ -155,9 +175,9 @@ def _channels_first(x: NDArray[Any]) -> NDArray[Any]:
     return x.transpose(0, 3, 1, 2) if behind else x
 
 
-def _numbers(x: NDArray[Any]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def _numbers(x: NDArray[Any], *, may_miss: bool = False) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Float64 (n, d) and what is wrong with it: missing, infinite or inexact values."""
-    cells = Column("x")
+    cells = Column("x", may_miss=may_miss)
     cells.add_numbers(x.ravel(), RowOf(x.shape[1], x.size))
     problems = tuple(f"array 'x' has {problem}" for problem in cells.problems("row"))
     return cells.values.reshape(x.shape), problems

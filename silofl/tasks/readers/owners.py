@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.tasks.readers.cells import MISSING
+from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.readers.rows import places
-from silofl.tasks.readers.source import tidy
 
 Digests = NDArray[np.uint64]
 """(n, 2), of each sample's owner: equal where owners are."""

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from silofl.tasks.readers.category_column import CategoryColumn
 from silofl.tasks.readers.cells import Column
-from silofl.tasks.readers.columns import from_columns
+from silofl.tasks.readers.column_roles import tidy
+from silofl.tasks.readers.columns import from_columns, new_column
 from silofl.tasks.readers.source import (
     Options,
     Samples,
@@ -15,7 +17,6 @@ from silofl.tasks.readers.source import (
     optional,
     reading,
     refuse_huge,
-    tidy,
     with_units,
 )
 
@@ -46,7 +47,9 @@ def _samples(table: Any, options: Options) -> Samples:
             nested = _nested(name, column)
             owners, wrong = ["-"] * len(rows) if nested else column.to_pylist(), wrong + nested
         else:
-            columns.append(Column(name, options.decimal))
+            columns.append(new_column(name, options))
+            if options.roles.passes_over(name):
+                continue
             wrong += _read(columns[-1], column, rows)
     found = from_columns(columns, labels, options, "row", rows, owners)
     found = found._replace(problems=(*found.problems, *wrong))
@@ -83,6 +86,9 @@ def _read(column: Column, values: Any, rows: range) -> list[str]:
     """Fill the column; a type that is no number's is a problem."""
     types = optional("pyarrow.types", "reading Parquet")
     kind = values.type
+    if isinstance(column, CategoryColumn) and (types.is_integer(kind) or types.is_boolean(kind)):
+        column.add(values.to_pylist(), rows)  # which has None and no NaN
+        return []
     if types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind):
         column.add(values.to_pylist(), rows)
         return []
@@ -92,7 +98,8 @@ def _read(column: Column, values: Any, rows: range) -> list[str]:
         return []
     column.add_numbers(np.zeros(len(rows)), rows)
     return [
-        f"column {column.name!r} is of type {kind}, which is not numeric: encode it as numbers or remove it"
+        f"column {column.name!r} is of type {kind}, which is not numeric: encode it as numbers, or name "
+        "it in data.drop"
     ]
 
 

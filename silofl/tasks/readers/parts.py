@@ -59,6 +59,11 @@ def read_parts(source: Source, options: Options, reader: Reader, suffix: str) ->
         tuple(f"{called[path]}: {text}" for path, part in parts for text in part.notices),
         tuple(own),
         np.concatenate(whose) if len(whose) == len(samples) else None,
+        first.passed_over,
+        {
+            name: {key: text for part in samples for key, text in part.texts.get(name, {}).items()}
+            for name in dict.fromkeys(name for part in samples for name in part.texts)
+        },
     )
 
 

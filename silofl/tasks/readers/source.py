@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 
 from silofl.config import TaskConfig
 from silofl.errors import DataError, MissingDependencyError, SiloflError
+from silofl.tasks.readers.column_roles import ColumnRoles, tidy
 
 FLOAT_BYTES = 8
 """Features become float64."""
 _MOST_PROBLEMS = 12
-NUMBER, TRUTH = "numbers", "truth values"
+NUMBER, TRUTH, CATEGORIES = "numbers", "truth values", "categories"
 """Kinds of columns."""
 _UNIT = " in "
 """Between the kind of a column and its unit."""
@@ -55,11 +55,10 @@ class Samples(NamedTuple):
     """What helps to find the problems and may be a value, such as names of files: for the silo alone."""
     owners: NDArray[np.uint64] | None = None
     """(n, 2) keyed digests of whose each sample is, where that was asked for: see `readers.owners`."""
-
-
-def tidy(name: str) -> str:
-    """A column's name as silos compare it: without blanks around it, accents and micro in one code (NFC)."""
-    return unicodedata.normalize("NFC", name.replace("\ufeff", "").replace("\u00b5", "\u03bc").strip())
+    passed_over: tuple[str, ...] = ()
+    """Names of columns that are no features, as [data] says."""
+    texts: Mapping[str, Mapping[float, str]] = MappingProxyType({})
+    """Of each column of categories, what the numbers in `features` stand for: see `category_key`."""
 
 
 class Options(NamedTuple):
@@ -77,11 +76,18 @@ class Options(NamedTuple):
     """The column that says whose a sample is; empty where that is not asked."""
     owner_key: bytes = b""
     """See `readers.owners.owner_key`."""
+    roles: ColumnRoles = ColumnRoles()
+    """What becomes of which column."""
 
     @property
     def label(self) -> str:
         """The name of the label's column."""
-        return tidy(self.task.label_column)
+        return self.roles.target
+
+
+def unit_of(kind: str) -> str:
+    """That in a column's kind; empty where it has none."""
+    return kind.partition(_UNIT)[2]
 
 
 def with_units(samples: Samples, units: Mapping[str, str]) -> Samples:

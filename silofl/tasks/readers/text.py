@@ -10,12 +10,13 @@ from typing import Any, TextIO
 
 from silofl.errors import DataError
 from silofl.tasks.readers.cells import Column, is_value
-from silofl.tasks.readers.columns import from_columns, unlabelled
+from silofl.tasks.readers.column_roles import tidy
+from silofl.tasks.readers.columns import from_columns, new_column, unlabelled
 from silofl.tasks.readers.dialect import Header, open_text, read_header, rows_of, undecodable_line
 from silofl.tasks.readers.fast_text import Layout, read_block
 from silofl.tasks.readers.labels import class_of
 from silofl.tasks.readers.rows import places, some
-from silofl.tasks.readers.source import Options, Samples, Source, reading, refuse_huge, tidy
+from silofl.tasks.readers.source import Options, Samples, Source, reading, refuse_huge
 
 _BLOCK = 1 << 22
 """Characters that are read at a time, and then up to the line's end."""
@@ -86,7 +87,7 @@ class _Table:
         except csv.Error:  # which is told when all is read
             pass
         self._fit_names(self._first)
-        self._columns = [Column(name, self._options.decimal) for name in self._names]
+        self._columns = [new_column(name, self._options) for name in self._names]
 
     def _take_fast(self, text: str, lines: int) -> bool:
         """Take a block of whole lines behind so many, if all of it is in order; whether it is."""
@@ -101,6 +102,8 @@ class _Table:
             place,
             lambda label: label != name and is_class(label) >= 0,
             self._owner_place(),
+            self._passed_over(),
+            frozenset(k for k, name in enumerate(self._names) if name in self._options.roles.categorical),
         )
         block = read_block(text, self._first, layout)
         if block is None:
@@ -112,9 +115,11 @@ class _Table:
         self._rows += rows
         self._labels += block.labels
         self._owners += block.owners
-        features = self._features()
-        for column, values in zip(features, block.columns, strict=True):
-            column.add_numbers(values, rows, truths=values.dtype == bool)
+        for place, values in block.columns.items():
+            if isinstance(values, list):
+                self._columns[place].add(values, rows)
+            else:
+                self._columns[place].add_numbers(values, rows, truths=values.dtype == bool)
         return True
 
     def _take_slowly(self, lines: Iterable[str], before: int) -> int:
@@ -162,6 +167,11 @@ class _Table:
         others = (self._label_place(), self._owner_place())
         return [column for k, column in enumerate(self._columns) if k not in others]
 
+    def _passed_over(self) -> frozenset[int]:
+        """Places of columns that are no features, and neither label nor owner."""
+        others, passes = (self._label_place(), self._owner_place()), self._options.roles.passes_over
+        return frozenset(k for k, name in enumerate(self._names) if k not in others and passes(name))
+
     def _split(self, text: Iterable[str], before: int) -> Iterator[tuple[int, list[str]]]:
         """Every row with its line's number, up to what cannot be divided into cells."""
         lines = rows_of(text, self._header.delimiter)
@@ -200,13 +210,13 @@ class _Table:
                 yield number, row
 
     def _take(self, cells: list[Any], numbers: tuple[int, ...]) -> None:
-        label, owner = self._label_place(), self._owner_place()
+        label, owner, passed_over = self._label_place(), self._owner_place(), self._passed_over()
         for k, (column, mine) in enumerate(zip(self._columns, cells, strict=True)):
             if k == label:
                 self._labels += mine
             elif k == owner:
                 self._owners += mine
-            else:
+            elif k not in passed_over:
                 column.add(mine, numbers)
 
     def _line_problems(self) -> list[str]:
