@@ -14,6 +14,7 @@ from silofl import __version__
 from silofl.bench.cli import app as bench
 from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
 from silofl.cli_options import load as _load
+from silofl.cli_stats import stats
 from silofl.cli_submit import submit
 from silofl.config import Config
 from silofl.errors import EXIT_FALSE_CLAIM, ConfigError
@@ -235,6 +236,7 @@ def launch(
 
 
 app.command()(submit)
+app.command()(stats)
 
 
 @app.command()

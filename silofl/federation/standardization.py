@@ -106,7 +106,7 @@ def agree_on_statistics(
     group.step(columns)
     if kept is not None:
         return kept
-    make = partial(_aggregator, group, config, silos, trust.signer)
+    make = partial(statistics_aggregator, group, config, silos, trust.signer)
     if not private:
         return Statistics(_added_up(make, task, group.silo_id, config.run.seed))
     found = _added_up_with_noise(
@@ -117,7 +117,10 @@ def agree_on_statistics(
     return found
 
 
-def _aggregator(group: ElasticGroup, config: Config, silos: int, signer: Signer | None) -> Aggregator:
+def statistics_aggregator(
+    group: ElasticGroup, config: Config, silos: int, signer: Signer | None
+) -> Aggregator:
+    """What adds statistics up, over the silos that are there; collective."""
     secure = configuration.for_silo(config, group.silo_id).secure
     spec = AggregationSpec(
         (VectorSpec("statistics", 1, weighting="uniform"),),

@@ -1,0 +1,142 @@
+"""`silofl stats`: statistics of all silos' tables together, added up as securely as updates are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl import __version__, silo_log
+from silofl.aggregation.base import Aggregator
+from silofl.checkpoint.atomic_files import write_json
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.protocol import Communicator
+from silofl.config import Config
+from silofl.errors import ConfigError, SiloflError, StoppedError
+from silofl.federation.preparation import Prepared, prepare
+from silofl.federation.standardization import exact_sums, statistics_aggregator
+from silofl.tasks.readers.labels import class_names
+from silofl.tasks.table_statistics import Json, Shown, table_statistics
+
+FILE = "stats.json"
+
+
+def federated_statistics(
+    config: Config, shown: Shown, *, comm: Communicator, on_directory: Callable[[Path], None] = lambda _: None
+) -> tuple[Json, Path]:
+    """Statistics of the files of all silos, every rank reading its own; collective, and the same on each.
+
+    Rank 0 writes them into its run directory, which is beside those of training: `FILE`.
+
+    Raises:
+        ConfigError: [privacy] is set, whose protection these sums would not have, or there are no files.
+        StoppedError: a silo failed after a sum with its numbers was read.
+        DataError, MismatchError: as before a run, of data and columns.
+    """
+    with raise_on_all_ranks(comm):
+        refuse_unfit(config)
+    prepared = prepare(as_tables(config), comm=comm, resume=False, on_directory=on_directory)
+    with prepared.peers:
+        try:
+            return _found(prepared, shown), prepared.path
+        finally:
+            silo_log.end()
+
+
+def refuse_unfit(config: Config) -> None:
+    """Raise ConfigError where statistics would tell what they may not, or there is nothing to read."""
+    if config.privacy.unit != "none":
+        raise ConfigError(
+            f'silofl stats shows sums without noise, and privacy.unit = "{config.privacy.unit}" promises '
+            'noise on all that is shown: give --set privacy.unit="none" and no other key of [privacy] if '
+            'these statistics may be shown; for the model, data.standardize = "federated" has noise'
+        )
+    if config.task.factory or config.task.name != "files":
+        raise ConfigError('silofl stats reads tables: set task.name = "files" and data.path')
+
+
+def as_tables(config: Config) -> Config:
+    """The configuration with which tables are read as they stand: with missing values, and not scaled."""
+    every: dict[str, Any] = {"impute": {"*": "mean"}, "flag_missing": [], "standardize": False}
+    every |= {"center": {}, "scale": {}, "bounds": {}}
+    run = config.run.model_copy(update={"name": f"{config.run.name or 'run'}-stats"})
+    return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run})
+
+
+def _found(prepared: Prepared, shown: Shown) -> Json:
+    config, group, samples = prepared.start.config, prepared.group, prepared.samples
+    assert samples is not None, "files are read before"
+    with raise_on_all_ranks(group.comm):
+        if samples.features.ndim != 2:
+            raise ConfigError("silofl stats is of tables, and data.path has images: they have no columns")
+        unknown = sorted(set(shown.ranges) - {name for name, _ in samples.schema})
+        if unknown:
+            raise ConfigError(f"--range has {unknown[0]!r}, which is no column of features: correct the name")
+    group.started()  # from here on others go on without a silo that fails
+    sums = _Sums(
+        group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
+    )
+    statistics = table_statistics(config.data, samples, class_names(config.task), shown)
+    try:
+        summand = next(statistics)
+        while True:
+            summand = statistics.send(sums.of(summand))
+    except StopIteration as end:
+        about = {"silofl": __version__, "silos": list(sums.silos), "of": prepared.start.silos}
+        found: Json = {**about, **end.value}
+
+    def keep() -> None:
+        with raise_on_all_ranks(group.comm):
+            if group.comm.rank == 0:
+                write_json(prepared.path / FILE, json.loads(json.dumps(found)), private=False)
+
+    group.step(keep)
+    return found
+
+
+class _Sums:
+    """Sums over one set of silos: that of the first that was read.
+
+    A silo that fails before is left out. After that nothing more is shown: the difference of sums over other
+    silos would tell of what that silo has. Of one that fails within a later sum the ranks have seen one such
+    sum by then.
+    """
+
+    def __init__(self, group: ElasticGroup, make: Callable[[], Aggregator]) -> None:
+        self._group, self._make = group, make
+        self.silos: tuple[int, ...] = ()
+
+    def of(self, summand: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over all silos of what each brings; collective."""
+        while True:
+            aggregator = self._make()
+            try:
+                silos = aggregator.layout.shards.members
+                self._refuse_others(silos)
+                *total, summed = exact_sums(aggregator, np.append(summand, 1.0))
+                if summed == len(self._group.members):
+                    silos = self._group.members
+                    self._refuse_others(silos)
+            except SiloflError:  # which all ranks raise together; after any other they do not meet
+                aggregator.close()
+                raise
+            aggregator.close()
+            if math.isnan(summed) and self._group.members != silos:
+                continue  # a silo failed, and nothing was read
+            self.silos = silos
+            return np.array(total)
+
+    def _refuse_others(self, silos: tuple[int, ...]) -> None:
+        if self.silos and silos != self.silos:
+            lost = sorted(set(self.silos) - set(silos))
+            raise StoppedError(
+                f"silo {lost[0]} failed after a sum with its numbers was read, and without it the next would "
+                "tell of them: start the same command again when it is back",
+                rank=0,
+            )

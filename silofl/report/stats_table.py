@@ -1,0 +1,39 @@
+"""Statistics of all silos' tables, as `silofl stats` shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_MOST = 12
+"""Categories of a column that are shown."""
+
+
+def print_statistics(found: dict[str, Any], path: str) -> None:
+    """Print what `table_statistics` found, and where it is written."""
+    console, few = Console(highlight=False), f"<{found['least_count']}"
+
+    def count(value: int | None) -> str:
+        return few if value is None else str(value)
+
+    console.print(f"{count(found['samples'])} samples of {len(found['silos'])} of {found['of']} silos")
+    table = Table("column", "count", "missing", "mean", "deviation", "5 %", "median", "95 %", box=None)
+    for one in found["columns"]:
+        if "counts" in one:
+            continue
+        quantiles = one["quantiles"] or {}
+        numbers = [one["mean"], one["deviation"], *(quantiles.get(key) for key in ("0.05", "0.5", "0.95"))]
+        texts = ["-" if number is None else f"{number:.6g}" for number in numbers]
+        table.add_row(escape(one["name"]), count(one["count"]), count(one["missing"]), *texts)
+    if table.row_count:
+        console.print(table)
+    counted = [("classes", found["classes"])]
+    counted += [(one["name"], one["counts"]) for one in found["columns"] if "counts" in one]
+    for name, counts in counted:
+        shown = [f"{text} {count(value)}" for text, value in list(counts.items())[:_MOST]]
+        more = [f"and {len(counts) - _MOST} more"] if len(counts) > _MOST else []
+        console.print(f"{name}: {', '.join(shown + more)}", soft_wrap=True, markup=False)
+    console.print(f"written to {path}", soft_wrap=True, markup=False)
