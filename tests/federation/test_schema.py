@@ -24,6 +24,10 @@ from silofl.tasks.column_kinds import Schema
 from tests.federation.threads import settings as plain_settings
 
 NUMBERS = "numbers"
+REMEDY = (
+    "give columns the same names, kinds and units at every silo, or name those that only some have in "
+    "data.drop, or those to take in data.columns"
+)
 USUAL = [("age", NUMBERS), ("bmi", NUMBERS), ("crp", NUMBERS)]
 
 
@@ -70,8 +74,7 @@ def test_all_ranks_raise_the_same(schema: Schema, said: str, odd: int) -> None:
     ends = everywhere(schemas)
     usual = 0 if odd else 1
     assert {str(error) for error in ends} == {
-        f"the columns of silo {odd} are not those of silo {usual}: {said}; "
-        "give columns the same names, kinds and units at every silo"
+        f"the columns of silo {odd} are not those of silo {usual}: {said}; {REMEDY}"
     }
     assert {(error.rank, error.exit_code) for error in ends} == {(odd, EXIT_BAD_INPUT)}
 
@@ -150,7 +153,7 @@ def test_silos_that_declare_other_units_are_refused_at_the_start(tmp_path: Path)
 
     assert set(run_in_threads(3, rank, timeout_s=60)) == {
         "the columns of silo 1 are not those of silo 0: 'crp' has numbers in g/l and not numbers in mg/l; "
-        "give columns the same names, kinds and units at every silo"
+        f"{REMEDY}"
     }
 
 
