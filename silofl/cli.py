@@ -12,6 +12,8 @@ import typer
 
 from silofl import __version__
 from silofl.bench.cli import app as bench
+from silofl.cli_config import config, init
+from silofl.cli_models import evaluate, export, predict
 from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
 from silofl.cli_options import load as _load
 from silofl.cli_stats import stats
@@ -237,6 +239,11 @@ def launch(
 
 app.command()(submit)
 app.command()(stats)
+app.command()(config)
+app.command()(init)
+app.command()(predict)
+app.command()(evaluate)
+app.command()(export)
 
 
 @app.command()

@@ -36,9 +36,10 @@ class ConfigError(SiloflError):
 def unknown_name(key: str, value: str, known: Iterable[str]) -> ConfigError:
     """The error of a key whose value names no member of a family: what there is, and the nearest."""
     names = list(known)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(value.lower(), names, n=1)
     listed = ", ".join(map(repr, names))
-    return ConfigError(f"{key} = {value!r} is none of {listed}: did you mean {near!r}?", rank=0)
+    hint = f": did you mean {near[0]!r}?" if near else ": take one of them"
+    return ConfigError(f"{key} = {value!r} is none of {listed}{hint}", rank=0)
 
 
 class DataError(SiloflError):

@@ -70,6 +70,10 @@ FLOORS = {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.private_files", "silofl.console"),
     },
+    "silofl.inference": {
+        *("silofl.errors", "silofl.types", "silofl.config", "silofl.checkpoint", "silofl.tasks"),
+        *("silofl.training", "silofl.__version__"),
+    },
     "silofl.training": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.privacy", "silofl.tasks", "silofl.transforms", "silofl.pruning"),
@@ -112,6 +116,7 @@ HOMES = {
         "silofl/tasks/",
         "silofl/training/",
         "silofl/federation/",
+        "silofl/inference/",
         "silofl/report/",
         "silofl/bench/",
         "silofl/audit/",

@@ -75,6 +75,8 @@ def write_arrays(
             with private_files.create(temporary, private=private) as file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777
             save_file(arrays, temporary, metadata)  # into this file, or into another in its place
+            if len(metadata) > 1:
+                _order_metadata(temporary)
             with private_files.read(temporary) as file:
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
@@ -86,6 +88,18 @@ def write_arrays(
             raise
         sync_directory(path.parent)
     return digest, size
+
+
+def _order_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata into the order of their names: the library writes them in any."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(length))
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # spaces behind it are part of the format
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def file_entry(path: Path) -> tuple[str, int]:

@@ -57,7 +57,8 @@ class World:
             raise RuntimeError(f"ranks {missing} returned without calling {what}, which others wait in")
         if time.monotonic() >= self.deadline:
             raise TimeoutError(f"ranks {missing} did not call {what} in time")
-        self.changed.wait(timeout=max(0.0, self.deadline - time.monotonic()))
+        left = self.deadline - time.monotonic()  # which may be infinite
+        self.changed.wait(timeout=min(max(0.0, left), threading.TIMEOUT_MAX))
 
 
 class Group:

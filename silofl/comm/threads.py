@@ -1,4 +1,4 @@
-"""`ThreadCommunicator`: ranks as threads of one process, for tests. It never hangs.
+"""`ThreadCommunicator`: ranks as threads of one process, for simulations and tests. It never hangs.
 
 A rank that raises, returns early or calls another collective than its peers ends the wait of all of them. A
 rank that raises `SimulatedCrash` has failed: the surviving ranks may go on without it.
@@ -40,7 +40,8 @@ def run_in_threads(
     `host_of` says which host a rank pretends to be on.
 
     The first exception of any rank is raised here, itself and not a copy; peers that wait for that rank
-    are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do.
+    are woken. TimeoutError after `timeout_s` seconds, whatever the ranks do; never where that is infinite.
+    An interrupt of this thread ends all of them.
     """
     world = World(deadline=time.monotonic() + timeout_s, hosts=tuple(map(host_of, range(n))))
     rendezvous = Group(world, tuple(range(n))).first
@@ -59,7 +60,12 @@ def run_in_threads(
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()
-    _join(threads, world)
+    try:
+        _join(threads, world)
+    except BaseException as interrupt:
+        world.abort(interrupt)
+        _join(threads, world)
+        raise
     if world.error is not None:
         raise world.error
     return results

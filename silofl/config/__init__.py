@@ -17,6 +17,7 @@ from silofl.config import conflicts, mistakes, privacy_keys
 from silofl.config.compress_section import DEFAULT as NO_CODEC
 from silofl.config.compress_section import SECTIONS as CODECS
 from silofl.config.compress_section import AnyCompress, CompressConfig
+from silofl.config.failure_section import FailureConfig
 from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
 from silofl.config.personal_section import DEFAULT as NO_METHOD
 from silofl.config.personal_section import SECTIONS as PERSONAL
@@ -27,7 +28,6 @@ from silofl.config.prune_section import AnyPrune, PruneConfig
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
-    FailureConfig,
     PrivacyConfig,
     RunConfig,
     Section,

@@ -100,10 +100,11 @@ def _keys(word: str, value: Any, who: str, local_keys: Collection[Key]) -> list[
 
 def _unknown(who: str, word: str, local_keys: Collection[Key]) -> ConfigError:
     known = ["name", "host", *SHORT, *sorted(".".join(key) for key in local_keys)]
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
     return ConfigError(
-        f"{who}: {word} is no key that one institution has of its own: did you mean {near}? What all share "
-        "stands in the sections"
+        f"{who}: {word} is no key that one institution has of its own: {hint} What all share stands in the "
+        "sections"
     )
 
 

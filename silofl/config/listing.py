@@ -60,10 +60,10 @@ def _told(section: str, name: str, kind: type[Any]) -> Iterator[str]:
         yield from textwrap.wrap(
             " ".join(paragraph.split()), WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 6
         )
-    docs = _docs(kind)
+    docs = docs_of(kind)
     for field in fields(kind):
         said = " ".join(docs.get(field.name, "").split())
-        head = f"{field.name} = {_toml(field.default)}"
+        head = f"{field.name} = {toml_text(field.default)}"
         yield from textwrap.wrap(
             f"{head:24}{said}", WIDTH - 6, initial_indent=" " * 6, subsequent_indent=" " * 30
         )
@@ -125,13 +125,18 @@ def _with_privacy(section: str, name: str, kind: type[Any]) -> str:
     return " and ".join(told) or "refused"
 
 
-def _docs(kind: type[Any]) -> dict[str, str]:
+_found_docs: dict[type[Any], dict[str, str]] = {}
+
+
+def docs_of(kind: type[Any]) -> Mapping[str, str]:
     """The texts below the fields of a class, and of those of silofl that it inherits from."""
-    found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        if one.__module__.startswith(__name__.partition(".")[0]):
-            found |= _own_docs(one)
-    return found
+    if kind not in _found_docs:
+        found: dict[str, str] = {}
+        for one in reversed(kind.__mro__):
+            if one.__module__.startswith(__name__.partition(".")[0]):
+                found |= _own_docs(one)
+        _found_docs[kind] = found
+    return _found_docs[kind]
 
 
 def _own_docs(kind: type[Any]) -> dict[str, str]:
@@ -150,7 +155,7 @@ def _own_docs(kind: type[Any]) -> dict[str, str]:
     return found
 
 
-def _toml(value: Any) -> str:
+def toml_text(value: Any) -> str:
     """A default as a file would have it; `unset` for none."""
     if value is None:
         return "unset"

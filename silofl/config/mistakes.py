@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from silofl.config import compress_section, personal_section, prune_section, strategy_section
+from silofl.config.synonyms import KEYS, SECTIONS
 
 _EPSILON = (
     "privacy.target_epsilon (noise is made for the whole run to end at or below it) or privacy.max_epsilon "
@@ -57,6 +58,8 @@ FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75
 """From which similarity on a key of another section is thought to be meant."""
+_NEAR = 0.6
+"""Likewise of one's own section: below it nothing is suggested."""
 
 
 def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
@@ -67,7 +70,7 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     tag = str(loc.pop(1)) if family and len(loc) > 1 else ""  # a union names its member
     where = ".".join(str(part) for part in loc if isinstance(part, str))
     if kind == "extra_forbidden":
-        return _unknown_section(where, sections) if len(loc) == 1 else _unknown_key(loc, tag, sections)
+        return _unknown_section(where, value, sections) if len(loc) == 1 else _unknown_key(loc, tag, sections)
     if kind == "value_error":
         return str(problem["ctx"]["error"])
     if kind == "union_tag_invalid":
@@ -80,8 +83,20 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     return f"{where} = {value!r} is not allowed: it should be {text}"
 
 
-def _unknown_section(name: str, sections: dict[str, Any]) -> str:
-    return f"unknown section {name}: did you mean {_nearest(name, list(sections))}?"
+def _unknown_section(name: str, value: Any, sections: dict[str, Any]) -> str:
+    """Of a table that is no section, or of a key that stands in none."""
+    if not isinstance(value, (dict, list)):
+        meant = _meant("", name, _keys_by_section(sections))
+        hint = f": did you mean {meant}?" if meant else f": write it below one of [{'], ['.join(sections)}]"
+        return f"{name} stands in no section{hint}"
+    word = name.lower().replace("-", "_")
+    near = [SECTIONS[word]] if word in SECTIONS else alike(word, [*sections, *SECTIONS], _NEAR)
+    hint = f"did you mean {SECTIONS.get(near[0], near[0])}?" if near else f"there are {', '.join(sections)}"
+    return f"unknown section {name}: {hint}"
+
+
+def _keys_by_section(sections: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
 
 
 def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
@@ -94,34 +109,56 @@ def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
             f"{section}.{key} is a key of {either(owners)} and {section}.name is {member!r}, which has "
             f"{', '.join(kind.model_fields)}: remove it, or set {section}.name to {either(owners)}"
         )
-    every = {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
+    every = _keys_by_section(sections)
     every[section] = list(kind.model_fields)
     others = [name for one in family.values() for name in one.model_fields]  # each says whose it is
-    if not _alike(key, every[section]):
-        every[section] += _alike(key, others)
-    return f"unknown key {section}.{key}: did you mean {_meant(section, key, every)}?"
+    if not alike(key, every[section]):
+        every[section] += alike(key, others)
+    meant = _meant(section, key, every)
+    if not meant:
+        return f"unknown key {section}.{key}: [{section}] has {', '.join(dict.fromkeys(every[section]))}"
+    return f"unknown key {section}.{key}: did you mean {meant}?"
 
 
 def _meant(section: str, key: str, every: dict[str, list[str]]) -> str:
-    """What is meant by a key that `section` does not have, or by how that is misspelt.
+    """What is meant by a key that `section` does not have, or by how that is misspelt; empty if nothing is.
 
-    A key of another section where none of its own is alike: `every` section's, by name.
+    What others call a key of the section, or of any other; one that is spelt alike there; then one of another
+    section, `every` one's by name; then one of its own that is less alike.
     """
-    meant, word = MEANT.get(section, {}), key.lower()
-    own = [*every[section], *meant]
-    if not _alike(word, own):
-        others = {f"{name}.{one}": _likeness(word, one) for name, keys in every.items() for one in keys}
-        best = max(others.values())
-        if best >= _ALIKE:
-            return " or ".join(name for name, one in others.items() if one == best)
-    near = _nearest(word, own)
-    name = meant.get(near, near)
+    own, word = MEANT.get(section, {}), key.lower().replace("-", "_")
+    known = [*every.get(section, ()), *own]
+    near = alike(word, known)
+    if word not in own and (word in KEYS or not near):
+        elsewhere = _elsewhere(word, every)
+        if elsewhere:
+            return elsewhere
+    near = near or alike(word, known, _NEAR) or [one for one in known if word and one.startswith(word)][:1]
+    return _full(section, own.get(near[0], near[0])) if near else ""
+
+
+def _elsewhere(word: str, every: dict[str, list[str]]) -> str:
+    """What a word means in any section: by its name, as others call it, or spelt alike."""
+    same = [f"{name}.{word}" for name, keys in every.items() if word in keys]
+    if same:
+        return " or ".join(same)
+    if word in KEYS:
+        return KEYS[word]
+    for section, table in MEANT.items():
+        if word in table:
+            return _full(section, table[word])
+    others = {f"{name}.{one}": _likeness(word, one) for name, keys in every.items() for one in keys}
+    best = max(others.values(), default=0.0)
+    return " or ".join(name for name, one in others.items() if one == best) if best >= _ALIKE else ""
+
+
+def _full(section: str, name: str) -> str:
     return name if " " in name or "." in name else f"{section}.{name}"
 
 
-def _alike(word: str, known: list[str]) -> list[str]:
+def alike(word: str, known: list[str], cutoff: float = _ALIKE) -> list[str]:
     """The one of `known` that `word` is a misspelling of, if any."""
-    return difflib.get_close_matches(word, known, n=1, cutoff=_ALIKE)
+    return difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
 
 
 def _likeness(word: str, key: str) -> float:
@@ -130,12 +167,9 @@ def _likeness(word: str, key: str) -> float:
 
 def _unknown_member(section: str, name: Any) -> str:
     allowed = list(FAMILIES[section])
-    near = _nearest(str(name), allowed)
-    return f"{section}.name = {name!r} is not allowed: it should be {either(allowed)}; did you mean {near!r}?"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    near = alike(str(name).lower(), allowed, _NEAR)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{section}.name = {name!r} is not allowed: it should be {either(allowed)}{hint}"
 
 
 def either(names: list[str]) -> str:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from silofl.config.neighbours import Neighbours
-from silofl.constrained import Decay, Finite, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
-from silofl.faults import Fault
-from silofl.faults import parse as parse_fault
+from silofl.constrained import Decay, Finite, Fraction, PositiveFloat, PositiveInt
 from silofl.privacy.places import PLACES
 
 
@@ -28,7 +26,9 @@ class RunConfig(Section):
     """Run directory; `runs/<name>` when empty. May differ from rank to rank. `{silo}` is the silo's number,
     here and in every other path."""
     rounds: PositiveInt = 20
+    """How often silos train and add up what they learnt. More of them may be set for a resume."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """What all random choices but keys and noise follow from: the first model, batches, samples held out."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Probability with which each silo takes part in a round; those that do not train nothing in it, and help
     to open the sum. One silo takes part at least, and as many as the secure sum asks for."""
@@ -37,6 +37,8 @@ class RunConfig(Section):
     evaluate_every: PositiveInt = 1
     """Rounds between evaluations; the last round is always evaluated."""
     display: Literal["auto", "live", "plain", "none"] = "auto"
+    """What is shown meanwhile: a table that is drawn anew (`live`), a line a round (`plain`), or nothing;
+    `auto` is the table on a terminal and in a notebook, else lines."""
     share_silo_metrics: bool | None = None
     """Show every silo's own loss and accuracy to all; false shares only the federation's means. Unset, true
     without [privacy] and false with it."""
@@ -46,12 +48,13 @@ class TaskConfig(Section):
     """[task]: the model and the problem."""
 
     name: str = "digits"
-    """A built-in task: a key of `TASKS` in `silofl/tasks/registry.py`."""
+    """A built-in task: `digits`, `breast_cancer`, `synthetic`, or `files` for files of your own."""
     factory: str = ""
     """`package.module:Class` of a user's own task; replaces `name`."""
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
     model: Literal["mlp", "cnn", "linear"] = "mlp"
+    """Of built-in tasks: fully connected layers, two convolutions (of images), or one linear layer."""
     hidden: list[PositiveInt] = [64]
     """Widths of the MLP's hidden layers."""
     classes: Annotated[int, Field(ge=2)] | None = None
@@ -100,9 +103,12 @@ class DataConfig(Section):
     """`files`: the units of this silo's columns, by name, such as {glucose = "mmol/l"}; where silos differ,
     a run is refused."""
     partition: Literal["iid", "dirichlet", "shards", "quantity", "features"] = "iid"
+    """How built-in data is dealt to silos: evenly, or unlike in classes (`dirichlet`, `shards`), in sizes
+    (`quantity`) or in what samples are like (`features`)."""
     alpha: PositiveFloat = 0.5
     """Concentration of the Dirichlet distribution (dirichlet, quantity, features): small is skewed."""
     shards_per_silo: PositiveInt = 2
+    """`shards`: pieces of the data, sorted by class, that each silo is dealt."""
     test_fraction: Fraction = 0.2
     """Part of the samples that is held out for evaluation, about: each is, or not, by its own values."""
     center: dict[str, Finite] = {}
@@ -166,7 +172,9 @@ class TrainConfig(Section):
     """[train]: one silo's local work in a round."""
 
     epochs: PositiveInt | None = None
+    """Passes over a silo's samples in a round; one, where `steps` and `seconds` are unset, too."""
     steps: PositiveInt | None = None
+    """Steps of the optimizer in a round, in place of whole epochs."""
     seconds: PositiveFloat | None = None
     """Seconds of local steps in a round, so that fast silos take more of them: one at least, and at most
     `epochs` or `steps` where those are set. `strategy.name = "fednova"` weighs unequal work. How far a silo
@@ -174,6 +182,7 @@ class TrainConfig(Section):
     full_batch: bool = False
     """Every step sees all local samples at once; `steps` of them, one when unset."""
     batch_size: PositiveInt = 32
+    """Samples of a step."""
     drop_last: bool = False
     """Leave out an epoch's last batch where it is smaller than the others, as batch normalization asks for
     where it has one sample; a silo with fewer samples than `batch_size` keeps its only batch."""
@@ -183,8 +192,11 @@ class TrainConfig(Section):
     """Any class of torch.optim by name. `Muon` steps hidden matrices, and AdamW all else, with the same `lr`:
     embeddings, the last layer, and what is no matrix."""
     lr: PositiveFloat = 0.05
+    """Learning rate of local steps; the server's is `strategy.lr`."""
     momentum: Decay | None = None
+    """Momentum of the optimizer, where it has one; unset, its own default."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay of the optimizer, where it has one; unset, its own default."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the optimizer. Of `Muon` also `matrices`, patterns of the names of those
     that it steps, and `adamw`, a table of AdamW's arguments."""
@@ -218,7 +230,7 @@ class TopologyConfig(Section):
     """[topology]: how contributions become the next shared vectors."""
 
     name: str = "sharded"
-    """A key of `TOPOLOGIES` in `silofl/topologies/registry.py`."""
+    """`sharded`: each silo steps its own slice of the shared model (`TOPOLOGIES` has what there is)."""
 
 
 class SecureConfig(Section):
@@ -226,14 +238,16 @@ class SecureConfig(Section):
     refused where it is set."""
 
     protocol: str = "auto"
-    """A key of `PROTOCOLS` in `silofl/aggregation/protocols.py`, or `auto`: `secagg` for three silos or more;
-    below that no sum hides anything and it is `plain`."""
+    """`secagg` (masks of pairs, double, with shares of the keys), `additive` (shares to a committee), `plain`
+    (in the clear), or `auto`: `secagg` for three silos or more; below that no sum hides anything and it is
+    `plain`."""
     bits: Literal[8, 16, 32] = 16
     """Bits of a ring word on the wire, for every parameter."""
     range: PositiveFloat | None = None
     """Largest magnitude of an update's values; beyond it they are clipped. Unset, the silos find the smallest
     power of two that holds everybody's, from a masked sum that shows this and nothing else."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How values become integers of `bits`: to the nearest, or at random so that means are right."""
     prg: Literal["auto", "aes-128-ctr", "aes-256-ctr", "chacha20"] = "auto"
     """Generator of the masks; `auto` is AES-128 where every rank's processor has AES units, else ChaCha20."""
     threshold: PositiveInt | None = None
@@ -283,6 +297,7 @@ class PrivacyConfig(Section):
     so that only the noisy sum ever exists (`distributed`); the ranks that serve the sum, which are trusted,
     add it (`central`)."""
     mechanism: Literal["discrete-gaussian", "skellam"] = "discrete-gaussian"
+    """Distribution of the noise, which is of integers; sums of Skellam noise are Skellam noise exactly."""
     metrics: Literal["none", "exact"] = "none"
     """Held-out records are not in the claim: nothing is evaluated (`none`), or metrics are shown without
     noise (`exact`)."""
@@ -348,40 +363,3 @@ class CheckpointConfig(Section):
     key_file: str = ""
     """`buddy`: where this silo's own key lies, made when missing. Unset, it is
     `silofl/checkpoint-silo-{silo}.key` in `$XDG_STATE_HOME`, or in `~/.local/state`."""
-
-
-class FailureConfig(Section):
-    """[failure]: what happens when a silo's process dies, or says nothing any more."""
-
-    policy: Literal["shrink", "respawn", "abort"] = "respawn"
-    """`shrink` goes on without the lost silo, `respawn` starts it again, `abort` stops after the last commit
-    with exit code 75. Without ULFM in the MPI library it is always `abort`."""
-    min_silos: PositiveInt | None = None
-    """The fewest silos that a round may go on with; unset, the secure sum's own minimum; two in the clear."""
-    silent_s: PositiveFloat = 300.0
-    """Seconds after which a silo that is stopped, or stuck in its own work, is ended as if it had died; after
-    twice as long the others end the job."""
-    rejoin_s: PositiveFloat = 60.0
-    """`respawn`: seconds in which a silo that was started again must be back; else they go on without it."""
-    leave_out: list[NonNegativeInt] = []
-    """`shrink`, at a resume: silos to go on without, whatever files they have. `silofl launch` names those of
-    institutions whose host does not answer."""
-    inject: list[str] = []
-    """Faults to inject: `kill silo 2 round 5 at collect`; see `docs/failure.md`. A resumed run has none."""
-
-    @property
-    def faults(self) -> list[Fault]:
-        """The faults that `inject` names."""
-        return [parse_fault(text) for text in self.inject]
-
-    @model_validator(mode="after")
-    def _silos_may_be_left_out(self) -> FailureConfig:
-        if self.leave_out and self.policy != "shrink":
-            raise ValueError('leave_out is for policy = "shrink", which goes on without silos')
-        return self
-
-    @model_validator(mode="after")
-    def _faults_are_known(self) -> FailureConfig:
-        for text in self.inject:
-            parse_fault(text)
-        return self

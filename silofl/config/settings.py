@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ class Settings:
     def own(self) -> Callable[[int], Config] | None:
         """`of` where institutions have values of their own, else None."""
         return self.of if self.institutions else None
+
+    @classmethod
+    def same(cls, config: Config) -> Settings:
+        """One configuration for all silos."""
+        return cls(Path("the configuration"), (), {}, {0: config})
 
     def silos(self, given: int | None) -> int:
         """How many silos there are: as many as institutions, or as many as given.
@@ -82,5 +88,12 @@ def load(
     path: str | Path, overrides: list[str] | None = None, run: Mapping[str, str] | None = None
 ) -> Settings:
     """Read a file as `silofl.config.load` does; institutions' own values are checked by `Settings.of`."""
-    tables = configuration.read_tables(path, overrides, run)
-    return Settings(Path(path), taken_from(tables, _OF_INSTITUTIONS), tables)
+    return of_tables(configuration.read_tables(path, overrides, run), path)
+
+
+def of_tables(tables: Mapping[str, Any], path: str | Path = "the configuration") -> Settings:
+    """The same of tables that are already in memory; `path` is what messages call them."""
+    mine = deepcopy(dict(tables))
+    if isinstance(run := mine.setdefault("run", {}), dict):
+        run.setdefault("name", "run")
+    return Settings(Path(path), taken_from(mine, _OF_INSTITUTIONS), mine)

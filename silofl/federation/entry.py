@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,33 +18,78 @@ from silofl.config import Config, settings
 from silofl.config.settings import Settings
 from silofl.console import LOGGER
 from silofl.crypto.core_dumps import forbid_core_dumps
-from silofl.errors import SiloflError
+from silofl.errors import ConfigError, SiloflError
 from silofl.federation.preparation import prepare
+from silofl.federation.run_result import Result
 from silofl.federation.stop import StopRequest
 
 if TYPE_CHECKING:
     from silofl.tasks.base import Task
 
+    TaskLike = Task | Callable[[], Task] | None
+else:
+    TaskLike = Any
+
 
 def train(
-    config: Config | str | Path, task: Task | None = None, *, comm: Any = None, resume: bool = False
-) -> dict[str, Any]:
-    """Run a federation, one silo a rank; collective. Returns what `summary.json` holds.
+    config: Config | Mapping[str, Any] | str | Path,
+    task: TaskLike = None,
+    *,
+    comm: Any = None,
+    resume: bool = False,
+) -> Result:
+    """Run a federation, one silo a rank; collective: a program that `mpirun -n 3 python program.py` starts.
+
+        result = silofl.train("launch/digits.toml", comm=MPI.COMM_WORLD)
+        result = silofl.train({"run": {"rounds": 5}, "train": {"lr": 0.1}}, Wine())
+        print(result.summary["loss"], result.path)
 
     Args:
-        config: a configuration, or the path of one.
-        task: this silo's problem; built from [task] when None.
+        config: a configuration, its tables as a dict, or the path of one.
+        task: this silo's problem, or its class; built from [task] when None.
         comm: an mpi4py communicator or silofl's own; all ranks when None.
         resume: go on from the last committed round of the run directory.
 
     Raises:
         SiloflError: any failure that has a sentence, the same on every rank.
     """
+    paths: list[Path] = []
 
     def load(silo: int, silos: int) -> Config:
-        return config if isinstance(config, Config) else own_settings(settings.load(config), silo, silos)
+        return own_settings(settings_of(config), silo, silos)
 
-    return train_or_rejoin(load, task, comm=world() if comm is None else communicator_of(comm), resume=resume)
+    summary = train_or_rejoin(
+        load,
+        given_task(task),
+        comm=world() if comm is None else communicator_of(comm),
+        resume=resume,
+        on_directory=paths.append,
+    )
+    return Result(summary, paths[-1] if paths else Path(), None if task is None else lambda: given_task(task))
+
+
+def settings_of(config: Config | Mapping[str, Any] | str | Path) -> Settings:
+    """What a program gives as a configuration, for every silo. ConfigError for what is none."""
+    if isinstance(config, Config):
+        return Settings.same(config)
+    if isinstance(config, Mapping):
+        return settings.of_tables(config)
+    if isinstance(config, (str, Path)):
+        return settings.load(config)
+    raise ConfigError(
+        f"a {type(config).__name__} is no configuration: give a path, a dict of sections, or a silofl.Config"
+    )
+
+
+def given_task(task: TaskLike, *, copied: bool = False) -> Any:
+    """The task that a program gives: an object, which is copied where that is asked for, or a class."""
+    if task is None:
+        return None
+    if isinstance(task, type) or not hasattr(task, "model"):
+        if not callable(task):
+            raise ConfigError(f"a {type(task).__name__} is no task: it has no method model")
+        return task()
+    return deepcopy(task) if copied else task
 
 
 def train_or_rejoin(

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from silofl.comm.collective_errors import Result, allgather_object, capture, raise_on_all_ranks, texts
+from silofl.config import Config
 from silofl.errors import ProtocolError, SiloflError
 from silofl.federation.round import RoundResult
 from silofl.federation.run_state import RunState
 from silofl.federation.rundir import write_own_model
+from silofl.federation.silo import Silo
 from silofl.federation.summary import metrics_of, summary_of
+from silofl.inference.model_card import ModelCard
 from silofl.training.metric_states import checked_names
 
 Json = dict[str, Any]
@@ -118,10 +121,11 @@ def _write_models(state: RunState) -> dict[str, str]:
     federation = state.federation
     shared = federation.topology.shared
     buffers = federation.values[len(shared["model"]) :]
+    card = card_of(state.config, federation.silo).metadata()
 
     def written(name: str) -> str:
         values = federation.values if name == "model" else np.concatenate([shared[name], buffers])
-        return state.logger.write_model(federation.silo.export(values), name)
+        return state.logger.write_model(federation.silo.export(values), card, name)
 
     return {name: written(name) for name in federation.context.strategy.models}
 
@@ -133,4 +137,10 @@ def _write_own_model(state: RunState) -> None:
     federation.silo.model.load(federation.own_values(last))
     arrays = federation.silo.own.arrays(last)
     if arrays is not None:
-        write_own_model(state.path, state.group.silo_id, arrays)
+        silo = state.group.silo_id
+        write_own_model(state.path, silo, arrays, card_of(state.config, federation.silo, of=silo).metadata())
+
+
+def card_of(config: Config, silo: Silo, of: int | None = None) -> ModelCard:
+    """What a model file says of itself: of the shared model, or the personal one `of` this silo."""
+    return ModelCard.of(config, silo.task, silo.schema, of)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,6 +27,7 @@ from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.sum_ahead import SumAhead
 from silofl.training.metric_states import beside
+from silofl.training.seeding import turn
 from silofl.types import Contribution
 
 Own = Mapping[str, float | None]
@@ -196,7 +197,8 @@ def _exchanged(comm: Communicator, told: Result[bytes]) -> list[bytes]:
 def _trained(federation: Federation, number: int, ahead: Callable[[Contribution], None] | None) -> Fitted:
     """What this silo has learnt from the shared vectors; with [privacy] no more than noise covers."""
     start = federation.start(number, ahead)
-    return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
+    with turn() if ahead is None else nullcontext():  # with `ahead`, others may have to go on meanwhile
+        return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
 
 
 def _sum(federation: Federation, number: int, contribution: Contribution, magnitudes: Magnitudes) -> None:

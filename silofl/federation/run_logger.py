@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,9 @@ class RunLogger:
             self._directory.append(metrics)
         self._display.round(metrics)
 
-    def write_model(self, model: dict[str, Any], name: str) -> str:
-        """Write a shared model; its SHA-256."""
-        return self._directory.write_model(model, name)
+    def write_model(self, model: dict[str, Any], card: Mapping[str, str], name: str) -> str:
+        """Write a shared model with what it says of itself; its SHA-256."""
+        return self._directory.write_model(model, card, name)
 
     def written_rounds(self) -> list[RoundMetrics]:
         """Every round's line so far, those before a resume, too."""

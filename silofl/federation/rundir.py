@@ -10,6 +10,7 @@ import re
 import socket
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -226,18 +227,25 @@ class RunDirectory:
         """Write `summary.json`."""
         write_json(self.path / SUMMARY, summary, private=False)
 
-    def write_model(self, arrays: dict[str, NDArray[np.generic]], name: str = "model") -> str:
-        """Write `model.safetensors`, or another by name; returns its SHA-256 as `sha256sum` prints it."""
+    def write_model(
+        self, arrays: dict[str, NDArray[np.generic]], card: Mapping[str, str], name: str = "model"
+    ) -> str:
+        """Write `model.safetensors`, or another by name; returns its SHA-256 as `sha256sum` prints it.
+
+        `card` is what the file says of itself, as metadata.
+        """
         path = self.path / f"{name}.safetensors"
-        return write_arrays(path, dict(sorted(arrays.items())), OF_TORCH, private=False)[0]
+        return write_arrays(path, dict(sorted(arrays.items())), {**OF_TORCH, **card}, private=False)[0]
 
 
-def write_own_model(path: Path, silo: int, arrays: dict[str, NDArray[np.generic]]) -> None:
+def write_own_model(
+    path: Path, silo: int, arrays: dict[str, NDArray[np.generic]], card: Mapping[str, str]
+) -> None:
     """Write a silo's own model into its folder of a run directory, for its owner alone to read."""
     folder = path / stem(silo)
     with storage(folder):
         private_files.make_folder(folder)
-    write_arrays(folder / OWN_MODEL, dict(sorted(arrays.items())), OF_TORCH)
+    write_arrays(folder / OWN_MODEL, dict(sorted(arrays.items())), {**OF_TORCH, **card})
 
 
 def _round_of(line: bytes) -> float:

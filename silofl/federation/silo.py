@@ -57,7 +57,7 @@ class Silo:
     """One institution, silo `number` of the run. Its samples stay here.
 
     Attributes:
-        model: what it trains.
+        task, model: whose model it trains.
         samples, train: how many it trains on, and as batches.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
@@ -112,7 +112,7 @@ class Silo:
         refuse_clusters(config, strategy, self.model, number, silos)
         self.starts = starts_of(config, strategy, self.model, draw, number)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
-        self._task = task
+        self.task = task
         self._data: SiloData | None = given
         self._data_digest = b""
         collate = task.collate if isinstance(task, CollatingTask) else None
@@ -142,7 +142,7 @@ class Silo:
         """
         dense = strategy.local != "train" or corrects(strategy) or config.privacy.samples
         with kept(self.model.module):  # before steps, whose optimizer takes seconds to load
-            found = evaluate(self._task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
+            found = evaluate(self.task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
         found.finish(self.code)
         refuse_process_group(self._number)
         self._attributes.load({})
@@ -163,7 +163,7 @@ class Silo:
 
     def code_files(self) -> dict[str, str]:
         """`own_files` of its task, as they are now."""
-        return own_files(self._task)
+        return own_files(self.task)
 
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""
@@ -259,7 +259,7 @@ class Silo:
     def clipped_gradients(self, config: PrivacyConfig) -> ClippedGradients:
         """Gradients of single examples at its model, clipped. ConfigError where the model has none."""
         return ClippedGradients(
-            self._task,
+            self.task,
             self.model,
             self.train,
             clip_norm=config.clip_norm,
@@ -280,7 +280,7 @@ class Silo:
 
         Those of its personal model stand beside them, as "personal/" and their name.
         """
-        given = self._task, self.model, self._test, self._eval_batch_size, self.code
+        given = self.task, self.model, self._test, self._eval_batch_size, self.code
         with explained(self._number):
             self.model.load(values)
             with self.own.statistics(round_number):

@@ -1,4 +1,4 @@
-"""What rank 0 shows while a run goes on: plain lines, or one live table on a terminal."""
+"""What rank 0 shows while a run goes on: plain lines, or one live table on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from silofl.console import printable
 from silofl.launcher.process_tree import launcher_pid
 from silofl.report import events
 from silofl.report.live_display import LiveDisplay
+from silofl.report.notebook_display import NotebookDisplay, in_notebook
 from silofl.report.round_metrics import RoundMetrics
 from silofl.report.text_display import TextDisplay
 
@@ -77,6 +78,8 @@ def choose_display(kind: Kind, path: Path, *, leader: bool) -> Display:
     shown: list[Display] = [events.EventFiles(path)] if events.available() else []
     if kind == "live" or (kind == "auto" and on_terminal()):
         shown.append(LiveDisplay(Console(force_terminal=True)))
+    elif kind == "auto" and in_notebook():
+        shown.append(NotebookDisplay())
     elif kind != "none":
         shown.append(TextDisplay(sys.stdout))
     return Displays(*shown)

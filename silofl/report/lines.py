@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,7 @@ def closing(summary: Record, path: str) -> list[str]:
         *([f"  outside  {summary['outside']}"] if summary["outside"] else []),
         *_models(summary, path),
         *([f"  personal {path}/silo-*/personal.safetensors"] if summary["personal"] else []),
+        f"  use      silofl predict {shlex.quote(path)} DATA -o out.csv; in Python silofl.load({path!r})",
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",
     ]

@@ -25,7 +25,7 @@ class DiLoCo(Strategy):
     """Outer learning rate. Over many rounds a step counts lr / (1 - momentum) times, 7 times as it stands:
     local rates are to be small."""
     momentum: Decay = 0.9
-    """Outer momentum."""
+    """Outer momentum: the part of the last outer step that is kept."""
 
     sends = {"update": "uniform"}  # noqa: RUF012 - the base declares it
 

@@ -21,7 +21,7 @@ class FedSGD(Strategy):
     """
 
     lr: PositiveFloat = 1.0
-    """Step size."""
+    """Step size of the server along the mean gradient."""
     momentum: Decay = 0.0
     """Momentum, as torch.optim.SGD has it."""
 

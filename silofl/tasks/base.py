@@ -116,6 +116,20 @@ class PersonalTask(Protocol):
 
 
 @runtime_checkable
+class PredictingTask(Protocol):
+    """A task may have these attributes, too: then its trained model gives classes and probabilities.
+
+    Without `kind`, `predict` of the loaded model gives the outputs as they are.
+    """
+
+    kind: str
+    """What outputs are: "classification", logits (batch, classes); "multilabel", a logit for each label; or
+    "regression", numbers."""
+    classes: Sequence[str]
+    """Names of the classes or labels, in the order of the outputs; their numbers where it is empty."""
+
+
+@runtime_checkable
 class DescribedTask(Protocol):
     """A task of tables should have this method, too: then silos whose columns differ are refused by name."""
 

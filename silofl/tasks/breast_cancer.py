@@ -13,6 +13,7 @@ from silofl.tasks.base import SiloData
 from silofl.tasks.classification import Classification
 from silofl.tasks.dealt import Published, deal
 from silofl.tasks.models import build_model
+from silofl.tasks.preprocessing import ColumnRecipe, Preprocessing
 
 _SCALE = (
     (14.1273, 3.52095),
@@ -49,6 +50,16 @@ _SCALE = (
 """Mean and standard deviation of each measurement over the published data set, in the order of its file."""
 _MEANS, _DEVIATIONS = np.transpose(_SCALE)
 _PUBLISHED = Published(569, 2, np.zeros(len(_SCALE)))
+_MEASURED = (
+    *("radius", "texture", "perimeter", "area", "smoothness"),
+    *("compactness", "concavity", "concave points", "symmetry", "fractal dimension"),
+)
+_NAMES = (
+    *(f"mean {one}" for one in _MEASURED),
+    *(f"{one} error" for one in _MEASURED),
+    *(f"worst {one}" for one in _MEASURED),
+)
+"""As scikit-learn calls the columns."""
 
 
 @final
@@ -62,13 +73,23 @@ class BreastCancer(Classification):
     ranges: no patient of the file that is read has a part in what becomes of another's measurements.
     """
 
+    shape = (len(_SCALE),)
+    classes = ("malignant", "benign")
+    preprocessing = Preprocessing(
+        tuple(
+            ColumnRecipe(name, center=center, scale=scale)
+            for name, (center, scale) in zip(_NAMES, _SCALE, strict=True)
+        )
+    )
+    """What becomes of measurements: see `Preprocessing`."""
+
     def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
         self._task, self._data, self._seed = task, data, seed
         self.model()  # refuses a CNN before any data is read
 
     def model(self) -> nn.Module:
         """The MLP or linear model of `task.model`."""
-        return build_model(self._task, (len(_SCALE),), _PUBLISHED.classes)
+        return build_model(self._task, self.shape, _PUBLISHED.classes)
 
     def data(self, silo: int, silos: int) -> SiloData:
         """This silo's patients. Raises ConfigError where there are more silos than patients."""

@@ -16,6 +16,9 @@ from silofl.tasks.base import SiloData
 class Classification(ABC):
     """A task whose batch is (features, labels): float32 (batch, ...) and int64 (batch,)."""
 
+    kind = "classification"
+    """See `PredictingTask`."""
+
     @abstractmethod
     def model(self) -> nn.Module:
         """A new model from features to logits (batch, classes)."""

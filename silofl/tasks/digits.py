@@ -36,12 +36,15 @@ class Digits(Classification):
     float32 (1, 8, 8) with values from 0 to 1.
     """
 
+    shape = (1, 8, 8)
+    classes = tuple(map(str, range(_PUBLISHED.classes)))
+
     def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
         self._task, self._data, self._seed = task, data, seed
 
     def model(self) -> nn.Module:
         """The MLP, CNN or linear model of `task.model`."""
-        return build_model(self._task, (1, 8, 8), _PUBLISHED.classes)
+        return build_model(self._task, self.shape, _PUBLISHED.classes)
 
     def data(self, silo: int, silos: int) -> SiloData:
         """This silo's digits. Raises ConfigError where there are more silos than digits."""

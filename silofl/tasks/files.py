@@ -21,6 +21,7 @@ from silofl.tasks.own_files import OwnFiles, magnitudes
 from silofl.tasks.owner_numbers import numbered
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.readers import Samples
+from silofl.tasks.readers.labels import class_names
 from silofl.tasks.recipe_making import (
     Agreed,
     numeric_part,
@@ -63,6 +64,20 @@ class Files(Classification):
                 "the width of the model comes from the data: call data(silo, silos) before model()"
             )
         return build_model(self._task, self._shape, self._files.classes)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of a sample, as the model takes it; None before data were read."""
+        return self._shape
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names, in the order of the model's outputs."""
+        return class_names(self._task)
+
+    def expect(self, shape: tuple[int, ...]) -> None:
+        """Let `model` be of samples of this shape, without any data."""
+        self._shape = shape
 
     def schema(self) -> Schema:
         """See `DescribedTask`."""

@@ -65,6 +65,9 @@ class Synthetic(Classification):
     `data.partition` plays no part. A sample is float32 (60,). The paper's model is `task.model = "linear"`.
     """
 
+    shape = (FEATURES,)
+    classes = tuple(map(str, range(CLASSES)))
+
     def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
         self._task, self._data, self._seed = task, data, seed
         self.model()  # refuses a CNN before any data is made

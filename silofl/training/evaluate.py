@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -12,18 +12,27 @@ from silofl.errors import DataError
 from silofl.tasks.base import OnePassTask, Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.batches import Batches, handed
-from silofl.training.flat import FlatModel
 from silofl.training.losses import scalar_loss
 from silofl.training.metric_states import LOSS, Evaluation, beside
 
 Evaluate = Callable[[], Evaluation]
 """`evaluate` with all but what is loaded."""
+
+
+class HasModule(Protocol):
+    """A `FlatModel`, or anything else around a module."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+
+
 _WHEN = "in evaluation, under torch.no_grad()"
 
 
 def evaluate(
     task: Task,
-    model: FlatModel,
+    model: HasModule,
     test: Batches | None,
     batch_size: int,
     code: UserCode,

@@ -17,20 +17,22 @@ processes.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from silofl.config import Config
 from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.results import card_of
+from silofl.federation.rundir import RunDirectory
 from silofl.federation.silo import Silo
 from silofl.strategies.registry import build
 from silofl.tasks import registry as tasks
@@ -194,7 +196,9 @@ class Reference:
     def model_sha256(self) -> str:
         """The SHA-256 of the `model.safetensors` that a run with this global model leaves."""
         arrays = self._silos[0].export(self.vector)
-        return hashlib.sha256(save(dict(sorted(arrays.items())), {"format": "pt"})).hexdigest()
+        card = card_of(self._config, self._silos[0])
+        with TemporaryDirectory() as folder:
+            return RunDirectory(Path(folder)).write_model(arrays, card.metadata())
 
 
 def unit_of(bits: int, silos: int) -> float:

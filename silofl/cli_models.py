@@ -1,0 +1,117 @@
+"""Commands that use what a run has trained: `silofl predict`, `evaluate` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or a model file of one.")]
+Silo = Annotated[int | None, typer.Option(min=0, help="Use the personal model of this silo.")]
+OwnTask = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:CLASS", help="Your own task, for a model file."),
+]
+Decimal = Annotated[str, typer.Option(help="The sign before decimals in text: . or ,")]
+
+
+def predict(
+    run: Model,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="New samples: CSV, Parquet, NPZ, images.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="Where predictions go; - prints them.")
+    ] = "-",
+    silo: Silo = None,
+    id_column: Annotated[
+        str, typer.Option("--id", metavar="COLUMN", help="Copy this column; that of data.id when not given.")
+    ] = "",
+    decimal: Decimal = ".",
+    task: OwnTask = None,
+) -> None:
+    """Predict new samples with a trained model: classes and probabilities, as CSV in the order of DATA."""
+    from silofl.checkpoint.atomic_files import write_bytes
+    from silofl.inference.loading import load
+    from silofl.inference.prediction_file import predictions_of
+
+    text = predictions_of(load(run, silo, task=task), data, id_column, _sign(decimal))
+    if output == "-":
+        typer.echo(text, nl=False)
+    else:
+        write_bytes(_new_file(Path(output)), text.encode())
+
+
+def evaluate(
+    run: Model,
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DATA]...", help="Labelled files; the task's own held-out samples without."),
+    ] = None,
+    silo: Silo = None,
+    cross_site: Annotated[
+        bool,
+        typer.Option("--cross-site", help="Each personal model, and the shared one, on all data."),
+    ] = False,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only samples that the run held out of training.")
+    ] = False,
+    silos: Annotated[
+        int | None, typer.Option("-n", "--silos", min=1, help="Of a task without files; as in the run.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write what was found here, too.")
+    ] = None,
+    decimal: Decimal = ".",
+    task: OwnTask = None,
+) -> None:
+    """Evaluate trained models on labelled data: the task's loss and metrics, one row for each file."""
+    from silofl.checkpoint.atomic_files import write_json
+    from silofl.inference.evaluation import evaluate_on, held_out_of_silos, labelled_files
+    from silofl.inference.runs import models_of, silos_of
+    from silofl.report.evaluation_table import print_evaluation
+
+    found, samples = [], None
+    for model in models_of(run, silo, task=task, cross_site=cross_site):
+        if samples is None and data:
+            samples = labelled_files(model, data, held_out=held_out, decimal=_sign(decimal))
+        elif samples is None:
+            samples = held_out_of_silos(model, silos_of(run, silos))
+        found += evaluate_on(model, samples)
+    rows = [one.to_json() for one in found]
+    print_evaluation(rows)
+    if json is not None:
+        write_json(_new_file(json), rows, private=False)
+
+
+def export(
+    run: Model,
+    output: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Where the model goes.")],
+    silo: Silo = None,
+    task: OwnTask = None,
+) -> None:
+    """Write a trained model as ONNX, its preprocessing with it; needs silofl[onnx]."""
+    from silofl.errors import ConfigError
+    from silofl.inference.loading import load
+    from silofl.inference.onnx_export import export_onnx
+
+    if output.suffix != ".onnx":
+        raise ConfigError(f"{output} does not end in .onnx, the one format that there is")
+    export_onnx(load(run, silo, task=task), _new_file(output))
+    typer.echo(f"model {output}: input raw, output outputs")
+
+
+def _sign(decimal: str) -> str:
+    from silofl.errors import ConfigError
+
+    if decimal not in (".", ","):
+        raise ConfigError(f"--decimal {decimal!r} is neither . nor ,")
+    return decimal
+
+
+def _new_file(path: Path) -> Path:
+    """The path, whose folder is there. ConfigError where it is not."""
+    from silofl.errors import ConfigError
+
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it, or name another")
+    return path

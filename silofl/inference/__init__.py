@@ -1,0 +1,1 @@
+"""Trained models on new data: what a model file says of itself, loading, predictions, evaluation, ONNX."""

@@ -1,0 +1,84 @@
+"""`silofl predict`: a file of new samples in, a table of predictions out, in the order of the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.config import DataConfig
+from silofl.errors import ConfigError
+from silofl.inference.raw_tables import RawTable, read_pictures, read_raw
+from silofl.inference.trained_model import TrainedModel
+
+
+def predictions_of(model: TrainedModel, path: Path, id_column: str = "", decimal: str = ".") -> str:
+    """Predictions for a file, as CSV: the identifier or the row, the prediction, and what it is made of.
+
+    Of a classification the class, and the probability of each; of several labels each label's; of numbers
+    the number; of a task of one's own that does not tell the outputs.
+
+    Args:
+        model: what predicts.
+        path: of the new samples: CSV, Parquet or NPZ, or a folder of images.
+        id_column: a column that is copied; that of the run's configuration when empty.
+        decimal: the sign before decimals in text.
+
+    Raises:
+        DataError: the file, or its columns, are not what the model takes; one sentence without a value.
+        ConfigError: `id_column` is not there.
+    """
+    named = id_column or str(getattr(model.card.section(DataConfig), "id", ""))
+    table = _read(model, path, decimal)
+    outputs = model.outputs(table.columns, source=str(path), word=table.word, rows=table.rows)
+    names, columns = _identifiers(table, named, required=bool(id_column))
+    for name, values in _told(model, outputs):
+        names.append(name)
+        columns.append(values)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(zip(*(map(_cell, column.tolist()) for column in columns), strict=True))
+    return text.getvalue()
+
+
+def _read(model: TrainedModel, path: Path, decimal: str) -> RawTable:
+    recipe, shape = model.card.preprocessing, model.card.shape
+    if path.is_dir() and recipe is not None and recipe.of_images and len(shape) == 3:
+        channels, height, width = shape
+        return read_pictures(path, (height, width), channels)
+    return read_raw(path, next(iter(model.columns), ""), decimal)
+
+
+def _identifiers(table: RawTable, named: str, *, required: bool) -> tuple[list[str], list[NDArray[Any]]]:
+    found = table.column(named)
+    if found is not None:
+        return [named], [found]
+    if required:
+        raise ConfigError(f"there is no column {named!r} in the new data: correct --id, or leave it out")
+    return [table.word], [np.asarray(table.names or table.rows)]
+
+
+def _told(model: TrainedModel, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
+    decided = model.decided(outputs)
+    many = outputs.reshape(len(outputs), -1)
+    if model.card.kind not in ("classification", "multilabel"):
+        shown = decided.reshape(len(decided), -1)
+        if shown.shape[1] == 1:
+            return [("prediction", shown[:, 0])]
+        return [(f"output {k}", column) for k, column in enumerate(shown.T)]
+    classes = model.classes if len(model.classes) == many.shape[1] else tuple(map(str, range(many.shape[1])))
+    probabilities = zip(classes, model.probabilities(outputs).T, strict=True)
+    told = [(f"probability {name}", column) for name, column in probabilities]
+    if model.card.kind == "classification":
+        return [("prediction", decided), *told]
+    return [*((name, column.astype(int)) for name, column in zip(classes, decided.T, strict=True)), *told]
+
+
+def _cell(value: Any) -> str:
+    """Numbers with as many digits as float32 has."""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
