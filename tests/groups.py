@@ -1,8 +1,9 @@
 """`pytest --groups=a,b,rest`: what was collected once is run by a process for each group, side by side.
 
 Collecting all tests loads torch and every library, which takes as long as hundreds of tests; the processes
-that run them start with all of it there. A test belongs to the first of the names that marks it, or else to
-the last. What a group prints comes out when it has ended.
+that run them start with all of it there, the usual kernels included, which each would compile anew where
+none is kept on disk yet. A test belongs to the first of the names that marks it, or else to the last. What a
+group prints comes out when it has ended.
 
 Torch has one thread in all of them. While tests are collected, because a fork has none of the threads that
 OpenMP would have made and counts on, and would wait for them for ever; in the groups, because there are more
@@ -18,6 +19,8 @@ from collections.abc import Generator, Sequence
 from typing import BinaryIO
 
 import pytest
+
+from silofl.preload import preload
 
 AT_ONCE = (os.cpu_count() or 1) + 1
 """One more than there are cores, for much of the time a test waits for ranks."""
@@ -45,6 +48,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     names = [name for name in session.config.getoption("--groups").split(",") if name]
     if not names or session.config.option.collectonly or session.testsfailed:
         return None
+    preload()
     running: dict[int, tuple[str, BinaryIO]] = {}
     groups = divided(session.items, names)
     for name, items in sorted(groups.items(), key=lambda group: -len(group[1])):  # the longest first
