@@ -19,6 +19,7 @@ from silofl.inference.trained_model import TrainedModel
 from silofl.tasks import registry
 from silofl.tasks.base import Task
 from silofl.tasks.checks import model_of, task_of
+from silofl.tasks.factory_source import named, path_with
 from silofl.tasks.files import Files
 from silofl.tasks.readers.rows import some
 from silofl.training.flat import DTYPES
@@ -65,12 +66,24 @@ def load(
 
 
 def _says_the_run(run: Path, card: ModelCard) -> bool:
-    """Whether the configuration in a run directory names the task of a model, and its options."""
+    """Whether the configuration in a run directory names the task of a model, and its options.
+
+    Not where the code would come from the directory itself, as from one that somebody else has packed.
+    """
     try:
         task = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["task"]
-        return (task.get("factory"), task.get("options", {})) == (card.task, card.section(TaskConfig).options)
+        chosen = card.section(TaskConfig)
+        same = (task.get("factory"), task.get("options", {})) == (chosen.factory, chosen.options)
+        return same and not (chosen.factory and _brings(run, chosen.factory))
     except (OSError, ValueError, KeyError, AttributeError):
         return False
+
+
+def _brings(run: Path, factory: str) -> bool:
+    """Whether the module of a task would be looked for in a run directory."""
+    module, _ = named(factory)
+    found = (Path(entry, *module.split(".")).resolve() for entry in path_with(str(Path.cwd())))
+    return any(place.is_relative_to(run.resolve()) for place in found)
 
 
 def _file(source: Path, silo: int | None) -> tuple[Path, Path | None]:
@@ -105,7 +118,7 @@ def _task(card: ModelCard, given: Any, path: Path, *, trusted: bool) -> Task:
     """The task: that given, or that of the configuration. `trusted`: whether a task's code may be run."""
     config = _config(card)
     if isinstance(given, str):
-        return registry.build(_config(card, given), alone=True)
+        return registry.build(_config(card, given), alone=True, classes_only=True)
     if isinstance(given, type):
         given = given(**config.task.options)
     if given is not None:
@@ -116,7 +129,7 @@ def _task(card: ModelCard, given: Any, path: Path, *, trusted: bool) -> Task:
             f"{path} is a model of {card.task}, a task that is code of your own, which a file never runs by "
             f'itself: name it, as by silofl.load(..., task="{called}") or --task {called}'
         )
-    return registry.build(config, alone=True)
+    return registry.build(config, alone=True, classes_only=True)
 
 
 def _config(card: ModelCard, factory: str | None = None) -> Config:

@@ -10,16 +10,19 @@ from typing import Any
 
 from silofl.errors import ConfigError, SiloflError
 from silofl.tasks.base import Task
-from silofl.tasks.checks import task_of
+from silofl.tasks.checks import METHODS, task_of
 from silofl.tasks.factory_source import named, no_module, no_name, path_with
 from silofl.tasks.user_code import place_of
 
 
-def from_factory(name: str, options: dict[str, Any], *, alone: bool = False) -> Task:
+def from_factory(
+    name: str, options: dict[str, Any], *, alone: bool = False, classes_only: bool = False
+) -> Task:
     """Import `name` (the current folder counts as installed) and call it with `options`.
 
     What a module or a constructor raises may hold values of data that it reads, so its text is told where
-    this process is `alone`, as in `silofl check`; else its place.
+    this process is `alone`, as in `silofl check`; else its place. With `classes_only` nothing is called but
+    the class of a task: where somebody else chose the name and the options, `torch:load` is no way in.
 
     Raises:
         ConfigError: the name is malformed, there is no such module or class, the call fails, or what it
@@ -29,7 +32,13 @@ def from_factory(name: str, options: dict[str, Any], *, alone: bool = False) -> 
     module = _import(name, module_name, alone)
     if not hasattr(module, attribute):
         raise no_name(name, module_name, attribute, dir(module), _hidden(module, module_name))
-    task = _call(name, getattr(module, attribute), options, alone)
+    made_by = getattr(module, attribute)
+    if classes_only and not (isinstance(made_by, type) and all(hasattr(made_by, one) for one in METHODS)):
+        raise ConfigError(
+            f"task.factory = {name!r} is no class with the methods {', '.join(METHODS)}, and a model calls no "
+            "other: make the task yourself, and give it to silofl.load(..., task=...)"
+        )
+    task = _call(name, made_by, options, alone)
     return task_of(task, f"task.factory = {name!r}")
 
 

@@ -20,8 +20,10 @@ TASKS = {
 """For each value of `task.name` the class that is made of [task], [data] and the run's seed."""
 
 
-def build(config: Config, *, alone: bool = False) -> Task:
+def build(config: Config, *, alone: bool = False, classes_only: bool = False) -> Task:
     """The task that `task.factory`, or else `task.name`, names; `alone`: see `UserCode`.
+
+    `classes_only`: see `from_factory`.
 
     Raises:
         ConfigError: a user's task that cannot be imported or constructed, or a model that does not fit.
@@ -29,7 +31,7 @@ def build(config: Config, *, alone: bool = False) -> Task:
     task: Task
     if config.task.factory:
         factory = import_module("silofl.tasks.factory")
-        task = factory.from_factory(config.task.factory, config.task.options, alone=alone)
+        task = factory.from_factory(config.task.factory, config.task.options, alone=alone, classes_only=classes_only)
         return task
     refuse_unknown(config.task)
     module, _, name = TASKS[config.task.name].partition(":")

@@ -255,3 +255,40 @@ def test_a_task_of_ones_own_is_run_by_a_run_directory_and_by_no_file(
         load(file)
     assert "own_of_loading" not in sys.modules
     assert np.array_equal(load(file, task=factory).outputs(np.eye(2)), model.outputs(np.eye(2)))
+
+
+def test_a_run_directory_from_elsewhere_runs_nothing_but_the_class_of_a_task(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    there = tmp_path / "received"
+    there.mkdir()
+    (there / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n" + OWN)
+    card = read_card(run.path / "model.safetensors").to_json()
+
+    def received(factory: str, options: dict[str, Any]) -> None:
+        told = json.loads(json.dumps(card))
+        told["task"] = told["configuration"]["task"]["factory"] = factory
+        told["configuration"]["task"]["options"] = options
+        save_file(
+            load_file(run.path / "model.safetensors"),
+            there / "model.safetensors",
+            {"silofl": json.dumps(told)},
+        )
+        given = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+        (there / "config.toml").write_text(f'[task]\nfactory = "{factory}"\n[task.options]\n{given}')
+
+    received("torch:save", {"obj": "x", "f": "ran"})
+    with pytest.raises(ConfigError, match="is no class with the methods model, data, loss, metrics"):
+        load(there)
+    with pytest.raises(ConfigError, match="is no class with the methods"):
+        load(there / "model.safetensors", task="torch:save")  # as the message has the name from the file
+    received("received.evil:Own", {"width": 4})
+    with pytest.raises(ConfigError, match="a file never runs by itself"):
+        load(there)
+    monkeypatch.chdir(there)
+    received("evil:Own", {"width": 4})
+    with pytest.raises(ConfigError, match="a file never runs by itself"):
+        load(there)
+    assert not list(tmp_path.rglob("ran"))
