@@ -34,11 +34,13 @@ def predict(
     from silofl.inference.loading import load
     from silofl.inference.prediction_file import predictions_of
 
+    if output != "-":
+        _new_file(Path(output), data)
     text = predictions_of(load(run, silo, task=task), data, id_column, _sign(decimal))
     if output == "-":
         typer.echo(text, nl=False)
     else:
-        write_bytes(_new_file(Path(output)), text.encode())
+        write_bytes(Path(output), text.encode())
 
 
 def evaluate(
@@ -70,6 +72,8 @@ def evaluate(
     from silofl.inference.runs import models_of, silos_of
     from silofl.report.evaluation_table import print_evaluation
 
+    if json is not None:
+        _new_file(json, *(data or ()))
     found, samples = [], None
     for model in models_of(run, silo, task=task, cross_site=cross_site):
         if samples is None and data:
@@ -80,7 +84,7 @@ def evaluate(
     rows = [one.to_json() for one in found]
     print_evaluation(rows)
     if json is not None:
-        write_json(_new_file(json), rows, private=False)
+        write_json(json, rows, private=False)
 
 
 def export(
@@ -108,10 +112,17 @@ def _sign(decimal: str) -> str:
     return decimal
 
 
-def _new_file(path: Path) -> Path:
-    """The path, whose folder is there. ConfigError where it is not."""
+def _new_file(path: Path, *read: Path) -> Path:
+    """The path, whose folder is there, and which is a file if it is anything, and none that is read.
+
+    It is renamed into its place, which a device or a pipe would not outlive. ConfigError where it is not.
+    """
     from silofl.errors import ConfigError
 
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no file: name one, or give - where predictions shall be printed")
+    if any(path.exists() and one.exists() and path.samefile(one) for one in read):
+        raise ConfigError(f"{path} has the data, which would be lost: name another file")
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it, or name another")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def simulate(
     from silofl.training.seeding import taking_turns
 
     every = settings_of(config)
-    count = every.silos(silos)
+    count = every.silos(None if silos is None else _count(silos))
     first = every.of(0)
     _refuse(first)
     paths: list[Path] = []
@@ -71,6 +72,17 @@ def simulate(
     finally:
         torch.set_num_threads(threads)
     return Result(summaries[0], paths[0], None if task is None else lambda: given_task(task, copied=True))
+
+
+def _count(silos: Any) -> int:
+    """A number of silos, also one of NumPy's. ConfigError for what is none."""
+    try:
+        count = operator.index(silos)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ConfigError(f"silos = {silos!r} is no number of silos: give 1 or more, or leave it out")
+    return count
 
 
 def _refuse(config: Config) -> None:

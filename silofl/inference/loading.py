@@ -161,6 +161,11 @@ def _network(card: ModelCard, task: Task) -> nn.Module:
         return model_of(task.model(), 0)
 
 
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether shapes are the same, and both are numbers with a point or neither is."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
+
+
 def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, card: ModelCard) -> None:
     """Load tensors by name. Raises DataError, naming some, where they do not fit."""
     state = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
@@ -168,9 +173,7 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, card: Mode
     lost = [name for name in by_name if name not in tensors]
     kept = [name for name in lost if card.silo is None]
     unknown = [name for name in tensors if name not in by_name]
-    unlike = [
-        name for name in by_name if name in tensors and tensors[name].shape != state[by_name[name]].shape
-    ]
+    unlike = [name for name in by_name if name in tensors and not _alike(tensors[name], state[by_name[name]])]
     if unknown or unlike:
         raise DataError(
             f"{path} does not fit the model of {card.task}, which has other tensors than "

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from silofl import __version__
-from silofl.config import Config, DataConfig, TaskConfig, TrainConfig, resumption_tables
+from silofl.config import Config, DataConfig, RunConfig, TaskConfig, TrainConfig, resumption_tables
 from silofl.errors import DataError
 from silofl.tasks.base import Task
 from silofl.tasks.column_kinds import Schema
@@ -28,6 +28,8 @@ KEY = "silofl"
 FORMAT = 1
 _LARGEST_HEAD = 100_000_000
 """Bytes of a safetensors header, at most: what the library itself takes."""
+_MOST_LAYERS = 1000
+"""Hidden layers: a file with many more would be built for minutes before its tensors are looked at."""
 KINDS = ("classification", "regression", "multilabel", "survival", "")
 """What a model's outputs are; empty where the task does not tell."""
 
@@ -129,11 +131,17 @@ class ModelCard:
         card = cls(**table)
         for kind in _SECTIONS:
             card.section(kind)
-        if card.kind not in KINDS or min(card.shape, default=1) < 1 or card.seed < 0:
-            raise ValueError("a kind or a shape that no model has")
+        task = card.section(TaskConfig)
+        RunConfig(seed=card.seed)
+        if card.kind not in KINDS or min(card.shape, default=1) < 1 or len(task.hidden) > _MOST_LAYERS:
+            raise ValueError("a kind, a shape or layers that no model has")
+        if not card.given and card.task != (task.factory or task.name):
+            raise ValueError("two tasks")
         return card
 
 
+_TOO_LARGE = (OverflowError, RecursionError)
+"""For numbers of JSON, and for its depth."""
 _SECTIONS: dict[type[Any], str] = {TaskConfig: "task", DataConfig: "data", TrainConfig: "train"}
 
 
@@ -152,14 +160,14 @@ def read_card(path: Path) -> ModelCard:
         told = head["__metadata__"][KEY]
     except OSError as error:
         raise DataError(f"cannot read the model {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
             f"{path} does not say what it takes, as a file of an earlier silofl or of another program: train "
             "again, or load its tensors by safetensors.torch.load_file"
         ) from None
     try:
         return ModelCard.from_json(json.loads(told))
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, *_TOO_LARGE):
         raise DataError(
             f"{path} says of itself what silofl {__version__} does not read: it is damaged, or of another "
             "version; load it with the one that wrote it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def predictions_of(model: TrainedModel, path: Path, id_column: str = "", decimal
         columns.append(values)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(map(_no_formula, names))
     writer.writerows(zip(*(map(_cell, column.tolist()) for column in columns), strict=True))
     return text.getvalue()
 
@@ -65,9 +66,9 @@ def _identifiers(table: RawTable, named: str, *, required: bool) -> tuple[list[s
 
 def _told(model: TrainedModel, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
     decided = model.decided(outputs)
-    many = outputs.reshape(len(outputs), -1)
+    many = outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
     if model.card.kind not in ("classification", "multilabel"):
-        shown = decided.reshape(len(decided), -1)
+        shown = decided.reshape(len(decided), math.prod(decided.shape[1:]))
         if shown.shape[1] == 1:
             return [("prediction", shown[:, 0])]
         return [(f"output {k}", column) for k, column in enumerate(shown.T)]
@@ -80,5 +81,22 @@ def _told(model: TrainedModel, outputs: NDArray[Any]) -> list[tuple[str, NDArray
 
 
 def _cell(value: Any) -> str:
-    """Numbers with as many digits as float32 has."""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+    """Numbers with as many digits as float32 has; texts that a spreadsheet would compute with, quoted."""
+    return f"{value:.9g}" if isinstance(value, float) else _no_formula(str(value))
+
+
+def _no_formula(text: str) -> str:
+    """A text with ' before it where a spreadsheet would take it for a formula, as =cmd|...: OWASP's remedy.
+
+    Names of classes come with the model, identifiers with the data, and either from somebody else.
+    """
+    if text[:1] not in _STARTS_FORMULA or not text:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+_STARTS_FORMULA = "=+-@\t\r"

@@ -86,7 +86,7 @@ class TrainedModel(nn.Module):
         found = []
         with self._evaluating():
             for start in range(0, len(features), self.card.batch_size):
-                outputs = self._of_features(features[start : start + self.card.batch_size])
+                outputs = self._of_batch(features[start : start + self.card.batch_size])
                 if not isinstance(outputs, Tensor):
                     raise ConfigError(
                         f"the model of {self.card.task} returns a {type(outputs).__name__} and no tensor: "
@@ -96,6 +96,28 @@ class TrainedModel(nn.Module):
             if not found:
                 found.append(self._none(features))
         return torch.cat(found).numpy()
+
+    def _of_batch(self, features: Tensor) -> Any:
+        """Outputs for some samples. DataError where the network cannot take them, as of a wrong shape."""
+        try:
+            outputs = self._of_features(features)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise DataError(f"{self._unfit(features)} ({type(error).__name__})") from error
+        if isinstance(outputs, Tensor) and (
+            outputs.shape[:1] != features.shape[:1]
+            or (self.card.kind == "classification" and outputs.ndim < 2)
+        ):
+            raise DataError(f"{self._unfit(features)}: no outputs for each")
+        return outputs
+
+    def _unfit(self, features: Tensor) -> str:
+        shape, kind = tuple(features.shape[1:]), str(features.dtype).removeprefix("torch.")
+        return (
+            f"the model of {self.card.task} does not take samples of the shape {shape} and type {kind}: give "
+            "an array (samples, ...) as the task has it"
+        )
 
     def _none(self, features: Tensor) -> Tensor:
         """Outputs of no sample, of the shape that outputs have."""

@@ -35,8 +35,8 @@ def from_factory(
     made_by = getattr(module, attribute)
     if classes_only and not (isinstance(made_by, type) and all(hasattr(made_by, one) for one in METHODS)):
         raise ConfigError(
-            f"task.factory = {name!r} is no class with the methods {', '.join(METHODS)}, and a model calls no "
-            "other: make the task yourself, and give it to silofl.load(..., task=...)"
+            f"task.factory = {name!r} is no class with the methods {', '.join(METHODS)}, and a model calls "
+            "no other: make the task yourself, and give it to silofl.load(..., task=...)"
         )
     task = _call(name, made_by, options, alone)
     return task_of(task, f"task.factory = {name!r}")

@@ -31,7 +31,9 @@ def build(config: Config, *, alone: bool = False, classes_only: bool = False) ->
     task: Task
     if config.task.factory:
         factory = import_module("silofl.tasks.factory")
-        task = factory.from_factory(config.task.factory, config.task.options, alone=alone, classes_only=classes_only)
+        task = factory.from_factory(
+            config.task.factory, config.task.options, alone=alone, classes_only=classes_only
+        )
         return task
     refuse_unknown(config.task)
     module, _, name = TASKS[config.task.name].partition(":")

@@ -151,6 +151,12 @@ def test_what_takes_processes_is_refused(tmp_path: Path, more: dict[str, Any], s
         silofl.simulate({**tables(tmp_path / "run"), **more}, silos=3)
 
 
+@pytest.mark.parametrize("silos", [0, -1, 2.5, "3"])
+def test_what_is_no_number_of_silos_is_refused(tmp_path: Path, silos: Any) -> None:
+    with pytest.raises(silofl.ConfigError, match="is no number of silos"):
+        silofl.simulate(tables(tmp_path / "run"), Drawing, silos=silos)
+
+
 def test_an_error_of_a_silo_ends_all_and_is_the_one_that_is_raised(tmp_path: Path) -> None:
     class Poor(Drawing):
         def data(self, silo: int, silos: int) -> Any:

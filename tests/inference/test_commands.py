@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -54,6 +55,36 @@ def test_predictions_keep_the_order_and_the_identifier(run: Run, tmp_path: Path)
     chances = np.array([row["probability malignant"] for row in found], np.float32)
     assert np.array_equal(chances, model.predict_proba(rows[:, :3])[:, 1])
     assert out.stat().st_mode & 0o077 == 0  # of persons
+
+
+def test_a_file_without_a_sample_has_no_predictions(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("age,enzyme,mark\n")
+    done = call("predict", run.path, tmp_path / "new.csv")
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == "line,prediction,probability benign,probability malignant\n"
+
+
+def test_a_spreadsheet_computes_with_no_text_of_predictions(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text(
+        "=patient,age,enzyme,mark\n=cmd|1,1,2,3\n-5,1,2,3\n+p,1,2,3\n@a,1,2,3\n"
+    )
+    done = call("predict", run.path, tmp_path / "new.csv", "--id", "=patient")
+    found = [row["'=patient"] for row in rows_of(done.stdout)]
+    assert found == ["'=cmd|1", "-5", "'+p", "'@a"]
+
+
+def test_no_output_takes_the_place_of_the_data_or_of_a_device(run: Run, tmp_path: Path) -> None:
+    new, pipe = tmp_path / "new.csv", tmp_path / "pipe"
+    new.write_text("age,enzyme,mark\n1,2,3\n")
+    (tmp_path / "link.csv").symlink_to(new)
+    os.mkfifo(pipe)
+    assert "has the data, which would be lost" in refusal("predict", run.path, new, "-o", new)
+    assert "has the data" in refusal("predict", run.path, tmp_path / "link.csv", "-o", new)
+    assert "has the data" in refusal("evaluate", run.path, new, "--json", new)
+    for other in (pipe, tmp_path, ""):
+        assert "is no file" in refusal("predict", run.path, new, "-o", other)
+    assert new.read_text() == "age,enzyme,mark\n1,2,3\n"
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npz"])

@@ -186,6 +186,49 @@ def test_what_is_no_model_is_refused_in_a_sentence(run: Run, tmp_path: Path) -> 
         load(run.path, 7)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"preprocessing": {"columns": {"0": {"scale": 1E}}}}'.replace("E", "0" * 400),
+        '{"configuration": {"run": {"seed": 1E}}}'.replace("E", "0" * 40),
+        '{"configuration": {"task": {"hidden": L}}}'.replace("L", str([8] * 1001)),
+        '{"configuration": {"task": {"factory": "some:Thing"}}}',
+    ],
+    ids=["deep", "scale", "seed", "layers", "two tasks"],
+)
+def test_a_card_that_somebody_has_written_by_hand_is_refused_in_a_sentence(
+    run: Run, tmp_path: Path, text: str
+) -> None:
+    def put(into: Any, told: dict[str, Any]) -> None:
+        for name, value in told.items():
+            key = int(name) if isinstance(into, list) else name
+            if isinstance(value, dict):
+                put(into[key], value)
+            else:
+                into[key] = value
+
+    if text.startswith("{"):
+        card = read_card(run.path / "model.safetensors").to_json()
+        put(card, json.loads(text))
+        text = json.dumps(card)
+    save_file(load_file(run.path / "model.safetensors"), tmp_path / "model.safetensors", {"silofl": text})
+    with pytest.raises(DataError, match="damaged, or of another version"):
+        load(tmp_path / "model.safetensors")
+    head = b"[" * 100_000
+    (tmp_path / "head.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(DataError, match="does not say what it takes"):
+        load(tmp_path / "head.safetensors")
+
+
+def test_tensors_of_another_kind_of_numbers_are_refused(run: Run, tmp_path: Path) -> None:
+    arrays, card = load_file(run.path / "model.safetensors"), read_card(run.path / "model.safetensors")
+    whole = {name: values.astype(np.int64) for name, values in arrays.items()}
+    save_file(whole, tmp_path / "model.safetensors", card.metadata())
+    with pytest.raises(DataError, match="does not fit the model of files"):
+        load(tmp_path / "model.safetensors")
+
+
 def test_tensors_of_another_model_are_refused_by_name(run: Run, tmp_path: Path) -> None:
     arrays, card = load_file(run.path / "model.safetensors"), read_card(run.path / "model.safetensors")
     for change, said in (
@@ -241,6 +284,9 @@ def test_a_task_of_ones_own_is_run_by_a_run_directory_and_by_no_file(
     model = load(tmp_path / "run", 1)
     assert isinstance(model.network[0], nn.Linear)
     assert set(model.predict(np.eye(2))) <= {"low", "high"}
+    for unlike in ([1.0, 2.0], [[1.0, 2.0, 3.0]], [[1, 2]], 3, [[1j, 2j]]):
+        with pytest.raises(DataError, match="does not take samples of the shape"):
+            model.predict(unlike)
     own = evaluate_on(model, held_out_of_silos(model, 2))[1]
     assert own.metrics["loss"] == pytest.approx(summary["metrics_per_silo"][1]["loss"], rel=1e-6)
     told = (tmp_path / "run" / "config.toml").read_text()
