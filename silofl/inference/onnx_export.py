@@ -56,6 +56,9 @@ def export_onnx(model: TrainedModel, path: Path) -> None:
         ) from error
     assert program is not None
     proto = program.model_proto
+    for part in (*proto.graph.node, *proto.graph.value_info, *(n for f in proto.functions for n in f.node)):
+        part.ClearField("metadata_props")  # traces of calls, with folders of who exports
+        part.ClearField("doc_string")
     onnx.helper.set_model_props(proto, {"silofl": json.dumps(model.card.to_json(), sort_keys=True)})
     write_bytes(path, proto.SerializeToString(), private=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
@@ -181,6 +182,11 @@ class TrainedModel(nn.Module):
         if isinstance(data, Tensor):
             data = data.detach().cpu().numpy()
         if _by_name(data):
+            counted = Counter(tidy(str(name)) for name in data)
+            twice = [name for name in self.columns if counted[name] > 1]
+            if twice:
+                source = where.get("source", "the table")
+                raise DataError(f"{source} has several columns {some(twice)}: rename or remove all but one")
             data = {tidy(str(name)): data[name] for name in data}
             if recipe is None:
                 raise ConfigError(
@@ -198,6 +204,13 @@ class TrainedModel(nn.Module):
                 f"{where.get('source', 'the table')} has {data.shape[1]} column(s), and the model takes "
                 f"{len(recipe.columns)}{names}"
             )
+        elif isinstance(data, np.ndarray) and data.dtype.kind in "biufc":
+            texts = [column.name for column in recipe.columns if column.kind == "categorical"]
+            if texts:
+                raise DataError(
+                    f"an array of numbers has no categories, which the model takes in {some(texts)}: give "
+                    "columns by name; model(tensor) takes the places of categories"
+                )
         return torch.from_numpy(recipe.features(data, **where))
 
     def _unnamed(self, data: NDArray[Any]) -> Tensor:

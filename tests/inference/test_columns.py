@@ -79,3 +79,21 @@ def test_the_first_layer_takes_places_of_categories_and_nan(result: silofl.Resul
     given = {"age": ["", 71.0], "glucose": raw[:, 1].double().numpy(), "sex": ["", "f"], "ward": ["B", "A"]}
     with torch.no_grad():
         assert np.array_equal(model(raw).numpy(), model.outputs(given))
+
+
+def test_an_array_of_numbers_has_no_categories(result: silofl.Result) -> None:
+    raw = np.array([[71.0, 5.5, 0, 1]])  # places of categories, as the first layer takes them
+    for given in (raw, torch.tensor(raw)):
+        with pytest.raises(
+            silofl.DataError, match="no categories, which the model takes in 'sex' and 'ward'"
+        ):
+            result.model.outputs(given)
+    texts = np.array([["71.0", "5.5", "f", "A"]])
+    by_name = {"age": [71.0], "glucose": [5.5], "sex": ["f"], "ward": ["A"]}
+    assert np.array_equal(result.model.outputs(texts), result.model.outputs(by_name))
+
+
+def test_several_columns_of_one_name_are_refused(result: silofl.Result) -> None:
+    given = {"age": [71.0], " age": [17.0], "glucose": [5.5], "sex": ["f"], "ward": ["A"]}
+    with pytest.raises(silofl.DataError, match="has several columns 'age'"):
+        result.model.predict(given)

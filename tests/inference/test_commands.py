@@ -81,7 +81,7 @@ def test_no_output_takes_the_place_of_the_data_or_of_a_device(run: Run, tmp_path
     assert "has the data, which would be lost" in refusal("predict", run.path, new, "-o", new)
     assert "has the data" in refusal("predict", run.path, tmp_path / "link.csv", "-o", new)
     assert "has the data" in refusal("evaluate", run.path, new, "--json", new)
-    for other in (pipe, tmp_path, ""):
+    for other in (pipe, tmp_path, "", tmp_path / "link.csv"):
         assert "is no file" in refusal("predict", run.path, new, "-o", other)
     assert new.read_text() == "age,enzyme,mark\n1,2,3\n"
     assert pipe.is_fifo()

@@ -59,3 +59,5 @@ def test_onnx_has_the_preprocessing_and_the_card(run: Run, tmp_path: Path) -> No
     (found,) = session.run(None, {"raw": rows})
     assert np.allclose(found, model.outputs(rows), rtol=1e-5, atol=1e-6)
     assert '"malignant"' in session.get_modelmeta().custom_metadata_map["silofl"]
+    told = (tmp_path / "m.onnx").read_bytes()
+    assert not any(word in told for word in (b"silofl/", b"-packages", b".py"))  # folders of who exports
