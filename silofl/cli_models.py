@@ -120,9 +120,7 @@ def _new_file(path: Path, *read: Path) -> Path:
     from silofl.errors import ConfigError
 
     if path.is_symlink() or (path.exists() and not path.is_file()):  # as /dev/stdout
-        raise ConfigError(
-            f"{path} is no file, but a link or another thing: name one, or give - where predictions shall be printed"
-        )
+        raise ConfigError(f"{path} is no file, but a link or another thing: name one, or give - to print")
     if any(path.exists() and one.exists() and path.samefile(one) for one in read):
         raise ConfigError(f"{path} has the data, which would be lost: name another file")
     if not path.parent.is_dir():
