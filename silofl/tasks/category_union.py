@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig
 from silofl.errors import DataError
 from silofl.tasks.readers import Samples
-from silofl.tasks.readers.category_texts import MISSING_CATEGORY, OTHER_CATEGORY
+from silofl.tasks.readers.category_texts import (
+    MISSING_CATEGORY,
+    OTHER_CATEGORY,
+    category_text,
+    is_missing,
+)
 from silofl.tasks.readers.column_roles import tidy
 
 Floats = NDArray[np.float64]
@@ -111,7 +116,13 @@ def _only(cell: Floats) -> str | None:
     raw = b"".join(int(part).to_bytes(_PIECE, "big") for part in parts[2:].tolist())
     text = raw.rstrip(b"\0").decode(errors="replace")
     fits = len(_bytes(text)) <= LONGEST and np.array_equal(_entry(text), parts)
-    return text if fits else None
+    return text if fits and _is_category(text) else None
+
+
+def _is_category(text: str) -> bool:
+    """Whether a silo that keeps to the rules could have told it: lies would be two features of one name."""
+    every = (MISSING_CATEGORY, OTHER_CATEGORY)
+    return text == category_text(text) and text not in every and not is_missing(text)
 
 
 def _cells(text: str, seed: int) -> list[int]:
