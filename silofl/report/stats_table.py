@@ -14,12 +14,13 @@ _MOST = 12
 
 def print_statistics(found: dict[str, Any], path: str) -> None:
     """Print what `table_statistics` found, and where it is written."""
-    console, few = Console(highlight=False), f"<{found['least_count']}"
+    console, least, hidden = Console(highlight=False), found["least_count"], "hidden"
 
     def count(value: int | None) -> str:
-        return few if value is None else str(value)
+        return hidden if value is None else str(value)
 
-    console.print(f"{count(found['samples'])} samples of {len(found['silos'])} of {found['of']} silos")
+    samples = f"<{least}" if found["samples"] is None else str(found["samples"])
+    console.print(f"{samples} samples of {len(found['silos'])} of {found['of']} silos")
     table = Table("column", "count", "missing", "mean", "deviation", "5 %", "median", "95 %", box=None)
     for one in found["columns"]:
         if "counts" in one:
@@ -36,4 +37,5 @@ def print_statistics(found: dict[str, Any], path: str) -> None:
         shown = [f"{text} {count(value)}" for text, value in list(counts.items())[:_MOST]]
         more = [f"and {len(counts) - _MOST} more"] if len(counts) > _MOST else []
         console.print(f"{name}: {', '.join(shown + more)}", soft_wrap=True, markup=False)
+    console.print(f"{hidden}: counts below {least}, and others that would tell them", soft_wrap=True)
     console.print(f"written to {path}", soft_wrap=True, markup=False)

@@ -50,6 +50,22 @@ class Shown:
         """A count; None where it is of too few records."""
         return int(value) if value == 0 or value >= self.least else None
 
+    def counts(self, values: Sequence[float]) -> list[int | None]:
+        """Counts of parts of a known whole; None where one is of too few records, or others would tell it.
+
+        A part is the whole without the others, and parts that make up a small sum are told by it. So the
+        smallest parts that could be shown are hidden, too, until the hidden sum leaves some choice
+        (complementary suppression: Hundepool et al. 2012, "Statistical Disclosure Control", section 4.4).
+        """
+        hidden = {place for place, one in enumerate(values) if 0 < one < self.least}
+        others = [place for place in np.argsort(values, kind="stable").tolist() if values[place] > 0]
+        for place in (place for place in others if place not in hidden):
+            rest = sum(values[one] for one in hidden) - len(hidden)
+            if not hidden or (len(hidden) > 1 and rest >= self.least):
+                break
+            hidden.add(place)
+        return [None if place in hidden else int(one) for place, one in enumerate(values)]
+
 
 def table_statistics(
     data: DataConfig, samples: Samples, classes: Sequence[str], shown: Shown
@@ -92,7 +108,7 @@ def table_statistics(
     return {
         "samples": shown.count(sums[0]),
         "least_count": shown.least,
-        "classes": {name: shown.count(one) for name, one in zip(classes, of_classes, strict=True)},
+        "classes": dict(zip(classes, shown.counts(of_classes.tolist()), strict=True)),
         "columns": [{"name": name, "unit": unit_of(kind), **found[name]} for name, kind in samples.schema],
     }
 
@@ -145,19 +161,28 @@ def _histogram(column: NDArray[Any], edges: Floats) -> Floats:
 def _numeric(
     shown: Shown, samples: float, there: float, moments: tuple[float, float], counts: Floats, edges: Floats
 ) -> Json:
-    few = there < shown.least
-    missing = shown.count(samples - there)
-    table: Json = {"count": shown.count(there) if missing is not None else None, "missing": missing}
-    if few:
-        return {**table, "mean": None, "deviation": None, "histogram": None, "quantiles": None}
-    below, *inside, above = (shown.count(one) for one in counts.tolist())
+    if there < shown.least:
+        count, missing = shown.counts([there, samples - there])
+        nothing = dict.fromkeys(("mean", "deviation", "histogram", "quantiles"))
+        return {"count": count, "missing": missing, **nothing}
+    missing, below, *inside, above = shown.counts([samples - there, *counts.tolist()])
     return {
-        **table,
+        "count": None if missing is None else int(there),
+        "missing": missing,
         "mean": float(moments[0]),
         "deviation": float(moments[1]),
         "histogram": {"edges": edges.tolist(), "below": below, "counts": inside, "above": above},
-        "quantiles": {f"{one:g}": _quantile(one, counts, edges) for one in QUANTILES},
+        "quantiles": _quantiles(counts, [below, *inside, above], edges),
     }
+
+
+def _quantiles(counts: Floats, seen: Sequence[int | None], edges: Floats) -> dict[str, float | None]:
+    """Of what is shown: hidden counts (bins + 2,) are taken as if all were equal, else quantiles told them."""
+    hidden = [place for place, one in enumerate(seen) if one is None]
+    even = counts.copy()
+    if hidden:
+        even[hidden] = counts[hidden].mean()
+    return {f"{one:g}": _quantile(one, even, edges) for one in QUANTILES}
 
 
 def _quantile(part: float, counts: Floats, edges: Floats) -> float | None:
@@ -173,7 +198,7 @@ def _quantile(part: float, counts: Floats, edges: Floats) -> float | None:
 
 
 def _of_categories(shown: Shown, listed: Sequence[str], totals: Floats) -> Json:
-    counts = {name: shown.count(one) for name, one in zip(listed, totals.tolist(), strict=True)}
+    counts = dict(zip(listed, shown.counts(totals.tolist()), strict=True))
     return {"kind": "categories", "counts": counts}
 
 

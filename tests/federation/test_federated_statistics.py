@@ -13,7 +13,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.federated_statistics import FILE, federated_statistics
 from silofl.report.stats_table import print_statistics
-from silofl.tasks.table_statistics import Shown
+from silofl.tasks.table_statistics import Shown, _numeric
 
 SILOS = 4
 SHOWN = Shown(ranges={"age": (0.0, 120.0)})
@@ -78,7 +78,9 @@ def expect_right(table, silos):
         assert one["deviation"] == pytest.approx(values.std(ddof=1), rel=1e-9)
         edges = np.array(one["histogram"]["edges"])
         counts, _ = np.histogram(values, edges)
-        assert one["histogram"]["counts"] == [None if 0 < c < 5 else c for c in counts.tolist()]
+        told = one["histogram"]["counts"]
+        assert all(seen in (None, c) for seen, c in zip(told, counts.tolist(), strict=True))
+        assert all(seen is None for seen, c in zip(told, counts.tolist(), strict=True) if 0 < c < 5)
         for part, told in one["quantiles"].items():
             assert told == pytest.approx(np.quantile(values, float(part)), abs=np.diff(edges)[0])
 
@@ -130,6 +132,32 @@ def test_few_records_are_not_shown(tmp_path, capsys):
     assert set(table["classes"].values()) == {None}
     print_statistics(table, "x")
     assert "<400 samples of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("counts", "seen"),
+    [
+        ([97, 3], [None, None]),  # else 100 less 97
+        ([90, 7, 3, 0], [90, None, None, 0]),
+        ([40, 5, 1, 6], [40, None, None, None]),  # 5 + 1 = 6 would leave one choice
+        ([50, 1, 1], [None, None, None]),  # two that add up to 2
+        ([50, 3, 4], [50, None, None]),
+        ([50, 20, 0], [50, 20, 0]),
+    ],
+)
+def test_sums_do_not_tell_hidden_counts(counts, seen):
+    assert Shown(least=5).counts(counts) == seen
+
+
+def test_quantiles_do_not_tell_hidden_counts():
+    """They are a function of what is shown."""
+    edges, shown = np.linspace(0, 6, 7), Shown(bins=6)
+    tables = [
+        _numeric(shown, 63, 63, (3, 1), np.array([0, *few, 20, 30, 8, 0, 0.0]), edges)
+        for few in ((1, 4), (4, 1), (2, 3))
+    ]
+    assert tables[0]["histogram"]["counts"] == [None, None, 20, 30, None, 0]
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path):
