@@ -177,7 +177,7 @@ def _numeric(
 
 
 def _quantiles(counts: Floats, seen: Sequence[int | None], edges: Floats) -> dict[str, float | None]:
-    """Of what is shown: hidden counts (bins + 2,) are taken as if all were equal, else quantiles told them."""
+    """Of what is shown: hidden ones of `counts` (bins + 2,) are taken as equal, else quantiles told them."""
     hidden = [place for place, one in enumerate(seen) if one is None]
     even = counts.copy()
     if hidden:
