@@ -74,11 +74,20 @@ def column_rules(config: Config) -> list[Rule]:
     ]
     union = [name for name, categories in data.categorical.items() if categories == "union"]
     mean = [name for name, value in data.impute.items() if value == "mean"]
-    unfilled = [name for name in data.flag_missing if name not in data.impute and "*" not in data.impute]
+    imputed = {name.strip() for name in data.impute}
+    unfilled = [name for name in data.flag_missing if not {name.strip(), "*"} & imputed]
     both = [name for name in data.categorical if name in data.impute]
     taken = [*data.categorical, *data.impute, *data.flag_missing, *data.center, *data.scale, *data.columns]
     idle = [name for name in data.drop if name in taken]
+    target = data.target.strip()
+    used = {"drop": data.drop, "columns": data.columns, "id": [data.id or ""]}
+    twice = [f"data.{key}" for key, names in used.items() if target in {name.strip() for name in names}]
     return [
+        (
+            bool(twice) and files,
+            f"{' and '.join(twice)} would make the target {target!r}, which is to be learnt, something else, "
+            "too: remove the name there, or set another data.target",
+        ),
         (
             bool(given) and not files,
             f"{' and '.join(given)} are about columns of files, and {other} reads none: remove them, or set "

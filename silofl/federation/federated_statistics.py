@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from silofl import __version__, silo_log
 from silofl.aggregation.base import Aggregator
 from silofl.checkpoint.atomic_files import write_json
-from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
@@ -78,6 +78,7 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
         unknown = sorted(set(shown.ranges) - {name for name, _ in samples.schema})
         if unknown:
             raise ConfigError(f"--range has {unknown[0]!r}, which is no column of features: correct the name")
+    _refuse_other_requests(group.comm, shown)
     group.started()  # from here on others go on without a silo that fails
     sums = _Sums(
         group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
@@ -98,6 +99,20 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
 
     group.step(keep)
     return found
+
+
+def _refuse_other_requests(comm: Communicator, shown: Shown) -> None:
+    """Raise ConfigError on all ranks where one asks for other statistics: sums would mean nothing."""
+    asked = {"--bins": shown.bins, "--range": {name: list(pair) for name, pair in shown.ranges.items()}}
+    every = allgather_object(comm, asked)
+    for option in asked:
+        for rank, other in enumerate(every):
+            if other[option] != every[0][option]:
+                raise ConfigError(
+                    f"silofl stats needs the same {option} on all ranks: it is {every[0][option]} on rank 0 "
+                    f"and {other[option]} on rank {rank}",
+                    rank=0,
+                )
 
 
 class _Sums:

@@ -55,7 +55,7 @@ class Shown:
 
         A part is the whole without the others, and parts that make up a small sum are told by it. So the
         smallest parts that could be shown are hidden, too, until the hidden sum leaves some choice
-        (complementary suppression: Hundepool et al. 2012, "Statistical Disclosure Control", section 4.4).
+        (complementary suppression).
         """
         hidden = {place for place, one in enumerate(values) if 0 < one < self.least}
         others = [place for place in np.argsort(values, kind="stable").tolist() if values[place] > 0]

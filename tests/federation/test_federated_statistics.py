@@ -174,3 +174,17 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     for text in ("age", "age=1", "age=2:1", "=1:2", "age=0:inf"):
         with pytest.raises(ConfigError, match="is not COLUMN=LOW:HIGH, such as age=0:120"):
             _parsed([text])
+
+
+@pytest.mark.parametrize(
+    ("other", "option"), [(Shown(bins=5), "--bins"), (Shown(ranges={"age": (0.0, 121.0)}), "--range")]
+)
+def test_ranks_that_ask_for_other_statistics_are_one_sentence(tmp_path, other, option):
+    written(tmp_path)
+    config = settings(tmp_path)
+
+    def rank(comm):
+        with pytest.raises(ConfigError, match=f"the same {option} on all ranks: .* on rank 2"):
+            federated_statistics(config, other if comm.rank == 2 else Shown(), comm=comm)
+
+    run_in_threads(SILOS, rank, timeout_s=60)

@@ -146,6 +146,9 @@ def test_empty_cells_of_categories_and_words_that_mean_it(tmp_path):
     ("data", "privacy", "sentence"),
     [
         ({"drop": ["a"], "columns": ["b"]}, {}, "data.drop and data.columns both say"),
+        ({"drop": ["label"]}, {}, "data.drop would make the target 'label'"),
+        ({"target": "y", "id": "y "}, {}, "data.id would make the target 'y'"),
+        ({"columns": ["a", "label"]}, {}, "data.columns would make the target 'label'"),
         ({"drop": ["a"], "impute": {"a": 1}}, {}, "data.drop passes 'a' over, and another key of"),
         ({"categorical": ["a"], "impute": {"a": 1}}, {}, "empty cells of a column of categories go into"),
         ({"flag_missing": ["a"]}, {}, "data.flag_missing has 'a', and nothing says what stands"),
