@@ -284,8 +284,9 @@ def test_the_rank_dies_with_its_watchdog(tmp_path: Path, number: int) -> None:
 
 def test_the_rank_is_killed_when_its_launcher_is_gone(tmp_path: Path) -> None:
     """Otherwise a rank whose mpirun was killed would train on."""
-    job = WatchedProgram(tmp_path, f"{ROUND_5}{MAKES_PROGRESS}", launcher=("sh", "-c", '"$@"; exit', "sh"))
-    job.read("rank")
+    body = f'{ROUND_5}open("in round 5", "w").close(){MAKES_PROGRESS}'
+    job = WatchedProgram(tmp_path, body, launcher=("sh", "-c", '"$@"; exit', "sh"))
+    job.read("in round 5")
     job.process.kill()
     code, err = job.end()
     assert (code, err) == (
