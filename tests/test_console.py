@@ -62,7 +62,6 @@ def test_a_command_whose_output_is_all_it_does(more, code, err):
     assert shell(f"{SILOFL} --version {more}") == (code, b"", err)
 
 
-@pytest.mark.long
 def test_the_version_is_printed_as_ever():
     assert shell(f"{SILOFL} --version") == (0, f"{__version__}\n".encode(), "")
 

@@ -106,7 +106,6 @@ def identifiers(path: Path) -> frozenset[str]:
     return frozenset(token.string for token in tokens if token.type == tokenize.NAME)
 
 
-@pytest.mark.long
 def test_retired_identifiers_stay_out() -> None:
     found = [
         f"{path.relative_to(ROOT)} has {word}: say {RETIRED[word]}"

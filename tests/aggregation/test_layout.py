@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +30,6 @@ def layouts(draw: Any) -> tuple[Layout, dict[str, tuple[int, Any]]]:
     return Layout(vectors, {name: width for name, (_, width) in named.items()}, shards), named
 
 
-@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(layouts(), st.data())
 def test_every_word_of_every_value_lies_on_the_wire_once(built: Any, data: Any) -> None:
@@ -57,7 +55,6 @@ def test_every_word_of_every_value_lies_on_the_wire_once(built: Any, data: Any) 
     assert sorted(every.tolist()) == list(range(size))
 
 
-@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(layouts())
 def test_slices_of_all_vectors_have_one_server(built: Any) -> None:

@@ -123,7 +123,6 @@ def test_half_the_noise_makes_the_claim_false(
     assert "the claim is FALSE" in found.text()
 
 
-@pytest.mark.long
 def test_a_record_moves_nothing_but_its_own_gradient(tmp_path: Path) -> None:
     found = probed(tmp_path)
     assert found.holds
@@ -136,7 +135,6 @@ def probed(path: Path) -> Probed:
     return probe(settings(path), 1, SILOS, str(path / "probes"), 0)
 
 
-@pytest.mark.long
 def test_scaling_by_a_silo_s_own_statistics_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = files.silo_data
 
@@ -150,7 +148,6 @@ def test_scaling_by_a_silo_s_own_statistics_is_found(tmp_path: Path, monkeypatch
     assert found.others > 10
 
 
-@pytest.mark.long
 def test_a_split_by_labels_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stratified(features: Any, labels: Any, fraction: float, seed: int) -> Any:
         """Every fifth of each class, in the order of the file."""

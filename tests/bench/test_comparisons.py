@@ -20,7 +20,6 @@ def as_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
 
 
-@pytest.mark.long
 def test_both_sides_make_the_mean_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     side_by_side: Any = __import__("side_by_side")
 

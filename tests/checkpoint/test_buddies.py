@@ -140,7 +140,6 @@ def test_a_lost_run_directory_comes_back(tmp_path: Path, lost: int) -> None:
     assert all(found and not found.notices for found in silos.latest().values())
 
 
-@pytest.mark.long
 def test_files_of_many_pieces_and_of_different_lengths(tmp_path: Path) -> None:
     silos = with_buddies(tmp_path)
     lengths = [10, CHUNK_BYTES // 3, CHUNK_BYTES // 2]  # of values of 4 bytes: 1, 2 and 3 pieces

@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from silofl.comm.respawn import Place
 
 PROGRAM = """
@@ -24,7 +22,6 @@ def started(command, folder, **more):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.long
 def test_a_process_is_started_as_it_was(tmp_path):
     """Interpreter arguments, arguments, folder and variables; what the other has and it had not is unset."""
     command = [sys.executable, "-X", "utf8", "-c", PROGRAM, "train", "a b.toml"]

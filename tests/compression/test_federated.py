@@ -260,7 +260,6 @@ def test_packets_are_averaged_as_in_the_reference(tmp_path: Path, name: str, fee
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("at", mostly_long(["train", "collect first", "step"], 1))
 def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     prepare(monkeypatch)
@@ -273,7 +272,6 @@ def test_a_silo_with_packets_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(model_of(tmp_path), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.long
 def test_a_silo_with_packets_dies_while_the_others_read_its_packet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,6 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "NoiseKeys", fixed)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("unit", ["silo", pytest.param("example", marks=pytest.mark.long)])
 def test_words_both_ways_give_the_model_that_slices_give(tmp_path: Path, unit: str) -> None:
@@ -118,7 +117,6 @@ def test_a_killed_run_resumes_with_equal_bytes_and_equal_epsilon(
     assert {result["epsilon"] for result in resumed} == {whole["epsilon"]}
 
 
-@pytest.mark.long
 def test_a_round_goes_on_without_a_silo_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     failure = {"policy": "shrink", "inject": ["kill silo 2 round 3 at collect first"]}

@@ -27,7 +27,6 @@ def test_every_member_is_told_with_its_keys_and_what_they_mean(name: str) -> Non
         assert len(told.split("=", 1)[1].split()) > 1, "a key without a word on it"
 
 
-@pytest.mark.long
 def test_what_goes_with_privacy_is_what_a_configuration_takes() -> None:
     said = {name: next(line for line in listing(name) if "with [privacy]" in line) for name in MEMBERS}
     assert "unit example (place local) and unit silo (place local, distributed, central)" in said["fedavg"]

@@ -18,7 +18,6 @@ from silofl.errors import ConfigError
 RINGS = st.sampled_from([8, 16, 32])
 
 
-@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(RINGS, st.integers(1, 100), st.booleans(), st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
 def test_the_worst_sum_does_not_wrap(bits, silos, stochastic, value_range, seed):
@@ -85,7 +84,6 @@ def test_counts_add_up_exactly_in_every_ring(bits, silos, data):
     assert limbs.decode(sums) == sum(counts)
 
 
-@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(RINGS, st.integers(1, 255), st.integers(0, 2**32 - 1))
 def test_weights_add_up_to_forty_bits(bits, silos, seed):

@@ -128,7 +128,6 @@ def meaning(claim):
     return stated["statement"], bytes.fromhex(stated["signature"])
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("cases", mostly_long([300, 30_000], 0))
 @pytest.mark.timeout(3600)
 def test_a_spoiled_claim_lets_nobody_in(returning, cases):

@@ -147,7 +147,6 @@ def test_a_silo_that_is_back_brings_noise_again(tmp_path: Path, monkeypatch: pyt
     ]
 
 
-@pytest.mark.long
 def test_a_silo_without_a_record_of_its_data_stays_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,6 @@ def test_correlated_noise_is_refused_which_a_lost_silo_makes_dearer_afterwards(t
         budgeted(tmp_path, "a", privacy={"bands": 3, "sample_rate": 0.1})
 
 
-@pytest.mark.long
 def test_one_silo_s_budget_ends_the_run_of_all_and_tells_them_no_number(tmp_path: Path) -> None:
     federate(budgeted(tmp_path, "a"))
     most = of_rounds(tmp_path, 4) * 1.0001
@@ -235,7 +234,6 @@ def test_of_a_damaged_file_nothing_is_brought(tmp_path: Path, how: str) -> None:
         statement_of_budget(path) if path.is_file() else budget(tmp_path).over({ONE: 1})
 
 
-@pytest.mark.long
 def test_a_damaged_file_ends_the_run_of_all_before_anything_is_shown(tmp_path: Path) -> None:
     federate(budgeted(tmp_path, "a"))
     file = tmp_path / "budget-1" / "data.budget.jsonl"
@@ -340,7 +338,6 @@ def test_after_a_run_that_was_refused_the_next_takes_another_folder(
     assert pick(config, resume=False) == "runs/a-2"
 
 
-@pytest.mark.long
 def test_what_a_silo_has_left_is_in_no_result(tmp_path: Path) -> None:
     summary = federate(budgeted(tmp_path, "run", {"budget_epsilon": 77.125}))[0]
     assert "77.125" not in json.dumps([summary, lines(tmp_path)])

@@ -122,7 +122,6 @@ def test_steps_of_a_thread_beside_do_not_end_a_slow_one(clock: Time) -> None:
     assert clock.now == pytest.approx(110.0, abs=0.1)
 
 
-@pytest.mark.long
 def test_a_slow_silo_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     stretched: list[float] = []

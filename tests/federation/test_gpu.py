@@ -86,7 +86,6 @@ def test_a_run_on_gpus_that_is_resumed_has_the_bits_of_one_on_the_host(
     assert gpu.read_bytes() == host.read_bytes()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("privacy", "sections"),
     mostly_long(

@@ -181,7 +181,6 @@ def test_silos_are_left_out_by_name(tmp_path: Path, protocol: str, as_if_died: s
     assert found[0]["model_sha256"] == as_if_died
 
 
-@pytest.mark.long
 def test_before_a_round_is_committed_nobody_is_left_out(tmp_path: Path) -> None:
     everybody = tuple(range(SILOS))
     assert federate(configs(tmp_path, "plain", failure=killed(everybody, 1))) == [None] * SILOS

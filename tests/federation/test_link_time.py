@@ -26,7 +26,6 @@ def test_what_is_no_link_is_refused(text: str) -> None:
         Link.named(text)
 
 
-@pytest.mark.long
 def test_a_secure_sum_has_as_many_exchanges_however_long_its_vectors_and_waits_at_each() -> None:
     def found(**secure: str) -> tuple[float, ...]:
         settings = configuration.parse({"task": {"name": "digits"}, "secure": secure})

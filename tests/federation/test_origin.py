@@ -132,7 +132,6 @@ def test_under_privacy_other_data_is_refused_whatever_the_key_says(run: Any) -> 
     assert str(errors[0]).endswith("no other data is accepted, for the ledger counts what was spent of this")
 
 
-@pytest.mark.long
 def test_the_digest_stays_with_its_silo_and_is_another_in_each_run(run: Any, tmp_path: Path) -> None:
     config = run()
     states = [_origin(config, silo) for silo in range(SILOS)]
@@ -249,7 +248,6 @@ def test_a_changed_task_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         sys.modules.pop("changing_task", None)
 
 
-@pytest.mark.long
 def test_a_resume_that_finds_nothing_committed_says_that_it_begins_anew(run: Any, capfd: Any) -> None:
     config = run()
     shutil.rmtree(Path(config.run.dir) / "checkpoints")
@@ -261,7 +259,6 @@ def test_a_resume_that_finds_nothing_committed_says_that_it_begins_anew(run: Any
     )
 
 
-@pytest.mark.long
 def test_a_checkpoint_without_an_origin_is_gone_on_with(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = federation.committed_state
     monkeypatch.setattr(federation, "committed_state", lambda parts: whole(parts[1:]))
@@ -314,7 +311,6 @@ class Wanderer(Changed):
         return super().data(silo, silos)
 
 
-@pytest.mark.long
 def test_a_task_that_changes_the_folder_moves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,7 +284,6 @@ def test_a_run_ends_before_it_exceeds_what_it_may_spend(tmp_path: Path) -> None:
         assert result["rounds"] == 3
 
 
-@pytest.mark.long
 def test_a_delta_that_is_too_large_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(RunLogger, "notice", lambda self, text: told.append(text))
@@ -351,7 +350,6 @@ def test_noise_in_shares_needs_a_sum_that_hides_them(tmp_path: Path) -> None:
         assert "over 2 silos there is none" in str(error)
 
 
-@pytest.mark.long
 def test_what_a_model_draws_is_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's seed is known to all: runs with equal seeds and other keys draw differently."""
     seeds: list[int] = []

@@ -174,7 +174,6 @@ class Layered(Plain):
         return nn.Sequential(nn.Linear(FEATURES, 8), nn.Linear(8, 3))
 
 
-@pytest.mark.long
 def test_a_silo_that_is_not_drawn_brings_noise_and_keeps_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +301,6 @@ def test_a_round_that_is_taken_again_tells_no_coin(
     assert all(len(set(found)) == len(found) for found in again.values())
 
 
-@pytest.mark.long
 def test_copies_of_a_run_that_went_apart_tell_no_coin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +346,6 @@ def test_coins_come_up_as_often_as_they_should(tmp_path: Path, coins: Coins) -> 
     assert not all(any(row) for row in drawn)  # a round without any is a round
 
 
-@pytest.mark.long
 def test_a_silo_dies_and_the_rest_is_counted_with_less_noise(tmp_path: Path, coins: Coins) -> None:
     fault = {"policy": "shrink", "inject": ["kill silo 3 round 3 at collect first"]}
     whole, lost = (

@@ -97,7 +97,6 @@ def test_every_silo_scales_by_the_same_and_trains_on_it(tmp_path):
     assert np.allclose(x.std(axis=0), [1, 0, 1, 1], atol=1e-6)
 
 
-@pytest.mark.long
 def test_a_resume_and_a_silo_that_lost_its_folder_take_what_was_kept(tmp_path, monkeypatch):
     written(tmp_path)
     first = federate(settings(tmp_path))[0]["preprocessing"]
@@ -114,7 +113,6 @@ def test_a_resume_and_a_silo_that_lost_its_folder_take_what_was_kept(tmp_path, m
     assert json.loads(kept.read_text()) == first
 
 
-@pytest.mark.long
 def test_a_resume_refuses_statistics_that_differ_or_are_damaged(tmp_path):
     written(tmp_path)
     federate(settings(tmp_path))
@@ -142,7 +140,6 @@ def test_a_silo_that_comes_back_believes_its_own_statistics(tmp_path):
         standardization.of_returning(tmp_path, 1, standardization.dumps(other))
 
 
-@pytest.mark.long
 def test_other_columns_and_other_data_are_refused(tmp_path):
     written(tmp_path)
     federate(settings(tmp_path))
@@ -171,7 +168,6 @@ def test_a_silo_with_other_columns_is_refused_before_anything_is_added_up(tmp_pa
         assert all("the columns of silo 1 are not those of silo 0" in str(error) for error in errors), errors
 
 
-@pytest.mark.long
 def test_check_scales_as_the_run_would(tmp_path, monkeypatch):
     written(tmp_path)
     agreed = []

@@ -119,7 +119,6 @@ def test_of_a_resume_too(
     assert all(isinstance(end, ProtocolError) and "silo 1's" in str(end) for end in ends), ends
 
 
-@pytest.mark.long
 def test_a_silo_that_never_has_its_file_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,7 +129,6 @@ def test_a_compressed_round_sends_what_check_says(
     assert bytes_of_rounds(config, 4, tmp_path) == {dry_run(config, 4).bytes_sent_per_round}
 
 
-@pytest.mark.long
 def test_a_long_update_of_few_bits_sends_as_many_in_both_directions() -> None:
     """Of 2^20 values: three quarters up and three quarters down, and less than 20 kB of keys and ranges."""
     size = 1 << 20

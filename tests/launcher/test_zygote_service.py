@@ -19,7 +19,6 @@ from tests.launcher.forks import begin, eventually, first_line, outcome, parent,
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="zygotes are Linux's")
 
 
-@pytest.mark.long
 def test_a_killed_zygote_takes_no_rank_with_it_and_another_starts(
     forked: str, tmp_path: Path, environ: dict[str, str]
 ) -> None:
@@ -42,7 +41,6 @@ def test_many_that_start_at_once_share_one_zygote(forked: str, environ: dict[str
     assert {one.returncode for one in running} == {0}
 
 
-@pytest.mark.long
 def test_no_two_forks_have_the_same_random_numbers(forked: str, environ: dict[str, str]) -> None:
     code = """
 import multiprocessing.process, random, secrets, uuid, os
@@ -111,7 +109,6 @@ def test_many_descriptors_are_passed_on(forked: str, environ: dict[str, str], co
     assert (code, out) == (0, f"{count + 4}\n")
 
 
-@pytest.mark.long
 def test_a_process_with_too_many_descriptors_goes_on_by_itself(forked: str, environ: dict[str, str]) -> None:
     many = [os.dup(0) for _ in range(300)]
     code, out, _ = outcome(

@@ -154,7 +154,6 @@ def test_one_sampled_release_against_the_definition(noise, rate, delta):
     assert exact <= epsilon({gaussian(noise, rate): 1}, delta, "pld") <= 1.001 * exact + 1e-9
 
 
-@pytest.mark.long
 def test_published_values():
     """DP-SGD's published epsilons, by the conversion of their time, rdp + log(1 / delta) / (order - 1)."""
 

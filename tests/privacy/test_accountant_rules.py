@@ -199,7 +199,6 @@ def test_without_dp_accounting_the_extra_is_named(monkeypatch):
         epsilon({gaussian(1.0): 1}, 1e-5, "pld")
 
 
-@pytest.mark.long
 def test_dp_accounting_is_not_loaded_before_it_is_needed():
     code = (
         "import sys, silofl.privacy.ledger, silofl.privacy.calibration as c\n"

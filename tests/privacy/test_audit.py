@@ -239,7 +239,6 @@ def test_what_is_left_of_the_noise_when_a_silo_is_lost_is_what_was_claimed() -> 
     assert 0.95 < part_proven(of, seen, left) <= 1
 
 
-@pytest.mark.long
 def test_a_silo_that_is_lost_unprepared_costs_what_is_told() -> None:
     of, left = plan("distributed"), SILOS - 1
     seen = seen_of_a_sum(of, 4, left)
@@ -256,7 +255,6 @@ def test_rotated_sums_in_a_small_ring_keep_the_claim(monkeypatch: pytest.MonkeyP
     assert proven(seen_of_a_sum(of, 24)) > claim(of)
 
 
-@pytest.mark.long
 def test_sampled_steps_together_keep_the_claim_and_a_sampler_that_takes_all_does_not() -> None:
     of = plan("local", unit="example", sample_rate=0.2, size=400_000)
     told = claim(of, releases=5)

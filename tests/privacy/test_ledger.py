@@ -54,7 +54,6 @@ def test_a_release_survives_json(release):
     assert Release.from_json(release.to_json()) == release
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("examples", mostly_long([4, 12, 200], 0))
 def test_a_ledger_survives_json_bit_for_bit(examples):
     @settings(max_examples=examples, deadline=None)

@@ -42,7 +42,6 @@ def test_the_p_value_is_that_of_the_theorem(guesses: int, eps: float, delta: flo
         assert math.isclose(found, naive_p_value(12, guesses, right, eps, delta), rel_tol=1e-9)
 
 
-@pytest.mark.long
 def test_randomized_response_is_refuted_as_seldom_as_is_said() -> None:
     """Its guesses are right as often as the claim allows: the worst mechanism that there is."""
     rng, eps, canaries = np.random.default_rng(0), 1.5, 200

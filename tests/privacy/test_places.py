@@ -135,7 +135,6 @@ def test_a_planted_comparison_is_found(planted: str) -> None:
     assert compared(ast.parse(planted)) == [1]
 
 
-@pytest.mark.long
 def test_no_source_compares_a_place_by_its_name() -> None:
     home = ROOT / "silofl/privacy/places"
     files = [path for path in (ROOT / "silofl").rglob("*.py") if path.parent != home]

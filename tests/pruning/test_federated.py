@@ -98,7 +98,6 @@ def test_masks_and_models_are_those_of_the_reference(
         assert results[0]["density"] == told[-1]
 
 
-@pytest.mark.long
 def test_bytes_go_with_what_is_left(tmp_path: Path) -> None:
     """Beside keys, which are anew with every mask: two bytes up and down a value, of four silos."""
     federate(settings(tmp_path, MAGNITUDE | {"end": 2, "every": 2}, {}, {"protocol": "secagg"}, 4))

@@ -172,7 +172,6 @@ def of_queue(folder: Path) -> dict[str, str]:
     return {"PBS_JOBID": "7.server", "PBS_O_WORKDIR": str(folder), "LSB_JOBID": "7"}
 
 
-@pytest.mark.long
 def test_submit_hands_on_what_it_was_given(folder: Path) -> None:
     (folder / "own.sh").write_text("ulimit -l unlimited\n")
     options = ["--silos", "6", "--mem", "8G", "--module", "a", "--module", "b", "--container", "x.sif"]

@@ -144,7 +144,6 @@ def test_no_message_has_what_a_silo_has_trained(tmp_path: Path, monkeypatch: pyt
     assert spy.found(models) >= 2 * SIZE  # so that it does find
 
 
-@pytest.mark.long
 def test_a_model_that_no_silo_takes_stays_to_the_bit(tmp_path: Path) -> None:
     seed = 2
     federate(settings(tmp_path, 3, rounds=3, seed=seed, secure={"protocol": "secagg", "bits": 16}))

@@ -48,7 +48,6 @@ def test_the_server_s_half_has_every_silo_s_slice(tmp_path: Path, fault: tuple[s
     np.testing.assert_allclose(model, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.long
 def test_rows_are_those_of_the_silos_that_were_drawn(tmp_path: Path) -> None:
     model = federate(tmp_path, {"name": "fedavg"}, rounds=12, protocol="plain", run={"silos_per_round": 3})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

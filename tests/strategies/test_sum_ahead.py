@@ -79,7 +79,6 @@ def federate(config: Config, told: Told, at_step: Any, *, resume: bool = False) 
     run_in_threads(SILOS, rank, timeout_s=110)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg", "additive"], 1))
 def test_all_of_a_sum_is_there_before_the_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str

@@ -65,7 +65,6 @@ def test_silos_hold_every_patient_once_on_the_published_scale():
     assert np.allclose(rows(whole, torch.cat([y, test_y])), rows(scaled, labels), atol=1e-4)
 
 
-@pytest.mark.long
 def test_a_sample_has_one_role_at_any_silo():
     """Whatever the partitioner and the number of silos, and so however they overlap between runs."""
     first = pooled(configured(), 4)

@@ -144,7 +144,6 @@ def test_dirichlet_label_skew_falls_with_alpha_to_that_of_equal_shares():
     assert skews[-1] < 0.06  # independent draws: each class within 5 % of equal
 
 
-@pytest.mark.long
 def test_dirichlet_gives_each_silo_the_beta_moments_of_a_class():
     alpha, silos, draws = 0.5, 4, 4000
     given, rng = (

@@ -1,7 +1,6 @@
 """synthetic(alpha, beta) against the formulas of the paper, section 5.1."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,7 +50,6 @@ def test_features_are_normal_around_the_silos_centre_with_variances_falling_as_j
     assert np.abs(correlation).max() < 5.5 / np.sqrt(40_000)
 
 
-@pytest.mark.long
 def test_silos_differ_by_alpha_in_models_and_by_beta_in_features():
     for alpha, beta in [(0.0, 0.0), (0.5, 2.0), (3.0, 0.0)]:
         rng = np.random.default_rng(2)

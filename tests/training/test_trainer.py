@@ -131,7 +131,6 @@ def test_a_round_is_a_function_of_seed_silo_and_round() -> None:
     assert not torch.equal(run([2]), run([3]))
 
 
-@pytest.mark.long
 def test_optimizers_by_name_reach_the_line() -> None:
     for name, options in (
         ("SGD", {"momentum": 0.9}),
