@@ -110,6 +110,8 @@ def _entry(text: str) -> Floats:
 
 def _only(cell: Floats) -> str | None:
     """The text of a cell that has one, however often; None where it has several."""
+    if not cell[0]:  # of nothing, or of what adds up to it
+        return None
     parts = cell / cell[0]
     if not (parts == np.rint(parts)).all() or (parts < 0).any() or (parts >= 256.0**_PIECE).any():
         return None
