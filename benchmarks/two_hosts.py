@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ case "$1" in {cases} *) echo "no host $1" >&2; exit 255 ;; esac
 shift
 exec ip netns exec "$host" unshare --uts bash -c "{mount}hostname $host; $*"
 """
-GRACE_S = 10.0
+GRACE_S, LOOK_S = 10.0, 0.01
 
 
 class HostsError(RuntimeError):
@@ -133,10 +134,18 @@ class Hosts:
         return found
 
     def clear(self) -> None:
-        """End what still runs on the hosts: it outlives an mpirun that was killed."""
-        for host in range(len(self.names)):
-            for pid in self.processes(host):
+        """End what still runs on the hosts: it outlives an mpirun that was killed.
+
+        HostsError where something is left after `GRACE_S`. What is killed is there until it has run
+        once more, and what it had begun to start may come after the look: until a look finds nobody.
+        """
+        end = time.monotonic() + GRACE_S
+        while left := [pid for host in range(len(self.names)) for pid in self.processes(host)]:
+            if time.monotonic() > end:
+                raise HostsError(f"processes {left} on the hosts do not end")
+            for pid in left:
                 _kill(pid)
+            time.sleep(LOOK_S)
 
     def _down(self, host: int) -> Path:
         """A file that is there while the host does not answer the agent."""
@@ -170,11 +179,13 @@ def two_hosts(megabits: float, count: int = 2, own: Path | None = None) -> Itera
         _make(hosts, switch, megabits)
         yield hosts
     finally:
-        hosts.clear()
-        for name in (*names, *switch):  # the devices go with them
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-        shutil.rmtree(folder)
-        signal.signal(signal.SIGTERM, stopped)
+        try:
+            hosts.clear()
+        finally:
+            for name in (*names, *switch):  # the devices go with them
+                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            shutil.rmtree(folder)
+            signal.signal(signal.SIGTERM, stopped)
 
 
 def _mount(own: Path | None, host: str) -> str:
