@@ -20,6 +20,7 @@ from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
 from silofl.federation.dry_run_silos import DryRunSilos
 from silofl.federation.failure.policy import describe_policy
+from silofl.federation.first_models import weights_mismatch
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.participation import describe_participation, refuse_unfit
@@ -35,6 +36,7 @@ from silofl.federation.silo import Silo
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
+from silofl.federation.watched_metrics import refuse_unknown
 from silofl.privacy.band_choice import better
 from silofl.privacy.claim import NOTHING, outside
 from silofl.privacy.column_statistics import StatisticsPlan
@@ -99,6 +101,8 @@ def _dry_run(
     passed_over: dict[int, tuple[str, ...]] = {}
     treatments: list[tuple[str, str, str]] = []
     magnitudes: dict[int, NDArray[np.float64]] = {}
+    names: list[frozenset[str]] = []
+    weights: dict[int, str] = {}
     first: Silo | None = None
     error: MismatchError | None = None
     for number in every.seen:
@@ -106,6 +110,8 @@ def _dry_run(
         devices = every.devices(number)
         silo = Silo(mine, task, number, silos, devices[0], code=code)
         first = first or silo
+        names.append(silo.metric_names)
+        weights[number] = silo.weights
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
         if isinstance(task, Files):
@@ -117,9 +123,10 @@ def _dry_run(
         ranks = mine.train.ranks_per_silo
         rows.append(SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks))
     assert first is not None
-    error = schema_mismatch(schemas) or error  # columns are what a user knows
+    error = schema_mismatch(schemas) or error or weights_mismatch(weights)  # columns are what a user knows
     if error is not None:
         raise error
+    refuse_unknown(config.run, names)
     notes = [
         *_of_ranks([row.ranks for row in rows]),
         *schema_notices(schemas),

@@ -56,13 +56,21 @@ def drawn(
 def agree_on_weights(comm: Communicator, digest: str) -> None:
     """Refuse silos that were given other weights than rank 0; collective. `digest` is empty for none."""
     told = allgather_parsed(comm, digest, str, "the weights that it was given")
-    others = [comm.members[rank] for rank, one in enumerate(told) if one != told[0]]
-    if others:
-        raise MismatchError(
-            f"task.weights of silo {others[0]} is another file than silo {comm.members[0]}'s: give all silos "
-            "the same one",
-            rank=0,
-        )
+    error = weights_mismatch(dict(zip(comm.members, told, strict=True)))
+    if error is not None:
+        raise error
+
+
+def weights_mismatch(digests: Mapping[int, str]) -> MismatchError | None:
+    """The error of silos that were given other weights than the first, from the digests of each."""
+    first, *others = digests
+    other = next((silo for silo in others if digests[silo] != digests[first]), None)
+    if other is None:
+        return None
+    return MismatchError(
+        f"task.weights of silo {other} is another file than silo {first}'s: give all silos the same one",
+        rank=0,
+    )
 
 
 def refuse_clusters(config: Config, strategy: Strategy, model: FlatModel, number: int, silos: int) -> None:

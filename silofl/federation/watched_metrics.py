@@ -7,7 +7,7 @@ of the first silo that is there: one copy more than there is without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, final
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from silofl.comm.collective_errors import allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.config import Config
+from silofl.config import Config, RunConfig
 from silofl.errors import CheckpointError, ConfigError
 from silofl.federation.silo import Silo
 from silofl.federation.stateful import Json, Part, State
@@ -75,7 +75,7 @@ class WatchedMetrics(Part):
 
     def __init__(self, group: ElasticGroup, config: Config, size: int, dtype: np.dtype[Any]) -> None:
         self._group, self._size, self._dtype = group, size, dtype
-        self._stop, self._keep = config.run.stop_when, config.run.keep_best
+        self._config, self._stop, self._keep = config.run, config.run.stop_when, config.run.keep_best
         self._known = Watched()
         self.best: Vector | None = None
         self.notices: list[str] = []
@@ -123,15 +123,7 @@ class WatchedMetrics(Part):
                 group.comm, sorted(names), lambda sent: frozenset(map(str, sent)), "the names of its metrics"
             )
 
-        every = frozenset[str]().union(*group.step(tell))
-        for key, one in (("stop_when", self._stop), ("keep_best", self._keep)):
-            if one is not None and one.metric not in every:
-                has = f"the task has {', '.join(sorted(every))}" if every else "no silo has held-out samples"
-                raise ConfigError(
-                    f"run.{key} watches the metric {one.metric!r}, and {has}"
-                    + (": name one of these" if every else ""),
-                    rank=0,
-                )
+        refuse_unknown(self._config, group.step(tell))
 
     def observe(self, round_number: int, told: Told, values: Vector) -> None:
         """Take in the metrics of a round whose model is `values` (d,); the same on every rank.
@@ -236,6 +228,19 @@ def _number(told: Any) -> float | None:
 def _parsed(sent: Any) -> tuple[Watched | None, bool]:
     known, has = sent
     return Watched.parsed(known), has is True
+
+
+def refuse_unknown(run: RunConfig, names: Iterable[frozenset[str]]) -> None:
+    """Raise ConfigError for a metric that no silo's evaluation has; `names` are of each silo's numbers."""
+    every = frozenset[str]().union(*names)
+    for key, one in (("stop_when", run.stop_when), ("keep_best", run.keep_best)):
+        if one is not None and one.metric not in every:
+            has = f"the task has {', '.join(sorted(every))}: name one of these"
+            raise ConfigError(
+                f"run.{key} watches the metric {one.metric!r}, and "
+                + (has if every else "no silo has held-out samples: remove it, or give a silo some"),
+                rank=0,
+            )
 
 
 def agreed(told: list[Told], names: tuple[str, ...]) -> Told:

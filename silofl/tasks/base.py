@@ -147,6 +147,7 @@ class ListeningTask(Protocol):
     def on_round(self, record: Mapping[str, Any]) -> None:
         """Called after a round, before it is committed, with its line of `metrics.jsonl`.
 
+        Seconds and bytes in it are this silo's.
         A round that a resume repeats is told again; a silo that was away is not told of what it missed. What
         it raises ends the run.
         """

@@ -17,7 +17,7 @@ from silofl.config import Config
 from silofl.errors import SiloflError
 from silofl.federation.loop import train
 from silofl.tasks import metrics
-from silofl.tasks.base import SiloData
+from silofl.tasks.base import Metric, SiloData
 
 FEATURES, CLASSES = 6, 3
 Record = dict[str, Any]
@@ -41,7 +41,7 @@ class Plain:
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    def metrics(self, model: nn.Module, batch: Any) -> dict[str, metrics.Metric]:
+    def metrics(self, model: nn.Module, batch: Any) -> dict[str, Metric]:
         return {"accuracy": metrics.accuracy(model(batch[0]), batch[1])}
 
 
