@@ -111,10 +111,11 @@ class Federated:
     model, loss = staticmethod(build_model), staticmethod(loss_of)
 
     def data(self, silo: int, silos: int) -> list[TensorDataset]:
-        return [TensorDataset(*one[silo::silos]) for one in load_data()]
+        self.parts = [TensorDataset(*one[silo::silos]) for one in load_data()]
+        return self.parts
 
     def optimizers(self, model: nn.Module) -> Optimizers:
-        return Optimizers(*configure(model, TRAINED), over="steps")
+        return Optimizers(*configure(model, len(self.parts[0])), over="steps")
 
     def metrics(self, model: nn.Module, batch: Any) -> dict[str, Any]:
         return {"auc": metrics.auc(scores_of(model, batch), batch[1], bins=2**15)}

@@ -1,4 +1,4 @@
-"""Early stops and best models: decided together, kept in checkpoints, and the same after a resume or a loss."""
+"""Early stops and best models: decided together, and the same after a resume, a loss and a return."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_trainer_has_the_rounds_rates_in_all_groups_also_after_a_restore() -> 
         ),
         (
             {"train": {"schedule": "cosine"}, "personal": {"name": "ditto"}},
-            'personal.name = "ditto" has steps',
+            '"ditto" has steps of its own',
         ),
     ],
     ids=str,
