@@ -74,7 +74,7 @@ def test_one_silo_has_the_numbers_of_the_script(
     assert result.summary["stopped_early"] == best + 1 + patience
     for line, expected in zip(result.history, by_hand, strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], abs=1e-9)
-        assert line["auc"] == pytest.approx(expected["auc"], abs=2e-4)  # pairs that share a bin
+        assert line["auc"] == pytest.approx(expected["auc"], abs=1e-3)  # pairs that share a bin
     model: Any = resnet.build_model()
     model.load_state_dict(load_file(result.path / "model.safetensors"))
     kept: Any = resnet.build_model()
@@ -91,7 +91,9 @@ def test_one_silo_has_the_numbers_of_the_script(
 
 def fewer(load_data: Any) -> Any:
     def load() -> Any:
-        train, test = load_data()
-        return torch.utils.data.TensorDataset(*train[:400]), test
+        parts = load_data()
+        return tuple(
+            torch.utils.data.TensorDataset(*one[:count]) for one, count in zip(parts, (400, 360), strict=True)
+        )
 
     return load
