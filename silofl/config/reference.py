@@ -19,6 +19,8 @@ from silofl.config.section import Section
 from silofl.errors import ConfigError
 
 UNSET = "unset"
+SHORT = (("RunConfig", "keep_best"), ("TrainConfig", "schedule"))
+"""Keys of a table in whose place a text may stand."""
 _MEMBERS = {
     "strategy": "strategies",
     "personal": "personal methods",
@@ -293,6 +295,10 @@ def schema() -> dict[str, Any]:
     made["properties"]["institution"] = _institutions(made)
     data = made["$defs"]["DataConfig"]["properties"]
     data["standardize"] = {**data["standardize"], "enum": [False, True, "federated"]}
+    for section, name in SHORT:
+        table = made["$defs"][section]["properties"][name]
+        kinds = table.pop("anyOf", None) or [{"$ref": table.pop("$ref")}]
+        table["anyOf"] = [*kinds, {"type": "string"}]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         **made,

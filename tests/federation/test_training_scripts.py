@@ -209,6 +209,33 @@ def test_a_parameter_that_does_not_move_is_named(tmp_path: Path, caplog: pytest.
     assert caplog.text.count("training in silo 0 has not moved spare: let the loss depend on every") == 1
 
 
+def test_the_page_on_tasks_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(configuration.__file__).parents[2] / "docs" / "tasks.md").read_text()
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    assert "class Wards" in code
+    exec(compile(code, "tasks.md", "exec"), {"__name__": "wards"})
+    said = capsys.readouterr().out
+    assert "after round 1: " in said
+    assert "'metric': 'accuracy', 'mode': 'max'" in said
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_a_collate_that_returns_something_else_is_one_sentence(tmp_path: Path, given: Any) -> None:
+    class Odd(Plain):
+        def collate(self, samples: list[Any]) -> Any:
+            return given
+
+    error = federate(settings(tmp_path), Odd)
+    where = (
+        "the task's collate(samples) returned None: return a batch" if given is None else "the task's loss()"
+    )
+    assert where in str(error)
+    assert "\n" not in str(error)
+
+
 def test_metrics_that_privacy_covers_not_decide_nothing() -> None:
     watching = {"keep_best": "auc", "stop_when": {"metric": "auc", "patience": 2}}
     tables = {"run": watching, "privacy": EXAMPLE | {"metrics": "exact"}, "train": {"steps": 2}}
