@@ -60,6 +60,12 @@ class LocalOptimizer:
         with self._calling():
             given = self._task.optimizers(self._model.module)
         made = own_optimizers(given, self._model, self._code.silo, self._calling)
+        if made.schedulers and self.schedule.changes:
+            raise ConfigError(
+                f"silo {self._code.silo}: the task's optimizers(model) has schedulers, and train.schedule "
+                "is set as well, so that both would set rates: remove one of them",
+                rank=self._code.silo,
+            )
         for part in made.parts:
             if needs_closure(type(part)):
                 raise ConfigError(

@@ -29,6 +29,12 @@ class Scheduled(Plain):
         return Optimizers(optimizer, cycle, over="steps")
 
 
+class Grouped(Plain):
+    def optimizers(self, model: Any) -> torch.optim.Optimizer:
+        groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters()}]
+        return torch.optim.SGD(groups, lr=0.02, momentum=0.9)
+
+
 class Looping(Plain):
     def fit(self, model: nn.Module, data: SizedDataset, round: int) -> Tensor:
         optimizer = torch.optim.SGD(model.parameters(), 0.1 / round)
@@ -41,12 +47,23 @@ class Looping(Plain):
         return loss
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_own_optimizers_are_resumed_bit_for_bit(tmp_path: Path, keep: bool) -> None:
+COSINE = {"name": "cosine", "rounds": 4}
+
+
+@pytest.mark.parametrize(
+    ("task", "train"),
+    [
+        (Scheduled, {"batch_size": 20}),
+        (Scheduled, {"batch_size": 20, "keep_optimizer": True}),
+        (Grouped, {"batch_size": 20, "keep_optimizer": True, "schedule": COSINE}),
+        (Plain, {"batch_size": 20, "keep_optimizer": True, "momentum": 0.9, "schedule": COSINE}),
+        (Looping, {}),
+    ],
+)
+def test_a_script_is_resumed_bit_for_bit(tmp_path: Path, task: type[Plain], train: dict[str, Any]) -> None:
     def run(folder: str, rounds: int, *, resume: bool = False) -> Any:
-        train = {"batch_size": 20, "keep_optimizer": keep}
         config = settings(tmp_path / folder, run={"rounds": rounds}, train=train, secure=SECURE)
-        return federate(config, Scheduled, resume=resume)
+        return federate(config, task, resume=resume)
 
     whole = run("whole", 4)
     run("part", 2)
@@ -125,6 +142,7 @@ PRUNED = {"name": "magnitude", "density": 0.5, "end": 2}
             ConfigError,
             "[prune] holds weights at",
         ),
+        (Scheduled, {"train": {"schedule": "linear"}}, ConfigError, "both would set rates: remove one of"),
         (Scheduled, {"train": {"lr": 0.3}}, ConfigError, "train.lr = 0.3 does nothing: remove it"),
         (Scheduled, {"strategy": {"name": "fedsgd"}}, ConfigError, '"fedsgd" takes no step by one'),
         (

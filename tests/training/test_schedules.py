@@ -79,6 +79,8 @@ def test_a_trainer_has_the_rounds_rates_in_all_groups_also_after_a_restore() -> 
 @pytest.mark.parametrize(
     ("tables", "sentence"),
     [
+        ({"train": {"lr_scheduler": "cosine"}}, "did you mean train.schedule?"),
+        ({"train": {"patience": 3}}, "did you mean run.stop_when?"),
         ({"train": {"schedule": "cosin"}}, "train.schedule.name = 'cosin' is not allowed"),
         ({"train": {"schedule": {"warmup": 2}}}, "did you mean train.schedule.warm_up"),
         ({"train": {"schedule": {"name": "cosine", "warm_up": 20}}}, "warm_up = 20 takes all of 20 rounds"),
