@@ -15,7 +15,7 @@ from torch import nn
 
 from silofl.errors import ConfigError, MismatchError
 from silofl.federation.dry_run import dry_run
-from silofl.tasks import registry
+from silofl.tasks import early, registry
 from tests.federation.own_scripts import CLASSES, FEATURES, Plain, federate, settings
 
 
@@ -86,6 +86,9 @@ def test_pickles_and_files_that_are_not_there_are_refused(tmp_path: Path) -> Non
     (tmp_path / "model.pt").write_bytes(pickle.dumps({"0.bias": 1}))
     error = start(tmp_path / "a", tmp_path / "model.pt")
     assert "is no safetensors file, and others, such as pickles of torch, may hold code" in str(error)
+    missing = settings(tmp_path, task={"weights": str(tmp_path / "none.safetensors")})
+    with pytest.raises(ConfigError, match=r"silo 1: task\.weights = .* cannot be read: No such file"):
+        early.refuse_early(missing, 1)
     error = start(tmp_path / "b", tmp_path / "none.safetensors")
     assert str(error).startswith("silo 0: task.weights = ")
     assert "cannot be read: No such file or directory" in str(error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,11 +16,14 @@ from silofl import config as configuration
 from silofl.config import TrainConfig
 from silofl.config.inner_tables import Schedule
 from silofl.errors import ConfigError
+from silofl.federation.local_work import RoundStart
+from silofl.federation.silo import Silo
+from silofl.strategies.scaffold import Scaffold
 from silofl.training.batches import Batches
 from silofl.training.flat import FlatModel
 from silofl.training.schedules import RoundSchedule
 from silofl.training.trainer import LocalTrainer
-from tests.federation.own_scripts import FEATURES, Plain
+from tests.federation.own_scripts import FEATURES, Plain, settings
 
 ROUNDS = 12
 
@@ -74,6 +79,15 @@ def test_a_trainer_has_the_rounds_rates_in_all_groups_also_after_a_restore() -> 
     again.fit(4)
     rates = [group["lr"] for part in optimizer.parts for group in part.param_groups]
     assert rates == pytest.approx([0.1 * 0.25, 0.02 * 0.25])
+
+
+def test_strategies_reckon_with_the_rounds_rate(tmp_path: Path) -> None:
+    tables: dict[str, Any] = {"strategy": {"name": "scaffold"}, "train": {"lr": 0.2, "schedule": "linear"}}
+    config = settings(tmp_path, **tables)
+    silo, strategy = Silo(config, Plain(), 0, 2, "cpu"), Scaffold()
+    zeros = np.zeros(silo.model.trainable, np.float32)
+    start = RoundStart({"model": zeros, "control": zeros}, zeros[:0], 3, strategy)
+    assert silo._half.local_round(silo.strategy_state, start).lr == pytest.approx(0.2 * 0.5)
 
 
 @pytest.mark.parametrize(
