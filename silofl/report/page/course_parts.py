@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -17,6 +18,8 @@ MOST_ROWS = 48
 LEAST_SHARE = 0.02
 """Of a run's seconds, for a phase to have a line of its own."""
 MOST_PHASES = 5
+FAR_ABOVE = 5.0
+"""A round of so many times the 95th percentile is cut off."""
 MOST_EVENTS = 200
 Rounds = Sequence[RoundMetrics]
 
@@ -55,10 +58,11 @@ def time_part(run: SharedFiles, key: str) -> Part:
     x = [one.round for one in rounds]
     total = sum(one.seconds for one in rounds)
     phases = _phases(rounds)
-    lines = [Line("whole round", x, [one.seconds for one in rounds])]
+    top, cut = _top_of(rounds)
+    lines = [Line("round", x, [min(one.seconds, top) for one in rounds])]
     shown = [name for name in phases if phases[name] >= LEAST_SHARE * total][:MOST_PHASES]
     for place, name in enumerate(shown):
-        own = [one.seconds_by_phase.get(name) for one in rounds]
+        own = [None if s is None else min(s, top) for one in rounds for s in [one.seconds_by_phase.get(name)]]
         lines.append(Line(name, x, own, f"s{place}", 1.2, DASHES[place + 1], MARKERS[place]))
     seconds = lines_figure(f"{key}-s", "seconds", lines, number=seconds_text, from_zero=True)
     sent = [float(one.bytes_sent) for one in rounds]
@@ -79,7 +83,7 @@ def time_part(run: SharedFiles, key: str) -> Part:
         "Seconds by phase", ["phase", "in all", "a round", "share"], rows, caption=told, strong=strong
     )
     drawings = [
-        Drawing("Seconds", seconds, "Of a round, and of its longest phases."),
+        Drawing("Seconds", seconds, f"Of a round, and of its longest phases.{cut}"),
         Drawing(
             "Bytes",
             traffic,
@@ -94,6 +98,18 @@ def time_part(run: SharedFiles, key: str) -> Part:
         svg = lines_figure(f"{key}-{name}", title, [Line(title.lower(), x, values)], number=plain_number)
         drawings += [Drawing(title, svg, about)] if svg else []
     return Part("Time and traffic", (), drawings, [table])
+
+
+def _top_of(rounds: Rounds) -> tuple[float, str]:
+    """Where seconds are cut off, so that one slow round does not flatten all others; a sentence on which."""
+    longest = sorted(one.seconds for one in rounds)
+    top = longest[int(0.95 * (len(longest) - 1))] * FAR_ABOVE
+    slow = [one for one in rounds if one.seconds > top]
+    if not slow or not top:
+        return math.inf, ""
+    first = slow[0]
+    more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
+    return top, f" Cut off: round {first.round}, which took {duration(first.seconds)}{more}."
 
 
 def _phases(rounds: Rounds) -> dict[str, float]:

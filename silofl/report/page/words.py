@@ -26,7 +26,7 @@ def bytes_text(count: float) -> str:
 
 def seconds_text(seconds: float) -> str:
     """`0.24 s`."""
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def silos_told(silos: int) -> str:
