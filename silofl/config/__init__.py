@@ -115,6 +115,7 @@ class Config(Section):
 LOCAL_KEYS = {
     *(
         ("run", "display"),
+        ("run", "loggers"),
         ("train", "device"),
         ("train", "ranks_per_silo"),
         ("data", "decimal"),

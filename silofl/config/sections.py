@@ -39,6 +39,10 @@ class RunConfig(Section):
     display: Literal["auto", "live", "plain", "none"] = "auto"
     """What is shown meanwhile: a table that is drawn anew (`live`), a line a round (`plain`), or nothing;
     `auto` is the table on a terminal and in a notebook, else lines."""
+    loggers: list[str] | None = None
+    """Where the numbers of rounds go beside the run directory's own files: `tensorboard`, `mlflow` or
+    `wandb`, any of them; unset, TensorBoard's event files where it is installed. The silo that leads writes
+    them, below its run directory and nowhere else, unless variables of MLflow or W&B say so."""
     share_silo_metrics: bool | None = None
     """Show every silo's own loss and accuracy to all; false shares only the federation's means. Unset, true
     without [privacy] and false with it."""
