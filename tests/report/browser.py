@@ -35,7 +35,15 @@ class Browser:
         theirs, self._out = os.pipe()
         self._in, other = os.pipe()
         shell = f'exec timeout {PATIENCE_S} "$0" "$@" 3<&{theirs} 4>&{other}'  # which takes 3 and 4
-        line = ["sh", "-c", shell, chromium() or "", *FLAGS, f"--user-data-dir={self._folder}", "about:blank"]
+        line = [
+            "bash",
+            "-c",
+            shell,
+            chromium() or "",
+            *FLAGS,
+            f"--user-data-dir={self._folder}",
+            "about:blank",
+        ]
         self._process = subprocess.Popen(line, pass_fds=(theirs, other), stderr=subprocess.DEVNULL)
         os.close(theirs)
         os.close(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 104.0, 10.0, 34.0
 LINE_HEIGHT = 13.0
 MOST_POINTS = 320
 """Of a line; more rounds are put together, a few at a time."""
-LONGEST_LABEL = 18
+LONGEST_LABEL = 20
+ON_A_PHONE = 1.1
+"""How much larger the page writes there, beside lines."""
 GAP = "\N{EN SPACE}"
 """Between a label's name and its value."""
 BEYOND = 1e30
@@ -134,12 +137,13 @@ def lines_figure(
     if not drawn:
         return ""
     value = value or number
-    with _axes(HEIGHT) as (axes, saved):
+    texts = [f"{_short(line.label)}{GAP}{value(y[-1])}" for line, _, y in drawn]
+    with _axes(HEIGHT, texts) as (axes, saved):
         labels: list[tuple[float, str, str]] = []
         end = max(x[-1] for _, x, _ in drawn)
         if between is not None and len(drawn) > len(lines) + 1:
             axes.fill_between(drawn[0][1], drawn[0][2], drawn[1][2], color=colour("band"), linewidth=0)
-        for line, x, y in drawn:
+        for text, (line, x, y) in zip(texts, drawn, strict=True):
             axes.plot(
                 x,
                 y,
@@ -152,7 +156,6 @@ def lines_figure(
                 clip_on=False,
                 solid_capstyle="round",
             )
-            text = f"{_short(line.label)}{GAP}{value(y[-1])}"
             if x[-1] == end:
                 labels.append((y[-1], text, line.role))
             else:
@@ -173,7 +176,7 @@ def lines_figure(
 def presence_figure(key: str, rows: Sequence[Presence], rounds: Sequence[int]) -> str:
     """Which silos took part in which rounds, with failures and returns, as an SVG element."""
     height = TOP + BOTTOM + 17.0 * len(rows)
-    with _axes(height) as (axes, saved):
+    with _axes(height, ()) as (axes, saved):
         for place, row in enumerate(rows):
             for role, width, dashes, numbers in (
                 ("s0", 7.0, "-", row.there),
@@ -216,8 +219,11 @@ def presence_figure(key: str, rows: Sequence[Presence], rounds: Sequence[int]) -
 
 
 @contextmanager
-def _axes(height: float) -> Iterator[tuple[Axes, Callable[[], str]]]:
-    """Axes of a figure of `height`, and what saves it; nobody's own settings of Matplotlib are in it."""
+def _axes(height: float, labels: Sequence[str]) -> Iterator[tuple[Axes, Callable[[], str]]]:
+    """Axes of a figure of `height` with room for labels on their right, and what saves it.
+
+    Nobody's own settings of Matplotlib are in it.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -231,15 +237,29 @@ def _axes(height: float) -> Iterator[tuple[Axes, Callable[[], str]]]:
         style: Any = {**_STYLE, **{name: colour(role) for name, role in colours.items()}}
         mpl.rcParams.update(style)
         figure = Figure(figsize=(WIDTH / 72, height / 72))
-        size = (WIDTH - LEFT - RIGHT) / WIDTH, (height - TOP - BOTTOM) / height
+        right = max([RIGHT, *(_width(label) * ON_A_PHONE + 12 for label in labels)])
+        size = (WIDTH - LEFT - right) / WIDTH, (height - TOP - BOTTOM) / height
         axes = figure.add_axes((LEFT / WIDTH, BOTTOM / height, *size))
 
         def saved() -> str:
             out = io.BytesIO()
-            figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+            with warnings.catch_warnings(action="ignore"):
+                figure.savefig(
+                    out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+                )
             return out.getvalue().decode()
 
         yield axes, saved
+
+
+def _width(text: str) -> float:
+    """About how wide a text is, in 1/72 inch: a browser's font is its own, and seldom wider than this one."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=_STYLE["font.size"])
+    with warnings.catch_warnings(action="ignore"):  # of characters that this font lacks
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def _frame(axes: Axes, x: Sequence[float], number: Number) -> None:

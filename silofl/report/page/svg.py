@@ -49,6 +49,8 @@ def _taken(source: ElementTree.Element, key: str) -> ElementTree.Element:
         if name in ("metadata", "style"):
             continue
         one = _taken(child, key)
+        if name == "path" and one.attrib.get("class") == "f-none":  # backgrounds, which the page has
+            continue
         if (name == "g" and not one.attrib) or (name == "defs" and not len(one)):
             taken.extend(one)
         else:
