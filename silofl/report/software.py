@@ -19,7 +19,7 @@ def environment_of(plan: dict[str, Any]) -> dict[str, dict[str, str | int]]:
     for name in _LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    machine = {"system": platform.system(), "release": platform.release(), "processor": platform.machine()}
+    machine = {"system": platform.system(), "processor": platform.machine()}
     return {
         "versions": {**versions},
         "machine": {**machine},

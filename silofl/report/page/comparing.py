@@ -83,7 +83,7 @@ def _curves(runs: Mapping[str, SharedFiles]) -> list[Drawing]:
         svg = lines_figure(
             f"c-{place}", title, lines, number=plain_number, value=value_text, from_zero=metric is None
         )
-        found += [Drawing(title, svg, "Each run's own, by round.")] if svg else []
+        found += [Drawing(title, svg)] if svg else []
     return found
 
 

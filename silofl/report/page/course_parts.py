@@ -26,9 +26,8 @@ Rounds = Sequence[RoundMetrics]
 
 def privacy_part(run: SharedFiles, key: str) -> Part:
     """Epsilon by round, and what is claimed."""
-    said = (
-        [] if run.summary is None else [text for text in (run.summary.privacy, run.summary.outside) if text]
-    )
+    claims = [] if run.summary is None else [run.summary.privacy, run.summary.outside]
+    said = [f"{text[0].upper()}{text[1:]}." for text in claims if text]
     x, spent = [one.round for one in run.rounds], [one.epsilon for one in run.rounds]
     limits = run.config.get("privacy", {})
     name = next(

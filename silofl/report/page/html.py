@@ -41,10 +41,10 @@ def _chapter(name: str, run: SharedFiles, key: str) -> Chapter:
     """All that is known of one run."""
     parts = [
         metrics_part(run, key),
+        presence_part(run, key),
         silos_part(run),
         cross_site_part(run.cross_site),
         privacy_part(run, key),
-        presence_part(run, key),
         time_part(run, key),
         configuration_part(run),
         environment_part(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
@@ -27,6 +28,10 @@ def metrics_part(run: SharedFiles, key: str) -> Part:
         one for k, name in enumerate(names[:MOST_FIGURES]) if (one := _drawing(run, f"{key}-m{k}", name)).svg
     ]
     said = []
+    if any(sum(name in silo for silo in one.per_silo) > 1 for one in run.rounds for name in names):
+        said.append("Shaded: from the lowest to the highest silo of each round; those of the last are named.")
+    elif drawings:
+        said.append("Of all silos together; they do not share their own (run.share_silo_metrics).")
     if len(names) > MOST_FIGURES:
         said.append(
             f"Of {len(names)} metrics the first {MOST_FIGURES} are drawn; the table of silos has all."
@@ -69,11 +74,7 @@ def _drawing(run: SharedFiles, key: str, name: str) -> Drawing:
     if all(value is None for value in mean):
         lines = [Line("median", x, [median(values) if values else None for values in own])]
     svg = lines_figure(key, name, lines, number=plain_number, value=value_text, between=spread)
-    if spread is None:
-        shown = "Of all silos together; their own are not shared (run.share_silo_metrics)."
-    else:
-        shown = "Shaded from the lowest to the highest silo of each round; those of the last round are named."
-    return Drawing(name, svg, shown)
+    return Drawing(name, svg)
 
 
 def silos_part(run: SharedFiles) -> Part:
@@ -85,12 +86,12 @@ def silos_part(run: SharedFiles) -> Part:
     names = [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]
     spent = (run.summary.epsilon_per_silo if run.summary is not None else None) or []
     head = ["silo", *names, *(["epsilon"] if spent else []), "rounds", "failures", "returns"]
-    rows = []
+    rows, attendance = [], _attendance(run.rounds)
     for silo in range(run.silos):
         own = last.per_silo[silo] if silo < len(last.per_silo) else {}
         metrics = [_cell(own, name) for name in names]
         epsilon = [_cell({"epsilon": spent[silo]}, "epsilon")] if silo < len(spent) else ["–"] * bool(spent)
-        counts = [sum(silo in among for among in every) for every in _attendance(run.rounds)]
+        counts = [times[silo] for times in attendance]
         rows.append([f"silo {silo}", *metrics, *epsilon, *map(str, counts)])
     said = []
     if not names:
@@ -99,8 +100,12 @@ def silos_part(run: SharedFiles) -> Part:
     return Part("Silos", said, (), [Table("Silo by silo", head, rows, caption=caption)])
 
 
-def _attendance(rounds: Rounds) -> tuple[list[tuple[int, ...]], ...]:
-    return [one.survivors for one in rounds], [one.failed for one in rounds], [one.rejoined for one in rounds]
+def _attendance(rounds: Rounds) -> list[Counter[int]]:
+    """How often each silo took part, failed and came back."""
+    return [
+        Counter(silo for one in rounds for silo in getattr(one, name))
+        for name in ("survivors", "failed", "rejoined")
+    ]
 
 
 def cross_site_part(rows: Sequence[CrossSite]) -> Part:
