@@ -23,6 +23,7 @@ TABLES = {
     "silofl/aggregation/formats/unit.py": ("silofl/aggregation/formats/__init__.py", "FORMATS"),
     "silofl/privacy/places/majority.py": ("silofl/privacy/places/__init__.py", "PLACES"),
     "silofl/topologies/cautious.py": ("silofl/topologies/registry.py", "TOPOLOGIES"),
+    "silofl/report/loggers/csv_lines.py": ("silofl/report/loggers/registry.py", "LOGGERS"),
 }
 """Where the line of each example goes."""
 
@@ -33,7 +34,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.federation.loop import train
 torch.set_num_threads(1)
 for number, sections in enumerate(json.loads(sys.argv[2])):
-    run = {"dir": f"{sys.argv[1]}/{number}", "display": "none", "rounds": 4}
+    run = {"dir": f"{sys.argv[1]}/{number}", "display": "none", "rounds": 4, "loggers": ["csv_lines"]}
     task = {"name": "stripes", "model": "linear"}
     settings = configuration.parse({"run": run, "train": {"epochs": 1, "lr": 0.1}, "task": task} | sections)
     print(run_in_threads(3, lambda comm: train(settings, comm=comm), timeout_s=100)[0]["accuracy"])
@@ -105,6 +106,7 @@ def test_every_family_has_its_example() -> None:
         "transforms",
         "privacy",
         "topologies",
+        "report",
     }
     assert set(LINES) == set(TABLES)
 
@@ -113,6 +115,7 @@ def test_the_examples_train(copied: Path, tmp_path: Path) -> None:
     """The task is an example, too: all of them train on it."""
     accuracies = train(copied, tmp_path)
     assert len(accuracies) == len(EXAMPLES)
+    assert len((tmp_path / "run/0/rounds.csv").read_text().splitlines()) == 5
     assert min(accuracies) > 0.9
 
 

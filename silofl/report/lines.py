@@ -101,6 +101,7 @@ def closing(summary: Record, path: str) -> list[str]:
         *_models(summary, path),
         *([f"  personal {path}/silo-*/personal.safetensors"] if summary["personal"] else []),
         f"  use      silofl predict {shlex.quote(path)} DATA -o out.csv; in Python silofl.load({path!r})",
+        f"  report   silofl report {shlex.quote(path)} -o report.html",
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",
     ]

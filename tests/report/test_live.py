@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from silofl.report.live_display import ROUNDS_SHOWN, LiveDisplay
-from tests.report.test_events import metrics
+from tests.report.test_loggers import metrics
 
 
 def test_a_run_as_a_person_sees_it() -> None:

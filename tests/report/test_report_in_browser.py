@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here: ap
 FIGURES = """[...document.querySelectorAll("svg")].map(svg => {
   const box = svg.getBoundingClientRect(), lines = [...svg.querySelectorAll("path")];
   const paper = getComputedStyle(document.body).backgroundColor;
-  const inks = lines.map(one => getComputedStyle(one)).map(one => [one.stroke, one.fill].filter(ink => ink !== "none"));
+  const inks = lines.map(one => getComputedStyle(one))
+    .map(one => [one.stroke, one.fill].filter(ink => ink !== "none"));
   return {left: box.left, right: box.right, height: box.height, lines: lines.length,
     unseen: inks.filter(own => own.every(ink => ink === paper)).length,
     texts: [...svg.querySelectorAll("text")].map(one => [one.textContent, one.getBoundingClientRect()])

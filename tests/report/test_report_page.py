@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from silofl.cli import app
 from silofl.report.page.html import page_of
 from silofl.report.page.shared_files import read_run
 from tests.report.synthetic_run import HOSTILE, write_run
@@ -118,6 +121,19 @@ def test_runs_are_compared_by_curves_results_and_keys(tmp_path: Path) -> None:
     assert "2 runs compared" in page.text
     assert "train.lr 0.1 0.5" in page.text
     assert page.text.count("lr-0.5 0.8571") == 1  # where its curve of accuracy ends
+
+
+def test_the_commands_of_the_document_write_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs/report.md").read_text()
+    lines = [line.split("#")[0] for line in re.findall(r"^silofl (report .*)$", text, re.MULTILINE)]
+    for name in ("digits", "returned"):
+        write_run(tmp_path / "runs" / name, 2, 3)
+    monkeypatch.chdir(tmp_path)
+    for line in lines[:2]:
+        done = CliRunner().invoke(app, shlex.split(line))
+        assert done.exit_code == 0, done.exception
+    check_closed((tmp_path / "report.html").read_text())
+    assert "2 runs compared" in (tmp_path / "compared.html").read_text()
 
 
 def test_the_table_across_sites_has_the_best_of_each_column_in_bold(tmp_path: Path) -> None:

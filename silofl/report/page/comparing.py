@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from silofl.report.lines import duration, value_text
 from silofl.report.page.figures import DASHES, MARKERS, Line, lines_figure
 from silofl.report.page.metric_parts import MOST_FIGURES, metric_names
-from silofl.report.page.parts import Chapter, Drawing, Part, Table
+from silofl.report.page.page_parts import Chapter, Drawing, Part, Table
 from silofl.report.page.settings_parts import differences
 from silofl.report.page.shared_files import SharedFiles
 from silofl.report.page.words import bytes_text, plain_number

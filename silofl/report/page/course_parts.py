@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from silofl.report.lines import duration, value_text
 from silofl.report.page.figures import DASHES, MARKERS, Line, Presence, lines_figure, presence_figure
-from silofl.report.page.parts import Drawing, Part, Table
+from silofl.report.page.page_parts import Drawing, Part, Table
 from silofl.report.page.shared_files import SharedFiles
 from silofl.report.page.words import bytes_text, plain_number, seconds_text
 from silofl.report.round_metrics import RoundMetrics, silos_text

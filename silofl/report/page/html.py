@@ -15,7 +15,7 @@ from silofl.report.page.comparing import comparison, named
 from silofl.report.page.course_parts import presence_part, privacy_part, time_part
 from silofl.report.page.figures import require_matplotlib
 from silofl.report.page.metric_parts import cross_site_part, metrics_part, silos_part
-from silofl.report.page.parts import Chapter
+from silofl.report.page.page_parts import Chapter
 from silofl.report.page.settings_parts import configuration_part, environment_part
 from silofl.report.page.shared_files import SharedFiles
 from silofl.report.page.words import bytes_text, plain_number, silos_told

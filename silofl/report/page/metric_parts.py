@@ -8,7 +8,7 @@ from statistics import median
 
 from silofl.report.lines import value_text
 from silofl.report.page.figures import Line, lines_figure
-from silofl.report.page.parts import Drawing, Part, Table
+from silofl.report.page.page_parts import Drawing, Part, Table
 from silofl.report.page.shared_files import CrossSite, SharedFiles
 from silofl.report.page.words import plain_number
 from silofl.report.round_metrics import FIRST, RoundMetrics

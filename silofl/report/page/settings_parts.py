@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from silofl.config import Config
-from silofl.report.page.parts import Part, Table
+from silofl.report.page.page_parts import Part, Table
 from silofl.report.page.shared_files import SharedFiles
 from silofl.report.settings_text import settings_text
 
