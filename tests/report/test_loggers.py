@@ -129,7 +129,7 @@ def test_mlflow_has_the_rounds_below_the_run_directory(tmp_path: Path, mlflow: R
     logger.finish({})
     logger.close()
     assert mlflow.of("uri") == [f"sqlite:///{tmp_path}/mlflow/mlflow.db"]
-    keys, points = (value for _, value in mlflow.of("log_batch"))
+    (_, keys), (_, points) = mlflow.of("log_batch")
     params = dict(keys["params"])
     assert params["train.lr"] == "0.05"
     assert not {"sesame", "/home/me/key", "runs/x"} & {*params.values()}
@@ -139,6 +139,18 @@ def test_mlflow_has_the_rounds_below_the_run_directory(tmp_path: Path, mlflow: R
     assert found["top_5"] == (0.9, 2)  # MLflow takes no @
     assert mlflow.of("set_terminated") == [(("1", "FINISHED"), {})]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_mlflow_takes_no_more_than_it_may_in_one_call(tmp_path: Path, mlflow: Recorded) -> None:
+    logger = MlflowLogger(tmp_path, settings("mlflow", task={"options": {f"o{k}": k for k in range(150)}}))
+    logger.begin(PLAN)
+    logger.round(RoundMetrics(1, {"tensor": [[float(k) for k in range(50)] for _ in range(50)]}))
+    batches = [keys for _, keys in mlflow.of("log_batch")]
+    params, points = ([len(one[kind]) for one in batches if kind in one] for kind in ("params", "metrics"))
+    assert max(params) == 100
+    assert sum(params) > 200
+    assert max(points) == 1000
+    assert sum(points) > 2500
 
 
 def test_mlflow_goes_to_the_server_that_its_variable_names(

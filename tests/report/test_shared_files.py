@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from silofl.cli import app
-from silofl.errors import DataError
+from silofl.errors import DataError, MissingDependencyError
 from silofl.report.page.shared_files import read_run
 from tests.report.synthetic_run import write_run
 
@@ -76,6 +77,17 @@ def test_no_run_is_one_sentence(tmp_path: Path, what: str) -> None:
     assert done.exception.exit_code == 2
     assert str(tmp_path / what) in str(done.exception)
     assert not (tmp_path / "out.html").exists()
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_a_library_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    path = write_run(tmp_path / "run", 1, 2)
+    done = CliRunner().invoke(app, ["report", str(path), "-o", str(tmp_path / "out.html")])
+    assert isinstance(done.exception, MissingDependencyError)
+    assert f"{library}, which is not installed: pip install 'silofl[report]'" in str(done.exception)
 
 
 def test_the_page_is_not_written_over_the_run(tmp_path: Path) -> None:

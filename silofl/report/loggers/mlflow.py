@@ -15,6 +15,8 @@ from silofl.report.round_metrics import RoundMetrics
 from silofl.report.settings_text import settings_text
 
 SERVER = "MLFLOW_TRACKING_URI"
+MOST_KEYS, MOST_POINTS = 100, 1000
+"""That MLflow takes in one call."""
 _TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
 _NO_NAME = re.compile(r"[^\w\-. :/]")
 """What MLflow takes in no name of a metric or a parameter."""
@@ -58,7 +60,8 @@ class MlflowLogger:
         self._run = run.info.run_id
         settings = settings_text(shared_tables(self._config))
         keys = [Param(_NO_NAME.sub("_", key), value) for key, value in settings.items()]
-        self._client.log_batch(self._run, params=keys)
+        for start in range(0, len(keys), MOST_KEYS):
+            self._client.log_batch(self._run, params=keys[start : start + MOST_KEYS])
 
     def round(self, metrics: RoundMetrics) -> None:
         """`scalars_of` the round."""
@@ -68,7 +71,8 @@ class MlflowLogger:
         points = [
             Metric(_NO_NAME.sub("_", name), value, now, metrics.round) for name, value in values.items()
         ]
-        self._client.log_batch(self._run, metrics=points)
+        for start in range(0, len(points), MOST_POINTS):
+            self._client.log_batch(self._run, metrics=points[start : start + MOST_POINTS])
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is over."""

@@ -133,7 +133,11 @@ def presence_part(run: SharedFiles, key: str) -> Part:
         for silo in range(min(run.silos, MOST_ROWS))
     ]
     svg = presence_figure(f"{key}-p", rows, [one.round for one in run.rounds])
-    told = "A bar: its update is in the model. × it failed in that round. ▲ it came back before that round."
+    told = "A bar: its update is in the model."
+    if any(row.failed for row in rows):
+        told += " × it failed in that round."
+    if any(row.rejoined for row in rows):
+        told += " ▲ it came back before that round."
     if any(row.not_drawn for row in rows):
         told += " Dots: it was not drawn."
     if run.silos > MOST_ROWS:
