@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from silofl.report.lines import value_text
-from silofl.report.page.figures import Line, lines_figure
+from silofl.report.page.figures import BEYOND, Line, lines_figure
 from silofl.report.page.page_parts import Drawing, Part, Table
 from silofl.report.page.shared_files import CrossSite, SharedFiles
 from silofl.report.page.words import plain_number
@@ -159,7 +159,9 @@ def _tensors(rounds: Rounds) -> list[Table]:
 
 
 def _tensor_cell(value: object) -> str:
-    return plain_number(float(value)) if isinstance(value, int | float) else "–"
+    if isinstance(value, int | float) and abs(value) < BEYOND:
+        return plain_number(float(value))
+    return "–"
 
 
 def _cell(own: object, name: str) -> str:

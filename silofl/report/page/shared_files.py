@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from silofl.errors import DataError
 from silofl.report.evaluation_table import CROSS_SITE
@@ -27,8 +27,26 @@ MOST_BYTES = 1 << 28
 """Of a file: more than a run leaves, and less than fills a machine's memory."""
 MOST_SILOS = 10_000
 MOST_ROUNDS = 1 << 32
+MOST_SECONDS = 1e10
 
 Json = dict[str, Any]
+
+
+def _checked(value: Any) -> Any:
+    if not _is_number(value):
+        raise ValueError
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a metric is one that silofl writes: a finite number, None, or lists of them."""
+    if isinstance(value, list):
+        return all(map(_is_number, value))
+    return value is None or (isinstance(value, int | float) and abs(value) < float("inf"))
+
+
+Metric = Annotated[MetricValue, AfterValidator(_checked)]
+"""A metric as silofl writes it."""
 
 
 class Summary(BaseModel):
@@ -47,7 +65,6 @@ class Summary(BaseModel):
     epsilon: float | None = None
     epsilon_per_silo: list[float | None] | None = None
     delta: float | None = None
-    seconds: float = 0.0
     models_sha256: dict[str, str] = {}
 
 
@@ -59,7 +76,7 @@ class CrossSite(BaseModel):
     model: str
     data: str
     samples: int = 0
-    metrics: dict[str, MetricValue] = {}
+    metrics: dict[str, Metric] = {}
 
 
 @dataclass(frozen=True)
@@ -210,4 +227,7 @@ _FIELDS = {*RoundMetrics.__dataclass_fields__} - {"means"}
 def _in_bounds(one: RoundMetrics) -> bool:
     silos = (*one.began, *one.survivors, *one.failed, *one.rejoined, *(one.drawn or ()))
     known = all(0 <= silo < MOST_SILOS for silo in silos) and len(one.per_silo) <= MOST_SILOS
-    return known and 0 <= one.bytes_sent < 1 << 62
+    seconds = (one.seconds, one.recovery_seconds, *one.seconds_by_phase.values())
+    numbers = [*one.means.values(), *(value for own in one.per_silo for value in own.values())]
+    measured = all(0 <= value < MOST_SECONDS for value in seconds) and all(map(_is_number, numbers))
+    return known and measured and 0 <= one.bytes_sent < 1 << 62
