@@ -15,7 +15,7 @@ from tests.report.synthetic_run import HOSTILE, write_run
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium")
 
 FIGURES = """[...document.querySelectorAll("svg")].map(svg => {
-  const box = svg.getBoundingClientRect(), lines = [...svg.querySelectorAll("path")];
+  const box = svg.getBoundingClientRect(), lines = [...svg.querySelectorAll("path:not(.l-paper)")];
   const paper = getComputedStyle(document.body).backgroundColor;
   const inks = lines.map(one => getComputedStyle(one))
     .map(one => [one.stroke, one.fill].filter(ink => ink !== "none"));

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 400.0, 225.0
 """In 1/72 inch; a page scales them to its columns."""
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 104.0, 10.0, 34.0
-LINE_HEIGHT = 13.0
+LINE_HEIGHT, ROW_HEIGHT = 13.0, 21.0
 MOST_POINTS = 320
 """Of a line; more rounds are put together, a few at a time."""
 LONGEST_LABEL = 20
@@ -175,7 +175,7 @@ def lines_figure(
 
 def presence_figure(key: str, rows: Sequence[Presence], rounds: Sequence[int]) -> str:
     """Which silos took part in which rounds, with failures and returns, as an SVG element."""
-    height = TOP + BOTTOM + 17.0 * len(rows)
+    height = TOP + BOTTOM + ROW_HEIGHT * len(rows)
     with _axes(height, ()) as (axes, saved):
         for place, row in enumerate(rows):
             for role, width, dashes, numbers in (
@@ -192,19 +192,22 @@ def presence_figure(key: str, rows: Sequence[Presence], rounds: Sequence[int]) -
                         solid_capstyle="butt",
                         clip_on=False,
                     )
-            for role, marker, numbers in (("bad", "x", row.failed), ("good", "^", row.rejoined)):
-                axes.plot(
-                    numbers,
-                    [place] * len(numbers),
-                    linestyle="none",
-                    marker=marker,
-                    markersize=7.0 if marker == "x" else 10.0,
-                    markeredgewidth=2.0,
-                    color=colour(role),
-                    markeredgecolor=colour(role if marker == "x" else "paper"),
-                    zorder=3,
-                    clip_on=False,
-                )
+            for role, marker, aside, numbers in (
+                ("bad", "x", -0.26, row.failed),
+                ("good", "^", 0.26, row.rejoined),
+            ):
+                for ink, edge in (("paper", 5.0), (role, 2.0 if marker == "x" else 1.0)):
+                    axes.plot(
+                        numbers,
+                        [place + aside] * len(numbers),
+                        linestyle="none",
+                        marker=marker,
+                        markersize=6.5,
+                        markeredgewidth=edge,
+                        color=colour(ink),
+                        zorder=3,
+                        clip_on=False,
+                    )
         _frame(axes, [rounds[0] - 0.5, rounds[-1] + 0.5], str)
         axes.grid(visible=False)
         axes.set_yticks(range(len(rows)), [f"silo {row.silo}" for row in rows])
