@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.compress_rules import compress_rules
-from silofl.config.data_rules import column_rules, data_rules
+from silofl.config.data_rules import column_rules, data_rules, head_rules
 from silofl.config.mask_rules import mask_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
@@ -33,7 +33,7 @@ Rule = tuple[bool, str]
 def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
-    rules = data_rules(config) + column_rules(config) + strategy_rules(config, strategy)
+    rules = data_rules(config) + column_rules(config) + head_rules(config) + strategy_rules(config, strategy)
     rules += personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy)

@@ -29,6 +29,8 @@ KEYS: dict[str, str] = {
     **dict.fromkeys(("hidden_sizes", "hidden_layers", "hidden_dim", "hidden_size", "layers"), "task.hidden"),
     **dict.fromkeys(("num_classes", "n_classes"), "task.classes"),
     **dict.fromkeys(("class_names", "label_names"), "task.labels"),
+    **dict.fromkeys(("problem_type", "task_type", "objective", "problem"), "task.head"),
+    **dict.fromkeys(("class_weight", "pos_weight", "sample_weight"), "task.class_weights"),
     **dict.fromkeys(("architecture", "arch", "network", "net", "model_name"), "task.model"),
     **dict.fromkeys(("dataset", "data_path", "csv", "filename"), "data.path"),
     **dict.fromkeys(
