@@ -85,8 +85,8 @@ def column_rules(config: Config) -> list[Rule]:
     return [
         (
             bool(twice) and files,
-            f"{' and '.join(twice)} would make the target {data.target!r}, which is to be learnt, something else, "
-            "too: remove the name there, or set another data.target",
+            f"{' and '.join(twice)} would make the target {data.target!r}, which is to be learnt, something "
+            "else, too: remove the name there, or set another data.target",
         ),
         (
             bool(given) and not files,

@@ -54,14 +54,14 @@ class TaskConfig(Section):
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
     head: str = "classification"
-    """`files`: what is learnt: `classification` (one class), `regression` (a number), `multilabel` (columns of
-    0 and 1) or `survival` (time to an event, in intervals)."""
+    """`files`: what is learnt: `classification` (one class), `regression` (a number), `multilabel` (columns
+    of 0 and 1) or `survival` (time to an event, in intervals)."""
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     """`files`: how often a record of each class counts in the loss, or one that has each label, by name, such
     as {ill = 5, well = 1}; "balanced": by how many training records all silos have of each."""
     intervals: PositiveInt | list[PositiveFloat] | None = None
-    """`files`, `survival`: ends of the intervals of time, such as [90, 180, 365], or how many there are to be:
-    with equally many events in each, of all silos' training records together."""
+    """`files`, `survival`: ends of the intervals of time, such as [90, 180, 365], or how many there are to
+    be: with equally many events in each, of all silos' training records together."""
     model: Literal["mlp", "cnn", "linear"] = "mlp"
     """Of built-in tasks: fully connected layers, two convolutions (of images), or one linear layer."""
     hidden: list[PositiveInt] = [64]
@@ -89,7 +89,7 @@ class DataConfig(Section):
     """`files`: the sign before decimals in this silo's CSV; signs between thousands are refused."""
     target: str | list[str] = "label"
     """`files`: the label's column (CSV, Parquet) or array (NPZ: `target` or `y`); a list of columns where
-    `task.head` takes several: `multilabel` each label's, `survival` that of the time and that of the event."""
+    `task.head` takes several: `multilabel` each label's, `survival` the time's and the event's."""
     id: str = ""
     """`files`: the column that numbers records, such as "patient_no". It is no feature, and shown nowhere."""
     drop: list[str] = []
@@ -129,9 +129,8 @@ class DataConfig(Section):
     """`files`: by what columns are divided then, likewise; 1 of columns not named."""
     standardize: Literal[False, "federated"] = False
     """`files`: subtract the mean and divide by the standard deviation of all silos' training records
-    together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise. The target
-    of `regression`, too, unless constants or [privacy] are set.
-    `true` means the same."""
+    together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise. The
+    target of `regression`, too, unless it has constants, or [privacy] is set. `true` means the same."""
     bounds: dict[str, list[Finite]] = {}
     """`files`: publicly known bounds of columns, by name, such as {age = [0, 120]}; "*" of all columns not
     named. Under [privacy] `standardize` clips values to them in its sums, and needs those of every column."""

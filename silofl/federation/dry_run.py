@@ -44,10 +44,12 @@ from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
+from silofl.tasks.base import Task
 from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.column_agreement import agree_in_one_process
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
+from silofl.tasks.heads.base import target_names
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.recipe_making import Agreed, described, numeric_schema
 from silofl.tasks.user_code import UserCode
@@ -96,6 +98,7 @@ def _dry_run(
         _agree(config, every)
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
+    targets: dict[int, Schema] = {}
     passed_over: dict[int, tuple[str, ...]] = {}
     treatments: list[tuple[str, str, str]] = []
     magnitudes: dict[int, NDArray[np.float64]] = {}
@@ -109,6 +112,7 @@ def _dry_run(
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
         if isinstance(task, Files):
+            targets[number] = task.target_schema
             magnitudes[number] = task.magnitudes
             passed_over[number] = task.passed_over
             treatments = described(mine.data, silo.schema)
@@ -117,7 +121,8 @@ def _dry_run(
         ranks = mine.train.ranks_per_silo
         rows.append(SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks))
     assert first is not None
-    error = schema_mismatch(schemas) or error  # columns are what a user knows
+    every_column = {silo: (*schema, *targets.get(silo, ())) for silo, schema in schemas.items()}
+    error = schema_mismatch(every_column) or error  # columns are what a user knows
     if error is not None:
         raise error
     notes = [
@@ -128,7 +133,17 @@ def _dry_run(
         *_of_several_records(rows),
     ]
     found = _sizes(config, rows, first, link, every)
-    return replace(found, treatments=treatments, notes=[*every.notes(), *found.notes, *notes])
+    target = _target(config, first_task)
+    return replace(found, treatments=treatments, target=target, notes=[*every.notes(), *found.notes, *notes])
+
+
+def _target(config: Config, task: Task) -> str:
+    """What is learnt of files; empty for other tasks."""
+    if not isinstance(task, Files):
+        return ""
+    weights = config.task.class_weights
+    said = "" if weights is None else ", with weights" + (" by all silos' counts" * (weights == "balanced"))
+    return f"{', '.join(target_names(config.data))}: {task.described_head.describe()}{said}"
 
 
 def _of_passed_over(names: Mapping[int, tuple[str, ...]]) -> list[str]:

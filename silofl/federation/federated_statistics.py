@@ -21,7 +21,7 @@ from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.standardization import exact_sums, statistics_aggregator
-from silofl.tasks.readers.labels import class_names
+from silofl.tasks.heads import head_of
 from silofl.tasks.table_statistics import Json, Shown, table_statistics
 
 FILE = "stats.json"
@@ -65,8 +65,9 @@ def as_tables(config: Config) -> Config:
     """The configuration with which tables are read as they stand: with missing values, and not scaled."""
     every: dict[str, Any] = {"impute": {"*": "mean"}, "flag_missing": [], "standardize": False}
     every |= {"center": {}, "scale": {}, "bounds": {}}
+    task = config.task.model_copy(update={"class_weights": None})
     run = config.run.model_copy(update={"name": f"{config.run.name or 'run'}-stats"})
-    return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run})
+    return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run, "task": task})
 
 
 def _found(prepared: Prepared, shown: Shown) -> Json:
@@ -75,7 +76,9 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
     with raise_on_all_ranks(group.comm):
         if samples.features.ndim != 2:
             raise ConfigError("silofl stats is of tables, and data.path has images: they have no columns")
-        unknown = sorted(set(shown.ranges) - {name for name, _ in samples.schema})
+        head = head_of(config.task, config.data)
+        known = {name for name, _ in samples.schema} | set(head.numbers(samples.labels))
+        unknown = sorted(set(shown.ranges) - known)
         if unknown:
             raise ConfigError(f"--range has {unknown[0]!r}, which is no column of features: correct the name")
     _refuse_other_requests(group.comm, shown)
@@ -83,7 +86,7 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
     sums = _Sums(
         group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
     )
-    statistics = table_statistics(config.data, samples, class_names(config.task), shown)
+    statistics = table_statistics(config.data, samples, head, shown)
     try:
         summand = next(statistics)
         while True:

@@ -26,9 +26,7 @@ _BLOCK_WORDS = 1 << 16
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def row_hashes(
-    features: NDArray[Any], labels: NDArray[Any], seed: int, purpose: Purpose
-) -> Hashes:
+def row_hashes(features: NDArray[Any], labels: NDArray[Any], seed: int, purpose: Purpose) -> Hashes:
     """A hash (n,) of each row and its label; rows of equal values have equal hashes.
 
     Of a row there counts nothing but its values as float64, in their order, and its label: not where it

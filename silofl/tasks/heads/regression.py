@@ -40,7 +40,9 @@ class RegressionHead(Head):
                 f"data.target = {data.target} names {len(names)} columns, and task.head = 'regression' "
                 "learns one number: name one"
             )
-        center, scale = ({tidy(name): one for name, one in each.items()} for each in (data.center, data.scale))
+        center, scale = (
+            {tidy(name): one for name, one in each.items()} for each in (data.center, data.scale)
+        )
         constants = names[0] in center or names[0] in scale
         recipe = TargetRecipe(float(center.get(names[0], 0.0)), float(scale.get(names[0], 1.0)))
         return cls(names, recipe, bool(data.standardize) and not data.bounds and not constants)

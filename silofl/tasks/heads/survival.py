@@ -144,9 +144,7 @@ class SurvivalHead(Head):
         survived, event = targets[:, :1], targets[:, 1:2]
         intervals = torch.arange(logits.shape[1], device=logits.device)
         failed = (intervals == survived) & (event > 0)
-        each = functional.binary_cross_entropy_with_logits(
-            logits, failed.to(logits.dtype), reduction="none"
-        )
+        each = functional.binary_cross_entropy_with_logits(logits, failed.to(logits.dtype), reduction="none")
         return (each * ((intervals < survived) | failed).to(logits.dtype)).sum(dim=1)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Metric]:
