@@ -174,8 +174,8 @@ class Files(Headed):
         recipe = self._agreed if self.federated else self.recipe(Agreed())
         if recipe is None:
             raise ConfigError(
-                'data.standardize = "federated", data.impute = "mean", categories of "union", weights that are '
-                '"balanced" and a number of intervals are of all silos\' records, which a run adds up at its '
+                'data.standardize = "federated", data.impute = "mean", categories of "union", "balanced" '
+                "weights and a number of intervals are of all silos' records, which a run adds up at its "
                 "start: set constants and lists in their place to read a silo's data by itself"
             )
         features = recipe.features(raw_columns(samples), source)

@@ -112,8 +112,8 @@ def auc(scores: Tensor, labels: Tensor, bins: int = 1024) -> SumState:
 def multilabel_auc(scores: Tensor, labels: Tensor, names: Sequence[str], bins: int = 1024) -> SumState:
     """`auc` of each label, as `name/label`, and under the metric's own name their mean ("macro").
 
-    Labels that all samples have, or none, are NaN, and not in the mean. Of more than 32 labels there are fewer
-    bins, so that all are at most 2^16 numbers.
+    Labels that all samples have, or none, are NaN, and not in the mean. Of more than 16 labels there are
+    fewer bins, so that all are at most 2^15 numbers.
 
     Args:
         scores: (batch, labels) from 0 to 1.
@@ -122,7 +122,7 @@ def multilabel_auc(scores: Tensor, labels: Tensor, names: Sequence[str], bins: i
         bins: of equal width, at most.
     """
     many = len(names)
-    bins = min(bins, (1 << 15) // many)
+    bins = min(bins, LARGEST_CELLS // (4 * many))
     states = [auc(scores[:, k], labels[:, k], bins).state for k in range(many)]
 
     def finish(total: Tensor) -> Finished:

@@ -83,8 +83,8 @@ class Head(ABC):
 
         Raises DataError, naming no silo, where they allow none.
         """
+        yield from ()
         return self.recipe
-        yield
 
     @abstractmethod
     def describe(self) -> str:
@@ -133,9 +133,8 @@ class Head(ABC):
             return [("prediction", shown[:, 0])]
         return [(f"output {k}", column) for k, column in enumerate(shown.T)]
 
-    def _named(self, outputs: NDArray[Any]) -> tuple[str, ...]:
-        """Names of outputs; their numbers where a task does not tell them."""
-        many = outputs.shape[1]
+    def named(self, many: int) -> tuple[str, ...]:
+        """Names of so many outputs; their numbers where a task does not tell them."""
         return self.names if len(self.names) == many else tuple(map(str, range(many)))
 
 

@@ -109,7 +109,7 @@ class ClassificationHead(Head):
 
     def told(self, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
         """The class, and the probability of each."""
-        each = zip(self._named(outputs), self.probabilities(outputs).T, strict=True)
+        each = zip(self.named(outputs.shape[1]), self.probabilities(outputs).T, strict=True)
         return [
             ("prediction", self.decided(outputs)),
             *((f"probability {name}", column) for name, column in each),

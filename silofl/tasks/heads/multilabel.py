@@ -103,7 +103,7 @@ class MultiLabelHead(Head):
         """`auc`, the mean over labels, and `auc/<label>`; `f1`, the mean, and `subset_accuracy`."""
         from silofl.tasks.metrics import Ratio, multilabel_auc, multilabel_f1
 
-        predicted, names = outputs > 0, self._named(outputs)
+        predicted, names = outputs > 0, self.named(outputs.shape[1])
         right = (predicted == (targets > 0)).all(dim=1)
         return {
             "auc": multilabel_auc(precise(outputs).sigmoid(), targets, names),
@@ -124,7 +124,7 @@ class MultiLabelHead(Head):
 
     def told(self, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
         """Each label's 0 or 1, and its probability."""
-        names = self._named(outputs)
+        names = self.named(outputs.shape[1])
         labels = zip(names, self.decided(outputs).T, strict=True)
         each = zip(names, self.probabilities(outputs).T, strict=True)
         return [

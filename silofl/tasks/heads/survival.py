@@ -58,7 +58,7 @@ class SurvivalHead(Head):
         names, intervals = target_names(data), task.intervals
         if len(names) != 2 or names[0] == names[1]:
             raise ConfigError(
-                f"data.target = {data.target} names {len(names)} column(s), and task.head = 'survival' learns "
+                f"data.target = {data.target} has {len(names)} column(s), and task.head = 'survival' learns "
                 'of two, a time and whether an event ended it (1) or not (0): set target = ["time", "event"]'
             )
         if intervals is None:
@@ -167,7 +167,7 @@ class SurvivalHead(Head):
 
     def told(self, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
         """The risk, and survival beyond each end."""
-        each = zip(self._named(outputs), self.probabilities(outputs).T, strict=True)
+        each = zip(self.named(outputs.shape[1]), self.probabilities(outputs).T, strict=True)
         return [("risk", self.decided(outputs)), *((f"survival {name}", column) for name, column in each)]
 
 
