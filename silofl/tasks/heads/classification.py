@@ -89,7 +89,7 @@ class ClassificationHead(Head):
         """`accuracy`, and of two classes `auc` of the second."""
         from silofl.tasks.metrics import auc
 
-        right = (outputs.argmax(dim=1) == targets).float().mean()
+        right = (outputs.argmax(dim=1) == targets).double().mean()
         if outputs.shape[1] != 2:
             return {"accuracy": right}
         return {"accuracy": right, "auc": auc(precise(outputs).softmax(dim=1)[:, 1], targets)}
