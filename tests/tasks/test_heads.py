@@ -74,7 +74,7 @@ def naive_loss(kind: str, head: Head, output: Any, label: Any) -> float:
     time, event = label
     total, start = 0.0, 0.0
     for logit, end in zip(output, head.recipe.ends, strict=True):
-        if event and start < time <= end or event and time == start == 0:
+        if (event and start < time <= end) or (event and time == start == 0):
             return total + bce(logit, 1)
         if time > end or (not event and time >= (start + end) / 2):
             total += bce(logit, 0)
@@ -89,9 +89,13 @@ def test_losses_are_those_of_the_formula_and_of_one_example_each(kind: str) -> N
     targets = head.targets(labels)
     losses = head.losses(outputs, targets)
     expected = [naive_loss(kind, head, *pair) for pair in zip(outputs.tolist(), labels.tolist(), strict=True)]
-    assert np.allclose(losses.detach().numpy(), expected, rtol=0, atol=1e-6 if kind == "regression" else 1e-12)
+    assert np.allclose(
+        losses.detach().numpy(), expected, rtol=0, atol=1e-6 if kind == "regression" else 1e-12
+    )
     (gradient,) = torch.autograd.grad(losses[7], outputs, retain_graph=True)
-    assert gradient[7].any() and not gradient[:7].any() and not gradient[8:].any()
+    assert gradient[7].any()
+    assert not gradient[:7].any()
+    assert not gradient[8:].any()
     one_by_one = torch.vmap(lambda o, t: head.losses(o[None], t[None])[0])(outputs, targets)
     assert torch.allclose(one_by_one, losses, rtol=0, atol=1e-14)
 
