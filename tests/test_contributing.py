@@ -19,6 +19,7 @@ ONE_LINE = r"^`(silofl/[\w/]+\.py)`:(?:(?!^## ).)*?^The line: `(.*?)`"
 LINES = dict(re.findall(ONE_LINE, TEXT, re.DOTALL | re.MULTILINE))
 TABLES = {
     "silofl/tasks/stripes.py": ("silofl/tasks/registry.py", "TASKS"),
+    "silofl/tasks/heads/counts.py": ("silofl/tasks/heads/__init__.py", "HEADS"),
     "silofl/aggregation/gathered.py": ("silofl/aggregation/protocols.py", "PROTOCOLS"),
     "silofl/aggregation/formats/unit.py": ("silofl/aggregation/formats/__init__.py", "FORMATS"),
     "silofl/privacy/places/majority.py": ("silofl/privacy/places/__init__.py", "PLACES"),
@@ -114,6 +115,22 @@ def test_the_examples_train(copied: Path, tmp_path: Path) -> None:
     accuracies = train(copied, tmp_path)
     assert len(accuracies) == len(EXAMPLES)
     assert min(accuracies) > 0.9
+
+
+def test_the_head_learns_and_predicts(copied: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np, torch, silofl; torch.set_num_threads(1); root = sys.argv[1];"
+        "rng = np.random.default_rng(0); x = rng.normal(size=(2, 80)); y = rng.poisson(np.exp(1 + x));"
+        "[np.savetxt(f'{root}/{k}.csv', np.c_[x[k], y[k]], '%g', ',', header='a,n', comments='')"
+        " for k in range(2)];"
+        "task = {'name': 'files', 'head': 'counts', 'model': 'linear'};"
+        "data = {'path': root + '/{silo}.csv', 'target': 'n'}; run = {'rounds': 20, 'dir': root + '/run'};"
+        "done = silofl.simulate({'run': run, 'task': task, 'data': data}, silos=2);"
+        "rate = done.model.predict({'a': [0.0, 1.0]});"
+        "assert np.abs(np.log(rate) - [1, 2]).max() < 0.2, rate;"
+        "assert done.summary['metrics']['mae'] < 2"
+    )
+    run(copied, code, str(tmp_path))
 
 
 def test_the_transform_comes_off_the_sum(copied: Path) -> None:

@@ -101,10 +101,10 @@ class SurvivalHead(Head):
         counts = yield np.histogram(np.clip(times, 0, largest), edges)[0].astype(np.float64)
         wanted = count * np.arange(1, self.intervals + 1) / self.intervals
         places = np.searchsorted(np.cumsum(counts), wanted - 0.5)
-        ends = edges[np.minimum(places, _BINS - 1) + 1]
-        if len(np.unique(ends)) < self.intervals:
+        ends = [float(f"{end:.4g}") for end in edges[np.minimum(places, _BINS - 1) + 1].tolist()]
+        if len(set(ends)) < self.intervals or not min(ends) > 0:
             raise _too_few(self.intervals)
-        return TargetRecipe(ends=tuple(ends.tolist()))
+        return TargetRecipe(ends=tuple(ends))
 
     def describe(self) -> str:
         """See `Head`."""
