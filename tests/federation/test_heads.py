@@ -150,9 +150,11 @@ PRIVATE = {
 }
 
 
+@pytest.mark.parametrize("unit", ["example", pytest.param("patient", marks=pytest.mark.long)])
 @pytest.mark.parametrize("head", FEW)
-def test_every_head_trains_under_privacy_with_constants(tmp_path: Path, head: str) -> None:
-    written(tmp_path, head)
+def test_every_head_trains_under_privacy_with_constants(tmp_path: Path, head: str, unit: str) -> None:
+    for silo in range(SILOS):
+        write(tmp_path / f"{silo}.csv", columns(head, silo) | {"who": np.arange(120) // 2})
     scaling = {"center": {"age": 53.0}, "scale": {"age": 10.0}, "standardize": False}
     if head == "regression":
         scaling = {
@@ -160,7 +162,10 @@ def test_every_head_trains_under_privacy_with_constants(tmp_path: Path, head: st
             "scale": {"age": 10.0, "price": 3e4},
             "standardize": False,
         }
-    config = settings(tmp_path, head, 6, data=scaling, **PRIVATE)
+    scaling |= {"owner_column": "who"} if unit == "patient" else {"drop": ["who"]}
+    config = settings(
+        tmp_path, head, 6, data=scaling, **PRIVATE | {"privacy": PRIVATE["privacy"] | {"unit": unit}}
+    )
     summary = federate(config)[0]
     name, least = GOOD[head]
     assert summary["metrics"][name] > least - 0.35
@@ -187,3 +192,34 @@ def _statistics(config: Config) -> dict[str, Any]:
     )
     found, _ = run_in_threads(SILOS, lambda comm: federated_statistics(config, Shown(), comm=comm))[0]
     return dict(json.loads(json.dumps(found)))
+
+
+def test_a_target_in_another_unit_is_refused_by_silo(tmp_path: Path) -> None:
+    written(tmp_path, "regression")
+    config = settings(tmp_path, "regression")
+
+    def rank(comm: Any) -> Any:
+        units = {"price": "EUR" if comm.rank else "USD"}
+        own = config.model_copy(update={"data": config.data.model_copy(update={"units": units})})
+        with pytest.raises(SiloflError) as caught:
+            train(own, comm=comm)
+        return str(caught.value)
+
+    said = "the columns of silo 0 are not those of silo 1: 'price' has target in USD and not target in EUR"
+    assert all(said in one for one in run_in_threads(SILOS, rank, timeout_s=60))
+
+
+@pytest.mark.long
+def test_onnx_has_numbers_in_the_targets_units(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from silofl.inference.onnx_export import export_onnx
+
+    written(tmp_path, "regression")
+    federate(configured(tmp_path, "regression", 2))
+    model = silofl.load(tmp_path / "run")
+    export_onnx(model, tmp_path / "m.onnx")
+    new = columns("regression", 9)
+    raw = np.column_stack([new[name] for name in model.columns])
+    (found,) = runtime.InferenceSession(tmp_path / "m.onnx").run(None, {"raw": raw})
+    assert np.allclose(found[:, 0], model.predict(new), rtol=1e-6)

@@ -12,6 +12,8 @@ import pytest
 from silofl.config import parse
 from silofl.errors import ConfigError, DataError
 from silofl.tasks import build
+from silofl.tasks.recipe_making import Agreed
+from silofl.tasks.scaling import Scaling
 from tests.tasks.heads import MORE, TARGETS, columns
 
 GOOD = "a,b,t,e\n" + "1,2,5,1\n3,1,7,0\n" * 4
@@ -161,3 +163,22 @@ def test_every_kind_of_file_gives_the_same_targets(tmp_path: Path, head: str) ->
         assert np.array_equal(samples.labels, expected), name
         assert [one for one, _ in samples.schema] == features
         assert np.array_equal(samples.features, x)
+
+
+def test_a_target_has_a_unit_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(GOOD)
+    made = task(tmp_path / "mine.csv", "regression", {"units": {"t": "days", "a": "kg"}})
+    assert made.read(0).targets == (("t", "target in days"),)
+    assert made.schema()[0] == ("a", "numbers in kg")
+
+
+def test_constants_of_a_target_go_before_statistics_of_features(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(GOOD)
+    data = {"standardize": True, "center": {"t": 4}, "scale": {"t": 2}}
+    made = task(tmp_path / "mine.csv", "regression", data)
+    made.read(0)
+    made.agree(made.recipe(Agreed(Scaling(("a", "b", "e"), (0.0,) * 3, (1.0,) * 3))))
+    targets = np.concatenate([part.tensors[1] for part in made.data(0, 1)])
+    assert set(targets[:, 0].tolist()) <= {0.5, 1.5}
+    weights = {"class_weights": {"t": 1, "e": 3}}
+    assert task(tmp_path / "mine.csv", "multilabel", **weights).head.recipe.weights == (1.0, 3.0)
