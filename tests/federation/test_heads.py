@@ -13,6 +13,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score, roc_auc_score
 
 import silofl
+from silofl import config as configuration
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError
@@ -223,3 +224,27 @@ def test_onnx_has_numbers_in_the_targets_units(tmp_path: Path) -> None:
     raw = np.column_stack([new[name] for name in model.columns])
     (found,) = runtime.InferenceSession(tmp_path / "m.onnx").run(None, {"raw": raw})
     assert np.allclose(found[:, 0], model.predict(new), rtol=1e-6)
+
+
+def test_folders_of_images_are_learnt_by_their_colours(tmp_path: Path) -> None:
+    """Red and blue of one brightness, which greys do not tell apart."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for silo, name in ((silo, name) for silo in range(SILOS) for name in ("red", "blue")):
+        folder = tmp_path / str(silo) / name
+        folder.mkdir(parents=True)
+        colour = np.array((200, 90, 90) if name == "red" else (90, 90, 200))
+        for k in range(20):
+            pixels = colour + rng.integers(-50, 50, (8, 8, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{k}.png")
+    task = {"name": "files", "model": "cnn", "labels": ["red", "blue"], "image_size": [8, 8]}
+    tables = {
+        "run": {"dir": str(tmp_path / "run"), "display": "none", "rounds": 3},
+        "task": {**task, "class_weights": "balanced"},
+        "data": {"path": str(tmp_path / "{silo}"), "standardize": "federated"},
+    }
+    assert federate(configuration.parse(tables))[0]["accuracy"] > 0.9
+    told = predictions_of(silofl.load(tmp_path / "run"), tmp_path / "0" / "red").splitlines()
+    assert told[0] == "image,prediction,probability red,probability blue"
+    assert told[1].startswith("0.png,red,")

@@ -208,3 +208,20 @@ def test_roles_are_of_values_and_targets_alone(tmp_path: Path, kind: str) -> Non
     data = build(config).data(0, SILOS)
     assert len(data.train) + len(data.test or ()) == len(columns(kind, 0)[names[0]])
     assert 10 < len(data.test or ()) < 40
+
+
+def test_a_recipe_of_a_target_is_read_as_it_was_written_or_not_at_all() -> None:
+    made = TargetRecipe(0.1, 1e-300, (0.5, 3.0), (1.0, 2.5))
+    assert TargetRecipe.from_json(made.to_json()) == made
+    wrong: list[dict[str, Any]] = [
+        {"scale": 0.0},
+        {"ends": [2.0, 1.0]},
+        {"ends": [-1.0]},
+        {"weights": [0.0]},
+        {"center": math.nan},
+        {"center": "1"},
+        {"more": 1},
+    ]
+    for one in wrong:
+        with pytest.raises((ValueError, TypeError)):
+            TargetRecipe.from_json(made.to_json() | one)
