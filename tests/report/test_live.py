@@ -11,7 +11,6 @@ from rich.console import Console
 from silofl.report.live_display import ROUNDS_SHOWN, LiveDisplay
 from tests.report.test_events import metrics
 
-
 PLAN = {
     "version": "0",
     "name": "demo",
