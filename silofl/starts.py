@@ -252,4 +252,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _copy(source: Path) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(source.read_bytes())
+    def write(path: Path) -> None:
+        path.write_bytes(source.read_bytes())
+
+    return write

@@ -21,6 +21,7 @@ from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.standardization import exact_sums, statistics_aggregator
+from silofl.tasks.readers import Samples
 from silofl.tasks.readers.labels import class_names
 from silofl.tasks.table_statistics import Json, Shown, table_statistics
 
@@ -28,34 +29,39 @@ FILE = "stats.json"
 
 
 def federated_statistics(
-    config: Config, shown: Shown, *, comm: Communicator, on_directory: Callable[[Path], None] = lambda _: None
+    config: Config,
+    shown: Shown,
+    *,
+    comm: Communicator,
+    noise_multiplier: float | None = None,
+    on_directory: Callable[[Path], None] = lambda _: None,
 ) -> tuple[Json, Path]:
     """Statistics of the files of all silos, every rank reading its own; collective, and the same on each.
 
-    Rank 0 writes them into its run directory, which is beside those of training: `FILE`.
+    Rank 0 writes them into its run directory, which is beside those of training: `FILE`. Under [privacy]
+    they are one noisy sum, of noise of `noise_multiplier`, `privacy.standardize_noise_multiplier` where None.
 
     Raises:
-        ConfigError: [privacy] is set, whose protection these sums would not have, or there are no files.
+        ConfigError: there are no files, or as of `noisy_table_sums.noisy_sums`.
         StoppedError: a silo failed after a sum with its numbers was read.
         DataError, MismatchError: as before a run, of data and columns.
     """
     with raise_on_all_ranks(comm):
-        refuse_unfit(config)
+        refuse_unfit(config, noise_multiplier)
     prepared = prepare(as_tables(config), comm=comm, resume=False, on_directory=on_directory)
     with prepared.peers:
         try:
-            return _found(prepared, shown), prepared.path
+            return _found(prepared, shown, noise_multiplier), prepared.path
         finally:
             silo_log.end()
 
 
-def refuse_unfit(config: Config) -> None:
-    """Raise ConfigError where statistics would tell what they may not, or there is nothing to read."""
-    if config.privacy.unit != "none":
+def refuse_unfit(config: Config, noise_multiplier: float | None) -> None:
+    """Raise ConfigError where there is nothing to read, or noise is asked for that nothing counts."""
+    if noise_multiplier is not None and config.privacy.unit == "none":
         raise ConfigError(
-            f'silofl stats shows sums without noise, and privacy.unit = "{config.privacy.unit}" promises '
-            'noise on all that is shown: give --set privacy.unit="none" and no other key of [privacy] if '
-            'these statistics may be shown; for the model, data.standardize = "federated" has noise'
+            '--noise-multiplier is of noise under [privacy], and privacy.unit is "none": set privacy.unit = '
+            '"example", or leave it out'
         )
     if config.task.factory or config.task.name != "files":
         raise ConfigError('silofl stats reads tables: set task.name = "files" and data.path')
@@ -64,12 +70,12 @@ def refuse_unfit(config: Config) -> None:
 def as_tables(config: Config) -> Config:
     """The configuration with which tables are read as they stand: with missing values, and not scaled."""
     every: dict[str, Any] = {"impute": {"*": "mean"}, "flag_missing": [], "standardize": False}
-    every |= {"center": {}, "scale": {}, "bounds": {}}
+    every |= {"center": {}, "scale": {}}
     run = config.run.model_copy(update={"name": f"{config.run.name or 'run'}-stats"})
     return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run})
 
 
-def _found(prepared: Prepared, shown: Shown) -> Json:
+def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> Json:
     config, group, samples = prepared.start.config, prepared.group, prepared.samples
     assert samples is not None, "files are read before"
     with raise_on_all_ranks(group.comm):
@@ -78,19 +84,16 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
         unknown = sorted(set(shown.ranges) - {name for name, _ in samples.schema})
         if unknown:
             raise ConfigError(f"--range has {unknown[0]!r}, which is no column of features: correct the name")
-    _refuse_other_requests(group.comm, shown)
-    group.started()  # from here on others go on without a silo that fails
-    sums = _Sums(
-        group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
-    )
-    statistics = table_statistics(config.data, samples, class_names(config.task), shown)
-    try:
-        summand = next(statistics)
-        while True:
-            summand = statistics.send(sums.of(summand))
-    except StopIteration as end:
-        about = {"silofl": __version__, "silos": list(sums.silos), "of": prepared.start.silos}
-        found: Json = {**about, **end.value}
+    private = config.privacy.unit != "none"
+    multiplier = config.privacy.standardize_noise_multiplier if noise_multiplier is None else noise_multiplier
+    _refuse_other_requests(group.comm, shown, multiplier if private else 0.0)
+    if private:
+        from silofl.federation.noisy_table_sums import noisy_sums
+
+        told = noisy_sums(prepared, shown, multiplier)
+    else:
+        told = _exact(prepared, samples, shown)
+    found = {"silofl": __version__, "of": prepared.start.silos, **told}
 
     def keep() -> None:
         with raise_on_all_ranks(group.comm):
@@ -101,9 +104,26 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
     return found
 
 
-def _refuse_other_requests(comm: Communicator, shown: Shown) -> None:
+def _exact(prepared: Prepared, samples: Samples, shown: Shown) -> Json:
+    """Without noise; collective."""
+    config, group = prepared.start.config, prepared.group
+    group.started()  # from here on others go on without a silo that fails
+    sums = _Sums(
+        group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
+    )
+    statistics = table_statistics(config.data, samples, class_names(config.task), shown)
+    try:
+        summand = next(statistics)
+        while True:
+            summand = statistics.send(sums.of(summand))
+    except StopIteration as end:
+        return {"silos": list(sums.silos), **end.value}
+
+
+def _refuse_other_requests(comm: Communicator, shown: Shown, noise_multiplier: float) -> None:
     """Raise ConfigError on all ranks where one asks for other statistics: sums would mean nothing."""
-    asked = {"--bins": shown.bins, "--range": {name: list(pair) for name, pair in shown.ranges.items()}}
+    ranges = {name: list(pair) for name, pair in shown.ranges.items()}
+    asked = {"--bins": shown.bins, "--range": ranges, "--noise-multiplier": noise_multiplier}
     every = allgather_object(comm, asked)
     for option in asked:
         for rank, other in enumerate(every):

@@ -32,7 +32,7 @@ from silofl.config import Config
 from silofl.crypto.signer import Signer
 from silofl.errors import ChangedDataError, ConfigError, LessProtectionError
 from silofl.federation.privacy.budget import spent_in
-from silofl.federation.privacy.noisy_statistics import ROUND, NoisyStatistics
+from silofl.federation.privacy.noisy_statistics import ROUND, NoisyStatistics, OfColumns
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.schema import agree_on_schema
 from silofl.privacy.ledger import Ledger
@@ -152,7 +152,8 @@ def _added_up_with_noise(
 ) -> Statistics:
     by_person = config.privacy.unit == "patient"
     noisy.begin()
-    found = noisy.reduce(make, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
+    own = task.bounded_sums(group.silo_id, by_person=by_person)
+    found = noisy.reduce(make, OfColumns(config.privacy, own, POWER))
     scaling = task.bounded(group.silo_id).scaling(found.sums, found.deviation)
     return Statistics(task.recipe(Agreed(scaling)), found.spent.to_json())
 

@@ -52,6 +52,20 @@ class Bounded:
             second.append(_sum(squares, persons))
         return [*first, *second, people << POWER]
 
+    def sums_of_known(self, features: Features, persons: NDArray[np.int64] | None) -> list[int]:
+        """`sums` of a table (n, d) without its last; what is no number adds nothing to either sum."""
+        first, second = list[int](), list[int]()
+        for column, (u, squares) in zip(features.T, self._columns(features), strict=True):
+            first.append(_sum(u, persons))
+            second.append(_sum(np.where(np.isnan(column), 0.0, squares), persons))
+        return [*first, *second]
+
+    def positions(self, features: Features) -> Iterator[Floats]:
+        """Of each column of a table (n, d): (n,), -1 and 1 at its bounds, NaN of what is no number."""
+        for column, middle, half in zip(features.T, self.middle, self.half, strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                yield (column.astype(np.float64) - middle) / half
+
     def _columns(self, features: Features) -> Iterator[tuple[Floats, Floats]]:
         """Of each column (n,): u, and 2u^2 - 1."""
         if features.ndim == 2:
