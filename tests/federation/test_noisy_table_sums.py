@@ -1,4 +1,4 @@
-"""`silofl stats` under [privacy]: one noisy sum, what it costs, and that no record is worth more than that."""
+"""`silofl stats` under [privacy]: one noisy sum, its cost, and that no record is worth more than that."""
 
 import json
 import math
