@@ -147,6 +147,17 @@ def test_what_leaves_no_room_is_refused_before_anything_is_shown(tmp_path: Path)
             (tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl").unlink()
 
 
+@pytest.mark.parametrize("key", ["max_epsilon", "budget_epsilon"])
+def test_where_no_round_has_room_behind_them_none_is_shown(tmp_path: Path, key: str) -> None:
+    written(tmp_path)
+    own = {"budget_dir": str(tmp_path / "budget-{silo}")} if key == "budget_epsilon" else {}
+    config = settings(tmp_path, privacy={key: 0.45, **own})  # they spend 0.43
+    errors = federate(config)
+    said = "does not allow one round" if key == "max_epsilon" else "has no room for a round"
+    assert all(isinstance(one, ConfigError) and said in str(one) for one in errors), errors
+    assert not entries(tmp_path)
+
+
 RUN = """
 [run]
 rounds = 4

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.base import Aggregator, authorize
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.config import Config, PrivacyConfig
+from silofl.config import Config, PrivacyConfig, for_silo
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.key_file import silo_key
 from silofl.crypto.noise_keys import NONCE_BYTES, NoiseKeys
@@ -26,6 +26,7 @@ from silofl.errors import SiloflError
 from silofl.federation.own_log import note
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.data_budget import budget_for
+from silofl.federation.privacy.guarantee import plan_for, refuse_over_budget
 from silofl.federation.privacy.pipeline import TABLES
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.privacy.column_statistics import StatisticsPlan
@@ -107,6 +108,32 @@ class NoisyStatistics:
     def begin(self) -> None:
         """Take up what a killed run may have shown; collective."""
         self.budget.begin(ROUND - 1)
+
+    def refuse_without_round(self, own: Summand, silos: int) -> None:
+        """Raise ConfigError where sums and one round of a run of `silos` have no room together; collective.
+
+        Of a vector of one value, of which a round costs least: the model is not there yet.
+        """
+        here = len(self._group.members)
+
+        def refuse() -> None:
+            with raise_on_all_ranks(self._group.comm):
+                if not self.budget.was_begun(ROUND):  # else it is counted
+                    self._refuse_without_round(own.plan(here), here, silos)
+
+        self._group.step(refuse)
+
+    def _refuse_without_round(self, sums: StatisticsPlan, here: int, silos: int) -> None:
+        privacy = for_silo(self._config, self._group.silo_id).privacy
+        if privacy.max_epsilon is None and not privacy.budget_dir:
+            return
+        sums.refuse_dear()
+        before, records = sums.of_sum(here), privacy.records or 1
+        plan = plan_for(self._config, 1, records, here, silos, before=before)
+        noise = plan.noise_multiplier()
+        refuse_over_budget(plan, noise)
+        self.budget.price = lambda silos, _: plan.of_rounds(noise, 1)
+        self.budget.refuse_first()
 
     def reduce(self, make: Callable[[], Aggregator], own: Summand) -> StatisticsTotal:
         """The noisy sums of what all silos bring; collective.
