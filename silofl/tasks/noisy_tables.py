@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import isotonic_regression
 
 from silofl.config import DataConfig
 from silofl.errors import ConfigError, DataError
@@ -174,6 +173,8 @@ def _key(part: float) -> str:
 
 def _quantiles(counts: Floats, edges: Floats) -> dict[str, float | None]:
     """By noisy counts below, in and above bins, whose running sums are made to never fall; None beyond."""
+    from sklearn.isotonic import isotonic_regression  # late: ranks that train do without
+
     running = np.maximum(isotonic_regression(np.cumsum(counts)), 0)
     found = dict[str, float | None]()
     for part in QUANTILES:
