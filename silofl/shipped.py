@@ -20,16 +20,17 @@ def shipped_files() -> dict[str, Path]:
     """
     root = Path(__file__).parents[1]
     if (root / "pyproject.toml").is_file() and (root / FIRST_EXAMPLE).is_file():
-        return {
-            str(path.relative_to(root)): path
-            for folder in FOLDERS
-            for path in sorted((root / folder).iterdir())
-            if path.is_file()
-        }
-    found = _installed()
+        return _beside(root)
+    found = _installed() or _beside(root / "share" / "silofl")
     if FIRST_EXAMPLE not in found:
         raise StorageError("the examples of silofl are not where it is installed: install it from its wheel")
     return found
+
+
+def _beside(root: Path) -> dict[str, Path]:
+    """The files of `FOLDERS` in a folder; none where it has none."""
+    paths = [path for folder in FOLDERS for path in sorted((root / folder).glob("*")) if path.is_file()]
+    return {str(path.relative_to(root)): path for path in paths}
 
 
 def _installed() -> dict[str, Path]:

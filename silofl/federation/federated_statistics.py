@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.standardization import exact_sums, statistics_aggregator
 from silofl.tasks.readers import Samples
 from silofl.tasks.readers.labels import class_names
+from silofl.tasks.recipe_making import numeric_schema
 from silofl.tasks.table_statistics import Json, Shown, table_statistics
 
 FILE = "stats.json"
@@ -38,7 +40,7 @@ def federated_statistics(
 ) -> tuple[Json, Path]:
     """Statistics of the files of all silos, every rank reading its own; collective, and the same on each.
 
-    Rank 0 writes them into its run directory, which is beside those of training: `FILE`. Under [privacy]
+    Rank 0 writes them into a directory of their own, beside the run's: `FILE`. Under [privacy]
     they are one noisy sum, of noise of `noise_multiplier`, `privacy.standardize_noise_multiplier` where None.
 
     Raises:
@@ -48,6 +50,8 @@ def federated_statistics(
     """
     with raise_on_all_ranks(comm):
         refuse_unfit(config, noise_multiplier)
+    bounds = {name: (low, high) for name, (low, high) in config.data.bounds.items()}
+    shown = replace(shown, ranges=bounds | dict(shown.ranges))
     prepared = prepare(as_tables(config), comm=comm, resume=False, on_directory=on_directory)
     with prepared.peers:
         try:
@@ -63,6 +67,8 @@ def refuse_unfit(config: Config, noise_multiplier: float | None) -> None:
             '--noise-multiplier is of noise under [privacy], and privacy.unit is "none": set privacy.unit = '
             '"example", or leave it out'
         )
+    if noise_multiplier is not None and not 0 < noise_multiplier < math.inf:
+        raise ConfigError(f"--noise-multiplier {noise_multiplier} is no number above 0: correct it")
     if config.task.factory or config.task.name != "files":
         raise ConfigError('silofl stats reads tables: set task.name = "files" and data.path')
 
@@ -70,8 +76,10 @@ def refuse_unfit(config: Config, noise_multiplier: float | None) -> None:
 def as_tables(config: Config) -> Config:
     """The configuration with which tables are read as they stand: with missing values, and not scaled."""
     every: dict[str, Any] = {"impute": {"*": "mean"}, "flag_missing": [], "standardize": False}
-    every |= {"center": {}, "scale": {}}
-    run = config.run.model_copy(update={"name": f"{config.run.name or 'run'}-stats"})
+    every |= {"center": {}, "scale": {}, "bounds": {}}
+    own = {"name": f"{config.run.name or 'run'}-stats"}
+    own |= {"dir": f"{config.run.dir.rstrip('/')}-stats"} if config.run.dir else {}
+    run = config.run.model_copy(update=own)
     return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run})
 
 
@@ -81,9 +89,10 @@ def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> 
     with raise_on_all_ranks(group.comm):
         if samples.features.ndim != 2:
             raise ConfigError("silofl stats is of tables, and data.path has images: they have no columns")
-        unknown = sorted(set(shown.ranges) - {name for name, _ in samples.schema})
-        if unknown:
-            raise ConfigError(f"--range has {unknown[0]!r}, which is no column of features: correct the name")
+        numbers = {name for name, _ in numeric_schema(samples.schema)}
+        for name in sorted(set(shown.ranges) - numbers - {"*"}):
+            kind = "of features" if name not in dict(samples.schema) else "of numbers, but of categories"
+            raise ConfigError(f"--range has {name!r}, which is no column {kind}: correct the name")
     private = config.privacy.unit != "none"
     multiplier = config.privacy.standardize_noise_multiplier if noise_multiplier is None else noise_multiplier
     _refuse_other_requests(group.comm, shown, multiplier if private else 0.0)

@@ -87,6 +87,7 @@ def noisy_sums(prepared: Prepared, shown: Shown, multiplier: float) -> dict[str,
     said = claim(config.privacy, of_these, f"noise of multiplier {multiplier:.4g}")
     return {
         **told,
+        "unit": "patient" if by_person is not None else "sample",
         "privacy": said,
         "epsilon": spent.observer,
         "delta": config.privacy.delta,

@@ -20,14 +20,16 @@ def print_statistics(found: dict[str, Any], path: str) -> None:
         return hidden if value is None else str(value)
 
     samples = f"<{least}" if found["samples"] is None else str(found["samples"])
-    console.print(f"{samples} samples of {len(found['silos'])} of {found['of']} silos")
-    table = Table("column", "count", "missing", "mean", "deviation", "5 %", "median", "95 %", box=None)
+    console.print(f"{samples} {found.get('unit', 'sample')}s of {len(found['silos'])} of {found['of']} silos")
+    table = Table(
+        "column", "count", "missing", "mean", "deviation", "5 %", "median", "95 %", box=None, pad_edge=False
+    )
     for one in found["columns"]:
         if "counts" in one:
             continue
         quantiles = one["quantiles"] or {}
         numbers = [one["mean"], one["deviation"], *(quantiles.get(key) for key in ("0.05", "0.5", "0.95"))]
-        texts = ["-" if number is None else f"{number:.6g}" for number in numbers]
+        texts = ["-" if number is None else f"{number:.5g}" for number in numbers]
         texts[0] += f" ± {one['mean_noise']:.2g}" if one.get("mean_noise") else ""
         table.add_row(escape(one["name"]), count(one["count"]), count(one["missing"]), *texts)
     if table.row_count:

@@ -60,12 +60,6 @@ class Bounded:
             second.append(_sum(np.where(np.isnan(column), 0.0, squares), persons))
         return [*first, *second]
 
-    def positions(self, features: Features) -> Iterator[Floats]:
-        """Of each column of a table (n, d): (n,), -1 and 1 at its bounds, NaN of what is no number."""
-        for column, middle, half in zip(features.T, self.middle, self.half, strict=True):
-            with np.errstate(over="ignore", invalid="ignore"):
-                yield (column.astype(np.float64) - middle) / half
-
     def _columns(self, features: Features) -> Iterator[tuple[Floats, Floats]]:
         """Of each column (n,): u, and 2u^2 - 1."""
         if features.ndim == 2:

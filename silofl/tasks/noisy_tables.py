@@ -19,11 +19,16 @@ from silofl.config import DataConfig
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.bounded_columns import Bounded, bounded, mistaken_bounds
 from silofl.tasks.readers import Samples
-from silofl.tasks.readers.category_texts import MISSING_CATEGORY, OTHER_CATEGORY, category_place
+from silofl.tasks.readers.category_texts import (
+    MISSING_CATEGORY,
+    OTHER_CATEGORY,
+    category_place,
+    category_text,
+)
 from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.readers.source import unit_of
 from silofl.tasks.recipe_making import is_categorical, numeric_places, numeric_schema, raw_columns
-from silofl.tasks.table_statistics import QUANTILES
+from silofl.tasks.table_statistics import QUANTILES, in_order
 
 Floats = NDArray[np.float64]
 Json = dict[str, Any]
@@ -48,6 +53,11 @@ class NoisyTable:
         numbers = [self.bins + 3] * len(self.bounds.columns)
         return [*numbers, *map(len, self.categories.values()), len(self.classes)]
 
+    def _edges(self, k: int) -> Floats:
+        """Of the bins of a column of numbers, (bins + 1,), as they are told."""
+        middle, half = self.bounds.middle[k], self.bounds.half[k]
+        return np.linspace(middle - half, middle + half, self.bins + 1)
+
     def moments(self, samples: Samples, persons: NDArray[np.int64] | None) -> list[int]:
         """Sums of this silo's records in steps of 2^-POWER, as of `Bounded.sums`; none of a missing value."""
         return self.bounds.sums_of_known(_numbers(samples), persons)
@@ -57,8 +67,7 @@ class NoisyTable:
 
         A person adds `unit` to all cells of a partition together at most: whole numbers below its parts.
         """
-        edges = np.linspace(-1, 1, self.bins + 1)
-        places = [_bins(u, edges) for u in self.bounds.positions(_numbers(samples))]
+        places = [_bins(column, self._edges(k)) for k, column in enumerate(_numbers(samples).T)]
         raw = raw_columns(samples)
         for name, listed in self.categories.items():
             assert isinstance(raw, dict), "a table with categories has columns by name"
@@ -79,25 +88,26 @@ class NoisyTable:
         many, columns = float(sums[-1]), len(self.bounds.columns)
         first, second = sums[:columns], sums[columns : 2 * columns]
         cells = np.split(sums[2 * columns : -1], np.cumsum(self.sizes)[:-1])
-        names = [self.schema[place][0] for place in numeric_places(self.schema)]
-        found = {
-            name: self._numeric(k, many, (first[k], second[k]), cells[k], deviation)
-            for k, name in enumerate(names)
-        }
-        for (name, listed), counts in zip(self.categories.items(), cells[columns:-1], strict=True):
-            found[name] = {"kind": "categories", "counts": dict(zip(listed, _whole(counts), strict=True))}
+        numbers = [self._numeric(k, many, (first[k], second[k]), cells[k], deviation) for k in range(columns)]
+        counted = [
+            {"kind": "categories", "counts": dict(zip(listed, _whole(counts), strict=True))}
+            for listed, counts in zip(self.categories.values(), cells[columns:-1], strict=True)
+        ]
+        found = in_order(self.schema, numbers, counted)
         return {
             "samples": max(round(many), 0),
             "noise": deviation,
             "classes": dict(zip(self.classes, _whole(cells[-1]), strict=True)),
-            "columns": [{"name": name, "unit": unit_of(kind), **found[name]} for name, kind in self.schema],
+            "columns": [
+                {"name": name, "unit": unit_of(kind), **one}
+                for (name, kind), one in zip(self.schema, found, strict=True)
+            ],
         }
 
     def _numeric(
         self, k: int, many: float, moments: tuple[float, float], cells: Floats, deviation: float
     ) -> Json:
-        low, high = (self.bounds.middle[k] + side * self.bounds.half[k] for side in (-1, 1))
-        edges = np.linspace(low, high, self.bins + 1)
+        edges = self._edges(k)
         missing, below, *inside, above = _whole(cells)
         there = many - float(cells[0])
         known = there > FEWEST * deviation
@@ -105,8 +115,8 @@ class NoisyTable:
         variance, half = (square + 1) / 2 - mean * mean, self.bounds.half[k]
         told = known and variance > deviation / there * math.sqrt(0.25 + 4 * mean * mean)  # the noise on it
         return {
-            "kind": dict(self.schema)[self.bounds.columns[k]],
-            "count": max(round(there), 0),
+            "kind": self.schema[numeric_places(self.schema)[k]][1],
+            "count": min(max(round(there), 0), max(round(many), 0)),
             "missing": missing,
             "mean": float(self.bounds.middle[k] + mean * half) if known else None,
             "mean_noise": deviation / there * half if known else None,
@@ -119,11 +129,11 @@ class NoisyTable:
 def noisy_table(
     data: DataConfig, samples: Samples, classes: Sequence[str], bins: int, ranges: Mapping[str, Any]
 ) -> NoisyTable:
-    """What is asked of tables with such columns; `ranges` are bounds beside those of [data].
+    """What is asked of tables with such columns, with values within `ranges`, by name or for "*".
 
     ConfigError where a column of numbers has no public bounds, or categories are not listed.
     """
-    every = data.model_copy(update={"bounds": {**data.bounds, **ranges}})
+    every = data.model_copy(update={"bounds": dict(ranges)})
     numbers = numeric_schema(samples.schema)
     nothing = [f"nothing says between which bounds {name!r} is" for name, _ in numbers[:1]]
     for wrong in mistaken_bounds(every, numbers) if every.bounds else nothing:
@@ -134,9 +144,7 @@ def noisy_table(
     listed = {tidy(name): one for name, one in data.categorical.items()}
     more = (MISSING_CATEGORY, OTHER_CATEGORY)
     names = [name for name, kind in samples.schema if is_categorical(kind)]
-    categories = {
-        name: [*listed[name], *(extra for extra in more if extra not in listed[name])] for name in names
-    }
+    categories = {name: list(dict.fromkeys([*map(category_text, listed[name]), *more])) for name in names}
     return NoisyTable(samples.schema, bounded(every, numbers), categories, classes, bins)
 
 
@@ -144,11 +152,11 @@ def _numbers(samples: Samples) -> NDArray[Any]:
     return samples.features[:, numeric_places(samples.schema)]
 
 
-def _bins(u: Floats, edges: Floats) -> NDArray[np.int64]:
-    """Cells of positions (n,), -1 and 1 at the bounds: 0 is missing, 1 below, then bins, the last above."""
-    place = np.searchsorted(edges, u, side="right") + 1
-    place[u == edges[-1]] = len(edges)
-    place[np.isnan(u)] = 0
+def _bins(values: NDArray[Any], edges: Floats) -> NDArray[np.int64]:
+    """Cells of values (n,): 0 is missing, 1 below, then bins as of `np.histogram`, the last above."""
+    place = np.searchsorted(edges, values.astype(np.float64), side="right") + 1
+    place[values == edges[-1]] = len(edges)
+    place[np.isnan(values)] = 0
     return place.astype(np.int64)
 
 

@@ -98,19 +98,30 @@ def table_statistics(
     bins = yield np.concatenate([*map(_histogram, numbers.T, edges), np.zeros(1)])
     if not np.isfinite([*second, *bins]).all():
         raise _impossible()
-    found = {}
+    numeric = []
     for k, place in enumerate(places):
         counts = bins[k * (shown.bins + 2) :][: shown.bins + 2]
-        numeric = _numeric(shown, sums[0], there[k], (mean[k], deviation[k]), counts, edges[k])
-        found[samples.schema[place][0]] = {"kind": samples.schema[place][1], **numeric}
-    for (name, listed), totals in zip(categories.items(), of_categories, strict=True):
-        found[name] = _of_categories(shown, listed, totals)
+        one = _numeric(shown, sums[0], there[k], (mean[k], deviation[k]), counts, edges[k])
+        numeric.append({"kind": samples.schema[place][1], **one})
+    counted_in = zip(categories.values(), of_categories, strict=True)
+    found = in_order(samples.schema, numeric, [_of_categories(shown, *one) for one in counted_in])
     return {
         "samples": shown.count(sums[0]),
         "least_count": shown.least,
         "classes": dict(zip(classes, shown.counts(of_classes.tolist()), strict=True)),
-        "columns": [{"name": name, "unit": unit_of(kind), **found[name]} for name, kind in samples.schema],
+        "columns": [
+            {"name": name, "unit": unit_of(kind), **one}
+            for (name, kind), one in zip(samples.schema, found, strict=True)
+        ],
     }
+
+
+def in_order(
+    schema: Sequence[tuple[str, str]], numbers: Sequence[Json], counted: Sequence[Json]
+) -> list[Json]:
+    """What is told of columns of numbers and of categories, in the order of all columns."""
+    of_numbers, of_categories = iter(numbers), iter(counted)
+    return [next(of_categories if is_categorical(kind) else of_numbers) for _, kind in schema]
 
 
 def _categories(
@@ -145,7 +156,8 @@ def _second_sums(numbers: NDArray[Any], mean: Floats) -> Floats:
 
 def _edges(shown: Shown, name: str, mean: float, deviation: float) -> Floats:
     """Of the bins, (bins + 1,)."""
-    low, high = shown.ranges.get(name, (mean - WIDTH * deviation, mean + WIDTH * deviation))
+    around = mean - WIDTH * deviation, mean + WIDTH * deviation
+    low, high = shown.ranges.get(name, shown.ranges.get("*", around))
     if not low < high:
         low, high = mean - 0.5, mean + 0.5
     return np.linspace(low, high, shown.bins + 1)

@@ -172,3 +172,49 @@ def test_a_record_is_worth_all_that_is_said():
     before, plan = words([(60.0, 0, 0)], None)
     after, _ = words([(60.0, 0, 0), (120.0, 1, 1)], None)
     assert np.linalg.norm(after - before) == pytest.approx(plan.sensitivity)
+
+
+@pytest.mark.parametrize(("low", "high", "bins"), [(0, 100, 10), (0, 120, 32), (-3, 7, 7), (0, 1, 10)])
+def test_values_on_the_edges_that_are_told_are_in_their_bins(low, high, bins):
+    table = NoisyTable(
+        [("age", "a number")], Bounded(("age",), ((low + high) / 2,), ((high - low) / 2,)), {}, ["0"], bins
+    )
+    edges = np.array(table.told(np.zeros(2 + bins + 3 + 1 + 1), 0.0)["columns"][0]["histogram"]["edges"])
+    values = np.concatenate([edges, np.nextafter(edges, -np.inf), np.arange(low, high + 1, 1.0)])
+    samples = Samples(values[:, None], np.zeros(len(values), np.int64), table.schema)
+    missing, below, *counts, above, _ = table.cells(samples, None, 1)
+    assert counts == np.histogram(values, edges)[0].tolist()
+    assert (missing, below, above) == (0, (values < edges[0]).sum(), (values > edges[-1]).sum())
+
+
+def test_columns_without_names_are_each_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    for silo in range(SILOS):
+        x = rng.normal([-5.0, 5.0], 1, (80, 2)).astype(np.float32)
+        np.savez(tmp_path / f"{silo}.npz", x=x, label=rng.integers(0, 2, 80))
+    data = {"data": {"path": str(tmp_path / "{silo}.npz")}}
+    plain = found(exact.settings(tmp_path, **data), Shown())[0][0]
+    elsewhere = {"run": {"dir": str(tmp_path / "other-{silo}"), "display": "none"}}
+    private = found(config_of(tmp_path, elsewhere | data), Shown(ranges={"*": (-9.0, 9.0)}), noise=0.1)[0][0]
+    for table in (plain, private):
+        assert [one["mean"] for one in table["columns"]] == pytest.approx([-5, 5], abs=0.5)
+
+
+def test_training_has_another_directory_where_one_is_named(tmp_path):
+    """Or its ledger would be taken for one without them, and these for a run to resume."""
+    exact.written(tmp_path)
+    path = found(config_of(tmp_path))[0][1]
+    assert path == tmp_path / "run-0-stats"
+    assert not (tmp_path / "run-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sex", "'sex', which is no column of numbers, but of categories"),
+        ("bmi", "'bmi', which is no column of"),
+    ],
+)
+def test_ranges_are_of_columns_of_numbers(tmp_path, name, said):
+    exact.written(tmp_path)
+    assert said in str(found(config_of(tmp_path), Shown(ranges=SHOWN.ranges | {name: (0.0, 1.0)}))[0])

@@ -8,7 +8,7 @@ the noise is bound to the run's id instead, and to what all silos bring.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,7 +112,7 @@ class NoisyStatistics:
     def refuse_without_round(self, own: Summand, silos: int) -> None:
         """Raise ConfigError where sums and one round of a run of `silos` have no room together; collective.
 
-        Of a vector of one value, of which a round costs least: the model is not there yet.
+        Of a vector of one value in the largest ring, which costs least: the model is not there yet.
         """
         here = len(self._group.members)
 
@@ -129,7 +129,7 @@ class NoisyStatistics:
             return
         sums.refuse_dear()
         before, records = sums.of_sum(here), privacy.records or 1
-        plan = plan_for(self._config, 1, records, here, silos, before=before)
+        plan = replace(plan_for(self._config, 1, records, here, silos, before=before), bits=32)
         noise = plan.noise_multiplier()
         refuse_over_budget(plan, noise)
         self.budget.price = lambda silos, _: plan.of_rounds(noise, 1)
