@@ -9,7 +9,7 @@ GROUPS := one-process federations ranks kernels slurm
 # Bytecode of our own is kept even where PYTHONDONTWRITEBYTECODE is set: hundreds of processes would make it anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-groups $(addprefix test-,$(GROUPS)) test-long test-threat-model lint bench bench-peers clean
+.PHONY: run docs test test-groups $(addprefix test-,$(GROUPS)) test-long test-threat-model lint bench bench-peers clean
 
 run: $(VENV)/.run
 	$(BIN)/silofl launch -n 4 launch/digits.toml
@@ -37,13 +37,17 @@ test-one-process: $(VENV)/.test
 test-threat-model: $(VENV)/.test
 	$(PYTEST) -m "threat_model and not long" tests
 
-test-long: $(VENV)/.test
+test-long: $(VENV)/.test $(VENV)/.docs
 	$(PYTEST) -m long --timeout 3600 tests
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W -b html -c docs/site . build/site
+	@echo 'build/site/index.html'
 
 bench: $(VENV)/.run
 	$(BIN)/silofl bench kernels
@@ -60,6 +64,10 @@ bench-peers:
 	.venv-peers/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	.venv-peers/bin/python benchmarks/compare_flower.py
 	.venv-peers/bin/python benchmarks/compare_tenseal.py
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) --no-compile --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-peers build *.egg-info

@@ -119,8 +119,11 @@ class Hosts:
         """Kill all that runs on a host, but the first; `for_ever`: it does not answer from now on."""
         if for_ever:
             self._down(host).touch()
-        for pid in self.processes(host):
-            _kill(pid)
+        found = self.processes(host)
+        # A host goes as one. Stopped, none of its processes tells that another ends.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in found:
+                _kill(pid, number)
 
     def processes(self, host: int) -> dict[int, str]:
         """What runs on a host, by process number: names of programs."""
@@ -237,9 +240,9 @@ def _limit(name: str, device: str, megabits: float) -> None:
     _run([*limit.split(), "latency", f"{1e3 * WAITING_S:g}ms"])
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 def _ip(*words: str) -> None:

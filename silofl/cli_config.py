@@ -31,15 +31,16 @@ def config(
 
 def init(
     kind: Annotated[
-        str, typer.Argument(metavar="[tables|images|task]", help="What to start from.")
+        str, typer.Argument(metavar="[tables|images|task|examples]", help="What to start from.")
     ] = "tables",
     folder: Annotated[
         Path, typer.Argument(metavar="[FOLDER]", help="Where it goes; here by default.")
     ] = Path(),
 ) -> None:
-    """Write a commented configuration to start from, with made-up data or a task that it runs on."""
-    from silofl.starts import CONFIG, write_start
+    """Write a commented configuration to start from, with made-up data or a task; or silofl's examples."""
+    from silofl.starts import write_start
 
-    for path in write_start(kind, folder):
+    written, config = write_start(kind, folder)
+    for path in written:
         typer.echo(f"written: {path}")
-    typer.echo(f"next: {'' if folder == Path() else f'cd {folder} && '}silofl check {CONFIG}")
+    typer.echo(f"next: {'' if folder == Path() else f'cd {folder} && '}silofl check {config}")

@@ -21,6 +21,10 @@ def stats(
         list[str] | None,
         typer.Option("--range", metavar="COLUMN=LOW:HIGH", help="Publicly known bounds of a column's bins."),
     ] = None,
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1e6, help="Of the noise under [privacy]: over what a record is worth."),
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write them here, too.")] = None,
 ) -> None:
     """Count, average and bin all silos' tables by the secure sum; each rank of an mpirun is a silo."""
@@ -47,7 +51,9 @@ def stats(
             with raise_on_all_ranks(comm):
                 mine = own_settings(load(config, overrides, run), comm.rank, comm.size)
                 shown = Shown(bins, _parsed(ranges or []), mine.data.least_count, mine.run.seed)
-            found, path = federated_statistics(mine, shown, comm=comm, on_directory=keep_traces)
+            found, path = federated_statistics(
+                mine, shown, comm=comm, noise_multiplier=noise_multiplier, on_directory=keep_traces
+            )
         if comm.rank == 0:
             if json is not None:
                 write_json(json, found, private=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from silofl.config.reference import schema
 from silofl.errors import ConfigError, StorageError
+from silofl.shipped import FIRST_EXAMPLE, shipped_files
 from silofl.tasks.readers.source import optional
 
 CONFIG, SCHEMA = "silofl.toml", "silofl-schema.json"
@@ -203,18 +204,24 @@ def _task(folder: Path) -> dict[Path, Callable[[Path], None]]:
 
 STARTS = {"tables": (_TABLES, _tables), "images": (_IMAGES, _images), "task": (_TASK, _task)}
 """By name the configuration, and what else is written."""
+EXAMPLES = "examples"
+"""Of the same command: the files that come with silofl."""
 
 
-def write_start(kind: str, folder: Path) -> list[Path]:
-    """Write a start into a folder, which is made when missing; the files that people look at.
+def write_start(kind: str, folder: Path) -> tuple[list[Path], str]:
+    """Write a start into a folder, which is made when missing; what to look at, and what to check first.
 
     Raises:
         ConfigError: there is no such kind, or a file of that name is there.
         StorageError: a file cannot be written.
         MissingDependencyError: images need pillow.
     """
+    if kind == EXAMPLES:
+        shipped = shipped_files()
+        _write_all({folder / name: _copy(path) for name, path in shipped.items()}, folder)
+        return [folder / name for name in shipped], FIRST_EXAMPLE
     if kind not in STARTS:
-        raise ConfigError(f"there is no start {kind!r}: take {', '.join(STARTS)}")
+        raise ConfigError(f"there is no start {kind!r}: take {', '.join((*STARTS, EXAMPLES))}")
     text, make = STARTS[kind]
     described = json.dumps(schema(), indent=1) + "\n"
     files = {
@@ -222,20 +229,31 @@ def write_start(kind: str, folder: Path) -> list[Path]:
         folder / SCHEMA: lambda path: _write(path, described),
         **make(folder),
     }
+    if kind == "images":
+        optional("PIL.Image", "writing images")
+    _write_all(files, folder)
+    shown = [path for path in files if path.parent == folder]
+    return [*shown, *([folder / "data"] if kind != "task" else [])], CONFIG
+
+
+def _write_all(files: Mapping[Path, Callable[[Path], None]], folder: Path) -> None:
     taken = [path for path in files if path.exists()]
     if taken:
         raise ConfigError(f"{taken[0]} is there, and nothing is written over: name another folder")
-    if kind == "images":
-        optional("PIL.Image", "writing images")
     try:
         for path, write in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
     except OSError as error:
         raise StorageError(f"cannot write into {folder}: {error.strerror}") from None
-    shown = [path for path in files if path.parent == folder]
-    return [*shown, *([folder / "data"] if kind != "task" else [])]
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def _copy(source: Path) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(source.read_bytes())
+
+    return write

@@ -44,15 +44,15 @@ class Settings:
         """One configuration for all silos."""
         return cls(Path("the configuration"), (), {}, {0: config})
 
-    def silos(self, given: int | None) -> int:
+    def silos(self, given: int | None, how: str = "leave out -n") -> int:
         """How many silos there are: as many as institutions, or as many as given.
 
-        ConfigError where both are told and differ.
+        ConfigError where both are told and differ; `how` says how to give as many as there are institutions.
         """
         if self.institutions and given not in (None, len(self.institutions)):
             raise ConfigError(
                 f"{self.path} has {len(self.institutions)} institutions and there are to be {given} silos: "
-                "leave out -n, or give one [[institution]] for each",
+                f"{how}, or give one [[institution]] for each",
                 rank=0,
             )
         return len(self.institutions) or given or DEFAULT_SILOS

@@ -129,7 +129,7 @@ def train_or_rejoin(
 
 def own_settings(every: Settings, silo: int, silos: int) -> Config:
     """A silo's configuration. ConfigError where a file has institutions and there are not as many silos."""
-    every.silos(silos)
+    every.silos(silos, f"start {len(every.institutions)} ranks")
     return every.of(silo)
 
 

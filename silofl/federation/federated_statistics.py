@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +22,61 @@ from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.standardization import exact_sums, statistics_aggregator
-from silofl.tasks.heads import head_of
+from silofl.tasks.heads import HEADS, Head, head_of
+from silofl.tasks.readers import Samples
+from silofl.tasks.recipe_making import numeric_schema
 from silofl.tasks.table_statistics import Json, Shown, table_statistics
 
 FILE = "stats.json"
 
 
 def federated_statistics(
-    config: Config, shown: Shown, *, comm: Communicator, on_directory: Callable[[Path], None] = lambda _: None
+    config: Config,
+    shown: Shown,
+    *,
+    comm: Communicator,
+    noise_multiplier: float | None = None,
+    on_directory: Callable[[Path], None] = lambda _: None,
 ) -> tuple[Json, Path]:
     """Statistics of the files of all silos, every rank reading its own; collective, and the same on each.
 
-    Rank 0 writes them into its run directory, which is beside those of training: `FILE`.
+    Rank 0 writes them into a directory of their own, beside the run's: `FILE`. Under [privacy]
+    they are one noisy sum, of noise of `noise_multiplier`, `privacy.standardize_noise_multiplier` where None.
 
     Raises:
-        ConfigError: [privacy] is set, whose protection these sums would not have, or there are no files.
+        ConfigError: there are no files, or as of `noisy_table_sums.noisy_sums`.
         StoppedError: a silo failed after a sum with its numbers was read.
         DataError, MismatchError: as before a run, of data and columns.
     """
     with raise_on_all_ranks(comm):
-        refuse_unfit(config)
+        refuse_unfit(config, noise_multiplier)
+    bounds = {name: (low, high) for name, (low, high) in config.data.bounds.items()}
+    shown = replace(shown, ranges=bounds | dict(shown.ranges))
     prepared = prepare(as_tables(config), comm=comm, resume=False, on_directory=on_directory)
     with prepared.peers:
         try:
-            return _found(prepared, shown), prepared.path
+            return _found(prepared, shown, noise_multiplier), prepared.path
         finally:
             silo_log.end()
 
 
-def refuse_unfit(config: Config) -> None:
-    """Raise ConfigError where statistics would tell what they may not, or there is nothing to read."""
-    if config.privacy.unit != "none":
+def refuse_unfit(config: Config, noise_multiplier: float | None) -> None:
+    """Raise ConfigError where there is nothing to read, or noise is asked for that nothing counts."""
+    if noise_multiplier is not None and config.privacy.unit == "none":
         raise ConfigError(
-            f'silofl stats shows sums without noise, and privacy.unit = "{config.privacy.unit}" promises '
-            'noise on all that is shown: give --set privacy.unit="none" and no other key of [privacy] if '
-            'these statistics may be shown; for the model, data.standardize = "federated" has noise'
+            '--noise-multiplier is of noise under [privacy], and privacy.unit is "none": set privacy.unit = '
+            '"example", or leave it out'
         )
+    if noise_multiplier is not None and not 0 < noise_multiplier < math.inf:
+        raise ConfigError(f"--noise-multiplier {noise_multiplier} is no number above 0: correct it")
     if config.task.factory or config.task.name != "files":
         raise ConfigError('silofl stats reads tables: set task.name = "files" and data.path')
+    if config.privacy.unit != "none" and not HEADS.get(config.task.head, Head).of_classes:
+        raise ConfigError(
+            f'silofl stats under privacy.unit = "{config.privacy.unit}" has noise for counts of classes alone, '
+            f'and task.head = "{config.task.head}" has another target: set task.head = "classification" and '
+            "data.target to a column of classes, with the columns of this target in data.drop"
+        )
 
 
 def as_tables(config: Config) -> Config:
@@ -66,34 +84,33 @@ def as_tables(config: Config) -> Config:
     every: dict[str, Any] = {"impute": {"*": "mean"}, "flag_missing": [], "standardize": False}
     every |= {"center": {}, "scale": {}, "bounds": {}}
     task = config.task.model_copy(update={"class_weights": None})
-    run = config.run.model_copy(update={"name": f"{config.run.name or 'run'}-stats"})
+    own = {"name": f"{config.run.name or 'run'}-stats"}
+    own |= {"dir": f"{config.run.dir.rstrip('/')}-stats"} if config.run.dir else {}
+    run = config.run.model_copy(update=own)
     return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run, "task": task})
 
 
-def _found(prepared: Prepared, shown: Shown) -> Json:
+def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> Json:
     config, group, samples = prepared.start.config, prepared.group, prepared.samples
     assert samples is not None, "files are read before"
     with raise_on_all_ranks(group.comm):
         if samples.features.ndim != 2:
             raise ConfigError("silofl stats is of tables, and data.path has images: they have no columns")
         head = head_of(config.task, config.data)
-        known = {name for name, _ in samples.schema} | set(head.numbers(samples.labels))
-        unknown = sorted(set(shown.ranges) - known)
-        if unknown:
-            raise ConfigError(f"--range has {unknown[0]!r}, which is no column of features: correct the name")
-    _refuse_other_requests(group.comm, shown)
-    group.started()  # from here on others go on without a silo that fails
-    sums = _Sums(
-        group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
-    )
-    statistics = table_statistics(config.data, samples, head, shown)
-    try:
-        summand = next(statistics)
-        while True:
-            summand = statistics.send(sums.of(summand))
-    except StopIteration as end:
-        about = {"silofl": __version__, "silos": list(sums.silos), "of": prepared.start.silos}
-        found: Json = {**about, **end.value}
+        numbers = {name for name, _ in numeric_schema(samples.schema)} | set(head.numbers(samples.labels))
+        for name in sorted(set(shown.ranges) - numbers - {"*"}):
+            kind = "of features" if name not in dict(samples.schema) else "of numbers, but of categories"
+            raise ConfigError(f"--range has {name!r}, which is no column {kind}: correct the name")
+    private = config.privacy.unit != "none"
+    multiplier = config.privacy.standardize_noise_multiplier if noise_multiplier is None else noise_multiplier
+    _refuse_other_requests(group.comm, shown, multiplier if private else 0.0)
+    if private:
+        from silofl.federation.noisy_table_sums import noisy_sums
+
+        told = noisy_sums(prepared, shown, multiplier)
+    else:
+        told = _exact(prepared, samples, shown)
+    found = {"silofl": __version__, "of": prepared.start.silos, **told}
 
     def keep() -> None:
         with raise_on_all_ranks(group.comm):
@@ -104,9 +121,26 @@ def _found(prepared: Prepared, shown: Shown) -> Json:
     return found
 
 
-def _refuse_other_requests(comm: Communicator, shown: Shown) -> None:
+def _exact(prepared: Prepared, samples: Samples, shown: Shown) -> Json:
+    """Without noise; collective."""
+    config, group = prepared.start.config, prepared.group
+    group.started()  # from here on others go on without a silo that fails
+    sums = _Sums(
+        group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
+    )
+    statistics = table_statistics(config.data, samples, head_of(config.task, config.data), shown)
+    try:
+        summand = next(statistics)
+        while True:
+            summand = statistics.send(sums.of(summand))
+    except StopIteration as end:
+        return {"silos": list(sums.silos), **end.value}
+
+
+def _refuse_other_requests(comm: Communicator, shown: Shown, noise_multiplier: float) -> None:
     """Raise ConfigError on all ranks where one asks for other statistics: sums would mean nothing."""
-    asked = {"--bins": shown.bins, "--range": {name: list(pair) for name, pair in shown.ranges.items()}}
+    ranges = {name: list(pair) for name, pair in shown.ranges.items()}
+    asked = {"--bins": shown.bins, "--range": ranges, "--noise-multiplier": noise_multiplier}
     every = allgather_object(comm, asked)
     for option in asked:
         for rank, other in enumerate(every):

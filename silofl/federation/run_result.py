@@ -39,7 +39,7 @@ class Result:
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """A dict for each round, as pandas.DataFrame takes them: numbers, those of silos as `silo 2 loss`.
+        """A dict for each round, as pandas.DataFrame takes them, of numbers, those of silos as `silo 2 loss`.
 
         Raises DataError on a rank whose run directory has no `metrics.jsonl`, as one that did not lead may.
         """
@@ -53,7 +53,7 @@ class Result:
 
     @cached_property
     def model(self) -> TrainedModel:
-        """The shared model, ready to use: see `silofl.load`, whose errors it has."""
+        """The shared model, ready to use; see `silofl.load`, whose errors it has."""
         return self._load(None)
 
     def personal(self, silo: int) -> TrainedModel:

@@ -47,7 +47,7 @@ def simulate(
     from silofl.training.seeding import taking_turns
 
     every = settings_of(config)
-    count = every.silos(None if silos is None else _count(silos))
+    count = every.silos(None if silos is None else _count(silos), "leave out silos=")
     first = every.of(0)
     _refuse(first)
     paths: list[Path] = []

@@ -32,7 +32,7 @@ from silofl.config import Config
 from silofl.crypto.signer import Signer
 from silofl.errors import ChangedDataError, ConfigError, LessProtectionError
 from silofl.federation.privacy.budget import spent_in
-from silofl.federation.privacy.noisy_statistics import ROUND, NoisyStatistics
+from silofl.federation.privacy.noisy_statistics import ROUND, NoisyStatistics, OfColumns
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
 from silofl.federation.schema import agree_on_schema
 from silofl.privacy.ledger import Ledger
@@ -111,7 +111,7 @@ def agree_on_statistics(
     if not private:
         return Statistics(_added_up(make, task, group.silo_id, config.run.seed))
     found = _added_up_with_noise(
-        group, config, make, task, NoisyStatistics(group, config, path, str(trust.run))
+        group, config, make, task, silos, NoisyStatistics(group, config, path, str(trust.run))
     )
     with raise_on_all_ranks(group.comm):
         keep(path, group.silo_id, found)
@@ -149,11 +149,18 @@ def _added_up(make: Callable[[], Aggregator], task: Files, silo: int, seed: int)
 
 
 def _added_up_with_noise(
-    group: ElasticGroup, config: Config, make: Callable[[], Aggregator], task: Files, noisy: NoisyStatistics
+    group: ElasticGroup,
+    config: Config,
+    make: Callable[[], Aggregator],
+    task: Files,
+    silos: int,
+    noisy: NoisyStatistics,
 ) -> Statistics:
     by_person = config.privacy.unit == "patient"
+    own = OfColumns(config.privacy, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
     noisy.begin()
-    found = noisy.reduce(make, task.bounded_sums(group.silo_id, by_person=by_person), POWER)
+    noisy.refuse_without_round(own, silos)
+    found = noisy.reduce(make, own)
     scaling = task.bounded(group.silo_id).scaling(found.sums, found.deviation)
     return Statistics(task.recipe(Agreed(scaling)), found.spent.to_json())
 

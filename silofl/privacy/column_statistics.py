@@ -4,9 +4,12 @@ A record brings D numbers between -1 and 1: of each column u and 2u^2 - 1, where
 bounds (the Chebyshev polynomials of first and second degree), and 1 for itself where how many records there
 are is protected. Their L2 norm is sqrt(D) at most, whatever the record.
 
+Beside these a record may be in one cell of each of several partitions, such as the bins of a column: how many
+are in each cell are further numbers, of which one record changes one in each partition, by 1.
+
 On the grid 1 is `unit`, a whole number, and a silo's sum is rounded half up, as a whole. That costs nothing:
 rounding half up never falls and goes with shifts by whole numbers, so that sums at most `unit` apart are at
-most `unit` apart once rounded. One record is worth `unit` * sqrt(D), exactly.
+most `unit` apart once rounded. One record is worth `unit` * sqrt(D + partitions), exactly.
 """
 
 from __future__ import annotations
@@ -25,19 +28,29 @@ from silofl.privacy.releases import Release
 
 LARGEST_UNIT = 1 << 14
 """Rounding is far below noise from a tenth of that on."""
-KEY = "privacy.standardize_noise_multiplier"
+KEY, OPTION = "privacy.standardize_noise_multiplier", "--noise-multiplier"
+"""Where the noise is set: of a run, and of `silofl stats`."""
 
 
 @dataclass(frozen=True)
 class StatisticsPlan:
     """The sums of `columns` over `silos` that are there. The same on every rank; raises ConfigError.
 
-    A unit of protection, a record or the mean of a person's, is within 1 in each of `numbers`.
+    A unit of protection, a record or the mean of a person's, is within 1 in each of `numbers`, and of all
+    cells of a partition together.
+
+    Attributes:
+        columns: of which there are moments.
+        cells: of all `partitions` together.
+        multiplier: of the noise; `privacy.standardize_noise_multiplier` where it is None.
     """
 
     config: PrivacyConfig
     silos: int
     columns: int
+    cells: int = 0
+    partitions: int = 0
+    multiplier: float | None = None
 
     def __post_init__(self) -> None:
         if self.needed < 1:
@@ -48,8 +61,8 @@ class StatisticsPlan:
             )
         if self.unit < 1:
             raise ConfigError(
-                f"{KEY} = {self._noise:g} on the sums of {self.columns} columns is more noise than tables "
-                f"have: set it to {self._largest / math.sqrt(self.numbers):.3g} or less",
+                f"{self._key} = {self._noise:g} on the sums of {self.columns} columns is more noise than "
+                f"tables have: set it to {self._largest / math.sqrt(self._squared):.3g} or less",
                 rank=0,
             )
 
@@ -60,8 +73,13 @@ class StatisticsPlan:
 
     @property
     def numbers(self) -> int:
-        """D, of how many noise is added."""
-        return 2 * self.columns + self.counts
+        """To how many noise is added."""
+        return 2 * self.columns + self.cells + self.counts
+
+    @property
+    def _squared(self) -> int:
+        """The square of what one record is worth, where 1 is 1."""
+        return 2 * self.columns + self.partitions + self.counts
 
     @property
     def needed(self) -> int:
@@ -76,7 +94,15 @@ class StatisticsPlan:
 
     @property
     def _noise(self) -> float:
-        return self.config.standardize_noise_multiplier
+        return self.config.standardize_noise_multiplier if self.multiplier is None else self.multiplier
+
+    @property
+    def _key(self) -> str:
+        return KEY if self.multiplier is None else OPTION
+
+    @property
+    def _whose(self) -> str:
+        return "data.standardize" if self.multiplier is None else "silofl stats"
 
     @property
     def _largest(self) -> float:
@@ -86,12 +112,12 @@ class StatisticsPlan:
     @property
     def unit(self) -> int:
         """What 1 is on the grid."""
-        return min(LARGEST_UNIT, math.floor(self._largest / (self._noise * math.sqrt(self.numbers))))
+        return min(LARGEST_UNIT, math.floor(self._largest / (self._noise * math.sqrt(self._squared))))
 
     @property
     def sensitivity(self) -> float:
         """L2 norm of what one record is worth, on the grid."""
-        return self.unit * math.sqrt(self.numbers)
+        return self.unit * math.sqrt(self._squared)
 
     @property
     def share(self) -> float:
@@ -133,7 +159,7 @@ class StatisticsPlan:
             most = getattr(self.config, name)
             if most is not None and alone >= most:
                 raise ConfigError(
-                    f"privacy.{name} = {most:g} cannot be kept: the sums of data.standardize alone spend "
-                    f"epsilon {alone:.3g}; raise {KEY}, now {self._noise:g}",
+                    f"privacy.{name} = {most:g} cannot be kept: the sums of {self._whose} alone spend "
+                    f"epsilon {alone:.3g}; raise {self._key}, now {self._noise:g}",
                     rank=0,
                 )

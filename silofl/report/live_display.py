@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +17,11 @@ from silofl.report.lines import Eta, closing, duration, opening, phases, spread,
 from silofl.report.round_metrics import FIRST, RoundMetrics
 
 ROUNDS_SHOWN = 12
+BESIDE = ("over silos", "seconds", "of which")
+"""Columns after the metrics."""
+WIDE = 10_000
+WAYS = ((2, BESIDE), (1, BESIDE), (1, BESIDE[:2]), (1, BESIDE[1:2]))
+"""Spaces between columns, and which are there beside the metrics: the first that fits into the terminal."""
 
 
 class LiveDisplay:
@@ -55,18 +62,27 @@ class LiveDisplay:
         self._live.stop()
 
     def _draw(self) -> Group:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("round", justify="right")
-        for name in self._names():
-            table.add_column(Text(name), justify="right")
-        for heading in ("over silos", "seconds", "of which"):
-            table.add_column(heading)
-        for metrics in self._rounds:
-            table.add_row(*self._cells(metrics))
+        drawn = [self._table(*way) for way in WAYS]
+        table = next((one for one in drawn if self._width(one) <= self._console.width), drawn[-1])
         done, rounds = self._rounds[-1].round, self._plan["rounds"]
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(ProgressBar(rounds, done, width=40), Text(f"{done}/{rounds}  eta {duration(self._left)}"))
         return Group(table, bar)
+
+    def _width(self, table: Table) -> int:
+        """What it takes where nothing is wrapped or cut."""
+        return Measurement.get(self._console, self._console.options.update(max_width=WIDE), table).maximum
+
+    def _table(self, spaces: int, beside: Sequence[str]) -> Table:
+        table = Table(box=None, padding=(0, spaces, 0, 0), pad_edge=False)
+        table.add_column("round", justify="right")
+        for name in self._names():
+            table.add_column(Text(name), justify="right")
+        for heading in beside:
+            table.add_column(heading)
+        for metrics in self._rounds:
+            table.add_row(*self._cells(metrics, beside))
+        return table
 
     def _names(self) -> list[str]:
         """What has a column: loss, accuracy, the task's other metrics, epsilon where there is privacy."""
@@ -75,14 +91,13 @@ class LiveDisplay:
         first = [*always, *(name for name in names if name not in (*always, "epsilon"))]
         return [*first, *(["epsilon"] if self._plan["private"] or "epsilon" in names else [])]
 
-    def _cells(self, metrics: RoundMetrics) -> list[str | Text]:
+    def _cells(self, metrics: RoundMetrics, beside: Sequence[str]) -> list[str | Text]:
         shown = dict(metrics.shown)
         numbers = [Text(value_text(shown[name]) if name in shown else "") for name in self._names()]
-        where = spread(metrics.per_silo).removeprefix("silos ")
-        return [
-            str(metrics.round),
-            *numbers,
-            where,
+        told = (
+            spread(metrics.per_silo).removeprefix("silos "),
             f"{metrics.seconds:.2f}",
             phases(metrics.seconds_by_phase),
-        ]
+        )
+        cells = dict(zip(BESIDE, told, strict=True))
+        return [str(metrics.round), *numbers, *(cells[heading] for heading in beside)]

@@ -14,20 +14,23 @@ _MOST = 12
 
 def print_statistics(found: dict[str, Any], path: str) -> None:
     """Print what `table_statistics` found, and where it is written."""
-    console, least, hidden = Console(highlight=False), found["least_count"], "hidden"
+    console, least, hidden = Console(highlight=False), found.get("least_count"), "hidden"
 
     def count(value: int | None) -> str:
         return hidden if value is None else str(value)
 
     samples = f"<{least}" if found["samples"] is None else str(found["samples"])
-    console.print(f"{samples} samples of {len(found['silos'])} of {found['of']} silos")
-    table = Table("column", "count", "missing", "mean", "deviation", "5 %", "median", "95 %", box=None)
+    console.print(f"{samples} {found.get('unit', 'sample')}s of {len(found['silos'])} of {found['of']} silos")
+    table = Table(
+        "column", "count", "missing", "mean", "deviation", "5 %", "median", "95 %", box=None, pad_edge=False
+    )
     for one in found["columns"]:
         if "counts" in one:
             continue
         quantiles = one["quantiles"] or {}
         numbers = [one["mean"], one["deviation"], *(quantiles.get(key) for key in ("0.05", "0.5", "0.95"))]
-        texts = ["-" if number is None else f"{number:.6g}" for number in numbers]
+        texts = ["-" if number is None else f"{number:.5g}" for number in numbers]
+        texts[0] += f" ± {one['mean_noise']:.2g}" if one.get("mean_noise") else ""
         table.add_row(escape(one["name"]), count(one["count"]), count(one["missing"]), *texts)
     if table.row_count:
         console.print(table)
@@ -37,5 +40,9 @@ def print_statistics(found: dict[str, Any], path: str) -> None:
         shown = [f"{text} {count(value)}" for text, value in list(counts.items())[:_MOST]]
         more = [f"and {len(counts) - _MOST} more"] if len(counts) > _MOST else []
         console.print(f"{name}: {', '.join(shown + more)}", soft_wrap=True, markup=False)
-    console.print(f"{hidden}: counts below {least}, and others that would tell them", soft_wrap=True)
+    if "noise" in found:
+        console.print(f"every count: noise of deviation {found['noise']:.4g}", soft_wrap=True)
+        console.print(f"privacy: {found['privacy']}", soft_wrap=True, markup=False)
+    else:
+        console.print(f"{hidden}: counts below {least}, and others that would tell them", soft_wrap=True)
     console.print(f"written to {path}", soft_wrap=True, markup=False)

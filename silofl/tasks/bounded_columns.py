@@ -52,6 +52,14 @@ class Bounded:
             second.append(_sum(squares, persons))
         return [*first, *second, people << POWER]
 
+    def sums_of_known(self, features: Features, persons: NDArray[np.int64] | None) -> list[int]:
+        """`sums` of a table (n, d) without its last; what is no number adds nothing to either sum."""
+        first, second = list[int](), list[int]()
+        for column, (u, squares) in zip(features.T, self._columns(features), strict=True):
+            first.append(_sum(u, persons))
+            second.append(_sum(np.where(np.isnan(column), 0.0, squares), persons))
+        return [*first, *second]
+
     def _columns(self, features: Features) -> Iterator[tuple[Floats, Floats]]:
         """Of each column (n,): u, and 2u^2 - 1."""
         if features.ndim == 2:

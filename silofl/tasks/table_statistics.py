@@ -17,10 +17,11 @@ from silofl.config import DataConfig
 from silofl.errors import DataError
 from silofl.tasks.category_union import SIZE, frequent, table_of, texts_of
 from silofl.tasks.heads import Head
+from silofl.tasks.heads.base import Counted
 from silofl.tasks.readers import Samples
 from silofl.tasks.readers.category_texts import MISSING_CATEGORY, OTHER_CATEGORY, category_place
 from silofl.tasks.readers.column_roles import tidy
-from silofl.tasks.readers.source import unit_of
+from silofl.tasks.readers.source import TARGET, unit_of
 from silofl.tasks.recipe_making import is_categorical, numeric_places, raw_columns
 from silofl.tasks.scaling import MOST_VALUES, first_sums, mean_of
 
@@ -78,7 +79,7 @@ def table_statistics(
     """
     categories = yield from _categories(data, samples, shown)
     places = numeric_places(samples.schema)
-    targets, kinds = head.numbers(samples.labels), dict(samples.targets)
+    targets = head.numbers(samples.labels)
     numbers = np.column_stack([samples.features[:, places], *targets.values()])
     names = [*(samples.schema[place][0] for place in places), *targets]
     counted = [_counts(samples, name, listed) for name, listed in categories.items()]
@@ -103,26 +104,43 @@ def table_statistics(
     bins = yield np.concatenate([*map(_histogram, numbers.T, edges), np.zeros(1)])
     if not np.isfinite([*second, *bins]).all():
         raise _impossible()
-    found = {}
-    kinds |= dict(samples.schema)
-    for k, name in enumerate(names):
+    numeric = []
+    kinds = [*(samples.schema[place][1] for place in places), *([TARGET] * len(targets))]
+    for k, kind in enumerate(kinds):
         counts = bins[k * (shown.bins + 2) :][: shown.bins + 2]
-        numeric = _numeric(shown, sums[0], there[k], (mean[k], deviation[k]), counts, edges[k])
-        found[name] = {"kind": kinds[name], **numeric}
-    every = [*categories.items(), *((one.name, one.values) for one in few)]
-    for (name, listed), totals in zip(every, of_categories, strict=True):
-        found[name] = _of_categories(shown, listed, totals)
+        one = _numeric(shown, sums[0], there[k], (mean[k], deviation[k]), counts, edges[k])
+        numeric.append({"kind": kind, **one})
+    listed = [*categories.values(), *(one.values for one in few)]
+    counted_in = [_of_categories(shown, *one) for one in zip(listed, of_categories, strict=True)]
+    found = in_order(samples.schema, numeric, counted_in)
+    found += _of_target(samples, dict(zip(targets, numeric[len(places) :], strict=True)), few, counted_in)
     told: Json = {
         "samples": shown.count(sums[0]),
         "least_count": shown.least,
         "columns": [
-            {"name": name, "unit": unit_of(kind), **found[name]}
-            for name, kind in (*samples.schema, *samples.targets)
+            {"name": name, "unit": unit_of(kind), **one}
+            for (name, kind), one in zip((*samples.schema, *samples.targets), found, strict=True)
         ],
     }
     if classes:
         told["classes"] = dict(zip(classes, shown.counts(of_classes.tolist()), strict=True))
     return told
+
+
+def _of_target(
+    samples: Samples, numbers: Mapping[str, Json], few: Sequence[Counted], counted: Sequence[Json]
+) -> list[Json]:
+    """What is told of each column of a target of numbers, in their order."""
+    found = dict(numbers) | dict(zip((one.name for one in few), counted[-len(few) :], strict=False))
+    return [found[name] for name, _ in samples.targets]
+
+
+def in_order(
+    schema: Sequence[tuple[str, str]], numbers: Sequence[Json], counted: Sequence[Json]
+) -> list[Json]:
+    """What is told of columns of numbers and of categories, in the order of all columns."""
+    of_numbers, of_categories = iter(numbers), iter(counted)
+    return [next(of_categories if is_categorical(kind) else of_numbers) for _, kind in schema]
 
 
 def _categories(
@@ -157,7 +175,8 @@ def _second_sums(numbers: NDArray[Any], mean: Floats) -> Floats:
 
 def _edges(shown: Shown, name: str, mean: float, deviation: float) -> Floats:
     """Of the bins, (bins + 1,)."""
-    low, high = shown.ranges.get(name, (mean - WIDTH * deviation, mean + WIDTH * deviation))
+    around = mean - WIDTH * deviation, mean + WIDTH * deviation
+    low, high = shown.ranges.get(name, shown.ranges.get("*", around))
     if not low < high:
         low, high = mean - 0.5, mean + 0.5
     return np.linspace(low, high, shown.bins + 1)

@@ -121,7 +121,9 @@ def test_overrides_and_run_directories_do_not_hide_an_institutions_own(tmp_path:
         settings(tmp_path, TWO, "data.path=x")
     with pytest.raises(ConfigError, match=r"run\.dir is set for all silos and for institution 'a'"):
         settings(tmp_path, '[[institution]]\nname = "a"\nrun.dir = "x"', run="y")
-    with pytest.raises(ConfigError, match="2 institutions and there are to be 3 silos"):
+    with pytest.raises(
+        ConfigError, match="2 institutions and there are to be 3 silos: leave out -n, or give"
+    ):
         settings(tmp_path, TWO).silos(3)
     with pytest.raises(ConfigError, match="a configuration for each silo"):
         configuration.load(tmp_path / "mine.toml")

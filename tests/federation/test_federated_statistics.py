@@ -162,10 +162,7 @@ def test_quantiles_do_not_tell_hidden_counts():
 
 def test_what_cannot_be_shown_is_refused(tmp_path):
     written(tmp_path)
-    privacy = {"unit": "example", "noise_multiplier": 1.0, "place": "local"}
-    private = settings(tmp_path, privacy=privacy, data={"path": str(tmp_path / "{silo}.csv")})
     for config, shown, sentence in (
-        (private, SHOWN, 'shows sums without noise, and privacy.unit = "example" promises'),
         (configuration.parse({}), SHOWN, 'set task.name = "files"'),
         (settings(tmp_path), Shown(ranges={"bmi": (0, 9)}), "--range has 'bmi', which is no column of"),
     ):

@@ -17,7 +17,7 @@ from silofl import config as configuration
 from silofl.comm.threads import run_in_threads
 from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError
-from silofl.federation.federated_statistics import federated_statistics
+from silofl.federation.federated_statistics import federated_statistics, refuse_unfit
 from silofl.federation.loop import train
 from silofl.inference.evaluation import evaluate_on, labelled_files
 from silofl.inference.prediction_file import predictions_of
@@ -185,6 +185,14 @@ def test_statistics_of_targets(tmp_path: Path) -> None:
     days, died = _statistics(settings(tmp_path, "survival"))["columns"][-2:]
     assert days["mean"] == pytest.approx(np.concatenate([one["days"] for one in every]).mean(), rel=1e-9)
     assert died["counts"]["1"] == sum(one["died"].sum() for one in every)
+
+
+def test_statistics_with_noise_are_of_classes_alone(tmp_path: Path) -> None:
+    config = settings(tmp_path, "regression", data={"standardize": False}, **PRIVATE)
+    with pytest.raises(
+        ConfigError, match='has noise for counts of classes alone, and task.head = "regression"'
+    ):
+        refuse_unfit(config, None)
 
 
 def _statistics(config: Config) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_rank_takes_its_own_entry_and_again_when_it_comes_back(start: Start, f
 def test_another_number_of_ranks_is_refused_by_all(start: Start, folder: Path) -> None:
     end = start(2, "train", "launch/institutions.toml").wait()
     assert end.code == 2
-    assert end.err.count("has 3 institutions and there are to be 2 silos") == 1
+    assert end.err.count("has 3 institutions and there are to be 2 silos: start 3 ranks, or") == 1
 
 
 def test_check_looks_at_every_institutions_own_data(folder: Path) -> None:
@@ -168,7 +168,7 @@ def test_lines_and_jobs_count_institutions(folder: Path) -> None:
     assert " -n 3 " in done.stdout
     done = silofl(folder, "launch", "launch/institutions.toml", "--dry-run", "-n", "4")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "has 3 institutions and there are to be 4 silos" in done.stderr
+    assert "has 3 institutions and there are to be 4 silos: leave out -n" in done.stderr
     done = silofl(folder, "submit", "launch/institutions.toml", "--dry-run")
     assert "#SBATCH --ntasks=3\n" in done.stdout
     with_hosts(folder, "localhost", "b.invalid", "localhost")

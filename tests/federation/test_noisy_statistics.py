@@ -18,7 +18,7 @@ from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 from silofl.config import SecureConfig
 from silofl.federation.dry_run import dry_run
-from silofl.federation.privacy.noisy_statistics import NoisyStatistics
+from silofl.federation.privacy.noisy_statistics import NoisyStatistics, OfColumns
 from silofl.federation.run_statement import statement_of_run
 from silofl.privacy.column_statistics import StatisticsPlan
 from silofl.privacy.plan import method_for
@@ -117,7 +117,9 @@ def alone(path: Path, columns: int, own: list[int], run: str = "00" * 16) -> lis
         spec = AggregationSpec((VectorSpec("x", 1),), np.dtype(np.float64), 1, 0, bytes(32), SILOS)
         noisy = NoisyStatistics(group, config, path / "run", run)
         noisy.begin()
-        found = noisy.reduce(lambda: protocols.build(group, SecureConfig(), spec), own, 30)
+        found = noisy.reduce(
+            lambda: protocols.build(group, SecureConfig(), spec), OfColumns(config.privacy, own, 30)
+        )
         return found.sums[:-1] * StatisticsPlan(config.privacy, SILOS, columns).unit
 
     (path / "run").mkdir(exist_ok=True)

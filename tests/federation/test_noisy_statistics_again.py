@@ -147,6 +147,36 @@ def test_what_leaves_no_room_is_refused_before_anything_is_shown(tmp_path: Path)
             (tmp_path / "run" / f"silo-{silo:04d}" / "privacy.jsonl").unlink()
 
 
+@pytest.mark.parametrize("key", ["max_epsilon", "budget_epsilon"])
+def test_where_no_round_has_room_behind_them_none_is_shown(tmp_path: Path, key: str) -> None:
+    written(tmp_path)
+    own = {"budget_dir": str(tmp_path / "budget-{silo}")} if key == "budget_epsilon" else {}
+    config = settings(tmp_path, privacy={key: 0.45, **own})  # they spend 0.43
+    errors = federate(config)
+    said = "does not allow one round" if key == "max_epsilon" else "has no room for a round"
+    assert all(isinstance(one, ConfigError) and said in str(one) for one in errors), errors
+    assert not entries(tmp_path)
+
+
+def test_a_run_that_was_killed_behind_them_has_the_room_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in its budget file already: a resume shows the same, and does not pay twice."""
+    written(tmp_path)
+    room = {"budget_dir": str(tmp_path / "budget-{silo}"), "budget_epsilon": 0.5, "noise_multiplier": 20.0}
+    config, keep = settings(tmp_path, privacy=room), standardization.keep
+
+    def die(*of: object) -> None:
+        raise SimulatedCrash
+
+    monkeypatch.setattr(standardization, "keep", die)
+    assert federate(config) == [None] * SILOS
+    monkeypatch.setattr(standardization, "keep", keep)
+    summary = federate(config, resume=True)[0]
+    assert summary["rounds"] == 2, summary
+    assert summary["epsilon"] < 0.5
+
+
 RUN = """
 [run]
 rounds = 4

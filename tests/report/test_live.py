@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 from silofl.report.live_display import ROUNDS_SHOWN, LiveDisplay
 from tests.report.test_events import metrics
 
+PLAN = {
+    "version": "0",
+    "name": "demo",
+    "silos": 2,
+    "parameters": 3,
+    "strategy": "FedAvg",
+    "rounds": 20,
+    "first_round": 1,
+    "protocol": "plain",
+    "keys": "",
+    "steps": "",
+    "device": "cpu",
+    "personal": "",
+    "participation": "",
+    "pruning": "",
+    "privacy": "none: nothing is promised",
+    "private": False,
+    "outside": "",
+    "evaluates": True,
+    "path": "runs/demo",
+}
+
 
 def test_a_run_as_a_person_sees_it() -> None:
     out = io.StringIO()
     display = LiveDisplay(Console(file=out, force_terminal=True, width=120))
-    plan = {"version": "0", "name": "demo", "silos": 2, "parameters": 3, "strategy": "FedAvg", "rounds": 20}
-    display.begin(
-        {
-            **plan,
-            "first_round": 1,
-            "protocol": "plain",
-            "keys": "",
-            "steps": "",
-            "device": "cpu",
-            "personal": "",
-            "participation": "",
-            "pruning": "",
-            "privacy": "none: nothing is promised",
-            "private": False,
-            "outside": "",
-            "evaluates": True,
-            "path": "runs/demo",
-        }
-    )
+    display.begin(PLAN)
     for number in range(1, 21):
         display.round(metrics(number))
     display.notice("a silo was late")
@@ -60,6 +66,24 @@ def test_a_run_as_a_person_sees_it() -> None:
     assert "runs/demo/model.safetensors  sha256 ab" in text
     last_table = text[text.rindex("over silos") :]
     assert last_table.count("0.250 to 0.750") == ROUNDS_SHOWN
+
+
+@pytest.mark.parametrize(
+    ("width", "last"), [(120, "of which"), (80, "of which"), (60, "seconds"), (40, "seconds")]
+)
+def test_a_round_is_one_line_of_the_terminal(width: int, last: str) -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, no_color=True, width=width))
+    display.begin(PLAN)
+    display.round(metrics(1))
+    display.close()
+    text = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).replace("\r", "")
+    heading, row, bar = text[text.rindex("round") :].rstrip("\n").split("\n")
+    assert max(len(heading), len(row), len(bar)) <= width
+    assert heading.rstrip().endswith(last)
+    assert ("over silos" in heading) == (width > 40)
+    assert "1.0000" in row
+    assert "0.5000" in row
 
 
 def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:

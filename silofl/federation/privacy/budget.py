@@ -130,7 +130,7 @@ class PrivacyBudget:
 
     def refuse_first(self) -> None:
         """Raise ConfigError where this silo's own budget has no room for a round."""
-        if self._data_budget is None:
+        if self._data_budget is None or self._opened(self._done + 1):  # which is counted
             return
         why = self._data_budget.over(self.price(len(self._group.members), self._done + 1))
         if why:
