@@ -74,8 +74,8 @@ def refuse_unfit(config: Config, noise_multiplier: float | None) -> None:
     if config.privacy.unit != "none" and not HEADS.get(config.task.head, Head).of_classes:
         raise ConfigError(
             f'silofl stats under privacy.unit = "{config.privacy.unit}" has noise for counts of classes '
-            f'alone, and task.head = "{config.task.head}" has another target: set task.head = '
-            "'classification' and data.target to a column of classes, with the columns of this target in data.drop"
+            f'alone, and task.head = "{config.task.head}" has another target: set it to "classification" and '
+            "data.target to a column of classes, with the columns of this target in data.drop"
         )
 
 
