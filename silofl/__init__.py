@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from silofl.federation.simulation import simulate
     from silofl.inference.loading import load
     from silofl.inference.trained_model import TrainedModel
-    from silofl.tasks.base import SiloData, Task
+    from silofl.tasks.base import Optimizers, SiloData, Task
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ _HOMES = {
     "train": "silofl.federation.entry",
     "load": "silofl.inference.loading",
     "TrainedModel": "silofl.inference.trained_model",
-    **dict.fromkeys(("SiloData", "Task"), "silofl.tasks.base"),
+    **dict.fromkeys(("Optimizers", "SiloData", "Task"), "silofl.tasks.base"),
 }
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "DivergedError",
     "MismatchError",
     "MissingDependencyError",
+    "Optimizers",
     "ProtocolError",
     "Result",
     "SecureAggregator",

@@ -16,6 +16,7 @@ from silofl.cli_config import config, init
 from silofl.cli_models import evaluate, export, predict
 from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
 from silofl.cli_options import load as _load
+from silofl.cli_report import report
 from silofl.cli_stats import stats
 from silofl.cli_submit import submit
 from silofl.config import Config
@@ -244,6 +245,7 @@ app.command()(init)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(export)
+app.command()(report)
 
 
 @app.command()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from silofl.cli_options import new_file
+
 Model = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or a model file of one.")]
 Silo = Annotated[int | None, typer.Option(min=0, help="Use the personal model of this silo.")]
 OwnTask = Annotated[
@@ -35,7 +37,7 @@ def predict(
     from silofl.inference.prediction_file import predictions_of
 
     if output != "-":
-        _new_file(Path(output), data)
+        new_file(Path(output), data)
     text = predictions_of(load(run, silo, task=task), data, id_column, _sign(decimal))
     if output == "-":
         typer.echo(text, nl=False)
@@ -68,12 +70,13 @@ def evaluate(
 ) -> None:
     """Evaluate trained models on labelled data: the task's loss and metrics, one row for each file."""
     from silofl.checkpoint.atomic_files import write_json
+    from silofl.errors import StorageError
     from silofl.inference.evaluation import evaluate_on, held_out_of_silos, labelled_files
     from silofl.inference.runs import models_of, silos_of
-    from silofl.report.evaluation_table import print_evaluation
+    from silofl.report.evaluation_table import CROSS_SITE, print_evaluation
 
     if json is not None:
-        _new_file(json, *(data or ()))
+        new_file(json, *(data or ()))
     found, samples = [], None
     for model in models_of(run, silo, task=task, cross_site=cross_site):
         if samples is None and data:
@@ -85,6 +88,11 @@ def evaluate(
     print_evaluation(rows)
     if json is not None:
         write_json(json, rows, private=False)
+    if cross_site:
+        try:
+            write_json(run / CROSS_SITE, rows, private=False)
+        except StorageError as error:  # a run directory that is another's
+            typer.echo(f"silofl report will not show this: {error}", err=True)
 
 
 def export(
@@ -100,7 +108,7 @@ def export(
 
     if output.suffix != ".onnx":
         raise ConfigError(f"{output} does not end in .onnx, the one format that there is")
-    export_onnx(load(run, silo, task=task), _new_file(output))
+    export_onnx(load(run, silo, task=task), new_file(output))
     typer.echo(f"model {output}: input raw, output outputs")
 
 
@@ -110,19 +118,3 @@ def _sign(decimal: str) -> str:
     if decimal not in (".", ","):
         raise ConfigError(f"--decimal {decimal!r} is neither . nor ,")
     return decimal
-
-
-def _new_file(path: Path, *read: Path) -> Path:
-    """The path, whose folder is there, and which is a file if it is anything, and none that is read.
-
-    It is renamed into its place, which a device or a pipe would not outlive. ConfigError where it is not.
-    """
-    from silofl.errors import ConfigError
-
-    if path.is_symlink() or (path.exists() and not path.is_file()):  # as /dev/stdout
-        raise ConfigError(f"{path} is no file, but a link or another thing: name one, or give - to print")
-    if any(path.exists() and one.exists() and path.samefile(one) for one in read):
-        raise ConfigError(f"{path} has the data, which would be lost: name another file")
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it, or name another")
-    return path

@@ -35,3 +35,19 @@ Ranks = Annotated[
 def load(path: Path, overrides: list[str] | None, run: str) -> Settings:
     """The configuration of a command; `run` is its run directory, where it names one."""
     return settings.load(path, overrides, {"dir": run} if run else {})
+
+
+def new_file(path: Path, *read: Path) -> Path:
+    """The path, whose folder is there, and which is a file if it is anything, and none that is read.
+
+    It is renamed into its place, which a device or a pipe would not outlive. ConfigError where it is not.
+    """
+    from silofl.errors import ConfigError
+
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # as /dev/stdout
+        raise ConfigError(f"{path} is no file, but a link or another thing: name one, or give - to print")
+    if any(path.exists() and one.exists() and path.samefile(one) for one in read):
+        raise ConfigError(f"{path} has the data, which would be lost: name another file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for {path.name}: make it, or name another")
+    return path

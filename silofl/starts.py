@@ -76,6 +76,7 @@ rounds = 20
 [task]
 name = "files"
 labels = ["benign", "malignant"]    # the words in the column "label", in class order
+# head = "regression"               # or "multilabel", "survival": numbers, several labels, times to an event
 model = "mlp"                       # or "linear"
 hidden = [16]
 

@@ -19,10 +19,12 @@ ONE_LINE = r"^`(silofl/[\w/]+\.py)`:(?:(?!^## ).)*?^The line: `(.*?)`"
 LINES = dict(re.findall(ONE_LINE, TEXT, re.DOTALL | re.MULTILINE))
 TABLES = {
     "silofl/tasks/stripes.py": ("silofl/tasks/registry.py", "TASKS"),
+    "silofl/tasks/heads/counts.py": ("silofl/tasks/heads/__init__.py", "HEADS"),
     "silofl/aggregation/gathered.py": ("silofl/aggregation/protocols.py", "PROTOCOLS"),
     "silofl/aggregation/formats/unit.py": ("silofl/aggregation/formats/__init__.py", "FORMATS"),
     "silofl/privacy/places/majority.py": ("silofl/privacy/places/__init__.py", "PLACES"),
     "silofl/topologies/cautious.py": ("silofl/topologies/registry.py", "TOPOLOGIES"),
+    "silofl/report/loggers/csv_lines.py": ("silofl/report/loggers/registry.py", "LOGGERS"),
 }
 """Where the line of each example goes."""
 
@@ -33,7 +35,7 @@ from silofl.comm.threads import run_in_threads
 from silofl.federation.loop import train
 torch.set_num_threads(1)
 for number, sections in enumerate(json.loads(sys.argv[2])):
-    run = {"dir": f"{sys.argv[1]}/{number}", "display": "none", "rounds": 4}
+    run = {"dir": f"{sys.argv[1]}/{number}", "display": "none", "rounds": 4, "loggers": ["csv_lines"]}
     task = {"name": "stripes", "model": "linear"}
     settings = configuration.parse({"run": run, "train": {"epochs": 1, "lr": 0.1}, "task": task} | sections)
     print(run_in_threads(3, lambda comm: train(settings, comm=comm), timeout_s=100)[0]["accuracy"])
@@ -105,6 +107,7 @@ def test_every_family_has_its_example() -> None:
         "transforms",
         "privacy",
         "topologies",
+        "report",
     }
     assert set(LINES) == set(TABLES)
 
@@ -113,7 +116,26 @@ def test_the_examples_train(copied: Path, tmp_path: Path) -> None:
     """The task is an example, too: all of them train on it."""
     accuracies = train(copied, tmp_path)
     assert len(accuracies) == len(EXAMPLES)
+    assert len((tmp_path / "run/0/rounds.csv").read_text().splitlines()) == 5
     assert min(accuracies) > 0.9
+
+
+def test_the_head_learns_and_predicts(copied: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np, torch; path = sys.argv[1] + '/n.csv';"
+        "from silofl.config import parse; from silofl.tasks import build;"
+        "rng = np.random.default_rng(0); x = rng.normal(size=200); y = rng.poisson(np.exp(1 + x));"
+        "np.savetxt(path, np.c_[x, y], '%g', ',', header='a,n', comments='');"
+        "task = {'name': 'files', 'head': 'counts', 'model': 'linear'};"
+        "task = build(parse({'task': task, 'data': {'path': path, 'target': 'n'}}));"
+        "batch = task.data(0, 1).train.tensors; model = task.model();"
+        "ways = [list(model.parameters()), lambda w: torch.autograd.grad(task.loss(model, batch), w)];"
+        "down = lambda w, g: w.data.sub_(0.1 * g);"  # an optimizer of torch's loads its compiler
+        "[list(map(down, ways[0], ways[1](ways[0]))) for _ in range(200)];"
+        "rate = task.head.decided(model(torch.tensor([[0.0], [1]])).detach().numpy());"
+        "assert np.abs(np.log(rate) - [1, 2]).max() < 0.2, rate"
+    )
+    run(copied, code, str(tmp_path))
 
 
 def test_the_transform_comes_off_the_sum(copied: Path) -> None:

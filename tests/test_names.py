@@ -129,6 +129,7 @@ CONVENTIONS = {"__init__", "base", "cli", "registry"}
 
 ONE_THING = {
     "additive": "the shares and the sum of one protocol",
+    "classification": "one class of several: its head, and the tasks that have it",
     "none": "the member of a family by which nothing is done",
 }
 """Files of one name in several packages, and the one thing that they are about."""

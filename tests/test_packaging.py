@@ -70,7 +70,8 @@ def test_only_two_names_at_the_top_and_every_module_inside(wheel: Path) -> None:
     ours = {str(p.relative_to(ROOT)) for p in ROOT.glob("silofl/**/*.py")}
     ours |= {str(p.relative_to(ROOT / "kernels")) for p in ROOT.glob("kernels/**/*.py")}
     assert ours <= set(names)
-    assert {"silofl/py.typed", "silofl_kernels/py.typed"} <= set(names)
+    data = ("silofl/report/page/style.css", "silofl/report/page/template.html")
+    assert {"silofl/py.typed", "silofl_kernels/py.typed", *data} <= set(names)
 
 
 @pytest.mark.long

@@ -109,6 +109,11 @@ def _refuse(config: Config, canaries: int) -> None:
             'data.standardize = "federated" takes noisy statistics before the first round, which silofl '
             "audit does not attack: audit with constants in data.center and data.scale in its place"
         )
+    if config.task.head != "classification" or config.task.class_weights is not None:
+        raise ConfigError(
+            'silofl audit has canaries of classes that count alike: audit with task.head = "classification" '
+            "and without task.class_weights, whose way from file to noise is the same"
+        )
     if config.data.categorical or config.data.impute:
         raise ConfigError(
             "silofl audit writes canaries of numbers alone: audit without data.categorical and data.impute, "

@@ -22,7 +22,7 @@ from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.config import Config
 from silofl.federation.silo import Silo
 from silofl.privacy.releases import Release
-from silofl.tasks.classification import Classification
+from silofl.tasks.headed import Headed
 
 Floats = NDArray[np.float64]
 _AT_A_TIME = 256
@@ -50,9 +50,7 @@ class Attacker:
         records: how many records all silos train on.
     """
 
-    def __init__(
-        self, config: Config, task: Classification, silo: Silo, canaries: Canaries, records: int
-    ) -> None:
+    def __init__(self, config: Config, task: Headed, silo: Silo, canaries: Canaries, records: int) -> None:
         self._config, self._task, self._silo, self._canaries = config, task, silo, canaries
         strategy: Any = config.strategy
         self._exact = config.strategy.name == "fedsgd"

@@ -25,12 +25,12 @@ from silofl.config.personal_section import AnyPersonal, PersonalConfig
 from silofl.config.prune_section import DEFAULT as NO_PRUNING
 from silofl.config.prune_section import SECTIONS as RULES
 from silofl.config.prune_section import AnyPrune, PruneConfig
+from silofl.config.section import Section
 from silofl.config.sections import (
     CheckpointConfig,
     DataConfig,
     PrivacyConfig,
     RunConfig,
-    Section,
     SecureConfig,
     TaskConfig,
     TopologyConfig,
@@ -115,6 +115,7 @@ class Config(Section):
 LOCAL_KEYS = {
     *(
         ("run", "display"),
+        ("run", "loggers"),
         ("train", "device"),
         ("train", "ranks_per_silo"),
         ("data", "decimal"),
@@ -243,6 +244,9 @@ def resumption_tables(config: Config) -> dict[str, Any]:
     tables = config.model_dump(mode="json")
     for section, key in LOCAL_KEYS | RESUMABLE_KEYS:
         tables[section].pop(key)
+    schedule = tables["train"]["schedule"]
+    if isinstance(schedule, dict) and schedule["rounds"] is None and config.train.schedule.changes:
+        schedule["rounds"] = config.run.rounds  # more of them make another schedule
     return tables
 
 

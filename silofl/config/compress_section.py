@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from silofl.compression.registry import CODECS
 from silofl.config.member_section import any_of, section_of
-from silofl.config.sections import Section
+from silofl.config.section import Section
 
 DEFAULT = "none"
 """What a [compress] without a name means."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.compress_rules import compress_rules
-from silofl.config.data_rules import column_rules, data_rules
+from silofl.config.data_rules import column_rules, data_rules, head_rules
 from silofl.config.mask_rules import mask_rules
 from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
 from silofl.config.rank_rules import rank_rules
+from silofl.config.rate_rules import rate_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
+from silofl.config.watched_rules import watched_rules
 from silofl.errors import ConfigError
 from silofl.personal import registry as methods
 from silofl.personal.base import Personal
@@ -33,10 +35,11 @@ Rule = tuple[bool, str]
 def found(config: Config) -> Iterator[str]:
     """What is wrong between the sections, a sentence each."""
     strategy = build(config.strategy)
-    rules = data_rules(config) + column_rules(config) + strategy_rules(config, strategy)
+    rules = data_rules(config) + column_rules(config) + head_rules(config) + strategy_rules(config, strategy)
     rules += personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
-    rules += prune_rules(config, strategy)
+    rules += prune_rules(config, strategy) + watched_rules(config, strategy)
+    rules += rate_rules(config, strategy, methods.build(config.personal))
     rules += rank_rules(config, strategy, methods.build(config.personal))
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)

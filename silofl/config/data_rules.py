@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from silofl.config import Config
+    from silofl.config import Config, DataConfig
 
 Rule = tuple[bool, str]
 _OF_FILES = ("target", "id", "drop", "columns", "categorical", "impute", "flag_missing", "least_count")
@@ -29,7 +29,7 @@ def data_rules(config: Config) -> list[Rule]:
             ),
         ),
         (
-            bool(data.owner_column) and data.owner_column.strip() == data.target.strip(),
+            bool(data.owner_column) and data.owner_column.strip() in _targets(data),
             f"data.owner_column = {data.owner_column!r} is data.target, too: name the column that says "
             "whose a record is",
         ),
@@ -39,7 +39,7 @@ def data_rules(config: Config) -> list[Rule]:
             'task.name = "files"',
         ),
         (
-            bool(data.standardize and constants),
+            bool(data.standardize and constants) and not _of_target_alone(config),
             f"{keys} would scale columns twice: keep the constants or the statistics",
         ),
         (
@@ -79,14 +79,14 @@ def column_rules(config: Config) -> list[Rule]:
     both = [name for name in data.categorical if name in data.impute]
     taken = [*data.categorical, *data.impute, *data.flag_missing, *data.center, *data.scale, *data.columns]
     idle = [name for name in data.drop if name in taken]
-    target = data.target.strip()
+    targets = _targets(data)
     used = {"drop": data.drop, "columns": data.columns, "id": [data.id or ""]}
-    twice = [f"data.{key}" for key, names in used.items() if target in {name.strip() for name in names}]
+    twice = [f"data.{key}" for key, names in used.items() if targets & {name.strip() for name in names}]
     return [
         (
             bool(twice) and files,
-            f"{' and '.join(twice)} would make the target {target!r}, which is to be learnt, something else, "
-            "too: remove the name there, or set another data.target",
+            f"{' and '.join(twice)} would make the target {data.target!r}, which is to be learnt, something "
+            "else, too: remove the name there, or set another data.target",
         ),
         (
             bool(given) and not files,
@@ -125,3 +125,47 @@ def column_rules(config: Config) -> list[Rule]:
             "where it matters that a value is missing",
         ),
     ]
+
+
+def head_rules(config: Config) -> list[Rule]:
+    """What is learnt, and what [privacy] protects of targets."""
+    task, unit = config.task, config.privacy.unit
+    given = [
+        f"task.{key}"
+        for key, unset in (("head", "classification"), ("class_weights", None), ("intervals", None))
+        if getattr(task, key) != unset
+    ]
+    other = f"task.factory = {task.factory!r}" if task.factory else f'task.name = "{task.name}"'
+    return [
+        (
+            bool(given) and (bool(task.factory) or task.name != "files"),
+            f"{' and '.join(given)} are about files, and {other} reads none: remove them, or set "
+            'task.name = "files"',
+        ),
+        (
+            task.class_weights == "balanced" and unit != "none",
+            f'task.class_weights = "balanced" counts records, and privacy.unit = "{unit}" has no noise for '
+            "that: set publicly known weights, such as task.class_weights = {ill = 5, well = 1}",
+        ),
+        (
+            isinstance(task.intervals, int) and unit != "none",
+            f"task.intervals = {task.intervals} takes the times of events, and privacy.unit = "
+            f'"{unit}" has no noise for that: set the ends, which are public then, such as [90, 180, 365]',
+        ),
+        (
+            task.head == "regression" and config.train.dtype == "bfloat16",
+            'train.dtype = "bfloat16" rounds the target of task.head = "regression" to three digits, too: '
+            'set train.precision = "bfloat16" instead, which keeps it',
+        ),
+    ]
+
+
+def _targets(data: DataConfig) -> set[str]:
+    given = [data.target] if isinstance(data.target, str) else data.target
+    return {name.strip() for name in given}
+
+
+def _of_target_alone(config: Config) -> bool:
+    """Whether constants scale the target of a regression, and no feature."""
+    names = {name.strip() for name in (*config.data.center, *config.data.scale)}
+    return config.task.head == "regression" and names <= _targets(config.data)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from silofl.config.sections import Section
+from silofl.config.section import Section
 from silofl.constrained import NonNegativeInt, PositiveFloat, PositiveInt
 from silofl.faults import Fault
 from silofl.faults import parse as parse_fault

@@ -15,6 +15,7 @@ _VARIABLE = re.compile(r"\$(?:\$|(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\
 _folder: ContextVar[Path] = ContextVar("folder", default=Path())
 LOCAL_PATHS = (
     ("run", "dir"),
+    ("task", "weights"),
     ("data", "path"),
     ("secure", "identity"),
     ("secure", "passphrase_file"),

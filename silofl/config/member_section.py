@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Discriminator, Tag, create_model
 
-from silofl.config.sections import Section
+from silofl.config.section import Section
 
 Base = TypeVar("Base", bound=Section)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -69,6 +69,8 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     family = FAMILIES.get(str(loc[0])) if loc else None
     tag = str(loc.pop(1)) if family and len(loc) > 1 else ""  # a union names its member
     where = ".".join(str(part) for part in loc if isinstance(part, str))
+    if len(loc) > 2 and kind in ("extra_forbidden", "missing"):
+        return _of_inner_table(where, missing=kind == "missing", known=_inner_keys(loc, sections))
     if kind == "extra_forbidden":
         return _unknown_section(where, value, sections) if len(loc) == 1 else _unknown_key(loc, tag, sections)
     if kind == "value_error":
@@ -76,11 +78,30 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         return _unknown_member(str(loc[0]), value["name"])
     text = problem["msg"].removeprefix("Input should be ")
+    if kind == "model_type" and len(loc) > 1:
+        text = f"a table of {', '.join(_inner_keys([*loc, ''], sections))}"
     if kind == "tuple_type":
         text = f"a list, such as {json.dumps([value], default=str)}"
     if kind == "union_tag_not_found":
         text = f"a valid dictionary or instance of {str(loc[0]).capitalize()}Config"
     return f"{where} = {value!r} is not allowed: it should be {text}"
+
+
+def _of_inner_table(where: str, *, missing: bool, known: list[str]) -> str:
+    """Of a key of a table that is a value itself, such as `run.stop_when`."""
+    table, _, key = where.rpartition(".")
+    if missing:
+        return f"{table} has no {key}: set it, as one of {', '.join(known)}"
+    near = alike(key, known, _NEAR)
+    hint = f"did you mean {table}.{near[0]}?" if near else f"{table} has {', '.join(known)}"
+    return f"unknown key {where}: {hint}"
+
+
+def _inner_keys(loc: list[Any], sections: dict[str, Any]) -> list[str]:
+    """Those of the table in which a key is."""
+    kind = sections[str(loc[0])].annotation.model_fields[str(loc[1])].annotation
+    tables = [one for one in (kind, *get_args(kind)) if hasattr(one, "model_fields")]
+    return list(tables[0].model_fields) if tables else []
 
 
 def _unknown_section(name: str, value: Any, sections: dict[str, Any]) -> str:

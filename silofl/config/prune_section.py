@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from silofl.config.member_section import any_of, section_of
-from silofl.config.sections import Section
+from silofl.config.section import Section
 from silofl.pruning import registry
 from silofl.pruning.base import ScheduledRule
 from silofl.pruning.registry import RULES

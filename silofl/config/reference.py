@@ -15,10 +15,12 @@ from pydantic.fields import FieldInfo
 from silofl.config import LOCAL_KEYS, Config
 from silofl.config.listing import WIDTH, docs_of, toml_text
 from silofl.config.mistakes import FAMILIES, alike
-from silofl.config.sections import Section
+from silofl.config.section import Section
 from silofl.errors import ConfigError
 
 UNSET = "unset"
+SHORT = (("RunConfig", "keep_best"), ("TrainConfig", "schedule"))
+"""Keys of a table in whose place a text may stand."""
 _MEMBERS = {
     "strategy": "strategies",
     "personal": "personal methods",
@@ -142,6 +144,8 @@ def _default_text(value: Any) -> str:
         return "[" + ", ".join(f'"{one}"' for one in value) + "]"
     if isinstance(value, tuple):
         return _default_text(list(value))
+    if isinstance(value, Section):  # in short, as a text in its place is read
+        return _default_text(next(iter(dict(value).values())))
     return toml_text(value)
 
 
@@ -157,6 +161,8 @@ def describe(kind: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> tuple[str
     if origin in (list, tuple, dict):
         of = _plural(describe(parts[origin is dict])[0])
         return f"table of {of} by name" if origin is dict else f"list of {of}", ()
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return f"table of {', '.join(kind.model_fields)}", ()
     words: dict[Any, str] = {int: "integer", float: "number", str: "text", Any: "value"}
     return f"{words[kind]}{_limits(metadata)}", ()
 
@@ -289,6 +295,10 @@ def schema() -> dict[str, Any]:
     made["properties"]["institution"] = _institutions(made)
     data = made["$defs"]["DataConfig"]["properties"]
     data["standardize"] = {**data["standardize"], "enum": [False, True, "federated"]}
+    for section, name in SHORT:
+        table = made["$defs"][section]["properties"][name]
+        kinds = table.pop("anyOf", None) or [{"$ref": table.pop("$ref")}]
+        table["anyOf"] = [*kinds, {"type": "string"}]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         **made,

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from silofl.config.inner_tables import KeepBest, Schedule, StopWhen, named
 from silofl.config.neighbours import Neighbours
+from silofl.config.section import Section
 from silofl.constrained import Decay, Finite, Fraction, PositiveFloat, PositiveInt
 from silofl.privacy.places import PLACES
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, strictly typed, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RunConfig(Section):
@@ -36,12 +32,28 @@ class RunConfig(Section):
     """So many silos take part in each round instead, drawn without replacement."""
     evaluate_every: PositiveInt = 1
     """Rounds between evaluations; the last round is always evaluated."""
+    stop_when: StopWhen | None = None
+    """End the run early, such as {metric = "auc", patience = 5}: when so many evaluations one after the other
+    have not made the federation's metric better by more than `min_delta`. Which of more and less is better
+    says `mode`, "max" or "min"; unset, less where the name ends in "loss" or "error"."""
+    keep_best: KeepBest | None = None
+    """`model.safetensors` is that of the round with the best value of this metric, such as "auc", or
+    {metric = "f1", mode = "max"}; unset, that of the last round, which checkpoints have in either case."""
     display: Literal["auto", "live", "plain", "none"] = "auto"
     """What is shown meanwhile: a table that is drawn anew (`live`), a line a round (`plain`), or nothing;
     `auto` is the table on a terminal and in a notebook, else lines."""
+    loggers: list[str] | None = None
+    """Where the numbers of rounds go beside the run directory's own files: `tensorboard`, `mlflow` or
+    `wandb`, any of them; unset, TensorBoard's event files where it is installed. The silo that leads writes
+    them, below its run directory and nowhere else, unless variables of MLflow or W&B say so."""
     share_silo_metrics: bool | None = None
     """Show every silo's own loss and accuracy to all; false shares only the federation's means. Unset, true
     without [privacy] and false with it."""
+
+    @field_validator("keep_best", mode="before")
+    @classmethod
+    def _best_of_metric(cls, value: Any) -> Any:
+        return named(value, "metric")
 
 
 class TaskConfig(Section):
@@ -53,6 +65,17 @@ class TaskConfig(Section):
     """`package.module:Class` of a user's own task; replaces `name`."""
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
+    weights: str = ""
+    """A safetensors file that the model begins with, such as a run's `model.safetensors`; one for all."""
+    head: str = "classification"
+    """`files`: what is learnt: `classification` (one class), `regression` (a number), `multilabel` (columns
+    of 0 and 1) or `survival` (time to an event, in intervals)."""
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    """`files`: how often a record of each class, or with each label, counts in the loss, such as
+    {ill = 5, well = 1}; "balanced": by how many training records all silos have of each."""
+    intervals: PositiveInt | list[PositiveFloat] | None = None
+    """`files`, `survival`: ends of the intervals of time, such as [90, 180, 365], or how many there are to
+    be: with equally many events in each, of all silos' training records together."""
     model: Literal["mlp", "cnn", "linear"] = "mlp"
     """Of built-in tasks: fully connected layers, two convolutions (of images), or one linear layer."""
     hidden: list[PositiveInt] = [64]
@@ -78,8 +101,9 @@ class DataConfig(Section):
     """`files`: this silo's file or folder; `{silo}` is its number."""
     decimal: Literal[".", ","] = "."
     """`files`: the sign before decimals in this silo's CSV; signs between thousands are refused."""
-    target: str = "label"
-    """`files`: the label's column (CSV, Parquet) or array (NPZ: `target` or `y`)."""
+    target: str | list[str] = "label"
+    """`files`: the label's column (CSV, Parquet) or array (NPZ: `target` or `y`); a list of columns where
+    `task.head` takes several: `multilabel` each label's, `survival` the time's and the event's."""
     id: str = ""
     """`files`: the column that numbers records, such as "patient_no". It is no feature, and shown nowhere."""
     drop: list[str] = []
@@ -113,13 +137,14 @@ class DataConfig(Section):
     """Part of the samples that is held out for evaluation, about: each is, or not, by its own values."""
     center: dict[str, Finite] = {}
     """`files`: what is subtracted from columns, by name, such as {age = 50}: constants that are publicly
-    known, such as a laboratory's reference values, and the same at every silo. 0 of columns not named."""
+    known, such as a laboratory's reference values, and the same at every silo. 0 of columns not named. The
+    target of `regression` may be among them: it is predicted in its own units all the same."""
     scale: dict[str, PositiveFloat] = {}
     """`files`: by what columns are divided then, likewise; 1 of columns not named."""
     standardize: Literal[False, "federated"] = False
     """`files`: subtract the mean and divide by the standard deviation of all silos' training records
-    together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise.
-    `true` means the same."""
+    together, added up at the start as updates are; under [privacy] of values within `bounds`, with noise. The
+    target of `regression`, too, unless it has constants, or [privacy] is set. `true` means the same."""
     bounds: dict[str, list[Finite]] = {}
     """`files`: publicly known bounds of columns, by name, such as {age = [0, 120]}; "*" of all columns not
     named. Under [privacy] `standardize` clips values to them in its sums, and needs those of every column."""
@@ -193,6 +218,11 @@ class TrainConfig(Section):
     embeddings, the last layer, and what is no matrix."""
     lr: PositiveFloat = 0.05
     """Learning rate of local steps; the server's is `strategy.lr`."""
+    schedule: Schedule = Schedule()
+    """By what learning rates of local steps are multiplied in each round: "constant", "cosine" and "linear"
+    (down to 0 behind the last round), "step" (`gamma` = 0.1 every third of the rounds) or "one-cycle", by
+    torch's schedulers; or a table, such as {name = "cosine", warm_up = 5}, also with `rounds`, by default
+    `run.rounds`, and `options`, torch's own arguments."""
     momentum: Decay | None = None
     """Momentum of the optimizer, where it has one; unset, its own default."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
@@ -216,6 +246,11 @@ class TrainConfig(Section):
     ranks_per_silo: PositiveInt = 1
     """Processes that train together in a silo, each on its part of every batch and with a GPU or cores of its
     own: a batch is as long as with one, and the silo's loss has to be a mean over samples."""
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule_of_name(cls, value: Any) -> Any:
+        return named(value, "name")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -14,6 +14,10 @@ KEYS: dict[str, str] = {
     **dict.fromkeys(("optim", "optimiser", "local_optimizer"), "train.optimizer"),
     **dict.fromkeys(("wd", "l2", "l2_regularization"), "train.weight_decay"),
     **dict.fromkeys(("gradient_clip", "grad_clip", "gradient_clip_val", "clip_grad_norm"), "train.clip_norm"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule", "lr_decay", "warmup"), "train.schedule"),
+    **dict.fromkeys(("early_stopping", "early_stop", "patience"), "run.stop_when"),
+    **dict.fromkeys(("save_best", "load_best_model_at_end", "best_metric", "monitor"), "run.keep_best"),
+    **dict.fromkeys(("pretrained", "init_weights", "initial_weights", "load_from"), "task.weights"),
     **dict.fromkeys(("gpu", "cuda", "accelerator"), "train.device"),
     **dict.fromkeys(("amp", "mixed_precision", "fp16", "bf16"), "train.precision"),
     **dict.fromkeys(
@@ -29,6 +33,8 @@ KEYS: dict[str, str] = {
     **dict.fromkeys(("hidden_sizes", "hidden_layers", "hidden_dim", "hidden_size", "layers"), "task.hidden"),
     **dict.fromkeys(("num_classes", "n_classes"), "task.classes"),
     **dict.fromkeys(("class_names", "label_names"), "task.labels"),
+    **dict.fromkeys(("problem_type", "task_type", "objective", "problem"), "task.head"),
+    **dict.fromkeys(("class_weight", "pos_weight", "sample_weight"), "task.class_weights"),
     **dict.fromkeys(("architecture", "arch", "network", "net", "model_name"), "task.model"),
     **dict.fromkeys(("dataset", "data_path", "csv", "filename"), "data.path"),
     **dict.fromkeys(

@@ -20,6 +20,7 @@ from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
 from silofl.federation.dry_run_silos import DryRunSilos
 from silofl.federation.failure.policy import describe_policy
+from silofl.federation.first_models import weights_mismatch
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.participation import describe_participation, refuse_unfit
@@ -35,6 +36,7 @@ from silofl.federation.silo import Silo
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
+from silofl.federation.watched_metrics import refuse_unknown
 from silofl.privacy.band_choice import better
 from silofl.privacy.claim import NOTHING, outside
 from silofl.privacy.column_statistics import StatisticsPlan
@@ -44,10 +46,12 @@ from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
+from silofl.tasks.base import Task
 from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.column_agreement import agree_in_one_process
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
+from silofl.tasks.heads.base import target_names
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.recipe_making import Agreed, described, numeric_schema
 from silofl.tasks.user_code import UserCode
@@ -96,9 +100,12 @@ def _dry_run(
         _agree(config, every)
     rows: list[SiloDryRun] = []
     schemas: dict[int, Schema] = {}
+    targets: dict[int, Schema] = {}
     passed_over: dict[int, tuple[str, ...]] = {}
     treatments: list[tuple[str, str, str]] = []
     magnitudes: dict[int, NDArray[np.float64]] = {}
+    names: list[frozenset[str]] = []
+    weights: dict[int, str] = {}
     first: Silo | None = None
     error: MismatchError | None = None
     for number in every.seen:
@@ -106,9 +113,12 @@ def _dry_run(
         devices = every.devices(number)
         silo = Silo(mine, task, number, silos, devices[0], code=code)
         first = first or silo
+        names.append(silo.metric_names)
+        weights[number] = silo.weights
         error = error or model_mismatch(number, silo.model, *model_told(first.model))
         schemas[number] = silo.schema
         if isinstance(task, Files):
+            targets[number] = task.target_schema
             magnitudes[number] = task.magnitudes
             passed_over[number] = task.passed_over
             treatments = described(mine.data, silo.schema)
@@ -117,9 +127,12 @@ def _dry_run(
         ranks = mine.train.ranks_per_silo
         rows.append(SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks))
     assert first is not None
-    error = schema_mismatch(schemas) or error  # columns are what a user knows
+    every_column = {silo: (*schema, *targets.get(silo, ())) for silo, schema in schemas.items()}
+    # Columns are what a user knows.
+    error = schema_mismatch(every_column) or error or weights_mismatch(weights)
     if error is not None:
         raise error
+    refuse_unknown(config.run, names)
     notes = [
         *_of_ranks([row.ranks for row in rows]),
         *schema_notices(schemas),
@@ -128,7 +141,17 @@ def _dry_run(
         *_of_several_records(rows),
     ]
     found = _sizes(config, rows, first, link, every)
-    return replace(found, treatments=treatments, notes=[*every.notes(), *found.notes, *notes])
+    target = _target(config, first_task)
+    return replace(found, treatments=treatments, target=target, notes=[*every.notes(), *found.notes, *notes])
+
+
+def _target(config: Config, task: Task) -> str:
+    """What is learnt of files; empty for other tasks."""
+    if not isinstance(task, Files):
+        return ""
+    weights = config.task.class_weights
+    said = "" if weights is None else ", with weights" + (" by all silos' counts" * (weights == "balanced"))
+    return f"{', '.join(target_names(config.data))}: {task.described_head.describe()}{said}"
 
 
 def _of_passed_over(names: Mapping[int, tuple[str, ...]]) -> list[str]:

@@ -22,6 +22,7 @@ from silofl.federation.participation import refuse_unfit
 from silofl.federation.privacy import budget_place
 from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
+from silofl.report.loggers import registry as loggers_of
 from silofl.tasks import early as tasks
 
 
@@ -93,6 +94,14 @@ def keys(start: Start, silo: int) -> None:
     refuse_unusable(for_silo(start.config, silo).secure, start.silos)
 
 
+def loggers(start: Start, silo: int) -> None:
+    """There are loggers of these names; what they need is installed where the run is led."""
+    config = for_silo(start.config, silo)
+    loggers_of.refuse_unknown(config)
+    if silo == 0:
+        loggers_of.refuse_missing(config)
+
+
 def task_and_data(start: Start, silo: int) -> None:
     """The task and the silo's files are there, and what reads these is installed."""
     if not start.own_task:
@@ -101,7 +110,13 @@ def task_and_data(start: Start, silo: int) -> None:
 
 OF_RUN: tuple[Callable[[Start], None], ...] = (secure_keys, number_of_silos, participation, faults)
 """What the configuration and the number of silos tell."""
-OF_SILO: tuple[Callable[[Start, int], None], ...] = (run_directory, resumed_run, keys, task_and_data)
+OF_SILO: tuple[Callable[[Start, int], None], ...] = (
+    run_directory,
+    resumed_run,
+    keys,
+    loggers,
+    task_and_data,
+)
 """What a silo's own files tell, where its rank runs."""
 
 

@@ -22,8 +22,8 @@ from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.standardization import exact_sums, statistics_aggregator
+from silofl.tasks.heads import Head, head_of
 from silofl.tasks.readers import Samples
-from silofl.tasks.readers.labels import class_names
 from silofl.tasks.recipe_making import numeric_schema
 from silofl.tasks.table_statistics import Json, Shown, table_statistics
 
@@ -80,7 +80,8 @@ def as_tables(config: Config) -> Config:
     own = {"name": f"{config.run.name or 'run'}-stats"}
     own |= {"dir": f"{config.run.dir.rstrip('/')}-stats"} if config.run.dir else {}
     run = config.run.model_copy(update=own)
-    return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run})
+    task = config.task.model_copy(update={"class_weights": None})
+    return config.model_copy(update={"data": config.data.model_copy(update=every), "run": run, "task": task})
 
 
 def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> Json:
@@ -89,7 +90,8 @@ def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> 
     with raise_on_all_ranks(group.comm):
         if samples.features.ndim != 2:
             raise ConfigError("silofl stats is of tables, and data.path has images: they have no columns")
-        numbers = {name for name, _ in numeric_schema(samples.schema)}
+        head = head_of(config.task, config.data)
+        numbers = {name for name, _ in numeric_schema(samples.schema)} | set(head.numbers(samples.labels))
         for name in sorted(set(shown.ranges) - numbers - {"*"}):
             kind = "of features" if name not in dict(samples.schema) else "of numbers, but of categories"
             raise ConfigError(f"--range has {name!r}, which is no column {kind}: correct the name")
@@ -99,9 +101,9 @@ def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> 
     if private:
         from silofl.federation.noisy_table_sums import noisy_sums
 
-        told = noisy_sums(prepared, shown, multiplier)
+        told = noisy_sums(prepared, head, shown, multiplier)
     else:
-        told = _exact(prepared, samples, shown)
+        told = _exact(prepared, samples, head, shown)
     found = {"silofl": __version__, "of": prepared.start.silos, **told}
 
     def keep() -> None:
@@ -113,14 +115,14 @@ def _found(prepared: Prepared, shown: Shown, noise_multiplier: float | None) -> 
     return found
 
 
-def _exact(prepared: Prepared, samples: Samples, shown: Shown) -> Json:
+def _exact(prepared: Prepared, samples: Samples, head: Head, shown: Shown) -> Json:
     """Without noise; collective."""
     config, group = prepared.start.config, prepared.group
     group.started()  # from here on others go on without a silo that fails
     sums = _Sums(
         group, lambda: statistics_aggregator(group, config, prepared.start.silos, prepared.trust.signer)
     )
-    statistics = table_statistics(config.data, samples, class_names(config.task), shown)
+    statistics = table_statistics(config.data, samples, head, shown)
     try:
         summand = next(statistics)
         while True:

@@ -35,6 +35,7 @@ from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
 from silofl.federation.sum_spec import aggregation_spec, summed
+from silofl.federation.watched_metrics import WatchedMetrics
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
@@ -224,6 +225,8 @@ class RunContext:
     """What columns are scaled by, where silos agreed on that."""
     mask: GlobalMask | None = None
     """Which parameters are left; None where nothing is pruned."""
+    watched: WatchedMetrics | None = None
+    """When the run ends early, and its best model; None for neither."""
 
     @classmethod
     def of(
@@ -249,22 +252,17 @@ class RunContext:
         before = Ledger() if statistics is None else statistics.ledger
         feedback = ErrorFeedback.of(group, config)
         engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
+        who = group, config, silo, silos, strategies.build(config.strategy), engine
         return cls(
-            group,
-            config,
-            silo,
-            silos,
-            strategies.build(config.strategy),
-            engine,
+            *who,
             MembershipTracker(group.members),
             RespawnPolicy(config.failure.rejoin_s) if respawns is None else respawns,
             None if engine is None else PrivatePart(engine),
             trust,
             Origin(group, config, silo),
-            feedback,
-            openings,
-            statistics,
+            *(feedback, openings, statistics),
             GlobalMask.of(group, config, silo.model, feedback.residuals),
+            WatchedMetrics.of(group, config, silo),
         )
 
     @cached_property
@@ -317,6 +315,7 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
         context.openings,
         context.membership,
         context.respawns,
+        context.watched,
     )
     return tuple(one for one in parts if one is not None)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from glob import escape
 from math import prod
 
 import numpy as np
 from torch import nn
 
+from silofl.comm.collective_errors import allgather_parsed
+from silofl.comm.protocol import Communicator
 from silofl.config import Config
-from silofl.errors import ConfigError, DataError
+from silofl.errors import ConfigError, DataError, MismatchError
 from silofl.strategies.base import Strategy
 from silofl.tasks.base import Task
 from silofl.tasks.checks import model_of
 from silofl.tasks.user_code import UserCode
 from silofl.training.flat import FlatModel
+from silofl.training.given_weights import GivenWeights
 from silofl.training.seeding import INITIAL_MODEL, derive, seed_everything
 from silofl.types import Vector
 
@@ -28,12 +31,46 @@ DRAWING = threading.Lock()
 """Torch has one generator for all threads, and silos that are threads draw one model."""
 
 
-def drawn(task: Task, seed: int, code: UserCode, place: int) -> nn.Module:
-    """The untrained model for a place among those that silos share, the same on all silos."""
+def drawn(
+    task: Task,
+    seed: int,
+    code: UserCode,
+    place: int,
+    *,
+    weights: GivenWeights | None = None,
+    private: Callable[[nn.Module], Sequence[str]] = lambda module: (),
+) -> nn.Module:
+    """The model for a place among those that silos share, the same on all silos; with given `weights`.
+
+    `private` gives the patterns of what stays with silos, which given weights need not have.
+    """
     with DRAWING:
         seed_everything(derive(seed, INITIAL_MODEL, place))
         with code.calling("model", task.model):
-            return model_of(task.model(), code.silo)
+            made = model_of(task.model(), code.silo)
+    if weights is not None:
+        weights.put_into(made, private(made))
+    return made
+
+
+def agree_on_weights(comm: Communicator, digest: str) -> None:
+    """Refuse silos that were given other weights than rank 0; collective. `digest` is empty for none."""
+    told = allgather_parsed(comm, digest, str, "the weights that it was given")
+    error = weights_mismatch(dict(zip(comm.members, told, strict=True)))
+    if error is not None:
+        raise error
+
+
+def weights_mismatch(digests: Mapping[int, str]) -> MismatchError | None:
+    """The error of silos that were given other weights than the first, from the digests of each."""
+    first, *others = digests
+    other = next((silo for silo in others if digests[silo] != digests[first]), None)
+    if other is None:
+        return None
+    return MismatchError(
+        f"task.weights of silo {other} is another file than silo {first}'s: give all silos the same one",
+        rank=0,
+    )
 
 
 def refuse_clusters(config: Config, strategy: Strategy, model: FlatModel, number: int, silos: int) -> None:

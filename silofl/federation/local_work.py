@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
+from silofl.errors import DivergedError
 from silofl.strategies.base import State, Strategy
+from silofl.training.flat import FlatModel
 from silofl.types import Contribution, Mask, Vector
 
 
@@ -44,6 +47,20 @@ class RoundStart:
     def model(self) -> Vector:
         """(P,) the parameters that the silo trains."""
         return self.shared[self.chosen]
+
+
+def refuse_spoiled(
+    model: FlatModel, change: Vector, contribution: Contribution, silo: int, round_number: int
+) -> None:
+    """Raise DivergedError where buffers (b,) alone have changed by what is not finite; not where all has."""
+    spoiled = np.flatnonzero(~np.isfinite(change))
+    if spoiled.size and all(np.isfinite(values).all() for values in contribution.vectors.values()):
+        name = model.buffer_names[int(np.searchsorted(model.buffer_ends, spoiled[0], "right"))]
+        raise DivergedError(
+            f"silo {silo}, round {round_number}: training changed buffer {name} from or to values that are "
+            "not finite, of which there is no mean; let it begin finite and stay so",
+            rank=silo,
+        )
 
 
 @dataclass

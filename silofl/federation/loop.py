@@ -156,10 +156,14 @@ class Run:
         shown = state.config.evaluates
         state.clock.take()
         began = time.perf_counter()
+        watched = state.federation.context.watched
         for number in range(state.first_round, rounds + 1):
             self._faults.round = number
             silo_log.begin_round(number)
             watchdog.report_round(number, state.certainly_committed(number))
+            if watched is not None and watched.ended:
+                state.logger.notice(watched.ended)
+                break
             if not state.affordable:
                 state.logger.notice(
                     f"round {number} would exceed privacy.max_epsilon or a silo's own budget: the run ends"
@@ -168,7 +172,9 @@ class Run:
             last = number == rounds or state.affordable == 1
             evaluate = shown and (last or number % every == 0)
             result = run_round(state.federation, number, state.clock, evaluate=evaluate)
-            stopping = conclude(state, result, began, asked=self._stop.asked) and not last
+            asked = conclude(state, result, began, asked=self._stop.asked)
+            last = last or (watched is not None and bool(watched.ended))
+            stopping = asked and not last
             began = time.perf_counter()
             if not (last or stopping):
                 respawn_failed(state, number)  # it commits the round first, for the silos that are there

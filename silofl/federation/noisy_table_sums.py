@@ -21,10 +21,10 @@ from silofl.privacy.claim import Epsilons, bound, claim, fellows
 from silofl.privacy.column_statistics import StatisticsPlan
 from silofl.privacy.places import PLACES
 from silofl.tasks.bounded_columns import POWER
+from silofl.tasks.heads import Head
 from silofl.tasks.noisy_tables import NoisyTable, noisy_table
 from silofl.tasks.owner_numbers import numbered
 from silofl.tasks.readers import Samples
-from silofl.tasks.readers.labels import class_names
 from silofl.tasks.table_statistics import Shown
 
 
@@ -41,7 +41,8 @@ class OfTable:
 
     def plan(self, silos: int) -> StatisticsPlan:
         """See `Summand`."""
-        columns, sizes = len(self.table.bounds.columns), self.table.sizes
+        columns = len(self.table.bounds.columns)
+        sizes = [size for _, size in self.table.partitions(self.samples)]
         return StatisticsPlan(self.privacy, silos, columns, sum(sizes), len(sizes), self.multiplier)
 
     def words(self, plan: StatisticsPlan) -> list[int]:
@@ -54,7 +55,7 @@ class OfTable:
         ]
 
 
-def noisy_sums(prepared: Prepared, shown: Shown, multiplier: float) -> dict[str, Any]:
+def noisy_sums(prepared: Prepared, head: Head, shown: Shown, multiplier: float) -> dict[str, Any]:
     """What the noisy sum of all silos' tables tells, and what it cost; collective.
 
     Raises:
@@ -71,7 +72,7 @@ def noisy_sums(prepared: Prepared, shown: Shown, multiplier: float) -> dict[str,
                 "statistics cannot be shown"
             )
         refuse_unhidden(config, silos)
-        table = noisy_table(config.data, samples, class_names(config.task), shown.bins, shown.ranges)
+        table = noisy_table(config.data, samples, head, shown.bins, shown.ranges)
     persons = None if samples.owners is None else numbered(samples.owners)
     by_person = persons if config.privacy.unit == "patient" else None
     own = OfTable(config.privacy, table, samples, by_person, multiplier)
@@ -79,7 +80,7 @@ def noisy_sums(prepared: Prepared, shown: Shown, multiplier: float) -> dict[str,
         noisy = NoisyStatistics(group, config, path, str(trust.run))
         noisy.begin()
         total = noisy.reduce(partial(statistics_aggregator, group, config, silos, trust.signer), own)
-    told = table.told(total.sums, total.deviation)
+    told = table.told(samples, total.sums, total.deviation)
     spent = Epsilons(noisy.budget.epsilon(), None)
     if PLACES[config.privacy.place].holds_against_silos:
         spent = Epsilons(spent.observer, noisy.budget.epsilon_against(fellows(config.privacy)))

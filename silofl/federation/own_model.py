@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -142,6 +142,11 @@ class OwnModel:
         with aside(self.model, self.attributes):
             self.method.adapt(self._solver(round_number), self.state)
             yield
+
+    def metric_names(self, shared: Iterable[str]) -> frozenset[str]:
+        """Of all metrics, where the shared model has those."""
+        names = tuple(shared)
+        return frozenset((*names, *(f"personal/{name}" for name in names if self.method.adapts)))
 
     def evaluate(self, found: Evaluation, evaluate: Evaluate, round_number: int) -> None:
         """Add the personal model's metrics to those of the loaded global one, as "personal/" and name."""

@@ -128,5 +128,5 @@ def _read(group: ElasticGroup, config: Config, path: Path) -> Samples | None:
             said = f"{error}; names are in {where}, for silo {group.silo_id} alone"
             raise DataError(said, rank=error.rank) from None
     if samples is not None:
-        agree_on_schema(group.comm, samples.schema)
+        agree_on_schema(group.comm, (*samples.schema, *samples.targets))
     return samples

@@ -15,10 +15,15 @@ from silofl.federation.run_state import RunState
 from silofl.federation.rundir import write_own_model
 from silofl.federation.silo import Silo
 from silofl.federation.summary import metrics_of, summary_of
+from silofl.federation.watched_metrics import agreed
 from silofl.inference.model_card import ModelCard
+from silofl.report.round_metrics import RoundMetrics
+from silofl.tasks.base import ListeningTask
 from silofl.training.metric_states import checked_names
 
 Json = dict[str, Any]
+SHOWN = 3
+"""Names of tensors that a notice has, of many."""
 
 
 def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool) -> bool:
@@ -42,14 +47,40 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     silos, changes = federation.context.silos, state.tracker.changes()
     metrics = metrics_of(result, reports, silos, failures, changes, time.perf_counter() - began)
     state.logger.round(metrics)
-    for notice in metrics.notices(state.config.secure.range):
+    if federation.context.watched is not None:
+        names, told = federation.context.watched.names, [report["watched"] for report in reports]
+        federation.context.watched.observe(result.round, agreed(told, names), federation.values)
+    if any(report["listens"] for report in reports):
+        group.step(lambda: _tell_task(state, metrics))
+    for notice in (*metrics.notices(state.config.secure.range), *_unmoved(state, result.round)):
         state.logger.notice(notice)
     return any(report["stop"] for report in reports)
 
 
+def _tell_task(state: RunState, metrics: RoundMetrics) -> None:
+    """Call the task's `on_round`, where it has one; raises on all ranks what any raised. Collective."""
+    silo = state.federation.silo
+    with raise_on_all_ranks(state.group.comm):
+        if isinstance(silo.task, ListeningTask):
+            with silo.code.calling("on_round", silo.task.on_round):
+                silo.task.on_round(metrics.to_json())
+
+
+def _unmoved(state: RunState, round_number: int) -> list[str]:
+    """What this silo's first training has left as it was; nothing under [privacy], where noise hides it."""
+    names = state.federation.silo.trainer.unmoved
+    if round_number != 1 or not names or state.config.privacy.unit != "none":
+        return []
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [
+        f"training in silo {state.group.silo_id} has not moved {', '.join(names[:SHOWN])}{more}: let the "
+        "loss depend on every parameter that requires a gradient and the optimizer have it, or freeze it"
+    ]
+
+
 def _report(state: RunState, result: RoundResult, affordable: Result[int], *, asked: bool) -> Json:
     """What this rank tells the others of its round."""
-    federation = state.federation
+    federation, watched = state.federation, state.federation.context.watched
     return {
         "silo": state.group.silo_id,
         "shown": result.shown(state.config),
@@ -59,6 +90,8 @@ def _report(state: RunState, result: RoundResult, affordable: Result[int], *, as
         "affordable": 0 if affordable.error(0) else affordable.value(),
         "epsilon": federation.epsilon() if state.group.comm.rank == 0 else None,
         "clip_norm": federation.clip_norm,
+        "listens": isinstance(federation.silo.task, ListeningTask),
+        "watched": {} if watched is None else {one: result.metrics.values.get(one) for one in watched.names},
     }
 
 
@@ -81,6 +114,8 @@ def _checked(report: Any, silo: int) -> Json:
             "affordable": int(report["affordable"]),
             "epsilon": _number(report["epsilon"]),
             "clip_norm": _number(report["clip_norm"]),
+            "listens": report["listens"] is True,
+            "watched": {str(name): _number(value) for name, value in report["watched"].items()},
         }
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise ProtocolError(
@@ -119,12 +154,13 @@ def finish(state: RunState) -> Json:
 def _write_models(state: RunState) -> dict[str, str]:
     """Write the shared models, the first as `model.safetensors`; their SHA-256 by name of the strategy."""
     federation = state.federation
-    shared = federation.topology.shared
+    shared, watched = federation.topology.shared, federation.context.watched
     buffers = federation.values[len(shared["model"]) :]
+    best = federation.values if watched is None or watched.best is None else watched.best
     card = card_of(state.config, federation.silo).metadata()
 
     def written(name: str) -> str:
-        values = federation.values if name == "model" else np.concatenate([shared[name], buffers])
+        values = best if name == "model" else np.concatenate([shared[name], buffers])
         return state.logger.write_model(federation.silo.export(values), card, name)
 
     return {name: written(name) for name in federation.context.strategy.models}

@@ -22,8 +22,9 @@ from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
 from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, starts_of
-from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.local_work import Fitted, RoundStart, refuse_spoiled
 from silofl.federation.own_model import OwnModel, private_patterns
+from silofl.federation.script_rules import refuse_unfit
 from silofl.federation.strategy_half import StrategyHalf
 from silofl.federation.task_data import TaskData, data_of_task, persons_of
 from silofl.launcher import watchdog
@@ -39,9 +40,12 @@ from silofl.training.data_digest import data_digest
 from silofl.training.device import device_name, explained, prepare
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
+from silofl.training.given_weights import GivenWeights
 from silofl.training.metric_states import Evaluation
+from silofl.training.own_loop import OwnLoop
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
 from silofl.training.publication import notices, published, refuse_unpublishable
+from silofl.training.schedules import RoundSchedule
 from silofl.training.trainer import FitResult, LocalTrainer
 from silofl.training.trial import Trial, kept
 from silofl.training.unshareable import rounded_caches
@@ -59,11 +63,13 @@ class Silo:
     Attributes:
         task, model: whose model it trains.
         samples, train: how many it trains on, and as batches.
+        weights: SHA-256 (hex) of the file that its model begins with; empty where it is drawn.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
         test_samples: how many are held out.
         schema, preprocessing: of the columns of its data, see `TaskData`.
         code: what calls the task.
+        metric_names: of numbers that its evaluation reports.
         starts: what shared models but the first begin with, by name, (P,) each.
         strategy_state: its own of the strategy, arrays (P,) by name; changed by `accept` alone.
         fragments: of the parameters, one of which a round sums.
@@ -99,9 +105,12 @@ class Silo:
         records = config.privacy.records
         self.persons = persons_of(given, config.privacy, number)
         self.counted = len(self.persons) if records is None else max(1, round(records / silos))
-        draw = partial(drawn, task, seed, code)
+        weights = GivenWeights.of(config, number)
+        private_of = partial(private_patterns, task, config, silo=number)
+        draw = partial(drawn, task, seed, code, weights=weights, private=private_of)
         untrained = draw(0)
-        private = private_patterns(task, config, untrained, number)
+        private = private_of(untrained)
+        self.weights = "" if weights is None else weights.digest
         self._rounded = rounded_caches(untrained, dtype)
         # Means of buffers would have no noise, so that what is no constant is refused.
         self.model = FlatModel(untrained, dtype, where, private, constant_buffers=config.privacy.samples)
@@ -120,12 +129,13 @@ class Silo:
         batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
         self._test = None if test is None else batches(test, dtype, where)
         self.train = batches(train, dtype, where)
-        self.trainer = LocalTrainer(
-            task, self.model, self.train, config.train, seed=seed, silo=number, code=code
-        )
+        trains, schedule = (task, self.model, self.train, config.train), RoundSchedule.of(config)
+        self.trainer = LocalTrainer(*trains, seed=seed, silo=number, code=code, schedule=schedule)
+        self.trainer.own_loop = OwnLoop.of(task, self.model, train, code)
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
         own = config, task, self.trainer, self.model, self._attributes, self.train, code
         self.own = OwnModel.of(*own, strategy)
+        refuse_unfit(config, task, strategy, self.own.method, number)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
         self._noisy = config.privacy.unit != "none"
@@ -144,6 +154,7 @@ class Silo:
         with kept(self.model.module):  # before steps, whose optimizer takes seconds to load
             found = evaluate(self.task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
         found.finish(self.code)
+        self.metric_names = self.own.metric_names(found.own)
         refuse_process_group(self._number)
         self._attributes.load({})
         trial = Trial(self.trainer, self.model, self.train, config.train, self._number)
@@ -227,20 +238,9 @@ class Silo:
         if len(start.buffers):
             change: Vector = as_array(self.model.vector[self.model.trainable :])
             subtract(change, start.buffers)
-            self._refuse_spoiled(change, contribution, start.round_number)
+            refuse_spoiled(self.model, change, contribution, self._number, start.round_number)
             contribution = replace(contribution, vectors={**contribution.vectors, "buffers": change})
         return Fitted(contribution, state, result.loss, result.steps)
-
-    def _refuse_spoiled(self, change: Vector, contribution: Contribution, round_number: int) -> None:
-        """Raise DivergedError where buffers alone have changed by what is not finite; not where all has."""
-        spoiled = np.flatnonzero(~np.isfinite(change))
-        if spoiled.size and all(np.isfinite(values).all() for values in contribution.vectors.values()):
-            name = self.model.buffer_names[int(np.searchsorted(self.model.buffer_ends, spoiled[0], "right"))]
-            raise DivergedError(
-                f"silo {self._number}, round {round_number}: training changed buffer {name} from or to "
-                "values that are not finite, of which there is no mean; let it begin finite and stay so",
-                rank=self._number,
-            )
 
     def nothing(self, spec: AggregationSpec) -> Fitted:
         """What to send in a round that this silo sits out: zeros, without training; its state stays."""
@@ -302,7 +302,7 @@ class Silo:
         scaler = self.trainer.scaler_state()
         return {
             "model": self.model.own_state(),
-            "optimizer": to_arrays(self.trainer.optimizer_state()),
+            "optimizer": to_arrays(self.trainer.optimizer.state()),
             "strategy": dict(self.strategy_state),
             "personal": dict(self.own.state),
             **({"scaler": scaler} if scaler else {}),

@@ -68,7 +68,8 @@ class Statistics:
             [replace(column, name="") for column in one.preprocessing.columns] for one in (self, other)
         )
         names = same_columns(self.preprocessing.names, other.preprocessing.names)
-        return names and (mine, self.spent) == (its, other.spent)
+        target = self.preprocessing.target == other.preprocessing.target
+        return names and target and (mine, self.spent) == (its, other.spent)
 
 
 def same_columns(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

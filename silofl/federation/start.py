@@ -20,6 +20,7 @@ from silofl.errors import ConfigError, SiloflError
 from silofl.federation import rundir, standardization
 from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
+from silofl.federation.first_models import agree_on_weights
 from silofl.federation.own_log import notices_kept
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import CheckpointManager, RunState
@@ -89,6 +90,7 @@ def build_silo(
             return made
 
     silo = _once(group, build)
+    group.step(lambda: agree_on_weights(group.comm, silo.weights))
     startup.over()  # the optimizer and the data have loaded the last large libraries
     return silo
 
@@ -144,6 +146,10 @@ def begin(
     notices = notices + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
     group.step(lambda: _refuse_other_updates(state))
+    watched = context.watched
+    if watched is not None:
+        watched.refuse_unknown(context.silo.metric_names)
+        notices += watched.notices
     state.affordable = group.step(lambda: _affordable(state))
 
     def announce() -> None:
@@ -214,6 +220,8 @@ def rejoin(context: RunContext, path: Path, told: RejoinState) -> RunState:
     own = checkpoints.own_state(told.silos)  # from its disk, or its buddy's: so the others take part
     federation = context.federation(told.silos)
     take_over(federation.parts, told.parts, None if own is None else own[1])
+    if context.watched is not None:
+        context.watched.share(told.silos)
     context.membership.mark_rejoined(told.silos)
     logger.rounds = told.rounds
     state = RunState(

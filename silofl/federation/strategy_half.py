@@ -30,6 +30,13 @@ LOCAL, OF_ROUND = "local model", "round of local model"
 """In a silo's state: its model (P,) where that goes on from round to round, and of which round it is (1,)."""
 
 
+def unmoved(model: FlatModel, trained: Vector, start: RoundStart) -> list[str]:
+    """Names of the shared parameters whose trained values, or whose gradient, (P,) say that none moved."""
+    moved = trained != 0 if start.strategy.local == "gradient" else trained != start.model
+    parts = np.split(moved, model.tensor_ends[:-1])
+    return [name for name, part in zip(model.tensor_names, parts, strict=True) if not part.any()]
+
+
 @final
 class StrategyHalf:
     """What `Strategy` asks of a silo before and during its local steps.
@@ -73,7 +80,8 @@ class StrategyHalf:
     def _local_round(
         self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart, gradient: Any
     ) -> LocalRound:
-        told = self._lr, self._samples, start.resync, self._momentum
+        lr = self._lr * self._trainer.optimizer.schedule.factor(start.round_number)
+        told = lr, self._samples, start.resync, self._momentum
         return LocalRound(shared, own, *told, start.loss, gradient, start.chosen)
 
     def correction(self, state: State, start: RoundStart) -> Correct | None:
@@ -203,6 +211,8 @@ class StrategyHalf:
 
         Raises DivergedError where the local model, most of which no sum looks at, is not finite.
         """
+        if start.round_number == 1 and start.strategy.local != "masks":
+            self._trainer.unmoved = unmoved(self._model, trained, start)
         if start.kept is not None:
             trained[~start.kept] = 0  # also where a forward pass has put other tensors in their place
         if self._streaming is None:

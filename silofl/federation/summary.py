@@ -118,6 +118,7 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         "accuracy_per_silo": [silo.get("accuracy") for silo in last.per_silo],
         "metrics": dict(last.means),
         "metrics_per_silo": [dict(silo) for silo in last.per_silo],
+        **(federation.context.watched.summary() if federation.context.watched is not None else {}),
         "personal": federation.silo.own.kind,
         "privacy": NOTHING if federation.privacy is None else federation.privacy.claim(last.round),
         "outside": _outside(federation),

@@ -155,6 +155,8 @@ def _network(card: ModelCard, task: Task) -> nn.Module:
     """The untrained model; of a built-in task without memory for its tensors, which are the file's."""
     if isinstance(task, Files):
         task.expect(card.shape)
+        if card.preprocessing is not None:
+            task.agree(card.preprocessing)
     if card.own or type(task).__module__.partition(".")[0] != __name__.partition(".")[0]:
         return model_of(task.model(), 0)
     with torch.device("meta"):

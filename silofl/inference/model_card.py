@@ -19,8 +19,11 @@ from silofl.config import Config, DataConfig, RunConfig, TaskConfig, TrainConfig
 from silofl.errors import DataError
 from silofl.tasks.base import Task
 from silofl.tasks.column_kinds import Schema
+from silofl.tasks.heads import HEADS, Head
+from silofl.tasks.heads.other import OtherHead
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.registry import TASKS
+from silofl.tasks.target_recipe import AS_IT_IS
 
 S = TypeVar("S", TaskConfig, DataConfig, TrainConfig)
 KEY = "silofl"
@@ -30,7 +33,7 @@ _LARGEST_HEAD = 100_000_000
 """Bytes of a safetensors header, at most: what the library itself takes."""
 _MOST_LAYERS = 1000
 """Hidden layers: a file with many more would be built for minutes before its tensors are looked at."""
-KINDS = ("classification", "regression", "multilabel", "survival", "")
+KINDS = (*HEADS, "")
 """What a model's outputs are; empty where the task does not tell."""
 
 
@@ -79,6 +82,14 @@ class ModelCard:
             configuration=resumption_tables(config),
             silo=silo,
         )
+
+    @property
+    def head(self) -> Head:
+        """What becomes of outputs: by its kind, with the names and the constants of the run."""
+        recipe = AS_IT_IS if self.preprocessing is None else self.preprocessing.target
+        if self.kind == "survival" and not recipe.ends:  # of a task of one's own
+            return OtherHead(self.classes)
+        return HEADS.get(self.kind, OtherHead)(self.classes, recipe)
 
     @property
     def own(self) -> bool:

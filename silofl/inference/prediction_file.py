@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ def predictions_of(model: TrainedModel, path: Path, id_column: str = "", decimal
     """Predictions for a file, as CSV: the identifier or the row, the prediction, and what it is made of.
 
     Of a classification the class, and the probability of each; of several labels each label's; of numbers
-    the number; of a task of one's own that does not tell the outputs.
+    the number; of survival a risk and survival at each end; of a task of one's own that does not tell, the
+    outputs.
 
     Args:
         model: what predicts.
@@ -37,7 +37,7 @@ def predictions_of(model: TrainedModel, path: Path, id_column: str = "", decimal
     table = _read(model, path, decimal)
     outputs = model.outputs(table.columns, source=str(path), word=table.word, rows=table.rows)
     names, columns = _identifiers(table, named, required=bool(id_column))
-    for name, values in _told(model, outputs):
+    for name, values in model.head.told(outputs):
         names.append(name)
         columns.append(values)
     text = io.StringIO()
@@ -62,22 +62,6 @@ def _identifiers(table: RawTable, named: str, *, required: bool) -> tuple[list[s
     if required:
         raise ConfigError(f"there is no column {named!r} in the new data: correct --id, or leave it out")
     return [table.word], [np.asarray(table.names or table.rows)]
-
-
-def _told(model: TrainedModel, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
-    decided = model.decided(outputs)
-    many = outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
-    if model.card.kind not in ("classification", "multilabel"):
-        shown = decided.reshape(len(decided), math.prod(decided.shape[1:]))
-        if shown.shape[1] == 1:
-            return [("prediction", shown[:, 0])]
-        return [(f"output {k}", column) for k, column in enumerate(shown.T)]
-    classes = model.classes if len(model.classes) == many.shape[1] else tuple(map(str, range(many.shape[1])))
-    probabilities = zip(classes, model.probabilities(outputs).T, strict=True)
-    told = [(f"probability {name}", column) for name, column in probabilities]
-    if model.card.kind == "classification":
-        return [("prediction", decided), *told]
-    return [*((name, column.astype(int)) for name, column in zip(classes, decided.T, strict=True)), *told]
 
 
 def _cell(value: Any) -> str:

@@ -36,6 +36,7 @@ class TrainedModel(nn.Module):
         card: what the file says of itself.
         preprocessing: from raw columns to features; None where there is nothing to do.
         network: the task's model.
+        head: what becomes of outputs.
         task: the task, which has the loss and the metrics.
     """
 
@@ -43,7 +44,7 @@ class TrainedModel(nn.Module):
         super().__init__()
         self.card, self.task = card, task
         self.preprocessing = None if card.preprocessing is None else PreprocessingLayer(card.preprocessing)
-        self.network = network
+        self.network, self.head = network, card.head
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,6 +60,8 @@ class TrainedModel(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         """Outputs for raw features (batch, columns), or images (batch, channels, height, width).
 
+        Logits, or of a regression the number in its own units.
+
         Missing numbers are NaN, and categories the places of theirs: see `PreprocessingLayer`.
         """
         return self._of_features(raw if self.preprocessing is None else self.preprocessing(raw))
@@ -69,7 +72,7 @@ class TrainedModel(nn.Module):
             kind = first.dtype if features.is_floating_point() else features.dtype
             features = features.to(first.device, kind)
         outputs: Tensor = self.network(features)
-        return outputs
+        return self.head.in_units(outputs) if isinstance(outputs, Tensor) else outputs
 
     def outputs(self, data: Any, **where: Any) -> Output:
         """Outputs of the network, such as logits, as a NumPy array (samples, ...).
@@ -128,42 +131,29 @@ class TrainedModel(nn.Module):
     def predict_proba(self, data: Any, **where: Any) -> Output:
         """Probabilities float32 (samples, classes), of each label by itself where there may be several.
 
+        Of a survival model those of surviving beyond the end of each interval, which `classes` name.
+
         Arguments and errors as of `outputs`; ConfigError where the model's outputs are no probabilities.
         """
-        kind = self.card.kind
-        if kind not in ("classification", "multilabel"):
+        if self.head.probabilities(np.zeros((1, max(1, len(self.classes))), np.float32)) is None:
+            kind = self.card.kind
             what = f"a {kind}" if kind else 'a task without an attribute kind, such as "classification"'
             raise ConfigError(
                 f"the model of {self.card.task} is of {what}, whose outputs are no probabilities: call "
                 "predict or outputs"
             )
-        return self.probabilities(self.outputs(data, **where))
-
-    def probabilities(self, outputs: Output) -> Output:
-        """`predict_proba` of outputs that are there."""
-        logits = torch.from_numpy(outputs)
-        found = logits.softmax(dim=1) if self.card.kind == "classification" else logits.sigmoid()
-        values: Output = found.numpy()
-        return values
+        found = self.head.probabilities(self.outputs(data, **where))
+        assert found is not None, "see above"
+        return found
 
     def predict(self, data: Any, **where: Any) -> Output:
         """What each sample is taken for: the name of its class; whether it has each label; or its number.
 
+        Of a survival model a risk from 0 to 1: one less the mean of the probabilities of survival.
+
         Arguments and errors as of `outputs`.
         """
-        return self.decided(self.outputs(data, **where))
-
-    def decided(self, outputs: Output) -> Output:
-        """`predict` of outputs that are there."""
-        if self.card.kind == "classification":
-            return np.asarray(self._names(outputs.shape[1])[outputs.argmax(axis=1)])
-        if self.card.kind == "multilabel":
-            return np.asarray(self.probabilities(outputs) >= 0.5)
-        return outputs[:, 0] if self.card.kind == "regression" and outputs.ndim == 2 else outputs
-
-    def _names(self, count: int) -> NDArray[Any]:
-        names = self.classes
-        return np.array(names) if len(names) == count else np.arange(count)
+        return self.head.decided(self.outputs(data, **where))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

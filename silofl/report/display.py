@@ -11,7 +11,6 @@ from rich.console import Console
 
 from silofl.console import printable
 from silofl.launcher.process_tree import launcher_pid
-from silofl.report import events
 from silofl.report.live_display import LiveDisplay
 from silofl.report.notebook_display import NotebookDisplay, in_notebook
 from silofl.report.round_metrics import RoundMetrics
@@ -72,10 +71,10 @@ class Displays:
 
 
 def choose_display(kind: Kind, path: Path, *, leader: bool) -> Display:
-    """The display for this rank: event files and lines or a table on rank 0, silence elsewhere."""
+    """The display for this rank: lines or a table on rank 0, silence elsewhere."""
     if not leader:
         return Displays()
-    shown: list[Display] = [events.EventFiles(path)] if events.available() else []
+    shown: list[Display] = []
     if kind == "live" or (kind == "auto" and on_terminal()):
         shown.append(LiveDisplay(Console(force_terminal=True)))
     elif kind == "auto" and in_notebook():

@@ -131,7 +131,13 @@ def _slurm() -> Finding:
     return Finding("Slurm", "ok", path) if path else Finding("Slurm", "gap", "no sbatch here", "use mpirun")
 
 
-EXTRAS = {"opacus": "privacy", "dp_accounting": "privacy", "tensorboard": "report", "pyarrow": "files"}
+EXTRAS = {
+    "opacus": "privacy",
+    "dp_accounting": "privacy",
+    "tensorboard": "report",
+    "matplotlib": "report",
+    "pyarrow": "files",
+}
 
 
 def _extras() -> list[Finding]:

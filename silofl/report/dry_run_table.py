@@ -75,6 +75,8 @@ class DryRun:
     """What makes that promise weaker than it looks, and what may be wrong with the data."""
     treatments: Sequence[tuple[str, str, str]] = ()
     """Of each column of files its name, kind, and what is done to it; no value."""
+    target: str = ""
+    """What is learnt of files: the columns, and how."""
 
 
 def print_dry_run(found: DryRun) -> None:
@@ -92,6 +94,8 @@ def print_dry_run(found: DryRun) -> None:
         table.add_row(str(row.silo), *names, row.device, *map(str, counts))
     console.print(table)
     _print_columns(console, found)
+    if found.target:
+        console.print(f"target      {found.target}", soft_wrap=True, markup=False)
     console.print(f"model       {found.model}")
     console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
     if found.personal:

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 Row = dict[str, Any]
+CROSS_SITE = "cross-site.json"
+"""In a run directory: the rows of `silofl evaluate --cross-site`, for `silofl report`."""
 _UNBOUNDED = 1000
 """Columns of what is no terminal."""
 

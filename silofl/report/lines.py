@@ -98,12 +98,22 @@ def closing(summary: Record, path: str) -> list[str]:
         *([f"  keys     {summary['keys']}"] if summary["keys"] else []),
         f"  privacy  {summary['privacy']}",
         *([f"  outside  {summary['outside']}"] if summary["outside"] else []),
+        *_watched(summary),
         *_models(summary, path),
         *([f"  personal {path}/silo-*/personal.safetensors"] if summary["personal"] else []),
         f"  use      silofl predict {shlex.quote(path)} DATA -o out.csv; in Python silofl.load({path!r})",
+        f"  report   silofl report {shlex.quote(path)} -o report.html",
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",
     ]
+
+
+def _watched(summary: Record) -> list[str]:
+    """Of which round the model is, where that is not simply the last one."""
+    best = summary.get("best")
+    if best is None or best["round"] is None:
+        return []
+    return [f"  best     {best['metric']} {best['value']:.4g} after round {best['round']}, whose model it is"]
 
 
 def _models(summary: Record, path: str) -> list[str]:

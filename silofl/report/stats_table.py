@@ -34,7 +34,7 @@ def print_statistics(found: dict[str, Any], path: str) -> None:
         table.add_row(escape(one["name"]), count(one["count"]), count(one["missing"]), *texts)
     if table.row_count:
         console.print(table)
-    counted = [("classes", found["classes"])]
+    counted = [("classes", found["classes"])] if "classes" in found else []
     counted += [(one["name"], one["counts"]) for one in found["columns"] if "counts" in one]
     for name, counts in counted:
         shown = [f"{text} {count(value)}" for text, value in list(counts.items())[:_MOST]]

@@ -127,6 +127,9 @@ class Strategy:
     """Whether a silo trains by [train], or sends the gradient at the shared model, or trains by [train] with
     which of `probabilities` each weight of the shared vector "network" is there, and sends a drawn mask."""
 
+    needs_rates: ClassVar[bool] = False
+    """Whether what it makes of local training assumes steps of `train.lr` and `train.momentum`."""
+
     def refusal(self, train: Any) -> str | None:
         """Why this strategy cannot go with [train], naming key, value and remedy; None where it can."""
         return None

@@ -21,6 +21,7 @@ class FedNova(Strategy):
     lr: PositiveFloat = 1.0
     """Server learning rate: 1 is the paper's choice of tau_eff, the mean of |a|."""
 
+    needs_rates = True
     scalars = ("steps",)
 
     def refusal(self, train: Any) -> str | None:

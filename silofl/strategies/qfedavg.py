@@ -27,6 +27,7 @@ class QFedAvg(Strategy):
     """L, an estimate of the Lipschitz constant of the losses' gradients; 1 / train.lr when unset, as the
     paper has it."""
 
+    needs_rates = True
     sends = {"update": "uniform"}  # noqa: RUF012 - the base declares it
     scalars = ("normalizer", "share")
 

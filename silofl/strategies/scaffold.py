@@ -26,6 +26,7 @@ class Scaffold(Strategy):
     """What c_i becomes: "I" the gradient of all the silo's samples at the shared model, which costs a pass
     over them and goes with any optimizer; "II" the mean gradient on the way of the round."""
 
+    needs_rates = True
     shared = ("model", "control")
     sends = {"update": "uniform", "control": "uniform"}  # noqa: RUF012 - the base declares it
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from silofl.tasks.column_kinds import Schema
 from silofl.tasks.metrics import Ratio, SumState
@@ -92,6 +95,62 @@ class CollatingTask(Protocol):
 
     def collate(self, samples: list[Any]) -> Any:
         """A batch of samples, as torch's `collate_fn` makes one."""
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """What a task's `optimizers(model)` may return: optimizers, and schedulers of their learning rates.
+
+    Schedulers are torch's, one or several. Over "rounds" they have stepped r - 1 times in round r, whether or
+    not the silo was in all of the rounds before; over "steps" they step after each of the silo's own.
+    """
+
+    optimizers: Optimizer | Sequence[Optimizer]
+    schedulers: LRScheduler | Sequence[LRScheduler] | None = None
+    over: Literal["rounds", "steps"] = "rounds"
+
+
+@runtime_checkable
+class OptimizingTask(Protocol):
+    """A task may have this method, too: optimizers of its own, such as with groups of parameters."""
+
+    def optimizers(self, model: nn.Module) -> Any:
+        """A torch optimizer, several in a list, a pair (optimizers, schedulers), or `Optimizers`.
+
+        Of parameters of `model` that require gradients; what no optimizer has is not trained. A pair's
+        schedulers are over rounds. It is called before the first round, and again by a resume; moments are
+        kept from round to round with `train.keep_optimizer = true`, and begin anew without.
+        """
+
+
+@runtime_checkable
+class FittingTask(Protocol):
+    """A task may have this method, too: a training loop of its own in the place of silofl's."""
+
+    def fit(self, model: nn.Module, data: SizedDataset, round: int) -> Tensor | float | None:
+        """Train `model`, which has the shared weights and is in training mode, in place.
+
+        Args:
+            model: on its device, as `model()` made it.
+            data: the silo's training samples, as `data()` gave them.
+            round: its number, from 1.
+
+        Returns:
+            The mean loss of its steps, or nothing. The silo counts by its number of training samples.
+        """
+
+
+@runtime_checkable
+class ListeningTask(Protocol):
+    """A task may have this method, too: it hears of each round, on every silo."""
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Called after a round, before it is committed, with its line of `metrics.jsonl`.
+
+        Seconds and bytes in it are this silo's.
+        A round that a resume repeats is told again; a silo that was away is not told of what it missed. What
+        it raises ends the run.
+        """
 
 
 @runtime_checkable

@@ -18,7 +18,13 @@ from silofl.tasks.owner_numbers import owners_of
 
 METHODS = {"model": "()", "data": "(silo, silos)", "loss": "(model, batch)", "metrics": "(model, batch)"}
 """What every task has, with what it is called with."""
-OPTIONAL = {"evaluate": "(model, batch)", "losses": "(model, batch)", "collate": "(samples)"}
+OPTIONAL = {
+    **dict.fromkeys(("evaluate", "losses"), "(model, batch)"),
+    "collate": "(samples)",
+    "optimizers": "(model)",
+    "fit": "(model, data, round)",
+    "on_round": "(record)",
+}
 """What a task may have."""
 
 

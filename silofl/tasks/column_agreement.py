@@ -62,7 +62,9 @@ def column_agreement(task: Files, silo: int, seed: int) -> Agreement:
         if data.standardize:
             second = yield second_sums(_filled(numbers, mean), mean)
             scaling = pooled_scaling([name for name, _ in numeric_schema(schema)], first, second)
-    return task.recipe(Agreed(scaling, means, categories))
+    of_target = task.target_agreement(silo)
+    target = None if of_target is None else (yield from of_target)
+    return task.recipe(Agreed(scaling, means, categories, target))
 
 
 def agree_in_one_process(tasks: Mapping[int, Files], seed: int) -> Preprocessing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silofl.config import Config
+from silofl.config import Config, silo_path
 from silofl.errors import ConfigError
 from silofl.tasks.factory_source import refuse_unfindable
 from silofl.tasks.own_files import OwnFiles
@@ -15,6 +15,7 @@ def refuse_early(config: Config, silo: int) -> None:
 
     Nothing is read and no code of a user's is run. Raises ConfigError, DataError or MissingDependencyError.
     """
+    refuse_missing_weights(config, silo)
     if config.task.factory:
         refuse_unfindable(config.task.factory)
         return
@@ -23,6 +24,21 @@ def refuse_early(config: Config, silo: int) -> None:
     files = own_files(config)
     if files is not None:
         files.refuse_missing(silo)
+
+
+def refuse_missing_weights(config: Config, silo: int) -> None:
+    """Raise ConfigError where `task.weights` names no file that can be read."""
+    if not config.task.weights:
+        return
+    path = silo_path(config.task.weights, silo, "task.weights")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(
+            f"silo {silo}: task.weights = {str(path)!r} cannot be read: {error.strerror}; name a safetensors "
+            "file, or remove it",
+            rank=silo,
+        ) from None
 
 
 def refuse_nobodys(config: Config) -> None:

@@ -13,15 +13,15 @@ from silofl.errors import ConfigError
 from silofl.tasks.base import SiloData
 from silofl.tasks.bounded_columns import Bounded, bounded
 from silofl.tasks.category_union import frequent
-from silofl.tasks.classification import Classification
 from silofl.tasks.column_kinds import Schema
+from silofl.tasks.headed import Headed
+from silofl.tasks.heads.base import Agreement, Head
 from silofl.tasks.holdout import held_out, owners_held_out, silo_data
 from silofl.tasks.models import build_model
 from silofl.tasks.own_files import OwnFiles, magnitudes
 from silofl.tasks.owner_numbers import numbered
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.readers import Samples
-from silofl.tasks.readers.labels import class_names
 from silofl.tasks.recipe_making import (
     Agreed,
     numeric_part,
@@ -34,21 +34,25 @@ from silofl.tasks.scaling import Scaling
 
 
 @final
-class Files(Classification):
+class Files(Headed):
     """The samples in `data.path`: NPZ, CSV or Parquet, or a folder of images for each class.
 
     `{silo}` in the path stands for the silo's number; a path without it is each institution's own. Columns
     of tables are sorted by name, the same at every silo if the names are. All samples are held in
-    memory as float32: (d,) for tables, (channels, height, width) for images.
+    memory as float32: (d,) for tables, (channels, height, width) for images. What is learnt is the head's,
+    `task.head`.
     """
 
     def __init__(self, task: TaskConfig, data: DataConfig, seed: int) -> None:
         self._files = OwnFiles(task, data, seed)
+        self.head = self._files.head
         self._task, self._data, self._seed = task, data, seed
         self._read: dict[int, Samples] = {}
         self._sample: tuple[int, ...] = ()
         self._shape: tuple[int, ...] | None = None
         self._schema: Schema = ()
+        self.target_schema: Schema = ()
+        """Name and kind of each column of a target of numbers, of the table that was read last."""
         self.magnitudes: NDArray[np.float64] = np.empty(0)
         """See `magnitudes`, of the table that was read last."""
         self.passed_over: tuple[str, ...] = ()
@@ -63,7 +67,7 @@ class Files(Classification):
             raise ConfigError(
                 "the width of the model comes from the data: call data(silo, silos) before model()"
             )
-        return build_model(self._task, self._shape, self._files.classes)
+        return build_model(self._task, self._shape, self.head.outputs)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -72,12 +76,17 @@ class Files(Classification):
 
     @property
     def classes(self) -> list[str]:
-        """Their names, in the order of the model's outputs."""
-        return class_names(self._task)
+        """Names of the model's outputs, in their order; see `Head.names`."""
+        return list(self.head.names)
 
     def expect(self, shape: tuple[int, ...]) -> None:
         """Let `model` be of samples of this shape, without any data."""
         self._shape = shape
+
+    @property
+    def described_head(self) -> Head:
+        """That of [task] and [data], before silos have agreed on anything."""
+        return self._files.head
 
     def schema(self) -> Schema:
         """See `DescribedTask`."""
@@ -86,7 +95,7 @@ class Files(Classification):
     @property
     def federated(self) -> bool:
         """Whether silos find together what is done to columns, which `agree` has to give before `data`."""
-        return self._data.agreed
+        return self._data.agreed or self._files.head.agrees
 
     @property
     def settings(self) -> DataConfig:
@@ -96,10 +105,12 @@ class Files(Classification):
     def agree(self, preprocessing: Preprocessing) -> None:
         """Make features of all samples so from here on."""
         self._agreed = preprocessing
+        self.head = self._files.head.with_recipe(preprocessing.target)
 
     def recipe(self, agreed: Agreed) -> Preprocessing:
         """What is done to the columns that were read last; `agreed` has what all silos find together."""
-        return recipe_of(self._data, self._schema, agreed, images=len(self._sample) != 1)
+        target, images = self._files.head.recipe, len(self._sample) != 1
+        return recipe_of(self._data, self._schema, agreed, images=images, target=target)
 
     @property
     def scaling(self) -> Scaling | None:
@@ -117,6 +128,7 @@ class Files(Classification):
         samples = self._read[silo]
         self.passed_over = samples.passed_over
         self._sample, self._schema = samples.features.shape[1:], samples.schema
+        self.target_schema = samples.targets
         return samples
 
     def training_numbers(self, silo: int) -> NDArray[np.floating[Any]]:
@@ -131,6 +143,11 @@ class Files(Classification):
         """Those of each column of "union" that `data.least_count` training records, or persons, have."""
         samples = self.read(silo)
         return frequent(self._data, samples, ~self._held_out(samples))
+
+    def target_agreement(self, silo: int) -> Agreement | None:
+        """How the head's recipe is found by a silo's training targets; None where it is configured."""
+        head, samples = self._files.head, self.read(silo)
+        return head.agreement(samples.labels[~self._held_out(samples)]) if head.agrees else None
 
     def bounded(self, silo: int) -> Bounded:
         """A silo's columns of numbers within `data.bounds`; errors as of `read`."""
@@ -157,14 +174,16 @@ class Files(Classification):
         recipe = self._agreed if self.federated else self.recipe(Agreed())
         if recipe is None:
             raise ConfigError(
-                'data.standardize = "federated", data.impute = "mean" and categories of "union" are of all '
-                "silos' records, which a run adds up at its start: set data.center and data.scale, constants "
-                "in data.impute and lists in data.categorical to read a silo's data by itself"
+                'data.standardize = "federated", data.impute = "mean", categories of "union", "balanced" '
+                "weights and a number of intervals are of all silos' records, which a run adds up at its "
+                "start: set constants and lists in their place to read a silo's data by itself"
             )
         features = recipe.features(raw_columns(samples), source)
+        self.head = self._files.head.with_recipe(recipe.target)
         self.preprocessing, self._shape = recipe, features.shape[1:]
         held, owners = self._held_out(samples), samples.owners
-        return silo_data(features, samples.labels, held, silo=silo, name=source, owners=owners)
+        targets = self.head.targets(samples.labels)
+        return silo_data(features, targets, held, silo=silo, name=source, owners=owners)
 
     def _held_out(self, samples: Samples) -> NDArray[np.bool_]:
         if samples.owners is not None:

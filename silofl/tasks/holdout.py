@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from silofl.console import log_of_data
@@ -16,7 +17,7 @@ from silofl.tasks.owner_numbers import numbered
 from silofl.tasks.row_hash import RANGE, row_hashes
 
 Features = NDArray[np.floating[Any]]
-Labels = NDArray[np.integer[Any]]
+Labels = NDArray[Any]
 
 
 def held_out(features: Features, labels: Labels, fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -28,7 +29,7 @@ def held_out(features: Features, labels: Labels, fraction: float, seed: int) -> 
 
     Args:
         features: (n, ...), as they were measured: before any scaling that other samples have a part in.
-        labels: integers (n,).
+        labels: integers (n,), or floats (n, k), as they were measured.
         fraction: 0 < fraction < 1.
         seed: of the run.
     """
@@ -47,20 +48,20 @@ def owners_held_out(owners: NDArray[np.uint64], fraction: float) -> NDArray[np.b
 
 def silo_data(
     features: Features,
-    labels: Labels,
+    labels: Labels | Tensor,
     held: NDArray[np.bool_],
     *,
     silo: int,
     name: str = "",
     owners: NDArray[np.uint64] | None = None,
 ) -> SiloData:
-    """One silo's arrays as data sets of (float32 features, int64 label), part held out.
+    """One silo's arrays as data sets of (float32 features, label), part held out.
 
     Where no sample is held out, the silo only trains, and one line says so: see `log_of_data`.
 
     Args:
         features: (n, ...).
-        labels: integers (n,).
+        labels: integers (n,), or what the loss takes of each sample (n, ...).
         held: which samples are held out, (n,).
         silo: its number.
         name: what messages call the data; `silo <silo>` when empty.
@@ -85,7 +86,7 @@ def silo_data(
             "it only trains"
         )
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-    y = torch.from_numpy(labels.astype(np.int64))
+    y = labels if isinstance(labels, Tensor) else torch.from_numpy(labels.astype(np.int64))
     train, test = (torch.from_numpy(np.flatnonzero(side)) for side in (~held, held))
     whose = None if owners is None else numbered(owners[~held])
     return SiloData(TensorDataset(x[train], y[train]), TensorDataset(x[test], y[test]), whose)

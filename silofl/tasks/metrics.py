@@ -6,7 +6,7 @@ R2, is right as a state whose sum over samples is all that the metric needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,6 +17,8 @@ from silofl.errors import DataError
 
 Finished = Any
 """A number, a tensor or nested list of numbers, or a mapping of names to those."""
+LARGEST_CELLS = 1 << 16
+"""Numbers of a state, at most."""
 
 
 @final
@@ -41,7 +43,7 @@ class SumState:
     Attributes:
         state: of this batch, of any shape that is the same in every batch and silo.
         finish: makes the metric of the total, float64 of that shape on the CPU. A mapping of several results
-            is reported as `name/key`.
+            is reported as `name/key`, and the one of the key "" as `name`.
     """
 
     state: Tensor
@@ -61,6 +63,13 @@ def mean_absolute_error(predictions: Tensor, targets: Tensor) -> Ratio:
 def mean_squared_error(predictions: Tensor, targets: Tensor) -> Ratio:
     """Mean squared difference over all values, of equal shapes."""
     return Ratio(_difference(predictions, targets).square().sum(), targets.numel())
+
+
+def root_mean_squared_error(predictions: Tensor, targets: Tensor) -> SumState:
+    """Root of the mean squared difference over all values, of equal shapes."""
+    squares = _difference(predictions, targets).square().sum()
+    state = torch.stack([squares, squares.new_tensor(targets.numel())])
+    return SumState(state, lambda total: (total[0] / total[1]).sqrt())
 
 
 def r2(predictions: Tensor, targets: Tensor) -> SumState:
@@ -98,6 +107,57 @@ def auc(scores: Tensor, labels: Tensor, bins: int = 1024) -> SumState:
     place = (flat * bins).long().clamp_(max=bins - 1)
     counts = torch.bincount(place + bins * positive, minlength=2 * bins)
     return SumState(counts.view(2, bins), _finish_auc)
+
+
+def multilabel_auc(scores: Tensor, labels: Tensor, names: Sequence[str], bins: int = 1024) -> SumState:
+    """`auc` of each label, as `name/label`, and under the metric's own name their mean ("macro").
+
+    Labels that all samples have, or none, are NaN, and not in the mean. Of more than 16 labels there are
+    fewer bins, so that all are at most 2^15 numbers.
+
+    Args:
+        scores: (batch, labels) from 0 to 1.
+        labels: (batch, labels), 1 or True where a label is there.
+        names: of the labels.
+        bins: of equal width, at most.
+    """
+    many = len(names)
+    bins = min(bins, LARGEST_CELLS // (4 * many))
+    states = [auc(scores[:, k], labels[:, k], bins).state for k in range(many)]
+
+    def finish(total: Tensor) -> Finished:
+        each = [_finish_auc(counts) for counts in total]
+        return {"": torch.stack(each).nanmean(), **dict(zip(names, each, strict=True))}
+
+    return SumState(torch.stack(states), finish)
+
+
+def multilabel_f1(predicted: Tensor, labels: Tensor) -> SumState:
+    """Mean over labels of F1, both (batch, labels) of truth values; 0 for a label that is never right."""
+    said, true = predicted.detach() > 0, labels > 0
+    state = torch.stack([(said & true).sum(dim=0), said.sum(dim=0) + true.sum(dim=0)]).double()
+    return SumState(state, lambda total: (2 * total[0] / total[1].clamp(min=1)).mean())
+
+
+def concordance(risks: Tensor, places: Tensor, events: Tensor, intervals: int) -> SumState:
+    """Harrell's C over all pairs of samples of all silos, by intervals of time and bins of risk.
+
+    Comparable is a sample with an event in an interval, and any whose time lies in a later one; concordant if
+    the first has the higher risk, half if both are in one bin of risk (at most 1024 of equal width). Pairs
+    of one interval are not compared. Harrell, Lee and Mark 1996, section 5.5.
+
+    Args:
+        risks: (batch,) from 0 to 1.
+        places: (batch,) the interval of each time from 0, `intervals` for times after the last.
+        events: (batch,) 1 where the time is an event's.
+        intervals: how many.
+    """
+    flat = risks.detach().double()
+    bins = min(1024, LARGEST_CELLS // (2 * (intervals + 1)))
+    found = (flat * bins).long().clamp_(0, bins - 1)
+    cells = ((events > 0) * (intervals + 1) + places) * bins + found
+    counts = torch.bincount(cells, minlength=2 * (intervals + 1) * bins)
+    return SumState(counts.view(2, intervals + 1, bins), _finish_concordance)
 
 
 def of_torchmetrics(metric: Any, *batch: Any) -> SumState:
@@ -158,6 +218,14 @@ def _finish_f1(counts: Tensor) -> Tensor:
     right, occurring = counts.diagonal(), counts.sum(dim=0) + counts.sum(dim=1)
     scores = 2 * right / occurring
     found: Tensor = scores[1] if len(scores) == 2 else scores[occurring > 0].mean()
+    return found
+
+
+def _finish_concordance(counts: Tensor) -> Tensor:
+    failed, every = counts[1], counts.sum(dim=0)
+    later = every.sum(dim=0) - every.cumsum(0)
+    below = later.cumsum(1) - later / 2
+    found: Tensor = (failed * below).sum() / (failed.sum(dim=1) * later.sum(dim=1)).sum()
     return found
 
 

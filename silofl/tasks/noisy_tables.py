@@ -1,7 +1,7 @@
 """Statistics of all silos' tables together by one noisy sum: what a silo brings to it, and what it tells.
 
 Of each column of numbers a record is in one cell: a bin, below or above them, or missing. Of each column of
-categories, and of the classes, likewise. Beside these a column has the sums of u and of 2u^2 - 1, where u is
+categories, and of the target, likewise. Beside these a column has the sums of u and of 2u^2 - 1, where u is
 -1 and 1 at its bounds. A person with many records counts once, in cells by the part of its records there.
 """
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.bounded_columns import Bounded, bounded, mistaken_bounds
+from silofl.tasks.heads import Head
 from silofl.tasks.readers import Samples
 from silofl.tasks.readers.category_texts import (
     MISSING_CATEGORY,
@@ -26,7 +27,6 @@ from silofl.tasks.readers.category_texts import (
     category_text,
 )
 from silofl.tasks.readers.column_roles import tidy
-from silofl.tasks.readers.source import unit_of
 from silofl.tasks.recipe_making import is_categorical, numeric_places, numeric_schema, raw_columns
 from silofl.tasks.table_statistics import QUANTILES, in_order
 
@@ -38,20 +38,39 @@ FEWEST = 3.0
 
 @dataclass(frozen=True)
 class NoisyTable:
-    """What is asked of a table, by what is public of it: the same at every silo."""
+    """What is asked of a table, by what is public of it: the same at every silo.
 
-    schema: Sequence[tuple[str, str]]
+    Attributes:
+        head: what is learnt, which knows the target.
+        bounds: of columns of numbers, those of the target last.
+        categories: by name, of columns of features.
+        bins: of each histogram.
+    """
+
+    head: Head
     bounds: Bounded
-    """Of its columns of numbers."""
     categories: Mapping[str, Sequence[str]]
-    classes: Sequence[str]
     bins: int
 
-    @property
-    def sizes(self) -> list[int]:
-        """How many cells each partition has: of columns of numbers, of categories, of classes."""
-        numbers = [self.bins + 3] * len(self.bounds.columns)
-        return [*numbers, *map(len, self.categories.values()), len(self.classes)]
+    def partitions(self, samples: Samples) -> list[tuple[NDArray[np.int64], int]]:
+        """Each partition's cell of every record (n,), and how many cells it has.
+
+        Of columns of numbers, of categories, of the target's columns of few values, of its classes.
+        """
+        found = [
+            (_bins(column, self._edges(k)), self.bins + 3)
+            for k, column in enumerate(_numbers(self.head, samples).T)
+        ]
+        raw = raw_columns(samples)
+        for name, listed in self.categories.items():
+            assert isinstance(raw, dict), "a table with categories has columns by name"
+            places = map(category_place(listed), raw[name].tolist())
+            found.append((np.array([*places], np.int64), len(listed)))
+        for one in self.head.counted(samples.labels):
+            found.append((one.codes.astype(np.int64), len(one.values)))
+        if self.head.of_classes:
+            found.append((samples.labels.astype(np.int64), len(self.head.names)))
+        return found
 
     def _edges(self, k: int) -> Floats:
         """Of the bins of a column of numbers, (bins + 1,), as they are told."""
@@ -60,26 +79,20 @@ class NoisyTable:
 
     def moments(self, samples: Samples, persons: NDArray[np.int64] | None) -> list[int]:
         """Sums of this silo's records in steps of 2^-POWER, as of `Bounded.sums`; none of a missing value."""
-        return self.bounds.sums_of_known(_numbers(samples), persons)
+        return self.bounds.sums_of_known(_numbers(self.head, samples), persons)
 
     def cells(self, samples: Samples, persons: NDArray[np.int64] | None, unit: int) -> list[int]:
         """How many of this silo's records, or persons, are in each cell, in units of 1 / `unit`.
 
         A person adds `unit` to all cells of a partition together at most: whole numbers below its parts.
         """
-        places = [_bins(column, self._edges(k)) for k, column in enumerate(_numbers(samples).T)]
-        raw = raw_columns(samples)
-        for name, listed in self.categories.items():
-            assert isinstance(raw, dict), "a table with categories has columns by name"
-            places.append(np.array([*map(category_place(listed), raw[name].tolist())], np.int64))
-        places.append(samples.labels.astype(np.int64))
-        found = [_counts(place, size, persons, unit) for place, size in zip(places, self.sizes, strict=True)]
-        return [count for counts in found for count in counts]
+        every = [_counts(*one, persons, unit) for one in self.partitions(samples)]
+        return [count for counts in every for count in counts]
 
-    def told(self, sums: Floats, deviation: float) -> Json:
+    def told(self, samples: Samples, sums: Floats, deviation: float) -> Json:
         """What noisy `sums` say, moments, cells and records, with noise of that deviation in each.
 
-        DataError where they are no numbers.
+        Of `samples` no more than the columns is looked at. DataError where sums are no numbers.
         """
         if not np.isfinite(sums).all():
             raise DataError(
@@ -87,22 +100,29 @@ class NoisyTable:
             )
         many, columns = float(sums[-1]), len(self.bounds.columns)
         first, second = sums[:columns], sums[columns : 2 * columns]
-        cells = np.split(sums[2 * columns : -1], np.cumsum(self.sizes)[:-1])
-        numbers = [self._numeric(k, many, (first[k], second[k]), cells[k], deviation) for k in range(columns)]
-        counted = [
-            {"kind": "categories", "counts": dict(zip(listed, _whole(counts), strict=True))}
-            for listed, counts in zip(self.categories.values(), cells[columns:-1], strict=True)
+        few, kinds = self.head.counted(samples.labels), dict(samples.targets)
+        sizes = [size for _, size in self.partitions(samples)]
+        cells = np.split(sums[2 * columns : -1], np.cumsum(sizes)[:-1])
+        targets = [*self.head.numbers(samples.labels)]
+        kind_of = [kind for _, kind in numeric_schema(samples.schema)] + [kinds[name] for name in targets]
+        numbers = [
+            {"kind": kind_of[k], **self._numeric(k, many, (first[k], second[k]), cells[k], deviation)}
+            for k in range(columns)
         ]
-        found = in_order(self.schema, numbers, counted)
-        return {
+        listed = [*self.categories.values(), *(one.values for one in few)]
+        counted = [
+            {"kind": "categories", "counts": dict(zip(values, _whole(counts), strict=True))}
+            for values, counts in zip(listed, cells[columns : columns + len(listed)], strict=True)
+        ]
+        named = [*targets, *(one.name for one in few)]
+        found = {
             "samples": max(round(many), 0),
             "noise": deviation,
-            "classes": dict(zip(self.classes, _whole(cells[-1]), strict=True)),
-            "columns": [
-                {"name": name, "unit": unit_of(kind), **one}
-                for (name, kind), one in zip(self.schema, found, strict=True)
-            ],
+            "columns": in_order(samples, named, numbers, counted),
         }
+        if self.head.of_classes:
+            found["classes"] = dict(zip(self.head.names, _whole(cells[-1]), strict=True))
+        return found
 
     def _numeric(
         self, k: int, many: float, moments: tuple[float, float], cells: Floats, deviation: float
@@ -115,7 +135,6 @@ class NoisyTable:
         variance, half = (square + 1) / 2 - mean * mean, self.bounds.half[k]
         told = known and variance > deviation / there * math.sqrt(0.25 + 4 * mean * mean)  # the noise on it
         return {
-            "kind": self.schema[numeric_places(self.schema)[k]][1],
             "count": min(max(round(there), 0), max(round(many), 0)),
             "missing": missing,
             "mean": float(self.bounds.middle[k] + mean * half) if known else None,
@@ -127,14 +146,17 @@ class NoisyTable:
 
 
 def noisy_table(
-    data: DataConfig, samples: Samples, classes: Sequence[str], bins: int, ranges: Mapping[str, Any]
+    data: DataConfig, samples: Samples, head: Head, bins: int, ranges: Mapping[str, Any]
 ) -> NoisyTable:
     """What is asked of tables with such columns, with values within `ranges`, by name or for "*".
 
     ConfigError where a column of numbers has no public bounds, or categories are not listed.
     """
-    every = data.model_copy(update={"bounds": dict(ranges)})
-    numbers = numeric_schema(samples.schema)
+    every, kinds = data.model_copy(update={"bounds": dict(ranges)}), dict(samples.targets)
+    numbers = [
+        *numeric_schema(samples.schema),
+        *((name, kinds[name]) for name in head.numbers(samples.labels)),
+    ]
     nothing = [f"nothing says between which bounds {name!r} is" for name, _ in numbers[:1]]
     for wrong in mistaken_bounds(every, numbers) if every.bounds else nothing:
         raise ConfigError(
@@ -145,11 +167,12 @@ def noisy_table(
     more = (MISSING_CATEGORY, OTHER_CATEGORY)
     names = [name for name, kind in samples.schema if is_categorical(kind)]
     categories = {name: list(dict.fromkeys([*map(category_text, listed[name]), *more])) for name in names}
-    return NoisyTable(samples.schema, bounded(every, numbers), categories, classes, bins)
+    return NoisyTable(head, bounded(every, numbers), categories, bins)
 
 
-def _numbers(samples: Samples) -> NDArray[Any]:
-    return samples.features[:, numeric_places(samples.schema)]
+def _numbers(head: Head, samples: Samples) -> NDArray[Any]:
+    features = samples.features[:, numeric_places(samples.schema)]
+    return np.column_stack([features, *head.numbers(samples.labels).values()])
 
 
 def _bins(values: NDArray[Any], edges: Floats) -> NDArray[np.int64]:

@@ -12,9 +12,10 @@ from silofl.console import log_of_data
 from silofl.errors import ConfigError
 from silofl.tasks.bounded_columns import mistaken_bounds
 from silofl.tasks.column_kinds import Schema
+from silofl.tasks.heads import head_of
+from silofl.tasks.heads.base import target_names
 from silofl.tasks.readers import Options, Samples, Source, read, refuse_missing
 from silofl.tasks.readers.column_roles import ColumnRoles, tidy
-from silofl.tasks.readers.labels import class_names
 from silofl.tasks.readers.owners import owner_key
 from silofl.tasks.readers.rows import some
 from silofl.tasks.readers.source import refuse
@@ -45,7 +46,11 @@ class OwnFiles:
             raise ConfigError(f"task.image_size = {task.image_size} is not [height, width]")
         self._task, self._data = task, data
         self._owner_key = owner_key(seed)
-        self.classes = len(class_names(task))
+        self.head = head_of(task, data)
+        self._measured = {
+            name: self.head.rules(place)
+            for place, name in enumerate(() if self.head.of_classes else target_names(data))
+        }
 
     def source(self, silo: int) -> Source:
         """A silo's file or folder. Raises ConfigError where the path names a variable that is not there."""
@@ -64,7 +69,7 @@ class OwnFiles:
         """
         source = self.source(silo)
         data, owner = self._data, tidy(self._data.owner_column)
-        roles = ColumnRoles.of(data)
+        roles = ColumnRoles.of(data, self._measured)
         options = Options(
             self._task, data.decimal, data.units, owner=owner, owner_key=self._owner_key, roles=roles
         )
@@ -72,23 +77,21 @@ class OwnFiles:
         if samples.features.ndim != 2:
             refuse_images(data, str(source))
         schema = numeric_schema(samples.schema)
-        refuse(source, mistaken_columns(data, samples.schema) + mistaken_bounds(data, schema))
+        refuse(source, mistaken_columns(data, samples.schema, self._scaled()) + mistaken_bounds(data, schema))
         scaling, features = public_scaling(data, schema), numeric_part(data, samples)
         features = features if scaling is None else scaling.of(features, str(source))
         notices = [
             *samples.notices,
             *([] if self._data.standardize else _rounded(schema, features)),
-            *self._absent(samples),
+            *self.head.absent(samples.labels),  # which only this silo is told: others learn nothing of it
         ]
         if notices:
             log_of_data(f"silo {silo}: in {source.path} {'; '.join(notices)}")
         return samples
 
-    def _absent(self, samples: Samples) -> list[str]:
-        """Classes without a sample, which only this silo is told: others learn nothing of them."""
-        counts = np.bincount(samples.labels, minlength=self.classes)
-        names = [name for name, count in zip(class_names(self._task), counts, strict=True) if not count]
-        return [f"there is no sample of class {some(names)}"] if names else []
+    def _scaled(self) -> tuple[str, ...]:
+        """Columns of the target that constants may scale."""
+        return tuple(self._measured) if self.head.kind == "regression" else ()
 
 
 def _rounded(schema: Schema, features: NDArray[np.floating[Any]]) -> list[str]:

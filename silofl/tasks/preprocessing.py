@@ -26,6 +26,7 @@ from silofl.tasks.readers.category_texts import (
     is_missing,
 )
 from silofl.tasks.readers.rows import places, some
+from silofl.tasks.target_recipe import AS_IT_IS, TargetRecipe
 
 FORMAT = 1
 """Of `Preprocessing.to_json`; `from_json` refuses any other."""
@@ -104,9 +105,15 @@ class ColumnRecipe:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """All columns in the order in which the model takes them."""
+    """All columns in the order in which the model takes them, and the target.
+
+    Attributes:
+        columns: of features.
+        target: constants of the model's head.
+    """
 
     columns: tuple[ColumnRecipe, ...]
+    target: TargetRecipe = AS_IT_IS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -185,15 +192,17 @@ class Preprocessing:
         return columns
 
     def to_json(self) -> dict[str, Any]:
-        """As `from_json` reads it."""
-        return {"format": FORMAT, "columns": [column.to_json() for column in self.columns]}
+        """As `from_json` reads it; a target to which nothing is done is left out."""
+        target = {} if self.target == AS_IT_IS else {"target": self.target.to_json()}
+        return {"format": FORMAT, "columns": [column.to_json() for column in self.columns], **target}
 
     @classmethod
     def from_json(cls, told: Any) -> Self:
         """From `to_json`. ValueError, TypeError or KeyError for what is none."""
-        if set(told) != {"format", "columns"} or told["format"] != FORMAT:
+        if set(told) - {"target"} != {"format", "columns"} or told["format"] != FORMAT:
             raise ValueError(f"not a recipe of format {FORMAT}")
-        made = cls(tuple(ColumnRecipe.from_json(one) for one in told["columns"]))
+        target = TargetRecipe.from_json(told["target"]) if "target" in told else AS_IT_IS
+        made = cls(tuple(ColumnRecipe.from_json(one) for one in told["columns"]), target)
         named = [name for name in made.names if name]
         if len(set(named)) != len(named) or (any(c.kind == "image" for c in made.columns) != made.of_images):
             raise ValueError("columns of one name, or images among others")

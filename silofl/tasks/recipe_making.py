@@ -17,6 +17,7 @@ from silofl.tasks.readers.category_texts import MISSING_CATEGORY, OTHER_CATEGORY
 from silofl.tasks.readers.column_roles import OTHERS, tidy
 from silofl.tasks.readers.source import CATEGORIES, Samples, unit_of
 from silofl.tasks.scaling import Scaling
+from silofl.tasks.target_recipe import AS_IT_IS, TargetRecipe
 
 IMAGE = "image"
 """The only column of images."""
@@ -30,15 +31,22 @@ class Agreed:
         scaling: of columns of numbers; None where they are not scaled by statistics.
         means: what stands for missing values of columns whose mean does, by their place among all.
         categories: of columns of which [data] does not list them.
+        target: of the model's head; None where it has its own.
     """
 
     scaling: Scaling | None = None
     means: Mapping[int, float] = field(default_factory=dict)
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    target: TargetRecipe | None = None
 
 
-def recipe_of(data: DataConfig, schema: Schema, agreed: Agreed, *, images: bool) -> Preprocessing:
-    """What is done to columns of such names and kinds; `Agreed` has what `data` leaves to the silos."""
+def recipe_of(
+    data: DataConfig, schema: Schema, agreed: Agreed, *, images: bool, target: TargetRecipe = AS_IT_IS
+) -> Preprocessing:
+    """What is done to columns of such names and kinds; `Agreed` has what `data` leaves to the silos.
+
+    `target` is what a head does where silos agree on nothing.
+    """
     tables = [{tidy(name): one for name, one in table.items()} for table in (data.center, data.scale)]
     center, scale = tables
     impute = {tidy(name): value for name, value in data.impute.items()}
@@ -67,7 +75,7 @@ def recipe_of(data: DataConfig, schema: Schema, agreed: Agreed, *, images: bool)
             )
         )
         place += 1
-    return Preprocessing(tuple(found))
+    return Preprocessing(tuple(found), target if agreed.target is None else agreed.target)
 
 
 def _categories(data: DataConfig, name: str, agreed: Agreed) -> tuple[str, ...]:
@@ -123,8 +131,11 @@ def raw_columns(samples: Samples) -> NDArray[Any] | dict[str, NDArray[Any]]:
     return found
 
 
-def mistaken_columns(data: DataConfig, schema: Schema) -> list[str]:
-    """What is wrong with the names in keys of [data] by column, as parts of a sentence."""
+def mistaken_columns(data: DataConfig, schema: Schema, target: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the names in keys of [data] by column, as parts of a sentence.
+
+    `target` are columns of numbers that are no features, and may be scaled.
+    """
     every = {name for name, _ in schema}
     numbers = {name for name, _ in numeric_schema(schema)}
     tables: tuple[tuple[str, Sequence[str], set[str], str], ...] = (
@@ -139,7 +150,7 @@ def mistaken_columns(data: DataConfig, schema: Schema) -> list[str]:
     found = []
     for key, names, known, of_what in tables:
         for name in map(tidy, names):
-            if key == "impute" and name == OTHERS:
+            if (key == "impute" and name == OTHERS) or (key in ("center", "scale") and name in target):
                 continue
             if nameless or name not in every:
                 found.append(f"data.{key} has {name!r}, which is no column of features: {remedy}")

@@ -26,9 +26,7 @@ _BLOCK_WORDS = 1 << 16
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def row_hashes(
-    features: NDArray[Any], labels: NDArray[np.integer[Any]], seed: int, purpose: Purpose
-) -> Hashes:
+def row_hashes(features: NDArray[Any], labels: NDArray[Any], seed: int, purpose: Purpose) -> Hashes:
     """A hash (n,) of each row and its label; rows of equal values have equal hashes.
 
     Of a row there counts nothing but its values as float64, in their order, and its label: not where it
@@ -36,20 +34,22 @@ def row_hashes(
 
     Args:
         features: numbers (n, ...).
-        labels: integers (n,).
+        labels: integers (n,), or floats (n, k).
         seed: of the run.
         purpose: other purposes have other keys.
     """
     rows = features.reshape(len(features), math.prod(features.shape[1:]))  # -1 is nothing where n is 0
-    keys = stream(seed, purpose).integers(0, 2**64, 2 * rows.shape[1] + 3, dtype=np.uint64)
-    first, of_labels, of_values = keys[0], keys[1:3], keys[3:]
+    targets = labels.astype(np.int64)[:, None] if labels.ndim == 1 else labels.astype(np.float64) + 0.0
+    words = 2 * targets.shape[1]
+    keys = stream(seed, purpose).integers(0, 2**64, 2 * rows.shape[1] + 1 + words, dtype=np.uint64)
+    first, of_labels, of_values = keys[0], keys[1 : 1 + words], keys[1 + words :]
     hashes = np.empty(len(rows), np.uint32)
     step = max(1, _BLOCK_WORDS // max(1, len(of_values)))
     for start in range(0, len(rows), step):
         values = rows[start : start + step].astype(np.float64) + 0.0  # of a zero with a sign one without
         values[np.isnan(values)] = np.nan  # a missing value is one, by whichever bits
-        classes = labels[start : start + step].astype(np.int64)
-        linear = first + _words(classes[:, None]) @ of_labels + _words(values) @ of_values
+        of_row = _words(targets[start : start + step]) @ of_labels
+        linear = first + of_row + _words(values) @ of_values
         hashes[start : start + step] = _mixed((linear >> np.uint64(32)).astype(np.uint32))
     return hashes
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig
 from silofl.errors import DataError
 from silofl.tasks.category_union import SIZE, frequent, table_of, texts_of
+from silofl.tasks.heads import Head
 from silofl.tasks.readers import Samples
 from silofl.tasks.readers.category_texts import MISSING_CATEGORY, OTHER_CATEGORY, category_place
 from silofl.tasks.readers.column_roles import tidy
@@ -68,60 +69,73 @@ class Shown:
 
 
 def table_statistics(
-    data: DataConfig, samples: Samples, classes: Sequence[str], shown: Shown
+    data: DataConfig, samples: Samples, head: Head, shown: Shown
 ) -> Generator[Floats, Floats, Json]:
-    """Counts, means, deviations, histograms, quantiles and the balance of classes, of all silos together.
+    """Counts, means, deviations, histograms, quantiles and the target, of all silos together.
 
     Raises:
         DataError: sums that records cannot have, or a column of too many categories.
     """
     categories = yield from _categories(data, samples, shown)
     places = numeric_places(samples.schema)
-    numbers = samples.features[:, places]
+    targets, kinds = head.numbers(samples.labels), dict(samples.targets)
+    numbers = np.column_stack([samples.features[:, places], *targets.values()])
+    names = [*(samples.schema[place][0] for place in places), *targets]
     counted = [_counts(samples, name, listed) for name, listed in categories.items()]
-    labels = np.bincount(samples.labels, minlength=len(classes)).astype(np.float64)
+    classes = head.names if head.of_classes else ()
+    labels = np.bincount(samples.labels if classes else [], minlength=len(classes)).astype(np.float64)
+    few = head.counted(samples.labels)
+    counted += [np.bincount(one.codes, minlength=len(one.values)).astype(np.float64) for one in few]
     first = yield np.concatenate([first_sums(numbers), labels, *counted])
     if not (np.isfinite(first).all() and 1 <= first[0] < MOST_VALUES):
         raise _impossible()
-    widths = [1 + 2 * len(places), len(classes), *map(len, counted)]
+    widths = [1 + 2 * len(names), len(classes), *map(len, counted)]
     sums, of_classes, *of_categories = np.split(first, np.cumsum(widths)[:-1])
-    there, mean = sums[1 : 1 + len(places)], mean_of(sums)
+    there, mean = sums[1 : 1 + len(names)], mean_of(sums)
     second = yield _second_sums(numbers, mean)
     apart, squares = np.split(second, 2)
     mean = mean + apart / np.maximum(there, 1)
     rest = np.maximum(squares - apart**2 / np.maximum(there, 1), 0)
     deviation = np.sqrt(rest / np.maximum(there - 1, 1))
     edges = [
-        _edges(shown, samples.schema[place][0], *one)
-        for place, *one in zip(places, mean.tolist(), deviation.tolist(), strict=True)
+        _edges(shown, name, *one) for name, *one in zip(names, mean.tolist(), deviation.tolist(), strict=True)
     ]
     bins = yield np.concatenate([*map(_histogram, numbers.T, edges), np.zeros(1)])
     if not np.isfinite([*second, *bins]).all():
         raise _impossible()
     numeric = []
-    for k, place in enumerate(places):
+    for k, kind in enumerate(
+        [*(samples.schema[place][1] for place in places), *(kinds[name] for name in targets)]
+    ):
         counts = bins[k * (shown.bins + 2) :][: shown.bins + 2]
         one = _numeric(shown, sums[0], there[k], (mean[k], deviation[k]), counts, edges[k])
-        numeric.append({"kind": samples.schema[place][1], **one})
-    counted_in = zip(categories.values(), of_categories, strict=True)
-    found = in_order(samples.schema, numeric, [_of_categories(shown, *one) for one in counted_in])
-    return {
+        numeric.append({"kind": kind, **one})
+    listed_in = zip([*categories.values(), *(one.values for one in few)], of_categories, strict=True)
+    counts_told = [_of_categories(shown, *one) for one in listed_in]
+    named = [*targets, *(one.name for one in few)]
+    told: Json = {
         "samples": shown.count(sums[0]),
         "least_count": shown.least,
-        "classes": dict(zip(classes, shown.counts(of_classes.tolist()), strict=True)),
-        "columns": [
-            {"name": name, "unit": unit_of(kind), **one}
-            for (name, kind), one in zip(samples.schema, found, strict=True)
-        ],
+        "columns": in_order(samples, named, numeric, counts_told),
     }
+    if classes:
+        told["classes"] = dict(zip(classes, shown.counts(of_classes.tolist()), strict=True))
+    return told
 
 
 def in_order(
-    schema: Sequence[tuple[str, str]], numbers: Sequence[Json], counted: Sequence[Json]
+    samples: Samples, target: Sequence[str], numbers: Sequence[Json], counted: Sequence[Json]
 ) -> list[Json]:
-    """What is told of columns of numbers and of categories, in the order of all columns."""
-    of_numbers, of_categories = iter(numbers), iter(counted)
-    return [next(of_categories if is_categorical(kind) else of_numbers) for _, kind in schema]
+    """What is told of columns of numbers and of those that are counted, in the order of the table's.
+
+    The features' come first in both, then those of `target`: its columns of numbers and its counted ones.
+    """
+    of_numbers, of_counted, features = iter(numbers), iter(counted), list[Json]()
+    for name, kind in samples.schema:
+        one = next(of_counted if is_categorical(kind) else of_numbers)
+        features.append({"name": name, "unit": unit_of(kind), **one})
+    found = dict(zip(target, [*of_numbers, *of_counted], strict=True))
+    return features + [{"name": name, "unit": unit_of(kind), **found[name]} for name, kind in samples.targets]
 
 
 def _categories(

@@ -167,7 +167,13 @@ class Batches:
     def _collated(self, samples: list[Any]) -> Any:
         if self._collate is not None:
             with self._code.calling("collate", self._collate):
-                return self._collate(samples)
+                made = self._collate(samples)
+            if made is None:
+                silo = self._code.silo
+                raise DataError(
+                    f"silo {silo}: the task's collate(samples) returned None: return a batch", rank=silo
+                )
+            return made
         try:
             return default_collate(samples)
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError):

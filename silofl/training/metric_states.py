@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silofl.errors import DataError
+from silofl.tasks.metrics import LARGEST_CELLS as LARGEST_STATE
 from silofl.tasks.metrics import Finished, Ratio, SumState
 from silofl.tasks.user_code import UserCode
 from silofl.types import MetricValue
 
 Kind = Literal["mean", "ratio", "state"]
-LARGEST_STATE = 1 << 16
-"""Numbers of a state: more are no small sum."""
 LONGEST_NAME = 100
 LOSS = "loss"
 """The name of what the task's `loss` gives, among metrics."""
@@ -155,8 +154,10 @@ def finished(name: str, state: MetricState, code: UserCode) -> dict[str, MetricV
             found = state.finish(torch.from_numpy(state.total.copy()))
         except ArithmeticError:
             return {name: None}
-    several = {f"{name}/{key}": value for key, value in found.items()} if isinstance(found, Mapping) else None
-    _refuse_nameless(name, [str(key) for key in found] if isinstance(found, Mapping) else [], code)
+    several = None
+    if isinstance(found, Mapping):
+        several = {name if key == "" else f"{name}/{key}": value for key, value in found.items()}
+        _refuse_nameless(name, [str(key) for key in found if key != ""], code)
     try:
         return {key: _listed(value) for key, value in ({name: found} if several is None else several).items()}
     except (TypeError, ValueError, OverflowError):

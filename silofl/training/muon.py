@@ -46,12 +46,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
             self._parts["muon"] = kind(matrices, **{"lr": lr, "adjust_lr_fn": "match_rms_adamw"} | muon)
         if others:
             self._parts["adamw"] = torch.optim.AdamW(others, **{"lr": lr} | adamw)
-        for part in self._parts.values():
+        for part in self.parts:
             step_unmarked(part)
+
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Both, or the one that there is."""
+        return tuple(self._parts.values())
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take a step of both."""
-        for part in self._parts.values():
+        for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from silofl.config import TrainConfig
 from silofl.errors import ConfigError
 from silofl.training.flat import FlatModel
 from silofl.training.muon import muon
+from silofl.training.own_optimizers import OwnOptimizers
 from silofl.training.unmarked import leave_unmarked, step_unmarked
 
 
@@ -24,7 +25,7 @@ def optimizer_kind(config: TrainConfig) -> type[torch.optim.Optimizer]:
         raise ConfigError(
             f"train.optimizer = {config.optimizer!r} is no class of torch.optim; try SGD or AdamW"
         )
-    if _needs_closure(kind):
+    if needs_closure(kind):
         raise ConfigError(
             f"train.optimizer = {config.optimizer!r} evaluates the loss several times in a step, by a "
             "closure, and steps here take one batch each: choose another, such as SGD or AdamW"
@@ -91,6 +92,9 @@ def refuse_gradients(
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        if isinstance(optimizer, OwnOptimizers):
+            said = f"the task's optimizers(model) takes no step on its model{what} ({type(error).__name__})"
+            raise ConfigError(f"silo {silo}: {said}", rank=silo) from None
         decay = f" with train.weight_decay = {config.weight_decay}" if config.weight_decay else ""
         remedy = ": remove train.weight_decay, or build its layer with sparse=False" if decay else ""
         raise ConfigError(
@@ -101,7 +105,7 @@ def refuse_gradients(
         ) from None
 
 
-def _needs_closure(kind: type[torch.optim.Optimizer]) -> bool:
+def needs_closure(kind: type[torch.optim.Optimizer]) -> bool:
     """Whether an optimizer's step cannot be called without a function that evaluates the loss."""
     closure = inspect.signature(kind.step).parameters.get("closure")
     return (

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silofl.errors import DataError
+from silofl.tasks import lora
 from silofl.training.flat import FlatModel, as_array
 from silofl.training.slots import plain_name
 from silofl.training.unregistered import unregistered_parameters
@@ -80,6 +81,7 @@ def notices(model: FlatModel, moved: list[str], rounded: list[str]) -> list[str]
         'model.safetensors has it exactly: set train.dtype = "float32", and train.precision = "bfloat16"'
         for name in rounded[:1]
     ]
+    found += lora.notices(model.tensor_names)
     return found + [
         f"training changes {name} of the model, an attribute that is no buffer: each silo has its own, "
         "and model.safetensors lacks it; register_buffer() would share it"

@@ -24,11 +24,14 @@ from silofl.training.divergence import cause_at_the_start
 from silofl.training.earlier import Earlier
 from silofl.training.flat import Correct, FlatModel
 from silofl.training.local_batches import LocalBatches, Read
+from silofl.training.local_optimizer import LocalOptimizer
 from silofl.training.losses import Losses, NotFinite, scalar_loss, taken
-from silofl.training.optimizers import frozen, new_optimizer, optimizer_kind
+from silofl.training.optimizers import frozen
+from silofl.training.own_loop import OwnLoop
 from silofl.training.precision import autocast
 from silofl.training.private import PrivateSteps, StepNoise
 from silofl.training.pruned_weights import PrunedWeights
+from silofl.training.schedules import RoundSchedule
 from silofl.training.seeding import derive, seed_everything
 from silofl.training.shared_steps import Alone, Steps
 
@@ -44,7 +47,7 @@ class FitResult:
 class LocalTrainer:
     """Trains `model` on one silo's samples; the result is left in `model.vector`.
 
-    `code` calls the task; without it, for measurements, no traceback is kept.
+    `code` calls the task; without it, for measurements, no traceback is kept. `schedule` is of the rates.
     """
 
     def __init__(
@@ -57,19 +60,24 @@ class LocalTrainer:
         seed: int,
         silo: int,
         code: UserCode | None = None,
+        schedule: RoundSchedule | None = None,
     ) -> None:
         self._task, self._model, self._train, self._config = task, model, train, config
         self.reads, self._seed, self._silo = LocalBatches(train, config), seed, silo
         self.team: Steps = Alone()
         self._code = UserCode(silo) if code is None else code
-        optimizer_kind(config)
-        self._made: torch.optim.Optimizer | None = None
+        schedule = RoundSchedule() if schedule is None else schedule
+        self.optimizer = LocalOptimizer(task, model, config, schedule, self._code)
+        self.own_loop: OwnLoop | None = None
+        """Trains in the place of `fit`'s steps, where it is set."""
         self.rates = f"train.lr = {config.lr}"
         """By which keys steps are as long as they are, with their values, for errors."""
         self.comparison: Comparison | None = None
         """Adds a term to the losses of `fit`, where it is set."""
         self.earlier: Earlier | None = None
         """Takes a copy of parameters between steps of `fit`, where it is set."""
+        self.unmoved: list[str] = []
+        """Names of the shared parameters that the first round's local work left as they were."""
         self.pruned = PrunedWeights()
         """What stays zero in steps."""
         enabled = config.precision == "float16" and model.vector.is_cuda
@@ -77,10 +85,7 @@ class LocalTrainer:
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
-        """Made when it is first needed: the first of a process has torch load its compiler, for seconds."""
-        if self._made is None:
-            self._made = new_optimizer(self._model, self._config)
-        return self._made
+        return self.optimizer.current
 
     def fit(
         self, round_number: int, correct: Correct | None = None, only: Sequence[Tensor] | None = None
@@ -91,6 +96,9 @@ class LocalTrainer:
         then: that of a shared parameter without part in a step is zero. With `only` no other is trained.
         """
         generator = self.begin(round_number, only)
+        if self.own_loop is not None:
+            loss = self.own_loop.fit(round_number)
+            return FitResult(0.0, 0) if loss is None else FitResult(loss, 1)
         step = self._step if correct is None else self._corrected_step(correct)
         step = step if self.earlier is None else self.earlier.before(step)
         with frozen(self._model.trained.values(), only):
@@ -102,14 +110,15 @@ class LocalTrainer:
     def another(self, config: TrainConfig, seed: int) -> LocalTrainer:
         """One for the same model and samples, with an optimizer and random choices of its own."""
         own = self._task, self._model, self._train, config
-        made = LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code)
+        schedule = self.optimizer.schedule
+        made = LocalTrainer(*own, seed=seed, silo=self._silo, code=self._code, schedule=schedule)
         made.team = self.team
         return made
 
     def begin(self, round_number: int, only: Sequence[Tensor] | None = None) -> torch.Generator:
         """Set up a round's optimizer and generators, of which that of the data's order is returned."""
-        if not self._config.keep_optimizer:
-            self._made = new_optimizer(self._model, self._config, only)
+        if self.own_loop is None:
+            self.optimizer.begin(round_number, only)
         self.to_train()
         return seed_everything(derive(self._seed, self._silo, round_number))
 
@@ -160,8 +169,7 @@ class LocalTrainer:
         correct: Correct | None = None,
     ) -> FitResult:
         """Train by noisy steps on clipped gradients from the values in the model's vector."""
-        if not self._config.keep_optimizer:
-            self._made = new_optimizer(self._model, self._config)
+        self.optimizer.begin(round_number)
         self.to_train()
         loss = private.train(self._optimizer, steps, noise, round_number, attempt, correct)
         return FitResult(loss, steps)
@@ -310,21 +318,12 @@ class LocalTrainer:
             f"silo {self._silo}, round {round_number}: {lower if cause is None else cause}", rank=self._silo
         )
 
-    def forget(self) -> None:
-        """Begin the optimizer's state anew, such as after values that were not finite."""
-        self._made = None
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """The optimizer's state where it is kept from round to round, else empty."""
-        return self._optimizer.state_dict() if self._config.keep_optimizer else {}
-
     def scaler_state(self) -> dict[str, Any]:
         """By what losses in float16 are scaled, and since when; empty where they are not."""
         return self._scaler.state_dict()
 
     def load_state(self, optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
         """Set both states again, after a resume; what is empty stays as it is."""
-        if optimizer:
-            self._optimizer.load_state_dict(optimizer)
+        self.optimizer.load(optimizer)
         if scaler and self._scaler.is_enabled():
             self._scaler.load_state_dict(scaler)

@@ -17,7 +17,7 @@ from silofl.training.batches import Batches, spans
 from silofl.training.flat import FlatModel
 from silofl.training.hooks import hook_tables, hooks_of, refuse_added
 from silofl.training.local_batches import FULL_BATCH_PIECE
-from silofl.training.optimizers import new_optimizer, refuse_gradients
+from silofl.training.optimizers import refuse_gradients
 from silofl.training.trainer import LocalTrainer
 
 Tables = list[tuple[MutableMapping[Any, Any], dict[Any, Any]]]
@@ -42,12 +42,14 @@ class Trial:
         self._config, self._silo = config, silo
 
     def run(self, *, own_steps: bool) -> None:
-        """Try steps, and put parameters and buffers back; errors as in `_step`.
+        """Try steps, and put parameters and buffers back; errors as in `_step`. Nothing of an `OwnLoop`.
 
         `own_steps`: whether training hands gradients to the optimizer as autograd leaves them.
         Raises DataError, too, where the model's normalization takes no batch of one sample, and where every
         step adds hooks.
         """
+        if self._trainer.own_loop is not None:
+            return
         count = len(self._train)
         sizes = [min(count, FULL_BATCH_PIECE)]
         if not self._config.full_batch:
@@ -80,7 +82,7 @@ class Trial:
             self._trainer.to_train()
             self._trainer.differentiate(batch)
             # after the task's own code, which may be what is wrong
-            optimizer = new_optimizer(self._model, self._config)
+            optimizer = self._trainer.optimizer.new()
             if own_steps:
                 refuse_gradients(optimizer, self._model, self._config, self._silo)
 

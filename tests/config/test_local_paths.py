@@ -81,7 +81,13 @@ def test_a_run_directory_is_taken_as_the_command_line_has_it(tmp_path: Path) -> 
 
 
 def test_what_is_no_path_stays() -> None:
-    other = {("run", "display"), ("train", "device"), ("data", "decimal"), ("data", "units")}
+    other = {
+        ("run", "display"),
+        ("run", "loggers"),
+        ("train", "device"),
+        ("data", "decimal"),
+        ("data", "units"),
+    }
     other |= {("train", "ranks_per_silo")}
     other |= {("privacy", key) for key in ("budget_name", "budget_epsilon", "budget_delta")}
     assert LOCAL_KEYS - set(LOCAL_PATHS) == other

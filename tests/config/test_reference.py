@@ -103,6 +103,8 @@ def test_editors_are_given_a_schema_that_takes_what_is_right_and_nothing_else() 
     right += [
         {"strategy": {"lr": 0.5}},
         {"strategy": {"name": "fedprox", "mu": 1}},
+        {"train": {"schedule": "cosine"}, "run": {"keep_best": "auc"}},
+        {"train": {"schedule": {"name": "cosine", "warm_up": 2}}, "run": {"keep_best": {"metric": "auc"}}},
         {"task": {"name": "files"}, "data": {"standardize": True}},
     ]
     for tables in right:
@@ -117,6 +119,7 @@ def test_editors_are_given_a_schema_that_takes_what_is_right_and_nothing_else() 
         {"strategy": {"mu": 1}},
         {"strategy": {"name": "fedprx"}},
         {"secure": {"bits": 12}},
+        {"run": {"stop_when": {"metric": "auc"}}},
         {"institution": [{"name": "north", "train": {"lr": 1}}]},
     ):
         assert list(validator.iter_errors(wrong)), wrong

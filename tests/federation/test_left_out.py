@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,12 @@ def killed(silos: tuple[int, ...], number: int, step: str = "train") -> Record:
 
 
 def lose(path: Path, host: int) -> None:
-    shutil.rmtree(path / f"host-{host}")
+    """Of silos that have just died, whose threads may be writing a checkpoint still."""
+    end = time.monotonic() + 10
+    while (path / f"host-{host}").exists():
+        with suppress(OSError):
+            shutil.rmtree(path / f"host-{host}")
+        assert time.monotonic() < end
 
 
 @pytest.fixture

@@ -274,8 +274,13 @@ def test_a_users_error_is_one_sentence_and_its_text_is_the_silos_own(tmp_path: P
     assert not (tmp_path / "traceback-silo-0000.txt").exists()
 
 
-@pytest.mark.parametrize("key", ["", "\x1b[2J", "x" * 101])
+@pytest.mark.parametrize("key", ["\x1b[2J", "x" * 101])
 def test_a_result_without_a_name_is_one_sentence(key: str) -> None:
     state = MetricState("state", (1,), np.ones(1), lambda total: {key: 1.0}, batches=1)
     with pytest.raises(DataError, match=r"silo 2: the task's metric 'many' has a result .* without a name"):
         finished("many", state, UserCode(2))
+
+
+def test_the_result_of_no_key_has_the_metrics_own_name() -> None:
+    state = MetricState("state", (1,), np.ones(1), lambda total: {"": 0.5, "b": 1.0}, batches=1)
+    assert finished("many", state, UserCode(2)) == {"many": 0.5, "many/b": 1.0}

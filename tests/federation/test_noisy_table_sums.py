@@ -9,20 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silofl.comm.threads import run_in_threads
-from silofl.config import PrivacyConfig
+from silofl.config import DataConfig, PrivacyConfig, TaskConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.federation.federated_statistics import federated_statistics
 from silofl.federation.noisy_table_sums import OfTable
 from silofl.federation.privacy.budget_file import BudgetFile
 from silofl.privacy.accountant import epsilon
+from silofl.privacy.column_statistics import StatisticsPlan
 from silofl.report.stats_table import print_statistics
 from silofl.tasks.bounded_columns import Bounded
+from silofl.tasks.heads import head_of
 from silofl.tasks.noisy_tables import NoisyTable
 from silofl.tasks.readers import Samples
 from silofl.tasks.table_statistics import Shown
 from tests.federation import test_federated_statistics as exact
 
 SILOS = exact.SILOS
+HEAD = head_of(TaskConfig(name="files", classes=2), DataConfig())
 SHOWN = Shown(bins=8, ranges={"age": (0.0, 120.0), "dose": (1000.0, 1000.0001)})
 PRIVATE = {
     "privacy": {"unit": "example", "noise_multiplier": 2.0, "sample_rate": 0.2},
@@ -72,8 +75,8 @@ def test_statistics_are_those_of_the_pooled_table_but_for_noise_and_are_counted(
         assert abs(one["mean"] - values.mean()) < 5 * one["mean_noise"]
     assert numbers[0]["deviation"] == pytest.approx(known.std(), abs=6)
     assert numbers[0]["quantiles"]["0.5"] == pytest.approx(np.median(known), abs=12)
-    own = OfTable(config.privacy, table_of(config), None, None, 1.0)
-    cost = epsilon(own.plan(SILOS).of_sum(SILOS), 1e-5, "pld")
+    plan = StatisticsPlan(config.privacy, SILOS, 2, 2 * (8 + 3) + 4 + 2, 4, 1.0)
+    cost = epsilon(plan.of_sum(SILOS), 1e-5, "pld")
     assert table["epsilon"] == pytest.approx(cost, rel=1e-6)
     for silo in range(SILOS):
         budget = BudgetFile(tmp_path / f"budget-{silo}" / "wards.budget.jsonl")
@@ -84,11 +87,6 @@ def test_statistics_are_those_of_the_pooled_table_but_for_noise_and_are_counted(
     assert "every count: noise of deviation 3.2" in out
     assert "privacy: every example (replace-special" in out
     assert json.loads((path / "stats.json").read_text()) == table
-
-
-def table_of(config):
-    bounds = Bounded(("age", "dose"), (60.0, 1000.0), (60.0, 1.0))
-    return NoisyTable([], bounds, {"sex": ["f", "m", "missing", "other"]}, ["0", "1"], 8)
 
 
 def test_a_budget_without_room_reads_nothing(tmp_path):
@@ -132,9 +130,8 @@ def words(rows, persons, unit="example"):
     schema = [("age", "a number"), ("sex", "categories")]
     texts = {"sex": {0.0: "f", 1.0: "m", 2.0: "x"}}
     samples = Samples(rows[:, :2], rows[:, 2].astype(np.int64), schema, texts=texts)
-    table = NoisyTable(
-        schema, Bounded(("age",), (60.0,), (60.0,)), {"sex": ["f", "m", "missing", "other"]}, ["0", "1"], 4
-    )
+    sexes = {"sex": ["f", "m", "missing", "other"]}
+    table = NoisyTable(HEAD, Bounded(("age",), (60.0,), (60.0,)), sexes, 4)
     privacy = PrivacyConfig(unit=unit, neighbours="add-remove")
     own = OfTable(privacy, table, samples, None if persons is None else np.array(persons, np.int64), 1.0)
     plan = own.plan(SILOS)
@@ -176,13 +173,14 @@ def test_a_record_is_worth_all_that_is_said():
 
 @pytest.mark.parametrize(("low", "high", "bins"), [(0, 100, 10), (0, 120, 32), (-3, 7, 7), (0, 1, 10)])
 def test_values_on_the_edges_that_are_told_are_in_their_bins(low, high, bins):
-    table = NoisyTable(
-        [("age", "a number")], Bounded(("age",), ((low + high) / 2,), ((high - low) / 2,)), {}, ["0"], bins
-    )
-    edges = np.array(table.told(np.zeros(2 + bins + 3 + 1 + 1), 0.0)["columns"][0]["histogram"]["edges"])
+    table = NoisyTable(HEAD, Bounded(("age",), ((low + high) / 2,), ((high - low) / 2,)), {}, bins)
+    schema = [("age", "a number")]
+    none = Samples(np.zeros((0, 1)), np.zeros(0, np.int64), schema)
+    told = table.told(none, np.zeros(2 + bins + 3 + 2 + 1), 0.0)
+    edges = np.array(told["columns"][0]["histogram"]["edges"])
     values = np.concatenate([edges, np.nextafter(edges, -np.inf), np.arange(low, high + 1, 1.0)])
-    samples = Samples(values[:, None], np.zeros(len(values), np.int64), table.schema)
-    missing, below, *counts, above, _ = table.cells(samples, None, 1)
+    samples = Samples(values[:, None], np.zeros(len(values), np.int64), schema)
+    missing, below, *counts, above, _, _ = table.cells(samples, None, 1)
     assert counts == np.histogram(values, edges)[0].tolist()
     assert (missing, below, above) == (0, (values < edges[0]).sum(), (values > edges[-1]).sum())
 
@@ -218,3 +216,29 @@ def test_training_has_another_directory_where_one_is_named(tmp_path):
 def test_ranges_are_of_columns_of_numbers(tmp_path, name, said):
     exact.written(tmp_path)
     assert said in str(found(config_of(tmp_path), Shown(ranges=SHOWN.ranges | {name: (0.0, 1.0)}))[0])
+
+
+def test_targets_are_shown_as_their_head_has_them(tmp_path):
+    """Of survival: times in bins, events counted; a record is worth one more partition, and its moments."""
+    rng = np.random.default_rng(5)
+    for silo in range(SILOS):
+        rows = np.column_stack(
+            [rng.normal(50, 9, 200), rng.uniform(1, 99, 200).round(1), rng.integers(0, 2, 200)]
+        )
+        (tmp_path / f"{silo}.csv").write_text(
+            "\n".join(["age,days,died", *(",".join(map(str, row)) for row in rows.tolist())]) + "\n"
+        )
+    more = {
+        "task": {"name": "files", "head": "survival", "intervals": [30, 60, 100]},
+        "data": {"path": str(tmp_path / "{silo}.csv"), "target": ["days", "died"]},
+    }
+    shown = Shown(bins=5, ranges={"*": (0.0, 100.0)})
+    table = found(config_of(tmp_path, more), shown, noise=0.3)[0][0]
+    assert [one["name"] for one in table["columns"]] == ["age", "days", "died"]
+    days, died = table["columns"][1:]
+    noise = table["noise"]
+    assert noise == pytest.approx(0.3 * math.sqrt(2 * 2 + 3) * math.sqrt(4 / 3), rel=1e-2)
+    assert days["mean"] == pytest.approx(50, abs=5)
+    assert sum(days["histogram"]["counts"]) == pytest.approx(800, abs=12 * noise)
+    assert sum(died["counts"].values()) == pytest.approx(800, abs=8 * noise)
+    assert "classes" not in table

@@ -145,6 +145,6 @@ def test_what_a_run_keeps_is_its_owner_s_alone_and_its_results_are_not(tmp_path:
         for path in tmp_path.rglob("*")
         if path.stat().st_mode & 0o077 and "trace" not in path.parts
     }
-    results = {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors"}
+    results = {"config.toml", "environment.json", "metrics.jsonl", "summary.json", "model.safetensors"}
     assert open_to_others == {*(f"run-{silo}" for silo in range(SILOS)), *(f"run-0/{one}" for one in results)}
     assert list(tmp_path.glob("run-1/checkpoints/round-*/silo-0000.sealed"))

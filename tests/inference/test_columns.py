@@ -55,7 +55,7 @@ def test_evaluation_is_the_runs_own_bit_for_bit(result: silofl.Result) -> None:
     files = [result.path.parent / f"{silo}.csv" for silo in range(SILOS)]
     found = evaluate_on(result.model, labelled_files(result.model, files, held_out=True))
     for one, own in zip(found, result.summary["metrics_per_silo"], strict=False):
-        assert one.metrics == {name: own[name] for name in ("loss", "accuracy")}
+        assert one.metrics == {name: own[name] for name in ("loss", "accuracy", "auc")}
 
 
 def test_new_samples_are_predicted_by_their_identifiers(result: silofl.Result, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_a_cross_site_table_has_each_model_on_each_file(run: Run, tmp_path: Path
     done = call("evaluate", run.path, *files, "--cross-site", "--json", tmp_path / "found.json")
     assert done.exit_code == 0, done.exception
     found = {(row["model"], row["data"]): row for row in json.loads((tmp_path / "found.json").read_text())}
+    assert json.loads((run.path / "cross-site.json").read_text()) == list(found.values())  # for a report
     models = ["shared", *(f"silo {silo}" for silo in range(SILOS))]
     assert list(dict.fromkeys(model for model, _ in found)) == models
     for model in models:

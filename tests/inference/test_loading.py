@@ -52,8 +52,8 @@ def test_evaluation_of_the_loaded_model_is_the_runs_own_bit_for_bit(run: Run) ->
     found = evaluate_on(model, labelled_files(model, files, held_out=True))
     own = run.summary["metrics_per_silo"]
     for silo in range(SILOS):
-        assert found[silo].metrics == {name: own[silo][name] for name in ("loss", "accuracy")}
-    together = {name: run.summary["metrics"][name] for name in ("loss", "accuracy")}
+        assert found[silo].metrics == {name: own[silo][name] for name in ("loss", "accuracy", "auc")}
+    together = {name: run.summary["metrics"][name] for name in ("loss", "accuracy", "auc")}
     assert found[-1].metrics == pytest.approx(together, rel=1e-12)
     assert found[-1].samples == sum(one.samples for one in found[:-1])
 
@@ -66,7 +66,7 @@ def test_a_personal_model_is_the_runs_own_too(run: Run) -> None:
         (found,) = evaluate_on(model, [data])
         told = run.summary["metrics_per_silo"][silo]
         assert found.model == f"silo {silo}"
-        assert found.metrics == {name: told[f"personal/{name}"] for name in ("loss", "accuracy")}
+        assert found.metrics == {name: told[f"personal/{name}"] for name in ("loss", "accuracy", "auc")}
 
 
 def test_all_ways_to_give_raw_features_give_the_same_bits(run: Run) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from silofl.report.live_display import ROUNDS_SHOWN, LiveDisplay
-from tests.report.test_events import metrics
+from tests.report.test_loggers import metrics
 
 PLAN = {
     "version": "0",
@@ -75,7 +76,7 @@ def test_a_round_is_one_line_of_the_terminal(width: int, last: str) -> None:
     out = io.StringIO()
     display = LiveDisplay(Console(file=out, force_terminal=True, no_color=True, width=width))
     display.begin(PLAN)
-    display.round(metrics(1))
+    display.round(replace(metrics(1), means={"loss": 1.0, "accuracy": 0.5}))
     display.close()
     text = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).replace("\r", "")
     heading, row, bar = text[text.rindex("round") :].rstrip("\n").split("\n")

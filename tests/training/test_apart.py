@@ -209,12 +209,17 @@ def test_the_longest_sequence_counts_for_no_other(own: bool, dropout: float, mod
     torch.manual_seed(0)
     flat = FlatModel(Apart(dropout), torch.float32, CPU)
     batches = Batches(Sequences(), torch.float32, CPU, collate=padded)
-    one = ClippedGradients(OverLength(own), flat, batches, clip_norm=0.1, clipping=mode, silo=2)
-    if own:
+
+    def first_batch() -> None:
+        one = ClippedGradients(OverLength(own), flat, batches, clip_norm=0.1, clipping=mode, silo=2)
         one.sum(np.arange(20))
-    else:
-        with pytest.raises(ConfigError, match="silo 2"):
-            one.sum(np.arange(20))
+
+    if own:
+        first_batch()
+        return
+    with pytest.raises(ConfigError, match="silo 2"):
+        for _ in range(3):  # what is drawn misses the longest one time in a thousand
+            first_batch()
 
 
 def test_a_task_that_refuses_numbers_which_no_sample_has_passes() -> None:

@@ -149,7 +149,7 @@ def test_kept_optimizer_state_changes_the_second_round_and_survives_a_restore() 
         fitter, model = trainer(Line(), optimizer="AdamW", full_batch=True, steps=2, keep_optimizer=keep)
         fitter.fit(1)
         if restore:
-            state, vector = fitter.optimizer_state(), model.vector.clone()
+            state, vector = fitter.optimizer.state(), model.vector.clone()
             fitter, model = trainer(Line(), optimizer="AdamW", full_batch=True, steps=2, keep_optimizer=keep)
             model.vector.copy_(vector)
             fitter.load_state(state, {})

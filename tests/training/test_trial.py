@@ -75,7 +75,7 @@ def test_nothing_of_a_trial_stays() -> None:
     for name, value in expected.state_dict().items():
         assert torch.equal(one.model.module.state_dict()[name], value), name
     assert all(p.grad is None for p in one.model.module.parameters())
-    assert one.trainer.optimizer_state() == {}
+    assert one.trainer.optimizer.state() == {}
 
 
 class InPlace(Plain):

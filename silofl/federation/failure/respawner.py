@@ -90,6 +90,9 @@ def _respawn(state: RunState, silos: tuple[int, ...], number: int) -> None:
         return
     state.checkpoints.own_state(silos)  # theirs: this rank gives what it keeps of it
     state.federation.rebuild(silos)
+    watched = state.federation.context.watched
+    if watched is not None:
+        watched.share(silos)
     state.tracker.mark_rejoined(silos)
     state.logger.notice(f"{silos_text(silos)} rejoined after {time.perf_counter() - began:.1f} s")
     if state.group.comm.rank != 0:

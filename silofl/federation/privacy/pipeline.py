@@ -89,7 +89,7 @@ class Pipeline:
         vectors = list(fitted.contribution.vectors.values())
         if not self._norm.clip(vectors):
             self._note(f"round {start.round_number}: the update is not finite, and counted as zero")
-            self._silo.trainer.forget()
+            self._silo.trainer.optimizer.forget()
         drawn, rate = self._takes_part(start.round_number, attempt), self._plan.participation
         if rate < 1:
             at = start.round_number, attempt
@@ -146,7 +146,7 @@ class Pipeline:
         except DivergedError as error:
             self._note(f"{error}; the update counted as zero")
         silo, model = self._silo, self._silo.model
-        silo.trainer.forget()
+        silo.trainer.optimizer.forget()
         size = {BUFFERS: model.size - model.trainable}
         vectors = {
             name: np.zeros(size.get(name, model.trainable), model.wire_dtype) for name in self._covered

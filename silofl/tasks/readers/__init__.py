@@ -21,6 +21,7 @@ from silofl.tasks.readers.source import (
     refuse,
     refuse_uninstalled,
     with_units,
+    without_targets,
 )
 from silofl.tasks.readers.text import read_csv
 
@@ -53,7 +54,14 @@ def read(source: Source, options: Options) -> Samples:
             f"{source} is a folder of images, which has no column {options.owner!r}: write images and owners "
             "into an NPZ file, or remove data.owner_column"
         )
+    if options.roles.measured and reader is read_images:
+        raise DataError(
+            f"{source} is a folder of images, whose folders are classes, and data.target names columns of "
+            "numbers: write images and numbers into an NPZ file"
+        )
     samples = reader(source, options)
+    if options.roles.measured:
+        samples = without_targets(samples, options.roles.targets)
     if options.units and not samples.problems:
         samples = with_units(samples, options.units)
     refuse(source, samples.problems, samples.own)

@@ -14,6 +14,7 @@ from silofl.tasks.readers.labels import encode
 from silofl.tasks.readers.owners import digests
 from silofl.tasks.readers.rows import listed, places, some
 from silofl.tasks.readers.source import Options, Samples
+from silofl.tasks.readers.target_column import TargetColumn
 
 _INDEX = ("__index_level_", "Unnamed: ")
 """What pandas calls its row index when it writes it, and when it reads it as a column."""
@@ -21,7 +22,7 @@ _SHOWN = 5
 """Columns with the same fault in other rows each that are told of."""
 
 
-def name_problems(names: Sequence[str], label_column: str, owner_column: str = "") -> list[str]:
+def name_problems(names: Sequence[str], targets: Sequence[str], owner_column: str = "") -> list[str]:
     """What is wrong with the names of columns that hold something; `owner_column` may be empty."""
     found = []
     nameless = [place for place, name in enumerate(names, start=1) if not name or name.startswith(_INDEX)]
@@ -40,12 +41,15 @@ def name_problems(names: Sequence[str], label_column: str, owner_column: str = "
         for name, count in Counter(names).items()
         if count > 1 and name
     ]
-    if label_column not in names:
-        found.append(f"there is no label column {label_column!r}: set data.target to one of {some(names)}")
-    elif not set(names) - {label_column, owner_column}:
-        found.append(f"there is no column but the label {label_column!r}: add columns of features")
+    lost = [name for name in targets if name not in names]
+    if lost and len(targets) == 1:
+        found.append(f"there is no label column {lost[0]!r}: set data.target to one of {some(names)}")
+    elif lost:
+        found.append(f"there is no column {some(lost)} of data.target: take it of {some(names)}")
+    elif not set(names) - {*targets, owner_column}:
+        found.append(f"there is no column but the label {some(targets)}: add columns of features")
     if owner_column and owner_column not in names:
-        others = [name for name in names if name != label_column]
+        others = [name for name in names if name not in targets]
         found.append(
             f"there is no owner column {owner_column!r}: set data.owner_column to one of {some(others)}"
         )
@@ -97,6 +101,8 @@ def _no_owners(columns: Sequence[Column], word: str) -> list[Column]:
 def new_column(name: str, options: Options) -> Column:
     """A column to be filled: of numbers, or of categories where those are told to be there."""
     roles = options.roles
+    if name in roles.measured:
+        return TargetColumn(name, options.decimal, roles.measured[name])
     if name in roles.categorical:
         return CategoryColumn(name, roles.categorical[name])
     return Column(name, options.decimal, may_miss=roles.may_be_missing(name))
@@ -146,7 +152,7 @@ def from_columns(
         [f"{passed_over} column(s) without a name and without a value are passed over"] if passed_over else []
     )
     for name, value in options.constants.items():
-        if name == label:
+        if label and name == label:
             labels = [value] * len(rows)
         elif owner and name == owner:
             owners = [value] * len(rows)
@@ -154,9 +160,11 @@ def from_columns(
             kept.append(new_column(name, options))
             kept[-1].add([value] * len(rows), rows)
     names = [column.name for column in kept] + ([] if labels is None else [label])
-    if labels is None and any(map(is_value, names)):
-        return Samples(np.empty((len(rows), 0)), np.full(len(rows), -1), (), (headless(names, label),))
-    problems = name_problems([*names, *([] if owners is None else [owner])], label, owner)
+    targets = options.roles.targets
+    lost = [name for name in targets if name not in names]
+    if lost and any(map(is_value, names)):
+        return Samples(np.empty((len(rows), 0)), np.full(len(rows), -1), (), (headless(names, lost[0]),))
+    problems = name_problems([*names, *([] if owners is None else [owner])], targets, owner)
     all_names = [*options.constants, *(column.name for column in named)]
     problems += role_problems([*all_names, label, owner], options)
     problems += column_problems(_no_owners(kept, word) if owner and owners is None else kept, word)

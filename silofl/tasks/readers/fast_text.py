@@ -21,9 +21,9 @@ class Layout(NamedTuple):
     decimal: Literal[".", ","]
     width: int
     """How many cells a line has."""
-    label: int
-    """Which of them is the label."""
-    is_label: Callable[[str], bool]
+    label: int | None
+    """Which of them is the label; None where the target is numbers."""
+    is_label: Callable[[str], bool] | None
     """Whether a label's text is a class."""
     owner: int | None = None
     """Which of them says whose the sample is, where that is asked."""
@@ -39,9 +39,11 @@ class Block(NamedTuple):
     columns: dict[int, NDArray[Any] | list[str]]
     """(n,) each, by place: float64, truth values, or texts; of the label and the owner nothing."""
     labels: list[str]
-    """n texts."""
-    owners: list[str]
     """n texts, where they are asked for."""
+    owners: list[str]
+    """n texts, likewise."""
+    rows: int
+    """n."""
 
 
 def read_block(text: str, first: Sequence[str], layout: Layout) -> Block | None:
@@ -69,7 +71,8 @@ def read_block(text: str, first: Sequence[str], layout: Layout) -> Block | None:
         for name, cell in zip(names, first, strict=True)
     }
     types |= dict.fromkeys(map(str, layout.texts | layout.passed_over), arrow.string())
-    types[str(layout.label)] = arrow.dictionary(arrow.int32(), arrow.string())
+    if layout.label is not None:
+        types[str(layout.label)] = arrow.dictionary(arrow.int32(), arrow.string())
     if layout.owner is not None:
         types[str(layout.owner)] = arrow.string()
     content = plain.encode()
@@ -99,12 +102,15 @@ def read_block(text: str, first: Sequence[str], layout: Layout) -> Block | None:
     }
     if not all(isinstance(column, list) or _ordinary(column) for column in columns.values()):
         return None
-    labels = table.column(str(layout.label)).combine_chunks()
-    known = [one.strip() for one in labels.dictionary.to_pylist()]
-    if not all(map(layout.is_label, known)):
-        return None
+    labels = list[str]()
+    if layout.label is not None and layout.is_label is not None:
+        coded = table.column(str(layout.label)).combine_chunks()
+        known = [one.strip() for one in coded.dictionary.to_pylist()]
+        if not all(map(layout.is_label, known)):
+            return None
+        labels = np.array(known, dtype=object)[coded.indices.to_numpy()].tolist()
     owners = [] if layout.owner is None else table.column(str(layout.owner)).to_pylist()
-    return Block(columns, np.array(known, dtype=object)[labels.indices.to_numpy()].tolist(), owners)
+    return Block(columns, labels, owners, table.num_rows)
 
 
 def _plain(text: str, layout: Layout) -> str | None:

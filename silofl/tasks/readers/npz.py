@@ -19,6 +19,7 @@ from silofl.tasks.readers.owners import digests
 from silofl.tasks.readers.pixels import AS_THEY_ARE, COLOURS, SCALED
 from silofl.tasks.readers.rows import RowOf
 from silofl.tasks.readers.source import NUMBER, Options, Samples, Source, reading, refuse_huge
+from silofl.tasks.readers.target_column import measured
 
 _CHANNELS = (1, 3)
 _PARSING = threading.Lock()
@@ -32,7 +33,7 @@ NAMES = "columns"
 
 
 def read_npz(source: Source, options: Options) -> Samples:
-    """Read array `x`, and the labels from the array `data.target` names or else from `y`.
+    """Read array `x`, and the labels from the arrays that `data.target` names or else from `y`.
 
     x is (n, d), or images (n, height, width), with 1 or 3 channels behind or before height and width. Images
     of bytes are divided by 255, all else is taken as it is; images are not resized. Where the array `columns`
@@ -41,17 +42,10 @@ def read_npz(source: Source, options: Options) -> Samples:
     Raises:
         DataError: the file is damaged, an array is missing, not numeric or of the wrong shape.
     """
-    x, labels, label, names, owners, owner = _load(source, options)
+    x, told, names, owners, owner = _load(source, options)
     samples = _features(x, names, source, options)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != x.shape[:1]:
-        raise DataError(
-            f"array {label!r} of {source} has shape {labels.shape} beside {len(x)} samples in x: "
-            "give one label for each sample"
-        )
-    classes, wrong = encode(labels, options.task, f"array {label!r}", "row", range(1, len(x) + 1))
-    samples = samples._replace(labels=classes, problems=(*samples.problems, *wrong))
+    labels, wrong = _labels(told, len(x), source, options)
+    samples = samples._replace(labels=labels, problems=(*samples.problems, *wrong))
     if owners is None:
         return samples
     if owners.ndim == 2 and owners.shape[1] == 1:
@@ -66,10 +60,30 @@ def read_npz(source: Source, options: Options) -> Samples:
     return samples._replace(owners=whose, problems=(*samples.problems, *unknown))
 
 
+def _labels(
+    told: dict[str, NDArray[Any]], many: int, source: Source, options: Options
+) -> tuple[NDArray[Any], list[str]]:
+    """Class numbers (n,), or a target's numbers (n, k), of arrays by name, and what is wrong with them."""
+    rules = list(options.roles.measured.values())
+    columns = [
+        (name, column)
+        for name, array in told.items()
+        for column in (array.T if array.ndim == 2 and len(array) == many else [array])
+    ]
+    if any(column.shape != (many,) for _, column in columns) or len(columns) != max(1, len(rules)):
+        shapes = ", ".join(f"{name!r} of {source} has shape {array.shape}" for name, array in told.items())
+        wanted = f"{len(rules)} numbers" if len(rules) > 1 else "one number" if rules else "one label"
+        raise DataError(f"array {shapes} beside {many} samples in x: give {wanted} for each sample")
+    if rules:
+        return measured(columns, rules)
+    (name, labels), *_ = columns
+    return encode(labels, options.task, f"array {name!r}", "row", range(1, many + 1))
+
+
 def _load(
     source: Source, options: Options
-) -> tuple[NDArray[Any], NDArray[Any], str, NDArray[Any] | None, NDArray[Any] | None, str]:
-    """Array x, the labels, the name of their array, names of columns, and owners and the name of theirs.
+) -> tuple[NDArray[Any], dict[str, NDArray[Any]], NDArray[Any] | None, NDArray[Any] | None, str]:
+    """Array x, those of labels by name, names of columns, and owners and the name of theirs.
 
     No other array is read.
     """
@@ -78,21 +92,22 @@ def _load(
             source.path.open("rb").close()
             raise DataError(f"{source} is not an NPZ archive or is cut short: write it with numpy.savez")
         with _PARSING, np.load(source.path, allow_pickle=False) as archive:
-            label = options.label if options.label in archive.files else "y"
+            targets = options.roles.targets
+            labels = list(targets) if set(targets) <= set(archive.files) else ["y"]
             owner = options.owner if options.owner in archive.files else OWNER
-            wanted = [("x", "'x'"), (label, f"{options.label!r} or 'y'")]
+            wanted = [("x", "'x'"), (labels[0], f"{' and '.join(map(repr, targets))} or 'y'")]
             if options.owner:
                 wanted.append((owner, f"{options.owner!r} or {OWNER!r} for data.owner_column"))
             for name, what in wanted:
                 if name not in archive.files:
                     there = ", ".join(sorted(archive.files)) or "none"
                     raise DataError(f"{source} has no array {what}: it has {there}")
-            named = [NAMES] if NAMES in archive.files and label != NAMES else []
+            named = [NAMES] if NAMES in archive.files and NAMES not in labels else []
             owned = [owner] if options.owner else []
-            for name in ("x", label, *named, *owned):
+            for name in ("x", *labels, *named, *owned):
                 _refuse_huge(archive.zip, name, source)
             names, owners = (archive[some[0]] if some else None for some in (named, owned))
-            return archive["x"], archive[label], label, names, owners, owner
+            return archive["x"], {name: archive[name] for name in labels}, names, owners, owner
 
 
 def _refuse_huge(archive: zipfile.ZipFile, name: str, source: Source) -> None:
@@ -146,7 +161,7 @@ def _features(x: NDArray[Any], names: NDArray[Any] | None, source: Source, optio
     if roles.categorical or roles.may_miss or any(map(roles.passes_over, known)):
         return _by_role(x, known, options)
     order = sorted(range(len(known)), key=known.__getitem__)
-    wrong = name_problems([*known, "y"], "y") + role_problems(known, options)
+    wrong = name_problems([*known, "y"], ["y"]) + role_problems(known, options)
     schema = tuple((known[k], NUMBER) for k in order)
     return Samples(features[:, order], nobody, schema, (*wrong, *problems))
 
@@ -158,7 +173,7 @@ def _by_role(x: NDArray[Any], names: list[str], options: Options) -> Samples:
     for place in sorted(kept, key=names.__getitem__):
         columns.append(new_column(names[place], options))
         columns[-1].add_numbers(x[:, place], rows)
-    wrong = name_problems([*(names[place] for place in kept), "y"], "y") + role_problems(names, options)
+    wrong = name_problems([*(names[place] for place in kept), "y"], ["y"]) + role_problems(names, options)
     wrong += column_problems(columns, "row")
     features = np.column_stack([one.values for one in columns]) if columns else np.empty((len(x), 0))
     schema = tuple((column.name, column.kind) for column in columns)

@@ -41,7 +41,7 @@ def _samples(table: Any, options: Options) -> Samples:
     rows = range(1, table.num_rows + 1)
     columns, labels, owners, wrong = [], None, None, list[str]()
     for name, column in zip(map(tidy, table.column_names), map(_plain, table.columns), strict=True):
-        if name == options.label and labels is None:
+        if options.label and name == options.label and labels is None:
             labels = column.to_pylist()
         elif options.owner and name == options.owner and owners is None:
             nested = _nested(name, column)

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from silofl.config import TaskConfig
 from silofl.errors import DataError, MissingDependencyError, SiloflError
+from silofl.tasks.column_kinds import Schema
 from silofl.tasks.readers.column_roles import ColumnRoles, tidy
 
 FLOAT_BYTES = 8
 """Features become float64."""
 _MOST_PROBLEMS = 12
-NUMBER, TRUTH, CATEGORIES = "numbers", "truth values", "categories"
+NUMBER, TRUTH, CATEGORIES, TARGET = "numbers", "truth values", "categories", "target"
 """Kinds of columns."""
 _UNIT = " in "
 """Between the kind of a column and its unit."""
@@ -43,8 +44,9 @@ class Samples(NamedTuple):
 
     features: NDArray[np.floating[Any]]
     """(n, d) for a table, (n, channels, height, width) for images; finite where there is no problem."""
-    labels: NDArray[np.int64]
-    """(n,) class numbers; -1 where there is none, which is a problem."""
+    labels: NDArray[Any]
+    """(n,) class numbers int64; -1 where there is none, which is a problem. Of a target of numbers float64
+    (n, its columns)."""
     schema: tuple[tuple[str, str], ...]
     """Name and kind of each column of features, in their order; an empty name where the file has none."""
     problems: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ class Samples(NamedTuple):
     """Names of columns that are no features, as [data] says."""
     texts: Mapping[str, Mapping[float, str]] = MappingProxyType({})
     """Of each column of categories, what the numbers in `features` stand for: see `category_key`."""
+    targets: tuple[tuple[str, str], ...] = ()
+    """Name and kind, with its unit, of each column of a target of numbers."""
 
 
 class Options(NamedTuple):
@@ -81,7 +85,7 @@ class Options(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name of the label's column."""
+        """The name of the label's column; empty where the target is numbers."""
         return self.roles.target
 
 
@@ -93,14 +97,14 @@ def unit_of(kind: str) -> str:
 def with_units(samples: Samples, units: Mapping[str, str]) -> Samples:
     """Samples whose columns have the declared units, by name, in their kinds, which silos compare."""
     wanted = {tidy(name): tidy(unit) for name, unit in units.items()}
-    known = dict(samples.schema)
+    known = dict(samples.schema) | dict(samples.targets)
     problems = [
         f"data.units has {name!r}, which is no column of features: correct the name or remove it"
         for name in wanted
         if name not in known
     ]
     schema = []
-    for name, kind in samples.schema:
+    for name, kind in (*samples.schema, *samples.targets):
         base, _, own = kind.partition(_UNIT)
         unit = wanted.get(name, "") or own
         if own and unit != own:
@@ -108,7 +112,31 @@ def with_units(samples: Samples, units: Mapping[str, str]) -> Samples:
                 f"column {name!r} is in {own} by the file, and in {unit} by data.units: correct one"
             )
         schema.append((name, f"{base}{_UNIT}{unit}" if unit else base))
-    return samples._replace(schema=tuple(schema), problems=(*samples.problems, *problems))
+    many = len(samples.schema)
+    targets = tuple(schema[many:])
+    return samples._replace(
+        schema=tuple(schema[:many]), targets=targets, problems=(*samples.problems, *problems)
+    )
+
+
+def without_targets(samples: Samples, names: Sequence[str]) -> Samples:
+    """Samples whose columns of a target are no features any more, but labels (n, k) in the order of names."""
+    place = {name: k for k, (name, _) in enumerate(samples.schema)}
+    if not samples.problems and all(name in place for name in names):
+        chosen = [place[name] for name in names]
+        kept = [k for k in range(len(samples.schema)) if k not in chosen]
+        samples = samples._replace(
+            features=samples.features[:, kept],
+            labels=samples.features[:, chosen].astype(np.float64),
+            schema=tuple(samples.schema[k] for k in kept),
+            targets=tuple(samples.schema[k] for k in chosen),
+        )
+    return samples._replace(targets=tuple((name, _of_target(samples.targets, name)) for name in names))
+
+
+def _of_target(targets: Schema, name: str) -> str:
+    unit = unit_of(dict(targets).get(name, ""))
+    return f"{TARGET}{_UNIT}{unit}" if unit else TARGET
 
 
 Reader = Callable[[Source, Options], Samples]

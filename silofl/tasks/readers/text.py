@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from itertools import chain, islice
 from typing import Any, TextIO
@@ -37,7 +37,7 @@ def read_csv(source: Source, options: Options) -> Samples:
     """
     with reading(source, "CSV", told=False), open_text(source.path) as file:
         try:
-            table = _Table(source, options, read_header(file, options.label))
+            table = _Table(source, options, read_header(file, options.roles.targets[0]))
             table.read(file)
         except UnicodeDecodeError:
             number = undecodable_line(source.path)
@@ -92,15 +92,14 @@ class _Table:
     def _take_fast(self, text: str, lines: int) -> bool:
         """Take a block of whole lines behind so many, if all of it is in order; whether it is."""
         place = self._label_place()
-        if place is None or len(self._first) != len(self._names) or self._broken:
+        if self._lost() or len(self._first) != len(self._names) or self._broken:
             return False
-        is_class, name = class_of(self._options.task), self._names[place]
         layout = Layout(
             self._header.delimiter,
             self._options.decimal,
             len(self._names),
             place,
-            lambda label: label != name and is_class(label) >= 0,
+            None if place is None else self._is_label(self._names[place]),
             self._owner_place(),
             self._passed_over(),
             frozenset(k for k, name in enumerate(self._names) if name in self._options.roles.categorical),
@@ -108,9 +107,7 @@ class _Table:
         block = read_block(text, self._first, layout)
         if block is None:
             return False
-        rows = range(
-            lines + 1, lines + 1 + len(block.labels)
-        )  # of lines in order, whose numbers nothing tells
+        rows = range(lines + 1, lines + 1 + block.rows)  # of lines in order, whose numbers nothing tells
         refuse_huge(self._source, (len(self._rows) + len(rows)) * len(self._names), "the table")
         self._rows += rows
         self._labels += block.labels
@@ -138,9 +135,10 @@ class _Table:
         labels = None if place is None else self._labels
         owners = None if self._owner_place() is None else self._owners
         found = from_columns(self._features(), labels, self._options, "line", self._rows, owners)
-        if place is None and self._header.names and not any(map(is_value, self._names)):
+        lost = self._lost()
+        if lost and self._header.names and not any(map(is_value, self._names)):
             found = found._replace(
-                problems=(unlabelled(self._names, self._options.label),),
+                problems=(unlabelled(self._names, lost[0]),),
                 own=(f"the first line has {some(self._names)}",),
             )
         notices = (
@@ -154,6 +152,15 @@ class _Table:
             problems=(*self._broken, *self._line_problems(), *found.problems),
             notices=(*notices, *found.notices),
         )
+
+    def _is_label(self, name: str) -> Callable[[str], bool]:
+        """Whether a cell of the label's column, which has that name, is a class."""
+        is_class = class_of(self._options.task)
+        return lambda label: label != name and is_class(label) >= 0
+
+    def _lost(self) -> list[str]:
+        """Columns of the target that are not there."""
+        return [name for name in self._options.roles.targets if name not in self._names]
 
     def _label_place(self) -> int | None:
         label = self._options.label

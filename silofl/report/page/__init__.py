@@ -1,0 +1,1 @@
+"""`silofl report`: runs as one HTML file that opens offline and holds no script."""
