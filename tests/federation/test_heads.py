@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score, roc_auc_score
@@ -22,7 +23,8 @@ from silofl.federation.loop import train
 from silofl.inference.evaluation import evaluate_on, labelled_files
 from silofl.inference.prediction_file import predictions_of
 from silofl.tasks.table_statistics import Shown
-from tests.tasks.heads import SILOS, columns, settings, write, written
+from tests.conftest import Start
+from tests.tasks.heads import SILOS, TARGETS, columns, settings, write, written
 
 pytestmark = pytest.mark.federations
 GOOD = {
@@ -248,3 +250,29 @@ def test_folders_of_images_are_learnt_by_their_colours(tmp_path: Path) -> None:
     told = predictions_of(silofl.load(tmp_path / "run"), tmp_path / "0" / "red").splitlines()
     assert told[0] == "image,prediction,probability red,probability blue"
     assert told[1].startswith("0.png,red,")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("head", ["regression", "survival"])
+def test_a_silo_dead_and_back_has_the_target_as_the_others(start: Start, tmp_path: Path, head: str) -> None:
+    """What they agreed on comes to it with the run's state."""
+    written(tmp_path, head, 4)
+    tables: dict[str, Any] = {
+        "run": {"rounds": 15, "display": "none"},
+        "train": {"lr": 0.1, "momentum": 0.9},
+        "task": {"name": "files", "head": head, **MORE.get(head, {}).get("task", {})},
+        "data": {"path": "{silo}.csv", "target": TARGETS[head], "standardize": "federated"},
+        "failure": {"inject": ["kill silo 1 round 3 at train"]},
+    }
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(tables))
+    end = start(4, "train", "run.toml", "--run", "run", ulfm=True).wait(100)
+    assert end.code == 0, end.err
+    rounds = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [one["round"] for one in rounds if one["rejoined"] == [1]] == [4]
+    kept = [
+        json.loads((tmp_path / "run" / f"silo-{silo:04d}" / "preprocessing.json").read_text())
+        for silo in range(4)
+    ]
+    assert all(one == kept[0] for one in kept)
+    name, least = GOOD[head]
+    assert rounds[-1][name] > least - 0.05
