@@ -19,10 +19,18 @@ def report(
     """Write one HTML file on runs: metrics, silos, privacy, time, failures; it opens offline."""
     from silofl.checkpoint.atomic_files import write_bytes
     from silofl.cli_options import new_file
+    from silofl.errors import ConfigError, DataError
     from silofl.report.page.html import page_of
     from silofl.report.page.shared_files import FILES, read_run
 
     new_file(output, *(path / name for path in runs for name in FILES))
-    page = page_of([read_run(path) for path in runs]).encode("utf-8", "backslashreplace")
+    if output.exists() and not output.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        raise ConfigError(f"{output} is there, and is no page that could be written anew: name another file")
+    try:
+        page = page_of([read_run(path) for path in runs]).encode("utf-8", "backslashreplace")
+    except RecursionError:
+        raise DataError(
+            "a run has values that are nested deeper than silofl writes any: it is damaged"
+        ) from None
     write_bytes(output, page, private=False)
     typer.echo(f"report {output}: {len(page) / 1000:.0f} kB, opens in any browser without a network")

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from silofl.config.section import Section
 from silofl.constrained import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+LESS = frozenset({
+    "loss", "error", "mae", "mse", "rmse", "mape", "msle", "brier", "nll",
+    "perplexity", "ppl", "ece", "hinge", "wer", "cer", "deviance", "regret",
+})  # fmt: skip
+"""Words in names of metrics of which less is better."""
+MORE = frozenset({
+    "accuracy", "acc", "auc", "auroc", "auprc", "roc", "ap", "map", "f1",
+    "r2", "precision", "recall", "sensitivity", "specificity", "c", "cindex", "concordance", "iou",
+    "dice", "bleu", "rouge", "kappa", "mcc", "score", "top", "correct", "likelihood",
+})  # fmt: skip
+"""Words in names of metrics of which more is better, where none is of the former."""
 
 ScheduleName = Literal["constant", "cosine", "linear", "step", "one-cycle"]
 
@@ -36,14 +49,17 @@ class KeepBest(Section):
     metric: Annotated[str, Field(min_length=1)]
     """Of the federation's metrics, by name."""
     mode: Literal["max", "min"] | None = None
-    """What is better; unset, less of a metric whose name ends in "loss" or "error", else more."""
+    """What is better; unset, as the metric's name says, such as less of `rmse` and more of `auc`."""
 
     @property
-    def higher(self) -> bool:
-        """Whether more is better."""
+    def higher(self) -> bool | None:
+        """Whether more is better; None where nobody knows."""
         if self.mode is not None:
             return self.mode == "max"
-        return not self.metric.lower().endswith(("loss", "error"))
+        words = set(re.split("[^a-z0-9]+", self.metric.lower()))
+        if words & LESS:
+            return False
+        return True if words & MORE else None
 
 
 class StopWhen(KeepBest):

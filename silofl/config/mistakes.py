@@ -78,6 +78,8 @@ def sentence(error: ValidationError, sections: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         return _unknown_member(str(loc[0]), value["name"])
     text = problem["msg"].removeprefix("Input should be ")
+    if (name := where.partition(".literal[")[0]) != where:  # one of several kinds that a value may be
+        where, text = name, f"{text}, or another kind of value that silofl config {name} tells of"
     if kind == "model_type" and len(loc) > 1:
         text = f"a table of {', '.join(_inner_keys([*loc, ''], sections))}"
     if kind == "tuple_type":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from silofl.config import LOCAL_KEYS, Config
 from silofl.config.listing import WIDTH, docs_of, toml_text
-from silofl.config.mistakes import FAMILIES, alike
+from silofl.config.mistakes import FAMILIES, MEANT, alike
 from silofl.config.section import Section
 from silofl.errors import ConfigError
 
@@ -210,6 +210,9 @@ def listing(name: str | None = None) -> list[str]:
     if section not in every:
         near = alike(section, list(every))
         hint = f": did you mean {near[0]}?" if near else f": there are {', '.join(every)}"
+        meant = _meant_key(section, every)
+        if meant and not key:
+            hint = f", but a key {meant}: silofl config {meant} tells of it"
         raise ConfigError(f"there is no section {section!r}{hint}")
     found = list(keys(section))
     if key:
@@ -223,6 +226,17 @@ def listing(name: str | None = None) -> list[str]:
     for one in found:
         lines += ["", *_told(one)]
     return lines[1:] if key else lines
+
+
+def _meant_key(name: str, every: Iterable[str]) -> str:
+    """The full name of a key that is called so, here or in other libraries; empty where there is none."""
+    own = [f"{section}.{name}" for section in every if any(one.name == name for one in keys(section))]
+    others = [
+        word if "." in word else f"{section}.{word}"
+        for section, names in MEANT.items()
+        if " " not in (word := names.get(name, " "))
+    ]
+    return [*own, *others, ""][0]
 
 
 def _told(key: Key) -> list[str]:

@@ -81,7 +81,17 @@ class Settings:
         try:
             return configuration.checked(one.applied(self._tables))
         except ConfigError as error:
+            if self._shared_mistake() == str(error):
+                raise
             raise ConfigError(f"institution {one.name!r}: {error}", rank=error.rank) from None
+
+    def _shared_mistake(self) -> str:
+        """What is wrong with what all institutions share; empty where nothing is."""
+        try:
+            configuration.checked(dict(deepcopy(self._tables)))
+        except ConfigError as error:
+            return str(error)
+        return ""
 
 
 def load(

@@ -16,7 +16,16 @@ def watched_rules(config: Config, strategy: Strategy) -> list[tuple[bool, str]]:
     keys = [name for name in ("stop_when", "keep_best") if getattr(run, name) is not None]
     key = " and ".join(f"run.{name}" for name in keys)
     decides = "decide" if len(keys) > 1 else "decides"
+    unknown = [name for name in keys if getattr(run, name).higher is None]
     return [
+        *(
+            (
+                True,
+                f"run.{name} watches {getattr(run, name).metric!r}, of whose name nobody knows "
+                'whether more or less is better: set its mode = "max" or "min"',
+            )
+            for name in unknown
+        ),
         (
             bool(keys) and privacy.unit != "none",
             f"{key} {decides} by metrics of held-out records, without noise, what all see of a run with "

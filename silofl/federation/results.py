@@ -15,7 +15,7 @@ from silofl.federation.run_state import RunState
 from silofl.federation.rundir import write_own_model
 from silofl.federation.silo import Silo
 from silofl.federation.summary import metrics_of, summary_of
-from silofl.federation.watched_metrics import agreed
+from silofl.federation.watched_metrics import agreed, disagreements
 from silofl.inference.model_card import ModelCard
 from silofl.report.round_metrics import RoundMetrics
 from silofl.tasks.base import ListeningTask
@@ -50,6 +50,8 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     if federation.context.watched is not None:
         names, told = federation.context.watched.names, [report["watched"] for report in reports]
         federation.context.watched.observe(result.round, agreed(told, names), federation.values)
+        for notice in disagreements(dict(zip(members, told, strict=False)), names):
+            state.logger.notice(notice)
     if any(report["listens"] for report in reports):
         group.step(lambda: _tell_task(state, metrics))
     for notice in (*metrics.notices(state.config.secure.range), *_unmoved(state, result.round)):

@@ -35,6 +35,11 @@ def _of_optimizers(config: Config, task: Task, strategy: Strategy, method: Perso
         yield f"{head} and a fit(model, data, round), which makes its own: remove one of them"
     for key, value in _set(config.train, _OF_OPTIMIZER):
         yield f"{head}, so that train.{key} = {value} does nothing: remove it"
+    if config.privacy.unit == "silo" and config.run.participation < 1:
+        yield (
+            f"{head}, which may keep something of rounds that do not count, and run.participation = "
+            f"{config.run.participation:g} has such: remove it, or set run.participation = 1"
+        )
     if strategy.local != "train":
         yield f'{head}, and {name} takes no step by one: remove it, or set strategy.name = "fedavg"'
     if strategy.needs_rates:

@@ -7,6 +7,8 @@ of the first silo that is there: one copy more than there is without it.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, final
@@ -33,6 +35,7 @@ class Watched:
         value: the best of `run.stop_when` that was better by its `min_delta`.
         since: evaluations since then.
         stopped: the round after which the run ended early.
+        best_sha256: of the best model, in hex; empty without. Every silo has it, and one the model.
     """
 
     best_value: float | None = None
@@ -40,20 +43,21 @@ class Watched:
     value: float | None = None
     since: int = 0
     stopped: int | None = None
+    best_sha256: str = ""
 
     @classmethod
     def parsed(cls, told: Any) -> Self | None:
-        """What `asdict` made, as another silo told it."""
+        """What `asdict` made, as another silo told it. An error for what no run can have seen."""
         if told is None:
             return None
-        best, last = told["best_round"], told["stopped"]
-        return cls(
-            _number(told["best_value"]),
-            None if best is None else int(best),
-            _number(told["value"]),
-            int(told["since"]),
-            None if last is None else int(last),
+        digest, since = str(told["best_sha256"]), int(told["since"])
+        found = cls(
+            *(_number(told["best_value"]), _round(told["best_round"]), _number(told["value"])),
+            *(since, _round(told["stopped"]), digest),
         )
+        if since < 0 or (found.best_round is None) != (not digest):
+            raise ValueError
+        return found
 
 
 @final
@@ -132,12 +136,13 @@ class WatchedMetrics(Part):
         """
         keep, stop, known = self._keep, self._stop, self._known
         value = None if keep is None else told.get(keep.metric)
-        if keep is not None and _better(value, known.best_value, higher=keep.higher):
-            known = replace(known, best_value=value, best_round=round_number)
+        if keep is not None and _better(value, known.best_value, higher=bool(keep.higher)):
             self.best = values.copy()
+            digest = _digest(self.best)
+            known = replace(known, best_value=value, best_round=round_number, best_sha256=digest)
         value = None if stop is None else told.get(stop.metric)
         if stop is not None and value is not None:
-            better = _better(value, known.value, higher=stop.higher, by=stop.min_delta)
+            better = _better(value, known.value, higher=bool(stop.higher), by=stop.min_delta)
             known = replace(known, value=value, since=0) if better else replace(known, since=known.since + 1)
             known = replace(known, stopped=round_number if known.since >= stop.patience else None)
         self._known = known
@@ -160,7 +165,7 @@ class WatchedMetrics(Part):
         return {"known": asdict(self._known), **({"best": self.best} if holds else {})}
 
     def restore(self, state: State | None, committed_by: tuple[int, ...], *, member: bool) -> None:
-        """See `Stateful`. CheckpointError, on every rank, where no silo has what was decided."""
+        """See `Stateful`. CheckpointError, on every rank, where silos have not the same, or none has any."""
         group, own = self._group, state if member else None
 
         def tell() -> tuple[list[tuple[Watched | None, bool]], tuple[int, ...]]:
@@ -168,9 +173,17 @@ class WatchedMetrics(Part):
             return allgather_parsed(group.comm, mine, _parsed, "what it watches"), group.members
 
         told, members = group.step(tell)
-        known = next((one for one, _ in told if one is not None), None)
-        if known is None:
+        kept = {silo: one for silo, (one, _) in zip(members, told, strict=True) if one is not None}
+        if not kept:
             raise CheckpointError("no silo has kept what run.stop_when and run.keep_best have seen", rank=0)
+        first, known = next(iter(kept.items()))
+        for silo, one in kept.items():
+            if one != known:
+                raise CheckpointError(
+                    f"silo {silo} has kept something else of what run.stop_when and run.keep_best have seen "
+                    f"than silo {first}: one of the two checkpoints was changed; put it back from a copy",
+                    rank=0,
+                )
         self._known, self.best = known, None
         if known.best_round is not None:
             holders = [silo for silo, (_, has) in zip(members, told, strict=True) if has]
@@ -182,7 +195,9 @@ class WatchedMetrics(Part):
 
     def take_over(self, told: Json, own: State | None) -> None:
         """See `Stateful`."""
-        self._known = Watched(**told)
+        known = Watched.parsed(told)
+        assert known is not None, "the others have one"
+        self._known = known
 
     def share(self, newcomers: tuple[int, ...]) -> None:
         """Give silos that rejoin the best model; collective."""
@@ -192,7 +207,8 @@ class WatchedMetrics(Part):
     def _share(self, holders: list[int], mine: Vector | None) -> None:
         """Let all ranks have the best model of the first of `holders` that is there; collective.
 
-        Where none is, that model is lost, and another is looked for.
+        Where none is, that model is lost, and another is looked for. CheckpointError, on every rank, where it
+        is not the one that was the best.
         """
         group, values = self._group, np.empty(self._size, self._dtype)
 
@@ -206,13 +222,20 @@ class WatchedMetrics(Part):
             return True
 
         if group.step(spread):
+            if _digest(values) != self._known.best_sha256:
+                raise CheckpointError(
+                    "the model that was kept for run.keep_best is not that of round "
+                    f"{self._known.best_round}: the checkpoint of the first silo was changed; put it back "
+                    "from a copy",
+                    rank=0,
+                )
             self.best = values
             return
         self.notices.append(
             f"the best model, of round {self._known.best_round}, lay with a silo that is not here: "
             "run.keep_best looks for another from here on"
         )
-        self._known = replace(self._known, best_value=None, best_round=None)
+        self._known = replace(self._known, best_value=None, best_round=None, best_sha256="")
 
 
 def _better(value: float | None, best: float | None, *, higher: bool, by: float = 0.0) -> bool:
@@ -222,7 +245,21 @@ def _better(value: float | None, best: float | None, *, higher: bool, by: float 
 
 
 def _number(told: Any) -> float | None:
-    return None if told is None else float(told)
+    found = None if told is None else float(told)
+    if found is not None and not math.isfinite(found):
+        raise ValueError
+    return found
+
+
+def _round(told: Any) -> int | None:
+    found = None if told is None else int(told)
+    if found is not None and found < 1:
+        raise ValueError
+    return found
+
+
+def _digest(values: Vector) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
 
 
 def _parsed(sent: Any) -> tuple[Watched | None, bool]:
@@ -241,6 +278,21 @@ def refuse_unknown(run: RunConfig, names: Iterable[frozenset[str]]) -> None:
                 + (has if every else "no silo has held-out samples: remove it, or give a silo some"),
                 rank=0,
             )
+
+
+def disagreements(told: Mapping[int, Told], names: tuple[str, ...]) -> list[str]:
+    """A sentence for each watched metric that silos, by number, do not have the same of: sums are."""
+    found = []
+    for name in names:
+        values = {silo: one.get(name) for silo, one in told.items()}
+        first = min(values)
+        others = [str(silo) for silo, value in values.items() if value != values[first]]
+        if others:
+            found.append(
+                f"silo {', '.join(others)} has another {name} of all silos than silo {first}: run.stop_when "
+                "and run.keep_best leave this round out; it runs other code, or lies"
+            )
+    return found
 
 
 def agreed(told: list[Told], names: tuple[str, ...]) -> Told:

@@ -113,7 +113,9 @@ def _watched(summary: Record) -> list[str]:
     best = summary.get("best")
     if best is None or best["round"] is None:
         return []
-    return [f"  best     {best['metric']} {best['value']:.4g} after round {best['round']}, whose model it is"]
+    most = "highest" if best["mode"] == "max" else "lowest"
+    told = f"{most} {best['metric']} {best['value']:.4g}"
+    return [f"  best     {told} after round {best['round']}, whose model it is"]
 
 
 def _models(summary: Record, path: str) -> list[str]:

@@ -10,7 +10,9 @@ from silofl.config import LOCAL_PATHS
 
 HIDDEN = "not shown"
 _SECRET = re.compile(r"secret|token|passw|passphrase|credential|api_?key|private_?key", re.IGNORECASE)
-"""Names of keys, such as those of a task's own options, whose values are nobody else's."""
+"""Names of keys whose values are nobody else's."""
+_OPTIONS = ("task", "options")
+"""Of a user's own task: its texts may be anything, so that only numbers and truth values are shown."""
 LONGEST = 200
 """Characters of a value that are shown."""
 
@@ -25,7 +27,11 @@ def _flat(tables: Mapping[str, Any], *above: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _flat(value, *above, name)
         elif value not in ("", []) and (*above, name) not in LOCAL_PATHS:
-            yield ".".join((*above, name)), HIDDEN if _SECRET.search(name) else _text(value)
+            own = (*above, name)[:2] == _OPTIONS and not isinstance(value, bool | int | float)
+            hidden = (
+                own or _SECRET.search(name) or (isinstance(value, str) and ("/" in value or "\\" in value))
+            )
+            yield ".".join((*above, name)), HIDDEN if hidden else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,9 @@ _MOST = 12
 
 def print_statistics(found: dict[str, Any], path: str) -> None:
     """Print what `table_statistics` found, and where it is written."""
-    console, least, hidden = Console(highlight=False), found.get("least_count"), "hidden"
+    # Plain in any case: an mpirun gives its ranks a terminal, and may write what they print to a file.
+    console = Console(highlight=False, force_terminal=False, width=shutil.get_terminal_size().columns)
+    least, hidden = found.get("least_count"), "hidden"
 
     def count(value: int | None) -> str:
         return hidden if value is None else str(value)

@@ -98,7 +98,8 @@ def table_statistics(
     rest = np.maximum(squares - apart**2 / np.maximum(there, 1), 0)
     deviation = np.sqrt(rest / np.maximum(there - 1, 1))
     edges = [
-        _edges(shown, name, *one) for name, *one in zip(names, mean.tolist(), deviation.tolist(), strict=True)
+        _edges(shown, name, head.least(name) if name in targets else -np.inf, *one)
+        for name, *one in zip(names, mean.tolist(), deviation.tolist(), strict=True)
     ]
     bins = yield np.concatenate([*map(_histogram, numbers.T, edges), np.zeros(1)])
     if not np.isfinite([*second, *bins]).all():
@@ -168,9 +169,9 @@ def _second_sums(numbers: NDArray[Any], mean: Floats) -> Floats:
     return np.array([*(one.sum() for one in apart), *(one @ one for one in apart)], np.float64)
 
 
-def _edges(shown: Shown, name: str, mean: float, deviation: float) -> Floats:
+def _edges(shown: Shown, name: str, least: float, mean: float, deviation: float) -> Floats:
     """Of the bins, (bins + 1,)."""
-    around = mean - WIDTH * deviation, mean + WIDTH * deviation
+    around = max(mean - WIDTH * deviation, least), mean + WIDTH * deviation
     low, high = shown.ranges.get(name, shown.ranges.get("*", around))
     if not low < high:
         low, high = mean - 0.5, mean + 0.5

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -49,7 +52,7 @@ class GivenWeights:
             return None
         path = silo_path(config.task.weights, silo, "task.weights")
         try:
-            data = path.read_bytes()
+            data = _plain_file(path)
             return cls(silo, path, load(data), hashlib.sha256(data).hexdigest())
         except OSError as error:
             said = f"cannot be read: {error.strerror}; name a safetensors file, or remove it"
@@ -107,6 +110,15 @@ class GivenWeights:
         with torch.no_grad():
             for name, one in self.tensors.items():
                 wanted[name].copy_(one)
+
+
+def _plain_file(path: Path) -> bytes:
+    """Its bytes. OSError for what is no plain file, such as a pipe that nobody writes to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file")
+        return file.read()
 
 
 def _some(names: list[str]) -> str:

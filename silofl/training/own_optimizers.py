@@ -78,8 +78,8 @@ class OwnOptimizers(torch.optim.Optimizer):
                 self._taken += 1
 
     def progress(self) -> dict[str, Any]:
-        """What is kept whether or not moments are; empty without schedulers over steps."""
-        return {TAKEN: self._taken} if self.schedulers and self._over == "steps" else {}
+        """What is kept whether or not moments are: steps of schedulers, and what groups have of their own."""
+        return {TAKEN: self._taken, PARTS: [{**part.state_dict(), "state": {}} for part in self.parts]}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs."""

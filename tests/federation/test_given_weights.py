@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,12 @@ def test_pickles_and_files_that_are_not_there_are_refused(tmp_path: Path) -> Non
     error = start(tmp_path / "b", tmp_path / "none.safetensors")
     assert str(error).startswith("silo 0: task.weights = ")
     assert "cannot be read: No such file or directory" in str(error)
+
+
+def test_a_pipe_is_no_file_of_weights(tmp_path: Path) -> None:
+    """Which nobody writes to: reading it would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    assert "cannot be read: it is no plain file" in str(start(tmp_path / "a", tmp_path / "pipe"))
 
 
 def test_silos_with_unlike_weights_are_named(tmp_path: Path) -> None:

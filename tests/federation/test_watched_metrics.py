@@ -12,8 +12,9 @@ from safetensors.numpy import load_file
 
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
+from silofl.errors import ConfigError
 from silofl.federation.loop import train
-from silofl.federation.watched_metrics import Watched, WatchedMetrics
+from silofl.federation.watched_metrics import Watched, WatchedMetrics, disagreements
 from silofl.tasks.base import Metric
 from tests.federation import rejoining, threads
 from tests.federation.own_scripts import Plain, federate, settings
@@ -34,7 +35,7 @@ class Graded(Plain):
 
     def metrics(self, model: Any, batch: Any) -> dict[str, Metric]:
         grade = VALUES[min(self.round, len(VALUES) - 1)]
-        return {"grade": grade, "regret": 1 - grade}
+        return {"score": grade, "regret": 1 - grade}
 
 
 def run(path: Path, *, rounds: int = 8, silos: int = 2, resume: bool = False, **keys: Any) -> Any:
@@ -60,11 +61,11 @@ def same(path: Path, other: dict[str, Any]) -> bool:
 def test_a_run_ends_after_so_many_evaluations_and_has_the_best_model(
     tmp_path: Path, patience: int, delta: float, stopped: int | None, best: int
 ) -> None:
-    watch = {"metric": "grade", "patience": patience, "min_delta": delta}
-    summary = run(tmp_path / "run", stop_when=watch, keep_best="grade")
+    watch = {"metric": "score", "patience": patience, "min_delta": delta}
+    summary = run(tmp_path / "run", stop_when=watch, keep_best="score")
     assert summary["stopped_early"] == stopped
     assert summary["rounds"] == (stopped or 8)
-    told = {"metric": "grade", "mode": "max", "value": pytest.approx(VALUES[best - 1]), "round": best}
+    told = {"metric": "score", "mode": "max", "value": pytest.approx(VALUES[best - 1]), "round": best}
     assert summary["best"] == told
     assert same(tmp_path / "run", model_after(tmp_path, best))
     assert not same(tmp_path / "run", model_after(tmp_path, best + 1))
@@ -79,7 +80,11 @@ def test_less_may_be_better() -> None:
     assert [higher(metric=name) for name in ("auc", "loss", "val_loss", "mean_squared_error")] == [True] + [
         False
     ] * 3
+    assert [higher(metric=name) for name in ("rmse", "mae", "brier_score")] == [False] * 3
+    assert [higher(metric=name) for name in ("r2", "c_index", "auc/flu", "top@5", "F1")] == [True] * 5
     assert higher(metric="loss", mode="max")
+    with pytest.raises(ConfigError, match="watches 'grade', of whose name nobody knows"):
+        higher(metric="grade")
     assert not higher(metric="regret", mode="min")
 
 
@@ -99,7 +104,7 @@ def test_a_resumed_run_decides_as_the_whole_one(tmp_path: Path, cut: int) -> Non
 
 
 def test_one_silo_has_the_best_model_in_its_checkpoint(tmp_path: Path) -> None:
-    run(tmp_path / "with", rounds=4, keep_best="grade")
+    run(tmp_path / "with", rounds=4, keep_best="score")
     run(tmp_path / "without", rounds=4)
 
     def sizes(folder: str) -> list[int]:
@@ -118,7 +123,7 @@ def test_the_best_model_survives_the_silo_that_keeps_it(
     threads.prepare(monkeypatch)
 
     def go(rounds: int, *, resume: bool) -> Any:
-        tables = {"dir": str(tmp_path / "run"), "rounds": rounds, "keep_best": "grade"}
+        tables = {"dir": str(tmp_path / "run"), "rounds": rounds, "keep_best": "score"}
         inject = [] if resume else ["kill silo 0 round 3 at train"]
         failure = {"policy": "shrink", "inject": inject}
         config = settings(tmp_path / "run", run=tables, failure=failure, secure={"protocol": "secagg"})
@@ -140,7 +145,7 @@ def test_the_best_model_survives_the_silo_that_keeps_it(
 def test_a_silo_that_rejoins_is_given_the_best_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads.prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": ["kill silo 1 round 3 at train"]}
-    config = settings(tmp_path, run={"rounds": 5, "keep_best": "grade"}, failure=failure)
+    config = settings(tmp_path, run={"rounds": 5, "keep_best": "score"}, failure=failure)
     held: dict[int, bytes] = {}
     observe = WatchedMetrics.observe
 
@@ -184,6 +189,40 @@ def test_a_metric_that_there_is_not_is_one_sentence_before_a_round(
 
 
 def test_what_is_known_travels_as_it_is() -> None:
-    known = Watched(0.25, 3, 0.5, 2, 7)
+    known = Watched(0.25, 3, 0.5, 2, 7, "ab" * 32)
     assert Watched.parsed(json.loads(json.dumps(vars(known)))) == known
     assert Watched.parsed(None) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"best_value": 99.0}, "silo 1 has kept something else of what run.stop_when and run.keep_best"),
+        ({"stopped": 2}, "silo 1 has kept something else of what run.stop_when and run.keep_best"),
+        ({}, "the model that was kept for run.keep_best is not that of round 2"),
+        ({"since": -1}, "silo 0"),
+        ({"best_round": -5}, "silo 0"),
+    ],
+)
+def test_one_silo_cannot_choose_the_model_or_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    """By what it says that it has kept, as it is resumed."""
+    keys = {"stop_when": {"metric": "score", "patience": 9}, "keep_best": "score"}
+    run(tmp_path, rounds=3, **keys)
+    restore = WatchedMetrics.restore
+
+    def lie(watched: WatchedMetrics, state: Any, *given: Any, **more: Any) -> None:
+        if watched._group.silo_id == 0:
+            state = {"known": {**state["known"], **change}, "best": np.full_like(state["best"], 123.0)}
+        restore(watched, state, *given, **more)
+
+    monkeypatch.setattr(WatchedMetrics, "restore", lie)
+    assert said in str(run(tmp_path, rounds=4, resume=True, **keys))
+
+
+def test_a_silo_that_tells_another_metric_is_named() -> None:
+    told = {0: {"score": 0.5}, 1: {"score": 0.5}, 2: {"score": 0.9}}
+    (sentence,) = disagreements(told, ("score",))
+    assert sentence.startswith("silo 2 has another score of all silos than silo 0")
+    assert disagreements({0: {"score": None}, 1: {"score": None}}, ("score",)) == []

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from silofl.cli import app
+from silofl.errors import DataError
 from silofl.report.page.html import page_of
 from silofl.report.page.shared_files import read_run
 from tests.report.synthetic_run import HOSTILE, write_run
@@ -97,7 +98,10 @@ def test_text_of_another_s_run_is_text(tmp_path: Path, ended: bool) -> None:
 
 
 def test_paths_and_secrets_are_not_shown(tmp_path: Path) -> None:
-    options = {"api_key": "sesame", "depth": 3}
+    options = {
+        **{"api_key": "sesame", "depth": 3, "dsn": "postgres://me:sesame@db", "where": "sesame"},
+        **{"servers": [{"password": "sesame"}], "names": ["sesame"]},
+    }
     path = write_run(tmp_path / "of_mine", secure={"identity": "/home/me/x.pem"}, task={"options": options})
     text = page_of([read_run(path)])
     assert not [word for word in ("sesame", "/home/me", str(tmp_path)) if word in text]
@@ -163,3 +167,32 @@ def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
     (path / "metrics.jsonl").write_text("")
     text = page_of([read_run(path)])
     assert "0 of 6 rounds" in Page(text).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", '{"round": 1, "metrics": {"x": [[]]}}\n'),
+        ("metrics.jsonl", '{"round": 1, "metrics": {"x": ' + "[" * 900 + "1" + "]" * 900 + "}}\n"),
+        ("config.toml", "[task.options" + ".a" * 2000 + "]\nx = 1\n"),
+    ],
+)
+def test_odd_shapes_have_a_page_or_one_sentence(tmp_path: Path, name: str, content: str) -> None:
+    path = write_run(tmp_path / "run")
+    (path / name).write_text(content)
+    done = CliRunner().invoke(app, ["report", str(path), "-o", str(tmp_path / "page.html")])
+    assert done.exit_code == 0 or isinstance(done.exception, DataError), done.exception
+
+
+def test_many_silos_with_many_metrics_are_no_endless_page(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    silos = 400
+    own = [{f"m{silo}": 1.0} for silo in range(silos)]
+    line = {"round": 1, "survivors": [0], "per_silo": own, "metrics": {"loss": 1.0}}
+    (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    sites = [{"model": f"a{k}", "data": f"b{k}", "metrics": {"x": 1.0}} for k in range(200)]
+    (path / "cross-site.json").write_text(json.dumps(sites))
+    text = page_of([read_run(path)])
+    assert len(text) < 2_000_000
+    assert "350 metrics are left out: of 400 silos" in text
+    assert "200 models on 200 data sets are too many cells" in text

@@ -19,8 +19,9 @@ from sklearn.metrics import (
 )
 from sklearn.utils.class_weight import compute_class_weight
 
+from silofl.config import DataConfig, TaskConfig
 from silofl.errors import DataError
-from silofl.tasks import build
+from silofl.tasks import build, heads
 from silofl.tasks.column_agreement import agree_in_one_process
 from silofl.tasks.heads import HEADS, Head
 from silofl.tasks.heads.base import Labels
@@ -225,3 +226,24 @@ def test_a_recipe_of_a_target_is_read_as_it_was_written_or_not_at_all() -> None:
     for one in wrong:
         with pytest.raises((ValueError, TypeError)):
             TargetRecipe.from_json(made.to_json() | one)
+
+
+def test_a_target_that_float32_has_no_room_for_is_refused() -> None:
+    head = heads.head_of(
+        TaskConfig(name="files", head="regression"), DataConfig(target="y", scale={"y": 1e-300})
+    )
+    with pytest.raises(DataError, match="column 'y', the target, has 2 value"):
+        head.targets(np.array([[1.0], [0.0], [-1.0]]))
+
+
+@pytest.mark.parametrize("head", ["classification", "multilabel"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -3.0, 1e280, 2.5])
+def test_counts_that_no_records_have_weigh_nothing(head: str, bad: float) -> None:
+    more: Any = {"classes": 2} if head == "classification" else {}
+    target = "y" if head == "classification" else ["y", "z"]
+    task = TaskConfig(name="files", head=head, class_weights="balanced", **more)
+    labels = np.array([0, 1, 1]) if head == "classification" else np.array([[0.0, 1], [1, 0], [1, 1]])
+    agreement = heads.head_of(task, DataConfig(target=target)).agreement(labels)
+    summand = next(agreement)
+    with pytest.raises(DataError, match="what all silos' counts add up to no records can have"):
+        agreement.send(np.append(bad, summand[1:]))

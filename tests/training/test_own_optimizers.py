@@ -102,6 +102,32 @@ def test_rounds_are_those_of_plain_torch_also_after_a_restore(make: Make, keep: 
     assert torch.equal(other.vector, expected)
 
 
+class Counting(torch.optim.SGD):
+    """Whose groups have something of their own, as some optimizers have an estimate of the rate."""
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["taken"] = group.get("taken", 0) + 1
+            group["lr"] = 0.1 / group["taken"]
+        super().step(closure)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_groups_have_of_their_own_is_restored(keep: bool) -> None:
+    def counting(model: nn.Module) -> torch.optim.Optimizer:
+        return Counting(model.parameters(), lr=0.1)
+
+    first, model, _ = trainer(counting, keep=keep)
+    for number in (1, 2):
+        first.fit(number)
+    again, other, _ = trainer(counting, keep=keep)
+    again.load_state(deepcopy(first.optimizer.state()), {})
+    other.vector.copy_(model.vector)
+    for one in (first, again):
+        one.fit(3)
+    assert torch.equal(model.vector, other.vector)
+
+
 def test_schedulers_over_rounds_go_by_the_number_of_the_round() -> None:
     one, *_ = trainer(over_rounds, keep=True)
     one.fit(4)  # the silo was away before

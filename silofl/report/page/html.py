@@ -57,6 +57,7 @@ def _status(run: SharedFiles) -> str:
     strategy, task = (told.get(section, {}).get("name") for section in ("strategy", "task"))
     own = told.get("task", {}).get("factory")
     parts = [
+        run.folder if run.folder != run.name else "",
         "finished" if run.summary is not None else "not finished",
         silos_told(run.silos) if run.silos else "",
         f"task {own or task}" if own or task else "",

@@ -20,6 +20,9 @@ MOST_CELLS = 400
 """Of a metric that is a tensor."""
 Rounds = Sequence[RoundMetrics]
 
+MOST_CELLS = 20_000
+"""Of all tables of a kind."""
+
 
 def metrics_part(run: SharedFiles, key: str) -> Part:
     """Every metric by round; the last round's that are no single numbers as tables."""
@@ -84,6 +87,8 @@ def silos_part(run: SharedFiles) -> Part:
     last = next((one for one in reversed(run.rounds) if any(one.per_silo)), run.rounds[-1])
     names = list(dict.fromkeys(name for silo in last.per_silo for name in silo))
     names = [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]
+    left_out = max(0, len(names) - MOST_CELLS // max(run.silos, 1))
+    names = names[: len(names) - left_out]
     spent = (run.summary.epsilon_per_silo if run.summary is not None else None) or []
     head = ["silo", *names, *(["epsilon"] if spent else []), "rounds", "failures", "returns"]
     rows, attendance = [], _attendance(run.rounds)
@@ -96,6 +101,8 @@ def silos_part(run: SharedFiles) -> Part:
     said = []
     if not names:
         said = ["Silos do not share metrics of their own in this run (run.share_silo_metrics)."]
+    if left_out:
+        said = [f"{left_out} metrics are left out: of {run.silos} silos they would be too many cells."]
     caption = f"Metrics are of round {last.round}." if names else ""
     return Part("Silos", said, (), [Table("Silo by silo", head, rows, caption=caption)])
 
@@ -113,6 +120,9 @@ def cross_site_part(rows: Sequence[CrossSite]) -> Part:
     models, data = (list(dict.fromkeys(getattr(row, of) for row in rows)) for of in ("model", "data"))
     names = dict.fromkeys(name for row in rows for name in row.metrics)
     tables = []
+    if len(models) * len(data) * len(names) > MOST_CELLS:
+        said = [f"{len(models)} models on {len(data)} data sets are too many cells for this page."]
+        return Part("Across sites", said)
     for name in names:
         found = {(row.model, row.data): _number(row.metrics.get(name)) for row in rows}
         if all(value is None for value in found.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,10 @@ class Head(ABC):
     def numbers(self, labels: Labels) -> Mapping[str, Floats]:
         """Columns (n,) of numbers, of which `silofl stats` shows means and quantiles."""
         return {}
+
+    def least(self, name: str) -> float:
+        """No number in that column of the target is below it."""
+        return -math.inf
 
     def counted(self, labels: Labels) -> Sequence[Counted]:
         """Columns of few values, which `silofl stats` counts."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig, TaskConfig
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.heads.base import Agreement, Head, Labels, precise, target_names
-from silofl.tasks.heads.weights import given_weights
+from silofl.tasks.heads.weights import given_weights, refuse_impossible
 from silofl.tasks.readers.labels import class_names
 from silofl.tasks.readers.rows import some
 from silofl.tasks.target_recipe import TargetRecipe
@@ -50,6 +50,7 @@ class ClassificationHead(Head):
     def agreement(self, labels: Labels) -> Agreement:
         """See `Head`: by how many training records each class has."""
         counts = yield np.bincount(labels, minlength=len(self.names)).astype(np.float64)
+        refuse_impossible(counts, float(counts.sum()))
         empty = [name for name, count in zip(self.names, counts.tolist(), strict=True) if not count >= 1]
         if empty:
             raise DataError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from silofl.config import DataConfig, TaskConfig
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.heads.base import Agreement, Counted, Head, Labels, precise, target_names
-from silofl.tasks.heads.weights import given_weights, refuse_idle_keys
+from silofl.tasks.heads.weights import given_weights, refuse_idle_keys, refuse_impossible
 from silofl.tasks.readers.rows import some
 from silofl.tasks.readers.target_column import CellRule
 from silofl.tasks.target_recipe import TargetRecipe
@@ -58,6 +58,7 @@ class MultiLabelHead(Head):
     def agreement(self, labels: Labels) -> Agreement:
         """See `Head`: by how many training records have each label."""
         total = yield np.append(labels.sum(axis=0), len(labels))
+        refuse_impossible(total[:-1], float(total[-1]))
         there, without = total[:-1], total[-1] - total[:-1]
         empty = [name for name, *two in zip(self.names, there, without, strict=True) if not min(two) >= 1]
         if empty:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.config import DataConfig, TaskConfig
-from silofl.errors import ConfigError
+from silofl.errors import ConfigError, DataError
 from silofl.tasks.heads.base import Agreement, Floats, Head, Labels, precise, target_names
 from silofl.tasks.heads.weights import refuse_idle_keys
+from silofl.tasks.preprocessing import LARGEST
 from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.scaling import first_sums, mean_of, pooled_scaling, second_sums
 from silofl.tasks.target_recipe import TargetRecipe
@@ -71,10 +72,17 @@ class RegressionHead(Head):
         return {self.names[0]: labels[:, 0]}
 
     def targets(self, labels: Labels) -> Tensor:
-        """See `Head`: float32 (n, 1)."""
+        """See `Head`: float32 (n, 1). DataError where that has no room for them."""
         import torch
 
-        scaled = (labels - self.recipe.center) / self.recipe.scale
+        with np.errstate(over="ignore"):
+            scaled = (labels - self.recipe.center) / self.recipe.scale
+        large = int((~(np.abs(scaled) <= LARGEST)).sum())
+        if large:
+            raise DataError(
+                f"column {self.names[0]!r}, the target, has {large} value(s) too large for float32 once "
+                "scaled: correct data.center and data.scale, or the values"
+            )
         return torch.from_numpy(scaled.astype(np.float32))
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -119,6 +119,10 @@ class SurvivalHead(Head):
         """The time."""
         return {self.columns[0]: labels[:, 0]}
 
+    def least(self, name: str) -> float:
+        """See `Head`."""
+        return 0.0
+
     def counted(self, labels: Labels) -> Sequence[Counted]:
         """Events, and records that are censored."""
         return [Counted(self.columns[1], ("0", "1"), labels[:, 1].astype(np.intp))]
