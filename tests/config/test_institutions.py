@@ -148,3 +148,12 @@ def test_silos_run_on_their_institutions_hosts_in_order(tmp_path: Path) -> None:
         == list(silos_here(plain, 4, (), one_node=False))
         == []
     )
+
+
+def test_a_mistake_that_all_share_is_no_institution_s(tmp_path: Path) -> None:
+    shared = settings(tmp_path, TWO, "data.test_fraction=0")
+    with pytest.raises(ConfigError, match=r"^data\.test_fraction = 0 is not allowed"):
+        shared.of(1)
+    own = settings(tmp_path, TWO.replace('data.decimal = ","', 'data.decimal = ";"'))
+    with pytest.raises(ConfigError, match=r"^institution 'north': data\.decimal"):
+        own.of(0)

@@ -179,3 +179,9 @@ def test_what_is_suggested_is_there() -> None:
 
 def test_the_schema_is_printed() -> None:
     assert json.loads(CliRunner().invoke(app, ["config", "--schema"]).output) == reference.schema()
+
+
+@pytest.mark.parametrize("name", ["lr", "learning_rate"])
+def test_a_key_without_its_section_is_found(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"but a key train\.lr: silofl config train\.lr tells of it"):
+        reference.listing(name)

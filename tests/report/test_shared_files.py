@@ -103,3 +103,14 @@ def test_the_page_is_not_written_over_the_run(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(path), "-o", str(tmp_path / "out.html")])
     assert done.exit_code == 0, done.exception
     assert (tmp_path / "out.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_nothing_but_a_page_is_written_over(tmp_path: Path) -> None:
+    path, table = write_run(tmp_path / "run"), tmp_path / "table.csv"
+    table.write_text("age\n1\n")
+    done = CliRunner().invoke(app, ["report", str(path), "-o", str(table)])
+    assert "is no page that could be written anew" in str(done.exception)
+    assert table.read_text() == "age\n1\n"
+    for _ in range(2):
+        page = CliRunner().invoke(app, ["report", str(path), "-o", str(tmp_path / "page.html")])
+        assert page.exit_code == 0, page.exception
