@@ -125,7 +125,7 @@ def lines_figure(
     Args:
         key: unlike that of any other figure of the page.
         title: what it shows, for those who do not see it.
-        lines: the heaviest first; each is labelled at its end.
+        lines: the heaviest first; each is labelled at the right, with its last round where others go on.
         number: how values are written at the axis.
         value: how they are written at a line's end, if otherwise.
         between: lowest and highest, between which the figure is shaded.
@@ -137,10 +137,13 @@ def lines_figure(
     if not drawn:
         return ""
     value = value or number
-    texts = [f"{_short(line.label)}{GAP}{value(y[-1])}" for line, _, y in drawn]
+    end = max(x[-1] for _, x, _ in drawn)
+    texts = [
+        f"{_short(line.label)}{GAP}{value(y[-1])}" + (f", to {x[-1]:.0f}" if x[-1] < end else "")
+        for line, x, y in drawn
+    ]
     with _axes(HEIGHT, texts) as (axes, saved):
         labels: list[tuple[float, str, str]] = []
-        end = max(x[-1] for _, x, _ in drawn)
         if between is not None and len(drawn) > len(lines) + 1:
             axes.fill_between(drawn[0][1], drawn[0][2], drawn[1][2], color=colour("band"), linewidth=0)
         for text, (line, x, y) in zip(texts, drawn, strict=True):
@@ -156,12 +159,7 @@ def lines_figure(
                 clip_on=False,
                 solid_capstyle="round",
             )
-            if x[-1] == end:
-                labels.append((y[-1], text, line.role))
-            else:
-                axes.annotate(
-                    text, (x[-1], y[-1]), (7, 0), textcoords="offset points", color=colour(line.role)
-                )
+            labels.append((y[-1], text, line.role))
         if bound is not None and abs(bound[1]) < BEYOND:
             axes.axhline(bound[1], color=colour("bad"), linewidth=1.0, linestyle=(0, (4, 3)), clip_on=False)
             labels.append((bound[1], f"{bound[0]}{GAP}{value(bound[1])}", "bad"))
@@ -277,7 +275,7 @@ def _frame(axes: Axes, x: Sequence[float], number: Number) -> None:
 
 
 def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]], height: float) -> None:
-    """Write labels to the right of where lines end, moved apart so that each can be read."""
+    """Write labels to the right, at the heights of lines' ends, moved apart so that each can be read."""
     bottom, top = axes.get_ylim()
     ordered = sorted(labels, key=lambda one: one[0])
     wanted = [(value - bottom) / (top - bottom) * height for value, _, _ in ordered]
