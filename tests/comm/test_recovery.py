@@ -28,7 +28,9 @@ def run_program(python, mode, n, folder, *, supervised=True):
     command = [*line, python, PROGRAM, mode]
     env = {**os.environ, **ONE_THREAD}
     supervisor = [sys.executable, "-c", SUPERVISE] if supervised else []
-    job = Job([*supervisor, *command], folder, env).wait(60)
+    job = Job([*supervisor, *command], folder, env).wait(
+        100
+    )  # longer than a rank waits for others at its end
     assert job.code == 0, job.err[-2000:]
     assert "silofl: " not in job.err
     assert not supervised or "NBC_Progress" not in job.err
