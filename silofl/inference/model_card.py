@@ -19,8 +19,8 @@ from silofl.config import Config, DataConfig, RunConfig, TaskConfig, TrainConfig
 from silofl.errors import DataError
 from silofl.tasks.base import Task
 from silofl.tasks.column_kinds import Schema
-from silofl.tasks.heads import HEADS, Head
-from silofl.tasks.heads.other import OtherHead
+from silofl.tasks.heads import HEADS
+from silofl.tasks.outputs import Outputs
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.registry import TASKS
 from silofl.tasks.target_recipe import AS_IT_IS
@@ -84,12 +84,12 @@ class ModelCard:
         )
 
     @property
-    def head(self) -> Head:
+    def head(self) -> Outputs:
         """What becomes of outputs: by its kind, with the names and the constants of the run."""
         recipe = AS_IT_IS if self.preprocessing is None else self.preprocessing.target
         if self.kind == "survival" and not recipe.ends:  # of a task of one's own
-            return OtherHead(self.classes)
-        return HEADS.get(self.kind, OtherHead)(self.classes, recipe)
+            return Outputs(self.classes)
+        return HEADS.get(self.kind, Outputs)(self.classes, recipe)
 
     @property
     def own(self) -> bool:

@@ -85,9 +85,8 @@ def by_hand(make: Make, rounds: int, *, keep: bool) -> torch.Tensor:
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("make", [over_steps, over_rounds])
-def test_rounds_are_those_of_plain_torch_also_after_a_restore(make: Make, keep: bool) -> None:
+def whole_and_restored(make: Make, *, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model after four rounds, and after the last two of them by a trainer that was restored."""
     first, model, _ = trainer(make, keep=keep)
     for number in (1, 2):
         first.fit(number)
@@ -97,9 +96,16 @@ def test_rounds_are_those_of_plain_torch_also_after_a_restore(make: Make, keep: 
     for one in (first, again):
         for number in (3, 4):
             one.fit(number)
+    return model.vector, other.vector
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("make", [over_steps, over_rounds])
+def test_rounds_are_those_of_plain_torch_also_after_a_restore(make: Make, keep: bool) -> None:
+    whole, restored = whole_and_restored(make, keep=keep)
     expected = by_hand(make, 4, keep=keep)
-    assert torch.equal(model.vector, expected)
-    assert torch.equal(other.vector, expected)
+    assert torch.equal(whole, expected)
+    assert torch.equal(restored, expected)
 
 
 class Counting(torch.optim.SGD):
@@ -117,15 +123,7 @@ def test_what_groups_have_of_their_own_is_restored(keep: bool) -> None:
     def counting(model: nn.Module) -> torch.optim.Optimizer:
         return Counting(model.parameters(), lr=0.1)
 
-    first, model, _ = trainer(counting, keep=keep)
-    for number in (1, 2):
-        first.fit(number)
-    again, other, _ = trainer(counting, keep=keep)
-    again.load_state(deepcopy(first.optimizer.state()), {})
-    other.vector.copy_(model.vector)
-    for one in (first, again):
-        one.fit(3)
-    assert torch.equal(model.vector, other.vector)
+    assert torch.equal(*whole_and_restored(counting, keep=keep))
 
 
 def test_schedulers_over_rounds_go_by_the_number_of_the_round() -> None:

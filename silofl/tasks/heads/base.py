@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.config import DataConfig, TaskConfig
+from silofl.tasks.outputs import Outputs
 from silofl.tasks.readers.column_roles import tidy
 from silofl.tasks.readers.target_column import CellRule
-from silofl.tasks.target_recipe import AS_IT_IS, TargetRecipe
+from silofl.tasks.target_recipe import TargetRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,7 @@ class Counted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Head(ABC):
+class Head(Outputs, ABC):
     """What the last layer of a model is for. One file each, and one line in `HEADS`.
 
     Losses are of one example each: no example meets another in them, so that they go under every protocol,
@@ -47,17 +48,11 @@ class Head(ABC):
     precision at least.
 
     Attributes:
-        names: of the outputs, such as classes or labels.
-        recipe: constants, as configured or as the silos agreed on.
         agrees: whether silos find a part of `recipe` together, by `agreement`.
     """
 
-    names: tuple[str, ...] = ()
-    recipe: TargetRecipe = AS_IT_IS
     agrees: bool = False
 
-    kind: ClassVar[str]
-    """The value of `task.head`; see `PredictingTask.kind`, too."""
     of_classes: ClassVar[bool] = False
     """Whether the target is a class in one column, or the folder of an image; else it is numbers."""
 
@@ -118,29 +113,6 @@ class Head(ABC):
     @abstractmethod
     def metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Metric]:
         """Beside the loss: sums over examples, added up over silos and finished afterwards."""
-
-    def in_units(self, outputs: Tensor) -> Tensor:
-        """Outputs as a trained model gives them."""
-        return outputs
-
-    def probabilities(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
-        """Probabilities (samples, outputs) of outputs in units; None where they are none."""
-        return None
-
-    def decided(self, outputs: NDArray[Any]) -> NDArray[Any]:
-        """What `predict` gives, (samples, ...), of outputs in units."""
-        return outputs
-
-    def told(self, outputs: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
-        """Columns (n,) of the table that `silofl predict` writes, by name."""
-        shown = self.decided(outputs).reshape(len(outputs), -1) if len(outputs) else outputs
-        if shown.shape[1:] == (1,):
-            return [("prediction", shown[:, 0])]
-        return [(f"output {k}", column) for k, column in enumerate(shown.T)]
-
-    def named(self, many: int) -> tuple[str, ...]:
-        """Names of so many outputs; their numbers where a task does not tell them."""
-        return self.names if len(self.names) == many else tuple(map(str, range(many)))
 
 
 def target_names(data: DataConfig) -> tuple[str, ...]:
