@@ -68,28 +68,6 @@ class Exchange(Protocol):
         """Release the buffers."""
 
 
-def open_exchange(
-    comm: Communicator, width: int, length: int, dtype: np.dtype[Any], *, adds: bool = False
-) -> Exchange:
-    """The fastest exchange that these ranks have; collective.
-
-    `width` values a row; `length` values of this rank's result, which may differ from rank to rank. `adds`:
-    rows are unsigned integers of which only the sum, modulo their size, matters.
-    """
-    rows = BUFFERS * comm.size * width
-    shared = comm.shared_buffer((rows + length + BUFFERS) * dtype.itemsize)
-    if shared is not None:
-        return WindowExchange(comm, shared, width, dtype)
-    hosts = comm.hosts() if adds else None
-    if hosts is not None:
-        places = HostPlaces(comm.size, width, hosts)
-        shared = hosts.own.shared_buffer(places.words(hosts.rank, length) * dtype.itemsize)
-        everywhere = comm.allreduce(np.array([shared is not None], np.int32), "min")
-        if shared is not None and everywhere[0]:
-            return HostExchange(comm, places, shared, dtype)
-    return MessageExchange(comm, width, length, dtype)
-
-
 class Prompt:
     """What is there when a call returns: nothing is on its way."""
 

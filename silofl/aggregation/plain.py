@@ -143,8 +143,10 @@ class PlainAggregator:
             comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
                 kept = comm.size if self.spec.rows else None
+                grouped = comm.tree is not None and not self.spec.rows
+                adds = self._words or grouped
                 self._collection = ReduceScatter(
-                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept, adds=self._words
+                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept, adds=adds
                 )
             if self._weighed_by != (comm, self._absent) or self._varies:
                 self._weigh(contribution)

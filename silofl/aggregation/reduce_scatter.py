@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchanges import Exchange, Row, open_exchange
+from silofl.aggregation.exchange_choice import open_exchange
+from silofl.aggregation.exchanges import Exchange, Row
 from silofl.aggregation.failure_marks import Deferred, ranks_text
 from silofl.aggregation.kept_sums import KeptSums
 from silofl.aggregation.shards import ALIGNMENT, Shards
