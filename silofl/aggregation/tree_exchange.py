@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silofl.aggregation.exchanges import MessageExchange, Row
 from silofl.comm.group_tree import GroupTree
@@ -39,9 +38,7 @@ class TreeExchange(MessageExchange):
                 if target == self._rank:
                     of.setdefault(source, []).append(number)
             sends = [(np.concatenate([rows[k] for k in numbers]), target) for target, numbers in to.items()]
-            receives = [
-                (np.empty((len(numbers), width), dtype), source) for source, numbers in of.items()
-            ]
+            receives = [(np.empty((len(numbers), width), dtype), source) for source, numbers in of.items()]
             comm.count_sent(
                 sum(array.nbytes for array, _ in sends),
                 far=sum(array.nbytes for array, target in sends if target in far),

@@ -1,15 +1,17 @@
 """Groups of ranks, in two levels or more, and the way of a sum through them: each group passes on one part.
 
-Pure functions of the groups and of the ranks that are there, the same on every rank. What a group has added up
-for rank k outside it lies with one of its ranks, the relay, which are other ones for other k, so that all
+Pure functions of the groups and of the ranks that are there, the same on every rank. What a group has added
+up for rank k outside it lies with one of its ranks, the relay, which are other ones for other k, so that all
 carry alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 Groups = tuple["int | Groups", ...]
 """Silo ids, and groups of them: ((0, 1), (2, 3)), or (((0, 1), (2, 3)), ((4, 5), (6, 7)))."""
@@ -111,10 +113,11 @@ def silos_of(groups: int | Groups) -> tuple[int, ...]:
     return tuple(silo for one in groups for silo in silos_of(one))
 
 
-def left_of(groups: Groups, left: Collection[int]) -> tuple[tuple[tuple[int, ...], int], ...]:
-    """Of each group of silos that is no part of a narrower one: its silos, and how many of them are `left`."""
-    inner = [group for group in groups if not isinstance(group, int)]
-    if not inner:
-        silos = silos_of(groups)
-        return ((silos, sum(silo in left for silo in silos)),)
-    return tuple(found for group in inner for found in left_of(group, left))
+def loads(text: str) -> Groups:
+    """Groups from JSON. ValueError for anything else."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else int(value)
+
+    found: Groups = tuples(json.loads(text))
+    return found

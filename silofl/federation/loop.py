@@ -98,7 +98,7 @@ def _train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) ->
     silo = build_silo(group, config, built, code, silos, prepared.local_rank, data)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
     told = what_returning_silos_are_told(
-        trust, prepared.place.told(path), dumps(statistics) if statistics else ""
+        trust, prepared.place.told(path), dumps(statistics) if statistics else "", group.comm.groups
     )
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(

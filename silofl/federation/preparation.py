@@ -34,6 +34,8 @@ from silofl.federation.run_trust import agree_on_run
 from silofl.federation.schema import agree_on_schema
 from silofl.tasks.early import read_early
 from silofl.tasks.readers import Samples
+from silofl.topologies.arrangements import registry as arrangements
+from silofl.topologies.grouping import arrange
 
 
 @dataclass
@@ -70,7 +72,8 @@ def prepare(
     """
     start, place = Start(config, comm.size, resume, own_task), Place.own(comm.local_rank)
     with raise_on_all_ranks(comm):
-        reason = stop_reason(config, comm.size, several_hosts=comm.several_hosts)
+        several = comm.several_hosts
+        reason = stop_reason(config, comm.size, several_hosts=several, groups=lambda: comm.groups)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     with ExitStack() as stack:
@@ -78,6 +81,7 @@ def prepare(
         group.step(lambda: peers.connect(group.comm))  # a link may be cut while ranks are set up, too
         notices = _leave_out(group, start)  # first: what is wrong with lost files ends nothing
         group.step(lambda: _check(group, start))
+        arrange(group, arrangements.build(config.topology))
         own = for_silo(config, group.silo_id)
         path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
         on_directory(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from silofl.aggregation.protocols import choose_protocol
 from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.comm.elastic_group import RankFailure, StopReason
@@ -9,6 +11,8 @@ from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.privacy.places import PLACES
 from silofl.report.round_metrics import silos_text
+from silofl.topologies.arrangements import registry as arrangements
+from silofl.topologies.arrangements.base import Groups
 
 
 def min_silos(config: Config, silos: int) -> int:
@@ -46,12 +50,16 @@ def replicas(config: Config, silos: int, most: int) -> int:
     return min(most, max(0, silos - min_silos(config, silos)))
 
 
-def stop_reason(config: Config, silos: int, *, several_hosts: bool = False) -> StopReason:
+def stop_reason(
+    config: Config, silos: int, *, several_hosts: bool = False, groups: Callable[[], Groups] = tuple
+) -> StopReason:
     """Says of a loss why the run of `silos` cannot go on; None where it can.
 
     On several hosts a part that goes on has to know that no other does: a link that is cut makes two, and to
     each the other looks dead. At most one has more than half of the silos, or half with the first of them.
+    `groups`: the silos', as they are by then.
     """
+    arrangement = arrangements.build(config.topology)
     fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
 
     def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
@@ -64,6 +72,8 @@ def stop_reason(config: Config, silos: int, *, several_hosts: bool = False) -> S
             why = f'secure.protocol = "{config.secure.protocol}" has no recovery'
         elif len(left) < fewest:
             why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+        elif arrangement.lacking(groups(), left):
+            why = arrangement.lacking(groups(), left)
         elif several_hosts and 2 * len(left) - (0 not in left) < silos:
             why = f"the {len(left)} of {silos} silos that are left may be the smaller part of a cut network"
         else:
