@@ -12,6 +12,7 @@ from silofl.aggregation.exchanges import (
     HostExchange,
     HostPlaces,
     MessageExchange,
+    SoleExchange,
     WindowExchange,
 )
 from silofl.aggregation.tree_exchange import TreeExchange
@@ -19,13 +20,21 @@ from silofl.comm.protocol import Communicator
 
 
 def open_exchange(
-    comm: Communicator, width: int, length: int, dtype: np.dtype[Any], *, adds: bool = False
+    comm: Communicator,
+    width: int,
+    length: int,
+    dtype: np.dtype[Any],
+    *,
+    adds: bool = False,
+    sole: int | None = None,
 ) -> Exchange:
     """The fastest exchange that these ranks have; collective.
 
     `width` values a row; `length` values of this rank's result, which may differ from rank to rank. `adds`:
-    of rows only the sum matters, of integers modulo their size.
+    of rows only the sum matters, of integers modulo their size. `sole`: the only rank that rows are for.
     """
+    if sole is not None:
+        return SoleExchange(comm, sole, width, length, dtype)
     if comm.tree is not None:
         if adds:
             return TreeExchange(comm, comm.tree, width, length, dtype)

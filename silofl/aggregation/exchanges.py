@@ -130,6 +130,27 @@ class MessageExchange(Prompt):
         return receive
 
 
+class SoleExchange(MessageExchange):
+    """Rows for one rank alone; what others would have is nowhere sent, and their rows are anything."""
+
+    def __init__(self, comm: Communicator, sole: int, width: int, length: int, dtype: np.dtype[Any]) -> None:
+        super().__init__(comm, width, length, dtype)
+        self._sole = sole
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`."""
+        comm, row = self._comm, self._send[self._sole]
+        receive = self._next()[: self._send.size].reshape(self._send.shape)
+        if comm.rank == self._sole:
+            receive[self._sole] = row
+            others = [(one, rank) for rank, one in enumerate(receive) if rank != self._sole]
+            comm.exchange([], others).wait()
+        else:
+            comm.count_sent(row.nbytes)
+            comm.exchange([(row, self._sole)], []).wait()
+        return list(receive)
+
+
 class WindowExchange(Prompt):
     """Rows in memory that all ranks see: filled in place, fenced, and read where they lie."""
 

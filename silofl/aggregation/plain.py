@@ -43,7 +43,7 @@ class PlainAggregator:
     def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int | None = None) -> None:
         self._group, self.spec = group, spec
         self.quality = EncodingQuality()
-        shards = Shards(0, group.members, spec.replica_count)
+        shards = Shards(0, group.members, spec.replica_count, sole=spec.sole)
         self.layout = Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, shards)
         by_round = any(one.weighting == "round" for one in spec.vectors)
         self._varies = by_round or bool(spec.scalars)

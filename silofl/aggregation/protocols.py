@@ -192,7 +192,10 @@ def _session(
 ) -> SecureSession:
     from silofl.aggregation.secure_session import configured_session
 
-    return group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos, signer))
+    silos, helpers = spec.silos, len(spec.coordinators)
+    return group.step(
+        lambda: configured_session(group, secure, spec.config_digest, silos, signer, helpers=helpers)
+    )
 
 
 def _describe_committee(secure: SecureConfig) -> str:
@@ -264,7 +267,7 @@ def build(
     def checked() -> SumProtocol:
         with raise_on_all_ranks(group.comm):
             protocol = choose_protocol(secure, spec.silos)
-            refusal = protocol.refusal(secure, group.comm.size)
+            refusal = protocol.refusal(secure, len(spec.bringing(group.members)))
             if refusal is not None:
                 raise ConfigError(refusal)
             if spec.rows and "rows" not in protocol.gives:

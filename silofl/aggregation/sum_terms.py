@@ -58,7 +58,16 @@ def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic:
     ]
     rounding = [None if value_range is None else value_range.hex(), stochastic, spec.seed]
     replicas = [spec.replica_count, spec.recompute]
-    whole = [vectors, str(spec.dtype), spec.silos, replicas, spec.scalars, spec.rows, rounding]
+    whole = [
+        vectors,
+        str(spec.dtype),
+        spec.silos,
+        replicas,
+        spec.scalars,
+        spec.rows,
+        rounding,
+        spec.coordinators,
+    ]
     return digest("what is added up", json.dumps(whole).encode())
 
 

@@ -236,7 +236,8 @@ def _server_step(federation: Federation, fitted: Fitted, number: int) -> None:
     """Step the shared vectors, for all ranks; the update's memory is written over. Collective."""
     membership = federation.context.membership
     federation.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
-    if not federation.absent(number):  # else the state of a silo is still missing
+    left_out = {*federation.absent(number)} - {*federation.context.coordinators}
+    if not left_out:  # else the state of a silo is still missing
         membership.resync = False
 
 
@@ -251,7 +252,7 @@ def _prune(federation: Federation, number: int) -> float | None:
 
 def fewest_in_metrics(federation: Federation) -> int:
     """Of how many silos a metric has to be that is shown: a sum over fewer would be those silos' own."""
-    config, silos = federation.context.config, federation.context.silos
+    config, silos = federation.context.config, federation.context.with_data
     protocol = choose_protocol(config.secure, silos)
     if config.shares_silo_metrics or not protocol.private:
         return 1

@@ -23,13 +23,15 @@ from silofl.federation.first_keys import common_roster, make_keys, prove_keys, r
 from silofl.federation.privacy import release_log
 from silofl.federation.rundir import own_path
 from silofl.topologies.arrangements.base import Groups
+from silofl.topologies.arrangements.registry import with_data
 
 CHECKPOINTS = "checkpoints"
 
 
 def own_trust(config: Config, silo: int, silos: int) -> Trust:
     """This silo's, by its identity and roster; ConfigError where they do not fit. Not collective."""
-    fewest = choose_protocol(config.secure, silos).fewest(config.secure, silos)
+    counted = with_data(config.topology, silos)
+    fewest = choose_protocol(config.secure, counted).fewest(config.secure, counted)
     secure = for_silo(config, silo).secure
     return Trust(None, configured_signer(secure, silo, silos), fewest)
 

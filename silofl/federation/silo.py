@@ -62,7 +62,7 @@ class Silo:
 
     Attributes:
         task, model: whose model it trains.
-        samples, train: how many it trains on, and as batches.
+        samples, train: how many it trains on, and as batches; none at a coordinator.
         weights: SHA-256 (hex) of the file that its model begins with; empty where it is drawn.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
@@ -142,8 +142,10 @@ class Silo:
         parts = self.trainer, self.model, self._attributes
         self._half = StrategyHalf(*parts, config, self.counted, number, strategy)
         self.fragments = self._half.fragments
-        with DRAWING, explained(number):
-            self._try(config, strategy)
+        self.metric_names, self._moved = frozenset[str](), list[str]()
+        if self.samples:
+            with DRAWING, explained(number):
+                self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
         """Train and evaluate on the first batches, and put the model back: what cannot work is told now.
@@ -281,6 +283,8 @@ class Silo:
         Those of its personal model stand beside them, as "personal/" and their name.
         """
         given = self.task, self.model, self._test, self._eval_batch_size, self.code
+        if not self.samples:  # a coordinator
+            return Evaluation()
         with explained(self._number):
             self.model.load(values)
             with self.own.statistics(round_number):

@@ -31,7 +31,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "parameters": federation.silo.model.size,
         "strategy": type(federation.context.strategy).__name__,
         "personal": federation.silo.own.kind,
-        "participation": describe_participation(federation.context.config, federation.context.silos),
+        "participation": describe_participation(federation.context.config, federation.context.with_data),
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
         "steps": describe_recomputation(federation.context.config, federation.context.silos),
@@ -153,7 +153,7 @@ def _columns(recipe: Preprocessing | None) -> Json:
 def _keys(federation: Federation) -> str:
     """By which keys silos know each other; empty where a sum hides nothing that keys would protect."""
     context = federation.context
-    return protocols.describe_keys(context.config.secure, context.silos)
+    return protocols.describe_keys(context.config.secure, context.with_data)
 
 
 def _outside(federation: Federation) -> str:
