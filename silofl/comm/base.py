@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.comm import argument_checks, tree_gather
-from silofl.comm.group_tree import Groups, GroupTree, tree_of
+from silofl.comm.group_tree import FlatTree, Groups, GroupTree, tree_of
 from silofl.comm.parting import Parting
 from silofl.comm.protocol import Messages, Pending
 from silofl.types import ReduceOp
@@ -50,6 +50,8 @@ class SharedState(Generic[Comm]):
         self.sent_far: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent_far
         self.groups: Groups = () if predecessor is None else predecessor.groups
         """How silos are grouped; empty where they are not."""
+        self.routed: bool = predecessor is None or predecessor.routed
+        """Whether messages pass through groups."""
         self.parting: Parting | None = None if predecessor is None else predecessor.parting
         """From ranks that are left out, where there are such."""
         self.corrupt_next = False
@@ -105,16 +107,18 @@ class CommunicatorBase(ABC, Generic[Comm]):
         """How silos are grouped; see `Communicator.groups`."""
         return self._state.groups
 
-    def arrange(self, groups: Groups) -> None:
+    def arrange(self, groups: Groups, *, routed: bool = True) -> None:
         """Group silos; see `Communicator.arrange`."""
-        self._state.groups = groups
+        self._state.groups, self._state.routed = groups, routed
+        self._trees.clear()
 
     @property
     def tree(self) -> GroupTree | None:
         """The ranks in their groups; see `Communicator.tree`."""
         groups = self._state.groups
         if groups not in self._trees:
-            self._trees[groups] = tree_of(groups, self._members) if groups else None
+            tree = tree_of(groups, self._members) if groups else None
+            self._trees[groups] = tree if tree is None or self._state.routed else FlatTree(tree.root)
         return self._trees[groups]
 
     def _count(self, nbytes: int) -> None:

@@ -83,6 +83,16 @@ class GroupTree:
         return node.ranks[0]
 
 
+class FlatTree(GroupTree):
+    """The same groups, through which nothing passes: every rank sends to every other."""
+
+    @cached_property
+    def levels(self) -> tuple[tuple[Move, ...], ...]:
+        """See `GroupTree`: one level."""
+        every = self._all
+        return (tuple((k, source, k) for k in every for source in every if source != k),)
+
+
 def tree_of(groups: Groups, members: Sequence[int]) -> GroupTree | None:
     """The tree of a communicator's ranks, whose silo ids are `members`; None where nothing is apart.
 

@@ -118,10 +118,11 @@ class Communicator(Protocol):
     def groups(self) -> Groups:
         """How silos are grouped, by silo id, also those that are lost; empty where they are not."""
 
-    def arrange(self, groups: Groups) -> None:
+    def arrange(self, groups: Groups, *, routed: bool = True) -> None:
         """Group silos from here on, in duplicates and successors, too. Not collective; the same on all ranks.
 
-        What a rank gives to all then crosses to each group once, and passes from rank to rank there.
+        What a rank gives to all then crosses to each group once, and passes from rank to rank there. Not
+        `routed`: messages go as they do without groups, and what passes between them is counted.
         """
 
     @property

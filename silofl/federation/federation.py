@@ -19,7 +19,7 @@ from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
-from silofl.errors import StoppedError
+from silofl.federation.attendance import Attendance
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -32,6 +32,7 @@ from silofl.federation.origin import Origin
 from silofl.federation.participation import Participation
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
+from silofl.federation.secure_conflicts import in_the_clear
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
@@ -103,42 +104,12 @@ class Federation:
         return self.topology.members
 
     def absent(self, round_number: int) -> tuple[int, ...]:
-        """The silos that sit a round out; the same on every rank. StoppedError where it must stay closed.
-
-        Ranks without data sit out all. Where it was opened before they are those of then. In a resync none does that could take part.
-        """
-        context, members = self.context, self.members
-        openings, without_data = context.openings, context.coordinators
-        if openings is not None and openings.was_opened(round_number):
-            return openings.absent(round_number, members)
-        drawn = self.drawn(round_number, tuple(silo for silo in members if silo not in without_data))
-        return tuple(silo for silo in members if silo not in drawn)
-
-    def drawn(self, round_number: int, silos: tuple[int, ...]) -> tuple[int, ...]:
-        """Which of silos with data take part in a round; in a resync all do."""
-        draws = self.context.participation
-        if draws is None or self.context.membership.resync:
-            return silos
-        return draws.drawn(round_number, silos)
-
-    def _expected(self, round_number: int, silos: tuple[int, ...]) -> tuple[int, ...]:
-        """Which of all silos a round is opened for where nothing happens."""
-        return self.drawn(round_number, tuple(one for one in silos if one not in self.context.coordinators))
+        """The silos that sit a round out; the same on every rank: see `Attendance`."""
+        return self.context.attendance.absent(round_number, self.members)
 
     def authorize(self, round_number: int, silos: tuple[int, ...]) -> None:
         """See `Authorizer`."""
-        context = self.context
-        if context.participation is not None:
-            context.participation.refuse_too_few(round_number, silos)
-        fewest = 0 if context.openings is None else context.openings.fewest
-        if context.coordinators and len(silos) < fewest:  # a coordinator is no silo that others hide among
-            raise StoppedError(
-                f"round {round_number}: {len(silos)} silos are left with data, and a sum is over {fewest} at "
-                "least: --resume goes on from the last committed round",
-                rank=0,
-            )
-        if self.context.openings is not None:
-            self.context.openings.authorize(round_number, silos)
+        self.context.attendance.authorize(round_number, silos)
 
     def may_show_metrics(self, round_number: int) -> bool:
         """Whether the federation's metrics of a round may be added up; the same on every rank."""
@@ -149,15 +120,9 @@ class Federation:
         notices = list(self.context.origin.notices)
         notices += [] if self.privacy is None else self.privacy.begin(committed)
         if self.context.openings is not None:
-            notices += self.context.openings.begin(committed, self._expected)
+            notices += self.context.openings.begin(committed, self.context.attendance.drawn)
         notices += self.silo.notices()
-        secure, silos = self.context.config.secure, self.context.with_data
-        if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
-            why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
-            why += "three or more are protected"
-            if silos == 1:
-                why = "one silo trains alone; start all by one `silofl launch -n N` or `mpirun -n N`"
-            notices.append(f"updates are added up in the clear: {why}")
+        notices += in_the_clear(self.context.config.secure, self.context.with_data)
         return notices
 
     @property
@@ -296,6 +261,11 @@ class RunContext:
     def with_data(self) -> int:
         """How many silos are added up."""
         return self.silos - len(self.coordinators)
+
+    @cached_property
+    def attendance(self) -> Attendance:
+        """Which silos are in a round's sum."""
+        return Attendance(self.openings, self.participation, self.membership, self.coordinators)
 
     @cached_property
     def participation(self) -> Participation | None:

@@ -7,10 +7,11 @@ from typing import Any
 from silofl.comm.collective_errors import allgather_parsed, texts
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
-from silofl.federation.task_data import TaskData
+from silofl.federation.task_data import TaskData, data_of_task
 from silofl.tasks.base import SiloData, Task
 from silofl.tasks.files import Files
 from silofl.tasks.preprocessing import Preprocessing
+from silofl.tasks.user_code import UserCode
 from silofl.topologies.arrangements.registry import coordinators
 
 
@@ -34,9 +35,13 @@ def is_without(config: Config, silo: int, ranks: int) -> bool:
     return silo in coordinators(config.topology, ranks)
 
 
-def number_of_data(config: Config, silo: int, ranks: int) -> int:
-    """A silo's place among those with data, from 0: `silo` of `Task.data(silo, silos)`."""
-    return silo - sum(other < silo for other in coordinators(config.topology, ranks))
+def data_of(config: Config, task: Task, code: UserCode, ranks: int) -> TaskData:
+    """The data of the silo that `code` is of, among so many ranks; none of a coordinator's."""
+    without = coordinators(config.topology, ranks)
+    if code.silo in without:
+        return no_data()
+    place = code.silo - sum(other < code.silo for other in without)
+    return data_of_task(task, code.silo, ranks - len(without), code, place)
 
 
 def told_columns(group: ElasticGroup, config: Config, task: Task, data: TaskData, ranks: int) -> TaskData:
@@ -52,7 +57,7 @@ def told_columns(group: ElasticGroup, config: Config, task: Task, data: TaskData
         return allgather_parsed(group.comm, _told(task, data), _checked, "its columns")
 
     every = [one for one in group.step(tell) if one["has"]]
-    if data.data.train is not None and len(data.data.train):
+    if len(data.data.train):
         return data
     first = every[0]
     recipe = None if first["recipe"] is None else Preprocessing.from_json(first["recipe"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from silofl.aggregation.protocols import AUTO, PROTOCOLS, possible_protocols
+from silofl.aggregation.protocols import AUTO, PROTOCOLS, choose_protocol, possible_protocols
 from silofl.compression.registry import CODECS
 from silofl.config import Config, SecureConfig
 from silofl.config.mistakes import either
@@ -45,6 +45,17 @@ def refuse_conflicts(config: Config) -> None:
             f'"{secure.protocol}" shows each: set secure.protocol = '
             f'{_either(name for name, one in PROTOCOLS.items() if one.private)}, or privacy.place = "local"'
         )
+
+
+def in_the_clear(secure: SecureConfig, silos: int) -> list[str]:
+    """A notice where `auto` means that updates of so many silos are added up in the clear."""
+    if secure.protocol != "auto" or choose_protocol(secure, silos).private:
+        return []
+    why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
+    why += "three or more are protected"
+    if silos == 1:
+        why = "one silo trains alone; start all by one `silofl launch -n N` or `mpirun -n N`"
+    return [f"updates are added up in the clear: {why}"]
 
 
 def idle_keys(config: Config) -> Mapping[str, str]:

@@ -32,7 +32,7 @@ from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
 from silofl.tasks.checks import refuse_process_group
-from silofl.tasks.user_code import UserCode, own_files
+from silofl.tasks.user_code import UserCode
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
@@ -174,10 +174,6 @@ class Silo:
         self._attributes.refuse_moved(self._number)
         self._attributes.note()
 
-    def code_files(self) -> dict[str, str]:
-        """`own_files` of its task, as they are now."""
-        return own_files(self.task)
-
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""
         if self._data is not None:
@@ -283,8 +279,6 @@ class Silo:
         Those of its personal model stand beside them, as "personal/" and their name.
         """
         given = self.task, self.model, self._test, self._eval_batch_size, self.code
-        if not self.samples:  # a coordinator
-            return Evaluation()
         with explained(self._number):
             self.model.load(values)
             with self.own.statistics(round_number):

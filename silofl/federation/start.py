@@ -21,21 +21,21 @@ from silofl.federation import rundir, standardization
 from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
 from silofl.federation.first_models import agree_on_weights
-from silofl.federation.no_data import is_without, no_data, number_of_data
+from silofl.federation.no_data import data_of, is_without
 from silofl.federation.own_log import notices_kept
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import CheckpointManager, RunState
 from silofl.federation.run_trust import refuse_leftovers
 from silofl.federation.silo import Silo, place
 from silofl.federation.stateful import take_over
-from silofl.federation.task_data import TaskData, data_of_task
+from silofl.federation.task_data import TaskData
 from silofl.federation.team import Team
 from silofl.report.round_metrics import silos_text
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
 from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
-from silofl.topologies.arrangements.registry import coordinators
+from silofl.topologies.arrangements.registry import with_data
 from silofl.training.device import prepare
 
 T = TypeVar("T")
@@ -59,11 +59,8 @@ def read_data(
     def read() -> TaskData:
         first = local_rank * config.train.ranks_per_silo
         prepare(torch.device(place(config.train.device, first)))  # a task may read data to its GPU
-        if is_without(config, code.silo, silos):
-            return no_data()
-        counted = silos - len(coordinators(config.topology, silos))
         with notices_kept(config, code.folder, code.silo):
-            return data_of_task(task, code.silo, counted, code, number_of_data(config, code.silo, silos))
+            return data_of(config, task, code, silos)
 
     return _once(group, read)
 
@@ -89,8 +86,9 @@ def build_silo(
         with notices_kept(config, code.folder, code.silo):
             alone = ranks == 1 or is_without(config, code.silo, silos)
             team = None if alone else Team(config, task, code, silos, local_rank * ranks)
-            counted = silos - len(coordinators(config.topology, silos))
-            made = Silo(config, task, code.silo, counted, device, code=code, data=data)
+            counted = with_data(config.topology, silos)
+            own = data or data_of(config, task, code, silos)
+            made = Silo(config, task, code.silo, counted, device, code=code, data=own)
             if team is not None:
                 team.gather(made.model, made.train)
                 made.trainer.team = team

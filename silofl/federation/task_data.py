@@ -31,7 +31,7 @@ class TaskData(NamedTuple):
 def data_of_task(task: Task, number: int, silos: int, code: UserCode, place: int | None = None) -> TaskData:
     """Have a task read the data of silo `number`. Raises DataError without samples, UserCodeError.
 
-    `place`: its number among the `silos` with data, where ranks without are counted beside; files are named by
+    `place`: its number among the `silos` with data, where there are ranks without; files are named by its
     `number` all the same.
     """
     asked = number if place is None or isinstance(task, Files) else place

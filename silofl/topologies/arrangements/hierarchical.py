@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from silofl.constrained import PositiveInt
+from silofl.constrained import NonNegativeInt
 from silofl.topologies.arrangements.base import Arrangement, Groups, Hosts
 
 HOST, LABEL = "host", "label"
@@ -21,9 +21,9 @@ class Hierarchical(Arrangement):
     """The ranks of each group, such as [[0, 1, 2, 3], [4, 5, 6, 7]], or groups of groups, such as
     [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]; "host": ranks of one host are a group; "label": institutions whose
     `label` in `[[institution]]` is the same are, and "eu/de" is a group within "eu"."""
-    min_silos: PositiveInt = 1
-    """How many silos of each innermost group a round has at least: with fewer the run stops, as
-    `failure.min_silos` of all silos says."""
+    min_silos: NonNegativeInt = 0
+    """How many silos of each innermost group a round needs: with fewer left the run stops. 0: as
+    `failure.min_silos` of all silos says alone."""
 
     def refuse(self, ranks: int) -> None:
         """See `Arrangement`."""

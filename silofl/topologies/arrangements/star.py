@@ -13,7 +13,7 @@ from silofl.topologies.arrangements.base import Arrangement, Groups
 @final
 @dataclass(frozen=True)
 class Star(Arrangement):
-    """A coordinator, which has no data, adds up what silos send, steps the shared model, and gives it to all."""
+    """A coordinator, which has no data, adds up what silos send, steps the model, and gives it to all."""
 
     coordinator: NonNegativeInt = 0
     """The rank that has no data and serves the whole model; the others are the silos, in their order."""
@@ -22,8 +22,8 @@ class Star(Arrangement):
         """See `Arrangement`."""
         if self.coordinator >= ranks:
             raise ValueError(
-                f"topology.coordinator = {self.coordinator}, and there are ranks 0 to {ranks - 1}: name one of "
-                "them, or start one rank more than there are silos with data"
+                f"topology.coordinator = {self.coordinator}, and there are ranks 0 to {ranks - 1}: name one "
+                "of them, or start one rank more than there are silos with data"
             )
         if ranks == 1:
             raise ValueError(
@@ -37,7 +37,7 @@ class Star(Arrangement):
 
     def lacking(self, groups: Groups, left: Collection[int]) -> str:
         """See `Arrangement`."""
-        return "" if self.coordinator in left else "it is the coordinator, without which there is no server"
+        return "" if self.coordinator in left else f"rank {self.coordinator}, the coordinator, is the server"
 
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
         """See `Arrangement`."""
