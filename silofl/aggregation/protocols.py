@@ -37,6 +37,8 @@ class SumProtocol(Protocol):
     """Whether a round goes on when a rank fails in it."""
     commits: ClassVar[bool]
     """Whether replicas of a slice's sum lie with other ranks before anybody can read it."""
+    arranged: ClassVar[bool]
+    """Whether one rank may serve everything, and ranks may add up what others see nothing of on the way."""
     gives: ClassVar[frozenset[Literal["sum", "rows"]]]
     """Whether the server sees the sum alone, or every silo's slice as well."""
     reads: ClassVar[frozenset[str]]
@@ -71,6 +73,7 @@ class Plain:
     private: ClassVar[bool] = False
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = False
+    arranged: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
     reads: ClassVar[frozenset[str]] = frozenset()
 
@@ -107,6 +110,7 @@ class SecAggProtocol:
     private: ClassVar[bool] = True
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = True
+    arranged: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
     reads: ClassVar[frozenset[str]] = MASKED | {"recompute"}
 
@@ -151,6 +155,7 @@ class AdditiveProtocol:
     private: ClassVar[bool] = True
     recovers: ClassVar[bool] = False
     commits: ClassVar[bool] = False
+    arranged: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
     reads: ClassVar[frozenset[str]] = MASKED | {"committee"}
 

@@ -58,6 +58,8 @@ class RoundResult:
     """Which part of the weights that may be pruned is left after it; None where nothing is."""
     bytes_sent: int = 0
     """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
+    bytes_between_groups: int | None = None
+    """What of it went to ranks of other groups; None where there are no groups."""
 
     def shown(self, config: Config) -> Own:
         """What of its own a silo shows: nothing without noise that its training data decided."""
@@ -76,7 +78,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     """
     group = federation.group
     group.comm.mark("train")
-    sent = group.comm.bytes_sent
+    sent, far = group.comm.bytes_sent, group.comm.bytes_between_groups
     federation.topology.begin(number)
     with clock.phase("aggregate"):
         federation.follow_mask()
@@ -108,6 +110,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
+        if group.comm.groups:
+            result.bytes_between_groups = group.comm.bytes_between_groups - far
         result.density = _prune(federation, number)
         if federation.privacy is not None:
             federation.privacy.complete(aggregator, number)

@@ -10,6 +10,7 @@ from silofl.config import Config, SecureConfig
 from silofl.config.mistakes import either
 from silofl.errors import ConfigError
 from silofl.privacy.places import PLACES
+from silofl.topologies.arrangements.registry import build
 
 OF_EVERY_RUN = frozenset({"protocol", "identity", "passphrase_file", "roster"})
 """Keys that mean the same under every protocol: checkpoints and silos that return are always signed for."""
@@ -30,6 +31,12 @@ def refuse_conflicts(config: Config) -> None:
             f"compress.bits = {config.compress.bits} are those of a secure sum, and secure.protocol = "
             f'"{secure.protocol}" adds floats up: set secure.protocol = '
             f"{_either(name for name, one in PROTOCOLS.items() if one.private)}, or remove compress.bits"
+        )
+    if build(config.topology).moves_sums and not all(one.arranged for one in protocols.values()):
+        raise ConfigError(
+            f'topology.name = "{config.topology.name}" has ranks add up what others send, and '
+            f'secure.protocol = "{secure.protocol}" hides it from its committee alone: set secure.protocol = '
+            f"{_either(name for name, one in PROTOCOLS.items() if one.arranged)}"
         )
     name = config.compress.name
     if not CODECS[name].linear and any(one.private for one in protocols.values()):

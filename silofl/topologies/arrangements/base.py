@@ -18,6 +18,8 @@ class Arrangement:
     ask it for what it is, never for its name.
     """
 
+    moves_sums: ClassVar[bool] = False
+    """Whether sums go another way than from each rank to all that serve slices."""
     own_models: ClassVar[bool] = False
     """Whether silos' models differ between rounds, and each one's own is a result of the run."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from silofl.constrained import NonNegativeInt
 from silofl.topologies.arrangements.base import Arrangement, Groups, Hosts
@@ -17,6 +17,7 @@ HOST, LABEL = "host", "label"
 class Hierarchical(Arrangement):
     """Every silo serves a slice; sums are made inside groups of silos, and between groups of their sums."""
 
+    moves_sums: ClassVar[bool] = True
     groups: Literal["host", "label"] | list[Any] = "host"
     """The ranks of each group, such as [[0, 1, 2, 3], [4, 5, 6, 7]], or groups of groups, such as
     [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]; "host": ranks of one host are a group; "label": institutions whose

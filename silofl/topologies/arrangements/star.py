@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from silofl.constrained import NonNegativeInt
 from silofl.topologies.arrangements.base import Arrangement, Groups
@@ -15,6 +15,7 @@ from silofl.topologies.arrangements.base import Arrangement, Groups
 class Star(Arrangement):
     """A coordinator, which has no data, adds up what silos send, steps the model, and gives it to all."""
 
+    moves_sums: ClassVar[bool] = True
     coordinator: NonNegativeInt = 0
     """The rank that has no data and serves the whole model; the others are the silos, in their order."""
 
