@@ -16,7 +16,9 @@ UNEQUAL = [(0, 0, 1, 2), (0, 0, 0, 1), (0, 1, 1, 0), (0, 0, 1, 1, 2), (0, 1, 1, 
 """Hosts of four and five ranks that have unequally many, or not their neighbours."""
 
 
-def by_messages(comm: Any, width: int, length: int, dtype: Any, *, adds: bool = False) -> Exchange:
+def by_messages(
+    comm: Any, width: int, length: int, dtype: Any, *, adds: bool = False, sole: int | None = None
+) -> Exchange:
     return MessageExchange(comm, width, length, dtype)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from silofl.aggregation.additive_round import AdditiveRound
 from silofl.aggregation.base import Authorizer, authorize, total_of
 from silofl.aggregation.exact_numbers import ExactNumbers
-from silofl.aggregation.exchanges import open_exchange
+from silofl.aggregation.exchange_choice import open_exchange
 from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.layout import Block
 from silofl.aggregation.magnitudes import Magnitudes

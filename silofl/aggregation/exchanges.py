@@ -68,28 +68,6 @@ class Exchange(Protocol):
         """Release the buffers."""
 
 
-def open_exchange(
-    comm: Communicator, width: int, length: int, dtype: np.dtype[Any], *, adds: bool = False
-) -> Exchange:
-    """The fastest exchange that these ranks have; collective.
-
-    `width` values a row; `length` values of this rank's result, which may differ from rank to rank. `adds`:
-    rows are unsigned integers of which only the sum, modulo their size, matters.
-    """
-    rows = BUFFERS * comm.size * width
-    shared = comm.shared_buffer((rows + length + BUFFERS) * dtype.itemsize)
-    if shared is not None:
-        return WindowExchange(comm, shared, width, dtype)
-    hosts = comm.hosts() if adds else None
-    if hosts is not None:
-        places = HostPlaces(comm.size, width, hosts)
-        shared = hosts.own.shared_buffer(places.words(hosts.rank, length) * dtype.itemsize)
-        everywhere = comm.allreduce(np.array([shared is not None], np.int32), "min")
-        if shared is not None and everywhere[0]:
-            return HostExchange(comm, places, shared, dtype)
-    return MessageExchange(comm, width, length, dtype)
-
-
 class Prompt:
     """What is there when a call returns: nothing is on its way."""
 
@@ -150,6 +128,27 @@ class MessageExchange(Prompt):
         self._turn = (self._turn + 1) % BUFFERS
         receive: NDArray[Any] = self._receive[self._turn]
         return receive
+
+
+class SoleExchange(MessageExchange):
+    """Rows for one rank alone; what others would have is nowhere sent, and their rows are anything."""
+
+    def __init__(self, comm: Communicator, sole: int, width: int, length: int, dtype: np.dtype[Any]) -> None:
+        super().__init__(comm, width, length, dtype)
+        self._sole = sole
+
+    def alltoall(self) -> list[Row]:
+        """See `Exchange`."""
+        comm, row = self._comm, self._send[self._sole]
+        receive = self._next()[: self._send.size].reshape(self._send.shape)
+        if comm.rank == self._sole:
+            receive[self._sole] = row
+            others = [(one, rank) for rank, one in enumerate(receive) if rank != self._sole]
+            comm.exchange([], others).wait()
+        else:
+            comm.count_sent(row.nbytes)
+            comm.exchange([(row, self._sole)], []).wait()
+        return list(receive)
 
 
 class WindowExchange(Prompt):

@@ -43,7 +43,7 @@ class PlainAggregator:
     def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int | None = None) -> None:
         self._group, self.spec = group, spec
         self.quality = EncodingQuality()
-        shards = Shards(0, group.members, spec.replica_count)
+        shards = Shards(0, group.members, spec.replica_count, sole=spec.sole)
         self.layout = Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, shards)
         by_round = any(one.weighting == "round" for one in spec.vectors)
         self._varies = by_round or bool(spec.scalars)
@@ -143,8 +143,10 @@ class PlainAggregator:
             comm = self._group.comm
             if self._collection is None or self._collection.comm is not comm:
                 kept = comm.size if self.spec.rows else None
+                grouped = comm.tree is not None and not self.spec.rows
+                adds = self._words or grouped
                 self._collection = ReduceScatter(
-                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept, adds=self._words
+                    comm, self.layout.shards, self._dtype, chunk=self._chunk, kept=kept, adds=adds
                 )
             if self._weighed_by != (comm, self._absent) or self._varies:
                 self._weigh(contribution)

@@ -37,6 +37,8 @@ class SumProtocol(Protocol):
     """Whether a round goes on when a rank fails in it."""
     commits: ClassVar[bool]
     """Whether replicas of a slice's sum lie with other ranks before anybody can read it."""
+    arranged: ClassVar[bool]
+    """Whether one rank may serve everything, and ranks may add up what others see nothing of on the way."""
     gives: ClassVar[frozenset[Literal["sum", "rows"]]]
     """Whether the server sees the sum alone, or every silo's slice as well."""
     reads: ClassVar[frozenset[str]]
@@ -71,6 +73,7 @@ class Plain:
     private: ClassVar[bool] = False
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = False
+    arranged: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
     reads: ClassVar[frozenset[str]] = frozenset()
 
@@ -107,6 +110,7 @@ class SecAggProtocol:
     private: ClassVar[bool] = True
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = True
+    arranged: ClassVar[bool] = True
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
     reads: ClassVar[frozenset[str]] = MASKED | {"recompute"}
 
@@ -151,6 +155,7 @@ class AdditiveProtocol:
     private: ClassVar[bool] = True
     recovers: ClassVar[bool] = False
     commits: ClassVar[bool] = False
+    arranged: ClassVar[bool] = False
     gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
     reads: ClassVar[frozenset[str]] = MASKED | {"committee"}
 
@@ -192,7 +197,10 @@ def _session(
 ) -> SecureSession:
     from silofl.aggregation.secure_session import configured_session
 
-    return group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos, signer))
+    silos, helpers = spec.silos, len(spec.coordinators)
+    return group.step(
+        lambda: configured_session(group, secure, spec.config_digest, silos, signer, helpers=helpers)
+    )
 
 
 def _describe_committee(secure: SecureConfig) -> str:
@@ -264,7 +272,7 @@ def build(
     def checked() -> SumProtocol:
         with raise_on_all_ranks(group.comm):
             protocol = choose_protocol(secure, spec.silos)
-            refusal = protocol.refusal(secure, group.comm.size)
+            refusal = protocol.refusal(secure, len(spec.bringing(group.members)))
             if refusal is not None:
                 raise ConfigError(refusal)
             if spec.rows and "rows" not in protocol.gives:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchanges import Exchange, Row, open_exchange
+from silofl.aggregation.exchange_choice import open_exchange
+from silofl.aggregation.exchanges import Exchange, Row
 from silofl.aggregation.failure_marks import Deferred, ranks_text
 from silofl.aggregation.kept_sums import KeptSums
 from silofl.aggregation.shards import ALIGNMENT, Shards
@@ -85,7 +86,8 @@ class ReduceScatter:
             chunk = FAR_CHUNK_BYTES // dtype.itemsize
         self._width = chunk_width(self._longest, comm.size, dtype, chunk)
         length = (kept or 1) * (self.stop - self.start)
-        self.exchange: Exchange = open_exchange(comm, self._width, length, dtype, adds=adds)
+        sole = comm.members.index(shards.sole) if shards.sole in comm.members else None
+        self.exchange: Exchange = open_exchange(comm, self._width, length, dtype, adds=adds, sole=sole)
         self.sums = KeptSums(comm, shards, self.exchange, kept)
 
     def run(self, fill: Fill, fold: Fold) -> None:

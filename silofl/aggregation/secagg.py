@@ -73,7 +73,7 @@ class SecAggSum:
     ) -> None:
         bits = session.rules.bits
         self.session, self.spec = session, spec
-        shards = Shards(0, session.members, spec.replica_count, checkers=spec.recompute)
+        shards = Shards(0, session.members, spec.replica_count, checkers=spec.recompute, sole=spec.sole)
         self.wire = WireFormat(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
         self._spec_digest = spec_digest(spec, value_range, stochastic=stochastic)

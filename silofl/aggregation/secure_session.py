@@ -79,13 +79,14 @@ def _ephemeral(group: ElasticGroup, keys: list[bytes]) -> Roster:
     return Roster.ephemeral([(own | absent)[number] for number in range(group.members[-1] + 1)])
 
 
-def rules_for(comm: Communicator, config: SecureConfig, silos: int) -> Rules:
+def rules_for(comm: Communicator, config: SecureConfig, silos: int, helpers: int = 0) -> Rules:
     """The rules that [secure] names; `prg = "auto"` is settled between the ranks. Collective.
 
     The threshold is that of the run's `silos`, and falls with none that are lost: as few could open a secret.
+    `helpers`, ranks without data, have shares of secrets, too: with all of them as many silos open one.
     """
     prg = common_prg(comm) if config.prg == "auto" else config.prg
-    return Rules(prg, config.bits, threshold_of(config, silos), config.allow_two)
+    return Rules(prg, config.bits, threshold_of(config, silos) + helpers, config.allow_two)
 
 
 def common_prg(comm: Communicator) -> Prg:
@@ -105,13 +106,17 @@ def configured_session(
     config_digest: bytes,
     silos: int,
     signer: Signer | None = None,
+    *,
+    helpers: int = 0,
 ) -> SecureSession:
-    """The session that [secure] describes, of a run of `silos`; collective. ConfigError for unfit keys.
+    """The session that [secure] describes, of a run of `silos`, and `helpers` without data; collective.
+
+    ConfigError for unfit keys.
 
     `signer` is this silo's in the run; None: by [secure], else made for the session.
     """
     with raise_on_all_ranks(group.comm):
-        signer = signer or configured_signer(secure, group.silo_id, silos)
+        signer = signer or configured_signer(secure, group.silo_id, silos + helpers)
     identity, roster = (None, None) if signer is None else (signer.identity, signer.roster)
-    rules = rules_for(group.comm, secure, silos)
+    rules = rules_for(group.comm, secure, silos, helpers)
     return open_session(group, rules, config_digest, identity=identity, roster=roster)

@@ -46,12 +46,17 @@ class Shards:
     """Where slices begin and end, (n + 1,), if not by the size alone."""
     checkers: int = 0
     """How many members check what a server makes of its slice."""
+    sole: int | None = None
+    """The member that serves everything: the others' slices are empty. None: no such member."""
 
     @cached_property
     def bounds(self) -> list[int]:
         """Offsets (n + 1,) of the slices."""
         if self.offsets is not None:
             return list(self.offsets)
+        if self.sole in self.members:
+            before = self.members.index(self.sole)
+            return [0] * (before + 1) + [self.size] * (len(self.members) - before)
         serving = len(self.members) if self.servers is None else self.servers
         return slice_bounds(self.size, serving) + [self.size] * (len(self.members) - serving)
 

@@ -62,7 +62,7 @@ class AggregationSpec:
     Attributes:
         vectors: those of every contribution, in the order in which they lie on the wire.
         dtype: of the vectors, float32 or float64.
-        samples: as how many training samples this silo counts, at least 1.
+        samples: as how many training samples this silo counts, at least 1; a coordinator as 0.
         seed: of the run; stochastic rounding depends on it.
         config_digest: 32 bytes that every silo's messages are bound to.
         silos: how many the run has in all.
@@ -71,6 +71,8 @@ class AggregationSpec:
         rows: whether every silo's own slices are wanted beside the means.
         recompute: how many other ranks recompute the server's step of each slice, and therefore have its sum
             in memory of their own before it can be read.
+        coordinators: ranks that bring nothing to any sum; of the `silos` they are none.
+        sole: the one of them that serves everything; None where all silos serve.
     """
 
     vectors: tuple[VectorSpec, ...]
@@ -83,6 +85,12 @@ class AggregationSpec:
     scalars: tuple[str, ...] = field(default=())
     rows: bool = False
     recompute: int = 0
+    coordinators: tuple[int, ...] = ()
+    sole: int | None = None
+
+    def bringing(self, members: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of `members` that bring something."""
+        return tuple(member for member in members if member not in self.coordinators)
 
     def vector(self, name: str) -> VectorSpec:
         """The vector of that name."""

@@ -57,8 +57,8 @@ def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic:
         for one in spec.vectors
     ]
     rounding = [None if value_range is None else value_range.hex(), stochastic, spec.seed]
-    replicas = [spec.replica_count, spec.recompute]
-    whole = [vectors, str(spec.dtype), spec.silos, replicas, spec.scalars, spec.rows, rounding]
+    ranks = [spec.silos, spec.coordinators, spec.replica_count, spec.recompute]
+    whole = [vectors, str(spec.dtype), ranks, spec.scalars, spec.rows, rounding]
     return digest("what is added up", json.dumps(whole).encode())
 
 

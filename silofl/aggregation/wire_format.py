@@ -57,7 +57,7 @@ class WireFormat:
 
     def __init__(self, spec: AggregationSpec, bits: RingBits, shards: Shards, *, stochastic: bool) -> None:
         self.spec, self.bits, self._stochastic = spec, bits, stochastic
-        self._words, self._silos = ring_dtype(bits), len(shards.members)
+        self._words, self._silos = ring_dtype(bits), max(1, len(spec.bringing(shards.members)))
         self.formats: dict[str, NumberFormat] = {
             one.name: format_of(one).of(one, bits, self._silos, stochastic=stochastic) for one in spec.vectors
         }

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-from silofl.comm import argument_checks
+from silofl.comm import argument_checks, tree_gather
+from silofl.comm.group_tree import FlatTree, Groups, GroupTree, tree_of
 from silofl.comm.parting import Parting
 from silofl.comm.protocol import Messages, Pending
 from silofl.types import ReduceOp
@@ -45,6 +47,11 @@ class SharedState(Generic[Comm]):
         )
         self.on_mark: Callable[[str], None] | None = None if predecessor is None else predecessor.on_mark
         self.sent: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent
+        self.sent_far: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent_far
+        self.groups: Groups = () if predecessor is None else predecessor.groups
+        """How silos are grouped; empty where they are not."""
+        self.routed: bool = predecessor is None or predecessor.routed
+        """Whether messages pass through groups."""
         self.parting: Parting | None = None if predecessor is None else predecessor.parting
         """From ranks that are left out, where there are such."""
         self.corrupt_next = False
@@ -63,6 +70,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
 
     def __init__(self, rank: int, members: tuple[int, ...], state: SharedState[Comm]) -> None:
         self._rank, self._size, self._members, self._state = rank, len(members), members, state
+        self._trees: dict[Groups, GroupTree | None] = {}
 
     @property
     def rank(self) -> int:
@@ -84,45 +92,104 @@ class CommunicatorBase(ABC, Generic[Comm]):
         """Payload bytes sent to other ranks so far; see `Communicator.bytes_sent`."""
         return self._state.sent.total
 
-    def count_sent(self, nbytes: int) -> None:
+    @property
+    def bytes_between_groups(self) -> int:
+        """Of these what went to ranks of other groups; see `Communicator.bytes_between_groups`."""
+        return self._state.sent_far.total
+
+    def count_sent(self, nbytes: int, *, far: int = 0) -> None:
         """Add `nbytes` to `bytes_sent`; see `Communicator.count_sent`."""
         self._state.sent.add(nbytes)
+        self._state.sent_far.add(far)
+
+    @property
+    def groups(self) -> Groups:
+        """How silos are grouped; see `Communicator.groups`."""
+        return self._state.groups
+
+    def arrange(self, groups: Groups, *, routed: bool = True) -> None:
+        """Group silos; see `Communicator.arrange`."""
+        self._state.groups, self._state.routed = groups, routed
+        self._trees.clear()
+
+    @property
+    def tree(self) -> GroupTree | None:
+        """The ranks in their groups; see `Communicator.tree`."""
+        groups = self._state.groups
+        if groups not in self._trees:
+            tree = tree_of(groups, self._members) if groups else None
+            self._trees[groups] = tree if tree is None or self._state.routed else FlatTree(tree.root)
+        return self._trees[groups]
+
+    def _count(self, nbytes: int) -> None:
+        """Count what goes to each other rank."""
+        far = 0 if self.tree is None else len(self.tree.far(self._rank))
+        self.count_sent(nbytes * (self._size - 1), far=nbytes * far)
 
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order; lengths may differ and may be zero."""
-        self.count_sent(len(payload) * (self._size - 1))
-        return self._allgather_bytes(self._state.outgoing(payload))
+        if self.tree is None:
+            self._count(len(payload))
+            return self._allgather_bytes(self._state.outgoing(payload))
+        own = np.frombuffer(self._state.outgoing(payload), np.uint8)
+        lengths = np.empty(self._size, np.int64)
+        self._allgather(np.array([own.size], np.int64), lengths, [1] * self._size)
+        parts = [np.empty(length, np.uint8) for length in lengths.tolist()]
+        parts[self._rank] = own
+        self._give(self.tree, parts)
+        return [part.tobytes() for part in parts]
+
+    def _give(self, tree: GroupTree, parts: list[NDArray[Any]]) -> None:
+        """Have every rank's part (k,) on all; they are written to where they are not this rank's own."""
+        for sends, receives in tree_gather.messages(tree, parts, self._rank):
+            to = {rank: array.nbytes for array, rank in sends}
+            self.count_sent(sum(to.values()), far=sum(to[rank] for rank in tree.far(self._rank) & to.keys()))
+            arriving = [(array, rank) for rank, (array, _) in receives.items()]
+            self._exchange(sends, arriving).wait()
+            for array, targets in receives.values():
+                tree_gather.take(array, targets)
 
     def alltoall_bytes(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Send payloads[j] to rank j; return what each rank sent here, in rank order."""
         if len(payloads) != self._size:
             raise ValueError(f"alltoall_bytes needs one payload a rank: {self._size}, not {len(payloads)}")
-        self.count_sent(sum(map(len, payloads)) - len(payloads[self._rank]))
+        far = () if self.tree is None else self.tree.far(self._rank)
+        nbytes = sum(map(len, payloads)) - len(payloads[self._rank])
+        self.count_sent(nbytes, far=sum(len(payloads[rank]) for rank in far))
         return self._alltoall_bytes([self._state.outgoing(payload) for payload in payloads])
 
     def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
         """The root's payload, on every rank; what other ranks pass is ignored."""
         payload = payload if self._rank == root else b""
-        self.count_sent(len(payload) * (self._size - 1))
+        self._count(len(payload))
         return self._broadcast_bytes(payload, root)
 
     def allreduce(self, values: NDArray[Any], op: ReduceOp = "sum") -> NDArray[Any]:
         """Elementwise reduction, a new array; see `Communicator.allreduce`."""
         argument_checks.check_reduce(values, op)
-        self.count_sent(round(values.nbytes * 2 * (self._size - 1) / self._size))
+        around = round(values.nbytes * 2 * (self._size - 1) / self._size)
+        far = self.tree is not None and (self._rank + 1) % self._size in self.tree.far(self._rank)
+        self.count_sent(around, far=around * far)
         return self._allreduce(values, op)
 
     def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
         """Send row j of `send` to rank j; see `Communicator.alltoall`."""
         argument_checks.check_alltoall(send, receive, self._size)
-        self.count_sent(send.nbytes - send.nbytes // self._size)
+        self._count(send.nbytes // self._size)
         self._alltoall(send, receive)
 
     def allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: Sequence[int]) -> None:
         """Concatenate every rank's `send` into `receive`; see `Communicator.allgather`."""
         argument_checks.check_allgather(send, receive, counts, self._rank, self._size)
-        self.count_sent(send.nbytes * (self._size - 1))
-        self._allgather(send, receive, [int(count) for count in counts])
+        lengths = [int(count) for count in counts]
+        if self.tree is None:
+            self._count(send.nbytes)
+            self._allgather(send, receive, lengths)
+            return
+        parts = np.split(receive.reshape(-1), np.cumsum(lengths)[:-1])
+        if not argument_checks.is_same_memory(send, parts[self._rank]):
+            parts[self._rank][:] = send.reshape(-1)
+        self._give(self.tree, [part.view(np.uint8) for part in parts])
 
     def exchange(self, sends: Messages, receives: Messages) -> Pending:
         """Messages between pairs of ranks; see `Communicator.exchange`."""

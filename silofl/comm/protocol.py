@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.comm.by_host import Hosts
+from silofl.comm.group_tree import Groups, GroupTree
 from silofl.types import ReduceOp
 
 Messages = Sequence[tuple[NDArray[Any], int]]
@@ -103,8 +104,30 @@ class Communicator(Protocol):
         Counted when a call begins: one that fails counts in full, and one that is repeated counts again.
         """
 
-    def count_sent(self, nbytes: int) -> None:
-        """Add to `bytes_sent` what other ranks may now read in this rank's shared memory. Not collective."""
+    @property
+    def bytes_between_groups(self) -> int:
+        """What of `bytes_sent` went to ranks of other groups, of the widest; 0 where there are none."""
+
+    def count_sent(self, nbytes: int, *, far: int = 0) -> None:
+        """Add to `bytes_sent` what other ranks may now read in this rank's shared memory. Not collective.
+
+        `far`: what of it ranks of other groups read.
+        """
+
+    @property
+    def groups(self) -> Groups:
+        """How silos are grouped, by silo id, also those that are lost; empty where they are not."""
+
+    def arrange(self, groups: Groups, *, routed: bool = True) -> None:
+        """Group silos from here on, in duplicates and successors, too. Not collective; the same on all ranks.
+
+        What a rank gives to all then crosses to each group once, and passes from rank to rank there. Not
+        `routed`: messages go as they do without groups, and what passes between them is counted.
+        """
+
+    @property
+    def tree(self) -> GroupTree | None:
+        """The ranks in their groups; None where they are not grouped, or one group alone is left."""
 
     def barrier(self) -> None:
         """Return when every rank has called."""

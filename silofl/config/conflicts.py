@@ -18,6 +18,7 @@ from silofl.config.prune_rules import prune_rules
 from silofl.config.rank_rules import rank_rules
 from silofl.config.rate_rules import rate_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
+from silofl.config.topology_rules import topology_rules
 from silofl.config.watched_rules import watched_rules
 from silofl.errors import ConfigError
 from silofl.personal import registry as methods
@@ -40,7 +41,7 @@ def found(config: Config) -> Iterator[str]:
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy) + watched_rules(config, strategy)
     rules += rate_rules(config, strategy, methods.build(config.personal))
-    rules += rank_rules(config, strategy, methods.build(config.personal))
+    rules += rank_rules(config, strategy, methods.build(config.personal)) + topology_rules(config)
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)

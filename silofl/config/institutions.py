@@ -3,6 +3,7 @@
     [[institution]]
     name = "north"
     host = "gpu1.north.example"      # of `silofl launch`; here where it is not given
+    label = "eu/de"                  # of its group, where topology.groups = "label"
     identity = "keys/north.pem"      # secure.identity
     device = "cuda:0"                # train.device
     data.path = "/data/cohort.csv"   # and every other key that may differ from silo to silo
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ SHORT = {"identity": ("secure", "identity"), "device": ("train", "device")}
 """Keys of an institution that stand for one of a section."""
 ALL_OR_NONE = (("data", "path"), ("run", "dir"), ("secure", "identity"))
 """Where one institution has its own, the others' would be nobody's."""
-_TABLE = "institution"
+_TABLE, _DATA = "institution", ("data", "path")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 Key = tuple[str, str]
 
@@ -37,6 +38,8 @@ class Institution:
     name: str
     host: str
     """Where its rank runs; empty where that is not said."""
+    label: str
+    """Of its group, such as "eu/de"; empty where it has none."""
     own: Mapping[Key, Any]
     """Its own values by section and key."""
 
@@ -49,8 +52,12 @@ class Institution:
         return merged
 
 
-def taken_from(tables: dict[str, Any], local_keys: Collection[Key]) -> tuple[Institution, ...]:
+def taken_from(
+    tables: dict[str, Any], local_keys: Collection[Key], without_data: Collection[int] = ()
+) -> tuple[Institution, ...]:
     """Take `[[institution]]` out of a file's tables; none without it. `local_keys` are those that may differ.
+
+    Those numbered in `without_data` need no path of data.
 
     Raises ConfigError: one sentence, with the institution's name.
     """
@@ -62,12 +69,13 @@ def taken_from(tables: dict[str, Any], local_keys: Collection[Key]) -> tuple[Ins
     found = tuple(_institution(entry, number, local_keys) for number, entry in enumerate(entries))
     _refuse_same_names(found)
     for key in dict.fromkeys(key for one in found for key in one.own):
-        _refuse_half_given(found, key, tables)
+        having = [one for number, one in enumerate(found) if key != _DATA or number not in without_data]
+        _refuse_half_given(having, key, tables)
     return found
 
 
 def _institution(entry: dict[str, Any], number: int, local_keys: Collection[Key]) -> Institution:
-    name, host = entry.get("name"), entry.get("host", "")
+    name, host, label = entry.get("name"), entry.get("host", ""), entry.get("label", "")
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise ConfigError(
             f'[[institution]] number {number + 1} has no name: give it one, such as name = "north"'
@@ -75,15 +83,17 @@ def _institution(entry: dict[str, Any], number: int, local_keys: Collection[Key]
     who = f"institution {name!r}"
     if not isinstance(host, str) or (host and not _HOST.fullmatch(host)):
         raise ConfigError(f"{who}: host = {host!r} is no name of a host")
+    if not isinstance(label, str) or (label and not all(part.strip() for part in label.split("/"))):
+        raise ConfigError(f'{who}: label = {label!r} is none: give it a text, such as "de" or "eu/de"')
     own: dict[Key, Any] = {}
     for word, value in entry.items():
-        if word in ("name", "host"):
+        if word in ("name", "host", "label"):
             continue
         for key, one in _keys(word, value, who, local_keys):
             if key in own:
                 raise ConfigError(f"{who} has {word} and {'.'.join(key)}, which are the same: remove one")
             own[key] = one
-    return Institution(name, host, own)
+    return Institution(name, host, label, own)
 
 
 def _keys(word: str, value: Any, who: str, local_keys: Collection[Key]) -> list[tuple[Key, Any]]:
@@ -99,7 +109,7 @@ def _keys(word: str, value: Any, who: str, local_keys: Collection[Key]) -> list[
 
 
 def _unknown(who: str, word: str, local_keys: Collection[Key]) -> ConfigError:
-    known = ["name", "host", *SHORT, *sorted(".".join(key) for key in local_keys)]
+    known = ["name", "host", "label", *SHORT, *sorted(".".join(key) for key in local_keys)]
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
     return ConfigError(
@@ -115,9 +125,11 @@ def _refuse_same_names(found: tuple[Institution, ...]) -> None:
         raise ConfigError(f"two institutions are named {twice!r}: give each a name of its own")
 
 
-def _refuse_half_given(found: tuple[Institution, ...], key: Key, tables: Mapping[str, Any]) -> None:
+def _refuse_half_given(found: Sequence[Institution], key: Key, tables: Mapping[str, Any]) -> None:
     name = ".".join(key)
-    having = next(one for one in found if key in one.own)
+    having = next((one for one in found if key in one.own), None)
+    if having is None:
+        return
     section = tables.get(key[0])
     if isinstance(section, dict) and key[1] in section:
         raise ConfigError(

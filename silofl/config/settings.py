@@ -11,9 +11,11 @@ from typing import Any
 from silofl import config as configuration
 from silofl.config import LOCAL_KEYS, Config
 from silofl.config.institutions import Institution, taken_from
+from silofl.config.topology_section import coordinators_of, group_by_labels
 from silofl.errors import ConfigError
 
 DEFAULT_SILOS = 4
+_PATH = ("data", "path")
 _OF_INSTITUTIONS = LOCAL_KEYS - {("run", "display")}
 
 
@@ -79,11 +81,20 @@ class Settings:
             return configuration.checked(dict(self._tables))
         one = self.institutions[number]
         try:
-            return configuration.checked(one.applied(self._tables))
+            return configuration.checked(self._applied(one, number))
         except ConfigError as error:
             if self._shared_mistake() == str(error):
                 raise
             raise ConfigError(f"institution {one.name!r}: {error}", rank=error.rank) from None
+
+    def _applied(self, one: Institution, number: int) -> dict[str, Any]:
+        """An institution's tables; of a coordinator with a path that nothing reads, where others have one."""
+        found = one.applied(self._tables)
+        paths = any(_PATH in other.own for other in self.institutions)
+        without = coordinators_of(self._tables.get("topology"), len(self.institutions))
+        if paths and number in without and _PATH not in one.own and isinstance(found.get("data", {}), dict):
+            found.setdefault("data", {})["path"] = "unread"
+        return found
 
     def _shared_mistake(self) -> str:
         """What is wrong with what all institutions share; empty where nothing is."""
@@ -106,4 +117,8 @@ def of_tables(tables: Mapping[str, Any], path: str | Path = "the configuration")
     mine = deepcopy(dict(tables))
     if isinstance(run := mine.setdefault("run", {}), dict):
         run.setdefault("name", "run")
-    return Settings(Path(path), taken_from(mine, _OF_INSTITUTIONS), mine)
+    entries = mine.get("institution")
+    ranks = len(entries) if isinstance(entries, list) else 1
+    found = taken_from(mine, _OF_INSTITUTIONS, coordinators_of(mine.get("topology"), ranks))
+    group_by_labels(mine.get("topology"), [one.label for one in found])
+    return Settings(Path(path), found, mine)

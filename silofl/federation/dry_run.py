@@ -23,6 +23,7 @@ from silofl.federation.failure.policy import describe_policy
 from silofl.federation.first_models import weights_mismatch
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
+from silofl.federation.no_data import data_of
 from silofl.federation.participation import describe_participation, refuse_unfit
 from silofl.federation.privacy import budget_place, compressed_noise
 from silofl.federation.privacy.compressed_noise import sent_values, way_of
@@ -34,7 +35,7 @@ from silofl.federation.schema import describe_schema, schema_mismatch, schema_no
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
-from silofl.federation.traffic import TrialRound
+from silofl.federation.traffic import Sent, TrialRound
 from silofl.federation.units import unit_notes
 from silofl.federation.watched_metrics import refuse_unknown
 from silofl.privacy.band_choice import better
@@ -55,8 +56,8 @@ from silofl.tasks.heads.base import target_names
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.recipe_making import Agreed, described, numeric_schema
 from silofl.tasks.user_code import UserCode
-from silofl.topologies.arrangements.registry import refuse_ranks
-from silofl.topologies.registry import topology_of
+from silofl.topologies.arrangements.registry import refuse_ranks, with_data
+from silofl.topologies.registry import arrangement_of, topology_of
 from silofl.training.pruned_weights import weights_of
 
 SMOOTHING = 0.5
@@ -95,7 +96,8 @@ def _dry_run(
     for number in every.seen:
         refuse_conflicts(every.config(number))
     refuse_ranks(config.topology, silos)
-    refuse_unfit(config, silos)
+    counted = with_data(config.topology, silos)
+    refuse_unfit(config, counted)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
     if isinstance(first_task, Files) and first_task.federated:
@@ -113,7 +115,8 @@ def _dry_run(
     for number in every.seen:
         code, task, mine = UserCode(number, alone=True), every.task(number), every.config(number)
         devices = every.devices(number)
-        silo = Silo(mine, task, number, silos, devices[0], code=code)
+        data = data_of(mine, task, code, silos)
+        silo = Silo(mine, task, number, counted, devices[0], code=code, data=data)
         first = first or silo
         names.append(silo.metric_names)
         weights[number] = silo.weights
@@ -234,7 +237,8 @@ def _sizes(
     way = Compression.of(config.compress) if not words else way_of(config)
     trial = replace(trial, compression=way or (WHOLE if config.prune.active else None))
     privacy, weak = _privacy(config, rows, silo, every)
-    name = protocol_name(config.secure, silos)
+    counted = with_data(config.topology, silos)
+    name, sent = protocol_name(config.secure, counted), trial.sent(spec)
     return DryRun(
         silos=rows,
         columns=describe_schema(silo.schema),
@@ -242,12 +246,13 @@ def _sizes(
         strategy=config.strategy.name,
         rounds=config.run.rounds,
         personal=_personal(config),
-        participation=describe_participation(config, silos),
+        participation=describe_participation(config, counted),
         protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
-        keys=describe_keys(config.secure, silos),
-        bears=PROTOCOLS[name].bears(config.secure, silos),
+        keys=describe_keys(config.secure, counted),
+        bears=PROTOCOLS[name].bears(config.secure, counted),
         steps=describe_recomputation(config, silos),
-        bytes_sent_per_round=trial.sent(spec).bytes,
+        bytes_sent_per_round=sent.bytes,
+        between_groups=_between(config, trial, spec, sent),
         bytes_sent_pruned=_bytes_sent_pruned(config, silo, trial, spec),
         link="" if link is None else link.describe(replace(trial, far=True).sent(spec)),
         memory_mib=_memory(silo, strategy, spec) / MIB,
@@ -272,6 +277,15 @@ def _bytes_sent_pruned(config: Config, silo: Silo, trial: TrialRound, spec: Aggr
     dense = np.ones(silo.model.trainable, np.bool_)
     left = rule.kept(silo.initial()[: silo.model.trainable], dense, weights, rule.end)
     return trial.sent(pruned_spec(spec, left)).bytes
+
+
+def _between(config: Config, trial: TrialRound, spec: AggregationSpec, sent: Sent) -> str:
+    """What passes between groups in a round, beside what would without them; empty where none are known."""
+    groups = arrangement_of(config.topology).grouped(())
+    if not groups:
+        return ""
+    flat = replace(trial, flat=groups).sent(spec).between
+    return f"{sent.between / MIB:.3f} MiB between groups in a round, {flat / MIB:.3f} MiB without groups"
 
 
 def _personal(config: Config) -> str:

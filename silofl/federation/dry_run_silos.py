@@ -12,6 +12,7 @@ from silofl.federation.silo import place
 from silofl.launcher.hosts import is_local
 from silofl.tasks import early
 from silofl.tasks import registry as tasks
+from silofl.topologies.arrangements.registry import coordinators
 
 if TYPE_CHECKING:
     from silofl.tasks.base import Task
@@ -30,7 +31,8 @@ class DryRunSilos:
         self.count, self._config, self._own, self._institutions = silos, config, own, institutions
         self._tasks: dict[int, Task] = {}
         self._unseen = [number for number in range(len(institutions)) if self._is_elsewhere(number)]
-        self.seen = [number for number in range(silos) if number not in self._unseen]
+        self._without = coordinators(config.topology, silos)
+        self.seen = [number for number in range(silos) if number not in {*self._unseen, *self._without}]
         if not self.seen:
             raise ConfigError("no institution's data is seen from here: check on a host that has one's")
 
@@ -62,8 +64,9 @@ class DryRunSilos:
         return self._institutions[silo].name if self._institutions else ""
 
     def notes(self) -> list[str]:
-        """What is not seen from here."""
-        return [
+        """What is not seen from here, and which ranks have no data."""
+        without = [f"rank {number} is the coordinator: it has no data" for number in self._without]
+        return without + [
             f"silo {number}: the data of {self.name(number)} is on {self._institutions[number].host} and not "
             "seen from here, so that figures are without its records: run silofl check there, too"
             for number in self._unseen

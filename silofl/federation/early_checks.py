@@ -24,7 +24,7 @@ from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.report.loggers import registry as loggers_of
 from silofl.tasks import early as tasks
-from silofl.topologies.arrangements.registry import refuse_ranks
+from silofl.topologies.arrangements.registry import coordinators, refuse_ranks, with_data
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def topology(start: Start) -> None:
 
 def number_of_silos(start: Start) -> None:
     """So many silos can run the protocol."""
-    secure = start.config.secure
-    refusal = choose_protocol(secure, start.silos).refusal(secure, start.silos)
+    secure, silos = start.config.secure, with_data(start.config.topology, start.silos)
+    refusal = choose_protocol(secure, silos).refusal(secure, silos)
     if refusal is not None:
         raise ConfigError(refusal, rank=0)
 
 
 def participation(start: Start) -> None:
     """So many silos can take part in a round as [run] says."""
-    refuse_unfit(start.config, start.silos)
+    refuse_unfit(start.config, with_data(start.config.topology, start.silos))
 
 
 def faults(start: Start) -> None:
@@ -110,7 +110,7 @@ def loggers(start: Start, silo: int) -> None:
 
 def task_and_data(start: Start, silo: int) -> None:
     """The task and the silo's files are there, and what reads these is installed."""
-    if not start.own_task:
+    if not (start.own_task or silo in coordinators(start.config.topology, start.silos)):
         tasks.refuse_early(start.config, silo)
 
 

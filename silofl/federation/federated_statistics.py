@@ -26,6 +26,7 @@ from silofl.tasks.heads import Head, head_of
 from silofl.tasks.readers import Samples
 from silofl.tasks.recipe_making import numeric_schema
 from silofl.tasks.table_statistics import Json, Shown, table_statistics
+from silofl.topologies.arrangements.registry import coordinators
 
 FILE = "stats.json"
 
@@ -69,6 +70,11 @@ def refuse_unfit(config: Config, noise_multiplier: float | None) -> None:
         )
     if noise_multiplier is not None and not 0 < noise_multiplier < math.inf:
         raise ConfigError(f"--noise-multiplier {noise_multiplier} is no number above 0: correct it")
+    if coordinators(config.topology, 1):
+        raise ConfigError(
+            f'silofl stats is of ranks that all have data, and topology.name = "{config.topology.name}": add '
+            "--set topology.name=sharded, and start a rank for each of them alone"
+        )
     if config.task.factory or config.task.name != "files":
         raise ConfigError('silofl stats reads tables: set task.name = "files" and data.path')
 

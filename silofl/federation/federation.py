@@ -19,6 +19,7 @@ from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.federation.attendance import Attendance
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -31,6 +32,7 @@ from silofl.federation.origin import Origin
 from silofl.federation.participation import Participation
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
+from silofl.federation.secure_conflicts import in_the_clear
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
@@ -39,6 +41,7 @@ from silofl.federation.watched_metrics import WatchedMetrics
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
+from silofl.topologies.arrangements import registry as arrangements
 from silofl.topologies.base import Topology
 from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import topology_of
@@ -84,7 +87,7 @@ class Federation:
 
     def own_values(self, round_number: int) -> Vector:
         """(d,) the model that this silo has: the global one, or one of several; see `Silo.model_of`."""
-        if len(self.context.strategy.models) == 1:
+        if len(self.context.strategy.models) == 1 or not self.silo.samples:
             return self.values
         return self.silo.model_of(self.start(round_number))
 
@@ -101,25 +104,12 @@ class Federation:
         return self.topology.members
 
     def absent(self, round_number: int) -> tuple[int, ...]:
-        """The silos that sit a round out; the same on every rank. StoppedError where it must stay closed.
-
-        Where it was opened before they are those of then. In a resync none does that could take part.
-        """
-        context, members = self.context, self.members
-        openings, draws = context.openings, context.participation
-        if openings is not None and openings.was_opened(round_number):
-            return openings.absent(round_number, members)
-        if draws is None or context.membership.resync:
-            return ()
-        drawn = draws.drawn(round_number, members)
-        return tuple(silo for silo in members if silo not in drawn)
+        """The silos that sit a round out; the same on every rank: see `Attendance`."""
+        return self.context.attendance.absent(round_number, self.members)
 
     def authorize(self, round_number: int, silos: tuple[int, ...]) -> None:
         """See `Authorizer`."""
-        if self.context.participation is not None:
-            self.context.participation.refuse_too_few(round_number, silos)
-        if self.context.openings is not None:
-            self.context.openings.authorize(round_number, silos)
+        self.context.attendance.authorize(round_number, silos)
 
     def may_show_metrics(self, round_number: int) -> bool:
         """Whether the federation's metrics of a round may be added up; the same on every rank."""
@@ -130,17 +120,9 @@ class Federation:
         notices = list(self.context.origin.notices)
         notices += [] if self.privacy is None else self.privacy.begin(committed)
         if self.context.openings is not None:
-            draws = self.context.participation
-            drawn = () if draws is None else (draws.drawn,)
-            notices += self.context.openings.begin(committed, *drawn)
+            notices += self.context.openings.begin(committed, self.context.attendance.drawn)
         notices += self.silo.notices()
-        secure, silos = self.context.config.secure, self.context.silos
-        if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
-            why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
-            why += "three or more are protected"
-            if silos == 1:
-                why = "one silo trains alone; start all by one `silofl launch -n N` or `mpirun -n N`"
-            notices.append(f"updates are added up in the clear: {why}")
+        notices += in_the_clear(self.context.config.secure, self.context.with_data)
         return notices
 
     @property
@@ -207,7 +189,7 @@ class RunContext:
     config: Config
     silo: Silo
     silos: int
-    """How many the run has in all."""
+    """How many ranks the run has in all."""
     strategy: Strategy
     privacy: PrivacyEngine | None
     membership: MembershipTracker
@@ -271,9 +253,24 @@ class RunContext:
         return parts_of(self)
 
     @cached_property
+    def coordinators(self) -> tuple[int, ...]:
+        """The ranks without data."""
+        return arrangements.coordinators(self.config.topology, self.silos)
+
+    @property
+    def with_data(self) -> int:
+        """How many silos are added up."""
+        return self.silos - len(self.coordinators)
+
+    @cached_property
+    def attendance(self) -> Attendance:
+        """Which silos are in a round's sum."""
+        return Attendance(self.openings, self.participation, self.membership, self.coordinators)
+
+    @cached_property
     def participation(self) -> Participation | None:
         """Which silos are drawn for a round, where not all take part."""
-        return Participation.of(self.config, self.silos)
+        return Participation.of(self.config, self.with_data)
 
     def aggregator(self, fragment: int = 0) -> Aggregator:
         """The aggregator of a fragment for the silos that are there; collective."""
@@ -283,7 +280,7 @@ class RunContext:
         build = partial(protocols.build, self.group, secure, signer=self.trust.signer)
         if self.privacy is None:
             way, left = Compression.of(self.config.compress), self.feedback.residuals
-            words = protocols.choose_protocol(secure, self.silos).private
+            words = protocols.choose_protocol(secure, self.with_data).private
             return summed(self.group, build, spec, way, left, words=words, kept=kept_of(self.mask))
         return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
 

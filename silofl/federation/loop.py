@@ -23,6 +23,7 @@ from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.failure.respawner import RejoinState, respawn_failed
 from silofl.federation.federation import RunContext
+from silofl.federation.no_data import told_columns
 from silofl.federation.preparation import Prepared, prepare
 from silofl.federation.privacy import guarantee
 from silofl.federation.results import conclude, finish
@@ -93,12 +94,13 @@ def _train_prepared(prepared: Prepared, task: Task | None, stop: StopRequest) ->
         built.agree(statistics.preprocessing)
     code = UserCode(group.silo_id, path)
     data = read_data(group, config, built, code, silos, prepared.local_rank)
+    data = told_columns(group, config, built, data, silos)
     same = group.step(lambda: agree_on_schema(group.comm, data.schema))  # before a model is made
     notices = [*prepared.notices, *same]
     silo = build_silo(group, config, built, code, silos, prepared.local_rank, data)
     model, columns = silo.model.fingerprint(), digest(silo.schema)
     told = what_returning_silos_are_told(
-        trust, prepared.place.told(path), dumps(statistics) if statistics else ""
+        trust, prepared.place.told(path), dumps(statistics) if statistics else "", group.comm.groups
     )
     admission = group.step(lambda: Admission.of(group.comm, config, group.silo_id, model, columns, signer))
     respawns = group.step(

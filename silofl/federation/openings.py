@@ -16,6 +16,7 @@ from silofl.config import Config
 from silofl.errors import CheckpointError, SiloflError, StoppedError
 from silofl.federation.stateful import Json, Part, State
 from silofl.report.round_metrics import silos_text
+from silofl.topologies.arrangements.registry import with_data
 
 Draw = Callable[[int, Silos], Silos]
 """draw(round, silos): which of them take part in a round."""
@@ -39,7 +40,7 @@ class Openings(Part):
     name = "openings"
 
     def __init__(self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int) -> None:
-        self._group, self._silos, self._fewest = group, silos, fewest
+        self._group, self._silos, self.fewest = group, silos, fewest
         self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
         self._before: dict[int, list[Opening]] = {}
         """What any silo's log has of rounds that are taken again; the same on every rank."""
@@ -48,10 +49,11 @@ class Openings(Part):
     @classmethod
     def of(cls, group: ElasticGroup, config: Config, path: Path, run: str, silos: int) -> Openings | None:
         """This rank's, as [secure] says; None where the protocol keeps no secret."""
-        protocol = choose_protocol(config.secure, silos)
+        counted = with_data(config.topology, silos)
+        protocol = choose_protocol(config.secure, counted)
         if not protocol.private:
             return None
-        return cls(group, path, run, silos, protocol.fewest(config.secure, silos))
+        return cls(group, path, run, silos, protocol.fewest(config.secure, counted))
 
     def newest_with_others(self) -> int:
         """The newest round that any silo's log has as opened with silos that are not here; 0 without one.
@@ -104,8 +106,8 @@ class Openings(Part):
             openings = [Opening.checked(one, self._silos) for one in told]
         except CheckpointError as error:
             raise refused(silo, error) from None
-        if any(len(one.silos) < self._fewest for one in openings):
-            raise refused(silo, f"it tells of a sum over fewer than {self._fewest} silos")
+        if any(len(one.silos) < self.fewest for one in openings):
+            raise refused(silo, f"it tells of a sum over fewer than {self.fewest} silos")
         return openings
 
     def _refuse_contradictions(self, every: dict[int, list[Opening]]) -> None:

@@ -32,8 +32,11 @@ from silofl.federation.left_out import leave_out
 from silofl.federation.own_log import note, notices_kept, own_log_path
 from silofl.federation.run_trust import agree_on_run
 from silofl.federation.schema import agree_on_schema
-from silofl.tasks.early import read_early
+from silofl.tasks.early import own_files, read_early
 from silofl.tasks.readers import Samples
+from silofl.topologies.arrangements import registry as arrangements
+from silofl.topologies.arrangements.registry import coordinators
+from silofl.topologies.grouping import arrange
 
 
 @dataclass
@@ -70,7 +73,8 @@ def prepare(
     """
     start, place = Start(config, comm.size, resume, own_task), Place.own(comm.local_rank)
     with raise_on_all_ranks(comm):
-        reason = stop_reason(config, comm.size, several_hosts=comm.several_hosts)
+        several = comm.several_hosts
+        reason = stop_reason(config, comm.size, several_hosts=several, groups=lambda: comm.groups)
     group = ElasticGroup(comm, stop_reason=reason)
     group.step(lambda: agree_on_version_and_config(group.comm, config))
     with ExitStack() as stack:
@@ -78,12 +82,13 @@ def prepare(
         group.step(lambda: peers.connect(group.comm))  # a link may be cut while ranks are set up, too
         notices = _leave_out(group, start)  # first: what is wrong with lost files ends nothing
         group.step(lambda: _check(group, start))
+        arrange(group, arrangements.build(config.topology))
         own = for_silo(config, group.silo_id)
         path = group.step(lambda: rundir.choose(group.comm, own, resume=resume))
         on_directory(path)
         _begin_log(group, path, start.silos)
         trust = group.step(lambda: agree_on_run(group, config, path, start.silos, resume=resume))
-        samples = None if own_task else group.step(lambda: _read(group, config, path))
+        samples = None if own_task else group.step(lambda: _read(group, config, path, start.silos))
         stack.pop_all()
     return Prepared(start, group, peers, comm.local_rank, place, path, trust, notices, samples)
 
@@ -112,14 +117,15 @@ def _check(group: ElasticGroup, start: Start) -> None:
         refuse_early(start, [group.silo_id])
 
 
-def _read(group: ElasticGroup, config: Config, path: Path) -> Samples | None:
+def _read(group: ElasticGroup, config: Config, path: Path, silos: int) -> Samples | None:
     """The silo's own files, whose columns are the other silos'.
 
     What may be a value goes into the silo's own log, in the run directory `path`, and to no other rank.
     """
     with raise_on_all_ranks(group.comm), notices_kept(config, path, group.silo_id):
         try:
-            samples = read_early(config, group.silo_id)
+            without = group.silo_id in coordinators(config.topology, silos)
+            samples = None if without else read_early(config, group.silo_id)
         except DataError as error:
             if not error.own:
                 raise
@@ -127,6 +133,6 @@ def _read(group: ElasticGroup, config: Config, path: Path) -> Samples | None:
             where = own_log_path(path, group.silo_id)
             said = f"{error}; names are in {where}, for silo {group.silo_id} alone"
             raise DataError(said, rank=error.rank) from None
-    if samples is not None:
-        agree_on_schema(group.comm, (*samples.schema, *samples.targets))
+    if own_files(config) is not None:
+        agree_on_schema(group.comm, None if samples is None else (*samples.schema, *samples.targets))
     return samples

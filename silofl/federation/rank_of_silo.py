@@ -36,10 +36,12 @@ from silofl import console
 from silofl.comm.collective_errors import describe
 from silofl.config import TrainConfig
 from silofl.errors import ConfigError, SiloflError, TrainingError
+from silofl.federation.no_data import data_of
 from silofl.federation.silo import Silo, place
 from silofl.federation.team import KEY, Told
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
+from silofl.topologies.arrangements.registry import with_data
 from silofl.training.batches import Part
 from silofl.training.device import explained
 from silofl.training.local_batches import LocalBatches
@@ -63,7 +65,9 @@ class RankOfSilo:
         code = UserCode(told.silo, told.folder)
         task = _task(told)
         with console.data_told_to(lambda text: None):  # which the first rank tells
-            self._silo = silo = Silo(config, task, told.silo, told.silos, device, code=code)
+            counted = with_data(config.topology, told.silos)
+            data = data_of(config, task, code, told.silos)
+            self._silo = silo = Silo(config, task, told.silo, counted, device, code=code, data=data)
         self._number = told.silo
         line.send(layout(silo.model, silo.train))
         line.recv()  # that they are so everywhere, and the memory as long

@@ -7,6 +7,7 @@ from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.config import Config
 from silofl.federation.failure.policy import replicas
 from silofl.privacy.places import PLACES
+from silofl.topologies.arrangements.registry import with_data
 
 
 def recomputations(config: Config, silos: int) -> int:
@@ -15,7 +16,7 @@ def recomputations(config: Config, silos: int) -> int:
     Noise that servers add is different on each of them.
     """
     same = config.privacy.unit == "none" or PLACES[config.privacy.place].repeatable
-    if not same or not choose_protocol(config.secure, silos).commits:
+    if not same or not choose_protocol(config.secure, with_data(config.topology, silos)).commits:
         return 0
     return min(config.secure.recompute, silos - 1)
 

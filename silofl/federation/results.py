@@ -92,6 +92,7 @@ def _report(state: RunState, result: RoundResult, affordable: Result[int], *, as
         "affordable": 0 if affordable.error(0) else affordable.value(),
         "epsilon": federation.epsilon() if state.group.comm.rank == 0 else None,
         "clip_norm": federation.clip_norm,
+        "between": result.bytes_between_groups,
         "listens": isinstance(federation.silo.task, ListeningTask),
         "watched": {} if watched is None else {one: result.metrics.values.get(one) for one in watched.names},
     }
@@ -116,6 +117,7 @@ def _checked(report: Any, silo: int) -> Json:
             "affordable": int(report["affordable"]),
             "epsilon": _number(report["epsilon"]),
             "clip_norm": _number(report["clip_norm"]),
+            "between": None if report["between"] is None else int(report["between"]),
             "listens": report["listens"] is True,
             "watched": {str(name): _number(value) for name, value in report["watched"].items()},
         }

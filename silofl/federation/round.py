@@ -58,6 +58,8 @@ class RoundResult:
     """Which part of the weights that may be pruned is left after it; None where nothing is."""
     bytes_sent: int = 0
     """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
+    bytes_between_groups: int | None = None
+    """What of it went to ranks of other groups; None where there are no groups."""
 
     def shown(self, config: Config) -> Own:
         """What of its own a silo shows: nothing without noise that its training data decided."""
@@ -76,7 +78,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     """
     group = federation.group
     group.comm.mark("train")
-    sent = group.comm.bytes_sent
+    sent, far = group.comm.bytes_sent, group.comm.bytes_between_groups
     federation.topology.begin(number)
     with clock.phase("aggregate"):
         federation.follow_mask()
@@ -108,6 +110,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.bytes_sent = group.comm.bytes_sent - sent
+        if group.comm.groups:
+            result.bytes_between_groups = group.comm.bytes_between_groups - far
         result.density = _prune(federation, number)
         if federation.privacy is not None:
             federation.privacy.complete(aggregator, number)
@@ -236,7 +240,8 @@ def _server_step(federation: Federation, fitted: Fitted, number: int) -> None:
     """Step the shared vectors, for all ranks; the update's memory is written over. Collective."""
     membership = federation.context.membership
     federation.topology.step(fitted.contribution.vectors["update"], resync=membership.resync)
-    if not federation.absent(number):  # else the state of a silo is still missing
+    left_out = {*federation.absent(number)} - {*federation.context.coordinators}
+    if not left_out:  # else the state of a silo is still missing
         membership.resync = False
 
 
@@ -251,7 +256,7 @@ def _prune(federation: Federation, number: int) -> float | None:
 
 def fewest_in_metrics(federation: Federation) -> int:
     """Of how many silos a metric has to be that is shown: a sum over fewer would be those silos' own."""
-    config, silos = federation.context.config, federation.context.silos
+    config, silos = federation.context.config, federation.context.with_data
     protocol = choose_protocol(config.secure, silos)
     if config.shares_silo_metrics or not protocol.private:
         return 1

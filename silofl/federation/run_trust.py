@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,16 @@ from silofl.errors import ConfigError, MismatchError
 from silofl.federation.first_keys import common_roster, make_keys, prove_keys, returning_keys
 from silofl.federation.privacy import release_log
 from silofl.federation.rundir import own_path
+from silofl.topologies.arrangements.base import Groups
+from silofl.topologies.arrangements.registry import with_data
 
 CHECKPOINTS = "checkpoints"
 
 
 def own_trust(config: Config, silo: int, silos: int) -> Trust:
     """This silo's, by its identity and roster; ConfigError where they do not fit. Not collective."""
-    fewest = choose_protocol(config.secure, silos).fewest(config.secure, silos)
+    counted = with_data(config.topology, silos)
+    fewest = choose_protocol(config.secure, counted).fewest(config.secure, counted)
     secure = for_silo(config, silo).secure
     return Trust(None, configured_signer(secure, silo, silos), fewest)
 
@@ -50,15 +54,23 @@ def returning_trust(config: Config, silo: int, silos: int, told: Mapping[str, st
     return trust
 
 
-def what_returning_silos_are_told(trust: Trust, path: str, preprocessing: str) -> dict[str, str]:
+def what_returning_silos_are_told(
+    trust: Trust, path: str, preprocessing: str, groups: Groups = ()
+) -> dict[str, str]:
     """What a silo needs to read its data and to prove that it is itself, and gets before it has: no secret.
 
     `path` is the run directory, as other ranks are told of it; `preprocessing` is what is done to columns,
-    where silos agreed on that.
+    where silos agreed on that, and `groups` those that their messages pass through.
     """
     signer = trust.signer
     roster = signer.roster.dumps() if signer is not None and signer.of_first_start else ""
-    return {"path": path, "run": str(trust.run), "roster": roster, "preprocessing": preprocessing}
+    return {
+        "path": path,
+        "run": str(trust.run),
+        "roster": roster,
+        "preprocessing": preprocessing,
+        "groups": json.dumps(groups),
+    }
 
 
 def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *, resume: bool) -> Trust:

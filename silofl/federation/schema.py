@@ -26,17 +26,19 @@ _OF_IMAGES = (
 )
 
 
-def agree_on_schema(comm: Communicator, schema: Schema) -> list[str]:
+def agree_on_schema(comm: Communicator, schema: Schema | None) -> list[str]:
     """Refuse silos whose columns are not the others'; collective, and all ranks raise the same.
 
     Names and kinds are exchanged where digests differ, and no value of any column. Returns what was taken
-    for what: a line for each silo whose data name no columns.
+    for what: a line for each silo whose data name no columns. A rank without data has None.
     """
-    digests = allgather_parsed(comm, [digest(schema)], texts, "its columns")
-    if all(one == digests[0] for one in digests):
+    digests = allgather_parsed(comm, [] if schema is None else [digest(schema)], texts, "its columns")
+    here = [one for one in digests if one]
+    if all(one == here[0] for one in here):
         return []
-    told = allgather_parsed(comm, [list(pair) for pair in schema], _columns, "its columns")
-    schemas = dict(zip(comm.members, told, strict=True))
+    told = allgather_parsed(comm, [list(pair) for pair in schema or ()], _columns, "its columns")
+    pairs = zip(comm.members, told, digests, strict=True)
+    schemas = {silo: one for silo, one, said in pairs if said}
     error = schema_mismatch(schemas)
     if error is not None:
         error.rank = comm.members.index(error.rank) if error.rank in comm.members else 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from silofl.aggregation.protocols import AUTO, PROTOCOLS, possible_protocols
+from silofl.aggregation.protocols import AUTO, PROTOCOLS, choose_protocol, possible_protocols
 from silofl.compression.registry import CODECS
 from silofl.config import Config, SecureConfig
 from silofl.config.mistakes import either
 from silofl.errors import ConfigError
 from silofl.privacy.places import PLACES
+from silofl.topologies.arrangements.registry import build
 
 OF_EVERY_RUN = frozenset({"protocol", "identity", "passphrase_file", "roster"})
 """Keys that mean the same under every protocol: checkpoints and silos that return are always signed for."""
@@ -31,6 +32,12 @@ def refuse_conflicts(config: Config) -> None:
             f'"{secure.protocol}" adds floats up: set secure.protocol = '
             f"{_either(name for name, one in PROTOCOLS.items() if one.private)}, or remove compress.bits"
         )
+    if build(config.topology).moves_sums and not all(one.arranged for one in protocols.values()):
+        raise ConfigError(
+            f'topology.name = "{config.topology.name}" has ranks add up what others send, and '
+            f'secure.protocol = "{secure.protocol}" hides it from its committee alone: set secure.protocol = '
+            f"{_either(name for name, one in PROTOCOLS.items() if one.arranged)}"
+        )
     name = config.compress.name
     if not CODECS[name].linear and any(one.private for one in protocols.values()):
         raise ConfigError(
@@ -45,6 +52,17 @@ def refuse_conflicts(config: Config) -> None:
             f'"{secure.protocol}" shows each: set secure.protocol = '
             f'{_either(name for name, one in PROTOCOLS.items() if one.private)}, or privacy.place = "local"'
         )
+
+
+def in_the_clear(secure: SecureConfig, silos: int) -> list[str]:
+    """A notice where `auto` means that updates of so many silos are added up in the clear."""
+    if secure.protocol != "auto" or choose_protocol(secure, silos).private:
+        return []
+    why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
+    why += "three or more are protected"
+    if silos == 1:
+        why = "one silo trains alone; start all by one `silofl launch -n N` or `mpirun -n N`"
+    return [f"updates are added up in the clear: {why}"]
 
 
 def idle_keys(config: Config) -> Mapping[str, str]:

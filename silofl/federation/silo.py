@@ -32,7 +32,7 @@ from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
 from silofl.tasks.checks import refuse_process_group
-from silofl.tasks.user_code import UserCode, own_files
+from silofl.tasks.user_code import UserCode
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clipped import ClippedGradients
@@ -62,7 +62,7 @@ class Silo:
 
     Attributes:
         task, model: whose model it trains.
-        samples, train: how many it trains on, and as batches.
+        samples, train: how many it trains on, and as batches; none at a coordinator.
         weights: SHA-256 (hex) of the file that its model begins with; empty where it is drawn.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
@@ -142,8 +142,10 @@ class Silo:
         parts = self.trainer, self.model, self._attributes
         self._half = StrategyHalf(*parts, config, self.counted, number, strategy)
         self.fragments = self._half.fragments
-        with DRAWING, explained(number):
-            self._try(config, strategy)
+        self.metric_names, self._moved = frozenset[str](), list[str]()
+        if self.samples:
+            with DRAWING, explained(number):
+                self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
         """Train and evaluate on the first batches, and put the model back: what cannot work is told now.
@@ -171,10 +173,6 @@ class Silo:
         """Raise TrainingError where training on single examples changed what has no noise."""
         self._attributes.refuse_moved(self._number)
         self._attributes.note()
-
-    def code_files(self) -> dict[str, str]:
-        """`own_files` of its task, as they are now."""
-        return own_files(self.task)
 
     def data_digest(self) -> bytes:
         """`data_digest` of its data, which is made once; the data as it was read is let go."""

@@ -21,19 +21,21 @@ from silofl.federation import rundir, standardization
 from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
 from silofl.federation.first_models import agree_on_weights
+from silofl.federation.no_data import data_of, is_without
 from silofl.federation.own_log import notices_kept
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import CheckpointManager, RunState
 from silofl.federation.run_trust import refuse_leftovers
 from silofl.federation.silo import Silo, place
 from silofl.federation.stateful import take_over
-from silofl.federation.task_data import TaskData, data_of_task
+from silofl.federation.task_data import TaskData
 from silofl.federation.team import Team
 from silofl.report.round_metrics import silos_text
 from silofl.tasks import registry as tasks
 from silofl.tasks.base import Task
 from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
+from silofl.topologies.arrangements.registry import with_data
 from silofl.training.device import prepare
 
 T = TypeVar("T")
@@ -58,7 +60,7 @@ def read_data(
         first = local_rank * config.train.ranks_per_silo
         prepare(torch.device(place(config.train.device, first)))  # a task may read data to its GPU
         with notices_kept(config, code.folder, code.silo):
-            return data_of_task(task, code.silo, silos, code)
+            return data_of(config, task, code, silos)
 
     return _once(group, read)
 
@@ -82,8 +84,11 @@ def build_silo(
     def build() -> Silo:
         device = place(config.train.device, local_rank * ranks)
         with notices_kept(config, code.folder, code.silo):
-            team = None if ranks == 1 else Team(config, task, code, silos, local_rank * ranks)
-            made = Silo(config, task, code.silo, silos, device, code=code, data=data)
+            alone = ranks == 1 or is_without(config, code.silo, silos)
+            team = None if alone else Team(config, task, code, silos, local_rank * ranks)
+            counted = with_data(config.topology, silos)
+            own = data or data_of(config, task, code, silos)
+            made = Silo(config, task, code.silo, counted, device, code=code, data=own)
             if team is not None:
                 team.gather(made.model, made.train)
                 made.trainer.team = team

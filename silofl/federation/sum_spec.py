@@ -22,6 +22,7 @@ from silofl.config import Config
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
 from silofl.strategies.base import Strategy
+from silofl.topologies.arrangements.registry import coordinators
 from silofl.topologies.base import BUFFERS
 from silofl.types import Mask
 
@@ -32,7 +33,10 @@ WHOLE = Compression(NoCodec(), bits=None, rotation=False, keeps_error=False)
 def aggregation_spec(
     config: Config, silo: Silo, strategy: Strategy, silos: int, *, tolerant: bool, fragment: int = 0
 ) -> AggregationSpec:
-    """What sums are made of: the strategy's vectors, of one `fragment`, and the model's buffers, exactly."""
+    """What sums are made of: the strategy's vectors, of one `fragment`, and the model's buffers, exactly.
+
+    `silos` are all ranks, those without data, too.
+    """
     model, part = silo.model, silo.fragments[fragment]
     names = tuple(model.tensor_names[part.tensors])
     shapes = tuple(model.tensor_shapes[part.tensors])
@@ -47,17 +51,20 @@ def aggregation_spec(
     if buffers:
         named = tuple(model.buffer_names)
         vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", named, model.buffer_ends))
+    without_data = coordinators(config.topology, silos)
     return AggregationSpec(
         tuple(vectors),
         model.wire_dtype,
         silo.counted,
         config.run.seed,
         configuration.digest(config),
-        silos,
+        silos - len(without_data),
         replica_count(config, silos) if tolerant else 0,
         strategy.scalars,
         strategy.needs == "rows",
         recomputations(config, silos),
+        without_data,
+        next(iter(without_data), None),
     )
 
 

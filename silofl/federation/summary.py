@@ -31,7 +31,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "parameters": federation.silo.model.size,
         "strategy": type(federation.context.strategy).__name__,
         "personal": federation.silo.own.kind,
-        "participation": describe_participation(federation.context.config, federation.context.silos),
+        "participation": describe_participation(federation.context.config, federation.context.with_data),
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
         "steps": describe_recomputation(federation.context.config, federation.context.silos),
@@ -82,9 +82,16 @@ def metrics_of(
         widest=_widest(result, reports),
         density=result.density,
         bytes_sent=result.bytes_sent,
+        bytes_between_groups=_between_groups(reports),
         seconds=round(seconds, 6),
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
     )
+
+
+def _between_groups(reports: list[Json]) -> int | None:
+    """What all ranks together sent to ranks of other groups; None where there are no groups."""
+    told = [report["between"] for report in reports if report["between"] is not None]
+    return sum(told) if told else None
 
 
 def _widest(result: RoundResult, reports: list[Json]) -> dict[str, list[int]]:
@@ -133,6 +140,7 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         },
         "density": last.density,
         "bytes_sent_per_round": last.bytes_sent,
+        **({} if last.bytes_between_groups is None else {"bytes_between_groups": last.bytes_between_groups}),
         "survivors": list(last.survivors),
         "failed": [[one.round, silo] for one in rounds for silo in one.failed],
         "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],
@@ -153,7 +161,7 @@ def _columns(recipe: Preprocessing | None) -> Json:
 def _keys(federation: Federation) -> str:
     """By which keys silos know each other; empty where a sum hides nothing that keys would protect."""
     context = federation.context
-    return protocols.describe_keys(context.config.secure, context.silos)
+    return protocols.describe_keys(context.config.secure, context.with_data)
 
 
 def _outside(federation: Federation) -> str:

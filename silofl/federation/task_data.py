@@ -28,10 +28,15 @@ class TaskData(NamedTuple):
     """What was done to columns of files; None of any other task."""
 
 
-def data_of_task(task: Task, number: int, silos: int, code: UserCode) -> TaskData:
-    """Have a task read the data of silo `number`. Raises DataError without samples, UserCodeError."""
+def data_of_task(task: Task, number: int, silos: int, code: UserCode, place: int | None = None) -> TaskData:
+    """Have a task read the data of silo `number`. Raises DataError without samples, UserCodeError.
+
+    `place`: its number among the `silos` with data, where there are ranks without; files are named by its
+    `number` all the same.
+    """
+    asked = number if place is None or isinstance(task, Files) else place
     with code.calling("data", task.data):
-        data = data_of(task.data(number, silos), number)
+        data = data_of(task.data(asked, silos), number)
         samples = len(data.train)
     if samples == 0:
         raise DataError(

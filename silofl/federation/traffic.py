@@ -27,6 +27,7 @@ from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.federation.privacy.compressed_noise import noisy_sum, words_spec
 from silofl.federation.sum_spec import compressed
 from silofl.strategies.base import Strategy
+from silofl.topologies.arrangements.base import Groups
 from silofl.topologies.base import BUFFERS, Topology
 from silofl.types import Contribution
 from silofl_kernels import ring_dtype
@@ -49,10 +50,12 @@ class Sent:
         bytes: payload that it hands to other ranks.
         exchanges: how often it waits for others, one after another; of a long vector those that a short one
             has, for the others follow each other without a wait.
+        between: what all ranks together send to ranks of other groups, where there are groups.
     """
 
     bytes: int
     exchanges: int
+    between: int = 0
 
 
 class _Counted:
@@ -98,6 +101,7 @@ class TrialRound:
         shares: whether silos tell each other what shares of noise are bound to.
         compression: what is done to vectors before they are added up; None: nothing.
         far: whether no two silos share a node, so that nothing goes through its memory.
+        flat: groups that messages do not pass through, and between which they are counted.
     """
 
     secure: SecureConfig
@@ -108,9 +112,10 @@ class TrialRound:
     shares: bool = False
     compression: Compression | None = None
     far: bool = False
+    flat: Groups = ()
 
     def sent(self, spec: AggregationSpec) -> Sent:
-        """What silo 0 sends in one round: sum, keys, and the new shared vectors.
+        """What the first silo with data sends in one round: sum, keys, and the new shared vectors.
 
         `spec` is what is added up; its sample count does not matter.
         """
@@ -125,7 +130,12 @@ class TrialRound:
             return trial(longest)
         short = period + longest % period
         one, more = trial(short), trial(short + period)
-        return replace(one, bytes=one.bytes + (more.bytes - one.bytes) * ((longest - short) // period))
+        periods = (longest - short) // period
+        return replace(
+            one,
+            bytes=one.bytes + (more.bytes - one.bytes) * periods,
+            between=one.between + (more.between - one.between) * periods,
+        )
 
     def _trial(self, spec: AggregationSpec) -> Sent:
         sizes = {one.name: one.size for one in spec.vectors}
@@ -135,20 +145,27 @@ class TrialRound:
         def rank(comm: Communicator) -> Sent:
             counted = _Counted(comm, far=self.far)
             group = ElasticGroup(cast("Communicator", counted), fault_tolerant=self.tolerant)
+            if self.flat:
+                comm.arrange(self.flat, routed=False)
             values = np.zeros(parameters + buffers, spec.dtype)
-            aggregator = partial(self._aggregator, group, spec)
+            own = replace(spec, samples=0) if comm.rank in spec.coordinators else spec
+            aggregator = partial(self._aggregator, group, own)
             made = self.topology(group, self.strategy, aggregator, values, parameters)
             zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
             contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
-            before, waited = comm.bytes_sent, counted.exchanges
+            before, waited, far = comm.bytes_sent, counted.exchanges, comm.bytes_between_groups
             made.aggregator.prepare()
-            made.reduce(contribution, 1, measure(contribution, spec), b"")
+            made.reduce(contribution, 1, measure(contribution, spec), b"", absent=spec.coordinators)
             made.step(np.empty(parameters, spec.dtype), resync=False)
-            sent = Sent(comm.bytes_sent - before, counted.exchanges - waited)
+            between = comm.bytes_between_groups - far
+            sent = Sent(comm.bytes_sent - before, counted.exchanges - waited, between)
             made.close()
             return sent
 
-        return run_in_threads(spec.silos, rank)[0]
+        ranks = spec.silos + len(spec.coordinators)
+        every = run_in_threads(ranks, rank)
+        first = every[spec.bringing(tuple(range(ranks)))[0]]
+        return replace(first, between=sum(one.between for one in every))
 
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})

@@ -55,6 +55,8 @@ class DryRun:
     """Payload that silo 0 hands to other ranks in a round."""
     bytes_sent_pruned: int | None
     """The same once [prune] has come to its end; None where nothing is pruned."""
+    between_groups: str
+    """What passes between groups of ranks in a round; empty where there are none."""
     link: str
     """How long a round's exchanges take over a link between the silos; empty where none was named."""
     memory_mib: float
@@ -117,6 +119,8 @@ def print_dry_run(found: DryRun) -> None:
         f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}",
         soft_wrap=True,
     )
+    if found.between_groups:
+        console.print(f"groups      {found.between_groups}", soft_wrap=True)
     if found.link:
         console.print(f"link        {found.link}", soft_wrap=True)
     console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")

@@ -10,10 +10,14 @@ from silofl.errors import unknown_name
 from silofl.topologies.arrangements import registry as arrangements_of
 from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.base import Topology
+from silofl.topologies.hierarchical_server import HierarchicalServer
 from silofl.topologies.sharded_server import ShardedServer
+from silofl.topologies.star_server import StarServer
 
 TOPOLOGIES: Mapping[str, type[Topology]] = {
+    "hierarchical": HierarchicalServer,
     "sharded": ShardedServer,
+    "star": StarServer,
 }
 """What `topology.name` may be."""
 

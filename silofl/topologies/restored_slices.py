@@ -50,7 +50,7 @@ def restore_slices(
     copies = SliceCopies.of(state["copies"]) if state is not None and "copies" in state else None
     member = state is not None
     agreed = group.step(lambda: agree_on_members(group.comm, copies, committed_by, member=member))
-    committed = states.resharded(Shards(parameters, agreed.members))
+    committed = states.resharded(Shards(parameters, agreed.members, sole=states.shards.sole))
     if state is not None:
         committed.load_own(state[STRATEGY])
     shards = committed.shards

@@ -52,6 +52,8 @@ def recompute(
     need; `seed` is for what is random in them, such as dropout.
     """
     count = len(train)
+    if not count:  # of a coordinator
+        return
     size = count if config.full_batch else config.batch_size
     seed_everything(seed)
     with code.calling("model", when="as torch put it into training mode"):

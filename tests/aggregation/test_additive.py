@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from silofl.aggregation.additive_round import AdditiveRound
-from silofl.aggregation.exchanges import open_exchange
+from silofl.aggregation.exchange_choice import open_exchange
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.spec import VectorSpec
 from silofl.comm import Communicator

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from silofl.aggregation.exchanges import Exchange, HostExchange, MessageExchange, open_exchange
+from silofl.aggregation.exchange_choice import open_exchange
+from silofl.aggregation.exchanges import Exchange, HostExchange, MessageExchange
 from silofl.comm.protocol import Communicator
 from silofl.comm.threads import run_in_threads
 

@@ -29,6 +29,7 @@ FULL = RoundMetrics(
     widest={"0.weight": [2]},
     density=0.25,
     bytes_sent=99,
+    bytes_between_groups=33,
     seconds=2.0,
     seconds_by_phase={"train": 1.0},
 )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from silofl.aggregation.protocols import choose_protocol
+from collections.abc import Callable
+
+from silofl.aggregation.protocols import SumProtocol, choose_protocol
 from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.comm.elastic_group import RankFailure, StopReason
 from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, SiloflError, StoppedError
 from silofl.privacy.places import PLACES
 from silofl.report.round_metrics import silos_text
+from silofl.topologies.arrangements import registry as arrangements
+from silofl.topologies.arrangements.base import Groups
 
 
 def min_silos(config: Config, silos: int) -> int:
-    """The fewest silos that a round of a run of `silos` may be over."""
+    """The fewest silos with data that a round of a run of `silos` may be over."""
+    silos = arrangements.with_data(config.topology, silos)
     protocol = choose_protocol(config.secure, silos)
     fewest = protocol.fewest(config.secure, silos)
     if not protocol.private:
@@ -40,19 +45,27 @@ def refuse_idle_faults(config: Config, silos: int) -> None:
 
 
 def replicas(config: Config, silos: int, most: int) -> int:
-    """With how many others each slice's sums lie: enough for as many silos as may be lost at once."""
-    if config.failure.policy == "abort":
+    """With how many others each slice's sums lie: enough for as many silos as may be lost at once.
+
+    None where one rank serves everything, without which a run stops.
+    """
+    if config.failure.policy == "abort" or arrangements.coordinators(config.topology, silos):
         return 0
     return min(most, max(0, silos - min_silos(config, silos)))
 
 
-def stop_reason(config: Config, silos: int, *, several_hosts: bool = False) -> StopReason:
+def stop_reason(
+    config: Config, silos: int, *, several_hosts: bool = False, groups: Callable[[], Groups] = tuple
+) -> StopReason:
     """Says of a loss why the run of `silos` cannot go on; None where it can.
 
     On several hosts a part that goes on has to know that no other does: a link that is cut makes two, and to
     each the other looks dead. At most one has more than half of the silos, or half with the first of them.
+    `groups`: the silos', as they are by then.
     """
-    fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
+    arrangement = arrangements.build(config.topology)
+    fewest, protocol = min_silos(config, silos), _protocol(config, silos)
+    without_data = arrangements.coordinators(config.topology, silos)
 
     def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
         failed = silos_text(failure.silos)
@@ -62,8 +75,11 @@ def stop_reason(config: Config, silos: int, *, several_hosts: bool = False) -> S
             why = 'failure.policy = "abort"'
         elif not protocol.recovers:
             why = f'secure.protocol = "{config.secure.protocol}" has no recovery'
-        elif len(left) < fewest:
-            why = f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+        elif len(here := [silo for silo in left if silo not in without_data]) < fewest:
+            of = silos - len(without_data)
+            why = f"{len(here)} of {of} silos are left and a round needs {fewest}"
+        elif arrangement.lacking(groups(), left):
+            why = arrangement.lacking(groups(), left)
         elif several_hosts and 2 * len(left) - (0 not in left) < silos:
             why = f"the {len(left)} of {silos} silos that are left may be the smaller part of a cut network"
         else:
@@ -78,11 +94,15 @@ def why_not_without(config: Config, silos: int, left: tuple[int, ...]) -> str:
 
     The others' hosts may go on by themselves, whatever this job sees of them: see `stop_reason`.
     """
-    fewest, protocol = min_silos(config, silos), choose_protocol(config.secure, silos)
+    fewest, protocol = min_silos(config, silos), _protocol(config, silos)
     if not protocol.recovers:
         return f'secure.protocol = "{config.secure.protocol}" goes on with all silos alone'
-    if len(left) < fewest:
-        return f"{len(left)} of {silos} silos are left and a round needs {fewest}"
+    without_data = arrangements.coordinators(config.topology, silos)
+    here = [silo for silo in left if silo not in without_data]
+    if len(here) < fewest:
+        return f"{len(here)} of {silos - len(without_data)} silos are left and a round needs {fewest}"
+    if any(silo not in left for silo in without_data):
+        return "the coordinator is not among those that are left"
     if 2 * len(left) - (0 not in left) < silos:
         return f"the {len(left)} of {silos} silos that are left may be the smaller part of a cut network"
     return ""
@@ -96,8 +116,10 @@ def describe_policy(config: Config, silos: int) -> str:
         end += " (silofl launch by itself)"
     if policy == "abort":
         return f"abort: {end}"
-    if not choose_protocol(config.secure, silos).recovers:
+    if not _protocol(config, silos).recovers:
         return f'{end}: secure.protocol = "{config.secure.protocol}" has no recovery'
+    if arrangements.coordinators(config.topology, silos):
+        return _with_a_coordinator(config, silos, end)
     if fewest >= silos:
         return f"{end}: a round needs {fewest} of {silos} silos"
     again = "is respawned" if policy == "respawn" else "stays away"
@@ -106,3 +128,19 @@ def describe_policy(config: Config, silos: int) -> str:
         f"{policy}: rounds go on with {fewest} of {silos} silos or more, up to {at_once} failed at a time, "
         f"and a failed silo {again}; needs ULFM"
     )
+
+
+def _protocol(config: Config, silos: int) -> SumProtocol:
+    """That of a run of so many ranks."""
+    return choose_protocol(config.secure, arrangements.with_data(config.topology, silos))
+
+
+def _with_a_coordinator(config: Config, silos: int, end: str) -> str:
+    """What a run does when a rank dies where one rank has no data and serves everything."""
+    policy, fewest = config.failure.policy, min_silos(config, silos)
+    of = arrangements.with_data(config.topology, silos)
+    again = "is respawned" if policy == "respawn" else "stays away"
+    others = f"rounds go on with {fewest} of {of} silos or more, and a failed silo {again}; needs ULFM"
+    if fewest >= of:
+        others = f"so does that of any silo, for a round needs {fewest} of {of}"
+    return f"{policy}: {end.replace('a silo', 'the coordinator', 1)}; {others}"

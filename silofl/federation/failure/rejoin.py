@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from silofl import silo_log
+from silofl.comm import group_tree
 from silofl.comm.collective_errors import describe
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.mpi import MpiCommunicator
@@ -80,7 +81,9 @@ def rejoin(
             told = RejoinState.decode(merged.broadcast_bytes(b"", leader))
     except Exception as error:
         _stay_away(comm, spawn_info.number, error)
-    reason = stop_reason(config, spawn_info.silos, several_hosts=merged.several_hosts)
+    merged.arrange(group_tree.loads(spawn_info.told["groups"]))  # as the others are, before the next message
+    several = merged.several_hosts
+    reason = stop_reason(config, spawn_info.silos, several_hosts=several, groups=lambda: merged.groups)
     group = ElasticGroup(merged, stop_reason=reason)
     group.started()
     peers = watch_peers(group, config)  # connected with the others', as all adopt the new communicator

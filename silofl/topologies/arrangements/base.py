@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
+
+Groups = tuple["int | Groups", ...]
+"""Ranks, and groups of them."""
+Hosts = tuple[tuple[int, ...], ...]
+"""The ranks of each host."""
 
 
 class Arrangement:
@@ -12,6 +18,8 @@ class Arrangement:
     ask it for what it is, never for its name.
     """
 
+    moves_sums: ClassVar[bool] = False
+    """Whether sums go another way than from each rank to all that serve slices."""
     own_models: ClassVar[bool] = False
     """Whether silos' models differ between rounds, and each one's own is a result of the run."""
 
@@ -26,6 +34,14 @@ class Arrangement:
     def coordinators(self, ranks: int) -> tuple[int, ...]:
         """The ranks that have no data, ascending."""
         return ()
+
+    def grouped(self, hosts: Hosts) -> Groups:
+        """How ranks are grouped in sums; empty where they are not. `hosts` are those of the ranks."""
+        return ()
+
+    def lacking(self, groups: Groups, left: Collection[int]) -> str:
+        """Why a run cannot go on with the silos that are left, of `grouped` ranks; empty where it can."""
+        return ""
 
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
         """What rank `target` learns from what rank `source` sends it in a round, in a few words.

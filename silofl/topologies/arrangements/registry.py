@@ -22,6 +22,16 @@ def build(section: Named) -> Arrangement:
     return families.build(ARRANGEMENTS, section)
 
 
+def coordinators(section: Named, ranks: int) -> tuple[int, ...]:
+    """The ranks without data of so many."""
+    return build(section).coordinators(ranks)
+
+
+def with_data(section: Named, ranks: int) -> int:
+    """How many of so many ranks have data: the silos that are added up."""
+    return ranks - len(coordinators(section, ranks))
+
+
 def refuse_ranks(section: Named, ranks: int) -> None:
     """Raise ConfigError where so many ranks cannot be arranged as [topology] says."""
     try:
