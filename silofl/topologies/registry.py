@@ -9,11 +9,13 @@ from silofl.config import TopologyConfig
 from silofl.errors import unknown_name
 from silofl.topologies.arrangements import registry as arrangements_of
 from silofl.topologies.arrangements.base import Arrangement
+from silofl.topologies.asynchronous_server import AsynchronousServer
 from silofl.topologies.base import Topology
 from silofl.topologies.sharded_server import ShardedServer
 
 TOPOLOGIES: Mapping[str, type[Topology]] = {
     "sharded": ShardedServer,
+    "asynchronous": AsynchronousServer,
 }
 """What `topology.name` may be."""
 

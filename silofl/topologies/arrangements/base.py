@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from silofl.topologies.arrangements._buffering import Buffering
+
 
 class Arrangement:
     """One [topology]; here that of ranks which all have data and are all alike.
@@ -26,6 +28,13 @@ class Arrangement:
     def coordinators(self, ranks: int) -> tuple[int, ...]:
         """The ranks that have no data, ascending."""
         return ()
+
+    def buffering(self, fewest: int) -> Buffering | None:
+        """When sums open without all silos; None where every sum is over all.
+
+        `fewest`: over how many silos the protocol adds up at least.
+        """
+        return None
 
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
         """What rank `target` learns from what rank `source` sends it in a round, in a few words.
