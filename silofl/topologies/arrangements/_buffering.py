@@ -118,7 +118,9 @@ class Buffering:
         late = (
             ""
             if self.deadline_s is None
-            else (f", or {self.deadline_s:g} s after the sum before with {min(self.fewest, silos)} at least")
+            else (
+                f", or {self.deadline_s:g} s after the round before with {min(self.fewest, silos)} at least"
+            )
         )
         bound = "" if self.max_staleness is None else f"; none is staler than {self.max_staleness} round(s)"
         clock = "; arrivals by topology.seconds, not by the clock" if self.seconds else ""
