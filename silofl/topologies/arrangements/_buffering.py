@@ -112,16 +112,19 @@ class Buffering:
             return set()
         return {silo for silo, one in flights.items() if number - 1 - one.base >= self.max_staleness}
 
-    def describe(self, silos: int) -> str:
-        """When sums open, in one line for people."""
+    def waits(self, silos: int) -> str:
+        """What opens a sum over some of so many silos, in words."""
         enough = min(max(self.count, self.fewest), silos)
-        late = (
-            ""
-            if self.deadline_s is None
-            else (
-                f", or {self.deadline_s:g} s after the round before with {min(self.fewest, silos)} at least"
-            )
+        if self.deadline_s is None:
+            return f"when {enough} of {silos} silos have trained"
+        least = min(self.fewest, silos)
+        return (
+            f"when {enough} of {silos} silos have trained, or {self.deadline_s:g} s after the round before "
+            f"with {least} at least"
         )
+
+    def describe(self, silos: int) -> str:
+        """All that decides arrivals, in one line for people."""
         bound = "" if self.max_staleness is None else f"; none is staler than {self.max_staleness} round(s)"
         clock = "; arrivals by topology.seconds, not by the clock" if self.seconds else ""
-        return f"a sum opens when {enough} of {silos} silos have trained{late}{bound}{clock}"
+        return f"a sum opens {self.waits(silos)}{bound}{clock}"
