@@ -31,7 +31,7 @@ def simulate(
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write what was found here, too.")] = None,
 ) -> None:
-    """Tell in virtual time how silos of unlike speed are best waited for: all, until a deadline, in buffers."""
+    """Tell in virtual time which way of waiting for silos of unlike speed reaches a target first."""
     from silofl.checkpoint.atomic_files import write_json
     from silofl.federation.pace_comparison import Goal, compare, measured_seconds
     from silofl.report.pace_table import print_comparison
@@ -45,9 +45,7 @@ def simulate(
         raise ConfigError(f"there are seconds of {len(seconds)} silos, and {silos} silos: give one for each")
     goal = None if target is None else Goal.named(target)
     if goal is not None and settings.institutions:
-        raise ConfigError(
-            "--target trains here, and the data of each [[institution]] is elsewhere: leave it out"
-        )
+        raise ConfigError("--target trains here, and each [[institution]] has data elsewhere: leave it out")
     mine = settings.of(0)
     found = compare(mine, silos, seconds, deadline_s=deadline, goal=goal)
     outcomes = [one.to_json() for one in found]

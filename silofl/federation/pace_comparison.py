@@ -90,7 +90,7 @@ class Outcome:
 
 
 def measured_seconds(path: Path) -> list[float]:
-    """Seconds of each silo's cycle in a run: its training, and what a round takes beside training and waiting.
+    """Seconds of each silo's cycle in a run: its training, and a round's beside training and waiting.
 
     DataError where `path` has no metrics of a run, or they have no seconds of every silo.
     """
