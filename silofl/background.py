@@ -25,6 +25,11 @@ class Background(Generic[Result]):
         self._outcomes: SimpleQueue[Outcome[Result]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether `result` would not wait."""
+        return self.busy and not self._outcomes.empty()
+
     def start(self, work: Callable[[], Result]) -> None:
         """Begin; RuntimeError where the result of the work before was not taken."""
         if self.busy:

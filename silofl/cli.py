@@ -17,6 +17,7 @@ from silofl.cli_models import evaluate, export, predict
 from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
 from silofl.cli_options import load as _load
 from silofl.cli_report import report
+from silofl.cli_simulate import simulate
 from silofl.cli_stats import stats
 from silofl.cli_submit import submit
 from silofl.config import Config
@@ -240,6 +241,7 @@ def launch(
 
 app.command()(submit)
 app.command()(stats)
+app.command()(simulate)
 app.command()(config)
 app.command()(init)
 app.command()(predict)

@@ -25,3 +25,7 @@ CodeBits = Annotated[int, Field(ge=1, le=4)]
 """Of a code in a packet."""
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """Several texts, which a file has as a list."""
+UpToOne = Annotated[float, Field(gt=0, le=1)]
+"""What something counts that is no more than all."""
+Seconds = Annotated[tuple[PositiveFloat, ...], Field(strict=False)]
+"""Several durations, which a file has as a list."""

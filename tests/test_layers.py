@@ -97,8 +97,9 @@ WINGS = {
     "silofl.federation.silo": {
         *("silofl.federation.local_work", "silofl.federation.task_data", "silofl.federation.own_model"),
         *("silofl.federation.strategy_half", "silofl.federation.first_models"),
-        "silofl.federation.script_rules",
+        *("silofl.federation.script_rules", "silofl.federation.background_training"),
     },
+    "silofl.federation.background_training": set[str](),
     "silofl.federation.first_models": set[str](),
     "silofl.federation.script_rules": set[str](),
     "silofl.federation.strategy_half": {"silofl.federation.local_work"},

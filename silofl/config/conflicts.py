@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
+from silofl.config.buffering_rules import buffering_rules
 from silofl.config.compress_rules import compress_rules
 from silofl.config.data_rules import column_rules, data_rules, head_rules
 from silofl.config.mask_rules import mask_rules
@@ -41,7 +42,8 @@ def found(config: Config) -> Iterator[str]:
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy) + watched_rules(config, strategy)
     rules += rate_rules(config, strategy, methods.build(config.personal))
-    rules += rank_rules(config, strategy, methods.build(config.personal)) + topology_rules(config)
+    rules += buffering_rules(config, strategy) + topology_rules(config)
+    rules += rank_rules(config, strategy, methods.build(config.personal))
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)

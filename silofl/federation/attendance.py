@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from silofl.errors import StoppedError
+from silofl.federation.arrivals import Arrivals
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.openings import Openings
 from silofl.federation.participation import Participation
@@ -18,13 +19,13 @@ class Attendance:
 
     Attributes:
         openings: which silos rounds were opened for; None where updates are added up in the clear.
-        draws: which silos are drawn for a round; None where all take part.
+        draws: which silos are drawn for a round, or have trained; None where all take part.
         membership: whether the next round is a resync.
         coordinators: ranks without data, which are in no sum.
     """
 
     openings: Openings | None
-    draws: Participation | None
+    draws: Participation | Arrivals | None
     membership: MembershipTracker
     coordinators: Silos = ()
 
@@ -41,7 +42,7 @@ class Attendance:
     def drawn(self, round_number: int, members: Silos) -> Silos:
         """Which of `members` a round is opened for that was not opened before."""
         silos = tuple(silo for silo in members if silo not in self.coordinators)
-        if self.draws is None or self.membership.resync:
+        if self.draws is None or (self.membership.resync and self.draws.all_in_resync):
             return silos
         return self.draws.drawn(round_number, silos)
 

@@ -19,6 +19,7 @@ from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.federation.arrivals import Arrivals
 from silofl.federation.attendance import Attendance
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
@@ -209,6 +210,8 @@ class RunContext:
     """Which parameters are left; None where nothing is pruned."""
     watched: WatchedMetrics | None = None
     """When the run ends early, and its best model; None for neither."""
+    arrivals: Arrivals | None = None
+    """Which silos have trained; None where rounds wait for all."""
 
     @classmethod
     def of(
@@ -245,6 +248,7 @@ class RunContext:
             *(feedback, openings, statistics),
             GlobalMask.of(group, config, silo.model, feedback.residuals),
             WatchedMetrics.of(group, config, silo),
+            Arrivals.of(group, config, silo, silos),
         )
 
     @cached_property
@@ -268,9 +272,9 @@ class RunContext:
         return Attendance(self.openings, self.participation, self.membership, self.coordinators)
 
     @cached_property
-    def participation(self) -> Participation | None:
-        """Which silos are drawn for a round, where not all take part."""
-        return Participation.of(self.config, self.with_data)
+    def participation(self) -> Participation | Arrivals | None:
+        """Which silos are drawn for a round, or have trained, where not all take part."""
+        return self.arrivals or Participation.of(self.config, self.with_data)
 
     def aggregator(self, fragment: int = 0) -> Aggregator:
         """The aggregator of a fragment for the silos that are there; collective."""
@@ -287,13 +291,10 @@ class RunContext:
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
-        parts = [one.values for one in self.silo.fragments]
-        both, model = (
-            (self.group, self.strategy),
-            (first_values(self.silo.initial(), self.silo.starts), self.silo.model.trainable),
-        )
+        parts, starts = [one.values for one in self.silo.fragments], self.silo.starts
+        both = self.group, self.strategy
+        model = first_values(self.silo.initial(), starts), self.silo.model.trainable
         if streaming is None or len(parts) == 1:
-            starts = self.silo.starts
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))
         makers = [partial(self.aggregator, index) for index in range(len(parts))]
         return Federation(
@@ -305,7 +306,7 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
     """Everything with state but the topology, which is made of these: a new part is one more line here."""
     parts = (
         context.origin,  # first: nothing is taken up where the data is not the run's
-        context.silo,
+        context.arrivals or context.silo,
         context.feedback,
         context.mask,  # behind: it cuts what is fed back
         context.private_part,

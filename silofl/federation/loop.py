@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -142,7 +143,8 @@ class Run:
             if committing is not None:
                 respawn_failed(state, committing)
                 state.commit(committing, forced=False)
-            self._rounds(state)
+            with state.federation.context.arrivals or nullcontext():
+                self._rounds(state)
             return finish(state)
         except SiloflError as error:
             state.keep_last_round(error)

@@ -158,6 +158,13 @@ class Openings(Part):
         """Whether a round that is taken again may have been opened before."""
         return number in self._before
 
+    def opened_for(self, number: int, members: Silos) -> Silos | None:
+        """Those of `members` that a round which is taken again was opened for; None where it was not."""
+        if number not in self._before:
+            return None
+        absent = self.absent(number, members)
+        return tuple(silo for silo in members if silo not in absent)
+
     def absent(self, number: int, members: Silos) -> Silos:
         """Which of the round's `members` sit it out; the same on every rank.
 

@@ -12,11 +12,14 @@ import hashlib
 import math
 import struct
 from dataclasses import dataclass
+from typing import ClassVar
 
 from silofl.aggregation.protocols import choose_protocol, protocol_name
 from silofl.config import Config
 from silofl.errors import ConfigError, TooFewDrawnError
 from silofl.report.round_metrics import silos_text
+from silofl.topologies.arrangements._buffering import Buffering
+from silofl.topologies.arrangements.registry import build as arrangement_of
 
 Silos = tuple[int, ...]
 
@@ -36,6 +39,8 @@ class Participation:
     rate: float
     count: int | None
     fewest: int
+    all_in_resync: ClassVar[bool] = True
+    """Whether no silo that could take part sits a resync out."""
 
     @classmethod
     def of(cls, config: Config, silos: int) -> Participation | None:
@@ -82,8 +87,27 @@ def fewest_drawn(config: Config, silos: int) -> int:
     return protocol.fewest(config.secure, silos) if protocol.private else 1
 
 
+def buffering_of(config: Config, silos: int) -> Buffering | None:
+    """When sums open without all silos, as [topology] says; None where every sum is over all."""
+    return arrangement_of(config.topology).buffering(min(silos, fewest_drawn(config, silos)))
+
+
+def _refuse_small_buffers(config: Config, silos: int) -> None:
+    """Raise ConfigError for a buffer of fewer silos than the protocol adds up."""
+    rule = buffering_of(config, silos)
+    if rule is not None and rule.count < rule.fewest:
+        raise ConfigError(
+            f"topology.buffer = {rule.count} opens sums over {rule.count} of {silos} silos, and "
+            f'secure.protocol = "{protocol_name(config.secure, silos)}" adds up no fewer than {rule.fewest}, '
+            f"for all know who was in: set it to {rule.fewest} or more, or secure.protocol to "
+            '"plain", which hides nothing',
+            rank=0,
+        )
+
+
 def refuse_unfit(config: Config, silos: int) -> None:
     """Raise ConfigError, the same on every rank, for a participation that so many silos cannot have."""
+    _refuse_small_buffers(config, silos)
     count, rate = config.run.silos_per_round, config.run.participation
     if count is not None and count > silos:
         raise ConfigError(
@@ -110,7 +134,9 @@ def refuse_unfit(config: Config, silos: int) -> None:
 
 def describe_participation(config: Config, silos: int) -> str:
     """Who takes part in a round, in one line for people; empty where all do."""
-    draws, run = Participation.of(config, silos), config.run
+    draws, run, rule = Participation.of(config, silos), config.run, buffering_of(config, silos)
+    if rule is not None:
+        return rule.describe(silos)
     if draws is None and run.participation < 1:
         return (
             f"each silo is in a round's sum with probability {run.participation:g}, by a coin that no other "

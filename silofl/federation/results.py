@@ -45,7 +45,8 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     state.respawns.note(failed, result.round)
     failures, state.seen = group.failures[state.seen :], len(group.failures)
     silos, changes = federation.context.silos, state.tracker.changes()
-    metrics = metrics_of(result, reports, silos, failures, changes, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    metrics = metrics_of(result, reports, silos, failures, changes, seconds, config=state.config)
     state.logger.round(metrics)
     if federation.context.watched is not None:
         names, told = federation.context.watched.names, [report["watched"] for report in reports]
@@ -83,11 +84,13 @@ def _unmoved(state: RunState, round_number: int) -> list[str]:
 def _report(state: RunState, result: RoundResult, affordable: Result[int], *, asked: bool) -> Json:
     """What this rank tells the others of its round."""
     federation, watched = state.federation, state.federation.context.watched
+    phases, own_pace = state.clock.take(), result.staleness is not None
     return {
         "silo": state.group.silo_id,
         "shown": result.shown(state.config),
         "widest": list(result.quality.widest),
-        "phases": state.clock.take(),
+        "phases": phases,
+        "train_seconds": result.train_seconds if own_pace else phases.get("train"),
         "stop": asked,
         "affordable": 0 if affordable.error(0) else affordable.value(),
         "epsilon": federation.epsilon() if state.group.comm.rank == 0 else None,
@@ -113,6 +116,7 @@ def _checked(report: Any, silo: int) -> Json:
             "shown": {name: _number(value) for name, value in report["shown"].items()},
             "widest": texts(report["widest"]),
             "phases": {str(phase): float(seconds) for phase, seconds in report["phases"].items()},
+            "train_seconds": _number(report["train_seconds"]),
             "stop": report["stop"] is True,
             "affordable": int(report["affordable"]),
             "epsilon": _number(report["epsilon"]),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from silofl.aggregation.magnitudes import Magnitudes, first_nonfinite, measure
 from silofl.aggregation.protocols import choose_protocol
@@ -56,6 +57,10 @@ class RoundResult:
     """How well the round's values were encoded."""
     density: float | None = None
     """Which part of the weights that may be pruned is left after it; None where nothing is."""
+    staleness: Mapping[int, int] | None = None
+    """Of updates in the sum, by silo, in rounds; None where every update is of the newest model."""
+    train_seconds: float | None = None
+    """How long this silo's last update that counted took; None where the phase of training says it."""
     bytes_sent: int = 0
     """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
     bytes_between_groups: int | None = None
@@ -77,7 +82,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     A silo that fails meanwhile is left out of the sum, or was in it; the others complete the round.
     """
     group = federation.group
-    group.comm.mark("train")
+    if federation.context.arrivals is None:
+        group.comm.mark("train")
     sent, far = group.comm.bytes_sent, group.comm.bytes_between_groups
     federation.topology.begin(number)
     with clock.phase("aggregate"):
@@ -98,8 +104,10 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
                 if federation.members == group.agreed_members():
                     raise
                 federation.rebuild()
-    aggregator = federation.aggregator
+    aggregator, arrivals = federation.aggregator, federation.context.arrivals
     result = RoundResult(number, began=federation.members)
+    if arrivals is not None:
+        result.staleness, result.train_seconds = arrivals.staleness, arrivals.train_seconds
     result.train_loss = fitted.loss if fitted.steps else None
     result.quality, result.participants = aggregator.quality, aggregator.participants
     if federation.context.participation is not None:
@@ -119,7 +127,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     if evaluate:
         with clock.phase("evaluate"):
             group.comm.mark("evaluate")
-            evaluated = capture(lambda: federation.silo.evaluate(federation.own_values(number), number))
+            silo = federation.silo if arrivals is None else arrivals.evaluator
+            evaluated = capture(lambda: silo.evaluate(federation.own_values(number), number))
             layouts = agree_on_metrics(group, evaluated)
             result.own = evaluated.value().own
             if federation.may_show_metrics(number):
@@ -139,6 +148,11 @@ def _fit(
     group = federation.group
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
+    if federation.context.arrivals is not None:
+        with clock.phase("wait"):
+            openings = federation.context.openings
+            before = None if openings is None else openings.opened_for(number, federation.members)
+            federation.context.arrivals.gather(federation.start(number), before)
     with clock.phase("train"):
         trained = capture(lambda: _contribution(federation, number, ahead))
         group.comm.mark("trained")  # where an injected `slow ... at train` is over
@@ -201,6 +215,8 @@ def _exchanged(comm: Communicator, told: Result[bytes]) -> list[bytes]:
 def _trained(federation: Federation, number: int, ahead: Callable[[Contribution], None] | None) -> Fitted:
     """What this silo has learnt from the shared vectors; with [privacy] no more than noise covers."""
     start = federation.start(number, ahead)
+    if federation.context.arrivals is not None:
+        return federation.context.arrivals.contribution(start)
     with turn() if ahead is None else nullcontext():  # with `ahead`, others may have to go on meanwhile
         return federation.silo.fit(start) if federation.privacy is None else federation.privacy.fit(start)
 
@@ -222,6 +238,8 @@ def _sum(federation: Federation, number: int, contribution: Contribution, magnit
 def _account(federation: Federation, fitted: Fitted, number: int) -> None:
     """Let this silo's state follow the sum, which is certain now."""
     federation.silo.accept(fitted)
+    if federation.context.arrivals is not None:
+        federation.context.arrivals.accept(federation.aggregator.participants)
     federation.context.feedback.accept()
     if federation.privacy is not None:
         federation.privacy.account(federation.aggregator, number)
@@ -230,7 +248,9 @@ def _account(federation: Federation, fitted: Fitted, number: int) -> None:
 def _terms(federation: Federation) -> bytes:
     """What decides contributions besides the shared vectors; the same on every silo."""
     context, privacy = federation.context, federation.privacy
-    terms = {} if privacy is None else privacy.terms()
+    terms: dict[str, Any] = {} if privacy is None else dict(privacy.terms())
+    if context.arrivals is not None:
+        terms = {"staleness": sorted(context.arrivals.staleness.items())}
     if context.mask is not None:
         terms = {**terms, "mask": context.mask.digest()}
     return json.dumps([type(context.strategy).__name__, context.membership.resync, terms]).encode()

@@ -21,13 +21,13 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
+from silofl.federation.background_training import batch_made
 from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, starts_of
 from silofl.federation.local_work import Fitted, RoundStart, refuse_spoiled
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.script_rules import refuse_unfit
 from silofl.federation.strategy_half import StrategyHalf
 from silofl.federation.task_data import TaskData, data_of_task, persons_of
-from silofl.launcher import watchdog
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
@@ -125,7 +125,7 @@ class Silo:
         self._data: SiloData | None = given
         self._data_digest = b""
         collate = task.collate if isinstance(task, CollatingTask) else None
-        every_step = watchdog.heartbeat  # of training and evaluation is progress
+        every_step = batch_made  # of training and evaluation is progress
         batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
         self._test = None if test is None else batches(test, dtype, where)
         self.train = batches(train, dtype, where)

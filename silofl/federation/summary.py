@@ -10,6 +10,7 @@ from typing import Any
 import silofl
 from silofl.aggregation import protocols
 from silofl.comm.elastic_group import RankFailure
+from silofl.config import Config
 from silofl.federation.federation import Federation
 from silofl.federation.participation import describe_participation
 from silofl.federation.recomputation import describe_recomputation
@@ -54,6 +55,8 @@ def metrics_of(
     failures: Sequence[RankFailure],
     changes: tuple[tuple[int, ...], tuple[int, ...]],
     seconds: float,
+    *,
+    config: Config,
 ) -> RoundMetrics:
     """A round's metrics, from what every rank reports and what this rank measured.
 
@@ -70,6 +73,7 @@ def metrics_of(
         per_silo=[shown.get(silo, {}) for silo in range(silos)],
         began=result.began,
         drawn=result.drawn,
+        staleness=_staleness(result),
         survivors=result.participants,
         failed=changes[0],
         rejoined=changes[1],
@@ -85,6 +89,7 @@ def metrics_of(
         bytes_between_groups=_between_groups(reports),
         seconds=round(seconds, 6),
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
+        train_seconds=_train_seconds(result, reports, silos) if shows_pace(config) else [],
     )
 
 
@@ -100,6 +105,24 @@ def _widest(result: RoundResult, reports: list[Json]) -> dict[str, list[int]]:
     say = {name: {one["silo"] for one in reports if name in one["widest"]} for name in lost}
     found = {name: sorted(silos.union(claimed.get(name, ()))) for name, silos in say.items()}
     return {name: silos for name, silos in found.items() if silos}
+
+
+def _staleness(result: RoundResult) -> dict[str, int] | None:
+    """Of the updates in the sum, by silo."""
+    if result.staleness is None:
+        return None
+    return {str(silo): result.staleness[silo] for silo in result.participants}
+
+
+def shows_pace(config: Config) -> bool:
+    """Whether it is shown how long each silo has trained, which tells of its samples."""
+    return config.shares_silo_metrics and config.privacy.unit == "none"
+
+
+def _train_seconds(result: RoundResult, reports: list[Json], silos: int) -> list[float | None]:
+    """How long each silo has trained for its update in the sum."""
+    told = {one["silo"]: one["train_seconds"] for one in reports if one["silo"] in result.participants}
+    return [None if told.get(silo) is None else round(told[silo], 6) for silo in range(silos)]
 
 
 def _mean_phases(phases: list[dict[str, float]]) -> dict[str, float]:

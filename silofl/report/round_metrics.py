@@ -36,6 +36,8 @@ class RoundMetrics:
         per_silo: what silos show of their own, in the order of their numbers.
         began: silos that the round's sum was made for.
         drawn: silos that were drawn to take part; None where all take part, or where nobody knows.
+        staleness: of the updates that are in it, by silo, how many rounds older than the newest the model was
+            that each was trained from; None where all were trained from the newest.
         survivors: silos whose updates are in the model.
         failed: silos that failed since the line before.
         rejoined: silos that came back since the line before.
@@ -54,6 +56,8 @@ class RoundMetrics:
             groups.
         seconds: wall clock, the commit of the round before included.
         seconds_by_phase: means over the silos that were in a phase.
+        train_seconds: how long each silo has trained for its update in this round, in the order of their
+            numbers; None for one without, and empty where silos do not show what is their own.
     """
 
     round: int
@@ -65,6 +69,7 @@ class RoundMetrics:
     per_silo: list[Mapping[str, float | None]] = field(default_factory=list)
     began: tuple[int, ...] = ()
     drawn: tuple[int, ...] | None = None
+    staleness: Mapping[str, int] | None = None
     survivors: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     rejoined: tuple[int, ...] = ()
@@ -80,6 +85,7 @@ class RoundMetrics:
     bytes_between_groups: int | None = None
     seconds: float = 0.0
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
+    train_seconds: list[float | None] = field(default_factory=list)
 
     def to_json(self) -> Json:
         """The line; what is None is left out, and a metric that is no number is null."""

@@ -9,12 +9,14 @@ from silofl.config import TopologyConfig
 from silofl.errors import unknown_name
 from silofl.topologies.arrangements import registry as arrangements_of
 from silofl.topologies.arrangements.base import Arrangement
+from silofl.topologies.asynchronous_server import AsynchronousServer
 from silofl.topologies.base import Topology
 from silofl.topologies.hierarchical_server import HierarchicalServer
 from silofl.topologies.sharded_server import ShardedServer
 from silofl.topologies.star_server import StarServer
 
 TOPOLOGIES: Mapping[str, type[Topology]] = {
+    "asynchronous": AsynchronousServer,
     "hierarchical": HierarchicalServer,
     "sharded": ShardedServer,
     "star": StarServer,

@@ -17,6 +17,7 @@ FULL = RoundMetrics(
     per_silo=[{"accuracy": 1.0}, {}],
     began=(0, 1, 2),
     drawn=(0, 1, 2),
+    staleness={"0": 0, "2": 3},
     survivors=(0, 2),
     failed=(1,),
     rejoined=(2,),
@@ -32,6 +33,7 @@ FULL = RoundMetrics(
     bytes_between_groups=33,
     seconds=2.0,
     seconds_by_phase={"train": 1.0},
+    train_seconds=[1.0, None, 1.0],
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar
 
+from silofl.topologies.arrangements._buffering import Buffering
+
 Groups = tuple["int | Groups", ...]
 """Ranks, and groups of them."""
 Hosts = tuple[tuple[int, ...], ...]
@@ -42,6 +44,13 @@ class Arrangement:
     def lacking(self, groups: Groups, left: Collection[int]) -> str:
         """Why a run cannot go on with the silos that are left, of `grouped` ranks; empty where it can."""
         return ""
+
+    def buffering(self, fewest: int) -> Buffering | None:
+        """When sums open without all silos; None where every sum is over all.
+
+        `fewest`: over how many silos the protocol adds up at least.
+        """
+        return None
 
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
         """What rank `target` learns from what rank `source` sends it in a round, in a few words.
