@@ -294,6 +294,47 @@ def check_exchange(comm):
         collective_assert(comm, right, f"the second: {again}")
 
 
+def check_neighbourhood(comm):
+    """Each rank sends to the next and to the one 3 places on, of which some are one, and some itself."""
+    n, me = comm.size, comm.rank
+    targets = sorted({(me + hop) % n for hop in (1, 3)} - {me})
+    sources = sorted({(me - hop) % n for hop in (1, 3)} - {me})
+    before, near = comm.bytes_sent, comm.neighbourhood(sources, targets)
+    collective_assert(comm, (near.sources, near.targets) == (tuple(sources), tuple(targets)), "edges")
+    for dtype in ("uint8", "uint64", "float32"):
+        for width in WIDTHS:
+            send = place_of(me, width, dtype)
+            receive = np.zeros((len(sources), width), dtype)
+            near.allgather(send, receive)
+            want = np.array([place_of(one, width, dtype) for one in sources], dtype).reshape(receive.shape)
+            collective_assert(comm, np.array_equal(receive, want), f"allgather {dtype} {width}: {receive}")
+            rows = np.array([place_of(me + 5 * to, width, dtype) for to in targets], dtype)
+            receive[...] = 0
+            near.alltoall(rows.reshape(len(targets), width), receive)
+            want = np.array([place_of(one + 5 * me, width, dtype) for one in sources], dtype)
+            right = np.array_equal(receive, want.reshape(receive.shape))
+            collective_assert(comm, right, f"alltoall {dtype} {width}: {receive}")
+    sent = 2 * len(targets) * sum(WIDTHS) * (1 + 8 + 4)
+    collective_assert(comm, comm.bytes_sent - before == sent, f"{comm.bytes_sent - before}: not {sent}")
+    near.free()
+
+
+def check_neighbourhood_refuses(comm):
+    n, me = comm.size, comm.rank
+    for wrong in ([me], [n], [-1], [1, 0], [0, 0]):
+        collective_assert(comm, raises(ValueError, comm.neighbourhood, [], wrong), f"targets {wrong}")
+        collective_assert(comm, raises(ValueError, comm.neighbourhood, wrong, []), f"sources {wrong}")
+    near, row = comm.neighbourhood([], []), np.zeros(3)
+    for send, receive in (
+        (row, np.zeros((1, 3))),
+        (row, np.zeros((0, 4))),
+        (row.reshape(1, 3), np.zeros((0, 3))),
+    ):
+        call = near.allgather if send.ndim == 1 else near.alltoall
+        collective_assert(comm, raises(ValueError, call, send, receive), f"{send.shape}, {receive.shape}")
+    near.free()
+
+
 def check_exchange_refuses(comm):
     n, me, one = comm.size, comm.rank, np.zeros(4, np.uint8)
     wrong = [([(one, me)], []), ([], [(one, n)]), ([], [(one, -1)])]
