@@ -36,9 +36,11 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
     },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
+    "silofl.topologies.arrangements": {"silofl.errors", "silofl.constrained", "silofl.families"},
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
         *("silofl.privacy.places", "silofl.personal", "silofl.compression", "silofl.pruning"),
+        "silofl.topologies.arrangements",
     },
     "silofl.crypto": {
         *("silofl_kernels", "silofl.errors", "silofl.types", "silofl.config"),
@@ -60,7 +62,7 @@ FLOORS = {
     },
     "silofl.topologies": {
         *("silofl.errors", "silofl.types", "silofl.config"),
-        *("silofl.comm", "silofl.aggregation", "silofl.strategies"),
+        *("silofl.comm", "silofl.aggregation", "silofl.strategies", "silofl.topologies.arrangements"),
     },
     "silofl.report": {
         *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),
@@ -154,8 +156,9 @@ def imported(path: Path) -> set[str]:
 
 def package(name: str) -> str:
     """`silofl.comm.mpi` belongs to `silofl.comm`, `silofl_kernels.aes` to `silofl_kernels`."""
-    if name.startswith("silofl.privacy.places"):  # which the configuration reads, and which needs none
-        return "silofl.privacy.places"
+    for inner in ("silofl.privacy.places", "silofl.topologies.arrangements"):
+        if name.startswith(inner):  # which the configuration reads, and which needs none
+            return inner
     parts = name.split(".")
     return parts[0] if parts[0] != "silofl" else ".".join(parts[:2])
 

@@ -33,11 +33,13 @@ from silofl.config.sections import (
     RunConfig,
     SecureConfig,
     TaskConfig,
-    TopologyConfig,
     TrainConfig,
 )
 from silofl.config.strategy_section import DEFAULT, SECTIONS, AnyStrategy, StrategyConfig
 from silofl.config.text_file import decoded, marked_encoding, read_text
+from silofl.config.topology_section import DEFAULT as SERVERLESS
+from silofl.config.topology_section import SECTIONS as TOPOLOGIES
+from silofl.config.topology_section import AnyTopology, TopologyConfig
 from silofl.errors import ConfigError
 
 __all__ = [
@@ -85,7 +87,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     strategy: AnyStrategy = SECTIONS[DEFAULT](name=DEFAULT)
     personal: AnyPersonal = PERSONAL[NO_METHOD](name=NO_METHOD)
-    topology: TopologyConfig = TopologyConfig()
+    topology: AnyTopology = TOPOLOGIES[SERVERLESS](name=SERVERLESS)
     secure: SecureConfig = SecureConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     compress: AnyCompress = CODECS[NO_CODEC](name=NO_CODEC)

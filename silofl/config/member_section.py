@@ -23,13 +23,14 @@ def section_of(name: str, kind: type[Any], base: type[Base]) -> type[Base]:
     return create_model(f"{kind.__name__}Config", __base__=base, __doc__=kind.__doc__, **keys)
 
 
-def any_of(sections: Mapping[str, type[Section]], default: str) -> Any:
-    """The type of a section of any member, told apart by `name`."""
+def any_of(sections: Mapping[str, type[Section]], default: str, *, others: str | None = None) -> Any:
+    """The type of a section of any member, told apart by `name`; `others` has those of unknown names."""
 
     def name_in(table: Any) -> str | None:
         """The name that a table, or a section, gives; None where it is neither."""
         name = table.get("name", default) if isinstance(table, dict) else getattr(table, "name", None)
-        return name if name is None or isinstance(name, str) else repr(name)
+        name = name if name is None or isinstance(name, str) else repr(name)
+        return name if others is None or name in {None, *sections} else others
 
     members = [Annotated[section, Tag(name)] for name, section in sections.items()]
     return Annotated[reduce(or_, members), Discriminator(name_in)]

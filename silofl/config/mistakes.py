@@ -9,7 +9,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from silofl.config import compress_section, personal_section, prune_section, strategy_section
+from silofl.config import (
+    compress_section,
+    personal_section,
+    prune_section,
+    strategy_section,
+    topology_section,
+)
 from silofl.config.synonyms import KEYS, SECTIONS
 
 _EPSILON = (
@@ -54,6 +60,7 @@ FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "personal": personal_section.SECTIONS,
     "compress": compress_section.SECTIONS,
     "prune": prune_section.SECTIONS,
+    "topology": topology_section.SECTIONS,
 }
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75
@@ -122,10 +129,16 @@ def _keys_by_section(sections: dict[str, Any]) -> dict[str, list[str]]:
     return {name: list(getattr(one.annotation, "model_fields", ())) for name, one in sections.items()}
 
 
+def _common(family: Mapping[str, type[BaseModel]]) -> type[BaseModel]:
+    """What all sections of a family have, and a member that has no section."""
+    kind: type[BaseModel] = next(iter(family.values())).__bases__[0]
+    return kind
+
+
 def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
     section, key = str(loc[0]), str(loc[1])
     family = FAMILIES.get(section, {})
-    kind: type[BaseModel] = family[member] if member else sections[section].annotation
+    kind: type[BaseModel] = family.get(member, _common(family)) if member else sections[section].annotation
     owners = [name for name, one in family.items() if key in one.model_fields]
     if owners:
         return (

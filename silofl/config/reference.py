@@ -26,7 +26,10 @@ _MEMBERS = {
     "personal": "personal methods",
     "compress": "codecs",
     "prune": "rules of pruning",
+    "topology": "topologies",
 }
+_TOLD = {"topology": "`docs/topologies.md`"}
+"""What tells of a family's members, where `silofl strategies` does not."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def keys(section: str) -> tuple[Key, ...]:
         "text",
         tuple(f'"{name}"' for name in family),
         f'"{default}"',
-        f"Which of the {_MEMBERS[section]}; `silofl strategies` tells of each. It decides the other keys.",
+        f"Which of the {_MEMBERS[section]}; {_TOLD.get(section, '`silofl strategies`')} tells of each. It "
+        "decides the other keys.",
     )
     return (first, *found, *_of_members(section, {*kind.model_fields, "name"}))
 
@@ -107,12 +111,14 @@ def _member_docs(section: str, member: str) -> Mapping[str, str]:
     from silofl.personal.registry import METHODS
     from silofl.pruning.registry import RULES
     from silofl.strategies.registry import STRATEGIES
+    from silofl.topologies.arrangements.registry import ARRANGEMENTS
 
     kinds: dict[str, Mapping[str, type[Any]]] = {
         "strategy": STRATEGIES,
         "personal": METHODS,
         "compress": CODECS,
         "prune": RULES,
+        "topology": ARRANGEMENTS,
     }
     return docs_of(kinds[section][member])
 

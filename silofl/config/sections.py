@@ -261,13 +261,6 @@ class TrainConfig(Section):
         return self
 
 
-class TopologyConfig(Section):
-    """[topology]: how contributions become the next shared vectors."""
-
-    name: str = "sharded"
-    """`sharded`: each silo steps its own slice of the shared model (`TOPOLOGIES` has what there is)."""
-
-
 class SecureConfig(Section):
     """[secure]: how updates are added up so that nobody sees one. A key that the protocol does not read is
     refused where it is set."""

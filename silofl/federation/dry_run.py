@@ -55,6 +55,7 @@ from silofl.tasks.heads.base import target_names
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.recipe_making import Agreed, described, numeric_schema
 from silofl.tasks.user_code import UserCode
+from silofl.topologies.arrangements.registry import refuse_ranks
 from silofl.topologies.registry import topology_of
 from silofl.training.pruned_weights import weights_of
 
@@ -93,6 +94,7 @@ def _dry_run(
     every = DryRunSilos(config, silos, own, institutions)
     for number in every.seen:
         refuse_conflicts(every.config(number))
+    refuse_ranks(config.topology, silos)
     refuse_unfit(config, silos)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])

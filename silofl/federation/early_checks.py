@@ -24,6 +24,7 @@ from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.report.loggers import registry as loggers_of
 from silofl.tasks import early as tasks
+from silofl.topologies.arrangements.registry import refuse_ranks
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Start:
 def secure_keys(start: Start) -> None:
     """[secure] has no key that does nothing."""
     refuse_conflicts(start.config)
+
+
+def topology(start: Start) -> None:
+    """So many ranks can be arranged as [topology] says."""
+    refuse_ranks(start.config.topology, start.silos)
 
 
 def number_of_silos(start: Start) -> None:
@@ -108,7 +114,7 @@ def task_and_data(start: Start, silo: int) -> None:
         tasks.refuse_early(start.config, silo)
 
 
-OF_RUN: tuple[Callable[[Start], None], ...] = (secure_keys, number_of_silos, participation, faults)
+OF_RUN: tuple[Callable[[Start], None], ...] = (secure_keys, topology, number_of_silos, participation, faults)
 """What the configuration and the number of silos tell."""
 OF_SILO: tuple[Callable[[Start, int], None], ...] = (
     run_directory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -90,7 +91,7 @@ class TrialRound:
 
     Attributes:
         secure: [secure].
-        topology: what [topology] names.
+        topology: what makes the one that [topology] names.
         strategy: decides which vectors are sent and shared.
         words: whether ring integers are added up, as under distributed privacy.
         tolerant: whether ranks may fail, so that replicas are kept.
@@ -100,7 +101,7 @@ class TrialRound:
     """
 
     secure: SecureConfig
-    topology: type[Topology]
+    topology: Callable[..., Topology]
     strategy: Strategy
     words: bool
     tolerant: bool

@@ -34,6 +34,8 @@ class Topology(Protocol):
             parameters of one model: all of them step its buffers.
         newcomers: the silos that have just rejoined, this rank among them; none at the start of a run.
         starts: what shared vectors begin with, by name, (P,) each; zeros where they are not named.
+
+    A topology whose arrangement has keys takes that, too, as `arrangement`.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class FragmentedServer:
 
     def __init__(
         self,
-        kind: type[Topology],
+        kind: Callable[..., Topology],
         group: ElasticGroup,
         strategy: Strategy,
         make_aggregators: Sequence[Callable[[], Aggregator]],

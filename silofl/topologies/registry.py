@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from silofl.config import TopologyConfig
 from silofl.errors import unknown_name
+from silofl.topologies.arrangements import registry as arrangements_of
+from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.base import Topology
 from silofl.topologies.sharded_server import ShardedServer
 
@@ -15,8 +18,17 @@ TOPOLOGIES: Mapping[str, type[Topology]] = {
 """What `topology.name` may be."""
 
 
-def topology_of(config: TopologyConfig) -> type[Topology]:
-    """The topology that [topology] names. ConfigError, naming the nearest, where there is none."""
+def arrangement_of(config: TopologyConfig) -> Arrangement:
+    """How [topology] arranges ranks. ConfigError, naming the nearest, where there is no such topology."""
     if config.name not in TOPOLOGIES:
         raise unknown_name("topology.name", config.name, TOPOLOGIES)
-    return TOPOLOGIES[config.name]
+    return arrangements_of.build(config)
+
+
+def topology_of(config: TopologyConfig) -> Callable[..., Topology]:
+    """What makes the topology that [topology] names, with its arrangement where that has keys."""
+    arrangement = arrangement_of(config)
+    kind: Callable[..., Topology] = TOPOLOGIES[config.name]
+    if arrangement.has_keys:
+        return partial(kind, arrangement=arrangement)
+    return kind

@@ -19,6 +19,7 @@ from silofl.config.mistakes import FAMILIES, MEANT
 from silofl.config.reference import Key
 from silofl.errors import ConfigError
 from silofl.tasks.registry import TASKS
+from silofl.topologies.arrangements.registry import ARRANGEMENTS
 from silofl.topologies.registry import TOPOLOGIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,12 +45,14 @@ def test_the_page_is_the_one_that_the_types_make() -> None:
     assert PAGE.read_text() == reference.markdown(), "run: silofl config --markdown > docs/configuration.md"
 
 
-@pytest.mark.parametrize(
-    ("key", "members"), [("task.name", TASKS), ("secure.protocol", PROTOCOLS), ("topology.name", TOPOLOGIES)]
-)
+@pytest.mark.parametrize(("key", "members"), [("task.name", TASKS), ("secure.protocol", PROTOCOLS)])
 def test_names_of_what_there_is_are_told(key: str, members: dict[str, Any]) -> None:
     doc = next(one.doc for one in every_key() if one.full == key)
     assert [name for name in members if f"`{name}`" not in doc] == []
+
+
+def test_every_topology_has_an_arrangement_whose_keys_are_told() -> None:
+    assert set(TOPOLOGIES) == set(FAMILIES["topology"]) == set(ARRANGEMENTS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""What is known of a topology before any rank starts: its keys, its ranks' parts, who sends what to whom."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Arrangement:
+    """One [topology]; here that of ranks which all have data and are all alike.
+
+    A member of the family is a @final @dataclass(frozen=True) whose fields are the keys of [topology]. Others
+    ask it for what it is, never for its name.
+    """
+
+    own_models: ClassVar[bool] = False
+    """Whether silos' models differ between rounds, and each one's own is a result of the run."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether [topology] has any beside the name."""
+        return bool(getattr(self, "__dataclass_fields__", ()))
+
+    def refuse(self, ranks: int) -> None:
+        """Raise ValueError, with one sentence, where so many ranks cannot be arranged so."""
+
+    def coordinators(self, ranks: int) -> tuple[int, ...]:
+        """The ranks that have no data, ascending."""
+        return ()
+
+    def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
+        """What rank `target` learns from what rank `source` sends it in a round, in a few words.
+
+        `private`: whether contributions are added up by a secure sum.
+        """
+        update = "its update's slices, masked: nothing" if private else "slices of its update"
+        return f"{update}; new values of the slice it serves"

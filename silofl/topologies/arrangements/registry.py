@@ -1,0 +1,30 @@
+"""Arrangements by their topology's configured name, which is the name of their module."""
+
+from __future__ import annotations
+
+import silofl.topologies.arrangements
+from silofl import families
+from silofl.errors import ConfigError
+from silofl.families import Named
+from silofl.topologies.arrangements.base import Arrangement
+
+ARRANGEMENTS: dict[str, type[Arrangement]] = {
+    name: families.member_of(module, Arrangement)
+    for name, module in families.modules_of(silofl.topologies.arrangements).items()
+}
+"""What is known of topologies; of another name there is nothing but the name."""
+
+
+def build(section: Named) -> Arrangement:
+    """The arrangement that [topology] names, with the values that it gives."""
+    if section.name not in ARRANGEMENTS:
+        return Arrangement()
+    return families.build(ARRANGEMENTS, section)
+
+
+def refuse_ranks(section: Named, ranks: int) -> None:
+    """Raise ConfigError where so many ranks cannot be arranged as [topology] says."""
+    try:
+        build(section).refuse(ranks)
+    except ValueError as error:
+        raise ConfigError(str(error), rank=0) from None

@@ -1,0 +1,14 @@
+"""Serverless: every rank serves a slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from silofl.topologies.arrangements.base import Arrangement
+
+
+@final
+@dataclass(frozen=True)
+class Sharded(Arrangement):
+    """Each silo steps its own slice of the shared model."""
