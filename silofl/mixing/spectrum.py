@@ -23,9 +23,7 @@ def second_eigenvalue(period: Sequence[Weights]) -> float:
         product = weights @ product
     if len(product) < 2:
         return 0.0
-    if np.allclose(
-        product.sum(axis=1), 1.0
-    ):  # its singular values: of symmetric and circulant weights they are those of its eigenvalues
+    if np.allclose(product.sum(axis=1), 1.0):  # of symmetric and circulant weights the same
         second = float(np.linalg.norm(product - 1.0 / len(product), 2))
     else:
         second = float(np.sort(np.abs(np.linalg.eigvals(product)))[-2])

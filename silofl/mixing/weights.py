@@ -1,4 +1,4 @@
-"""Mixing matrices: how much of which node's values a node takes. float64 (n, n); row i is what node i takes."""
+"""Mixing matrices, float64 (n, n): row i says how much node i takes of each node's values."""
 
 from __future__ import annotations
 

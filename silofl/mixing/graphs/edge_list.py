@@ -34,7 +34,7 @@ class EdgeList(Graph):
             return 'topology.graph = "edge_list" needs the graph: set topology.edges_file to its path'
         try:
             pairs = self._pairs
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             return (
                 f"topology.edges_file = {self.edges_file!r} has no graph ({_why(error)}): give CSV with two "
                 "silos a line, or JSON with pairs of silos, or each silo's neighbours"
@@ -77,7 +77,7 @@ def _of_json(told: Any) -> list[Any]:
 
 def _list(told: Any) -> list[Any]:
     if not isinstance(told, list):
-        raise ValueError("no list")
+        raise TypeError("no list")
     return told
 
 

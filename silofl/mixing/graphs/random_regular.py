@@ -42,7 +42,7 @@ class RandomRegular(Graph):
             if int(edges.sum()) == self.degree * nodes - (self.degree * nodes) % 2:
                 return edges
         raise ValueError(
-            f"topology.degree = {self.degree} and {nodes} silos: no regular graph was found in {TRIES} draws: "
+            f"topology.degree = {self.degree} and {nodes} silos: {TRIES} draws gave no regular graph: "
             'lower it, or set topology.graph = "complete"'
         )
 
