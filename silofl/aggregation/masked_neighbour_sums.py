@@ -1,14 +1,16 @@
 """Weighted sums of neighbours' messages under masks: a silo reads the sum and no single message.
 
-Two steps. Masked words change hands; then, when it is settled between all ranks which messages each sum is of,
-senders give receivers what opens the sum. A silo that fails between the two leaves the sums that it is in
-closed, and their receivers exchange anew without it, under other masks: nobody opens two sums of a round.
+Two steps. Masked words change hands; then, when ranks have settled which messages each sum is of, senders
+give receivers what opens the sum. A silo that fails between the two leaves the sums that it is in closed, and
+their receivers exchange anew without it, under other masks: nobody opens two sums of a round.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +66,10 @@ class MaskedNeighbourSums(NeighbourSums):
 
     Args:
         session: the ranks, their identities, and the generator of masks.
-        weights: see `NeighbourSums`; in every round each silo receives from two others at least.
     """
 
-    def __init__(self, session: SecureSession, weights: WeightsOf) -> None:
-        super().__init__(session.group, weights)
+    def __init__(self, session: SecureSession) -> None:
+        super().__init__(session.group)
         self._session, self._prg = session, session.rules.prg
         self._keys = self._group.step(lambda: _agree(session.group, session))
 
@@ -80,35 +81,36 @@ class MaskedNeighbourSums(NeighbourSums):
     def exchange(
         self,
         message: Vector,
+        weights: WeightsOf,
         number: int,
         absent: tuple[int, ...] = (),
         authorizer: Authorizer | None = None,
     ) -> Exchanged:
         """See `NeighbourSums`. DataError, on every rank, where a silo's values are 2^20 or more.
 
-        StoppedError where so few silos are left that one would read a single neighbour's message.
+        StoppedError where a silo has one neighbour alone, whose message it would read.
         """
         group = self._group
         waiting: tuple[int, ...] | None = None  # silos whose sums are not open yet; all
         found: Exchanged | None = None
         while True:
-            taken = group.step(lambda w=waiting: self._collect(message, number, absent, w))  # type: ignore[misc]
+            now = partial(self.round, weights, number, absent)
+            taken = group.step(partial(self._collect, message, now, number, waiting))
             authorize(group, authorizer, taken.now.silos)
-            waiting = group.step(lambda one=taken: self._open(one))  # type: ignore[misc]
+            waiting = group.step(partial(self._open, taken))
             if found is None and not taken.left:
                 found = Exchanged(taken.now.silos, self._decoded(taken), taken.now.own)
             if not waiting:
                 break
         assert found is not None, "no sum waits"
-        result = found
-        group.step(lambda: self._refuse_garbage(result))
-        return result
+        group.step(partial(self._refuse_garbage, found))
+        return found
 
     def _collect(
-        self, message: Vector, number: int, absent: tuple[int, ...], waiting: tuple[int, ...] | None
+        self, message: Vector, round_now: Callable[[], Round], number: int, waiting: tuple[int, ...] | None
     ) -> _Collected:
         """Exchange masked words for the silos that still wait for a sum; within a step."""
-        now = self.round(number, absent)
+        now = round_now()
         with raise_on_all_ranks(self._group.comm):
             refuse_thin(now, number)
             if len(message) and not float(np.abs(message).max()) < LIMIT:
@@ -188,7 +190,7 @@ class MaskedNeighbourSums(NeighbourSums):
         with raise_on_all_ranks(self._group.comm):
             if largest >= LIMIT * len(found.silos):
                 raise ProtocolError(
-                    f"silo {self._group.silo_id}: the masks of its neighbours' messages do not cancel: one of "
+                    f"silo {self._group.silo_id}: masks of its neighbours' messages do not cancel: one of "
                     "them has other weights, or other silos, than this one"
                 )
 

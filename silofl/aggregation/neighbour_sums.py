@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.base import Authorizer, authorize
+from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, Neighbourhood
+from silofl.errors import ProtocolError
 from silofl.types import Vector
 
 CHUNK_VALUES = 1 << 18
@@ -71,13 +74,17 @@ class NeighbourSums(ABC):
 
     Args:
         group: the ranks.
-        weights: of the silos that take part in a round, the same on every rank.
     """
 
-    def __init__(self, group: ElasticGroup, weights: WeightsOf) -> None:
-        self._group, self._weights = group, weights
+    def __init__(self, group: ElasticGroup) -> None:
+        self._group = group
         self._graphs: dict[bytes, Neighbourhood] = {}
         self._comm: Communicator | None = None
+
+    @property
+    def silo(self) -> int:
+        """This silo's number."""
+        return self._group.silo_id
 
     @property
     @abstractmethod
@@ -88,21 +95,23 @@ class NeighbourSums(ABC):
     def exchange(
         self,
         message: Vector,
+        weights: WeightsOf,
         number: int,
         absent: tuple[int, ...] = (),
         authorizer: Authorizer | None = None,
     ) -> Exchanged:
         """Send a message (m,), m the same on every rank, to this silo's neighbours in round `number`.
 
-        A silo that fails meanwhile is left out: the others are neighbours by the weights of those that are
-        left. The `authorizer` is asked before a sum can be read.
+        `weights`, the same on every rank, are asked for the silos that take part. One that fails meanwhile is
+        left out: the others are neighbours by the weights of those that are left. The `authorizer` is asked
+        before a sum can be read.
         """
 
-    def round(self, number: int, absent: tuple[int, ...]) -> Round:
+    def round(self, weights: WeightsOf, number: int, absent: tuple[int, ...]) -> Round:
         """The round's exchange among the silos that are there now, as this rank sees them; not collective."""
         silos = tuple(silo for silo in self._group.members if silo not in absent)
         me = silos.index(self._group.silo_id) if self._group.silo_id in silos else None
-        return Round(silos, self._weights(silos, number), me)
+        return Round(silos, weights(silos, number), me)
 
     def neighbourhood(self, edges: NDArray[np.bool_], silos: tuple[int, ...]) -> Neighbourhood:
         """Collectives along `edges` (n, n), rows receive, among `silos`; made once for each set of edges."""
@@ -139,6 +148,7 @@ class PlainNeighbourSums(NeighbourSums):
     def exchange(
         self,
         message: Vector,
+        weights: WeightsOf,
         number: int,
         absent: tuple[int, ...] = (),
         authorizer: Authorizer | None = None,
@@ -146,7 +156,7 @@ class PlainNeighbourSums(NeighbourSums):
         """See `NeighbourSums`: sums are in the order of silos, in float64."""
 
         def work() -> Exchanged:
-            now = self.round(number, absent)
+            now = self.round(weights, number, absent)
             near = self.neighbourhood(off_diagonal(now.weights), now.silos)
             self._group.comm.mark("collect")
             shares = [] if now.me is None else [now.weights[now.me, k] for k in now.senders(now.me)]
@@ -162,6 +172,59 @@ class PlainNeighbourSums(NeighbourSums):
         found = self._group.step(work)
         authorize(self._group, authorizer, found.silos)
         return found
+
+    def exchange_packets(
+        self,
+        packet: bytes,
+        read: Callable[[bytes], Vector],
+        weights: WeightsOf,
+        number: int,
+        absent: tuple[int, ...] = (),
+        authorizer: Authorizer | None = None,
+    ) -> Exchanged:
+        """`exchange` of packets, of any length, of which `read` makes (m,) float64 values each.
+
+        ProtocolError, on every rank, names the silo of one of which it makes none.
+        """
+
+        def work() -> Exchanged:
+            comm = self._group.comm
+            now = self.round(weights, number, absent)
+            near = self.neighbourhood(off_diagonal(now.weights), now.silos)
+            comm.mark("collect")
+            longest = int(comm.allreduce(np.array([len(packet)]), "max")[0])
+            row = np.frombuffer(_padded(packet, longest), np.uint8)
+            senders = [] if now.me is None else now.senders(now.me)
+            rows = np.empty((len(senders), len(row)), np.uint8)
+            near.allgather(row, rows)
+            total = np.zeros(len(read(packet)))
+            with raise_on_all_ranks(comm):
+                for one, place in zip(rows, senders, strict=True):
+                    total += now.weights[now.me, place] * _read(read, one.tobytes(), now.silos[place])
+            return Exchanged(now.silos, total, now.own)
+
+        found = self._group.step(work)
+        authorize(self._group, authorizer, found.silos)
+        return found
+
+
+def _padded(packet: bytes, longest: int) -> bytes:
+    return struct.pack("<Q", len(packet)) + packet.ljust(longest, b"\0")
+
+
+def _read(read: Callable[[bytes], Vector], row: bytes, silo: int) -> Vector:
+    (length,) = struct.unpack_from("<Q", row)
+    try:
+        values = read(row[8 : 8 + min(length, len(row))])
+        if np.isfinite(values).all():
+            return values
+    except (ValueError, struct.error):
+        pass
+    raise ProtocolError(
+        f"silo {silo}'s packet is none of the codec of [compress]: it runs another version, or the packet "
+        "was changed on its way; nothing was made of it",
+        sender=silo,
+    )
 
 
 def off_diagonal(weights: Weights) -> NDArray[np.bool_]:

@@ -136,7 +136,7 @@ class SecAggProtocol:
         """See `SumProtocol`."""
         from silofl.aggregation.secagg import SecAgg, SecAggSum
 
-        session = _session(group, secure, spec, signer)
+        session = session_of(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return SecAgg(
             group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
@@ -178,7 +178,7 @@ class AdditiveProtocol:
         """See `SumProtocol`."""
         from silofl.aggregation.additive import Additive
 
-        session = _session(group, secure, spec, signer)
+        session = session_of(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return group.step(
             lambda: Additive(
@@ -187,9 +187,10 @@ class AdditiveProtocol:
         )
 
 
-def _session(
+def session_of(
     group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
 ) -> SecureSession:
+    """The session that [secure] describes, for the ranks that there are now; collective."""
     from silofl.aggregation.secure_session import configured_session
 
     return group.step(lambda: configured_session(group, secure, spec.config_digest, spec.silos, signer))

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.compressed import Compression
 from silofl.aggregation.exchanges import BUFFERS
-from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
+from silofl.aggregation.protocols import PROTOCOLS, choose_protocol, describe_keys, protocol_name
 from silofl.aggregation.pruned_sum import pruned_spec
 from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
+from silofl.compression import registry as codecs
 from silofl.config import Config, conflicts
 from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
@@ -56,7 +57,7 @@ from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.recipe_making import Agreed, described, numeric_schema
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.arrangements.registry import refuse_ranks
-from silofl.topologies.registry import topology_of
+from silofl.topologies.registry import arrangement_of, topology_of
 from silofl.training.pruned_weights import weights_of
 
 SMOOTHING = 0.5
@@ -94,7 +95,8 @@ def _dry_run(
     every = DryRunSilos(config, silos, own, institutions)
     for number in every.seen:
         refuse_conflicts(every.config(number))
-    refuse_ranks(config.topology, silos)
+    private = choose_protocol(config.secure, silos).private
+    refuse_ranks(config.topology, silos, config.run.seed, private=private)
     refuse_unfit(config, silos)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
@@ -233,6 +235,8 @@ def _sizes(
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
     way = Compression.of(config.compress) if not words else way_of(config)
     trial = replace(trial, compression=way or (WHOLE if config.prune.active else None))
+    if arrangement_of(config.topology).own_models:
+        trial = replace(trial, compression=None, between=codecs.build(config.compress))
     privacy, weak = _privacy(config, rows, silo, every)
     name = protocol_name(config.secure, silos)
     return DryRun(

@@ -15,9 +15,11 @@ from silofl import config as configuration
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import Compression
+from silofl.aggregation.neighbour_aggregator import neighbour_aggregator
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.compression import registry as codecs
 from silofl.config import Config
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
@@ -39,9 +41,10 @@ from silofl.federation.watched_metrics import WatchedMetrics
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
+from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.base import Topology
 from silofl.topologies.fragmented_server import FragmentedServer
-from silofl.topologies.registry import topology_of
+from silofl.topologies.registry import arrangement_of, strategy_of, topology_of
 from silofl.types import Contribution, Vector
 
 
@@ -134,6 +137,8 @@ class Federation:
             drawn = () if draws is None else (draws.drawn,)
             notices += self.context.openings.begin(committed, *drawn)
         notices += self.silo.notices()
+        told = self.context.arrangement.describe(self.members, self.context.config.run.seed)
+        notices += [told] if told else []
         secure, silos = self.context.config.secure, self.context.silos
         if secure.protocol == "auto" and not protocols.choose_protocol(secure, silos).private:
             why = f"among {silos} silos a sum hides nothing, for it less one's own update is the other's; "
@@ -252,7 +257,8 @@ class RunContext:
         before = Ledger() if statistics is None else statistics.ledger
         feedback = ErrorFeedback.of(group, config)
         engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
-        who = group, config, silo, silos, strategies.build(config.strategy), engine
+        strategy = strategy_of(config.topology, strategies.build(config.strategy))
+        who = group, config, silo, silos, strategy, engine
         return cls(
             *who,
             MembershipTracker(group.members),
@@ -271,6 +277,11 @@ class RunContext:
         return parts_of(self)
 
     @cached_property
+    def arrangement(self) -> Arrangement:
+        """How [topology] arranges silos."""
+        return arrangement_of(self.config.topology)
+
+    @cached_property
     def participation(self) -> Participation | None:
         """Which silos are drawn for a round, where not all take part."""
         return Participation.of(self.config, self.silos)
@@ -280,6 +291,9 @@ class RunContext:
         own, tolerant = (self.silo, self.strategy, self.silos), self.group.fault_tolerant
         spec = aggregation_spec(self.config, *own, tolerant=tolerant, fragment=fragment)
         secure = configuration.for_silo(self.config, self.group.silo_id).secure
+        if self.arrangement.own_models:
+            codec = codecs.build(self.config.compress)
+            return neighbour_aggregator(self.group, secure, spec, codec, self.trust.signer)
         build = partial(protocols.build, self.group, secure, signer=self.trust.signer)
         if self.privacy is None:
             way, left = Compression.of(self.config.compress), self.feedback.residuals

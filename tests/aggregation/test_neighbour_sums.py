@@ -29,10 +29,10 @@ def weights_of(graph: str, **keys: Any):
     return lambda silos, number: doubly_stochastic(made.edges(silos, number - 1, 0))
 
 
-def sums_of(kind: str, group: ElasticGroup, weights):
+def sums_of(kind: str, group: ElasticGroup):
     if kind == "plain":
-        return PlainNeighbourSums(group, weights)
-    return MaskedNeighbourSums(open_session(group, Rules(), b"c" * 32), weights)
+        return PlainNeighbourSums(group)
+    return MaskedNeighbourSums(open_session(group, Rules(), b"c" * 32))
 
 
 def message_of(silo: int, number: int = 1):
@@ -44,11 +44,11 @@ def exchange(kind: str, weights, silos: int, rounds: int = 1, on_mark=None, abse
 
     def rank(comm):
         group = ElasticGroup(comm)
-        made = sums_of(kind, group, weights)
+        made = sums_of(kind, group)
         if on_mark is not None:
             comm.on_mark(on_mark(comm))
         found = [
-            made.exchange(message_of(group.silo_id, number), number, absent, **given)
+            made.exchange(message_of(group.silo_id, number), weights, number, absent, **given)
             for number in range(1, rounds + 1)
         ]
         made.close()
@@ -165,8 +165,8 @@ def test_masks_of_a_pair_stay_on_when_senders_give_their_own(monkeypatch: pytest
 
     def rank(comm):
         group = ElasticGroup(comm)
-        made = sums_of("masked", group, weights_of("complete"))
-        now = made.round(1, ())
+        made = sums_of("masked", group)
+        now = made.round(weights_of("complete"), 1, ())
         taken = masked_neighbour_sums._Collected(now, 7, b"d" * 32, now.silos, np.zeros(SIZE, np.uint64))
         message = message_of(group.silo_id)
         if group.silo_id == 1:  # what it would send to silo 0, without its own mask
@@ -213,8 +213,8 @@ def test_silos_that_have_other_weights_cannot_open_each_others_boxes() -> None:
         def lied(silos, number):
             return 0.9 * mixed(silos, number) + 0.1 * np.eye(len(silos))
 
-        made = sums_of("masked", ElasticGroup(comm), lied if comm.rank == 1 else mixed)
-        made.exchange(message_of(comm.rank), 1)
+        made = sums_of("masked", ElasticGroup(comm))
+        made.exchange(message_of(comm.rank), lied if comm.rank == 1 else mixed, 1)
 
     with pytest.raises(ProtocolError, match="sealed"):
         run_in_threads(4, rank, timeout_s=30)
@@ -229,7 +229,7 @@ def test_one_neighbour_is_refused_and_large_values_are() -> None:
     def rank(comm):
         group = ElasticGroup(comm)
         message = np.full(SIZE, 2.0**20 if comm.rank == 2 else 1.0)
-        sums_of("masked", group, weights_of("ring")).exchange(message, 1)
+        sums_of("masked", group).exchange(message, weights_of("ring"), 1)
 
     with pytest.raises(DataError, match="silo 2: a value of its model is 2\\^20 or more"):
         run_in_threads(4, rank, timeout_s=30)
@@ -248,9 +248,9 @@ def test_the_authorizer_is_asked_before_a_sum_can_be_read(monkeypatch: pytest.Mo
 def test_plain_messages_cost_a_row_for_each_neighbour_and_masked_ones_two() -> None:
     def sent(kind: str) -> int:
         def rank(comm):
-            made = sums_of(kind, ElasticGroup(comm), weights_of("ring"))
+            made = sums_of(kind, ElasticGroup(comm))
             before = comm.bytes_sent
-            made.exchange(message_of(comm.rank).astype(np.float32), 1)
+            made.exchange(message_of(comm.rank).astype(np.float32), weights_of("ring"), 1)
             return comm.bytes_sent - before
 
         return run_in_threads(6, rank, timeout_s=30)[0]
