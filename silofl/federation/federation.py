@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from silofl import config as configuration
 from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.compressed import Compression
-from silofl.aggregation.neighbour_aggregator import neighbour_aggregator
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
-from silofl.compression import registry as codecs
 from silofl.config import Config
+from silofl.federation.aggregators import aggregator_of
 from silofl.federation.error_feedback import ErrorFeedback
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
@@ -36,7 +33,6 @@ from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
-from silofl.federation.sum_spec import aggregation_spec, summed
 from silofl.federation.watched_metrics import WatchedMetrics
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
@@ -288,18 +284,7 @@ class RunContext:
 
     def aggregator(self, fragment: int = 0) -> Aggregator:
         """The aggregator of a fragment for the silos that are there; collective."""
-        own, tolerant = (self.silo, self.strategy, self.silos), self.group.fault_tolerant
-        spec = aggregation_spec(self.config, *own, tolerant=tolerant, fragment=fragment)
-        secure = configuration.for_silo(self.config, self.group.silo_id).secure
-        if self.arrangement.own_models:
-            codec = codecs.build(self.config.compress)
-            return neighbour_aggregator(self.group, secure, spec, codec, self.trust.signer)
-        build = partial(protocols.build, self.group, secure, signer=self.trust.signer)
-        if self.privacy is None:
-            way, left = Compression.of(self.config.compress), self.feedback.residuals
-            words = protocols.choose_protocol(secure, self.silos).private
-            return summed(self.group, build, spec, way, left, words=words, kept=kept_of(self.mask))
-        return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
+        return aggregator_of(self, fragment)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""

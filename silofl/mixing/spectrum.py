@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from silofl.mixing.weights import Weights
+from silofl.mixing.mixing_matrices import Weights
 
 ROUNDED = 1e-12
 """What is left of zero by rounding."""

@@ -18,7 +18,7 @@ from silofl.crypto.neighbour_masks import NeighbourKeys
 from silofl.crypto.secagg import Rules
 from silofl.errors import DataError, ProtocolError, StoppedError
 from silofl.mixing.graphs.registry import GRAPHS
-from silofl.mixing.weights import doubly_stochastic
+from silofl.mixing.mixing_matrices import doubly_stochastic
 
 SIZE = 50
 KINDS = ["plain", "masked"]

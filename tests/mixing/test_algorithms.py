@@ -16,8 +16,8 @@ from silofl.mixing.graphs.exponential import Exponential
 from silofl.mixing.graphs.registry import GRAPHS
 from silofl.mixing.graphs.ring import Ring
 from silofl.mixing.graphs.torus import Torus
+from silofl.mixing.mixing_matrices import column_stochastic
 from silofl.mixing.spectrum import second_eigenvalue
-from silofl.mixing.weights import column_stochastic
 from tests.mixing import naive
 
 LR = 0.05

@@ -17,8 +17,8 @@ from silofl.mixing.graphs.random_regular import RandomRegular
 from silofl.mixing.graphs.registry import GRAPHS
 from silofl.mixing.graphs.ring import Ring
 from silofl.mixing.graphs.torus import Torus, grid
+from silofl.mixing.mixing_matrices import column_stochastic, doubly_stochastic
 from silofl.mixing.spectrum import second_eigenvalue, spectral_gap
-from silofl.mixing.weights import column_stochastic, doubly_stochastic
 
 GENERATED = sorted(set(GRAPHS) - {"edge_list"})
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.mixing.graphs.base import Edges
-from silofl.mixing.weights import Weights, doubly_stochastic
+from silofl.mixing.mixing_matrices import Weights, doubly_stochastic
 
 Values = NDArray[np.floating[Any]]
 State = dict[str, Values]

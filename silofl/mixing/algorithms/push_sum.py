@@ -7,7 +7,7 @@ import numpy as np
 
 from silofl.mixing.algorithms.base import Algorithm, Mixed, Received, State, Trained, Values
 from silofl.mixing.graphs.base import Edges
-from silofl.mixing.weights import Weights, column_stochastic
+from silofl.mixing.mixing_matrices import Weights, column_stochastic
 
 BIASED, WEIGHT = "biased", "weight"
 

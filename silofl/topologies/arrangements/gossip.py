@@ -14,8 +14,8 @@ from silofl.mixing.algorithms.base import Algorithm
 from silofl.mixing.algorithms.registry import ALGORITHMS
 from silofl.mixing.graphs.base import Graph, parts
 from silofl.mixing.graphs.registry import GRAPHS
+from silofl.mixing.mixing_matrices import Weights
 from silofl.mixing.spectrum import second_eigenvalue
-from silofl.mixing.weights import Weights
 from silofl.topologies.arrangements.base import Arrangement
 
 if TYPE_CHECKING:
