@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from silofl.aggregation import neighbour_sums
 from silofl.aggregation.base import Authorizer, authorize
-from silofl.aggregation.neighbour_sums import Exchanged, NeighbourSums, Round, WeightsOf, off_diagonal
+from silofl.aggregation.neighbour_sums import Exchanged, NeighbourSums, Round, WeightsOf, off_diagonal, pieces
 from silofl.aggregation.secure_session import SecureSession
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
@@ -127,13 +127,12 @@ class MaskedNeighbourSums(NeighbourSums):
         taken = _Collected(now, attempt, decided, receivers, np.zeros(len(message), WORD))
         places = [] if now.me is None else [k for k in now.receivers(now.me) if edges[k, now.me]]
         senders = [] if now.me is None or not edges[now.me].any() else now.senders(now.me)
-        self._group.comm.mark("collect")
+        self._group.comm.mark("mask")
         streams = [self._streams(taken, k) for k in places]
         sent = [hashlib.sha256() for _ in places]
         received = [hashlib.sha256() for _ in senders]
-        step = neighbour_sums.CHUNK_VALUES
-        for first in range(0, len(message), step):
-            part = message[first : first + step]
+        for first in pieces(self._group.comm, len(message)):
+            part = message[first : first + neighbour_sums.CHUNK_VALUES]
             rows = np.empty((len(places), len(part)), WORD)
             for row, place, masks, hashed in zip(rows, places, streams, sent, strict=True):
                 row[:] = fixed_point(part, float(now.weights[place, now.me]))
@@ -171,12 +170,14 @@ class MaskedNeighbourSums(NeighbourSums):
             for silo in comm.members
         ]
         given = dict(zip(comm.members, comm.alltoall_bytes(boxes), strict=True))
+        comm.mark("unmask")
         with raise_on_all_ranks(comm):
             for silo in sorted(taken.left & {silo for silo, box in given.items() if box}):
                 words = taken.received[silo]
                 key = self._keys.unbox(silo, taken.number, taken.decided, words, given[silo])
                 add_keystream(taken.total, Stream(self._prg, key.expose()), -1, 0)
                 taken.left.discard(silo)
+        comm.mark("agree")
         told = comm.allgather_bytes(UNOPENED if taken.left else b"")
         unopened = {silo for silo, one in zip(comm.members, told, strict=True) if one}
         return tuple(silo for silo in taken.receivers if silo in unopened)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,10 +158,9 @@ class PlainNeighbourSums(NeighbourSums):
         def work() -> Exchanged:
             now = self.round(weights, number, absent)
             near = self.neighbourhood(off_diagonal(now.weights), now.silos)
-            self._group.comm.mark("collect")
             shares = [] if now.me is None else [now.weights[now.me, k] for k in now.senders(now.me)]
             total = np.zeros(len(message))
-            for first in range(0, len(message), CHUNK_VALUES):
+            for first in pieces(self._group.comm, len(message)):
                 part = np.ascontiguousarray(message[first : first + CHUNK_VALUES])
                 rows = np.empty((len(shares), len(part)), part.dtype)
                 near.allgather(part, rows)
@@ -191,7 +190,7 @@ class PlainNeighbourSums(NeighbourSums):
             comm = self._group.comm
             now = self.round(weights, number, absent)
             near = self.neighbourhood(off_diagonal(now.weights), now.silos)
-            comm.mark("collect")
+            comm.mark("collect first")
             longest = int(comm.allreduce(np.array([len(packet)]), "max")[0])
             row = np.frombuffer(_padded(packet, longest), np.uint8)
             senders = [] if now.me is None else now.senders(now.me)
@@ -206,6 +205,15 @@ class PlainNeighbourSums(NeighbourSums):
         found = self._group.step(work)
         authorize(self._group, authorizer, found.silos)
         return found
+
+
+def pieces(comm: Communicator, length: int) -> Iterator[int]:
+    """Where pieces of a message begin; each is a step of the round by name."""
+    starts = range(0, length, CHUNK_VALUES)
+    for place, first in enumerate(starts):
+        last = place == len(starts) - 1
+        comm.mark("collect first" if not place else "collect last" if last else "collect middle")
+        yield first
 
 
 def _padded(packet: bytes, longest: int) -> bytes:

@@ -105,7 +105,7 @@ def crash(silo: int, step: str, times: int = 1):
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"), [("plain", "collect"), ("masked", "collect"), ("masked", "reveal")]
+    ("kind", "step"), [("plain", "collect middle"), ("masked", "collect last"), ("masked", "reveal")]
 )
 def test_neighbours_of_a_silo_that_fails_go_on_without_it(kind: str, step: str) -> None:
     every = exchange(kind, weights_of("ring"), 5, rounds=2, on_mark=crash(2, step))
