@@ -19,10 +19,10 @@ from silofl.comm import chunks, eager, mpi_library, pairwise, parting, shared_me
 from silofl.comm.argument_checks import is_same_memory, own_part
 from silofl.comm.base import CommunicatorBase, SharedState
 from silofl.comm.by_host import Hosts, by_host
-from silofl.comm.neighbourhood import MpiNeighbourhood
+from silofl.comm.neighbourhood import MpiNeighbourhood, PairwiseNeighbourhood
 from silofl.comm.node import Node, discover_node
 from silofl.comm.polling import wait_with_backoff
-from silofl.comm.protocol import Messages, RankFailedError
+from silofl.comm.protocol import Messages, Neighbourhood, RankFailedError
 from silofl.launcher import watchdog
 from silofl.launcher.detection import fault_tolerance_enabled
 from silofl.types import ReduceOp
@@ -298,8 +298,7 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         """Send parts[j] to rank j by one Alltoallv; incoming[i] bytes come from rank i."""
         outgoing, counts = list(map(len, parts)), incoming.tolist()
         send, receive = b"".join(parts), np.empty(sum(counts), np.uint8)
-        sent, received = chunks.displacements(outgoing), chunks.displacements(counts)
-        byte = self._mpi.BYTE
+        sent, received, byte = *map(chunks.displacements, (outgoing, counts)), self._mpi.BYTE
         self._call("Alltoallv", [send, outgoing, sent, byte], [receive, counts, received, byte])
         return chunks.parts(receive, counts)
 
@@ -373,7 +372,9 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
             self._under_way = [one for one in self._under_way if one.open]
         return exchange
 
-    def _neighbourhood(self, sources: tuple[int, ...], targets: tuple[int, ...]) -> MpiNeighbourhood:
+    def _neighbourhood(self, sources: tuple[int, ...], targets: tuple[int, ...]) -> Neighbourhood:
+        if self.resilient:
+            return PairwiseNeighbourhood(self._exchange, sources, targets)
         with self._peer_errors():
             graph = self._comm.Create_dist_graph_adjacent(sources, targets)
         self.barrier()  # as in `duplicate`

@@ -1,7 +1,8 @@
 """Collectives between neighbours in a graph of ranks: MPI's neighbourhood collectives, and threads' own.
 
-A graph is a communicator of its own (`MPI_Dist_graph_create_adjacent`), which is revoked with the others when
-a rank fails, so that no rank waits for a dead neighbour.
+A graph is a communicator of its own (`MPI_Dist_graph_create_adjacent`). Where ranks may fail, neighbours
+exchange pairwise messages instead: Open MPI says of its graph communicators that they are not tested for what
+comes after a failure, and the messages take as long (`benchmarks/neighbourhood.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from silofl.comm import argument_checks, chunks
-from silofl.comm.protocol import Neighbourhood
+from silofl.comm.protocol import Messages, Neighbourhood, Pending
 
 if TYPE_CHECKING:
     from silofl.comm.mpi import MpiCommunicator
@@ -81,6 +82,32 @@ class MpiNeighbourhood:
     def free(self) -> None:
         """See `Neighbourhood`."""
         self._comm.free()
+
+
+class PairwiseNeighbourhood:
+    """See `Neighbourhood`: messages between pairs of ranks by `exchange`, see `Communicator.exchange`."""
+
+    def __init__(
+        self,
+        exchange: Callable[[Messages, Messages], Pending],
+        sources: tuple[int, ...],
+        targets: tuple[int, ...],
+    ) -> None:
+        self._exchange, self.sources, self.targets = exchange, sources, targets
+
+    def allgather(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """See `Neighbourhood`."""
+        self._exchange([(send, rank) for rank in self.targets], self._received(receive)).wait()
+
+    def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """See `Neighbourhood`."""
+        self._exchange(list(zip(send, self.targets, strict=True)), self._received(receive)).wait()
+
+    def _received(self, receive: NDArray[Any]) -> Messages:
+        return list(zip(receive, self.sources, strict=True))
+
+    def free(self) -> None:
+        """See `Neighbourhood`."""
 
 
 class ThreadNeighbourhood:
