@@ -235,7 +235,8 @@ def _sizes(
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
     way = Compression.of(config.compress) if not words else way_of(config)
     trial = replace(trial, compression=way or (WHOLE if config.prune.active else None))
-    if arrangement_of(config.topology).own_models:
+    arrangement = arrangement_of(config.topology)
+    if arrangement.own_models:
         trial = replace(trial, compression=None, between=codecs.build(config.compress))
     privacy, weak = _privacy(config, rows, silo, every)
     name = protocol_name(config.secure, silos)
@@ -249,7 +250,8 @@ def _sizes(
         participation=describe_participation(config, silos),
         protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
         keys=describe_keys(config.secure, silos),
-        bears=PROTOCOLS[name].bears(config.secure, silos),
+        bears=arrangement.bears(silos, config.run.seed, private=PROTOCOLS[name].private)
+        or PROTOCOLS[name].bears(config.secure, silos),
         steps=describe_recomputation(config, silos),
         bytes_sent_per_round=trial.sent(spec).bytes,
         bytes_sent_pruned=_bytes_sent_pruned(config, silo, trial, spec),
@@ -258,7 +260,12 @@ def _sizes(
         failure=describe_policy(config, silos),
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
-        notes=[*silo.notices(), *_of_fragments(sizes), *weak],
+        notes=[
+            *filter(None, [arrangement.describe(range(silos), config.run.seed)]),
+            *silo.notices(),
+            *_of_fragments(sizes),
+            *weak,
+        ],
     )
 
 

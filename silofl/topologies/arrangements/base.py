@@ -44,6 +44,10 @@ class Arrangement:
         """Who is whose neighbour, in a few words; empty where all are alike."""
         return ""
 
+    def bears(self, ranks: int, seed: int, *, private: bool) -> str:
+        """What is hidden from whom, and how many see it that collude; empty: as [secure] says."""
+        return ""
+
     def coordinators(self, ranks: int) -> tuple[int, ...]:
         """The ranks that have no data, ascending."""
         return ()

@@ -120,6 +120,19 @@ class Gossip(Arrangement):
         )
         return said + f"; in {len(found)} parts that do not hear of each other" * (len(found) > 1)
 
+    def bears(self, ranks: int, seed: int, *, private: bool) -> str:
+        """See `Arrangement`."""
+        if not private:
+            return "nothing is hidden: a silo's neighbours see its whole model in every round"
+        fewest = min(
+            int(count) - 1 for one in self.period(range(ranks), seed) for count in (one != 0).sum(axis=1)
+        )
+        others = "its other neighbour" if fewest == 2 else f"{fewest - 1} of its neighbours"
+        return (
+            f"a silo reads the sum of {fewest} neighbours' models or more, and no single one of them; with "
+            f"{others} colluding, it learns the one that is left"
+        )
+
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
         """See `Arrangement`; of the first rounds, whose graph may have no such edge."""
         if not any(one[target, source] for one in self.period(range(ranks), 0)):
