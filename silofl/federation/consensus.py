@@ -30,8 +30,9 @@ def with_consensus(federation: Federation, metrics: FederationMetrics, number: i
     short = sketch(own, federation.context.config.run.seed, number)
     total = federation.aggregator.sum_scalars(np.append(short, 1.0))
     away = short - total[:-1] / total[-1]
-    squared = federation.aggregator.sum_scalars(np.array([np.nan_to_num(away @ away)]))
-    distance = float(np.sqrt(squared[0] / total[-1]))
+    told = away @ away if np.isfinite(away).all() else 0.0  # where a silo failed in the first sum
+    squared, count = federation.aggregator.sum_scalars(np.array([told, 1.0]))
+    distance = float(np.sqrt(squared / count)) if np.isfinite(total).all() else np.nan
     value = distance if np.isfinite(distance) else None
     return replace(metrics, values={**metrics.values, NAME: value})
 

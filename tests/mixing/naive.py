@@ -54,8 +54,8 @@ def choco(
     gamma: float,
     compress: Callable[[Any, int], Any],
 ) -> Rows:
-    """Koloskova, Stich & Jaggi 2019, algorithm 2, with a copy of every node's values."""
-    x, copies = start, np.zeros_like(start)
+    """Koloskova, Stich & Jaggi 2019, algorithm 2, with a copy of every node's values, first of node 0's."""
+    x, copies = start, np.tile(start[0], (len(start), 1))
     for t in range(rounds):
         y = x - lr * gradient(x)
         copies = copies + np.array([compress(row, t) for row in y - copies])

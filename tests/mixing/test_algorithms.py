@@ -45,6 +45,9 @@ def run(
     """Every node's values after `rounds`, by messages and sums alone."""
     values = [row.copy() for row in start]
     states = [algorithm.init(row, len(row)) for row in values]
+    for state in states:
+        if "start" in state:
+            state["start"] = values[0].copy()  # all nodes have it in common
     for step in range(rounds):
         w, trained = weights(step), []
         for k in range(len(values)):

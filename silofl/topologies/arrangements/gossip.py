@@ -41,7 +41,7 @@ class Gossip(Arrangement):
     edges_file: str = ""
     """`edge_list`: a file of pairs of silos, CSV or JSON, the same on every rank."""
     consensus_rate: PositiveFloat | None = None
-    """`choco`: which part of the difference to its neighbours' copies a silo takes; 0.5 when unset."""
+    """`choco`: which part of the difference to its neighbours' copies a silo takes; 0.3 when unset."""
 
     own_models: ClassVar[bool] = True
 
