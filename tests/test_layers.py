@@ -36,7 +36,10 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
     },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
-    "silofl.topologies.arrangements": {"silofl.errors", "silofl.constrained", "silofl.families"},
+    "silofl.mixing": {"silofl.constrained", "silofl.families"},
+    "silofl.topologies.arrangements": {
+        *("silofl.errors", "silofl.constrained", "silofl.families", "silofl.mixing"),
+    },
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
         *("silofl.privacy.places", "silofl.personal", "silofl.compression", "silofl.pruning"),
@@ -63,6 +66,7 @@ FLOORS = {
     "silofl.topologies": {
         *("silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.comm", "silofl.aggregation", "silofl.strategies", "silofl.topologies.arrangements"),
+        "silofl.mixing",
     },
     "silofl.report": {
         *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),

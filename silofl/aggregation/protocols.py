@@ -140,7 +140,7 @@ class SecAggProtocol:
         """See `SumProtocol`."""
         from silofl.aggregation.secagg import SecAgg, SecAggSum
 
-        session = _session(group, secure, spec, signer)
+        session = session_of(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return SecAgg(
             group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
@@ -183,7 +183,7 @@ class AdditiveProtocol:
         """See `SumProtocol`."""
         from silofl.aggregation.additive import Additive
 
-        session = _session(group, secure, spec, signer)
+        session = session_of(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
         return group.step(
             lambda: Additive(
@@ -192,9 +192,10 @@ class AdditiveProtocol:
         )
 
 
-def _session(
+def session_of(
     group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
 ) -> SecureSession:
+    """The session that [secure] describes, for the ranks that there are now; collective."""
     from silofl.aggregation.secure_session import configured_session
 
     silos, helpers = spec.silos, len(spec.coordinators)

@@ -64,6 +64,21 @@ def check_exchange(
             raise ValueError("exchange needs C-contiguous arrays")
 
 
+def check_neighbours(ranks: Sequence[int], rank: int, size: int) -> None:
+    """Require other ranks than `rank`, ascending, each once."""
+    if list(ranks) != sorted(set(ranks)) or any(not 0 <= one < size or one == rank for one in ranks):
+        raise ValueError(f"rank {rank} of {size} has as neighbours other ranks, ascending, not {list(ranks)}")
+
+
+def check_neighbour_rows(send: NDArray[Any], receive: NDArray[Any], sends: tuple[int, ...]) -> None:
+    """Require `send` of shape `sends` and `receive` of rows as long, of one dtype, C-contiguous, apart."""
+    _check_pair(send, receive)
+    if send.shape != sends or receive.shape[1:] != sends[-1:]:
+        raise ValueError(f"neighbours need rows of one length, not {send.shape} to {receive.shape}")
+    if np.may_share_memory(send, receive):
+        raise ValueError("neighbours need send and receive that do not overlap")
+
+
 def check_reduce(values: NDArray[Any], op: ReduceOp) -> None:
     """Require 32- or 64-bit numbers for a sum, 8- and 16-bit integers too for min and max."""
     if op not in REDUCE_OPS:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from silofl.comm import argument_checks, tree_gather
 from silofl.comm.group_tree import FlatTree, Groups, GroupTree, tree_of
+from silofl.comm.neighbourhood import CountedNeighbourhood
 from silofl.comm.parting import Parting
-from silofl.comm.protocol import Messages, Pending
+from silofl.comm.protocol import Messages, Neighbourhood, Pending
 from silofl.types import ReduceOp
 
 Comm = TypeVar("Comm")
@@ -196,6 +197,13 @@ class CommunicatorBase(ABC, Generic[Comm]):
         argument_checks.check_exchange(sends, receives, self._rank, self._size)
         return self._exchange(sends, receives)
 
+    def neighbourhood(self, sources: Sequence[int], targets: Sequence[int]) -> CountedNeighbourhood:
+        """Collectives between neighbours; see `Communicator.neighbourhood`."""
+        for ranks in (sources, targets):
+            argument_checks.check_neighbours(ranks, self._rank, self._size)
+        edges = tuple(map(int, sources)), tuple(map(int, targets))
+        return CountedNeighbourhood(self._neighbourhood(*edges), self.count_sent)
+
     @property
     def parting(self) -> Parting | None:
         """From ranks that are left out; None where nobody is."""
@@ -244,6 +252,9 @@ class CommunicatorBase(ABC, Generic[Comm]):
 
     @abstractmethod
     def _exchange(self, sends: Messages, receives: Messages) -> Pending: ...
+
+    @abstractmethod
+    def _neighbourhood(self, sources: tuple[int, ...], targets: tuple[int, ...]) -> Neighbourhood: ...
 
     @abstractmethod
     def _allgather(self, send: NDArray[Any], receive: NDArray[Any], counts: list[int]) -> None: ...

@@ -54,6 +54,26 @@ def displacements(lengths: Sequence[int]) -> list[int]:
     return [0, *np.cumsum(lengths, dtype=np.int64).tolist()][:-1]
 
 
+def parts(joined: Bytes, lengths: Sequence[int]) -> list[bytes]:
+    """Consecutive parts of uint8 (sum(lengths),)."""
+    starts = displacements(lengths)
+    return [joined[at : at + length].tobytes() for at, length in zip(starts, lengths, strict=True)]
+
+
+def columns(mpi: Any, width: int, chunk: int) -> Iterator[tuple[int, list[Any]]]:
+    """Cut rows of `width` bytes into calls of at most `chunk` bytes a row: offsets, and [count, datatype].
+
+    The datatype is a column, of which the next element lies in the next row; freed behind its call.
+    """
+    if width <= chunk:
+        yield 0, [width, mpi.BYTE]
+        return
+    for start in range(0, width, chunk):
+        datatype = _strided(mpi, min(chunk, width - start), width)
+        yield start, [1, datatype]
+        datatype.Free()
+
+
 def _strided(mpi: Any, length: int, extent: int) -> Any:
     block = mpi.BYTE.Create_contiguous(length)
     datatype = block.Create_resized(0, extent)

@@ -19,9 +19,10 @@ from silofl.comm import chunks, eager, mpi_library, pairwise, parting, shared_me
 from silofl.comm.argument_checks import is_same_memory, own_part
 from silofl.comm.base import CommunicatorBase, SharedState
 from silofl.comm.by_host import Hosts, by_host
+from silofl.comm.neighbourhood import MpiNeighbourhood, PairwiseNeighbourhood
 from silofl.comm.node import Node, discover_node
 from silofl.comm.polling import wait_with_backoff
-from silofl.comm.protocol import Messages, RankFailedError
+from silofl.comm.protocol import Messages, Neighbourhood, RankFailedError
 from silofl.launcher import watchdog
 from silofl.launcher.detection import fault_tolerance_enabled
 from silofl.types import ReduceOp
@@ -276,7 +277,7 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
             return short
         receive = np.empty(sum(counts), np.uint8)
         self._allgather(np.frombuffer(payload, np.uint8), receive, counts)
-        return _split(receive, counts)
+        return chunks.parts(receive, counts)
 
     def _alltoall_bytes(self, payloads: list[bytes]) -> list[bytes]:
         longest = max(map(len, payloads))
@@ -297,13 +298,9 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
         """Send parts[j] to rank j by one Alltoallv; incoming[i] bytes come from rank i."""
         outgoing, counts = list(map(len, parts)), incoming.tolist()
         send, receive = b"".join(parts), np.empty(sum(counts), np.uint8)
-        byte = self._mpi.BYTE
-        self._call(
-            "Alltoallv",
-            [send, outgoing, chunks.displacements(outgoing), byte],
-            [receive, counts, chunks.displacements(counts), byte],
-        )
-        return _split(receive, counts)
+        sent, received, byte = *map(chunks.displacements, (outgoing, counts)), self._mpi.BYTE
+        self._call("Alltoallv", [send, outgoing, sent, byte], [receive, counts, received, byte])
+        return chunks.parts(receive, counts)
 
     def _broadcast_bytes(self, payload: bytes, root: int) -> bytes:
         length = np.array([len(payload)], np.int64)
@@ -375,6 +372,14 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
             self._under_way = [one for one in self._under_way if one.open]
         return exchange
 
+    def _neighbourhood(self, sources: tuple[int, ...], targets: tuple[int, ...]) -> Neighbourhood:
+        if self.resilient:
+            return PairwiseNeighbourhood(self._exchange, sources, targets)
+        with self._peer_errors():
+            graph = self._comm.Create_dist_graph_adjacent(sources, targets)
+        self.barrier()  # as in `duplicate`
+        return MpiNeighbourhood(self._wrap(graph, self._members, self._state), sources, targets)
+
     def _call(self, collective: str, *buffers: Any) -> None:
         """Run a blocking collective, or its nonblocking twin where ranks wait with backoff."""
         with self._peer_errors():
@@ -393,8 +398,3 @@ class MpiCommunicator(CommunicatorBase["MpiCommunicator"]):
             if not self.resilient:
                 raise
             raise RankFailedError(f"a collective of rank {self._rank} failed: {error}") from error
-
-
-def _split(receive: NDArray[np.uint8], counts: list[int]) -> list[bytes]:
-    starts = chunks.displacements(counts)
-    return [receive[at : at + count].tobytes() for at, count in zip(starts, counts, strict=True)]

@@ -60,6 +60,31 @@ class SharedBuffer(Protocol):
         """Release it; no array over a segment may be used afterwards. Not collective."""
 
 
+class Neighbourhood(Protocol):
+    """Collectives along the edges of a graph of ranks; every rank of the communicator calls them.
+
+    `sources` are the ranks that this one receives from and `targets` those that it sends to, ascending. All
+    rows have c values, the same c and dtype on every rank, and any byte count, beyond 2^31 too.
+    """
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Where rows come from."""
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Where they go to."""
+
+    def allgather(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """Send `send` (c,) to every target; row k of `receive` (sources, c) comes from source k."""
+
+    def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
+        """Send row k of `send` (targets, c) to target k; row k of `receive` (sources, c) from source k."""
+
+    def free(self) -> None:
+        """Release it. Collective, as of a communicator."""
+
+
 class Communicator(Protocol):
     """A fixed set of `size` ranks that call collectives together."""
 
@@ -98,6 +123,7 @@ class Communicator(Protocol):
         - allgather, allgather_bytes: the own part x (size - 1)
         - broadcast_bytes: at the root, the payload x (size - 1)
         - allreduce: nbytes x 2 (size - 1) / size, rounded, as in a ring
+        - of a neighbourhood, allgather: the row x targets; alltoall: all rows
         - memory that ranks share: what its user reports to `count_sent`
         - anything else: nothing; no headers, no set-up messages
 
@@ -165,6 +191,12 @@ class Communicator(Protocol):
         One message at most from a rank to another, of as many bytes as are expected there; none is a call,
         too. Several calls may be under way. Arrays are MPI's until `Pending.wait` returns, or `recover` does.
         Not in `bytes_sent`: its user reports it to `count_sent`.
+        """
+
+    def neighbourhood(self, sources: Sequence[int], targets: Sequence[int]) -> Neighbourhood:
+        """Collectives between ranks that are neighbours, other ones than itself, ascending.
+
+        Each rank names its own, and a rank is a target of its sources. It fails as this communicator does.
         """
 
     def hosts(self) -> Hosts | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from silofl.comm.base import CommunicatorBase, SharedState
 from silofl.comm.by_host import Hosts, by_host
+from silofl.comm.neighbourhood import ThreadNeighbourhood
 from silofl.comm.protocol import Messages, RankFailedError, SimulatedCrash
 from silofl.comm.rendezvous import Collective, Group, PeerFailed, Rendezvous, World
 from silofl.types import ReduceOp
@@ -198,6 +199,11 @@ class ThreadCommunicator(CommunicatorBase["ThreadCommunicator"]):
     def _exchange(self, sends: Messages, receives: Messages) -> ThreadPending:
         own = {rank: array.copy() for array, rank in sends}
         return ThreadPending(self._enter("exchange", payload=own), self._rank, receives)
+
+    def _neighbourhood(self, sources: tuple[int, ...], targets: tuple[int, ...]) -> ThreadNeighbourhood:
+        return ThreadNeighbourhood(
+            lambda rows: self._enter("neighbours", payload=rows).wait(), self._rank, sources, targets
+        )
 
     @property
     def _open_rendezvous(self) -> Rendezvous:

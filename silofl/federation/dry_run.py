@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from silofl.aggregation.compressed import Compression
 from silofl.aggregation.exchanges import BUFFERS
-from silofl.aggregation.protocols import PROTOCOLS, describe_keys, protocol_name
+from silofl.aggregation.protocols import PROTOCOLS, choose_protocol, describe_keys, protocol_name
 from silofl.aggregation.pruned_sum import pruned_spec
 from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
+from silofl.compression import registry as codecs
 from silofl.config import Config, conflicts
 from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
@@ -95,8 +96,9 @@ def _dry_run(
     every = DryRunSilos(config, silos, own, institutions)
     for number in every.seen:
         refuse_conflicts(every.config(number))
-    refuse_ranks(config.topology, silos)
     counted = with_data(config.topology, silos)
+    private = choose_protocol(config.secure, counted).private
+    refuse_ranks(config.topology, silos, config.run.seed, private=private)
     refuse_unfit(config, counted)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
@@ -236,6 +238,9 @@ def _sizes(
     trial = TrialRound(config.secure, topology, strategy, words=words, tolerant=tolerant, shares=shares)
     way = Compression.of(config.compress) if not words else way_of(config)
     trial = replace(trial, compression=way or (WHOLE if config.prune.active else None))
+    arrangement = arrangement_of(config.topology)
+    if arrangement.own_models:
+        trial = replace(trial, compression=None, between=codecs.build(config.compress))
     privacy, weak = _privacy(config, rows, silo, every)
     counted = with_data(config.topology, silos)
     name, sent = protocol_name(config.secure, counted), trial.sent(spec)
@@ -249,7 +254,8 @@ def _sizes(
         participation=describe_participation(config, counted),
         protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
         keys=describe_keys(config.secure, counted),
-        bears=PROTOCOLS[name].bears(config.secure, counted),
+        bears=arrangement.bears(silos, config.run.seed, private=PROTOCOLS[name].private)
+        or PROTOCOLS[name].bears(config.secure, counted),
         steps=describe_recomputation(config, silos),
         bytes_sent_per_round=sent.bytes,
         between_groups=_between(config, trial, spec, sent),
@@ -259,7 +265,12 @@ def _sizes(
         failure=describe_policy(config, silos),
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
-        notes=[*silo.notices(), *_of_fragments(sizes), *weak],
+        notes=[
+            *filter(None, [arrangement.describe(range(silos), config.run.seed)]),
+            *silo.notices(),
+            *_of_fragments(sizes),
+            *weak,
+        ],
     )
 
 

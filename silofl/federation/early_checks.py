@@ -52,7 +52,9 @@ def secure_keys(start: Start) -> None:
 
 def topology(start: Start) -> None:
     """So many ranks can be arranged as [topology] says."""
-    refuse_ranks(start.config.topology, start.silos)
+    config, silos = start.config, start.silos
+    private = choose_protocol(config.secure, silos).private
+    refuse_ranks(config.topology, silos, config.run.seed, private=private)
 
 
 def number_of_silos(start: Start) -> None:

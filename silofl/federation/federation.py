@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from silofl import config as configuration
-from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
-from silofl.aggregation.compressed import Compression
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.federation.aggregators import aggregator_of
 from silofl.federation.arrivals import Arrivals
 from silofl.federation.attendance import Attendance
 from silofl.federation.error_feedback import ErrorFeedback
@@ -37,15 +35,14 @@ from silofl.federation.secure_conflicts import in_the_clear
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
-from silofl.federation.sum_spec import aggregation_spec, summed
 from silofl.federation.watched_metrics import WatchedMetrics
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
-from silofl.topologies.arrangements import registry as arrangements
+from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.base import Topology
 from silofl.topologies.fragmented_server import FragmentedServer
-from silofl.topologies.registry import topology_of
+from silofl.topologies.registry import arrangement_of, strategy_of, topology_of
 from silofl.types import Contribution, Vector
 
 
@@ -123,6 +120,8 @@ class Federation:
         if self.context.openings is not None:
             notices += self.context.openings.begin(committed, self.context.attendance.drawn)
         notices += self.silo.notices()
+        told = self.context.arrangement.describe(self.members, self.context.config.run.seed)
+        notices += [told] if told else []
         notices += in_the_clear(self.context.config.secure, self.context.with_data)
         return notices
 
@@ -237,7 +236,8 @@ class RunContext:
         before = Ledger() if statistics is None else statistics.ledger
         feedback = ErrorFeedback.of(group, config)
         engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
-        who = group, config, silo, silos, strategies.build(config.strategy), engine
+        strategy = strategy_of(config.topology, strategies.build(config.strategy))
+        who = group, config, silo, silos, strategy, engine
         return cls(
             *who,
             MembershipTracker(group.members),
@@ -257,9 +257,14 @@ class RunContext:
         return parts_of(self)
 
     @cached_property
+    def arrangement(self) -> Arrangement:
+        """How [topology] arranges ranks."""
+        return arrangement_of(self.config.topology)
+
+    @property
     def coordinators(self) -> tuple[int, ...]:
         """The ranks without data."""
-        return arrangements.coordinators(self.config.topology, self.silos)
+        return self.arrangement.coordinators(self.silos)
 
     @property
     def with_data(self) -> int:
@@ -278,15 +283,7 @@ class RunContext:
 
     def aggregator(self, fragment: int = 0) -> Aggregator:
         """The aggregator of a fragment for the silos that are there; collective."""
-        own, tolerant = (self.silo, self.strategy, self.silos), self.group.fault_tolerant
-        spec = aggregation_spec(self.config, *own, tolerant=tolerant, fragment=fragment)
-        secure = configuration.for_silo(self.config, self.group.silo_id).secure
-        build = partial(protocols.build, self.group, secure, signer=self.trust.signer)
-        if self.privacy is None:
-            way, left = Compression.of(self.config.compress), self.feedback.residuals
-            words = protocols.choose_protocol(secure, self.with_data).private
-            return summed(self.group, build, spec, way, left, words=words, kept=kept_of(self.mask))
-        return self.privacy.wrap(build(self.privacy.inner_spec(spec)), spec, self.silos)
+        return aggregator_of(self, fragment)
 
     def federation(self, newcomers: tuple[int, ...] = ()) -> Federation:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""

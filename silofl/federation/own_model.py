@@ -23,6 +23,7 @@ from silofl.personal.base import Personal, State
 from silofl.strategies.base import Strategy
 from silofl.tasks.base import PersonalTask, Task
 from silofl.tasks.user_code import UserCode
+from silofl.topologies.arrangements.registry import build
 from silofl.training.attributes import Attributes
 from silofl.training.batch_norm import own_statistics, recompute
 from silofl.training.batches import Batches
@@ -84,6 +85,8 @@ class OwnModel:
     state: State = field(default_factory=dict)
     clustered: str = ""
     """By which strategy the silo has one of several shared models; empty for one."""
+    neighbours: bool = False
+    """Whether it has a model of its own that it averages with its neighbours'."""
 
     @classmethod
     def of(
@@ -103,6 +106,7 @@ class OwnModel:
         own = cls(method, trainer, model, local, config.run.seed, code.silo, attributes, anew)
         for key in method.rates:
             trainer.rates += f" or personal.{key} = {getattr(method, key)}"
+        own.neighbours = build(config.topology).own_models
         own.clustered = type(strategy).__name__ if len(strategy.models) > 1 else ""
         return own
 
@@ -166,6 +170,8 @@ class OwnModel:
         """Which model of its own the silo ends with; empty where it has none."""
         if self.clustered:
             return f"{self.clustered}, one of several shared models for each silo"
+        if self.neighbours:
+            return "each silo's own, averaged with its neighbours'"
         if self.method.effect == "none" and self.config.batch_norm != "averaged":
             return f"statistics of batch normalization, {self.config.batch_norm}"
         if self.method.effect == "none":

@@ -7,7 +7,7 @@ from silofl.aggregation.shards import MAX_REPLICAS
 from silofl.config import Config
 from silofl.federation.failure.policy import replicas
 from silofl.privacy.places import PLACES
-from silofl.topologies.arrangements.registry import with_data
+from silofl.topologies.arrangements.registry import build, with_data
 
 
 def recomputations(config: Config, silos: int) -> int:
@@ -34,7 +34,7 @@ def replica_count(config: Config, silos: int) -> int:
 def describe_recomputation(config: Config, silos: int) -> str:
     """The same in one line for people; empty for a run of one silo."""
     checkers = recomputations(config, silos)
-    if silos == 1:
+    if silos == 1 or build(config.topology).own_models:  # there are no slices
         return ""
     if checkers == 0:
         return "recomputed by no other silo: what the server of a slice makes of its sum is believed"

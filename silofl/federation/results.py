@@ -10,6 +10,7 @@ import numpy as np
 from silofl.comm.collective_errors import Result, allgather_object, capture, raise_on_all_ranks, texts
 from silofl.config import Config
 from silofl.errors import ProtocolError, SiloflError
+from silofl.federation.mean_model import published_values
 from silofl.federation.round import RoundResult
 from silofl.federation.run_state import RunState
 from silofl.federation.rundir import write_own_model
@@ -20,6 +21,7 @@ from silofl.inference.model_card import ModelCard
 from silofl.report.round_metrics import RoundMetrics
 from silofl.tasks.base import ListeningTask
 from silofl.training.metric_states import checked_names
+from silofl.types import Vector
 
 Json = dict[str, Any]
 SHOWN = 3
@@ -138,6 +140,7 @@ def _number(value: Any) -> float | None:
 def finish(state: RunState) -> Json:
     """Write the model and the summary; the summary on every rank. Collective."""
     group, logger, federation = state.group, state.logger, state.federation
+    shared = published_values(federation, _last_round(state))
 
     def write() -> Json:
         summary: Json = {}
@@ -147,7 +150,7 @@ def finish(state: RunState) -> Json:
             _write_own_model(state)
             if group.comm.rank == 0:
                 logger.become_leader(state.plan())
-                digests = _write_models(state)
+                digests = _write_models(state, shared)
                 summary = summary_of(federation, logger.written_rounds(), digests)
                 logger.write_summary(summary)
         first: Json = allgather_object(group.comm, summary)[0]
@@ -159,12 +162,17 @@ def finish(state: RunState) -> Json:
     return summary
 
 
-def _write_models(state: RunState) -> dict[str, str]:
-    """Write the shared models, the first as `model.safetensors`; their SHA-256 by name of the strategy."""
+def _last_round(state: RunState) -> int:
+    rounds = state.logger.rounds
+    return rounds[-1].round if rounds else state.first_round - 1
+
+
+def _write_models(state: RunState, values: Vector) -> dict[str, str]:
+    """Write the shared models, the first of `values` (d,) as `model.safetensors`; their SHA-256 by name."""
     federation = state.federation
     shared, watched = federation.topology.shared, federation.context.watched
     buffers = federation.values[len(shared["model"]) :]
-    best = federation.values if watched is None or watched.best is None else watched.best
+    best = values if watched is None or watched.best is None else watched.best
     card = card_of(state.config, federation.silo).metadata()
 
     def written(name: str) -> str:
@@ -176,8 +184,7 @@ def _write_models(state: RunState) -> dict[str, str]:
 
 def _write_own_model(state: RunState) -> None:
     """Write this silo's own model, where it has one, into its own folder; no other silo is told of it."""
-    federation, rounds = state.federation, state.logger.rounds
-    last = rounds[-1].round if rounds else state.first_round - 1
+    federation, last = state.federation, _last_round(state)
     federation.silo.model.load(federation.own_values(last))
     arrays = federation.silo.own.arrays(last)
     if arrays is not None:

@@ -23,6 +23,7 @@ from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.errors import TooFewDrawnError
 from silofl.federation.clock import Clock
+from silofl.federation.consensus import with_consensus
 from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
@@ -133,7 +134,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
             result.own = evaluated.value().own
             if federation.may_show_metrics(number):
                 sums = MetricSums(group, aggregator, fewest_in_metrics(federation), federation.silo.code)
-                result.metrics = sums.total(evaluated.value(), layouts, federation.values)
+                found = sums.total(evaluated.value(), layouts, federation.values)
+                result.metrics = with_consensus(federation, found, number)
     return result
 
 

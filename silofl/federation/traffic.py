@@ -13,6 +13,7 @@ from silofl.aggregation import protocols
 from silofl.aggregation.base import Aggregator
 from silofl.aggregation.compressed import Compression
 from silofl.aggregation.magnitudes import measure
+from silofl.aggregation.neighbour_aggregator import neighbour_aggregator
 from silofl.aggregation.residuals import Residuals
 from silofl.aggregation.shards import ALIGNMENT
 from silofl.aggregation.spec import AggregationSpec
@@ -21,7 +22,7 @@ from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads
-from silofl.compression.base import FactorCodec
+from silofl.compression.base import Codec, FactorCodec
 from silofl.config import SecureConfig
 from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.federation.privacy.compressed_noise import noisy_sum, words_spec
@@ -100,6 +101,7 @@ class TrialRound:
         tolerant: whether ranks may fail, so that replicas are kept.
         shares: whether silos tell each other what shares of noise are bound to.
         compression: what is done to vectors before they are added up; None: nothing.
+        between: by what messages between neighbours are made shorter; None where all silos add up.
         far: whether no two silos share a node, so that nothing goes through its memory.
         flat: groups that messages do not pass through, and between which they are counted.
     """
@@ -111,6 +113,7 @@ class TrialRound:
     tolerant: bool
     shares: bool = False
     compression: Compression | None = None
+    between: Codec | None = None
     far: bool = False
     flat: Groups = ()
 
@@ -170,6 +173,8 @@ class TrialRound:
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
         private = protocols.choose_protocol(own, spec.silos).private
+        if self.between is not None:
+            return neighbour_aggregator(group, own, spec, self.between)
         if not self.words:
             build = partial(protocols.build, group, own)
             return compressed(group, build, spec, self.compression, Residuals(), words=private)

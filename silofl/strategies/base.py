@@ -159,6 +159,11 @@ class Strategy:
         """
         return drawn
 
+    @property
+    def averages(self) -> bool:
+        """Whether the server's half takes the mean as it is, so that neighbours can do without a server."""
+        return type(self).step is Strategy.step
+
     def begin(self, tensors: Sequence[Vector]) -> Mapping[str, Vector]:
         """What shared vectors begin with, (d,) each, where that is neither the untrained model nor zeros.
 

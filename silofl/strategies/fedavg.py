@@ -22,6 +22,11 @@ class FedAvg(Strategy):
     momentum: Decay = 0.0
     """Server momentum (FedAvgM, Hsu et al. 2019)."""
 
+    @property
+    def averages(self) -> bool:
+        """See `Strategy`."""
+        return self.lr == 1.0 and not self.momentum
+
     def init(self, size: int, dtype: np.dtype[Any]) -> State:
         """Velocity, kept only with momentum."""
         return velocity(size, dtype, self.momentum)

@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from silofl.constrained import PositiveFloat
+from silofl.strategies._plain_sgd import unlike_plain_sgd
 from silofl.strategies.base import AtStart, LocalRound, State, Strategy, Values
 from silofl.types import Contribution, Total, Vector
 
@@ -33,28 +34,19 @@ class Scaffold(Strategy):
     def refusal(self, train: Any) -> str | None:
         """Option II takes x - y for K * lr times the mean gradient, which holds for plain SGD.
 
-        Clipped gradients, and those of a weight decay, are gradients: they may go with it. Option I takes
-        the gradient itself, however steps are made of it.
+        Option I takes the gradient itself, however steps are made of it.
         """
         if self.option == "I":
             return None
-        options = train.options
-        rules = [
-            (train.optimizer != "SGD", "optimizer", train.optimizer, "'SGD'"),
-            (train.momentum, "momentum", train.momentum, "0"),
-            (options.get("momentum"), "options.momentum", options.get("momentum"), "0"),
-            (options.get("maximize"), "options.maximize", options.get("maximize"), "false"),
-            (train.precision == "float16", "precision", train.precision, "'full' or 'bfloat16'"),
-            (train.dtype == "bfloat16", "dtype", train.dtype, "'float32'"),
-        ]
-        for wrong, key, value, remedy in rules:
-            if wrong:
-                return (
-                    "strategy.name = 'scaffold' takes the change of the model over train.lr for a sum of "
-                    f"gradients, as plain SGD makes it; train.{key} = {value!r} does not: set it to {remedy}"
-                    ", or strategy.option to 'I'"
-                )
-        return None
+        found = unlike_plain_sgd(train)
+        if found is None:
+            return None
+        key, value, remedy = found
+        return (
+            "strategy.name = 'scaffold' takes the change of the model over train.lr for a sum of "
+            f"gradients, as plain SGD makes it; train.{key} = {value!r} does not: set it to {remedy}"
+            ", or strategy.option to 'I'"
+        )
 
     def at_start(self) -> AtStart:
         """Option I needs the gradient there."""

@@ -7,16 +7,20 @@ from functools import partial
 
 from silofl.config import TopologyConfig
 from silofl.errors import unknown_name
+from silofl.strategies.base import Strategy
 from silofl.topologies.arrangements import registry as arrangements_of
 from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.asynchronous_server import AsynchronousServer
 from silofl.topologies.base import Topology
+from silofl.topologies.gossip_averaging import GossipAveraging
 from silofl.topologies.hierarchical_server import HierarchicalServer
 from silofl.topologies.sharded_server import ShardedServer
 from silofl.topologies.star_server import StarServer
+from silofl.topologies.tracked_strategy import TrackedStrategy
 
 TOPOLOGIES: Mapping[str, type[Topology]] = {
     "asynchronous": AsynchronousServer,
+    "gossip": GossipAveraging,
     "hierarchical": HierarchicalServer,
     "sharded": ShardedServer,
     "star": StarServer,
@@ -38,3 +42,8 @@ def topology_of(config: TopologyConfig) -> Callable[..., Topology]:
     if arrangement.has_keys:
         return partial(kind, arrangement=arrangement)
     return kind
+
+
+def strategy_of(config: TopologyConfig, strategy: Strategy) -> Strategy:
+    """The strategy, with what the topology adds to its silo's half."""
+    return TrackedStrategy(strategy) if arrangement_of(config).corrects else strategy

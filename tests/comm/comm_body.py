@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 
+from silofl.comm.neighbourhood import CountedNeighbourhood, PairwiseNeighbourhood
+
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "int64", "float32", "float64"]
 WIDTHS = [0, 1, 7, 64, 300]
 
@@ -292,6 +294,51 @@ def check_exchange(comm):
             np.array_equal(got + 1, more) for (got, _), (more, _) in zip(receives, again, strict=True)
         )
         collective_assert(comm, right, f"the second: {again}")
+
+
+def check_neighbourhood(comm):
+    """Each rank sends to the next and to the one 3 places on, of which some are one, and some itself."""
+    n, me = comm.size, comm.rank
+    targets = sorted({(me + hop) % n for hop in (1, 3)} - {me})
+    sources = sorted({(me - hop) % n for hop in (1, 3)} - {me})
+    before, edges = comm.bytes_sent, (tuple(sources), tuple(targets))
+    near = comm.neighbourhood(sources, targets)
+    pairwise = CountedNeighbourhood(PairwiseNeighbourhood(comm.exchange, *edges), comm.count_sent)
+    for way in (near, pairwise):
+        collective_assert(comm, (way.sources, way.targets) == edges, "edges")
+        for dtype in ("uint8", "uint64", "float32"):
+            for width in WIDTHS:
+                send = place_of(me, width, dtype)
+                receive = np.zeros((len(sources), width), dtype)
+                way.allgather(send, receive)
+                want = np.array([place_of(one, width, dtype) for one in sources], dtype)
+                right = np.array_equal(receive, want.reshape(receive.shape))
+                collective_assert(comm, right, f"allgather {dtype} {width}: {receive}")
+                rows = np.array([place_of(me + 5 * to, width, dtype) for to in targets], dtype)
+                receive[...] = 0
+                way.alltoall(rows.reshape(len(targets), width), receive)
+                want = np.array([place_of(one + 5 * me, width, dtype) for one in sources], dtype)
+                right = np.array_equal(receive, want.reshape(receive.shape))
+                collective_assert(comm, right, f"alltoall {dtype} {width}: {receive}")
+    sent = 2 * 2 * len(targets) * sum(WIDTHS) * (1 + 8 + 4)
+    collective_assert(comm, comm.bytes_sent - before == sent, f"{comm.bytes_sent - before}: not {sent}")
+    near.free()
+
+
+def check_neighbourhood_refuses(comm):
+    n, me = comm.size, comm.rank
+    for wrong in ([me], [n], [-1], [1, 0], [0, 0]):
+        collective_assert(comm, raises(ValueError, comm.neighbourhood, [], wrong), f"targets {wrong}")
+        collective_assert(comm, raises(ValueError, comm.neighbourhood, wrong, []), f"sources {wrong}")
+    near, row = comm.neighbourhood([], []), np.zeros(3)
+    for send, receive in (
+        (row, np.zeros((1, 3))),
+        (row, np.zeros((0, 4))),
+        (row.reshape(1, 3), np.zeros((0, 3))),
+    ):
+        call = near.allgather if send.ndim == 1 else near.alltoall
+        collective_assert(comm, raises(ValueError, call, send, receive), f"{send.shape}, {receive.shape}")
+    near.free()
 
 
 def check_exchange_refuses(comm):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from silofl.topologies.arrangements._buffering import Buffering
@@ -26,12 +26,36 @@ class Arrangement:
     """Whether silos' models differ between rounds, and each one's own is a result of the run."""
 
     @property
+    def corrects(self) -> bool:
+        """Whether gradients of local steps are corrected by what silos tell each other."""
+        return False
+
+    @property
+    def compresses(self) -> bool:
+        """Whether messages between silos go through the codec of [compress]; where `own_models`."""
+        return False
+
+    @property
     def has_keys(self) -> bool:
         """Whether [topology] has any beside the name."""
         return bool(getattr(self, "__dataclass_fields__", ()))
 
     def refuse(self, ranks: int) -> None:
         """Raise ValueError, with one sentence, where so many ranks cannot be arranged so."""
+
+    def refuse_masks(self, ranks: int, seed: int) -> None:
+        """Raise ValueError, with one sentence, where masks of a secure sum would hide nothing so.
+
+        `seed` is `run.seed`, by which random graphs are drawn.
+        """
+
+    def describe(self, silos: Sequence[int], seed: int) -> str:
+        """Who is whose neighbour, in a few words; empty where all are alike."""
+        return ""
+
+    def bears(self, ranks: int, seed: int, *, private: bool) -> str:
+        """What is hidden from whom, and how many see it that collude; empty: as [secure] says."""
+        return ""
 
     def coordinators(self, ranks: int) -> tuple[int, ...]:
         """The ranks that have no data, ascending."""

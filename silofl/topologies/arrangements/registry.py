@@ -32,9 +32,15 @@ def with_data(section: Named, ranks: int) -> int:
     return ranks - len(coordinators(section, ranks))
 
 
-def refuse_ranks(section: Named, ranks: int) -> None:
-    """Raise ConfigError where so many ranks cannot be arranged as [topology] says."""
+def refuse_ranks(section: Named, ranks: int, seed: int = 0, *, private: bool = False) -> None:
+    """Raise ConfigError where so many ranks cannot be arranged as [topology] says.
+
+    `private`: whether [secure] hides what each of them sends; `seed` is `run.seed`.
+    """
+    arrangement = build(section)
     try:
-        build(section).refuse(ranks)
+        arrangement.refuse(ranks)
+        if private:
+            arrangement.refuse_masks(ranks, seed)
     except ValueError as error:
         raise ConfigError(str(error), rank=0) from None

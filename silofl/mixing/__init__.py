@@ -1,0 +1,1 @@
+"""Decentralized averaging as mathematics: graphs, mixing matrices, algorithms. Arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Algorithms of decentralized learning, one file each: this folder is the list."""
