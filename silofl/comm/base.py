@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -46,6 +46,7 @@ class SharedState(Generic[Comm]):
         self.replace_callbacks: list[Callable[[Comm], None]] = (
             [] if predecessor is None else predecessor.replace_callbacks
         )
+        self.on_sent: Callable[[int, int], None] | None = None if predecessor is None else predecessor.on_sent
         self.on_mark: Callable[[str], None] | None = None if predecessor is None else predecessor.on_mark
         self.sent: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent
         self.sent_far: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent_far
@@ -126,6 +127,14 @@ class CommunicatorBase(ABC, Generic[Comm]):
         """Count what goes to each other rank."""
         far = 0 if self.tree is None else len(self.tree.far(self._rank))
         self.count_sent(nbytes * (self._size - 1), far=nbytes * far)
+        self._tell_sent(dict.fromkeys(range(self._size), nbytes))
+
+    def _tell_sent(self, by_rank: Mapping[int, int]) -> None:
+        """Report what goes to each rank; see `Communicator.on_sent`."""
+        if self._state.on_sent is not None:
+            for rank, nbytes in by_rank.items():
+                if rank != self._rank and nbytes:
+                    self._state.on_sent(self._members[rank], nbytes)
 
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order; lengths may differ and may be zero."""
@@ -145,6 +154,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
         for sends, receives in tree_gather.messages(tree, parts, self._rank):
             to = {rank: array.nbytes for array, rank in sends}
             self.count_sent(sum(to.values()), far=sum(to[rank] for rank in tree.far(self._rank) & to.keys()))
+            self._tell_sent(to)
             arriving = [(array, rank) for rank, (array, _) in receives.items()]
             self._exchange(sends, arriving).wait()
             for array, targets in receives.values():
@@ -157,6 +167,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
         far = () if self.tree is None else self.tree.far(self._rank)
         nbytes = sum(map(len, payloads)) - len(payloads[self._rank])
         self.count_sent(nbytes, far=sum(len(payloads[rank]) for rank in far))
+        self._tell_sent(dict(enumerate(map(len, payloads))))
         return self._alltoall_bytes([self._state.outgoing(payload) for payload in payloads])
 
     def broadcast_bytes(self, payload: bytes, root: int = 0) -> bytes:
@@ -171,6 +182,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
         around = round(values.nbytes * 2 * (self._size - 1) / self._size)
         far = self.tree is not None and (self._rank + 1) % self._size in self.tree.far(self._rank)
         self.count_sent(around, far=around * far)
+        self._tell_sent({(self._rank + 1) % self._size: around})
         return self._allreduce(values, op)
 
     def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
@@ -195,6 +207,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
     def exchange(self, sends: Messages, receives: Messages) -> Pending:
         """Messages between pairs of ranks; see `Communicator.exchange`."""
         argument_checks.check_exchange(sends, receives, self._rank, self._size)
+        self._tell_sent({rank: array.nbytes for array, rank in sends})
         return self._exchange(sends, receives)
 
     def neighbourhood(self, sources: Sequence[int], targets: Sequence[int]) -> CountedNeighbourhood:
@@ -202,7 +215,7 @@ class CommunicatorBase(ABC, Generic[Comm]):
         for ranks in (sources, targets):
             argument_checks.check_neighbours(ranks, self._rank, self._size)
         edges = tuple(map(int, sources)), tuple(map(int, targets))
-        return CountedNeighbourhood(self._neighbourhood(*edges), self.count_sent)
+        return CountedNeighbourhood(self._neighbourhood(*edges), self.count_sent, self._tell_sent)
 
     @property
     def parting(self) -> Parting | None:
@@ -230,6 +243,10 @@ class CommunicatorBase(ABC, Generic[Comm]):
     def on_mark(self, callback: Callable[[str], None]) -> None:
         """Have `callback` called by every `mark`; see `Communicator.on_mark`."""
         self._state.on_mark = callback
+
+    def on_sent(self, callback: Callable[[int, int], None]) -> None:
+        """Have `callback` called with receiver and bytes of payloads; see `Communicator.on_sent`."""
+        self._state.on_sent = callback
 
     def corrupt_next(self) -> None:
         """Flip a bit of the next message; see `Communicator.corrupt_next`."""

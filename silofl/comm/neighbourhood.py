@@ -7,7 +7,7 @@ comes after a failure, and the messages take as long (`benchmarks/neighbourhood.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -24,8 +24,13 @@ Rows = dict[int, NDArray[Any]]
 class CountedNeighbourhood:
     """See `Neighbourhood`: arguments are checked and bytes counted, then `inner` moves them."""
 
-    def __init__(self, inner: Neighbourhood, count_sent: Callable[[int], None]) -> None:
-        self._inner, self._count_sent = inner, count_sent
+    def __init__(
+        self,
+        inner: Neighbourhood,
+        count_sent: Callable[[int], None],
+        tell_sent: Callable[[Mapping[int, int]], None],
+    ) -> None:
+        self._inner, self._count_sent, self._tell_sent = inner, count_sent, tell_sent
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -41,12 +46,14 @@ class CountedNeighbourhood:
         """See `Neighbourhood`."""
         self._check(send, receive, (send.size,))
         self._count_sent(send.nbytes * len(self.targets))
+        self._tell_sent(dict.fromkeys(self.targets, send.nbytes))
         self._inner.allgather(send, receive)
 
     def alltoall(self, send: NDArray[Any], receive: NDArray[Any]) -> None:
         """See `Neighbourhood`."""
         self._check(send, receive, (len(self.targets), *send.shape[1:]))
         self._count_sent(send.nbytes)
+        self._tell_sent({target: row.nbytes for target, row in zip(self.targets, send, strict=True)})
         self._inner.alltoall(send, receive)
 
     def _check(self, send: NDArray[Any], receive: NDArray[Any], sends: tuple[int, ...]) -> None:

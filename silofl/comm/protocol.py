@@ -252,6 +252,13 @@ class Communicator(Protocol):
     def on_mark(self, callback: Callable[[str], None]) -> None:
         """Have `callback` called by every `mark` of this communicator, its duplicates and its successors."""
 
+    def on_sent(self, callback: Callable[[int, int], None]) -> None:
+        """Have `callback` called with the receiver's silo id and the bytes of every payload sent to it.
+
+        Of this communicator, its duplicates and its successors; a message between the ranks of a host through
+        their memory is none.
+        """
+
     def corrupt_next(self) -> None:
         """Flip a bit of the next message that this rank sends as bytes: an injected fault. Not collective."""
 

@@ -36,6 +36,7 @@ from silofl.federation.schema import describe_schema, schema_mismatch, schema_no
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
+from silofl.federation.topology_drawing import drawn
 from silofl.federation.traffic import Sent, TrialRound
 from silofl.federation.units import unit_notes
 from silofl.federation.watched_metrics import refuse_unknown
@@ -243,7 +244,8 @@ def _sizes(
         trial = replace(trial, compression=None, between=codecs.build(config.compress))
     privacy, weak = _privacy(config, rows, silo, every)
     counted = with_data(config.topology, silos)
-    name, sent = protocol_name(config.secure, counted), trial.sent(spec)
+    name, sent, apart = protocol_name(config.secure, counted), trial.sent(spec), replace(trial, far=True)
+    spread, private = apart.sent(spec), PROTOCOLS[name].private
     return DryRun(
         silos=rows,
         columns=describe_schema(silo.schema),
@@ -254,13 +256,14 @@ def _sizes(
         participation=describe_participation(config, counted),
         protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
         keys=describe_keys(config.secure, counted),
-        bears=arrangement.bears(silos, config.run.seed, private=PROTOCOLS[name].private)
+        bears=arrangement.bears(silos, config.run.seed, private=private)
         or PROTOCOLS[name].bears(config.secure, counted),
         steps=describe_recomputation(config, silos),
         bytes_sent_per_round=sent.bytes,
         between_groups=_between(config, trial, spec, sent),
         bytes_sent_pruned=_bytes_sent_pruned(config, silo, trial, spec),
-        link="" if link is None else link.describe(replace(trial, far=True).sent(spec)),
+        topology=drawn(spread.edges, arrangement, silos, private=private),
+        link="" if link is None else link.describe(spread),
         memory_mib=_memory(silo, strategy, spec) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,

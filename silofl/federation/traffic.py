@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -44,6 +44,23 @@ EXCHANGES = frozenset(
 
 
 @dataclass(frozen=True)
+class Edge:
+    """What one rank sends another in a round.
+
+    Attributes:
+        messages: payloads, however many packets carry them.
+        bytes: of all of them.
+    """
+
+    messages: int = 0
+    bytes: int = 0
+
+
+Edges = dict[tuple[int, int], Edge]
+"""By sender and receiver."""
+
+
+@dataclass(frozen=True)
 class Sent:
     """What one silo sends in a round.
 
@@ -52,11 +69,27 @@ class Sent:
         exchanges: how often it waits for others, one after another; of a long vector those that a short one
             has, for the others follow each other without a wait.
         between: what all ranks together send to ranks of other groups, where there are groups.
+        edges: what each rank sends each other.
     """
 
     bytes: int
     exchanges: int
     between: int = 0
+    edges: Edges = field(default_factory=dict)
+
+    def grown(self, more: Sent, periods: int) -> Sent:
+        """The same of a vector that is longer by so many periods, where one by one of them has `more`."""
+
+        def of(one: int, other: int) -> int:
+            return one + (other - one) * periods
+
+        edges = {
+            pair: Edge(of(edge.messages, more.edges[pair].messages), of(edge.bytes, more.edges[pair].bytes))
+            for pair, edge in self.edges.items()
+        }
+        return replace(
+            self, bytes=of(self.bytes, more.bytes), between=of(self.between, more.between), edges=edges
+        )
 
 
 class _Counted:
@@ -132,13 +165,7 @@ class TrialRound:
         if longest <= 2 * period or factors:  # shapes decide how long those are
             return trial(longest)
         short = period + longest % period
-        one, more = trial(short), trial(short + period)
-        periods = (longest - short) // period
-        return replace(
-            one,
-            bytes=one.bytes + (more.bytes - one.bytes) * periods,
-            between=one.between + (more.between - one.between) * periods,
-        )
+        return trial(short).grown(trial(short + period), (longest - short) // period)
 
     def _trial(self, spec: AggregationSpec) -> Sent:
         sizes = {one.name: one.size for one in spec.vectors}
@@ -156,19 +183,28 @@ class TrialRound:
             made = self.topology(group, self.strategy, aggregator, values, parameters)
             zeros = {name: np.zeros(size, spec.dtype) for name, size in sizes.items()}
             contribution = Contribution(zeros, dict.fromkeys(spec.scalars, 0.0))
+            edges: Edges = {}
+
+            def sent_to(silo: int, nbytes: int) -> None:
+                pair = comm.rank, silo
+                edge = edges.get(pair, Edge())
+                edges[pair] = Edge(edge.messages + 1, edge.bytes + nbytes)
+
+            comm.on_sent(sent_to)
             before, waited, far = comm.bytes_sent, counted.exchanges, comm.bytes_between_groups
             made.aggregator.prepare()
             made.reduce(contribution, 1, measure(contribution, spec), b"", absent=spec.coordinators)
             made.step(np.empty(parameters, spec.dtype), resync=False)
             between = comm.bytes_between_groups - far
-            sent = Sent(comm.bytes_sent - before, counted.exchanges - waited, between)
+            sent = Sent(comm.bytes_sent - before, counted.exchanges - waited, between, edges)
             made.close()
             return sent
 
         ranks = spec.silos + len(spec.coordinators)
         every = run_in_threads(ranks, rank)
         first = every[spec.bringing(tuple(range(ranks)))[0]]
-        return replace(first, between=sum(one.between for one in every))
+        edges = {pair: edge for one in every for pair, edge in one.edges.items()}
+        return replace(first, between=sum(one.between for one in every), edges=edges)
 
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})

@@ -37,6 +37,22 @@ class SiloDryRun:
 
 
 @dataclass(frozen=True)
+class EdgeRow:
+    """Ranks that send others the same, once for all of them.
+
+    Attributes:
+        edges: which, in words.
+        messages, bytes: of one of them in a round, from the fewest to the most.
+        learnt: what the receiver learns.
+    """
+
+    edges: str
+    messages: tuple[int, int]
+    bytes: tuple[int, int]
+    learnt: str
+
+
+@dataclass(frozen=True)
 class DryRun:
     """A run before it runs. Memory counts silofl's own arrays, not activations, data or libraries."""
 
@@ -55,6 +71,8 @@ class DryRun:
     """Payload that silo 0 hands to other ranks in a round."""
     bytes_sent_pruned: int | None
     """The same once [prune] has come to its end; None where nothing is pruned."""
+    topology: Sequence[EdgeRow]
+    """Who sends what to whom in a round, where every rank has a machine of its own."""
     between_groups: str
     """What passes between groups of ranks in a round; empty where there are none."""
     link: str
@@ -119,6 +137,7 @@ def print_dry_run(found: DryRun) -> None:
         f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}",
         soft_wrap=True,
     )
+    _print_topology(console, found)
     if found.between_groups:
         console.print(f"groups      {found.between_groups}", soft_wrap=True)
     if found.link:
@@ -130,6 +149,21 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"outside     {found.outside}", soft_wrap=True)
     for note in found.notes:
         console.print(f"  note      {note}", soft_wrap=True, markup=False)
+
+
+def _print_topology(console: Console, found: DryRun) -> None:
+    """Edges where there are any, as with each rank on a machine of its own."""
+    if not found.topology:
+        return
+    table = Table("topology", "messages", "KiB", "what the receiver learns", box=None, padding=(0, 2, 0, 0))
+    for row in found.topology:
+        table.add_row(escape(row.edges), _range(row.messages, 1), _range(row.bytes, 1024), escape(row.learnt))
+    console.print(table)
+
+
+def _range(values: tuple[int, int], unit: int) -> str:
+    fewest, most = (f"{value / unit:.{int(unit > 1)}f}" for value in values)
+    return fewest if fewest == most else f"{fewest} to {most}"
 
 
 def _print_columns(console: Console, found: DryRun) -> None:
