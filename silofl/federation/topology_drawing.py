@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from silofl.federation.traffic import Edges
+from silofl.federation.traffic import Edge, Edges
 from silofl.report.dry_run_table import EdgeRow
 from silofl.topologies.arrangements.base import Arrangement
 
@@ -20,19 +20,16 @@ def drawn(edges: Edges, arrangement: Arrangement, ranks: int, *, private: bool) 
     for source, target in sorted(edges):
         alike[arrangement.sees(source, target, ranks, private=private)].append((source, target))
     rows = [
-        EdgeRow(
-            _named(pairs, ranks),
-            _range([edges[pair].messages for pair in pairs]),
-            _range([edges[pair].bytes for pair in pairs]),
-            learnt or "nothing",
-        )
+        _row(_named(pairs, ranks), [edges[pair] for pair in pairs], learnt or "nothing")
         for learnt, pairs in alike.items()
     ]
     return sorted(rows, key=lambda row: -row.bytes[1])
 
 
-def _range(values: list[int]) -> tuple[int, int]:
-    return min(values), max(values)
+def _row(name: str, edges: list[Edge], learnt: str) -> EdgeRow:
+    messages, sent = [edge.messages for edge in edges], [edge.bytes for edge in edges]
+    ranges = (min(messages), max(messages)), (min(sent), max(sent))
+    return EdgeRow(name, *ranges, learnt, (sum(messages), sum(sent)))
 
 
 def _named(pairs: Sequence[Pair], ranks: int) -> str:

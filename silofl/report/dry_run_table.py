@@ -44,12 +44,14 @@ class EdgeRow:
         edges: which, in words.
         messages, bytes: of one of them in a round, from the fewest to the most.
         learnt: what the receiver learns.
+        total: messages and bytes of all of them together.
     """
 
     edges: str
     messages: tuple[int, int]
     bytes: tuple[int, int]
     learnt: str
+    total: tuple[int, int]
 
 
 @dataclass(frozen=True)
