@@ -107,7 +107,8 @@ class Arrivals(Part):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of training whose update will be in no sum, so that the silo's model is free."""
-        self._training.end()
+        if not self._training.end(self._silent_s) and error is None:
+            raise self._stalled()
 
     def gather(self, start: RoundStart, opened_for: Silos | None) -> None:
         """Train, from `start` unless an update is under way, until the round's sum may open; collective.
@@ -171,8 +172,11 @@ class Arrivals(Part):
         """Do nothing, so that the watchdog ends this rank; without one SiloflError, which ends the run."""
         while watchdog.has_watchdog():
             time.sleep(self._silent_s)
+        raise self._stalled()
+
+    def _stalled(self) -> SiloflError:
         silo = self._group.silo_id
-        raise SiloflError(
+        return SiloflError(
             f"silo {silo}: its local training has made no batch for {self._silent_s:g} s (failure.silent_s)",
             rank=silo,
         )
