@@ -30,6 +30,7 @@ from silofl.report.round_metrics import silos_text
 from silofl.topologies.arrangements._buffering import Buffering, Flight
 from silofl.topologies.virtual_time import VirtualTime
 from silofl.training.flat import FlatModel
+from silofl.training.seeding import turn
 
 Silos = tuple[int, ...]
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_SHARE = 1e-3, 2e-2, 0.05
@@ -166,7 +167,11 @@ class Arrivals(Part):
         if kept is not None:
             base = replace(base, shared=kept["shared"], buffers=kept["buffers"], round_number=kept["round"])
         self._base, self._before = base, copy.deepcopy(self._silo.state())
-        self._training.begin(lambda: self._silo.fit(base))
+        self._training.begin(lambda: self._fit(base))
+
+    def _fit(self, base: RoundStart) -> Fitted:
+        with turn():
+            return self._silo.fit(base)
 
     def _be_silent(self) -> None:
         """Do nothing, so that the watchdog ends this rank; without one SiloflError, which ends the run."""
