@@ -21,6 +21,7 @@ from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError, TooFewDrawnError
 from silofl.federation.background_training import BackgroundTraining
 from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.openings import Openings
 from silofl.federation.participation import buffering_of
 from silofl.federation.silo import Silo
 from silofl.federation.stateful import Json, Part, State
@@ -111,12 +112,10 @@ class Arrivals(Part):
         if not self._training.end(self._silent_s) and error is None:
             raise self._stalled()
 
-    def gather(self, start: RoundStart, opened_for: Silos | None) -> None:
+    def gather(self, start: RoundStart, openings: Openings | None) -> None:
         """Train, from `start` unless an update is under way, until the round's sum may open; collective.
 
-        Args:
-            start: what a silo that begins now has.
-            opened_for: the silos that the round was opened for by a job that was restarted; None: by none.
+        Raises StoppedError where `openings` have the round as opened with a silo that is not there any more.
         """
         number, began = start.round_number, time.monotonic()
         if self._round != number:
@@ -126,6 +125,7 @@ class Arrivals(Part):
             every = dict(zip(members, told, strict=True))
             flights = {silo: one.flight for silo, one in every.items()}
             self.ledger.refuse_repeated({silo: one.base for silo, one in flights.items()}, number)
+            opened_for = None if openings is None else openings.opened_for(number, members)
             silos = self._opening(number, flights, opened_for, late=told[0].late)
             if silos is not None:
                 break

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,31 @@ def test_an_update_that_would_count_twice_is_refused_by_name() -> None:
     assert UpdateLedger.from_json(ledger.to_json()) == ledger
 
 
+@contextmanager
+def killing(monkeypatch: pytest.MonkeyPatch, kills: list[Fault]) -> Iterator[None]:
+    """Inject these, also into a job that is resumed, which injects none of its own."""
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "FaultInjector", lambda comm, _, silo: FaultInjector(comm, kills, silo))
+        yield
+
+
+def test_a_round_that_was_opened_with_a_silo_that_dies_stays_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a restarted job, while others wait for its update: no rank waits for ever."""
+    prepare(monkeypatch)
+    config = asynchronous(tmp_path, {"buffer": 4}, run={"rounds": 5}, secure=SECURE)
+    with killing(monkeypatch, [Fault("kill", silo, 3, "step") for silo in range(4)]):
+        assert run_paced(config, {}, 4) == [None] * 4
+    with killing(monkeypatch, [Fault("kill", 2, 3, "train")]):
+        results = run_paced(config, {3: 0.02}, 4, resume=True)
+    assert results[2] is None
+    left = {str(one) for one in results if isinstance(one, StoppedError)}
+    assert len(left) == 1
+    assert "round 3 may have been opened for silos 0, 1, 2 and 3 before" in left.pop()
+    assert len({one["model_sha256"] for one in run_paced(config, {}, 4, resume=True)}) == 1
+
+
 def campaign(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, rounds: int, jobs: int, secure: Any, seed: int
 ) -> None:
@@ -145,12 +172,7 @@ def campaign(
         number = reached + int(rng.integers(2, max(3, (rounds - reached) // (jobs - job))))
         silos = () if last else range(4)
         kills = [Fault("kill", silo, number, str(rng.choice(steps))) for silo in silos]
-
-        def killing(comm: Any, _: Any, silo: int, kills: list[Fault] = kills) -> FaultInjector:
-            return FaultInjector(comm, kills, silo)
-
-        with monkeypatch.context() as patched:  # a job that is resumed injects no faults of its own
-            patched.setattr(loop, "FaultInjector", killing)
+        with killing(monkeypatch, kills):
             results = run_paced(config, pace, 4, resume=job > 0, timeout_s=300)
         if last:
             assert len({one["model_sha256"] for one in results}) == 1
