@@ -21,6 +21,7 @@ from silofl.config import Config
 from silofl.errors import ConfigError, SiloflError, TooFewDrawnError
 from silofl.federation.background_training import BackgroundTraining
 from silofl.federation.local_work import Fitted, RoundStart
+from silofl.federation.openings import Openings
 from silofl.federation.participation import buffering_of
 from silofl.federation.silo import Silo
 from silofl.federation.stateful import Json, Part, State
@@ -30,6 +31,7 @@ from silofl.report.round_metrics import silos_text
 from silofl.topologies.arrangements._buffering import Buffering, Flight
 from silofl.topologies.virtual_time import VirtualTime
 from silofl.training.flat import FlatModel
+from silofl.training.seeding import turn
 
 Silos = tuple[int, ...]
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_SHARE = 1e-3, 2e-2, 0.05
@@ -109,14 +111,13 @@ class Arrivals(Part):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of training whose update will be in no sum, so that the silo's model is free."""
-        self._training.end()
+        if not self._training.end(self._silent_s) and error is None:
+            raise self._stalled()
 
-    def gather(self, start: RoundStart, opened_for: Silos | None) -> None:
+    def gather(self, start: RoundStart, openings: Openings | None) -> None:
         """Train, from `start` unless an update is under way, until the round's sum may open; collective.
 
-        Args:
-            start: what a silo that begins now has.
-            opened_for: the silos that the round was opened for by a job that was restarted; None: by none.
+        Raises StoppedError where `openings` have the round as opened with a silo that is not there any more.
         """
         number, began = start.round_number, time.monotonic()
         if self._round != number:
@@ -126,6 +127,7 @@ class Arrivals(Part):
             every = dict(zip(members, told, strict=True))
             flights = {silo: one.flight for silo, one in every.items()}
             self.ledger.refuse_repeated({silo: one.base for silo, one in flights.items()}, number)
+            opened_for = None if openings is None else openings.opened_for(number, members)
             silos = self._opening(number, flights, opened_for, late=told[0].late)
             if silos is not None:
                 break
@@ -167,14 +169,21 @@ class Arrivals(Part):
         if kept is not None:
             base = replace(base, shared=kept["shared"], buffers=kept["buffers"], round_number=kept["round"])
         self._base, self._before = base, copy.deepcopy(self._silo.state())
-        self._training.begin(lambda: self._silo.fit(base))
+        self._training.begin(lambda: self._fit(base))
+
+    def _fit(self, base: RoundStart) -> Fitted:
+        with turn():
+            return self._silo.fit(base)
 
     def _be_silent(self) -> None:
         """Do nothing, so that the watchdog ends this rank; without one SiloflError, which ends the run."""
         while watchdog.has_watchdog():
             time.sleep(self._silent_s)
+        raise self._stalled()
+
+    def _stalled(self) -> SiloflError:
         silo = self._group.silo_id
-        raise SiloflError(
+        return SiloflError(
             f"silo {silo}: its local training has made no batch for {self._silent_s:g} s (failure.silent_s)",
             rank=silo,
         )

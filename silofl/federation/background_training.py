@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 from silofl.background import Background
@@ -13,6 +12,8 @@ from silofl.launcher import watchdog
 
 Result = TypeVar("Result")
 
+LOOK_S = 0.1
+"""How often a wait for training looks whether it goes on."""
 _own = threading.local()
 """Of a thread that trains: its `Progress`."""
 
@@ -91,12 +92,15 @@ class BackgroundTraining(Generic[Result]):
         """Wait for the result and how many seconds it took, or raise what was raised."""
         return self._work.result()
 
-    def end(self) -> None:
-        """Have training that goes on end at its next batch, and wait until the silo's model is free."""
+    def end(self, silent_s: float) -> bool:
+        """Have training that goes on end at its next batch; whether the silo's model is free.
+
+        It is not where no batch was made for `silent_s` seconds. Where there is a watchdog it ends this rank
+        then, for nothing here waits for peers.
+        """
         if self.busy:
             self._progress.unwanted = True
-            with watchdog.waiting():
-                self._progress.model_free.wait()
-            if self.over:
-                with suppress(BaseException):  # of what nobody wants
-                    self.take()
+            while not self._progress.model_free.wait(LOOK_S):
+                if self.stalled(silent_s) and not watchdog.has_watchdog():
+                    return False
+        return True

@@ -25,7 +25,7 @@ from silofl.federation.first_models import weights_mismatch
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.no_data import data_of
-from silofl.federation.participation import describe_participation, refuse_unfit
+from silofl.federation.participation import buffering_of, describe_participation, refuse_unfit
 from silofl.federation.privacy import budget_place, compressed_noise
 from silofl.federation.privacy.compressed_noise import sent_values, way_of
 from silofl.federation.privacy.data_budget import foretold
@@ -264,7 +264,7 @@ def _sizes(
         bytes_sent_pruned=_bytes_sent_pruned(config, silo, trial, spec),
         topology=drawn(spread.edges, arrangement, silos, private=private),
         link="" if link is None else link.describe(spread),
-        memory_mib=_memory(silo, strategy, spec) / MIB,
+        memory_mib=_memory(silo, strategy, spec, own_pace=buffering_of(config, counted) is not None) / MIB,
         failure=describe_policy(config, silos),
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
@@ -315,13 +315,16 @@ def _of_fragments(sizes: list[int]) -> list[str]:
     return [f"a round sums one of {len(sizes)} fragments of {lengths} values; its wire is the longest one's"]
 
 
-def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
-    """Bytes of shared and sent vectors, the strategy's state, local and own model, and rows of silos."""
+def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec, *, own_pace: bool) -> int:
+    """Bytes of shared and sent vectors, the strategy's state, local and own model, and rows of silos.
+
+    A silo that trains at its `own_pace` has a second model, and what it trains from and brings by itself.
+    """
     size, wire = silo.model.size, silo.model.wire_dtype.itemsize
     own = silo.own.method.effect in ("beside", "instead")
-    local = (2 + 2 * own) * silo.model.vector.element_size()  # and gradients, or copies
+    local = (2 + 2 * own + own_pace) * silo.model.vector.element_size()  # and gradients, or copies
     states = len(silo.strategy_state) + (strategy.streaming() is not None)
-    vectors = len(strategy.shared) + len(strategy.sends) + 2 * states
+    vectors = len(strategy.shared) + len(strategy.sends) + 2 * states + 2 * own_pace
     if spec.rows:
         vectors += len(strategy.sends) * (1 + spec.replica_count)
     longest = slice_bounds(size, spec.silos)[1]

@@ -97,7 +97,7 @@ def measured_seconds(path: Path) -> list[float]:
     try:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rounds = [RoundMetrics.from_json(json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} has no metrics.jsonl of a run ({type(error).__name__})") from None
     silos = zip(*(one.train_seconds for one in rounds), strict=False)
     every = [[one for one in silo if one is not None] for silo in silos]

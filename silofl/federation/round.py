@@ -152,9 +152,7 @@ def _fit(
         federation.aggregator.prepare()
     if federation.context.arrivals is not None:
         with clock.phase("wait"):
-            openings = federation.context.openings
-            before = None if openings is None else openings.opened_for(number, federation.members)
-            federation.context.arrivals.gather(federation.start(number), before)
+            federation.context.arrivals.gather(federation.start(number), federation.context.openings)
     with clock.phase("train"):
         trained = capture(lambda: _contribution(federation, number, ahead))
         group.comm.mark("trained")  # where an injected `slow ... at train` is over

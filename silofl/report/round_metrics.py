@@ -35,7 +35,8 @@ class RoundMetrics:
         clip_norm: of the next round, where it changes from round to round.
         per_silo: what silos show of their own, in the order of their numbers.
         began: silos that the round's sum was made for.
-        drawn: silos that were drawn to take part; None where all take part, or where nobody knows.
+        drawn: silos that were drawn to take part, or had trained, where silos do so at their own pace; None
+            where all take part, or where nobody knows.
         staleness: of the updates that are in it, by silo, how many rounds older than the newest the model was
             that each was trained from; None where all were trained from the newest.
         survivors: silos whose updates are in the model.

@@ -20,17 +20,17 @@ from tests.federation.threads import Normalized, Record, settings
 
 
 class Paced(Normalized):
-    """`Normalized`, of which a silo's step takes `seconds[silo]`; a silo in `failing` cannot train."""
+    """`Normalized`, of which a silo's step takes `seconds[silo]`."""
 
-    def __init__(self, seconds: Mapping[int, float], failing: tuple[int, ...] = ()) -> None:
-        self._seconds, self._failing, self._silo = seconds, failing, 0
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        self._seconds, self._silo = seconds, 0
 
     def data(self, silo: int, silos: int) -> SiloData:
         self._silo = silo
         return super().data(silo, silos)
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        if model.training and not torch.is_inference_mode_enabled():
+        if model.training:
             time.sleep(self._seconds.get(self._silo, 0.0))
         return super().loss(model, batch)
 

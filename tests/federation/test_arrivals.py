@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 
 from silofl.errors import ProtocolError, SiloflError, StoppedError
+from silofl.faults import Fault
+from silofl.federation import loop
 from silofl.federation.background_training import BackgroundTraining, TrainingEnded, batch_made
+from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.update_ledger import UpdateLedger
 from tests.federation.paced import asynchronous, run_paced
 from tests.federation.test_asynchronous import PLAIN, SECURE, refuse_repeats
@@ -100,8 +105,14 @@ def test_training_whose_result_nobody_wants_ends_at_its_next_batch() -> None:
     assert not training.over
     assert not training.stalled(60)
     batch_made()  # of another thread, which goes on
-    training.end()
+    assert training.end(60)
     assert ended == [True]
+
+
+def test_training_that_hangs_is_not_waited_for_longer_than_a_silo_may_be_silent() -> None:
+    training: BackgroundTraining[None] = BackgroundTraining(lambda: None, lambda: None)
+    training.begin(lambda: time.sleep(3))
+    assert not training.end(0.2)
 
 
 def test_an_update_that_would_count_twice_is_refused_by_name() -> None:
@@ -121,6 +132,31 @@ def test_an_update_that_would_count_twice_is_refused_by_name() -> None:
     assert UpdateLedger.from_json(ledger.to_json()) == ledger
 
 
+@contextmanager
+def killing(monkeypatch: pytest.MonkeyPatch, kills: list[Fault]) -> Iterator[None]:
+    """Inject these, also into a job that is resumed, which injects none of its own."""
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "FaultInjector", lambda comm, _, silo: FaultInjector(comm, kills, silo))
+        yield
+
+
+def test_a_round_that_was_opened_with_a_silo_that_dies_stays_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a restarted job, while others wait for its update: no rank waits for ever."""
+    prepare(monkeypatch)
+    config = asynchronous(tmp_path, {"buffer": 4}, run={"rounds": 5}, secure=SECURE)
+    with killing(monkeypatch, [Fault("kill", silo, 3, "step") for silo in range(4)]):
+        assert run_paced(config, {}, 4) == [None] * 4
+    with killing(monkeypatch, [Fault("kill", 2, 3, "train")]):
+        results = run_paced(config, {3: 0.02}, 4, resume=True)
+    assert results[2] is None
+    left = {str(one) for one in results if isinstance(one, StoppedError)}
+    assert len(left) == 1
+    assert "round 3 may have been opened for silos 0, 1, 2 and 3 before" in left.pop()
+    assert len({one["model_sha256"] for one in run_paced(config, {}, 4, resume=True)}) == 1
+
+
 def campaign(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, rounds: int, jobs: int, secure: Any, seed: int
 ) -> None:
@@ -129,17 +165,15 @@ def campaign(
     rng = np.random.default_rng(seed)
     topology, steps = {"buffer": 3, "max_staleness": 6}, ("step", "allgather", "between rounds", "evaluate")
     pace = {0: 0.0, 1: 0.0005, 2: 0.001, 3: 0.004}
+    config = asynchronous(path, topology, run={"rounds": rounds}, secure=secure)
     for job in range(jobs):
-        committed = len(records(path)) if job else 0
         last = job == jobs - 1
-        number = committed + int(rng.integers(2, max(3, (rounds - committed) // max(1, jobs - job))))
-        failure: dict[str, Any] = {"policy": "shrink"}
-        if not last:
-            failure["inject"] = [
-                f"kill silo {silo} round {number} at {rng.choice(steps)}" for silo in range(4)
-            ]
-        config = asynchronous(path, topology, run={"rounds": rounds}, secure=secure, failure=failure)
-        results = run_paced(config, pace, 4, resume=job > 0, timeout_s=300)
+        reached = len(records(path)) if job else 0
+        number = reached + int(rng.integers(2, max(3, (rounds - reached) // (jobs - job))))
+        silos = () if last else range(4)
+        kills = [Fault("kill", silo, number, str(rng.choice(steps))) for silo in silos]
+        with killing(monkeypatch, kills):
+            results = run_paced(config, pace, 4, resume=job > 0, timeout_s=300)
         if last:
             assert len({one["model_sha256"] for one in results}) == 1
         else:
@@ -152,7 +186,7 @@ def campaign(
 
 
 def test_each_update_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    campaign(tmp_path, monkeypatch, rounds=12, jobs=2, secure=SECURE, seed=0)
+    campaign(tmp_path, monkeypatch, rounds=12, jobs=3, secure=SECURE, seed=0)
 
 
 @pytest.mark.long

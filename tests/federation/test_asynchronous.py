@@ -191,3 +191,15 @@ def test_a_silo_comes_back_and_trains_from_the_newest_model(
     assert [line["rejoined"] for line in lines if line["rejoined"]] == [[3]]
     counts = refuse_repeats(lines)
     assert counts[3] >= 2, lines
+
+
+def test_a_sum_that_too_few_are_left_in_stays_closed_until_others_have_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of silos 0, 1 and 2 one dies while they are added up; the sum is then of silo 3, too, and of no two."""
+    prepare(monkeypatch)
+    failure = {"policy": "shrink", "inject": ["kill silo 1 round 2 at collect middle"]}
+    config = settings(tmp_path, run={"rounds": 3}, secure=SECURE, topology=VIRTUAL, failure=failure)
+    results = federate(config, 4)
+    assert [one is None for one in results] == [False, True, False, False]
+    assert [line["survivors"] for line in records(tmp_path)] == [[0, 1, 2], [0, 2, 3], [0, 2, 3]]
