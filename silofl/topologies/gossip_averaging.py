@@ -102,8 +102,11 @@ class GossipAveraging:
             sent, self._weights, round_number, absent, authorizer, compressed=self._algorithm.compresses
         )
         received = Received(found.own, found.exchanged.total, found.exchanged.weight)
-        self._next = Mixed(self.values, self._state)
-        if self._group.silo_id not in absent:
+        if found.exchanged.closed:  # all parts are made anew behind the round, in which a silo failed
+            self._next = Mixed(trained.values, self._state)
+        elif self._group.silo_id in absent:
+            self._next = Mixed(self.values, self._state)
+        else:
             self._next = self._algorithm.mix(self._state, trained, received)
 
     def _weights(self, silos: tuple[int, ...], number: int) -> Any:
