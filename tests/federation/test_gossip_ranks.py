@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import silofl
 from silofl.federation.rundir import OWN_MODEL, stem
 from tests.campaigns import mostly_long
 from tests.conftest import Finished, Start
@@ -91,6 +92,36 @@ def test_a_silo_that_is_respawned_rejoins(start: Start, tmp_path: Path) -> None:
     assert len(told) == 40
     assert any(line["rejoined"] == [2] for line in told)
     assert told[-1]["survivors"] == [0, 1, 2, 3]
+
+
+GRAPHS = ["torus", "exponential", "one_peer_exponential", "random_regular", "erdos_renyi", "complete"]
+WAYS: list[tuple[dict[str, Any], dict[str, Any], float]] = [
+    ({}, {}, 0.04),
+    *(({"graph": graph}, {}, 0.02) for graph in GRAPHS),
+    ({"algorithm": "gradient_tracking"}, {}, 0.02),
+    ({"algorithm": "push_sum", "graph": "exponential"}, {}, 0.02),
+    ({"algorithm": "choco", "consensus_rate": 0.8}, {"name": "qsgd"}, 0.04),
+    ({"algorithm": "choco"}, {"name": "random_k", "ratio": 0.25}, 0.04),
+]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_digits_are_learnt_as_with_a_shared_model(tmp_path: Path) -> None:
+    """Eight silos, 40 rounds: how far each way is behind serverless FedAvg in accuracy."""
+
+    def accuracy(**sections: Any) -> float:
+        run = {"rounds": 40, "evaluate_every": 40, "display": "none", "dir": str(tmp_path / str(len(behind)))}
+        tables = {"run": run, "task": {"name": "digits"}, "checkpoint": {"every": 0}, **sections}
+        found = silofl.simulate({"secure": {"protocol": "plain"}, **tables}, silos=8)
+        return float(found.summary["accuracy"])
+
+    behind: list[float] = []
+    shared = accuracy()
+    for topology, compress, most in WAYS:
+        more = {"compress": compress} if compress else {}
+        behind.append(shared - accuracy(topology={"name": "gossip", **topology}, **more))
+        assert behind[-1] <= most, (topology, behind)
 
 
 @pytest.mark.long
