@@ -118,7 +118,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "graph", "protocol"), CASES)
+@pytest.mark.parametrize(("algorithm", "graph", "protocol"), mostly_long(CASES, 0, 3, 5))
 def test_silos_have_what_a_matrix_gives(tmp_path: Path, algorithm: str, graph: str, protocol: str) -> None:
     silos, topology = 6, {"algorithm": algorithm, "graph": graph}
     config = settings(tmp_path, topology=topology, secure={"protocol": protocol})
@@ -138,9 +138,10 @@ def test_silos_have_what_a_matrix_gives(tmp_path: Path, algorithm: str, graph: s
 RING = doubly_stochastic(GRAPHS["ring"]().edges((0, 1, 2, 3), 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("name", "protocol"), [("random_k", "secagg"), ("random_k", "plain"), ("top_k", "plain")]
-)
+CODECS = [("random_k", "secagg"), ("random_k", "plain"), ("top_k", "plain")]
+
+
+@pytest.mark.parametrize(("name", "protocol"), mostly_long(CODECS, 0, 2))
 def test_choco_with_a_codec(tmp_path: Path, name: str, protocol: str) -> None:
     """Masked, on values that all silos draw alike; and packets of each silo's own, in the clear."""
     config = settings(
