@@ -1,8 +1,8 @@
 """Weighted sums of neighbours' messages under masks: a silo reads the sum and no single message.
 
 Two steps. Masked words change hands; then, when ranks have settled which messages each sum is of, senders
-give receivers what opens the sum. A silo that fails between the two leaves the sums that it is in closed, and
-their receivers exchange anew without it, under other masks: nobody opens two sums of a round.
+give receivers what opens the sum. Where a silo fails between the two the sums that it is in stay closed: over
+fewer silos they would differ from what a run that is resumed opens by that silo's message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ LIMIT = 2.0**20
 """What values of messages are below in magnitude: words of 64 bits hold the sum of 2^7 such values, and words
 under masks that did not cancel are beyond it but for one in 2^7."""
 WORD = np.dtype(np.uint64)
-UNOPENED = b"\0"
 
 
 @dataclass
@@ -45,7 +44,6 @@ class _Collected:
         now: the exchange.
         number: of it, for keys.
         decided: digest of what decides it.
-        receivers: silos that receive a sum in it.
         total: (m,) this silo's sum, whose senders' own masks are still on.
         sent, received: digests of masked words, by the silo at the other end.
         left: the senders whose own masks are still on.
@@ -54,7 +52,6 @@ class _Collected:
     now: Round
     number: int
     decided: bytes
-    receivers: tuple[int, ...]
     total: NDArray[np.uint64]
     sent: dict[int, bytes] = field(default_factory=dict)
     received: dict[int, bytes] = field(default_factory=dict)
@@ -91,25 +88,16 @@ class MaskedNeighbourSums(NeighbourSums):
         StoppedError where a silo has one neighbour alone, whose message it would read.
         """
         group = self._group
-        waiting: tuple[int, ...] | None = None  # silos whose sums are not open yet; all
-        found: Exchanged | None = None
-        while True:
-            now = partial(self.round, weights, number, absent)
-            taken = group.step(partial(self._collect, message, now, number, waiting))
-            authorize(group, authorizer, taken.now.silos)
-            waiting = group.step(partial(self._open, taken))
-            if found is None and not taken.left:
-                found = Exchanged(taken.now.silos, self._decoded(taken), taken.now.own)
-            if not waiting:
-                break
-        assert found is not None, "no sum waits"
-        group.step(partial(self._refuse_garbage, found))
-        return found
+        now = partial(self.round, weights, number, absent)
+        taken = group.step(partial(self._collect, message, now, number))
+        authorize(group, authorizer, taken.now.silos)
+        group.step(partial(self._open, taken))
+        total = np.zeros(len(message)) if taken.left else taken.total.view(np.int64) * 2.0**-FRACTION_BITS
+        group.step(partial(self._refuse_garbage, total, len(taken.now.silos)))
+        return Exchanged(taken.now.silos, total, taken.now.own, closed=bool(taken.left))
 
-    def _collect(
-        self, message: Vector, round_now: Callable[[], Round], number: int, waiting: tuple[int, ...] | None
-    ) -> _Collected:
-        """Exchange masked words for the silos that still wait for a sum; within a step."""
+    def _collect(self, message: Vector, round_now: Callable[[], Round], number: int) -> _Collected:
+        """Exchange masked words; within a step, which over fewer silos is another exchange."""
         now = round_now()
         with raise_on_all_ranks(self._group.comm):
             refuse_thin(now, number)
@@ -118,15 +106,11 @@ class MaskedNeighbourSums(NeighbourSums):
                     f"silo {self._group.silo_id}: a value of its model is 2^20 or more, or not finite, which "
                     "masked sums of neighbours do not hold: lower train.lr"
                 )
-        receivers = tuple(silo for silo in now.silos if waiting is None or silo in waiting)
-        edges = off_diagonal(now.weights)
-        edges[[silo not in receivers for silo in now.silos]] = False
-        near = self.neighbourhood(edges, now.silos)
+        near = self.neighbourhood(off_diagonal(now.weights), now.silos)
         attempt = number * MOST_SILOS + len(self._session.members) - len(self._group.members)
-        decided = digest("neighbours", pack_silos(now.silos), pack_silos(receivers), now.weights.tobytes())
-        taken = _Collected(now, attempt, decided, receivers, np.zeros(len(message), WORD))
-        places = [] if now.me is None else [k for k in now.receivers(now.me) if edges[k, now.me]]
-        senders = [] if now.me is None or not edges[now.me].any() else now.senders(now.me)
+        decided = digest("neighbours", pack_silos(now.silos), now.weights.tobytes())
+        taken = _Collected(now, attempt, decided, np.zeros(len(message), WORD))
+        places, senders = ([], []) if now.me is None else (now.receivers(now.me), now.senders(now.me))
         self._group.comm.mark("mask")
         streams = [self._streams(taken, k) for k in places]
         sent = [hashlib.sha256() for _ in places]
@@ -161,8 +145,8 @@ class MaskedNeighbourSums(NeighbourSums):
         ]
         return [*masks, (Stream(self._prg, own.expose()), 1)]
 
-    def _open(self, taken: _Collected) -> tuple[int, ...]:
-        """Give receivers what opens their sums; those that still wait, on every rank. Within a step."""
+    def _open(self, taken: _Collected) -> None:
+        """Give receivers what opens their sums, and open this silo's; within a step."""
         comm = self._group.comm
         comm.mark("reveal")
         boxes = [
@@ -177,19 +161,11 @@ class MaskedNeighbourSums(NeighbourSums):
                 key = self._keys.unbox(silo, taken.number, taken.decided, words, given[silo])
                 add_keystream(taken.total, Stream(self._prg, key.expose()), -1, 0)
                 taken.left.discard(silo)
-        comm.mark("agree")
-        told = comm.allgather_bytes(UNOPENED if taken.left else b"")
-        unopened = {silo for silo, one in zip(comm.members, told, strict=True) if one}
-        return tuple(silo for silo in taken.receivers if silo in unopened)
 
-    def _decoded(self, taken: _Collected) -> Vector:
-        return taken.total.view(np.int64) * 2.0**-FRACTION_BITS
-
-    def _refuse_garbage(self, found: Exchanged) -> None:
+    def _refuse_garbage(self, total: Vector, silos: int) -> None:
         """Raise ProtocolError, on every rank, where masks did not cancel: some silo has other weights."""
-        largest = float(np.abs(found.total).max(initial=0.0))
         with raise_on_all_ranks(self._group.comm):
-            if largest >= LIMIT * len(found.silos):
+            if float(np.abs(total).max(initial=0.0)) >= LIMIT * silos:
                 raise ProtocolError(
                     f"silo {self._group.silo_id}: masks of its neighbours' messages do not cancel: one of "
                     "them has other weights, or other silos, than this one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,7 @@ class NeighbourAggregator:
             sent = self._codec.encode(message, draw)
             got = self._neighbours.exchange(sent, *given)
             total = self._codec.decode(got.total, draw, length)
-            found = Message(self._codec.decode(sent, draw, length), Exchanged(got.silos, total, got.weight))
+            found = Message(self._codec.decode(sent, draw, length), replace(got, total=total))
         self.participants = found.exchanged.silos
         return found
 

@@ -34,11 +34,13 @@ class Exchanged:
         silos: those whose messages were exchanged, ascending.
         total: (m,) float64, the weighted sum of its neighbours' messages.
         weight: its own.
+        closed: whether the sum could not be opened, as a silo failed: then there is no total.
     """
 
     silos: tuple[int, ...]
     total: Vector
     weight: float
+    closed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ algorithm's (`silofl/mixing/algorithms`); who is whose neighbour, the graph's (`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 from silofl.aggregation.base import Aggregator, Authorizer
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.neighbour_aggregator import NeighbourAggregator
+from silofl.comm.collective_errors import allgather_parsed
 from silofl.comm.elastic_group import ElasticGroup
+from silofl.errors import MismatchError
 from silofl.mixing.algorithms.base import Mixed, Received, State, Trained
 from silofl.strategies.base import Strategy
 from silofl.topologies.arrangements.gossip import Gossip
@@ -61,9 +64,23 @@ class GossipAveraging:
         while True:
             self.aggregator = self._make_aggregator()
             self.members = self.aggregator.layout.shards.members
+            self._group.step(self._agree)
             if self.members == self._group.agreed_members():
                 return
             self.aggregator.close()
+
+    def _agree(self) -> None:
+        """Raise MismatchError, on every rank, where silos have different graphs; collective, in a step."""
+        period = self._arrangement.period(self.members, self.aggregator.spec.seed)
+        mine = hashlib.sha256(b"".join(weights.tobytes() for weights in period)).hexdigest()
+        told = allgather_parsed(self._group.comm, mine, str, "its graph")
+        for silo, one in zip(self._group.members, told, strict=True):
+            if one != told[0]:
+                raise MismatchError(
+                    f"silo {silo} has another graph of [topology] than silo {self._group.members[0]}: give "
+                    "all the same topology.edges_file, and versions of NumPy that draw the same graphs",
+                    rank=0,
+                )
 
     def _distribute(self) -> None:
         """Give every silo the first one's untrained model; collective."""
@@ -102,8 +119,11 @@ class GossipAveraging:
             sent, self._weights, round_number, absent, authorizer, compressed=self._algorithm.compresses
         )
         received = Received(found.own, found.exchanged.total, found.exchanged.weight)
-        self._next = Mixed(self.values, self._state)
-        if self._group.silo_id not in absent:
+        if found.exchanged.closed:  # all parts are made anew behind the round, in which a silo failed
+            self._next = Mixed(trained.values, self._state)
+        elif self._group.silo_id in absent:
+            self._next = Mixed(self.values, self._state)
+        else:
             self._next = self._algorithm.mix(self._state, trained, received)
 
     def _weights(self, silos: tuple[int, ...], number: int) -> Any:

@@ -22,6 +22,7 @@ from silofl.compression.registry import build
 from silofl.config import Config
 from silofl.crypto.kdf import digest
 from silofl.errors import EXIT_RESUMABLE, SiloflError, StoppedError
+from silofl.federation.consensus import BUCKETS, sketch
 from silofl.federation.failure.fault_injector import FaultInjector
 from silofl.federation.loop import train
 from silofl.federation.rundir import OWN_MODEL, stem
@@ -117,7 +118,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "graph", "protocol"), CASES)
+@pytest.mark.parametrize(("algorithm", "graph", "protocol"), mostly_long(CASES, 0, 3, 5))
 def test_silos_have_what_a_matrix_gives(tmp_path: Path, algorithm: str, graph: str, protocol: str) -> None:
     silos, topology = 6, {"algorithm": algorithm, "graph": graph}
     config = settings(tmp_path, topology=topology, secure={"protocol": protocol})
@@ -137,9 +138,10 @@ def test_silos_have_what_a_matrix_gives(tmp_path: Path, algorithm: str, graph: s
 RING = doubly_stochastic(GRAPHS["ring"]().edges((0, 1, 2, 3), 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("name", "protocol"), [("random_k", "secagg"), ("random_k", "plain"), ("top_k", "plain")]
-)
+CODECS = [("random_k", "secagg"), ("random_k", "plain"), ("top_k", "plain")]
+
+
+@pytest.mark.parametrize(("name", "protocol"), mostly_long(CODECS, 0, 2))
 def test_choco_with_a_codec(tmp_path: Path, name: str, protocol: str) -> None:
     """Masked, on values that all silos draw alike; and packets of each silo's own, in the clear."""
     config = settings(
@@ -163,6 +165,17 @@ def test_choco_with_a_codec(tmp_path: Path, name: str, protocol: str) -> None:
     want = naive.choco(np.tile(START, (4, 1)), RING, gradient, LR, 6, 0.4, compress)
     np.testing.assert_allclose(models(tmp_path, 4), want, atol=1e-10, rtol=0)
     assert summaries[0]["bytes_sent_per_round"] < {"secagg": 10**4, "plain": 500}[protocol]
+
+
+@pytest.mark.parametrize("size", [7, 100_000])
+def test_sketches_tell_distances(size: int) -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal((2, size))
+    short = sketch(one, 3, 5) - sketch(other, 3, 5)
+    exact = np.linalg.norm(one - other)
+    assert np.linalg.norm(short) == pytest.approx(exact, rel=1e-12 if size < BUCKETS else 0.1)
+    assert len(short) <= BUCKETS
+    np.testing.assert_allclose(sketch(one + other, 3, 5), sketch(one, 3, 5) + sketch(other, 3, 5), atol=1e-9)
 
 
 @pytest.mark.long
@@ -228,14 +241,21 @@ def test_a_neighbour_that_dies_before_words_are_exchanged_is_as_if_never_there(
     np.testing.assert_allclose(found, x, atol=1e-10)
 
 
+STOPS = [
+    *(("gradient_tracking", step) for step in ("collect first", "reveal", "step")),
+    *((algorithm, "step") for algorithm in ("choco", "dpsgd", "push_sum")),
+]
+
+
 @pytest.mark.covering(0)
-@pytest.mark.parametrize("algorithm", mostly_long(["choco", "dpsgd", "gradient_tracking", "push_sum"], 2))
-def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, deaths: None, algorithm: str) -> None:
+@pytest.mark.parametrize(("algorithm", "step"), mostly_long(STOPS, 2), ids=str)
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, deaths: None, algorithm: str, step: str) -> None:
+    """Also where some have opened their sums of the round already: they open the same again."""
     sections: dict[str, Any] = {"topology": {"algorithm": algorithm}}
     if algorithm == "choco":
         sections["compress"] = {"name": "random_k", "ratio": 0.5}
     whole = federate(settings(tmp_path / "whole", **sections), 4)
-    fails = {"policy": "abort", "inject": ["kill silo 1 round 4 at collect first"]}
+    fails = {"policy": "abort", "inject": [f"kill silo 1 round 4 at {step}"]}
     stopped = federate(settings(tmp_path / "stopped", **sections, failure=fails), 4)
     assert {type(one) for one in stopped if one is not None} == {StoppedError}
     assert {one.exit_code for one in stopped if one is not None} == {EXIT_RESUMABLE}

@@ -87,6 +87,18 @@ def test_one_peer_gives_the_exact_mean_after_log2_n_rounds(nodes: int) -> None:
     assert spectral_gap(period) == 1.0
 
 
+def test_the_rate_of_graphs_in_turn_is_that_of_a_round() -> None:
+    """Of 6 nodes one-peer gives no exact mean: a period shrinks what differs by the rate in each round."""
+    graph = OnePeerExponential()
+    period = [weights_of(graph, 6, step) for step in range(graph.period(6))]
+    product = period[2] @ period[1] @ period[0]
+    largest = np.linalg.norm(product - 1 / 6, 2)
+    assert 0.01 < largest < 1
+    assert second_eigenvalue(period) ** 3 == pytest.approx(largest)
+    uneven = column_stochastic(np.array([[0, 1, 1], [1, 0, 0], [0, 1, 0]], bool))
+    assert second_eigenvalue([uneven]) == pytest.approx(np.sort(np.abs(np.linalg.eigvals(uneven)))[-2])
+
+
 @pytest.mark.parametrize(("nodes", "degree"), [(10, 3), (10, 4), (9, 4), (32, 5), (9, 3)])
 def test_random_regular_graphs_are_regular(nodes: int, degree: int) -> None:
     degrees = RandomRegular(degree).edges(tuple(range(nodes)), 0, 1).sum(axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ import numpy as np
 import pytest
 
 from silofl import config as configuration
-from silofl.errors import ConfigError
+from silofl.aggregation.neighbour_aggregator import neighbour_aggregator
+from silofl.aggregation.spec import AggregationSpec, VectorSpec
+from silofl.comm.elastic_group import ElasticGroup
+from silofl.comm.threads import run_in_threads
+from silofl.compression.none import NoCodec
+from silofl.errors import ConfigError, MismatchError
 from silofl.federation.dry_run import dry_run
+from silofl.strategies.fedavg import FedAvg
 from silofl.topologies.arrangements.gossip import Gossip
 from silofl.topologies.arrangements.registry import build, refuse_ranks
+from silofl.topologies.gossip_averaging import GossipAveraging
 
 
 def parsed(**sections: Any) -> configuration.Config:
@@ -130,6 +138,20 @@ def test_random_graphs_are_one_on_all_ranks_and_follow_the_seed() -> None:
     first, again = (Gossip(graph="erdos_renyi").weights(tuple(range(9)), 1, 5) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, Gossip(graph="erdos_renyi").weights(tuple(range(9)), 1, 6))
+
+
+def test_silos_with_other_graphs_are_refused_at_the_start() -> None:
+    spec = AggregationSpec((VectorSpec("update", 3),), np.dtype(np.float64), 1, 0, bytes(32), 4)
+    secure = configuration.SecureConfig(protocol="plain")
+
+    def rank(comm: Any) -> None:
+        group = ElasticGroup(comm)
+        arrangement = Gossip(graph="complete" if comm.rank == 2 else "ring")
+        make = partial(neighbour_aggregator, group, secure, spec, NoCodec())
+        GossipAveraging(group, FedAvg(), make, np.zeros(3), 3, arrangement=arrangement)
+
+    with pytest.raises(MismatchError, match="silo 2 has another graph of"):
+        run_in_threads(4, rank, timeout_s=30)
 
 
 def test_check_tells_of_gossip() -> None:
