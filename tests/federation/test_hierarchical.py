@@ -21,6 +21,7 @@ from silofl.federation.failure.policy import stop_reason
 from silofl.topologies.arrangements.hierarchical import Hierarchical
 from tests.campaigns import mostly_long
 from tests.conftest import Start as Job
+from tests.exchange_ways import use_hosts
 from tests.federation.test_failure_in_threads import check
 from tests.federation.threads import federate, prepare, records, settings
 from tests.rank_groups import TWO_OF_FOUR
@@ -48,6 +49,15 @@ def test_the_model_is_that_of_a_serverless_run(tmp_path: Path, silos: int, topol
     assert min(between) > 0
     assert json.loads((tmp_path / "grouped/summary.json").read_text())["bytes_between_groups"] == between[-1]
     assert "bytes_between_groups" not in records(tmp_path / "flat")[0]
+
+
+def test_ranks_of_a_host_are_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_hosts((0, 1, 1, 0, 0), monkeypatch)
+    fault = {"inject": ["kill silo 1 round 2 at unmask"]}
+    prepare(monkeypatch)
+    config = settings(tmp_path, topology={"name": "hierarchical"}, failure=fault)
+    check(tmp_path, config, 5, {1: "unmask"}, federate(config, 5))
+    assert all(line["bytes_between_groups"] > 0 for line in records(tmp_path))
 
 
 def test_a_model_of_doubles_in_the_clear_is_that_to_rounding(tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ def trained(path: Path, ranks: int, **sections: Any) -> dict[str, Any]:
         {"secure": {"protocol": "plain"}},
         {"compress": {"bits": 8}},
         {"train": {"batch_norm": "recomputed"}},
+        {"personal": {"name": "finetune"}},
     ],
-    ids=["secagg", "plain", "compressed", "recomputed"],
+    ids=["secagg", "plain", "compressed", "recomputed", "personal"],
 )
 def test_the_model_is_that_of_the_silos_without_a_server(tmp_path: Path, sections: dict[str, Any]) -> None:
     star = trained(tmp_path / "star", 5, topology=LAST, **sections)
@@ -58,6 +59,7 @@ def test_the_model_is_that_of_the_silos_without_a_server(tmp_path: Path, section
     line = records(tmp_path / "star")[-1]
     assert line["survivors"] == [0, 1, 2, 3]
     assert line["per_silo"][4] == {}
+    assert not (tmp_path / "star/silo-0004/personal.safetensors").exists()
     assert line["accuracy" if "accuracy" in line else "loss"] == records(tmp_path / "flat")[-1]["loss"]
 
 
