@@ -160,6 +160,18 @@ def refuse_skipped(item: pytest.Item, report: pytest.TestReport) -> None:
         report.longrepr = f"{item.nodeid} was skipped, and docs/threat-model.md names it for what it claims"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waits_for_the_disk() -> Iterator[None]:
+    """Leave files in the system's memory, which outlives every killed process, but no machine that crashes.
+
+    What a crash of the machine leaves is found by `tests/checkpoint/test_killed.py`, which has an `fsync` of
+    its own, and ranks that are processes wait as they do for users.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Python whose processes have loaded everything already: see `tests.warm`.

@@ -50,6 +50,7 @@ def wheel(source: Path) -> Path:
     return built(source, "wheel", "*.whl")
 
 
+@pytest.mark.long
 def test_the_sdist_has_all_that_the_repository_has(source: Path) -> None:
     """So that its tests run."""
     with tarfile.open(built(source, "sdist", "*.tar.gz")) as packed:

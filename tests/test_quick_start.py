@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.test_readme import ROOT, run
@@ -14,6 +15,7 @@ from tests.test_readme import ROOT, run
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "docs/quick-start.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.long
 def test_its_blocks_lead_to_a_model_as_good_at_a_hospital_that_took_no_part(
     python: str, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_honest_claims_are_called_false_no_more_often_than_is_said(tmp_path: Pat
     assert sum(not audit(config, SILOS, 400, seed=seed).holds for seed in range(15)) <= 3
 
 
+@pytest.mark.long
 def test_half_the_noise_makes_the_claim_false(
     tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_ranks_fail_one_after_another(run):
     ]
 
 
+@pytest.mark.long
 def test_two_ranks_fail_at_once(run):
     assert run("two_at_once", 5) == [f"rank {rank} 5" for rank in (0, 2, 3)]
 

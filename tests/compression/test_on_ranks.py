@@ -13,6 +13,7 @@ from tests.compression.test_federated import CASES
 from tests.conftest import Start
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(("which", "runs"), mostly_long([("few", 2), ("all", len(CASES) + 3)], 0))
 def test_each_equals_its_reference_on_four_ranks(start: Start, tmp_path: Path, which: str, runs: int) -> None:

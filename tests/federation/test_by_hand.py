@@ -90,7 +90,7 @@ def _gap(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.covering(0)
-@pytest.mark.parametrize("name", mostly_long(MODELS, 1, 5))
+@pytest.mark.parametrize("name", mostly_long(MODELS, 5))
 def test_the_model_is_the_mean_of_state_dicts_also_when_resumed(name: str, tmp_path: Path) -> None:
     expected = by_hand(name, 2)
     whole = federate(tmp_path / "whole", name, 2)

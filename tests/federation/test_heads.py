@@ -34,10 +34,7 @@ GOOD = {
     "survival": ("c_index", 0.78),
 }
 """By head a metric, and what the federation reaches of it; by a run on all tables in one it is as much."""
-FEW = [
-    pytest.param(head, marks=[] if head in ("regression", "survival") else [pytest.mark.long])
-    for head in GOOD
-]
+FEW = [pytest.param(head, marks=[] if head == "regression" else [pytest.mark.long]) for head in GOOD]
 """Of the others, which are as before, `make test` has the parts."""
 MORE: dict[str, Any] = {
     "classification": {"task": {"class_weights": "balanced"}},
@@ -114,6 +111,7 @@ def _used(folder: Path, head: str, summary: dict[str, Any]) -> None:
         assert np.corrcoef(told, new["days"])[0, 1] < -0.4
 
 
+@pytest.mark.long
 def test_a_linear_regression_comes_to_that_of_one_table(tmp_path: Path) -> None:
     written(tmp_path, "regression")
     config = configured(

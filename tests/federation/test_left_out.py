@@ -90,6 +90,7 @@ def test_the_silos_of_a_lost_host_are_left_out(tmp_path: Path, protocol: str, as
     assert [line["failed"] for line in lines] == [[], [], [], [2, 3], [], []]
 
 
+@pytest.mark.long
 @pytest.mark.covering(0)
 @PROTOCOLS
 def test_it_is_resumed_again_without_them_and_then_with_them(
@@ -112,6 +113,7 @@ def test_it_is_resumed_again_without_them_and_then_with_them(
     assert more[0]["rejoined"] == [[ROUNDS + 1, 2], [ROUNDS + 1, 3]]
 
 
+@pytest.mark.long
 def test_a_round_that_was_opened_with_them_stays_closed_without_them(tmp_path: Path) -> None:
     """All are killed as they step round 4: the run goes on with the host's files alone, as if undisturbed."""
     protocol, everybody = "secagg", tuple(range(SILOS))

@@ -70,6 +70,7 @@ def federate(path: Path, task: Any, **sections: Any) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.long
 def test_a_raw_column_costs_a_secure_sum_no_accuracy(tmp_path: Path) -> None:
     """Where one range served all values of an update, 16 bits ended at 0.66, and 32 at 0.60."""
     ways: tuple[dict[str, Any], ...] = ({"protocol": "plain"}, {"bits": 16}, {"bits": 32})

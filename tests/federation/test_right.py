@@ -141,6 +141,7 @@ def test_bfloat16_models_train_on_float32_masters(tmp_path: Path) -> None:
     np.testing.assert_allclose(coarse, exact, atol=0.1)
 
 
+@pytest.mark.long
 def test_a_secure_sum_trains_the_same_model_within_its_fixed_point(tmp_path: Path) -> None:
     common = {
         "run": {"rounds": 20},

@@ -226,6 +226,7 @@ def test_a_round_over_other_coins_looks_the_same_from_outside(
     assert sent[0] == sent[1]
 
 
+@pytest.mark.long
 def test_coins_are_secret_and_the_same_after_a_resume(
     tmp_path: Path, coins: Coins, monkeypatch: pytest.MonkeyPatch
 ) -> None:

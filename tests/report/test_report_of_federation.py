@@ -17,6 +17,7 @@ from tests.report.test_report_page import check_closed
 pytestmark = pytest.mark.federations
 
 
+@pytest.mark.long
 def test_a_run_that_lost_a_silo_and_a_logger_has_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

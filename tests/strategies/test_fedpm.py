@@ -122,6 +122,7 @@ def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -
     np.testing.assert_allclose(model_of(tmp_path), reference(present), rtol=0, atol=1e-12)
 
 
+@pytest.mark.long
 def test_a_silo_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": [f"kill silo {VICTIM} round {FAILS} at train"]}

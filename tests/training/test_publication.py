@@ -32,6 +32,7 @@ def partly_compiled() -> nn.Module:
     return nn.Sequential(torch.compile(module[0], backend="eager"), module[1], module[2])
 
 
+@pytest.mark.long
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("build", [lambda: torch.compile(network(), backend="eager"), partly_compiled])
 def test_a_compiled_model_has_the_names_of_the_plain_one(build: Any) -> None:
