@@ -20,6 +20,7 @@ from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.failure.policy import stop_reason
 from silofl.topologies.arrangements.hierarchical import Hierarchical
 from tests.campaigns import mostly_long
+from tests.conftest import ROOT
 from tests.conftest import Start as Job
 from tests.exchange_ways import use_hosts
 from tests.federation.test_failure_in_threads import check
@@ -193,7 +194,8 @@ def test_processes_go_on_when_one_dies(start: Job, tmp_path: Path, silo: int, st
     """The rank comes back, too: it is told the groups before its first message."""
     words = ["--set", 'topology.name="hierarchical"', "--set", "topology.groups=[[0,1],[2,3]]"]
     words += ["--set", "run.rounds=6", "--set", f'failure.inject=["kill silo {silo} round 3 at {step}"]']
-    end = start(4, "train", "launch/digits.toml", "--run", str(tmp_path / "run"), *words, ulfm=True).wait()
+    config, run = str(ROOT / "launch/digits.toml"), str(tmp_path / "run")
+    end = start(4, "train", config, "--run", run, *words, ulfm=True).wait()
     lines = records(tmp_path / "run")
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6], end
     assert lines[-1]["survivors"] == [0, 1, 2, 3]

@@ -12,7 +12,7 @@ from torch import nn
 
 from silofl import config as configuration
 from silofl.config import settings as files
-from silofl.errors import ConfigError, StoppedError
+from silofl.errors import EXIT_RESUMABLE, ConfigError, StoppedError
 from silofl.faults import STEPS
 from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, refuse_early
@@ -20,6 +20,7 @@ from silofl.federation.failure.policy import describe_policy, min_silos
 from silofl.federation.simulation import simulate
 from silofl.tasks.base import SiloData
 from tests.campaigns import mostly_long
+from tests.conftest import ROOT
 from tests.conftest import Start as Job
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
@@ -259,7 +260,7 @@ def test_processes_go_on_or_stop_with_a_checkpoint(start: Job, tmp_path: Path, s
     run = str(tmp_path / "run")
     words = [
         "train",
-        "launch/digits.toml",
+        str(ROOT / "launch/digits.toml"),
         "--run",
         run,
         "--set",
@@ -270,9 +271,10 @@ def test_processes_go_on_or_stop_with_a_checkpoint(start: Job, tmp_path: Path, s
     fault = ["--set", f'failure.inject=["kill silo {silo} round 3 at {step}"]']
     end = start(5, *words, *fault, ulfm=True).wait()
     if silo == 0:
-        assert "rank 0, the coordinator, is the server" in end.stdout + end.stderr
+        assert end.code == EXIT_RESUMABLE, end
+        assert "rank 0, the coordinator, is the server" in end.out + end.err
         end = start(5, *words, "--resume", ulfm=True).wait()
-        assert end.returncode == 0, end
+        assert end.code == 0, end
     lines = records(tmp_path / "run")
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6], end
     assert lines[-1]["survivors"] == [1, 2, 3, 4]
