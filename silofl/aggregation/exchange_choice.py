@@ -16,6 +16,8 @@ from silofl.aggregation.exchanges import (
     WindowExchange,
 )
 from silofl.aggregation.tree_exchange import TreeExchange
+from silofl.comm.by_host import Hosts
+from silofl.comm.group_tree import GroupTree
 from silofl.comm.protocol import Communicator
 
 
@@ -35,15 +37,15 @@ def open_exchange(
     """
     if sole is not None:
         return SoleExchange(comm, sole, width, length, dtype)
-    if comm.tree is not None:
+    hosts, tree = comm.hosts() if adds and dtype.kind == "u" else None, comm.tree
+    if tree is not None and not (hosts is not None and _are_hosts(tree, hosts)):
         if adds:
-            return TreeExchange(comm, comm.tree, width, length, dtype)
+            return TreeExchange(comm, tree, width, length, dtype)
         return MessageExchange(comm, width, length, dtype)
     rows = BUFFERS * comm.size * width
     shared = comm.shared_buffer((rows + length + BUFFERS) * dtype.itemsize)
     if shared is not None:
         return WindowExchange(comm, shared, width, dtype)
-    hosts = comm.hosts() if adds else None
     if hosts is not None:
         places = HostPlaces(comm.size, width, hosts)
         shared = hosts.own.shared_buffer(places.words(hosts.rank, length) * dtype.itemsize)
@@ -51,3 +53,8 @@ def open_exchange(
         if shared is not None and everywhere[0]:
             return HostExchange(comm, places, shared, dtype)
     return MessageExchange(comm, width, length, dtype)
+
+
+def _are_hosts(tree: GroupTree, hosts: Hosts) -> bool:
+    """Whether groups are the hosts' ranks, which have memory in common, and have no groups of their own."""
+    return tree.routed and len(tree.levels) == 2 and sorted(tree.widest) == sorted(hosts.groups)

@@ -264,7 +264,8 @@ class HostExchange:
 
     def alltoall(self) -> list[Row]:
         """See `Exchange`; the rows of this host's ranks: a sum of each other's is on its way."""
-        self._comm.count_sent(self.outgoing()[1:].nbytes)
+        across = self._leaving[self._turn].nbytes if self._comm.tree is not None else 0
+        self._comm.count_sent(self.outgoing()[1:].nbytes, far=across)
         self._shared.sync()
         hosts, turn = self._hosts, self._next_turn()
         for row, rank in zip(self._leaving[turn], hosts.charges, strict=True):
@@ -289,7 +290,8 @@ class HostExchange:
         """See `Exchange`; behind the values goes whether this rank has failed."""
         hosts, turn = self._hosts, self._next_turn()
         own, taken = self._rows[self._own][turn, : count + 1], self._taken[self._own]
-        self._comm.count_sent(own.nbytes * (self._comm.size - 1))
+        across = own.nbytes * len(hosts.relays) if self._comm.tree is not None else 0
+        self._comm.count_sent(own.nbytes * (self._comm.size - 1), far=across)
         own[count] = failed
         receives = [(taken[turn, k, : count + 1], rank) for k, rank in enumerate(hosts.charges)]
         pending = self._comm.exchange([(own, rank) for rank in hosts.relays], receives)

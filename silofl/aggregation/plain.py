@@ -17,7 +17,7 @@ from silofl.aggregation.formats import format_of
 from silofl.aggregation.layout import Block, Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.reduce_scatter import Fill, Fold, ReduceScatter
-from silofl.aggregation.shards import Shards
+from silofl.aggregation.shards import Shards, near_of
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality, valid_weight
@@ -43,7 +43,8 @@ class PlainAggregator:
     def __init__(self, group: ElasticGroup, spec: AggregationSpec, *, chunk: int | None = None) -> None:
         self._group, self.spec = group, spec
         self.quality = EncodingQuality()
-        shards = Shards(0, group.members, spec.replica_count, sole=spec.sole)
+        near = near_of(group.comm)
+        shards = Shards(0, group.members, spec.replica_count, sole=spec.sole, near=near)
         self.layout = Layout(spec.vectors, {one.name: 1 for one in spec.vectors}, shards)
         by_round = any(one.weighting == "round" for one in spec.vectors)
         self._varies = by_round or bool(spec.scalars)

@@ -31,7 +31,7 @@ from silofl.aggregation.secagg_round import (
     secure_total,
 )
 from silofl.aggregation.secure_session import SecureSession
-from silofl.aggregation.shards import Shards
+from silofl.aggregation.shards import Shards, near_of
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import (
     NOTHING_IN_COMMON,
@@ -73,7 +73,8 @@ class SecAggSum:
     ) -> None:
         bits = session.rules.bits
         self.session, self.spec = session, spec
-        shards = Shards(0, session.members, spec.replica_count, checkers=spec.recompute, sole=spec.sole)
+        kept, near = spec.replica_count, near_of(session.group.comm)
+        shards = Shards(0, session.members, kept, checkers=spec.recompute, sole=spec.sole, near=near)
         self.wire = WireFormat(spec, bits, shards, stochastic=stochastic)
         self._range, self._chunk, self._dtype = value_range, chunk, ring_dtype(bits)
         self._spec_digest = spec_digest(spec, value_range, stochastic=stochastic)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 
+from silofl.comm.protocol import Communicator
+
 ALIGNMENT = 64
 """Slices start at multiples of this many values: whole cache lines, whole cipher blocks."""
 MAX_REPLICAS = 2
@@ -48,6 +50,8 @@ class Shards:
     """How many members check what a server makes of its slice."""
     sole: int | None = None
     """The member that serves everything: the others' slices are empty. None: no such member."""
+    near: tuple[tuple[int, ...], ...] = ()
+    """Groups of neighbours; checkers, replicas and who takes over are of a slice's own group first."""
 
     @cached_property
     def bounds(self) -> list[int]:
@@ -93,12 +97,35 @@ class Shards:
         return [0, *ends]
 
     def _behind(self, index: int) -> tuple[int, ...]:
-        """All members but a slice's own, from the next one on, around."""
-        return self.members[index + 1 :] + self.members[:index]
+        """All members but a slice's own, from the next one on, around; those of its group first."""
+        group = self._group(index)
+        behind = self.members[index + 1 :] + self.members[:index]
+        return tuple(sorted(behind, key=lambda member: member not in group))
 
     def _nearest(self, index: int) -> list[int]:
-        """All members by their distance to a slice, the later one first of two equally far."""
-        return [self.members[place] for place in _by_distance(len(self.members), index)]
+        """All members by their distance to a slice, the later one first of two equally far.
+
+        Those of its group first, where that is a row of neighbours: what a member takes over is adjacent.
+        """
+        members, group = self.members, self._group(index)
+        nearest = [members[place] for place in _by_distance(len(members), index)]
+        places = [members.index(member) for member in group]
+        if len(places) != max(places) - min(places) + 1:
+            return nearest
+        return sorted(nearest, key=lambda member: member not in group)
+
+    def _group(self, index: int) -> tuple[int, ...]:
+        """The members of a slice's group; all where there are none."""
+        own = self.members[index]
+        group = next((group for group in self.near if own in group), self.members)
+        return tuple(member for member in group if member in self.members)
+
+
+def near_of(comm: Communicator) -> tuple[tuple[int, ...], ...]:
+    """The widest groups of a communicator's ranks, by silo id; none where messages pass through none."""
+    tree = comm.tree
+    widest = () if tree is None or not tree.routed else tree.widest
+    return tuple(tuple(comm.members[rank] for rank in group) for group in widest)
 
 
 @cache

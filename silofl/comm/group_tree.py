@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 Groups = tuple["int | Groups", ...]
 """Silo ids, and groups of them: ((0, 1), (2, 3)), or (((0, 1), (2, 3)), ((4, 5), (6, 7)))."""
@@ -33,6 +33,8 @@ class GroupTree:
     """The ranks of a communicator in their groups. `root` has them all."""
 
     root: Node
+    routed: ClassVar[bool] = True
+    """Whether messages pass through groups."""
 
     @cached_property
     def levels(self) -> tuple[tuple[Move, ...], ...]:
@@ -85,6 +87,8 @@ class GroupTree:
 
 class FlatTree(GroupTree):
     """The same groups, through which nothing passes: every rank sends to every other."""
+
+    routed: ClassVar[bool] = False
 
     @cached_property
     def levels(self) -> tuple[tuple[Move, ...], ...]:

@@ -87,6 +87,8 @@ class OwnModel:
     """By which strategy the silo has one of several shared models; empty for one."""
     neighbours: bool = False
     """Whether it has a model of its own that it averages with its neighbours'."""
+    has_data: bool = True
+    """Whether there is anything that a model of its own would be of: not at a coordinator."""
 
     @classmethod
     def of(
@@ -107,6 +109,7 @@ class OwnModel:
         for key in method.rates:
             trainer.rates += f" or personal.{key} = {getattr(method, key)}"
         own.neighbours = build(config.topology).own_models
+        own.has_data = len(train) > 0
         own.clustered = type(strategy).__name__ if len(strategy.models) > 1 else ""
         return own
 
@@ -154,13 +157,13 @@ class OwnModel:
 
     def evaluate(self, found: Evaluation, evaluate: Evaluate, round_number: int) -> None:
         """Add the personal model's metrics to those of the loaded global one, as "personal/" and name."""
-        if self.method.adapts:
+        if self.method.adapts and self.has_data:
             with self._adapted(round_number):
                 found.include("personal", evaluate())
 
     def arrays(self, round_number: int) -> dict[str, NDArray[np.generic]] | None:
         """The silo's own model, whole and by name; None where it has none. The global one is loaded."""
-        if not self.kind:
+        if not (self.kind and self.has_data):
             return None
         with self._adapted(round_number), self.statistics(round_number):
             return whole(self.model)

@@ -279,12 +279,14 @@ class ShardedServer:
             "replica_count": shards.replica_count,
             "checkers": shards.checkers,
             "sole": shards.sole,
+            "near": shards.near,
         }
 
     def take_over(self, told: dict[str, Any], own: dict[str, Any] | None) -> None:
         """See `Topology`."""
         members, kept, checkers = tuple(told["members"]), told["replica_count"], told["checkers"]
-        shards = Shards(self._parameters, members, kept, checkers=checkers, sole=told["sole"])
+        near = tuple(map(tuple, told["near"]))
+        shards = Shards(self._parameters, members, kept, checkers=checkers, sole=told["sole"], near=near)
         self._states = self._new_states(shards)
         self._remake(self._newcomers)
 

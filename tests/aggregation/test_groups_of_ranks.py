@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from silofl.aggregation.exchanges import HostExchange
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.protocols import PROTOCOLS
 from silofl.aggregation.sum_terms import Common
@@ -17,6 +18,7 @@ from silofl.comm.protocol import Communicator
 from silofl.crypto.threshold import threshold_of
 from silofl.types import Contribution
 from tests.aggregation.harness import Case, Means, in_ranks, one_vector, reduce_and_read, whole
+from tests.exchange_ways import use_hosts
 from tests.rank_groups import GROUPINGS, TWO_OF_FOUR
 
 
@@ -43,6 +45,19 @@ def test_the_secure_sum_through_groups_is_the_flat_one_bit_for_bit(groups: Any) 
     flat, _ = summed(case, "secagg")
     grouped, _ = summed(case, "secagg", groups)
     np.testing.assert_array_equal(grouped["x"], flat["x"])
+
+
+def test_groups_that_are_hosts_go_through_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = one_vector(5, 700)
+    flat, _ = summed(case, "secagg")
+    use_hosts((0, 1, 0, 1, 1), monkeypatch)
+    used = list[str]()
+    begin = HostExchange.alltoall
+    monkeypatch.setattr(HostExchange, "alltoall", lambda self: (used.append("host"), begin(self))[1])
+    grouped, between = summed(case, "secagg", ((0, 2), (1, 3, 4)))
+    np.testing.assert_array_equal(grouped["x"], flat["x"])
+    assert used
+    assert between > 0
 
 
 def test_the_sum_in_the_clear_is_rounded_where_it_passes_on() -> None:

@@ -81,7 +81,7 @@ def rejoin(
             told = RejoinState.decode(merged.broadcast_bytes(b"", leader))
     except Exception as error:
         _stay_away(comm, spawn_info.number, error)
-    merged.arrange(group_tree.loads(spawn_info.told["groups"]))  # as the others are, before the next message
+    merged.arrange(group_tree.loads(spawn_info.told.get("groups", "[]")))  # as the others, before they meet
     several = merged.several_hosts
     reason = stop_reason(config, spawn_info.silos, several_hosts=several, groups=lambda: merged.groups)
     group = ElasticGroup(merged, stop_reason=reason)
