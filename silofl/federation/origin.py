@@ -19,6 +19,7 @@ from silofl.errors import ChangedDataError
 from silofl.federation.silo import Silo
 from silofl.federation.stateful import Json, Part, State
 from silofl.launcher.environment import planned_threads
+from silofl.tasks.user_code import own_files
 from silofl.training.device import kind
 
 SALT_BYTES = 16
@@ -37,7 +38,7 @@ class Origin(Part):
         self._private = config.privacy.unit != "none"
         self._accept = config.data.accept_changes and not self._private
         self._salt = secrets.token_bytes(SALT_BYTES)
-        self._code = silo.code_files()
+        self._code = own_files(silo.task)
         self._ranks = config.train.ranks_per_silo
         self.other_ranks = False
         """Whether this silo had another number of ranks: what is random in its training is another draw."""

@@ -73,6 +73,8 @@ class Batches:
         self.share = 1.0
         """How much of the last batch that was."""
         self._written = False
+        self._chosen: Tensor | None = None
+        """Of which samples these are, int64; None: of all."""
         self._tensors: tuple[Tensor, ...] | None = None
         if type(dataset) is TensorDataset and collate is None and _indexable(dataset):
             self._tensors = tuple(self._place(t) for t in dataset.tensors)
@@ -87,7 +89,7 @@ class Batches:
 
     def all(self) -> Any:
         """Every sample as one batch, in the dataset's order."""
-        if self._tensors is not None:
+        if self._tensors is not None and self._chosen is None:
             self._on_batch()
             tensors = self._tensors
             if self.part is not None:
@@ -97,6 +99,17 @@ class Batches:
                     return None
             return tuple(t.clone() for t in tensors) if self._written else tensors
         return self.take(torch.arange(len(self)))
+
+    def of(self, chosen: Tensor) -> Batches:
+        """Those of some samples alone, int64 (any,), numbered anew; what lies on the device is shared."""
+        made = copy.copy(self)
+        made._chosen, made._count = chosen, len(chosen)
+        return made
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...] | None:
+        """What batches are taken from by number, on the device; None where samples are read one by one."""
+        return self._tensors
 
     def watching(self, batch: Any) -> AbstractContextManager[None]:
         """While a batch of `take` is trained on: whether that writes into it, so that `all` gives copies."""
@@ -120,9 +133,9 @@ class Batches:
         self, batch_size: int, generator: torch.Generator, *, drop_last: bool = False
     ) -> Iterator[Any]:
         """One epoch in a random order; the last batch may be smaller, or left out: see `spans`."""
-        order = torch.randperm(len(self), generator=generator).to(self._index_device)  # at once: each waits
-        for start, stop in spans(len(self), batch_size, drop_last=drop_last):
-            yield self.take(order[start:stop])
+        device = self._index_device if self._chosen is None else self._chosen.device
+        for index in shuffled_numbers(len(self), batch_size, generator, device, drop_last=drop_last):
+            yield self.take(index)
 
     def take(self, index: Tensor) -> Any:
         """The samples `index`, int64 (batch,), as one batch, or this rank's `part` of them: None for none.
@@ -131,6 +144,8 @@ class Batches:
         torch makes no batch of.
         """
         self._on_batch()
+        if self._chosen is not None:
+            index = self._chosen[index]
         if self.part is not None:
             first, last = self.part.of(len(index))
             self.share, index = (last - first) / len(index), index[first:last]
@@ -234,6 +249,20 @@ def handed(batch: Any) -> Any:
 def _indexable(dataset: TensorDataset) -> bool:
     """Whether its tensors can be indexed by many samples at once."""
     return all(t.layout == torch.strided for t in dataset.tensors)
+
+
+def shuffled_numbers(
+    samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    *,
+    drop_last: bool = False,
+) -> Iterator[Tensor]:
+    """The numbers of one epoch's batches, int64 (batch,) each, in a random order."""
+    order = torch.randperm(samples, generator=generator).to(device)  # at once: each waits
+    for start, stop in spans(samples, batch_size, drop_last=drop_last):
+        yield order[start:stop]
 
 
 def spans(samples: int, batch_size: int, *, drop_last: bool = False) -> Iterator[tuple[int, int]]:
