@@ -97,10 +97,11 @@ WINGS = {
     "silofl.federation.silo": {
         *("silofl.federation.local_work", "silofl.federation.task_data", "silofl.federation.own_model"),
         *("silofl.federation.strategy_half", "silofl.federation.first_models"),
-        "silofl.federation.script_rules",
+        *("silofl.federation.script_rules", "silofl.federation.silo_clients"),
     },
     "silofl.federation.first_models": set[str](),
     "silofl.federation.script_rules": set[str](),
+    "silofl.federation.silo_clients": set[str](),
     "silofl.federation.strategy_half": {"silofl.federation.local_work"},
     "silofl.federation.own_model": {"silofl.federation.local_work"},
     "silofl.federation.task_data": set[str](),

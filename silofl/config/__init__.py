@@ -211,7 +211,7 @@ def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({}
     where they are set they are refused.
     """
     unused = privacy_keys.idle_keys(config.privacy, statistics=bool(config.data.standardize))
-    without: dict[str, Iterable[str]] = {"privacy": unused, **idle}
+    without: dict[str, Iterable[str]] = {"privacy": unused, "clients": config.clients.idle, **idle}
     if not config.evaluates:
         without["run"] = ("evaluate_every",)
     exclude = {section: set(keys) for section, keys in without.items()}

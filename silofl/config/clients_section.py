@@ -31,3 +31,10 @@ class ClientsConfig(Section):
     def active(self) -> bool:
         """Whether silos have clients."""
         return self.per_silo is not None or self.split == "owner"
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Keys that do nothing as the others are."""
+        if not self.active:
+            return tuple(type(self).model_fields)
+        return () if self.split == "dirichlet" else ("alpha",)

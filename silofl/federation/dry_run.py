@@ -33,6 +33,7 @@ from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo
+from silofl.federation.silo_clients import describe_clients
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
 from silofl.federation.traffic import TrialRound
 from silofl.federation.units import unit_notes
@@ -108,6 +109,7 @@ def _dry_run(
     magnitudes: dict[int, NDArray[np.float64]] = {}
     names: list[frozenset[str]] = []
     weights: dict[int, str] = {}
+    clients: list[int] = []
     first: Silo | None = None
     error: MismatchError | None = None
     for number in every.seen:
@@ -124,6 +126,7 @@ def _dry_run(
             magnitudes[number] = task.magnitudes
             passed_over[number] = task.passed_over
             treatments = described(mine.data, silo.schema)
+        clients += [] if silo.clients is None else [len(silo.clients)]
         patients = len(silo.persons) if config.privacy.unit == "patient" else None
         counts = silo.samples, silo.test_samples, patients
         ranks = mine.train.ranks_per_silo
@@ -144,6 +147,7 @@ def _dry_run(
     ]
     found = _sizes(config, rows, first, link, every)
     target = _target(config, first_task)
+    found = replace(found, clients=describe_clients(config, clients, first.clients))
     return replace(found, treatments=treatments, target=target, notes=[*every.notes(), *found.notes, *notes])
 
 

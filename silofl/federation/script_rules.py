@@ -9,7 +9,7 @@ from silofl.config.conflicts import corrects
 from silofl.errors import ConfigError
 from silofl.personal.base import Personal
 from silofl.strategies.base import Strategy
-from silofl.tasks.base import FittingTask, OptimizingTask, Task
+from silofl.tasks.base import FittingTask, OptimizingTask, PersonalTask, Task
 
 _OF_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "options")
 """Keys of [train] that make an optimizer."""
@@ -23,6 +23,7 @@ _OF_STEPS = (
 def refuse_unfit(config: Config, task: Task, strategy: Strategy, method: Personal, silo: int) -> None:
     """Raise ConfigError, of one sentence with the remedy, where a task's own code cannot be had."""
     found = [*_of_optimizers(config, task, strategy, method), *_of_fit(config, task, strategy, method)]
+    found += _of_clients(config, task)
     if found:
         raise ConfigError(f"silo {silo}: {found[0]}", rank=silo)
 
@@ -91,6 +92,19 @@ def _of_fit(config: Config, task: Task, strategy: Strategy, method: Personal) ->
             f"{head}, and train.ranks_per_silo = {config.train.ranks_per_silo} has other ranks take part in "
             f"each of silofl's steps: {remedy}, or set it to 1"
         )
+
+
+def _of_clients(config: Config, task: Task) -> Iterator[str]:
+    """What [clients] has each client do anew, and a task may do for a silo as a whole."""
+    if not config.clients.active:
+        return
+    why = "which is of a whole silo, and [clients] has each client train anew: remove it, or [clients]"
+    if isinstance(task, FittingTask):
+        yield f"the task has a fit(model, data, round) of its own, {why}"
+    if isinstance(task, OptimizingTask):
+        yield f"the task has optimizers(model), {why}"
+    if isinstance(task, PersonalTask) and task.private:
+        yield f"the task's attribute private keeps part of the model, {why}"
 
 
 def _set(train: TrainConfig, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:

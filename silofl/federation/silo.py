@@ -25,6 +25,7 @@ from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, star
 from silofl.federation.local_work import Fitted, RoundStart, refuse_spoiled
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.script_rules import refuse_unfit
+from silofl.federation.silo_clients import clients_of
 from silofl.federation.strategy_half import StrategyHalf
 from silofl.federation.task_data import TaskData, counted_of, data_of_task, persons_of
 from silofl.launcher import watchdog
@@ -36,7 +37,6 @@ from silofl.tasks.user_code import UserCode
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clients.client_split import ClientSplit
-from silofl.training.clients.local_clients import LocalClients
 from silofl.training.clipped import ClippedGradients
 from silofl.training.data_digest import data_digest
 from silofl.training.device import explained, prepare
@@ -133,7 +133,7 @@ class Silo:
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
         own = config, task, self.trainer, self.model, self._attributes, self.train, code
         self.own = OwnModel.of(*own, strategy)
-        self.clients = LocalClients.of(*own, strategy, split)
+        self.clients = clients_of(*own, strategy, split)
         refuse_unfit(config, task, strategy, self.own.method, number)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size

@@ -77,6 +77,8 @@ class DryRun:
     """Of each column of files its name, kind, and what is done to it; no value."""
     target: str = ""
     """What is learnt of files: the columns, and how."""
+    clients: str = ""
+    """How many clients silos have, and how these train; empty where they have none."""
 
 
 def print_dry_run(found: DryRun) -> None:
@@ -102,6 +104,8 @@ def print_dry_run(found: DryRun) -> None:
         console.print(f"personal    {found.personal}", soft_wrap=True)
     if found.participation:
         console.print(f"silos       {found.participation}", soft_wrap=True)
+    if found.clients:
+        console.print(f"clients     {found.clients}", soft_wrap=True)
     console.print(f"sum         {found.protocol}")
     if found.keys:
         console.print(f"keys        {found.keys}", soft_wrap=True)

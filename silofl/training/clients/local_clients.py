@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Self, final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silofl.config import Config, TrainConfig
+from silofl.config import TrainConfig
 from silofl.errors import DivergedError
 from silofl.privacy.clipping import clip
-from silofl.strategies.base import State, Strategy
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.training.attributes import Attributes
@@ -61,8 +60,6 @@ class LocalClients:
         trainer: of the silo, which knows what is pruned.
         attributes: of model and task.
         isolated: whether nothing that one client leaves in them may be there for another.
-        batched: whether clients may train together.
-        corrected: whether the strategy corrects gradients.
 
     Attributes:
         why_alone: why clients train one after the other; empty where they train together. See `choose`.
@@ -85,8 +82,6 @@ class LocalClients:
         trainer: LocalTrainer,
         attributes: Attributes,
         isolated: bool = False,
-        batched: bool = True,
-        corrected: bool = False,
     ) -> None:
         self._task, self._model, self._train, self._config = task, model, train, config
         self._split, self._seed, self._silo, self._code = split, seed, silo, code
@@ -95,44 +90,6 @@ class LocalClients:
         self._own = model.own_state()
         self._stacked = StackedClients(task, model, train, schedule, code)
         self.why_alone = unfit(task, model, train, config)
-        if corrected:
-            self.why_alone = "the strategy corrects each step's gradient"
-        if not batched:
-            self.why_alone = "clients.batched is false"
-
-    @classmethod
-    def of(
-        cls,
-        config: Config,
-        task: Task,
-        trainer: LocalTrainer,
-        model: FlatModel,
-        attributes: Attributes,
-        train: Batches,
-        code: UserCode,
-        strategy: Strategy,
-        split: ClientSplit | None,
-    ) -> Self | None:
-        """Those of the silo that `code` is of, by the configuration; None where it has none."""
-        if split is None:
-            return None
-        made = cls(
-            *(task, model, train, config.train, split),
-            seed=config.run.seed,
-            silo=code.silo,
-            code=code,
-            schedule=trainer.optimizer.schedule,
-            per_round=config.clients.per_round,
-            by_samples=strategy.sends["update"] == "samples",
-            trainer=trainer,
-            attributes=attributes,
-            isolated=config.privacy.unit == "client",
-            batched=config.clients.batched,
-            corrected=type(strategy).correct is not Strategy.correct,
-        )
-        if config.prune.active:
-            made.why_alone = "[prune] holds weights at zero in each step"
-        return made
 
     def __len__(self) -> int:
         """How many clients there are."""
@@ -161,7 +118,7 @@ class LocalClients:
         clients = np.flatnonzero(self._split.sizes)
         return drawn_clients(self._seed, self._silo, round_number, clients, self._per_round)
 
-    def fit(self, round_number: int, correct: Correct | None) -> tuple[FitResult, State]:
+    def fit(self, round_number: int, correct: Correct | None) -> tuple[FitResult, dict[str, Vector]]:
         """A round's work from the values that are loaded, which become the mean of what clients trained.
 
         Raises DivergedError where a client's loss is not finite.
