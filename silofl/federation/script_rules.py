@@ -9,7 +9,7 @@ from silofl.config.conflicts import corrects
 from silofl.errors import ConfigError
 from silofl.personal.base import Personal
 from silofl.strategies.base import Strategy
-from silofl.tasks.base import FittingTask, OptimizingTask, PersonalTask, Task
+from silofl.tasks.base import ArrivingTask, FittingTask, OptimizingTask, PersonalTask, Task
 
 _OF_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "options")
 """Keys of [train] that make an optimizer."""
@@ -23,7 +23,7 @@ _OF_STEPS = (
 def refuse_unfit(config: Config, task: Task, strategy: Strategy, method: Personal, silo: int) -> None:
     """Raise ConfigError, of one sentence with the remedy, where a task's own code cannot be had."""
     found = [*_of_optimizers(config, task, strategy, method), *_of_fit(config, task, strategy, method)]
-    found += _of_clients(config, task)
+    found += [*_of_clients(config, task), *_of_arrivals(config, task, strategy)]
     if found:
         raise ConfigError(f"silo {silo}: {found[0]}", rank=silo)
 
@@ -105,6 +105,28 @@ def _of_clients(config: Config, task: Task) -> Iterator[str]:
         yield f"the task has optimizers(model), {why}"
     if isinstance(task, PersonalTask) and task.private:
         yield f"the task's attribute private keeps part of the model, {why}"
+
+
+def _of_arrivals(config: Config, task: Task, strategy: Strategy) -> Iterator[str]:
+    """What needs all of a silo's records at the start, and a task whose records come between rounds."""
+    if not isinstance(task, ArrivingTask):
+        return
+    head = "the task has arrived(silo, round), by which records come between rounds"
+    if config.privacy.unit == "patient" or config.clients.split == "owner":
+        key = 'clients.split = "owner"' if config.clients.split == "owner" else 'privacy.unit = "patient"'
+        yield f"{head}, and {key} has to know whose each is: remove one of them"
+    if isinstance(task, FittingTask):
+        yield f"{head}, and a fit(model, data, round), which is given those of the start: remove one of them"
+    if strategy.streaming() is not None:
+        yield (
+            f'{head}, and strategy.name = "{config.strategy.name}" has a sum for each fragment, of weights '
+            'that stay: remove it, or set strategy.name = "diloco"'
+        )
+    if config.train.ranks_per_silo > 1:
+        yield (
+            f"{head}, and train.ranks_per_silo = {config.train.ranks_per_silo} has other ranks with data of "
+            "their own: set it to 1, or remove it"
+        )
 
 
 def _set(train: TrainConfig, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -46,6 +46,7 @@ from silofl.training.given_weights import GivenWeights
 from silofl.training.metric_states import Evaluation
 from silofl.training.own_loop import OwnLoop
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
+from silofl.training.persons import Persons
 from silofl.training.publication import notices, published, refuse_unpublishable
 from silofl.training.schedules import RoundSchedule
 from silofl.training.trainer import FitResult, LocalTrainer
@@ -59,7 +60,8 @@ class Silo:
 
     Attributes:
         task, model: whose model it trains.
-        samples, train: how many it trains on, and as batches.
+        samples, train: how many it trains on at the start, and as batches.
+        arrived: digest of records that have come since; empty where none have.
         weights: SHA-256 (hex) of the file that its model begins with; empty where it is drawn.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
         counted: as how many it counts in sums: `persons`, clients, or its part of `privacy.records`.
@@ -121,7 +123,7 @@ class Silo:
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
         self.task = task
         self._data: SiloData | None = given
-        self._data_digest = b""
+        self._data_digest = self.arrived = b""
         collate = task.collate if isinstance(task, CollatingTask) else None
         every_step = watchdog.heartbeat  # of training and evaluation is progress
         batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
@@ -145,10 +147,7 @@ class Silo:
             self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
-        """Train and evaluate on the first batches, and put the model back: what cannot work is told now.
-
-        Random generators are seeded anew by every round.
-        """
+        """Train and evaluate on the first batches, and put the model back: what cannot work is told now."""
         dense = strategy.local != "train" or corrects(strategy) or config.privacy.samples
         with kept(self.model.module):  # before steps, whose optimizer takes seconds to load
             found = evaluate(self.task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
@@ -160,7 +159,7 @@ class Silo:
         values, count = self.initial(), self.model.trainable
         start = RoundStart({"model": values[:count]}, values[count:], 0, strategy)
         with self._half.comparing(self.strategy_state, start):
-            trial.run(own_steps=not dense)
+            trial.run(own_steps=not dense)  # random generators are seeded anew by every round
         if self.clients is not None:
             self.clients.choose()
         self._moved = self._attributes.moved()
@@ -174,12 +173,16 @@ class Silo:
         self._attributes.note()
 
     def data_digest(self) -> bytes:
-        """`data_digest` of its data, which is made once; the data as it was read is let go."""
+        """`data_digest` of its data, which is made once, and what has come since; the former is let go."""
         if self._data is not None:
             with DRAWING:
                 self._data_digest = data_digest(self._data)
             self._data = None
-        return self._data_digest
+        return self._data_digest + self.arrived
+
+    def follow(self, persons: Persons, counted: int, arrived: bytes) -> None:
+        """Train on more records, which are of `persons`, and count as `counted` from now on."""
+        self.persons, self.counted, self.arrived, self._half.samples = persons, counted, arrived, counted
 
     def initial(self) -> Vector:
         """The untrained model's shared values (d,), a new vector of the type that travels."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, TensorDataset, default_collate
 
 from silofl.errors import DataError
 from silofl.tasks.base import SizedDataset
@@ -105,6 +105,35 @@ class Batches:
         made = copy.copy(self)
         made._chosen, made._count = chosen, len(chosen)
         return made
+
+    @property
+    def dataset(self) -> SizedDataset:
+        """All samples, as they were given."""
+        return self._dataset
+
+    def extend(self, more: SizedDataset) -> None:
+        """Add samples behind those that are there. Raises DataError for others than those."""
+        if self._tensors is None:
+            whole: Any = ConcatDataset([self._dataset, more])  # type: ignore[list-item]
+        else:
+            whole = self._joined(more)
+            self._tensors = tuple(self._place(t) for t in whole.tensors)
+        self._dataset, self._count = whole, len(whole)
+
+    def _joined(self, more: SizedDataset) -> TensorDataset:
+        """Both TensorDatasets as one."""
+        assert isinstance(self._dataset, TensorDataset), "it has tensors"
+        before, after = self._dataset.tensors, more.tensors if isinstance(more, TensorDataset) else ()
+        kinds = [[(t.dtype, t.shape[1:]) for t in tensors] for tensors in (before, after)]
+        if kinds[0] != kinds[1]:
+            silo = self._code.silo
+            raise DataError(
+                f"silo {silo}: the task's arrived(silo, round) gave other samples than its data(silo, "
+                "silos): "
+                "let both give a TensorDataset of as many tensors, of the same types and shapes",
+                rank=silo,
+            )
+        return TensorDataset(*(torch.cat(pair) for pair in zip(before, after, strict=True)))
 
     @property
     def tensors(self) -> tuple[Tensor, ...] | None:

@@ -78,6 +78,10 @@ class Pipeline:
         Where coins leave updates out, also a keyed hash of the update before its coin: what is told of zeros,
         in a round that is taken again, would else tell the coin."""
 
+    def follow(self, steps: PrivateSteps | None) -> None:
+        """Take steps on other records from now on."""
+        self._private = steps
+
     def fit(self, start: RoundStart, attempt: int) -> Fitted:
         """What a silo brings to the sum: bounded; noisy where each silo protects itself alone.
 

@@ -95,6 +95,10 @@ class LocalClients:
         """How many clients there are."""
         return len(self._split)
 
+    def follow(self, split: ClientSplit) -> None:
+        """Go on with more records, of as many clients."""
+        self._split = split
+
     def choose(self) -> None:
         """Find out, once, whether clients can train together: one step of two of them is taken either way.
 
