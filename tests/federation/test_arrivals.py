@@ -139,6 +139,7 @@ def test_what_is_not_the_same_again_is_refused_or_accepted(tmp_path: Path) -> No
     assert accepted[0]["rounds"] == ROUNDS
 
 
+@pytest.mark.long
 def test_a_record_that_was_there_from_the_start_has_what_is_said(tmp_path: Path) -> None:
     """Epsilon is that of as many rounds, whatever came; later records have less, which nothing states."""
     privacy = {"unit": "example", "noise_multiplier": 2.0, "sample_rate": 0.5, "place": "central"}
