@@ -32,13 +32,15 @@ PRIVATE: dict[str, Any] = {"unit": "client", "sample_rate": 0.5, "place": "centr
 
 
 def settings(path: Path, rounds: int = 3, **sections: Any) -> Config:
-    return configuration.parse({
-        "run": {"name": "clients", "dir": str(path), "display": "none", "rounds": rounds},
-        "train": {"dtype": "float64", "full_batch": True, "steps": 2, "lr": 0.05},
-        "secure": {"protocol": "plain"},
-        "clients": CLIENTS,
-        **sections,
-    })
+    return configuration.parse(
+        {
+            "run": {"name": "clients", "dir": str(path), "display": "none", "rounds": rounds},
+            "train": {"dtype": "float64", "full_batch": True, "steps": 2, "lr": 0.05},
+            "secure": {"protocol": "plain"},
+            "clients": CLIENTS,
+            **sections,
+        }
+    )
 
 
 def federate(config: Config, kind: type[Lines] = Lines, *, resume: bool = False) -> list[Any]:
@@ -129,7 +131,9 @@ def test_epsilon_is_that_of_the_sampled_gaussian(tmp_path: Path) -> None:
     epsilon = float(found.privacy.partition("epsilon ")[2].split()[0])
     assert epsilon == pytest.approx(expected(0.2), rel=2e-3)
     assert epsilon < 0.5 * expected(1.0)
-    assert found.clients.startswith("30 in each silo, each in a round with probability 0.2, by a coin that no")
+    assert found.clients.startswith(
+        "30 in each silo, each in a round with probability 0.2, by a coin that no"
+    )
 
 
 def test_what_a_run_has_spent_is_in_its_ledger(tmp_path: Path) -> None:
@@ -148,14 +152,14 @@ def test_what_a_run_has_spent_is_in_its_ledger(tmp_path: Path) -> None:
 def test_a_silo_that_returns_has_its_clients_and_all_that_came(
     kind: type[Lines], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the round of its return on the model is that of silos that never failed, from the same values."""
+    """It asks for what came while it was away, so that all count it by what it has now."""
     prepare(monkeypatch)
     failure = {"policy": "respawn", "inject": ["kill silo 1 round 2 at train"]}
     config = settings(tmp_path, 5, failure=failure, secure={"protocol": "secagg", "bits": 32})
-    results = rejoining.federate(monkeypatch, config, kind, SILOS, 1, after=3)
-    assert [one["model_sha256"] for one in results] == [results[0]["model_sha256"]] * SILOS
+    results = rejoining.federate(monkeypatch, config, kind, 4, 1, after=3)
+    assert [one["model_sha256"] for one in results] == [results[0]["model_sha256"]] * 4
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [len(line["survivors"]) for line in lines] == [3, 2, 2, 3, 3]
+    assert [len(line["survivors"]) for line in lines] == [4, 3, 3, 4, 4]
 
 
 def peak_mib() -> float:
