@@ -47,7 +47,7 @@ from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
-from silofl.tasks.base import Task
+from silofl.tasks.base import ArrivingTask, Task
 from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.column_agreement import agree_in_one_process
 from silofl.tasks.column_kinds import Schema
@@ -144,6 +144,7 @@ def _dry_run(
         *_of_passed_over(passed_over),
         *unit_notes(first.schema, magnitudes),
         *_of_several_records(rows),
+        *_of_arrivals(config, first.task),
     ]
     found = _sizes(config, rows, first, link, every)
     target = _target(config, first_task)
@@ -188,6 +189,16 @@ def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
         f"{several} silo(s) have patients of several training records, each of whom takes a backward pass "
         "of its own in a step: privacy.clipping is the way of patients with one; "
         "privacy.records_per_patient bounds how many records a pass has"
+    ]
+
+
+def _of_arrivals(config: Config, task: Task) -> list[str]:
+    """What epsilon is of where records come between rounds."""
+    if config.privacy.unit == "none" or not isinstance(task, ArrivingTask):
+        return []
+    return [
+        "records come between rounds: epsilon is that of what was there from the first round; what comes "
+        "later has spent less"
     ]
 
 
