@@ -1,9 +1,9 @@
 """Rounds of many clients beside Flower's simulation of the same: 1000 clients, 100 a round, of the digits.
 
-Each client has its part of the digits and takes the same local steps: `epochs` passes in batches of four by SGD.
-silofl's clients are in four silos, ranks of one machine, that add up by `secagg`; those of Flower are nodes of
-its simulation, which Ray runs on all cores, and are added up in the clear. Seconds are of the whole command of
-each, its start included, one after the other.
+Each client has its part of the digits and takes the same local steps: `epochs` passes in batches of four by
+SGD. silofl's clients are in four silos, ranks of one machine, that add up by `secagg`; those of Flower are
+nodes of its simulation, which Ray runs on all cores, and are added up in the clear. Seconds are of the whole
+command of each, its start included, one after the other.
 
     python benchmarks/compare_flower_clients.py            what it needs: benchmarks/README.md
 """

@@ -315,8 +315,8 @@ class PrivacyConfig(Section):
     it is replaced by any other, which is twice as far (`replace-one`). For `patient`, read "all records of a
     person", and for `silo`, "a silo's data"."""
     records: PositiveInt | None = None
-    """`add-remove`: how many training records (or persons, or clients) all silos are expected to have together,
-    a public number that makes means of sums; the true one is told to nobody."""
+    """`add-remove`: how many training records (or persons, clients) all silos are expected to have
+    together, a public number that makes means of sums; the true one is told to nobody."""
     records_per_patient: PositiveInt | None = None
     """`patient`: of a person with more records so many are drawn in each step; unset, all are taken."""
     institutions_per_patient: PositiveInt = 1
