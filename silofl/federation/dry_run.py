@@ -60,6 +60,8 @@ from silofl.topologies.arrangements.registry import refuse_ranks
 from silofl.topologies.registry import topology_of
 from silofl.training.pruned_weights import weights_of
 
+STACKS = 3
+"""Of values of clients that train together: models, gradients and changes, or moments."""
 SMOOTHING = 0.5
 """Momentum from which on the model follows sums of noise more than single rounds of it."""
 
@@ -130,7 +132,8 @@ def _dry_run(
         patients = len(silo.persons) if config.privacy.unit == "patient" else None
         counts = silo.samples, silo.test_samples, patients
         ranks = mine.train.ranks_per_silo
-        rows.append(SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks))
+        row = SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks)
+        rows.append(replace(row, counted=silo.counted))
     assert first is not None
     every_column = {silo: (*schema, *targets.get(silo, ())) for silo, schema in schemas.items()}
     # Columns are what a user knows.
@@ -313,7 +316,8 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec) -> int:
         vectors += len(strategy.sends) * (1 + spec.replica_count)
     longest = slice_bounds(size, spec.silos)[1]
     rows = BUFFERS * spec.silos * chunk_width(longest, spec.silos, silo.model.wire_dtype) * wire
-    return size * (wire * vectors + local) + rows
+    stacked = 0 if silo.clients is None else STACKS * silo.clients.stacked_values
+    return size * (wire * vectors + local) + rows + stacked * silo.model.vector.element_size()
 
 
 def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo, every: DryRunSilos) -> tuple[str, list[str]]:
@@ -322,7 +326,7 @@ def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo, every: DryRunSi
         return NOTHING, []
     refuse_unprotectable(silo, config.privacy)
     expected = config.privacy.records is not None  # with which every silo counts alike
-    records = silo.counted * every.count if expected else sum(row.persons for row in rows)
+    records = silo.counted * every.count if expected else sum(row.counted for row in rows)
     before = _before(config, every.count, silo)
     plan = plan_for(config, sent_values(config, silo.model), records, every.count, every.count, before=before)
     noise = plan.noise_multiplier()

@@ -29,6 +29,8 @@ class SiloDryRun:
     """The institution's."""
     ranks: int = 1
     """With how many it trains."""
+    counted: int = 0
+    """As how many records, persons or clients it counts in sums."""
 
     @property
     def persons(self) -> int:

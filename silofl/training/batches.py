@@ -85,6 +85,8 @@ class Batches:
     @property
     def _index_device(self) -> torch.device:
         """Where numbers of samples are looked up."""
+        if self._chosen is not None:
+            return self._chosen.device
         return torch.device("cpu") if self._tensors is None else self._device
 
     def all(self) -> Any:
@@ -162,7 +164,7 @@ class Batches:
         self, batch_size: int, generator: torch.Generator, *, drop_last: bool = False
     ) -> Iterator[Any]:
         """One epoch in a random order; the last batch may be smaller, or left out: see `spans`."""
-        device = self._index_device if self._chosen is None else self._chosen.device
+        device = self._index_device
         for index in shuffled_numbers(len(self), batch_size, generator, device, drop_last=drop_last):
             yield self.take(index)
 

@@ -24,7 +24,7 @@ from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clients.client_draws import drawn_clients
 from silofl.training.clients.client_split import ClientSplit
-from silofl.training.clients.stacked_clients import Job, StackedClients, unfit
+from silofl.training.clients.stacked_clients import MOST_VALUES, Job, StackedClients, unfit
 from silofl.training.flat import Correct, FlatModel, as_array
 from silofl.training.schedules import RoundSchedule
 from silofl.training.seeding import derive
@@ -94,6 +94,12 @@ class LocalClients:
     def __len__(self) -> int:
         """How many clients there are."""
         return len(self._split)
+
+    @property
+    def stacked_values(self) -> int:
+        """Of how many values the models are that lie beside each other in training, at most."""
+        count, each = self._per_round or len(self), self._model.trainable
+        return 0 if self.why_alone else min(count, max(1, MOST_VALUES // each)) * each
 
     def follow(self, split: ClientSplit) -> None:
         """Go on with more records, of as many clients."""
@@ -179,7 +185,7 @@ class LocalClients:
         total, loss, steps, refused = np.zeros(count, self._model.wire_dtype), 0.0, 0, 0
         there = clients[self._split.sizes[clients] > 0]
         for _, change, result in self.learnt(there, round_number, correct, spoiled=True):
-            own = as_array(change[:count])
+            own = as_array(change[:count])  # clipped to the norm, but for the rounding of the sum
             if not math.isfinite(result.loss):
                 own[:] = math.nan
             refused += not math.isfinite(clip([own], norm))
