@@ -151,7 +151,7 @@ def _dry_run(
     ]
     found = _sizes(config, rows, first, link, every)
     target = _target(config, first_task)
-    found = replace(found, clients=describe_clients(config, clients, first.clients))
+    found = replace(found, clients=describe_clients(config, silos, first.clients, clients))
     return replace(found, treatments=treatments, target=target, notes=[*every.notes(), *found.notes, *notes])
 
 

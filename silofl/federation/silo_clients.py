@@ -53,19 +53,28 @@ def clients_of(
     return made
 
 
-def describe_clients(config: Config, counts: Sequence[int], first: LocalClients | None) -> str:
-    """How many clients the silos have, and how those of the first one train; empty where there are none."""
+def describe_clients(
+    config: Config, silos: int, first: LocalClients | None, counts: Sequence[int] = ()
+) -> str:
+    """How many clients silos have, and how those of the first one train; empty where there are none.
+
+    `counts` are of the silos whose data may be looked at; of persons nothing is said without.
+    """
     if first is None:
         return ""
-    few, many = min(counts), max(counts)
-    count = f"{few} in each silo" if few == many else f"{few} to {many} in a silo, one for each person"
-    drawn, rate = config.clients.per_round, config.privacy.sample_rate
+    clients, drawn = config.clients, config.clients.per_round
+    count = f"{clients.per_silo} in each silo"
+    counts = counts if clients.per_silo is None else [clients.per_silo] * silos
+    if clients.per_silo is None:
+        numbers = f", {min(counts)} to {max(counts)} in a silo" if counts else ""
+        count = f"each person of a silo is one{numbers}"
     if config.privacy.unit == "client":
-        who = f"each in a round with probability {rate:g}, by a coin that no other silo learns"
-    elif drawn is None or drawn >= many:
+        rate = f"{config.privacy.sample_rate:g}"
+        who = f"each in a round with probability {rate}, by a coin that no other silo learns"
+    elif drawn is None or drawn == clients.per_silo:
         who = "all of which train in a round"
     else:
-        whole = sum(min(drawn, one) for one in counts)
-        who = f"of which {drawn} train in a round ({whole} of {sum(counts)} in all silos), drawn by run.seed"
+        whole = f" ({sum(min(drawn, one) for one in counts)} of {sum(counts)} in all silos)" if counts else ""
+        who = f"of which {drawn} train in a round{whole}, drawn by run.seed"
     how = "together, by torch.func.vmap" if not first.why_alone else f"one after the other: {first.why_alone}"
     return f"{count}, {who}; they train {how}"

@@ -26,6 +26,7 @@ PLAN = {
     "device": "cpu",
     "personal": "",
     "participation": "",
+    "clients": "",
     "pruning": "",
     "privacy": "none: nothing is promised",
     "private": False,

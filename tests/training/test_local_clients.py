@@ -184,7 +184,7 @@ def test_what_cannot_be_together_is_one_after_the_other(
     silo = silo_of(task(), **{"clients": {"per_silo": 5}, **sections})
     assert clients_in(silo).why_alone == why
     tables = {"clients": {"per_silo": 5, "per_round": 2}} | sections
-    said = describe_clients(configuration.parse(tables), [5, 5], silo.clients)
+    said = describe_clients(configuration.parse(tables), 2, silo.clients)
     assert said.endswith(f"they train one after the other: {why}")
     assert np.isfinite(fit(silo, strategy=tables.get("strategy", {"name": "fedavg"})["name"]).loss)
 
