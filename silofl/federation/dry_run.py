@@ -147,7 +147,7 @@ def _dry_run(
         *_of_passed_over(passed_over),
         *unit_notes(first.schema, magnitudes),
         *_of_several_records(rows),
-        *_of_arrivals(config, first.task),
+        *_of_new_samples(config, first.task),
     ]
     found = _sizes(config, rows, first, link, every)
     target = _target(config, first_task)
@@ -195,7 +195,7 @@ def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
     ]
 
 
-def _of_arrivals(config: Config, task: Task) -> list[str]:
+def _of_new_samples(config: Config, task: Task) -> list[str]:
     """What epsilon is of where records come between rounds."""
     if config.privacy.unit == "none" or not isinstance(task, ArrivingTask):
         return []

@@ -21,7 +21,7 @@ from silofl.comm.collective_errors import Result, allgather_parsed, capture
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
 from silofl.errors import TooFewDrawnError
-from silofl.federation.arrivals import follow_arrivals
+from silofl.federation.new_samples import follow_new_samples
 from silofl.federation.clock import Clock
 from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted
@@ -81,7 +81,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     federation.topology.begin(number)
     with clock.phase("aggregate"):
         federation.follow_mask()
-        follow_arrivals(federation, number)
+        follow_new_samples(federation, number)
 
     ahead = SumAhead.of(federation, partial(_sum, federation, number))
     while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed

@@ -23,7 +23,7 @@ _OF_STEPS = (
 def refuse_unfit(config: Config, task: Task, strategy: Strategy, method: Personal, silo: int) -> None:
     """Raise ConfigError, of one sentence with the remedy, where a task's own code cannot be had."""
     found = [*_of_optimizers(config, task, strategy, method), *_of_fit(config, task, strategy, method)]
-    found += [*_of_clients(config, task), *_of_arrivals(config, task, strategy)]
+    found += [*_of_clients(config, task), *_of_new_samples(config, task, strategy)]
     if found:
         raise ConfigError(f"silo {silo}: {found[0]}", rank=silo)
 
@@ -107,7 +107,7 @@ def _of_clients(config: Config, task: Task) -> Iterator[str]:
         yield f"the task's attribute private keeps part of the model, {why}"
 
 
-def _of_arrivals(config: Config, task: Task, strategy: Strategy) -> Iterator[str]:
+def _of_new_samples(config: Config, task: Task, strategy: Strategy) -> Iterator[str]:
     """What needs all of a silo's records at the start, and a task whose records come between rounds."""
     if not isinstance(task, ArrivingTask):
         return

@@ -23,7 +23,7 @@ from silofl.federation.loop import train
 from silofl.federation.silo import Silo
 from tests.conftest import Start
 from tests.federation import rejoining
-from tests.federation.test_arrivals import Growing, Lines, final_model, records
+from tests.federation.test_new_samples import Growing, Lines, final_model, records
 from tests.federation.threads import prepare
 
 SILOS = 3

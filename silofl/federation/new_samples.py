@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @final
-class Arrivals:
+class NewSamples:
     """What has come to one silo, which trains on it from then on.
 
     Args:
@@ -70,15 +70,15 @@ class Arrivals:
             silo.clients.follow(split)
 
 
-def follow_arrivals(federation: Federation, number: int) -> None:
+def follow_new_samples(federation: Federation, number: int) -> None:
     """Have what comes to silos before a round, and sums weighted by the samples that there are; collective.
 
     That some silo's number of samples has changed all silos learn, and of all together how many there are.
     """
-    arrivals, group = federation.context.origin.arrivals, federation.group
-    if arrivals is None:
+    new_samples, group = federation.context.origin.new_samples, federation.group
+    if new_samples is None:
         return
-    arrived = capture(lambda: arrivals.arrive(number))
+    arrived = capture(lambda: new_samples.arrive(number))
     changed = federation.aggregator.spec.samples != federation.silo.counted
     told = group.step(
         lambda: allgather_parsed(group.comm, changed, bool, "what came", arrived.error(group.comm.rank))
