@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes, privacy_keys
+from silofl.config.clients_section import ClientsConfig
 from silofl.config.compress_section import DEFAULT as NO_CODEC
 from silofl.config.compress_section import SECTIONS as CODECS
 from silofl.config.compress_section import AnyCompress, CompressConfig
@@ -47,6 +48,7 @@ __all__ = [
     "LOCAL_PATHS",
     "RESUMABLE_KEYS",
     "CheckpointConfig",
+    "ClientsConfig",
     "CompressConfig",
     "Config",
     "DataConfig",
@@ -85,6 +87,7 @@ class Config(Section):
     task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    clients: ClientsConfig = ClientsConfig()
     strategy: AnyStrategy = SECTIONS[DEFAULT](name=DEFAULT)
     personal: AnyPersonal = PERSONAL[NO_METHOD](name=NO_METHOD)
     topology: AnyTopology = TOPOLOGIES[SERVERLESS](name=SERVERLESS)
@@ -208,7 +211,7 @@ def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({}
     where they are set they are refused.
     """
     unused = privacy_keys.idle_keys(config.privacy, statistics=bool(config.data.standardize))
-    without: dict[str, Iterable[str]] = {"privacy": unused, **idle}
+    without: dict[str, Iterable[str]] = {"privacy": unused, "clients": config.clients.idle, **idle}
     if not config.evaluates:
         without["run"] = ("evaluate_every",)
     exclude = {section: set(keys) for section, keys in without.items()}

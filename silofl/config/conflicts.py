@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.buffering_rules import buffering_rules
+from silofl.config.clients_rules import clients_rules
 from silofl.config.compress_rules import compress_rules
 from silofl.config.data_rules import column_rules, data_rules, head_rules
 from silofl.config.mask_rules import mask_rules
@@ -45,6 +46,7 @@ def found(config: Config) -> Iterator[str]:
     rules += rate_rules(config, strategy, methods.build(config.personal))
     rules += buffering_rules(config, strategy) + topology_rules(config) + own_model_rules(config, strategy)
     rules += rank_rules(config, strategy, methods.build(config.personal))
+    rules += clients_rules(config, strategy, methods.build(config.personal))
     if config.privacy.unit != "none":
         rules += release_rules(config, strategy) + privacy_rules(config, strategy)
         rules += neighbour_rules(config.privacy) + metric_rules(config) + band_rules(config)
@@ -215,7 +217,7 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
             f"sampling: remove it and set privacy.sample_rate, the part of the {_counted(privacy)} in a step",
         ),
         (
-            privacy.clip_quantile is not None and (samples or alone),
+            privacy.clip_quantile is not None and (privacy.sampled or alone),
             "privacy.clip_quantile follows the norms of silos' updates, counted together: it goes with "
             'privacy.unit = "silo" and a place other than "local"; remove it',
         ),
@@ -228,12 +230,12 @@ def privacy_rules(config: Config, strategy: Strategy) -> list[Rule]:
 
 def _counted(privacy: PrivacyConfig) -> str:
     """What is sampled."""
-    return "patients" if privacy.unit == "patient" else "records"
+    return {"patient": "patients", "client": "clients"}.get(privacy.unit, "records")
 
 
 def neighbour_rules(privacy: PrivacyConfig) -> list[Rule]:
     """What each neighbouring relation needs, and several institutions of one person."""
-    samples, added = privacy.samples, privacy.neighbours == "add-remove"
+    samples, added = privacy.sampled, privacy.neighbours == "add-remove"
     what = _counted(privacy)
     replaced = privacy.neighbours == "replace-one"
     renyi = privacy.accountant == "rdp" or privacy.mechanism == "skellam"
@@ -275,6 +277,7 @@ def band_rules(config: Config) -> list[Rule]:
     example, shared = privacy.samples, PLACES[privacy.place].needs_private_sum
     coins = config.run.participation < 1
     silos_do = "silos are in rounds by coins" if coins else "every silo takes part in every round"
+    silos_do = "clients are in rounds by coins" if privacy.unit == "client" else silos_do
     return [
         (
             many and not example,

@@ -43,9 +43,10 @@ def data_rules(config: Config) -> list[Rule]:
             f"{keys} would scale columns twice: keep the constants or the statistics",
         ),
         (
-            bool(data.standardize) and unit == "silo",
-            'data.standardize = "federated" adds up records, and privacy.unit = "silo" protects all that a '
-            "silo has: set publicly known constants in data.center and data.scale instead, or remove it",
+            bool(data.standardize) and unit in ("client", "silo"),
+            f'data.standardize = "federated" adds up records, and privacy.unit = "{unit}" protects all '
+            f"that a {unit} has: set publicly known constants in data.center and data.scale instead, or "
+            "remove it",
         ),
         (
             bool(data.standardize) and unit in ("example", "patient") and not data.bounds,

@@ -3,7 +3,7 @@
 `replace-special`: a record is replaced by a special one that contributes nothing; their number is public.
 `add-remove`: a record is there or not; no number that is shown may be made of how many there are.
 `replace-one`: a record is replaced by any other, which moves a sum by up to two clipping norms.
-For "a record" read "all records of a patient", or "a silo's data", by the unit.
+For "a record" read "all records of a patient" or "of a client", or "a silo's data", by the unit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,19 @@ IN_WORDS = {
         "patient",
         "replace-one",
     ): "all records of a patient replaced by any others; how many patients there are is public",
+    (
+        "client",
+        "replace-special",
+    ): "all records of a client replaced by ones that contribute nothing; how many clients there are is "
+    "public",
+    (
+        "client",
+        "add-remove",
+    ): "a client added or removed with all records; no number shown is made of how many there are",
+    (
+        "client",
+        "replace-one",
+    ): "all records of a client replaced by any others; how many clients there are is public",
     (
         "silo",
         "replace-special",

@@ -21,7 +21,7 @@ def participation_rules(config: Config) -> list[tuple[bool, str]]:
             "part in a round: keep one",
         ),
         (
-            privacy.samples and (sampled or count is not None),
+            privacy.sampled and (sampled or count is not None),
             f"{key} would leave out silos, and privacy.unit = "
             f'"{privacy.unit}" counts each round in full for who is in one, so that epsilon would be no '
             "less: lower privacy.sample_rate instead, which amplifies, or remove it",

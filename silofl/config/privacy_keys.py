@@ -14,17 +14,22 @@ def idle_keys(privacy: PrivacyConfig, *, statistics: bool) -> Mapping[str, str]:
     `statistics`: whether columns are scaled by `data.standardize`.
     """
     if privacy.unit == "none":
-        why = 'and privacy.unit is "none": set privacy.unit to "example", "patient" or "silo", or remove'
+        why = (
+            'and privacy.unit is "none": set privacy.unit to "example", "patient", "client" or "silo", '
+            "or remove"
+        )
         return {key: why for key in PrivacyConfig.model_fields if key != "unit"}
     samples, place = privacy.samples, PLACES[privacy.place]
-    counts = privacy.clip_quantile is not None and not (samples or place.alone)
+    counts = privacy.clip_quantile is not None and not (privacy.sampled or place.alone)
     silo = 'and privacy.unit is "silo", which samples no records: remove'
     under = f'and privacy.place is "{privacy.place}"'
+    client = 'and privacy.unit is "client", whose updates are clipped as a whole: remove'
     idle = {} if samples else {"sample_rate": silo, "clipping": silo}
+    idle = {"clipping": client} if privacy.unit == "client" else idle
     if privacy.unit != "patient":
         other = f'and privacy.unit is "{privacy.unit}", which asks not whose a record is: set "patient", or '
         idle |= dict.fromkeys(("records_per_patient", "institutions_per_patient"), f"{other}remove")
-    if privacy.neighbours != "add-remove" or not samples:
+    if privacy.neighbours != "add-remove" or not privacy.sampled:
         idle["records"] = (
             f'and privacy.neighbours is "{privacy.neighbours}", with which the true number is public: remove'
         )

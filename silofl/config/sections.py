@@ -305,17 +305,18 @@ else:
 class PrivacyConfig(Section):
     """[privacy]: how little the trained model may tell of its data, as (epsilon, delta)."""
 
-    unit: Literal["none", "example", "patient", "silo"] = "none"
+    unit: Literal["none", "example", "patient", "client", "silo"] = "none"
     """What is protected: one record of a silo's training data (`example`), all records of one person there
-    (`patient`, by `data.owner_column`), or all its data (`silo`)."""
+    (`patient`, by `data.owner_column`), all of one of its clients (`client`, by [clients]), or all its data
+    (`silo`)."""
     neighbours: Neighbours = "replace-special"
     """Which data sets are not told apart: a record is replaced by one that contributes nothing, and how
     many there are is public (`replace-special`); it is there or not (`add-remove`, which needs `records`);
     it is replaced by any other, which is twice as far (`replace-one`). For `patient`, read "all records of a
     person", and for `silo`, "a silo's data"."""
     records: PositiveInt | None = None
-    """`add-remove`: how many training records (`patient`: persons) all silos are expected to have together, a
-    public number that makes means of sums; the true one is told to nobody."""
+    """`add-remove`: how many training records (or persons, clients) all silos are expected to have
+    together, a public number that makes means of sums; the true one is told to nobody."""
     records_per_patient: PositiveInt | None = None
     """`patient`: of a person with more records so many are drawn in each step; unset, all are taken."""
     institutions_per_patient: PositiveInt = 1
@@ -330,7 +331,8 @@ class PrivacyConfig(Section):
     """Held-out records are not in the claim: nothing is evaluated (`none`), or metrics are shown without
     noise (`exact`)."""
     clip_norm: PositiveFloat = 1.0
-    """Largest L2 norm of an example's gradient, of the mean of a person's, or of a silo's update."""
+    """Largest L2 norm of an example's gradient, of the mean of a person's, or of a client's or a silo's
+    update."""
     clip_quantile: Fraction | None = None
     """`silo`: the clipping norm follows this quantile of the updates' norms, from `clip_norm` on."""
     quantile_noise_multiplier: PositiveFloat = 4.0
@@ -356,7 +358,7 @@ class PrivacyConfig(Section):
     """At which they are added up; `delta` when unset."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     """`example`, `patient`: with this probability each record, or each person, takes part in a step (Poisson
-    sampling)."""
+    sampling); `client`: each client in a round."""
     bands: Annotated[int, Field(ge=1, le=128)] = 1
     """`distributed`: noise of a round takes off that of the `bands` - 1 rounds before, and a record may take
     part in every `bands`-th round alone, with `bands` times the probability. 1: independent noise."""
@@ -375,8 +377,13 @@ class PrivacyConfig(Section):
 
     @property
     def samples(self) -> bool:
-        """Whether sums are of clipped gradients of sampled records, or persons, and not of silos' updates."""
+        """Whether sums are of clipped gradients of sampled records, or persons, and not of updates."""
         return self.unit in ("example", "patient")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether what is protected is sampled within each silo: records, persons or clients."""
+        return self.samples or self.unit == "client"
 
 
 class CheckpointConfig(Section):

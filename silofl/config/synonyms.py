@@ -27,7 +27,8 @@ KEYS: dict[str, str] = {
     **dict.fromkeys(("random_seed", "random_state", "rng_seed"), "run.seed"),
     **dict.fromkeys(("output_dir", "run_dir", "save_dir", "log_dir", "outdir"), "run.dir"),
     **dict.fromkeys(("fraction_fit", "client_fraction", "sample_fraction", "fraction"), "run.participation"),
-    **dict.fromkeys(("clients_per_round", "min_fit_clients"), "run.silos_per_round"),
+    **dict.fromkeys(("clients_per_round", "min_fit_clients"), "run.silos_per_round or clients.per_round"),
+    **dict.fromkeys(("clients_per_silo", "virtual_clients", "clients_per_rank"), "clients.per_silo"),
     **dict.fromkeys(("num_clients", "n_clients", "clients", "num_silos", "n_silos", "silos"), _SILOS),
     **dict.fromkeys(("eval_every", "test_every", "evaluation_interval"), "run.evaluate_every"),
     **dict.fromkeys(("hidden_sizes", "hidden_layers", "hidden_dim", "hidden_size", "layers"), "task.hidden"),
@@ -51,6 +52,7 @@ KEYS: dict[str, str] = {
 
 SECTIONS: dict[str, str] = {
     **dict.fromkeys(("training", "trainer", "client", "local", "optimizer", "optim"), "train"),
+    **dict.fromkeys(("cross_device", "devices", "virtual_clients"), "clients"),
     **dict.fromkeys(("dp", "differential_privacy", "opacus"), "privacy"),
     **dict.fromkeys(("model", "problem"), "task"),
     **dict.fromkeys(("dataset", "datasets"), "data"),

@@ -35,6 +35,7 @@ from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo
+from silofl.federation.silo_clients import describe_clients
 from silofl.federation.sum_spec import WHOLE, aggregation_spec
 from silofl.federation.topology_drawing import drawn
 from silofl.federation.traffic import Sent, TrialRound
@@ -49,7 +50,7 @@ from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
-from silofl.tasks.base import Task
+from silofl.tasks.base import ArrivingTask, Task
 from silofl.tasks.bounded_columns import POWER
 from silofl.tasks.column_agreement import agree_in_one_process
 from silofl.tasks.column_kinds import Schema
@@ -62,6 +63,8 @@ from silofl.topologies.arrangements.registry import refuse_ranks, with_data
 from silofl.topologies.registry import arrangement_of, topology_of
 from silofl.training.pruned_weights import weights_of
 
+STACKS = 3
+"""Of values of clients that train together: models, gradients and changes, or moments."""
 SMOOTHING = 0.5
 """Momentum from which on the model follows sums of noise more than single rounds of it."""
 
@@ -94,13 +97,8 @@ def _dry_run(
     own: Callable[[int], Config] | None,
     institutions: Sequence[Institution],
 ) -> DryRun:
-    every = DryRunSilos(config, silos, own, institutions)
-    for number in every.seen:
-        refuse_conflicts(every.config(number))
-    counted = with_data(config.topology, silos)
-    private = choose_protocol(config.secure, counted).private
-    refuse_ranks(config.topology, silos, config.run.seed, private=private)
-    refuse_unfit(config, counted)
+    every, counted = DryRunSilos(config, silos, own, institutions), with_data(config.topology, silos)
+    _refuse(config, every, counted)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
     if isinstance(first_task, Files) and first_task.federated:
@@ -113,6 +111,7 @@ def _dry_run(
     magnitudes: dict[int, NDArray[np.float64]] = {}
     names: list[frozenset[str]] = []
     weights: dict[int, str] = {}
+    clients: list[int] = []
     first: Silo | None = None
     error: MismatchError | None = None
     for number in every.seen:
@@ -130,10 +129,12 @@ def _dry_run(
             magnitudes[number] = task.magnitudes
             passed_over[number] = task.passed_over
             treatments = described(mine.data, silo.schema)
+        clients += [] if silo.clients is None else [len(silo.clients)]
         patients = len(silo.persons) if config.privacy.unit == "patient" else None
         counts = silo.samples, silo.test_samples, patients
         ranks = mine.train.ranks_per_silo
-        rows.append(SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks))
+        row = SiloDryRun(number, ", ".join(devices), *counts, name=every.name(number), ranks=ranks)
+        rows.append(replace(row, counted=silo.counted))
     assert first is not None
     every_column = {silo: (*schema, *targets.get(silo, ())) for silo, schema in schemas.items()}
     # Columns are what a user knows.
@@ -147,10 +148,21 @@ def _dry_run(
         *_of_passed_over(passed_over),
         *unit_notes(first.schema, magnitudes),
         *_of_several_records(rows),
+        *_of_new_samples(config, first.task),
     ]
     found = _sizes(config, rows, first, link, every)
     target = _target(config, first_task)
+    found = replace(found, clients=describe_clients(config, silos, first.clients, clients))
     return replace(found, treatments=treatments, target=target, notes=[*every.notes(), *found.notes, *notes])
+
+
+def _refuse(config: Config, every: DryRunSilos, counted: int) -> None:
+    """Raise ConfigError for what so many ranks cannot have, of which `counted` have data."""
+    for number in every.seen:
+        refuse_conflicts(every.config(number))
+    private = choose_protocol(config.secure, counted).private
+    refuse_ranks(config.topology, every.count, config.run.seed, private=private)
+    refuse_unfit(config, counted)
 
 
 def _target(config: Config, task: Task) -> str:
@@ -190,6 +202,16 @@ def _of_several_records(rows: list[SiloDryRun]) -> list[str]:
         f"{several} silo(s) have patients of several training records, each of whom takes a backward pass "
         "of its own in a step: privacy.clipping is the way of patients with one; "
         "privacy.records_per_patient bounds how many records a pass has"
+    ]
+
+
+def _of_new_samples(config: Config, task: Task) -> list[str]:
+    """What epsilon is of where records come between rounds."""
+    if config.privacy.unit == "none" or not isinstance(task, ArrivingTask):
+        return []
+    return [
+        "records come between rounds: epsilon is that of what was there from the first round; what comes "
+        "later has spent less"
     ]
 
 
@@ -329,7 +351,8 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec, *, own_pace: 
         vectors += len(strategy.sends) * (1 + spec.replica_count)
     longest = slice_bounds(size, spec.silos)[1]
     rows = BUFFERS * spec.silos * chunk_width(longest, spec.silos, silo.model.wire_dtype) * wire
-    return size * (wire * vectors + local) + rows
+    stacked = 0 if silo.clients is None else STACKS * silo.clients.stacked_values
+    return size * (wire * vectors + local) + rows + stacked * silo.model.vector.element_size()
 
 
 def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo, every: DryRunSilos) -> tuple[str, list[str]]:
@@ -338,7 +361,7 @@ def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo, every: DryRunSi
         return NOTHING, []
     refuse_unprotectable(silo, config.privacy)
     expected = config.privacy.records is not None  # with which every silo counts alike
-    records = silo.counted * every.count if expected else sum(row.persons for row in rows)
+    records = silo.counted * every.count if expected else sum(row.counted for row in rows)
     before = _before(config, every.count, silo)
     plan = plan_for(config, sent_values(config, silo.model), records, every.count, every.count, before=before)
     noise = plan.noise_multiplier()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from silofl.config import Config
 from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError
-from silofl.federation.silo import place
 from silofl.launcher.hosts import is_local
 from silofl.tasks import early
 from silofl.tasks import registry as tasks
 from silofl.topologies.arrangements.registry import coordinators
+from silofl.training.device import place
 
 if TYPE_CHECKING:
     from silofl.tasks.base import Task

@@ -66,10 +66,11 @@ def noisy_sums(prepared: Prepared, head: Head, shown: Shown, multiplier: float) 
     silos, trust, samples = prepared.start.silos, prepared.trust, prepared.samples
     assert samples is not None, "files are read before"
     with raise_on_all_ranks(group.comm):
-        if config.privacy.unit == "silo":
+        if config.privacy.unit in ("client", "silo"):
+            unit = config.privacy.unit
             raise ConfigError(
-                'silofl stats adds up records, and privacy.unit = "silo" protects all that a silo has: its '
-                "statistics cannot be shown"
+                f'silofl stats adds up records, and privacy.unit = "{unit}" protects all that a {unit} has: '
+                "its statistics cannot be shown"
             )
         refuse_unhidden(config, silos)
         table = noisy_table(config.data, samples, head, shown.bins, shown.ranges)

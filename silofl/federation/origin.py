@@ -16,6 +16,7 @@ from silofl.comm.collective_errors import allgather_parsed, raise_on_all_ranks, 
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
 from silofl.errors import ChangedDataError
+from silofl.federation.new_samples import NewSamples
 from silofl.federation.silo import Silo
 from silofl.federation.stateful import Json, Part, State
 from silofl.launcher.environment import planned_threads
@@ -40,6 +41,8 @@ class Origin(Part):
         self._salt = secrets.token_bytes(SALT_BYTES)
         self._code = own_files(silo.task)
         self._ranks = config.train.ranks_per_silo
+        self.new_samples = NewSamples.of(silo, group.silo_id, config)
+        """What comes between rounds; None where a task has everything at the start."""
         self.other_ranks = False
         """Whether this silo had another number of ranks: what is random in its training is another draw."""
         self.notices: list[str] = []
@@ -54,6 +57,7 @@ class Origin(Part):
             "threads": torch.get_num_threads(),
             "ranks": self._ranks,
             "code": dict(self._code),
+            "arrived": 0 if self.new_samples is None else self.new_samples.round,
             **_measures(self._silo),
         }
 
@@ -77,6 +81,8 @@ class Origin(Part):
         self.other_ranks = ranks != self._ranks
         key = f"train.ranks_per_silo = {self._ranks}"
         told = f"{who} goes on with {key}, which was {ranks}: what is random in its training differs"
+        if self.new_samples is not None:  # what had come is part of the data, and of its digest
+            self.new_samples.arrive(state.get("arrived", 0))
         return [
             *self._changed_data(who, state),
             *self._changed_code(who, state.get("code", {})),

@@ -37,13 +37,13 @@ from silofl.comm.collective_errors import describe
 from silofl.config import TrainConfig
 from silofl.errors import ConfigError, SiloflError, TrainingError
 from silofl.federation.no_data import data_of
-from silofl.federation.silo import Silo, place
+from silofl.federation.silo import Silo
 from silofl.federation.team import KEY, Told
 from silofl.tasks.base import Task
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.arrangements.registry import with_data
 from silofl.training.batches import Part
-from silofl.training.device import explained
+from silofl.training.device import explained, place
 from silofl.training.local_batches import LocalBatches
 from silofl.training.seeding import derive, seed_everything
 from silofl.training.team_memory import TeamMemory, layout

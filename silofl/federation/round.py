@@ -27,6 +27,7 @@ from silofl.federation.consensus import with_consensus
 from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
+from silofl.federation.new_samples import follow_new_samples
 from silofl.federation.sum_ahead import SumAhead
 from silofl.training.metric_states import beside
 from silofl.training.seeding import turn
@@ -89,6 +90,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     federation.topology.begin(number)
     with clock.phase("aggregate"):
         federation.follow_mask()
+        follow_new_samples(federation, number)
 
     ahead = SumAhead.of(federation, partial(_sum, federation, number))
     while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed

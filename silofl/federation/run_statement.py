@@ -283,7 +283,7 @@ class _Reader:
             exact = privacy.model_copy(update={"metrics": "exact"})
             lines.append(outside(exact, each_silo=each or self._config.shares_silo_metrics))
         if privacy.neighbours != "add-remove":
-            who = "patients" if privacy.unit == "patient" else "records"
+            who = {"patient": "patients", "client": "clients"}.get(privacy.unit, "records")
             lines.append(f"how many {who} each silo has, which is taken to be public")
         return lines
 

@@ -9,7 +9,8 @@ from silofl.config.conflicts import corrects
 from silofl.errors import ConfigError
 from silofl.personal.base import Personal
 from silofl.strategies.base import Strategy
-from silofl.tasks.base import FittingTask, OptimizingTask, Task
+from silofl.tasks.base import ArrivingTask, FittingTask, OptimizingTask, PersonalTask, Task
+from silofl.topologies.arrangements.registry import build
 
 _OF_OPTIMIZER = ("optimizer", "lr", "momentum", "weight_decay", "options")
 """Keys of [train] that make an optimizer."""
@@ -23,6 +24,7 @@ _OF_STEPS = (
 def refuse_unfit(config: Config, task: Task, strategy: Strategy, method: Personal, silo: int) -> None:
     """Raise ConfigError, of one sentence with the remedy, where a task's own code cannot be had."""
     found = [*_of_optimizers(config, task, strategy, method), *_of_fit(config, task, strategy, method)]
+    found += [*_of_clients(config, task), *_of_new_samples(config, task, strategy)]
     if found:
         raise ConfigError(f"silo {silo}: {found[0]}", rank=silo)
 
@@ -86,10 +88,50 @@ def _of_fit(config: Config, task: Task, strategy: Strategy, method: Personal) ->
         )
     if config.prune.active:
         yield (f"{head}, and [prune] holds weights at zero in each local step: {remedy}, or remove [prune]")
+    if not build(config.topology).follows_samples:
+        yield (
+            f'{head}, and topology.name = "{config.topology.name}" weighs silos by those of the start: remove '
+            "it, or [topology]"
+        )
     if config.train.ranks_per_silo > 1:
         yield (
             f"{head}, and train.ranks_per_silo = {config.train.ranks_per_silo} has other ranks take part in "
             f"each of silofl's steps: {remedy}, or set it to 1"
+        )
+
+
+def _of_clients(config: Config, task: Task) -> Iterator[str]:
+    """What [clients] has each client do anew, and a task may do for a silo as a whole."""
+    if not config.clients.active:
+        return
+    why = "which is of a whole silo, and [clients] has each client train anew: remove it, or [clients]"
+    if isinstance(task, FittingTask):
+        yield f"the task has a fit(model, data, round) of its own, {why}"
+    if isinstance(task, OptimizingTask):
+        yield f"the task has optimizers(model), {why}"
+    if isinstance(task, PersonalTask) and task.private:
+        yield f"the task's attribute private keeps part of the model, {why}"
+
+
+def _of_new_samples(config: Config, task: Task, strategy: Strategy) -> Iterator[str]:
+    """What needs all of a silo's records at the start, and a task whose records come between rounds."""
+    if not isinstance(task, ArrivingTask):
+        return
+    head = "the task has arrived(silo, round), by which records come between rounds"
+    if config.privacy.unit == "patient" or config.clients.split == "owner":
+        key = 'clients.split = "owner"' if config.clients.split == "owner" else 'privacy.unit = "patient"'
+        yield f"{head}, and {key} has to know whose each is: remove one of them"
+    if isinstance(task, FittingTask):
+        yield f"{head}, and a fit(model, data, round), which is given those of the start: remove one of them"
+    if strategy.streaming() is not None:
+        yield (
+            f'{head}, and strategy.name = "{config.strategy.name}" has a sum for each fragment, of weights '
+            'that stay: remove it, or set strategy.name = "diloco"'
+        )
+    if config.train.ranks_per_silo > 1:
+        yield (
+            f"{head}, and train.ranks_per_silo = {config.train.ranks_per_silo} has other ranks with data of "
+            "their own: set it to 1, or remove it"
         )
 
 

@@ -26,8 +26,9 @@ from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, star
 from silofl.federation.local_work import Fitted, RoundStart, refuse_spoiled
 from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.script_rules import refuse_unfit
+from silofl.federation.silo_clients import clients_of
 from silofl.federation.strategy_half import StrategyHalf
-from silofl.federation.task_data import TaskData, data_of_task, persons_of
+from silofl.federation.task_data import TaskData, counted_of, data_of_task, persons_of
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
@@ -35,15 +36,17 @@ from silofl.tasks.checks import refuse_process_group
 from silofl.tasks.user_code import UserCode
 from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
+from silofl.training.clients.client_split import ClientSplit
 from silofl.training.clipped import ClippedGradients
 from silofl.training.data_digest import data_digest
-from silofl.training.device import device_name, explained, prepare
+from silofl.training.device import explained, prepare
 from silofl.training.evaluate import evaluate
 from silofl.training.flat import DTYPES, Correct, FlatModel
 from silofl.training.given_weights import GivenWeights
 from silofl.training.metric_states import Evaluation
 from silofl.training.own_loop import OwnLoop
 from silofl.training.own_state import as_array, subtract, to_arrays, to_tensors
+from silofl.training.persons import Persons
 from silofl.training.publication import notices, published, refuse_unpublishable
 from silofl.training.schedules import RoundSchedule
 from silofl.training.trainer import FitResult, LocalTrainer
@@ -52,20 +55,15 @@ from silofl.training.unshareable import rounded_caches
 from silofl.types import Contribution, Vector
 
 
-def place(requested: str, local_rank: int) -> str:
-    """The torch device that `train.device` means for a rank. Raises ConfigError for one that is not there."""
-    return device_name(requested, torch.cuda.device_count(), local_rank)
-
-
 class Silo:
     """One institution, silo `number` of the run. Its samples stay here.
 
     Attributes:
         task, model: whose model it trains.
-        samples, train: how many it trains on, and as batches; none at a coordinator.
+        samples, train: how many it trains on at the start, and as batches; none at a coordinator.
         weights: SHA-256 (hex) of the file that its model begins with; empty where it is drawn.
         persons: whose its training records are, where [privacy] samples them; else each is another's.
-        counted: as how many it counts in sums: `persons`, or its part of `privacy.records`.
+        counted: as how many it counts in sums: `persons`, clients, or its part of `privacy.records`.
         test_samples: how many are held out.
         schema, preprocessing: of the columns of its data, see `TaskData`.
         code: what calls the task.
@@ -73,6 +71,7 @@ class Silo:
         starts: what shared models but the first begin with, by name, (P,) each.
         strategy_state: its own of the strategy, arrays (P,) by name; changed by `accept` alone.
         fragments: of the parameters, one of which a round sums.
+        clients: within it; None where it trains as a whole.
         own: its own model, and what it keeps for that; the state changes as above.
         name: of this part of a run, see `Stateful`.
 
@@ -102,9 +101,9 @@ class Silo:
         given, self.schema, self.preprocessing = data or data_of_task(task, number, silos, code)
         train, test = given.train, given.test
         self.samples, self.test_samples = len(train), len(test) if test is not None else 0
-        records = config.privacy.records
+        split = ClientSplit.of(config, given, number)
         self.persons = persons_of(given, config.privacy, number)
-        self.counted = len(self.persons) if records is None else max(1, round(records / silos))
+        self.counted = counted_of(config.privacy, self.persons, split, silos)
         weights = GivenWeights.of(config, number)
         private_of = partial(private_patterns, task, config, silo=number)
         draw = partial(drawn, task, seed, code, weights=weights, private=private_of)
@@ -113,7 +112,7 @@ class Silo:
         self.weights = "" if weights is None else weights.digest
         self._rounded = rounded_caches(untrained, dtype)
         # Means of buffers would have no noise, so that what is no constant is refused.
-        self.model = FlatModel(untrained, dtype, where, private, constant_buffers=config.privacy.samples)
+        self.model = FlatModel(untrained, dtype, where, private, constant_buffers=config.privacy.sampled)
         refuse_unpublishable(self.model)
         strategy = build(config.strategy) if strategy is None else strategy
         if private:
@@ -123,7 +122,7 @@ class Silo:
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
         self.task = task
         self._data: SiloData | None = given
-        self._data_digest = b""
+        self._data_digest = self._arrived = b""  # the latter of records that have come since
         collate = task.collate if isinstance(task, CollatingTask) else None
         every_step = batch_made  # of training and evaluation is progress
         batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
@@ -135,6 +134,7 @@ class Silo:
         self._attributes = Attributes(untrained, task=task, train=train, test=test)
         own = config, task, self.trainer, self.model, self._attributes, self.train, code
         self.own = OwnModel.of(*own, strategy)
+        self.clients = clients_of(*own, strategy, split)
         refuse_unfit(config, task, strategy, self.own.method, number)
         self._number, self._precision = number, config.train.precision
         self._eval_batch_size = config.train.eval_batch_size or config.train.batch_size
@@ -148,10 +148,7 @@ class Silo:
                 self._try(config, strategy)
 
     def _try(self, config: Config, strategy: Strategy) -> None:
-        """Train and evaluate on the first batches, and put the model back: what cannot work is told now.
-
-        Random generators are seeded anew by every round.
-        """
+        """Train and evaluate on the first batches, and put the model back: what cannot work is told now."""
         dense = strategy.local != "train" or corrects(strategy) or config.privacy.samples
         with kept(self.model.module):  # before steps, whose optimizer takes seconds to load
             found = evaluate(self.task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
@@ -163,7 +160,9 @@ class Silo:
         values, count = self.initial(), self.model.trainable
         start = RoundStart({"model": values[:count]}, values[count:], 0, strategy)
         with self._half.comparing(self.strategy_state, start):
-            trial.run(own_steps=not dense)
+            trial.run(own_steps=not dense)  # random generators are seeded anew by every round
+        if self.clients is not None:
+            self.clients.choose()
         self._moved = self._attributes.moved()
         if config.privacy.samples:
             self._attributes.refuse_moved(self._number)
@@ -175,12 +174,16 @@ class Silo:
         self._attributes.note()
 
     def data_digest(self) -> bytes:
-        """`data_digest` of its data, which is made once; the data as it was read is let go."""
+        """`data_digest` of its data, which is made once, and what has come since; the former is let go."""
         if self._data is not None:
             with DRAWING:
                 self._data_digest = data_digest(self._data)
             self._data = None
-        return self._data_digest
+        return self._data_digest + self._arrived
+
+    def follow(self, persons: Persons, counted: int, arrived: bytes) -> None:
+        """Train on more records, which are of `persons`, and count as `counted` from now on."""
+        self.persons, self.counted, self._arrived, self._half.samples = persons, counted, arrived, counted
 
     def initial(self) -> Vector:
         """The untrained model's shared values (d,), a new vector of the type that travels."""
@@ -208,7 +211,8 @@ class Silo:
             else:
                 with self._half.comparing(self.strategy_state, start):
                     self._half.begin(self.strategy_state, start)
-                    result, state = self.own.fit(start.round_number, self.correction(start))
+                    work = self.own if self.clients is None else self.clients
+                    result, state = work.fit(start.round_number, self.correction(start))
                 trained = self.model.parameters
             self.model.check(own=self._noisy)
             state = self.own.beside(start, state)
@@ -257,9 +261,7 @@ class Silo:
     def clipped_gradients(self, config: PrivacyConfig) -> ClippedGradients:
         """Gradients of single examples at its model, clipped. ConfigError where the model has none."""
         return ClippedGradients(
-            self.task,
-            self.model,
-            self.train,
+            *(self.task, self.model, self.train),
             clip_norm=config.clip_norm,
             clipping=config.clipping,
             silo=self._number,

@@ -26,7 +26,7 @@ from silofl.federation.own_log import notices_kept
 from silofl.federation.run_logger import RunLogger
 from silofl.federation.run_state import CheckpointManager, RunState
 from silofl.federation.run_trust import refuse_leftovers
-from silofl.federation.silo import Silo, place
+from silofl.federation.silo import Silo
 from silofl.federation.stateful import take_over
 from silofl.federation.task_data import TaskData
 from silofl.federation.team import Team
@@ -36,7 +36,7 @@ from silofl.tasks.base import Task
 from silofl.tasks.checks import task_of
 from silofl.tasks.user_code import UserCode
 from silofl.topologies.arrangements.registry import with_data
-from silofl.training.device import prepare
+from silofl.training.device import place, prepare
 
 T = TypeVar("T")
 

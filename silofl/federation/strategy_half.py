@@ -50,6 +50,7 @@ class StrategyHalf:
 
     Attributes:
         fragments: of the parameters, one of which a round sums.
+        samples: see above; it may change between rounds.
 
     Raises ConfigError where the model has fewer tensors than the strategy wants fragments.
     """
@@ -65,7 +66,7 @@ class StrategyHalf:
         strategy: Strategy,
     ) -> None:
         self._trainer, self._model, self._attributes = trainer, model, attributes
-        self._samples, self._silo = samples, silo
+        self.samples, self._silo = samples, silo
         self._lr, self._momentum = config.train.lr, config.train.momentum or 0.0
         self._streaming, self._steps = strategy.streaming(), config.train.steps or 0
         self._taken: Contribution | None = None
@@ -81,7 +82,7 @@ class StrategyHalf:
         self, shared: Mapping[str, Any], own: Mapping[str, Any], start: RoundStart, gradient: Any
     ) -> LocalRound:
         lr = self._lr * self._trainer.optimizer.schedule.factor(start.round_number)
-        told = lr, self._samples, start.resync, self._momentum
+        told = lr, self.samples, start.resync, self._momentum
         return LocalRound(shared, own, *told, start.loss, gradient, start.chosen)
 
     def correction(self, state: State, start: RoundStart) -> Correct | None:

@@ -15,6 +15,7 @@ from silofl.federation.federation import Federation
 from silofl.federation.participation import describe_participation
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.round import RoundResult
+from silofl.federation.silo_clients import describe_clients
 from silofl.privacy.claim import NOTHING, outside
 from silofl.report.round_metrics import RoundMetrics
 from silofl.tasks.preprocessing import Preprocessing
@@ -33,6 +34,9 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "strategy": type(federation.context.strategy).__name__,
         "personal": federation.silo.own.kind,
         "participation": describe_participation(federation.context.config, federation.context.with_data),
+        "clients": describe_clients(
+            federation.context.config, federation.context.with_data, federation.silo.clients
+        ),
         "protocol": federation.aggregator.description,
         "keys": _keys(federation),
         "steps": describe_recomputation(federation.context.config, federation.context.silos),

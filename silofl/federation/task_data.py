@@ -14,6 +14,7 @@ from silofl.tasks.column_kinds import Schema
 from silofl.tasks.files import Files
 from silofl.tasks.preprocessing import Preprocessing
 from silofl.tasks.user_code import UserCode
+from silofl.training.clients.client_split import ClientSplit
 from silofl.training.persons import Persons
 
 
@@ -44,6 +45,13 @@ def data_of_task(task: Task, number: int, silos: int, code: UserCode, place: int
         )
     with code.calling("schema"):
         return TaskData(data, schema_of(task), task.preprocessing if isinstance(task, Files) else None)
+
+
+def counted_of(privacy: PrivacyConfig, persons: Persons, split: ClientSplit | None, silos: int) -> int:
+    """As how many of what is protected a silo counts in sums; as its training records where nothing is."""
+    if privacy.records is not None:
+        return max(1, round(privacy.records / silos))
+    return len(split) if split is not None and privacy.unit == "client" else len(persons)
 
 
 def persons_of(data: SiloData, privacy: PrivacyConfig, number: int) -> Persons:

@@ -119,7 +119,7 @@ class Plan:
     def _bound(self) -> float:
         """Largest magnitude that a coordinate of one silo's vector should have, where it is as usual."""
         norm = self.config.clip_norm
-        if self.config.samples:
+        if self.config.sampled:
             norm *= max(1.0, 2 * self.config.sample_rate * self.records / self.place.summed(self.silos))
         if not self.rotates:
             return norm
@@ -145,7 +145,7 @@ class Plan:
         shares = self.place.shares(survivors, config.colluding)
         if shares < 1:
             raise ConfigError(f"of {survivors} silos' noise none is left beside privacy.colluding")
-        rate = self.rate_in_group if config.samples else self.participation
+        rate = self.rate_in_group if config.sampled else self.participation
         sampled = rate < 1
         institutions = 1 if self.place.alone else config.institutions_per_patient
         vectors = institutions * (2 if config.neighbours == "replace-one" else 1)  # each of which is rounded

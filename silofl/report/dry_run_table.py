@@ -29,6 +29,8 @@ class SiloDryRun:
     """The institution's."""
     ranks: int = 1
     """With how many it trains."""
+    counted: int = 0
+    """As how many records, persons or clients it counts in sums."""
 
     @property
     def persons(self) -> int:
@@ -99,6 +101,8 @@ class DryRun:
     """Of each column of files its name, kind, and what is done to it; no value."""
     target: str = ""
     """What is learnt of files: the columns, and how."""
+    clients: str = ""
+    """How many clients silos have, and how these train; empty where they have none."""
 
 
 def print_dry_run(found: DryRun) -> None:
@@ -116,41 +120,44 @@ def print_dry_run(found: DryRun) -> None:
         table.add_row(str(row.silo), *names, row.device, *map(str, counts))
     console.print(table)
     _print_columns(console, found)
-    if found.target:
-        console.print(f"target      {found.target}", soft_wrap=True, markup=False)
-    console.print(f"model       {found.model}")
-    console.print(f"strategy    {found.strategy}, {found.rounds} rounds")
-    if found.personal:
-        console.print(f"personal    {found.personal}", soft_wrap=True)
-    if found.participation:
-        console.print(f"silos       {found.participation}", soft_wrap=True)
-    console.print(f"sum         {found.protocol}")
-    if found.keys:
-        console.print(f"keys        {found.keys}", soft_wrap=True)
-    if found.bears:
-        console.print(f"bears       {found.bears}", soft_wrap=True)
-    if found.steps:
-        console.print(f"steps       {found.steps}", soft_wrap=True)
-    pruned = found.bytes_sent_pruned
-    less = ""
+    pruned, sent = (
+        found.bytes_sent_pruned,
+        f"{found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round",
+    )
     if pruned is not None:
-        less = f", {pruned / MIB:.3f} MiB once all that is to be pruned is; and new keys after each pruning"
-    console.print(
-        f"wire        {found.bytes_sent_per_round / MIB:.3f} MiB sent by a silo in a round{less}",
-        soft_wrap=True,
+        sent += f", {pruned / MIB:.3f} MiB once all that is to be pruned is; and new keys after each pruning"
+    _print_lines(
+        console,
+        ("target", found.target),
+        ("model", found.model),
+        ("strategy", f"{found.strategy}, {found.rounds} rounds"),
+        ("personal", found.personal),
+        ("silos", found.participation),
+        ("clients", found.clients),
+        ("sum", found.protocol),
+        ("keys", found.keys),
+        ("bears", found.bears),
+        ("steps", found.steps),
+        ("wire", sent),
     )
     _print_topology(console, found)
-    if found.between_groups:
-        console.print(f"groups      {found.between_groups}", soft_wrap=True)
-    if found.link:
-        console.print(f"link        {found.link}", soft_wrap=True)
-    console.print(f"memory      {found.memory_mib:.1f} MiB of silofl's own arrays in each silo")
-    console.print(f"failure     {found.failure}", soft_wrap=True)
-    console.print(f"privacy     {found.privacy}", soft_wrap=True)
-    if found.outside:
-        console.print(f"outside     {found.outside}", soft_wrap=True)
-    for note in found.notes:
-        console.print(f"  note      {note}", soft_wrap=True, markup=False)
+    _print_lines(
+        console,
+        ("groups", found.between_groups),
+        ("link", found.link),
+        ("memory", f"{found.memory_mib:.1f} MiB of silofl's own arrays in each silo"),
+        ("failure", found.failure),
+        ("privacy", found.privacy),
+        ("outside", found.outside),
+        *(("  note", note) for note in found.notes),
+    )
+
+
+def _print_lines(console: Console, *lines: tuple[str, str]) -> None:
+    """Those that say something."""
+    for name, text in lines:
+        if text:
+            console.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
 
 
 def _print_topology(console: Console, found: DryRun) -> None:

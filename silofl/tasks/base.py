@@ -141,6 +141,19 @@ class FittingTask(Protocol):
 
 
 @runtime_checkable
+class ArrivingTask(Protocol):
+    """A task may have this method, too: new training samples come to silos between rounds."""
+
+    def arrived(self, silo: int, round: int) -> SizedDataset | None:
+        """What came to silo `silo` since the round before, `round` >= 1; None, or an empty set, for nothing.
+
+        The silo trains on it from this round on, beside all that it had, and counts by how many samples it
+        has now. Samples are as those of `data`. A resume, and a silo that was away, ask for each round before
+        again, in order, and have to be given the same.
+        """
+
+
+@runtime_checkable
 class ListeningTask(Protocol):
     """A task may have this method, too: it hears of each round, on every silo."""
 

@@ -24,6 +24,7 @@ OPTIONAL = {
     "optimizers": "(model)",
     "fit": "(model, data, round)",
     "on_round": "(record)",
+    "arrived": "(silo, round)",
 }
 """What a task may have."""
 

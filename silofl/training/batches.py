@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, TensorDataset, default_collate
 
 from silofl.errors import DataError
 from silofl.tasks.base import SizedDataset
@@ -73,6 +73,8 @@ class Batches:
         self.share = 1.0
         """How much of the last batch that was."""
         self._written = False
+        self._chosen: Tensor | None = None
+        """Of which samples these are, int64; None: of all."""
         self._tensors: tuple[Tensor, ...] | None = None
         if type(dataset) is TensorDataset and collate is None and _indexable(dataset):
             self._tensors = tuple(self._place(t) for t in dataset.tensors)
@@ -83,11 +85,13 @@ class Batches:
     @property
     def _index_device(self) -> torch.device:
         """Where numbers of samples are looked up."""
+        if self._chosen is not None:
+            return self._chosen.device
         return torch.device("cpu") if self._tensors is None else self._device
 
     def all(self) -> Any:
         """Every sample as one batch, in the dataset's order."""
-        if self._tensors is not None:
+        if self._tensors is not None and self._chosen is None:
             self._on_batch()
             tensors = self._tensors
             if self.part is not None:
@@ -97,6 +101,46 @@ class Batches:
                     return None
             return tuple(t.clone() for t in tensors) if self._written else tensors
         return self.take(torch.arange(len(self)))
+
+    def of(self, chosen: Tensor) -> Batches:
+        """Those of some samples alone, int64 (any,), numbered anew; what lies on the device is shared."""
+        made = copy.copy(self)
+        made._chosen, made._count = chosen, len(chosen)
+        return made
+
+    @property
+    def dataset(self) -> SizedDataset:
+        """All samples, as they were given."""
+        return self._dataset
+
+    def extend(self, more: SizedDataset) -> None:
+        """Add samples behind those that are there. Raises DataError for others than those."""
+        if self._tensors is None:
+            whole: Any = ConcatDataset([self._dataset, more])  # type: ignore[list-item]
+        else:
+            whole = self._joined(more)
+            self._tensors = tuple(self._place(t) for t in whole.tensors)
+        self._dataset, self._count = whole, len(whole)
+
+    def _joined(self, more: SizedDataset) -> TensorDataset:
+        """Both TensorDatasets as one."""
+        assert isinstance(self._dataset, TensorDataset), "it has tensors"
+        before, after = self._dataset.tensors, more.tensors if isinstance(more, TensorDataset) else ()
+        kinds = [[(t.dtype, t.shape[1:]) for t in tensors] for tensors in (before, after)]
+        if kinds[0] != kinds[1]:
+            silo = self._code.silo
+            raise DataError(
+                f"silo {silo}: the task's arrived(silo, round) gave other samples than its data(silo, "
+                "silos): "
+                "let both give a TensorDataset of as many tensors, of the same types and shapes",
+                rank=silo,
+            )
+        return TensorDataset(*(torch.cat(pair) for pair in zip(before, after, strict=True)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...] | None:
+        """What batches are taken from by number, on the device; None where samples are read one by one."""
+        return self._tensors
 
     def watching(self, batch: Any) -> AbstractContextManager[None]:
         """While a batch of `take` is trained on: whether that writes into it, so that `all` gives copies."""
@@ -120,9 +164,9 @@ class Batches:
         self, batch_size: int, generator: torch.Generator, *, drop_last: bool = False
     ) -> Iterator[Any]:
         """One epoch in a random order; the last batch may be smaller, or left out: see `spans`."""
-        order = torch.randperm(len(self), generator=generator).to(self._index_device)  # at once: each waits
-        for start, stop in spans(len(self), batch_size, drop_last=drop_last):
-            yield self.take(order[start:stop])
+        device = self._index_device
+        for index in shuffled_numbers(len(self), batch_size, generator, device, drop_last=drop_last):
+            yield self.take(index)
 
     def take(self, index: Tensor) -> Any:
         """The samples `index`, int64 (batch,), as one batch, or this rank's `part` of them: None for none.
@@ -131,6 +175,8 @@ class Batches:
         torch makes no batch of.
         """
         self._on_batch()
+        if self._chosen is not None:
+            index = self._chosen[index]
         if self.part is not None:
             first, last = self.part.of(len(index))
             self.share, index = (last - first) / len(index), index[first:last]
@@ -234,6 +280,20 @@ def handed(batch: Any) -> Any:
 def _indexable(dataset: TensorDataset) -> bool:
     """Whether its tensors can be indexed by many samples at once."""
     return all(t.layout == torch.strided for t in dataset.tensors)
+
+
+def shuffled_numbers(
+    samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    *,
+    drop_last: bool = False,
+) -> Iterator[Tensor]:
+    """The numbers of one epoch's batches, int64 (batch,) each, in a random order."""
+    order = torch.randperm(samples, generator=generator).to(device)  # at once: each waits
+    for start, stop in spans(samples, batch_size, drop_last=drop_last):
+        yield order[start:stop]
 
 
 def spans(samples: int, batch_size: int, *, drop_last: bool = False) -> Iterator[tuple[int, int]]:

@@ -66,3 +66,8 @@ def explained(silo: int) -> Iterator[None]:
     except ASYNCHRONOUS as error:
         what = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise TrainingError(f"silo {silo}: {what}: {LATE}", rank=silo) from None
+
+
+def place(requested: str, local_rank: int) -> str:
+    """The torch device that `train.device` means for a rank. Raises ConfigError for one that is not there."""
+    return device_name(requested, torch.cuda.device_count(), local_rank)

@@ -169,6 +169,13 @@ class FlatModel:
         if self._loaded:
             self.load_parts(*self._loaded)
 
+    def to_change(self) -> Tensor:
+        """What training has changed of the values last loaded (d,), in their place; `reload` ends that."""
+        parameters, buffers = self._loaded
+        self.vector[: self.trainable].sub_(self.tensor(parameters))
+        self.vector[self.trainable :].sub_(self.tensor(buffers))
+        return self.vector
+
     def adopt(self) -> None:
         """Take into the vector what a forward pass put in the place of shared tensors."""
         self._integrity.adopt(keep=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 
 from silofl.config import TrainConfig
-from silofl.training.batches import Batches
 
 FULL_BATCH_PIECE = 4096
 """Samples that a full-batch gradient takes at once."""
@@ -18,11 +17,29 @@ Read = Callable[[torch.Generator], Iterator[tuple[Any, float]]]
 """read(generator) gives a round's batches, each with its weight."""
 
 
+class Readable(Protocol):
+    """Samples that are read in batches, as `Batches` does, or their numbers alone."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    def all(self) -> Any:
+        """Every sample as one batch."""
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Any, int]]:
+        """Every sample once, in their order: (batch, its number of samples)."""
+
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, drop_last: bool = False
+    ) -> Iterator[Any]:
+        """One epoch in a random order."""
+
+
 @final
 class LocalBatches:
     """The batches of a silo's training samples, by what they are for; the same of one generator."""
 
-    def __init__(self, train: Batches, config: TrainConfig) -> None:
+    def __init__(self, train: Readable, config: TrainConfig) -> None:
         self._train, self._config = train, config
 
     def of_steps(self, generator: torch.Generator) -> Iterator[tuple[Any, float]]:

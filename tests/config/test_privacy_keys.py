@@ -31,7 +31,7 @@ def refused(**privacy: Any) -> str:
 @pytest.mark.parametrize("key", SET)
 def test_no_key_is_set_in_a_run_without_privacy(key: str) -> None:
     """Not even to its default: who writes it down means to have it."""
-    remedy = 'set privacy.unit to "example", "patient" or "silo", or remove it'
+    remedy = 'set privacy.unit to "example", "patient", "client" or "silo", or remove it'
     expected = f'privacy.{key} is set and privacy.unit is "none": {remedy}'
     assert refused(**{key: SET[key]}) == refused(**{key: SET[key], "unit": "none"}) == expected
 

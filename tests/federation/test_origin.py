@@ -274,6 +274,7 @@ def test_another_number_of_ranks_is_told_and_keeps_an_opened_round_closed(run: A
         own = Origin.__new__(Origin)
         own._group, own._private, own._accept, own._code = ElasticGroup(comm), False, True, {}
         own._ranks = 2 if comm.rank == 1 else 1
+        own.new_samples = None
         own._changed_data, own._other = lambda *_: [], lambda *_: []  # type: ignore[assignment, method-assign]
         said = own._compare(_origin(config, comm.rank))
         openings = SimpleNamespace(was_opened=lambda number: number == 7)
@@ -296,6 +297,7 @@ def test_another_number_of_ranks_is_told_and_keeps_an_opened_round_closed(run: A
 def test_a_silo_that_rejoins_with_other_data_finds_out_alone(run: Any) -> None:
     state = _origin(run(), 1)
     own = Origin.__new__(Origin)
+    own.new_samples = None
     own._group = type("Group", (), {"silo_id": 1})()
     own._private, own._accept, own._ranks = False, False, 1
     own._silo = type("Silo", (), {"samples": 1, "test_samples": 1, "data_digest": lambda self: b"x"})()

@@ -33,6 +33,7 @@ from silofl.federation.privacy.noise_binding import NoiseBinding, exchanged
 from silofl.federation.privacy.parameters import PrivacyParameters, refuse_other_bands, told_state
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
+from silofl.federation.privacy.sampled_steps import sampled_steps
 from silofl.federation.silo import Silo
 from silofl.privacy.bands import BandMatrix
 from silofl.privacy.claim import Epsilons, fellows
@@ -41,7 +42,6 @@ from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for
 from silofl.privacy.releases import Release
 from silofl.training.private import PrivateSteps
-from silofl.training.sampling import Groups
 from silofl.transforms.correlated import NoiseProcess
 from silofl.transforms.noise import identity
 from silofl.types import Contribution
@@ -87,6 +87,7 @@ class PrivacyEngine:
         """A round that may be taken twice, and what the silo had before it."""
         self._steps: PrivateSteps | None = None
         """Steps on single examples, under this nonce's keys; None where silos are protected as a whole."""
+        self._data = silo.data_digest()
         self._use_nonce()
 
     def _use_nonce(self) -> None:
@@ -96,19 +97,15 @@ class PrivacyEngine:
             return
         if self._steps is not None:
             self._steps.close()
-        gradients = self._silo.clipped_gradients(self._privacy)
-        silo, rate, data = self._silo, self._privacy.sample_rate, self._silo.data_digest()
-        self._steps = PrivateSteps(
-            gradients, silo.model, silo.persons, rate, self._keys, data, silo.counted, self._groups()
-        )
+        whole_run = NoiseKeys(self._own, bytes(NONCE_BYTES), self._group.silo_id, run=self._run)
+        self._steps = sampled_steps(self._silo, self._privacy, self._keys, whole_run)
 
-    def _groups(self) -> Groups | None:
-        """Which of this silo's persons, or records, take turns: the same all through a run."""
-        bands = self._privacy.bands
-        if bands == 1:
-            return None
-        keys = NoiseKeys(self._own, bytes(NONCE_BYTES), self._group.silo_id, run=self._run)
-        return Groups(keys.stream("groups", 0, 0), len(self._silo.persons), bands)
+    def follow_data(self) -> None:
+        """Sample, from now on, all records that the silo has now; not collective."""
+        if self._data != self._silo.data_digest():
+            self._data = self._silo.data_digest()
+            self._use_nonce()
+            self._pipeline.follow(self._steps)
 
     def _note(self, text: str) -> None:
         note(self._path, self._group.silo_id, text)

@@ -209,7 +209,7 @@ def over_budget(most: float | None) -> ConfigError:
 def notes(plan: Plan, noise_multiplier: float) -> list[str]:
     """What the user should know of a promise that is weaker than it looks."""
     privacy, told = plan.config, []
-    units = plan.records if privacy.samples else plan.silos
+    units = plan.records if privacy.sampled else plan.silos
     if privacy.delta * units >= 1:
         told.append(
             f"privacy.delta = {privacy.delta:g} is not below one over the {units:.0f} {privacy.unit}s: "

@@ -78,6 +78,10 @@ class Pipeline:
         Where coins leave updates out, also a keyed hash of the update before its coin: what is told of zeros,
         in a round that is taken again, would else tell the coin."""
 
+    def follow(self, steps: PrivateSteps | None) -> None:
+        """Take steps on other records from now on."""
+        self._private = steps
+
     def fit(self, start: RoundStart, attempt: int) -> Fitted:
         """What a silo brings to the sum: bounded; noisy where each silo protects itself alone.
 
@@ -85,6 +89,8 @@ class Pipeline:
         """
         if self._privacy.samples:
             return self._noisy_steps(start, attempt) if self._plan.place.alone else self._sum(start, attempt)
+        if self._privacy.sampled:
+            return self._of_clients(start, attempt)
         fitted = self._trained(start)
         vectors = list(fitted.contribution.vectors.values())
         if not self._norm.clip(vectors):
@@ -135,7 +141,7 @@ class Pipeline:
         A divisor that silos' coins do not decide (McMahan et al. 2018, "Learning Differentially Private
         Recurrent Language Models", section 2.2, the first estimator).
         """
-        if self._privacy.samples:
+        if self._privacy.sampled:
             return self._privacy.sample_rate * inner.summed_samples
         return self._plan.participation * len(inner.participants) / self._norm.stretch
 
@@ -182,6 +188,30 @@ class Pipeline:
             silo.model.load(start.shared["model"])
             total, stats = private.sum(start.round_number, attempt)
         return Fitted(Contribution({"update": as_array(total)}), silo.strategy_state, stats.loss, 1)
+
+    def _of_clients(self, start: RoundStart, attempt: int) -> Fitted:
+        """The clipped updates of a sample of clients, added up; a noisy mean where the silo stands alone.
+
+        Each client has a coin of its own in each round, which no other silo learns, as records have.
+        """
+        silo, number, rate = self._silo, start.round_number, self._privacy.sample_rate
+        clients = silo.clients
+        assert clients is not None, "clients are protected"
+        stream = self._keys.stream("sampling", number, attempt, silo.data_digest())
+        drawn = PoissonSampler(stream, len(clients), rate).draw(0)
+        with silo.errors_of(number):
+            silo.model.load_parts(start.shared["model"], start.buffers)
+            total, result, refused = clients.clipped_sum(
+                drawn, number, silo.correction(start), self._norm.value
+            )
+        if refused:
+            self._note(
+                f"round {number}: the updates of {refused} clients are not finite, and counted as zero"
+            )
+        if self._plan.place.alone:
+            self._add_noise([total], number, attempt)
+            total /= rate * silo.counted
+        return Fitted(Contribution({"update": total}), silo.strategy_state, result.loss, result.steps)
 
     @contextmanager
     def _on_examples(self, round_number: int) -> Iterator[PrivateSteps]:

@@ -22,6 +22,8 @@ class Arrangement:
 
     moves_sums: ClassVar[bool] = False
     """Whether sums go another way than from each rank to all that serve slices."""
+    follows_samples: ClassVar[bool] = False
+    """Whether silos' numbers of samples may change between rounds."""
     own_models: ClassVar[bool] = False
     """Whether silos' models differ between rounds, and each one's own is a result of the run."""
 

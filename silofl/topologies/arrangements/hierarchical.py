@@ -18,6 +18,7 @@ class Hierarchical(Arrangement):
     """Every silo serves a slice; sums are made inside groups of silos, and between groups of their sums."""
 
     moves_sums: ClassVar[bool] = True
+    follows_samples: ClassVar[bool] = True
     groups: Literal["host", "label"] | list[Any] = "host"
     """The ranks of each group, such as [[0, 1, 2, 3], [4, 5, 6, 7]], or groups of groups, such as
     [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]; "host": ranks of one host are a group; "label": institutions whose

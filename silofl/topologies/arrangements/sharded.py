@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from silofl.topologies.arrangements.base import Arrangement
 
@@ -12,3 +12,5 @@ from silofl.topologies.arrangements.base import Arrangement
 @dataclass(frozen=True)
 class Sharded(Arrangement):
     """Each silo steps its own slice of the shared model."""
+
+    follows_samples: ClassVar[bool] = True
