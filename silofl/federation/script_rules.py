@@ -90,8 +90,8 @@ def _of_fit(config: Config, task: Task, strategy: Strategy, method: Personal) ->
         yield (f"{head}, and [prune] holds weights at zero in each local step: {remedy}, or remove [prune]")
     if not build(config.topology).follows_samples:
         yield (
-            f'{head}, and topology.name = "{config.topology.name}" weighs silos by those of the start: remove '
-            "it, or [topology]"
+            f'{head}, and topology.name = "{config.topology.name}" weighs silos by those of the '
+            "start: remove it, or [topology]"
         )
     if config.train.ranks_per_silo > 1:
         yield (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar
 
 from silofl.topologies.arrangements._buffering import Buffering
 
@@ -40,7 +41,8 @@ class Arrangement:
     @property
     def has_keys(self) -> bool:
         """Whether [topology] has any beside the name."""
-        return bool(getattr(self, "__dataclass_fields__", ()))
+        member: Any = self
+        return is_dataclass(self) and bool(fields(member))
 
     def refuse(self, ranks: int) -> None:
         """Raise ValueError, with one sentence, where so many ranks cannot be arranged so."""
