@@ -42,7 +42,7 @@ class Arrangement:
     def has_keys(self) -> bool:
         """Whether [topology] has any beside the name."""
         member: Any = self
-        return is_dataclass(self) and bool(fields(member))
+        return is_dataclass(member) and bool(fields(member))
 
     def refuse(self, ranks: int) -> None:
         """Raise ValueError, with one sentence, where so many ranks cannot be arranged so."""
