@@ -15,10 +15,10 @@ from silofl.cli import app
 from silofl.config import PrivacyConfig
 from silofl.errors import ConfigError, SiloflError
 from silofl.federation.dry_run import dry_run
-from silofl.federation.federation import aggregation_spec
 from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.guarantee import notes, plan_for
 from silofl.federation.silo import Silo
+from silofl.federation.sum_spec import aggregation_spec
 from silofl.privacy.claim import NOTHING
 from silofl.privacy.ledger import Ledger
 from silofl.privacy.releases import Release
