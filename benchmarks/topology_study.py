@@ -142,10 +142,9 @@ def run(case: Case, seed: int, rounds: int) -> Figure:
             return train(config, comm=comm)
 
         began = time.perf_counter()
-        every = run_in_threads(ranks_of(case.topology), rank, timeout_s=LONGEST_S)
+        run_in_threads(ranks_of(case.topology), rank, timeout_s=LONGEST_S)
         took = time.perf_counter() - began
         last = json.loads((Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert any(one is not None for one in every)
     return Figure(last["accuracy"], last.get("consensus_distance", 0.0), took / config.run.rounds)
 
 
