@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation import neighbour_sums
-from silofl.aggregation.base import Authorizer, authorize
+from silofl.aggregation.base import Aggregator, Authorizer, authorize
+from silofl.aggregation.exact_numbers import ExactNumbers
 from silofl.aggregation.neighbour_sums import Exchanged, NeighbourSums, Round, WeightsOf, off_diagonal, pieces
+from silofl.aggregation.secagg_round import secure_total_over
 from silofl.aggregation.secure_session import SecureSession
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
@@ -68,6 +70,8 @@ class MaskedNeighbourSums(NeighbourSums):
     def __init__(self, session: SecureSession) -> None:
         super().__init__(session.group)
         self._session, self._prg = session, session.rules.prg
+        self._present = session.members
+        """The silos that were there when the last round was opened."""
         self._keys = self._group.step(lambda: _agree(session.group, session))
 
     @property
@@ -90,11 +94,21 @@ class MaskedNeighbourSums(NeighbourSums):
         group = self._group
         now = partial(self.round, weights, number, absent)
         taken = group.step(partial(self._collect, message, now, number))
-        authorize(group, authorizer, taken.now.silos)
+        there = authorize(group, authorizer, taken.now.silos)
+        self._present = group.members if there is None else there
         group.step(partial(self._open, taken))
         total = np.zeros(len(message)) if taken.left else taken.total.view(np.int64) * 2.0**-FRACTION_BITS
         group.step(partial(self._refuse_garbage, total, len(taken.now.silos)))
         return Exchanged(taken.now.silos, total, taken.now.own, closed=bool(taken.left))
+
+    def sum_scalars(self, inner: Aggregator, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `NeighbourSums`: over the silos that were there when the round was opened, or not at all.
+
+        Two sums of one round over other silos would differ by one silo's numbers.
+        """
+        numbers = ExactNumbers(self._session.rules.bits, len(values))
+        found = secure_total_over(self._present, self._session, numbers.encoder(values))
+        return np.full(len(values), np.nan) if found is None else numbers.decode(*found)
 
     def _collect(self, message: Vector, round_now: Callable[[], Round], number: int) -> _Collected:
         """Exchange masked words; within a step, which over fewer silos is another exchange."""

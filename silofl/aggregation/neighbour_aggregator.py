@@ -136,7 +136,7 @@ class NeighbourAggregator:
         self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()
     ) -> NDArray[np.float64]:
         """See `Aggregator`: of each silo's own model, so that there is nothing to compare."""
-        return self._inner.sum_scalars(values)
+        return self._neighbours.sum_scalars(self._inner, values)
 
     def close(self) -> None:
         """See `Aggregator`."""

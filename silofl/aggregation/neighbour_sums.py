@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Authorizer, authorize
+from silofl.aggregation.base import Aggregator, Authorizer, authorize
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.comm.protocol import Communicator, Neighbourhood
@@ -108,6 +108,10 @@ class NeighbourSums(ABC):
         left out: the others are neighbours by the weights of those that are left. The `authorizer` is asked
         before a sum can be read.
         """
+
+    def sum_scalars(self, inner: Aggregator, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `Aggregator`; `inner` adds up over all silos."""
+        return inner.sum_scalars(values)
 
     def round(self, weights: WeightsOf, number: int, absent: tuple[int, ...]) -> Round:
         """The round's exchange among the silos that are there now, as this rank sees them; not collective."""

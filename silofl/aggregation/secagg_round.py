@@ -224,6 +224,15 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
 
     Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
     """
+    found = secure_total_over(None, session, encode)
+    assert found is not None, "over whichever silos are left"
+    return found
+
+
+def secure_total_over(
+    present: tuple[int, ...] | None, session: SecureSession, encode: Encode
+) -> tuple[Words, int] | None:
+    """`secure_total` over exactly the silos that were `present`; closed, and None, where one is lost."""
     group, number = session.group, session.take_number()
 
     def collect() -> tuple[SecAggRound, Words]:
@@ -233,6 +242,8 @@ def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
         return keys, masked_total(group.comm, words, keys.bind(ALONE), 0)
 
     keys, total = group.step(collect)
+    if present is not None and keys.members != present:
+        return None
     keys.heard(total, len(keys.members))
     left = group.step(lambda: keys.open(group.comm, keys.members))
     add_masks(total, left)

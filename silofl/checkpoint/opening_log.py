@@ -23,21 +23,27 @@ class Opening:
     """Whose contributions are in the sum, ascending."""
     present: Silos
     """The silos that were there to open it, ascending: metrics of the round are sums over these or void."""
+    way: str = ""
+    """Digest (hex) of what else decides the sum and may not change, such as weights between neighbours."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        return asdict(self)
+        table = asdict(self)
+        return table if self.way else {name: value for name, value in table.items() if name != "way"}
 
     @classmethod
     def checked(cls, table: Any, silos: int) -> Opening:
         """The opening again, in a run of `silos`; CheckpointError for what is none."""
         table = named(table, "an opening")
-        if table.keys() != {"round", "silos", "present"}:
-            raise CheckpointError("an opening has other fields than round, silos and present")
+        if table.keys() - {"way"} != {"round", "silos", "present"} or not isinstance(
+            table.get("way", ""), str
+        ):
+            raise CheckpointError("an opening has other fields than round, silos, present and way")
         return cls(
             whole(table["round"], "the round of an opening", 1),
             _silos(table["silos"], silos),
             _silos(table["present"], silos),
+            table.get("way", ""),
         )
 
 

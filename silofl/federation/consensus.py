@@ -1,4 +1,4 @@
-"""How far silos' own models are from their mean, from sums that show no model."""
+"""How far silos' own models are apart, from sums that show no model."""
 
 from __future__ import annotations
 
@@ -9,32 +9,47 @@ from numpy.typing import NDArray
 
 from silofl.federation.federation import Federation
 from silofl.federation.metric_sums import FederationMetrics
+from silofl.topologies.gossip_averaging import GossipAveraging
 from silofl.types import Vector
 
-NAME = "consensus_distance"
+NAME, DISAGREEMENT = "consensus_distance", "neighbour_disagreement"
 BUCKETS = 1024
 """Numbers of a sketch: of longer models the distance is an estimate, off by 1 / sqrt(2048) = 2 % or so."""
 BLOCK = 1 << 20
 
 
 def with_consensus(federation: Federation, metrics: FederationMetrics, number: int) -> FederationMetrics:
-    """The metrics with `consensus_distance`, where silos have models of their own; collective.
+    """The metrics with how far silos' models are apart, where silos have models of their own; collective.
 
-    It is the root mean square, over silos, of the distance (L2) between a silo's parameters and the mean of
-    all silos'. Silos add up short sketches of their models, and then squared distances of those, as
-    privately as metrics. None where a silo failed meanwhile.
+    `neighbour_disagreement` is the root mean square, over silos, of how far (L2) averaging with its
+    neighbours has moved a silo's parameters. Where nothing is hidden, there is `consensus_distance`, too: of
+    how far they are from the mean of all silos'. Under masks no sum of models is opened for it, nor of
+    anything linear in them: with what a silo has already, it could be another's model. None where a silo
+    failed meanwhile.
     """
-    if not federation.context.arrangement.own_models:
+    topology, aggregator = federation.topology, federation.aggregator
+    if not isinstance(topology, GossipAveraging):
         return metrics
-    own = federation.topology.shared["model"]
+    moved, count = aggregator.sum_scalars(np.array([topology.moved**2, 1.0]))
+    values = {**metrics.values, DISAGREEMENT: _root(moved / count)}
+    if federation.context.openings is None:
+        values[NAME] = _distance(federation, number)
+    return replace(metrics, values=values)
+
+
+def _distance(federation: Federation, number: int) -> float | None:
+    """Silos add up short sketches of their models, and then squared distances of those."""
+    own, aggregator = federation.topology.shared["model"], federation.aggregator
     short = sketch(own, federation.context.config.run.seed, number)
-    total = federation.aggregator.sum_scalars(np.append(short, 1.0))
+    total = aggregator.sum_scalars(np.append(short, 1.0))
     away = short - total[:-1] / total[-1]
     told = away @ away if np.isfinite(away).all() else 0.0  # where a silo failed in the first sum
-    squared, count = federation.aggregator.sum_scalars(np.array([told, 1.0]))
-    distance = float(np.sqrt(squared / count)) if np.isfinite(total).all() else np.nan
-    value = distance if np.isfinite(distance) else None
-    return replace(metrics, values={**metrics.values, NAME: value})
+    squared, count = aggregator.sum_scalars(np.array([told, 1.0]))
+    return _root(squared / count) if np.isfinite(total).all() else None
+
+
+def _root(square: float) -> float | None:
+    return float(np.sqrt(square)) if np.isfinite(square) else None
 
 
 def sketch(values: Vector, seed: int, number: int) -> NDArray[np.float64]:

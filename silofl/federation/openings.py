@@ -13,10 +13,10 @@ from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
 from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
-from silofl.errors import CheckpointError, SiloflError, StoppedError
+from silofl.errors import CheckpointError, MismatchError, SiloflError, StoppedError
 from silofl.federation.stateful import Json, Part, State
 from silofl.report.round_metrics import silos_text
-from silofl.topologies.arrangements.registry import with_data
+from silofl.topologies.arrangements.registry import build, with_data
 
 Draw = Callable[[int, Silos], Silos]
 """draw(round, silos): which of them take part in a round."""
@@ -35,12 +35,15 @@ class Openings(Part):
         run: the run's id.
         silos: how many the run has in all.
         fewest: how many silos a round is over at least.
+        way: see `Opening.way`; of all rounds.
     """
 
     name = "openings"
 
-    def __init__(self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int) -> None:
-        self._group, self._silos, self.fewest = group, silos, fewest
+    def __init__(
+        self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int, way: str = ""
+    ) -> None:
+        self._group, self._silos, self.fewest, self._way = group, silos, fewest, way
         self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
         self._before: dict[int, list[Opening]] = {}
         """What any silo's log has of rounds that are taken again; the same on every rank."""
@@ -53,7 +56,8 @@ class Openings(Part):
         protocol = choose_protocol(config.secure, counted)
         if not protocol.private:
             return None
-        return cls(group, path, run, silos, protocol.fewest(config.secure, counted))
+        way = build(config.topology).fingerprint(silos, config.run.seed)
+        return cls(group, path, run, silos, protocol.fewest(config.secure, counted), way)
 
     def newest_with_others(self) -> int:
         """The newest round that any silo's log has as opened with silos that are not here; 0 without one.
@@ -177,13 +181,20 @@ class Openings(Part):
     def authorize(self, number: int, silos: Silos) -> None:
         """See `Authorizer`: on disk before the sum can be opened. StoppedError where it must stay closed."""
         self._refuse_other(number, silos)
-        opening = Opening(number, silos, self._group.members)
+        opening = Opening(number, silos, self._group.members, self._way)
         if opening != self._written and opening not in self._before.get(number, ()):
             self._log.append(opening)
         self._written = opening
 
     def _refuse_other(self, number: int, silos: Silos) -> None:
         for before in self._before.get(number, ()):
+            if before.way != self._way:
+                raise MismatchError(
+                    f"round {number} may have been opened with other weights between silos before the job "
+                    "was restarted, and two sums of it would show models: give the topology.edges_file of "
+                    "then, and a version of NumPy that draws the same graphs",
+                    rank=0,
+                )
             away = tuple(silo for silo in before.silos if silo not in silos)
             if before.silos != silos:
                 raise StoppedError(

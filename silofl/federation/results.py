@@ -150,7 +150,7 @@ def finish(state: RunState) -> Json:
             _write_own_model(state)
             if group.comm.rank == 0:
                 logger.become_leader(state.plan())
-                digests = _write_models(state, shared)
+                digests = {} if shared is None else _write_models(state, shared)
                 summary = summary_of(federation, logger.written_rounds(), digests)
                 logger.write_summary(summary)
         first: Json = allgather_object(group.comm, summary)[0]

@@ -52,6 +52,8 @@ class GossipAveraging:
         self.values, self._parameters = values, parameters
         self._state: State = self._algorithm.init(values, parameters)
         self._next: Mixed | None = None
+        self.moved = 0.0
+        """How far (L2) the last round's averaging has moved this silo's parameters."""
         self.aggregator: Aggregator
         self.members: tuple[int, ...] = ()
         if not newcomers:
@@ -125,6 +127,8 @@ class GossipAveraging:
             self._next = Mixed(self.values, self._state)
         else:
             self._next = self._algorithm.mix(self._state, trained, received)
+        before, after = (one[: self._parameters] for one in (trained.values, self._next.values))
+        self.moved = float(np.linalg.norm(after - before))
 
     def _weights(self, silos: tuple[int, ...], number: int) -> Any:
         return self._arrangement.weights(silos, number, self.aggregator.spec.seed)

@@ -44,6 +44,10 @@ class Arrangement:
         member: Any = self
         return is_dataclass(member) and bool(fields(member))
 
+    def fingerprint(self, ranks: int, seed: int) -> str:
+        """Digest (hex) of weights that decide what silos read of each other; empty where there are none."""
+        return ""
+
     def refuse(self, ranks: int) -> None:
         """Raise ValueError, with one sentence, where so many ranks cannot be arranged so."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 from silofl.constrained import Fraction, PositiveFloat, PositiveInt
 from silofl.mixing.algorithms.base import Algorithm
 from silofl.mixing.algorithms.registry import ALGORITHMS
+from silofl.mixing.exposure import MOST, smallest_coalition
 from silofl.mixing.graphs.base import Graph, parts
 from silofl.mixing.graphs.registry import GRAPHS
 from silofl.mixing.mixing_matrices import Weights
@@ -76,6 +78,11 @@ class Gossip(Arrangement):
         rounds = range(1, 1 + self.network.period(len(silos)))
         return [self.weights(tuple(silos), number, seed) for number in rounds]
 
+    def fingerprint(self, ranks: int, seed: int) -> str:
+        """See `Arrangement`."""
+        period = self.period(range(ranks), seed)
+        return hashlib.sha256(b"".join(weights.tobytes() for weights in period)).hexdigest()
+
     def refuse(self, ranks: int) -> None:
         """See `Arrangement`."""
         for key in ("degree", "probability", "edges_file", "consensus_rate"):
@@ -98,15 +105,16 @@ class Gossip(Arrangement):
 
     def refuse_masks(self, ranks: int, seed: int) -> None:
         """See `Arrangement`."""
-        for weights in self.period(range(ranks), seed):
-            received = (weights != 0).sum(axis=1) - 1
-            alone = np.flatnonzero(received == 1)
-            if alone.size:
-                raise ValueError(
-                    f'topology.graph = "{self.graph}" with {ranks} silos has silo {alone[0]} receive from '
-                    "one neighbour in a round, whose model no mask would hide: choose a graph with two or "
-                    'more for each silo, or set secure.protocol = "plain", which shows models to neighbours'
-                )
+        found = self._coalition(ranks, seed)
+        if len(found) == 1:
+            raise ValueError(
+                f'topology.graph = "{self.graph}" with {ranks} silos lets silo {found[0]} read the model of '
+                "another, as of one neighbour in a round, which no mask would hide: choose a graph with two "
+                'or more for each silo, or set secure.protocol = "plain", which shows models to neighbours'
+            )
+
+    def _coalition(self, ranks: int, seed: int) -> tuple[int, ...]:
+        return smallest_coalition(self.period(range(ranks), seed))
 
     def describe(self, silos: Sequence[int], seed: int) -> str:
         """See `Arrangement`: the graph, and how fast what differs between silos shrinks."""
@@ -127,10 +135,13 @@ class Gossip(Arrangement):
         fewest = min(
             int(count) - 1 for one in self.period(range(ranks), seed) for count in (one != 0).sum(axis=1)
         )
-        others = "its other neighbour" if fewest == 2 else f"{fewest - 1} of its neighbours"
+        found = self._coalition(ranks, seed)
+        together = f"{MOST} silos or fewer together learn no model from one round's sums"
+        if found:
+            together = f"silos {', '.join(map(str, found))} together learn another's, and no fewer silos do"
         return (
-            f"a silo reads the sum of {fewest} neighbours' models or more, and no single one of them; with "
-            f"{others} colluding, it learns the one that is left"
+            f"a silo reads the sum of {fewest} neighbours' models or more in a round, and no single one of "
+            f"them; {together}; sums of many rounds tell more (docs/topologies.md)"
         )
 
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
