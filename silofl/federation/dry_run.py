@@ -278,8 +278,7 @@ def _sizes(
         participation=describe_participation(config, counted),
         protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
         keys=describe_keys(config.secure, counted),
-        bears=arrangement.bears(silos, config.run.seed, private=private)
-        or PROTOCOLS[name].bears(config.secure, counted),
+        bears=_bears(config, silos, counted, private=private),
         steps=describe_recomputation(config, silos),
         bytes_sent_per_round=sent.bytes,
         between_groups=_between(config, trial, spec, sent),
@@ -297,6 +296,15 @@ def _sizes(
             *weak,
         ],
     )
+
+
+def _bears(config: Config, silos: int, counted: int, *, private: bool) -> str:
+    """How many silos may die, collude or lie in a sum, and what the topology adds to that."""
+    arrangement = arrangement_of(config.topology)
+    of_topology = arrangement.bears(silos, config.run.seed, private=private)
+    protocol = PROTOCOLS[protocol_name(config.secure, counted)]
+    of_sums = "" if arrangement.own_models else protocol.bears(config.secure, counted)
+    return "; ".join(one for one in (of_sums, of_topology) if one)
 
 
 def _bytes_sent_pruned(config: Config, silo: Silo, trial: TrialRound, spec: AggregationSpec) -> int | None:

@@ -171,7 +171,7 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         "survivors": list(last.survivors),
         "failed": [[one.round, silo] for one in rounds for silo in one.failed],
         "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],
-        "model_sha256": models["model"],
+        "model_sha256": models.get("model"),
         "models_sha256": dict(models),
     }
 

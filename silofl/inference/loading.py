@@ -103,6 +103,9 @@ def _file(source: Path, silo: int | None) -> tuple[Path, Path | None]:
     if silo is not None:
         known = f"there are those of silos {some([*map(str, there)])}" if there else "the run has none here"
         raise DataError(f"{source} has no personal model of silo {silo}: {known}")
+    if there and (source / "summary.json").exists():
+        known = f"those of silos {some([*map(str, there)])}"
+        raise DataError(f"{source} has no {SHARED}: its silos have models of their own alone, here {known}")
     if (source / "config.toml").exists():
         raise DataError(f"{source} has no {SHARED}: the run has not ended; go on with it by --resume")
     raise DataError(f"{source} has no {SHARED}: name the run directory of the silo that led the run")

@@ -66,7 +66,7 @@ def test_a_killed_neighbour_is_gone_around(start: Start, tmp_path: Path, protoco
     told = lines(tmp_path)
     assert [line["round"] for line in told] == [1, 2, 3, 4, 5, 6]
     assert told[-1]["survivors"] == [0, 1, 3, 4]
-    assert np.isfinite(told[-1]["consensus_distance"])
+    assert np.isfinite(told[-1]["neighbour_disagreement"])
     assert all(np.isfinite(values).all() for silo in (0, 1, 3, 4) for values in own(tmp_path, silo).values())
 
 

@@ -111,7 +111,7 @@ def test_graphs_that_so_many_ranks_cannot_have(keys: dict[str, Any], silos: int,
 def test_masks_of_one_neighbour_are_refused(graph: str, silos: int) -> None:
     section = parsed(topology={"graph": graph}).topology
     refuse_ranks(section, silos, private=False)
-    with pytest.raises(ConfigError, match=r'receive from one neighbour .* secure.protocol = "plain"'):
+    with pytest.raises(ConfigError, match=r'lets silo 0 read .* secure.protocol = "plain"'):
         refuse_ranks(section, silos, private=True)
 
 
@@ -123,7 +123,7 @@ def test_it_says_who_sees_what() -> None:
     assert ring.sees(0, 1, 8, private=True) == "its model inside the sum of all neighbours', masked"
     assert ring.sees(0, 1, 8, private=False) == "its whole model"
     assert ring.sees(0, 4, 8, private=True) == "nothing: they are no neighbours"
-    assert "with its other neighbour colluding" in ring.bears(8, 0, private=True)
+    assert "silos 0, 1 together learn another's" in ring.bears(8, 0, private=True)
     assert "see its whole model" in ring.bears(8, 0, private=False)
 
 

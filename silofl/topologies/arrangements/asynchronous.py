@@ -70,6 +70,15 @@ class Asynchronous(Arrangement):
                 "each, or remove it"
             )
 
+    def bears(self, ranks: int, seed: int, *, private: bool) -> str:
+        """See `Arrangement`."""
+        if not private or self.buffer == ranks:
+            return ""
+        return (
+            "sums are of the silos that are first: those of a buffer but one, if they collude and are faster, or "
+            "say so, read the update of the one that is left; a larger topology.buffer takes more of them"
+        )
+
     def buffering(self, fewest: int) -> Buffering:
         """See `Arrangement`."""
         hinge = self.staleness == "hinge"
