@@ -101,7 +101,7 @@ class Silo:
         given, self.schema, self.preprocessing = data or data_of_task(task, number, silos, code)
         train, test = given.train, given.test
         self.samples, self.test_samples = len(train), len(test) if test is not None else 0
-        split = ClientSplit.of(config, given, number)
+        split = ClientSplit.of(config, given, number) if self.samples else None
         self.persons = persons_of(given, config.privacy, number)
         self.counted = counted_of(config.privacy, self.persons, split, silos)
         weights = GivenWeights.of(config, number)

@@ -75,8 +75,9 @@ class Asynchronous(Arrangement):
         if not private or self.buffer == ranks:
             return ""
         return (
-            "sums are of the silos that are first: those of a buffer but one, if they collude and are faster, or "
-            "say so, read the update of the one that is left; a larger topology.buffer takes more of them"
+            "sums are of the silos that are first: those of a buffer but one, if they collude and are "
+            "faster, or say so, read the update of the one that is left; a larger topology.buffer takes "
+            "more of them"
         )
 
     def buffering(self, fewest: int) -> Buffering:
