@@ -108,8 +108,8 @@ def test_the_mean_is_of_clipped_updates_over_as_many_as_are_expected(tmp_path: P
         for silo in range(SILOS)
         for change in changes(config, silo, np.zeros(3))
     ]
-    # Without silos' noise of its own, 1e-4 over 12 clients; alone, each silo adds that.
-    assert np.abs(final_model(tmp_path) - np.mean(clipped, axis=0)).max() < 1e-3
+    # The grid of sums has steps of 1.3e-4, and the noise of rounding to it a deviation of 4e-4.
+    assert np.abs(final_model(tmp_path) - np.mean(clipped, axis=0)).max() < 4e-3
 
 
 def test_epsilon_is_that_of_the_sampled_gaussian(tmp_path: Path) -> None:
