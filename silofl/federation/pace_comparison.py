@@ -119,10 +119,11 @@ def measured_seconds(path: Path) -> list[float]:
 
 def refuse_incomparable(config: Config) -> None:
     """Raise ConfigError where a run of `config` could not have silos go on at their own pace."""
+    name = config.topology.name
     if not arrangement_of(config.topology).any_pace:
         raise ConfigError(
-            f'silofl simulate compares serverless runs, and topology.name = "{config.topology.name}" is none: '
-            f'remove [topology], or set topology.name = "sharded" or {_ASYNCHRONOUS}'
+            f'silofl simulate compares serverless runs, and topology.name = "{name}" is none: remove '
+            f'[topology], or set topology.name = "sharded" or {_ASYNCHRONOUS}'
         )
     head = f"silofl simulate compares with topology.name = {_ASYNCHRONOUS}, which"
     if config.privacy.unit != "none":

@@ -128,8 +128,8 @@ def test_the_command(tmp_path: Path) -> None:
     [
         (
             '[topology]\nname = "star"',
-            'silofl simulate compares serverless runs, and topology.name = "star" is none: remove [topology], '
-            'or set topology.name = "sharded" or "asynchronous"',
+            'silofl simulate compares serverless runs, and topology.name = "star" is none: remove '
+            '[topology], or set topology.name = "sharded" or "asynchronous"',
         ),
         ('[topology]\nname = "hierarchical"\ngroups = [[0, 1], [2, 3]]', '"hierarchical" is none: remove'),
         ('[topology]\nname = "gossip"', 'topology.name = "gossip" is none: remove [topology], or set'),
@@ -140,8 +140,8 @@ def test_the_command(tmp_path: Path) -> None:
         ),
         (
             '[strategy]\nname = "scaffold"',
-            'silofl simulate compares with topology.name = "asynchronous", which adds up changes of one model '
-            'that no silo keeps anything of, and strategy.name = "scaffold" has more than that: set',
+            'silofl simulate compares with topology.name = "asynchronous", which adds up changes of one '
+            'model that no silo keeps anything of, and strategy.name = "scaffold" has more than that: set',
         ),
     ],
 )
