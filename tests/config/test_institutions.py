@@ -149,7 +149,7 @@ def test_overrides_and_run_directories_do_not_hide_an_institutions_own(tmp_path:
         ConfigError, match="2 institutions and there are to be 3 silos: leave out -n, or give"
     ):
         settings(tmp_path, TWO).silos(3)
-    with pytest.raises(ConfigError, match="a configuration for each silo"):
+    with pytest.raises(ConfigError, match=r"for each silo: give silofl\.train or silofl\.simulate its path"):
         configuration.load(tmp_path / "mine.toml")
 
 
