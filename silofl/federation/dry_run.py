@@ -98,7 +98,10 @@ def _dry_run(
     institutions: Sequence[Institution],
 ) -> DryRun:
     counted = with_data(config.topology, silos)
-    every = _silos(config, silos, counted, own, institutions)
+    protocol = choose_protocol(config.secure, counted)
+    refuse_ranks(config.topology, silos, config.run.seed, private=protocol.private)
+    every = DryRunSilos(config, silos, own, institutions)
+    _refuse(config, every, counted)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
     if isinstance(first_task, Files) and first_task.federated:
@@ -156,21 +159,11 @@ def _dry_run(
     return replace(found, treatments=treatments, target=target, notes=[*every.notes(), *found.notes, *notes])
 
 
-def _silos(
-    config: Config,
-    ranks: int,
-    counted: int,
-    own: Callable[[int], Config] | None,
-    institutions: Sequence[Institution],
-) -> DryRunSilos:
-    """All silos. ConfigError for what so many ranks cannot have, of which `counted` have data."""
-    private = choose_protocol(config.secure, counted).private
-    refuse_ranks(config.topology, ranks, config.run.seed, private=private)
-    every = DryRunSilos(config, ranks, own, institutions)
+def _refuse(config: Config, every: DryRunSilos, counted: int) -> None:
+    """Raise ConfigError for what silos cannot have, of which `counted` have data."""
     for number in every.seen:
         refuse_conflicts(every.config(number))
     refuse_unfit(config, counted)
-    return every
 
 
 def _target(config: Config, task: Task) -> str:
