@@ -33,12 +33,14 @@ def simulate(
 ) -> None:
     """Tell in virtual time which way of waiting for silos of unlike speed reaches a target first."""
     from silofl.checkpoint.atomic_files import write_json
-    from silofl.federation.pace_comparison import Goal, compare, measured_seconds
+    from silofl.federation.pace_comparison import Goal, compare, measured_seconds, refuse_incomparable
     from silofl.report.pace_table import print_comparison
 
     settings = load(config, overrides, "")
     if (speeds is None) == (measured is None):
         raise ConfigError("silofl simulate takes seconds from one place: give --speeds 1,1,1,5 or --from RUN")
+    mine = settings.of(0)
+    refuse_incomparable(mine)
     seconds = _parsed(speeds) if speeds is not None else measured_seconds(measured or Path())
     silos = settings.silos(len(seconds) if n is None else n)
     if len(seconds) != silos:
@@ -46,7 +48,6 @@ def simulate(
     goal = None if target is None else Goal.named(target)
     if goal is not None and settings.institutions:
         raise ConfigError("--target trains here, and each [[institution]] has data elsewhere: leave it out")
-    mine = settings.of(0)
     found = compare(mine, silos, seconds, deadline_s=deadline, goal=goal)
     outcomes = [one.to_json() for one in found]
     said = target or f"{silos * mine.run.rounds} updates, as of {mine.run.rounds} rounds of all silos"

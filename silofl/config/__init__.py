@@ -159,8 +159,8 @@ def load(
     tables = read_tables(path, overrides, run)
     if "institution" in tables:
         raise ConfigError(
-            f"{path} has [[institution]], and so a configuration for each silo: silofl.config.settings.load "
-            "reads it"
+            f"{path} has [[institution]], and so a configuration for each silo: give silofl.train or "
+            "silofl.simulate its path, or read it with silofl.config.settings.load"
         )
     return checked(tables)
 

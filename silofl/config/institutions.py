@@ -70,8 +70,28 @@ def taken_from(
     _refuse_same_names(found)
     for key in dict.fromkeys(key for one in found for key in one.own):
         having = [one for number, one in enumerate(found) if key != _DATA or number not in without_data]
+        if key == _DATA:
+            _refuse_unread_data(found, [number for number in without_data if number < len(found)])
         _refuse_half_given(having, key, tables)
     return found
+
+
+def _refuse_unread_data(found: Sequence[Institution], without_data: Collection[int]) -> None:
+    """Raise ConfigError where an institution that is the coordinator has a path, which nobody would read."""
+    lacking = [number for number, one in enumerate(found) if _DATA not in one.own]
+    for number in without_data:
+        name = found[number].name
+        if number in lacking:
+            continue
+        remedy = "remove its data.path, or set topology.coordinator to the number of another"
+        if len(lacking) == 1:
+            remedy = (
+                f"set topology.coordinator = {lacking[0]}, for {found[lacking[0]].name!r} has no data.path"
+            )
+        raise ConfigError(
+            f"institution {name!r} is the coordinator, by topology.coordinator = {number}, and has a "
+            f"data.path, which nobody reads: {remedy}"
+        )
 
 
 def _institution(entry: dict[str, Any], number: int, local_keys: Collection[Key]) -> Institution:

@@ -57,6 +57,11 @@ def own_model_rules(config: Config, strategy: Strategy) -> list[Rule]:
             + ("train.{} = {!r} does not: set it to {}".format(*unlike) if unlike else "")
             + ', or topology.algorithm to "dpsgd"',
         ),
+        (
+            arrangement.corrects and config.train.clip_norm is not None,
+            f"{key} tells neighbours the mean gradient of each silo's steps, which train.clip_norm = "
+            f'{config.train.clip_norm} changes: remove it, or set topology.algorithm = "dpsgd"',
+        ),
         *_compress_rules(config, key, compresses=arrangement.compresses),
     ]
 

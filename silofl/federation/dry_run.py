@@ -97,7 +97,10 @@ def _dry_run(
     own: Callable[[int], Config] | None,
     institutions: Sequence[Institution],
 ) -> DryRun:
-    every, counted = DryRunSilos(config, silos, own, institutions), with_data(config.topology, silos)
+    counted = with_data(config.topology, silos)
+    protocol = choose_protocol(config.secure, counted)
+    refuse_ranks(config.topology, silos, config.run.seed, private=protocol.private)
+    every = DryRunSilos(config, silos, own, institutions)
     _refuse(config, every, counted)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
@@ -157,11 +160,9 @@ def _dry_run(
 
 
 def _refuse(config: Config, every: DryRunSilos, counted: int) -> None:
-    """Raise ConfigError for what so many ranks cannot have, of which `counted` have data."""
+    """Raise ConfigError for what silos cannot have, of which `counted` have data."""
     for number in every.seen:
         refuse_conflicts(every.config(number))
-    private = choose_protocol(config.secure, counted).private
-    refuse_ranks(config.topology, every.count, config.run.seed, private=private)
     refuse_unfit(config, counted)
 
 

@@ -24,10 +24,14 @@ from silofl.federation.participation import buffering_of, fewest_drawn, refuse_u
 from silofl.federation.simulation import simulate
 from silofl.report.round_metrics import RoundMetrics
 from silofl.topologies.arrangements._buffering import Buffering
+from silofl.topologies.arrangements.registry import build as arrangement_of
 from silofl.topologies.virtual_time import VirtualRound, virtual_rounds
 
 LATE = 1.5
 """Of the median of silos' seconds: the deadline where none is given."""
+_ENDS = frozenset({"stop_when", "keep_best"})
+"""Keys of [run] by which rounds end before the target, or another round's model is kept."""
+_ASYNCHRONOUS = '"asynchronous"'
 _GOAL = re.compile(r"([\w/ .-]+?)\s*(>=|<=)\s*([-+.\deE]+)")
 
 
@@ -113,6 +117,25 @@ def measured_seconds(path: Path) -> list[float]:
     return [fmean(seconds) + fmean(beside) for seconds in every]
 
 
+def refuse_incomparable(config: Config) -> None:
+    """Raise ConfigError where a run of `config` could not have silos go on at their own pace."""
+    name = config.topology.name
+    if not arrangement_of(config.topology).any_pace:
+        raise ConfigError(
+            f'silofl simulate compares serverless runs, and topology.name = "{name}" is none: remove '
+            f'[topology], or set topology.name = "sharded" or {_ASYNCHRONOUS}'
+        )
+    head = f"silofl simulate compares with topology.name = {_ASYNCHRONOUS}, which"
+    if config.privacy.unit != "none":
+        raise ConfigError(f"{head} does not go with [privacy]: remove [privacy] for the comparison")
+    tables = config.model_dump(mode="json", exclude_unset=True)
+    try:
+        configuration.parse(tables | {"topology": {"name": "asynchronous"}})
+    except ConfigError as error:
+        why = str(error).removeprefix(f"topology.name = {_ASYNCHRONOUS} ")
+        raise ConfigError(f"{head} {why}" if why != str(error) else f"{head} cannot be had: {why}") from None
+
+
 def policies(
     config: Config, silos: int, seconds: Sequence[float], deadline_s: float | None
 ) -> dict[str, Buffering]:
@@ -120,6 +143,7 @@ def policies(
 
     What `config` says of an asynchronous topology holds for the one in buffers, and for weights.
     """
+    refuse_incomparable(config)
     topology(Start(config, silos))
     refuse_unfit(config, silos)
     fewest = min(silos, fewest_drawn(config, silos))
@@ -156,7 +180,8 @@ def compare(
         rounds = _as_many_updates(rule, seconds, silos * config.run.rounds)
         reached: int | None = len(rounds)
         if goal is not None:
-            reached = goal.reached(_history(config, silos, rule, len(rounds)))
+            history = _history(config, silos, rule, len(rounds))
+            rounds, reached = rounds[: len(history)], goal.reached(history)
         seen = rounds[:reached]
         staleness = max(one for each in seen for one in each.staleness)
         updates = sum(len(each.silos) for each in seen)
@@ -176,7 +201,7 @@ def _as_many_updates(rule: Buffering, seconds: Sequence[float], updates: int) ->
 
 
 def _history(config: Config, silos: int, rule: Buffering, rounds: int) -> list[dict[str, Any]]:
-    """Metrics of the rounds, run in this process."""
+    """Metrics of all the rounds, run in this process: none is the last before the target is reached."""
     tables = config.model_dump(mode="json", exclude_unset=True)
     given = tables.get("topology", {})
     weights = {key: value for key, value in given.items() if key in ("method", "alpha", "staleness")}
@@ -192,7 +217,8 @@ def _history(config: Config, silos: int, rule: Buffering, rounds: int) -> list[d
     }
     with TemporaryDirectory() as folder:
         run = {"dir": f"{folder}/run", "rounds": rounds, "display": "none", "evaluate_every": 1}
-        tables["run"] = tables.get("run", {}) | run
+        kept = {key: value for key, value in tables.get("run", {}).items() if key not in _ENDS}
+        tables["run"] = kept | run
         tables["failure"] = {"policy": "abort"}
         tables["checkpoint"] = {"every": 0}
         return simulate(configuration.parse(tables), silos=silos).history

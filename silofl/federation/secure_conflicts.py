@@ -14,6 +14,7 @@ from silofl.topologies.arrangements.registry import build
 
 OF_EVERY_RUN = frozenset({"protocol", "identity", "passphrase_file", "roster"})
 """Keys that mean the same under every protocol: checkpoints and silos that return are always signed for."""
+_OF_SUMS_OVER_ALL = frozenset({"bits", "range", "rounding", "recompute"})
 _PRIVATE_GRID = frozenset({"range", "rounding"})
 
 
@@ -32,7 +33,8 @@ def refuse_conflicts(config: Config) -> None:
             f'"{secure.protocol}" adds floats up: set secure.protocol = '
             f"{_either(name for name, one in PROTOCOLS.items() if one.private)}, or remove compress.bits"
         )
-    if build(config.topology).moves_sums and not all(one.arranged for one in protocols.values()):
+    arrangement = build(config.topology)
+    if arrangement.moves_sums and not all(one.arranged for one in protocols.values()):
         raise ConfigError(
             f'topology.name = "{config.topology.name}" has ranks add up what others send, and '
             f'secure.protocol = "{secure.protocol}" hides it from its committee alone: set secure.protocol = '
@@ -40,10 +42,13 @@ def refuse_conflicts(config: Config) -> None:
         )
     name = config.compress.name
     if not CODECS[name].linear and any(one.private for one in protocols.values()):
+        bits, whom = (
+            ("", "neighbours") if arrangement.own_models else (" or compress.bits without a name,", "all")
+        )
         raise ConfigError(
             f'compress.name = "{name}" makes a packet of each silo\'s own, of which a masked sum means '
-            f'nothing, and secure.protocol is "{secure.protocol}": set compress.name = "random_k", or '
-            'compress.bits without a name, or secure.protocol = "plain", which shows every packet to all'
+            f'nothing, and secure.protocol is "{secure.protocol}": set compress.name = "random_k",{bits} or '
+            f'secure.protocol = "plain", which shows every packet to {whom}'
         )
     needed = privacy.unit != "none" and PLACES[privacy.place].needs_private_sum
     if needed and not any(one.private for one in protocols.values()):
@@ -71,6 +76,9 @@ def idle_keys(config: Config) -> Mapping[str, str]:
     protocols = possible_protocols(secure)
     read = OF_EVERY_RUN.union(*(one.reads for one in protocols.values()))
     idle = {key: _under(secure, key) for key in SecureConfig.model_fields if key not in read}
+    if build(config.topology).own_models:
+        why = f'under topology.name = "{config.topology.name}", which opens no sum of updates over all silos'
+        idle |= dict.fromkeys(_OF_SUMS_OVER_ALL, f"{why}: leave it out")
     if not secure.identity:
         idle["passphrase_file"] = "without secure.identity, the key that it opens: set that, or leave it out"
     if config.compress.active or config.prune.active:

@@ -100,6 +100,30 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, text: str, sentence: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("coordinator", "without", "sentence"),
+    [
+        (1, (), "remove its data.path, or set topology.coordinator to the number of another"),
+        (0, (), "remove its data.path, or set topology.coordinator to the number of another"),
+        (0, (2,), "set topology.coordinator = 2, for 'site 2' has no data.path"),
+        (0, (1, 2), "remove its data.path, or set topology.coordinator to the number of another"),
+    ],
+)
+def test_data_of_a_coordinator_are_refused_by_its_name(
+    tmp_path: Path, coordinator: int, without: tuple[int, ...], sentence: str
+) -> None:
+    text = f'[topology]\nname = "star"\ncoordinator = {coordinator}\n'
+    for number in range(3):
+        path = "" if number in without else f'data.path = "{number}.csv"\n'
+        text += f'[[institution]]\nname = "site {number}"\n{path}'
+    with pytest.raises(ConfigError) as refused:
+        settings(tmp_path, text)
+    assert str(refused.value) == (
+        f"institution 'site {coordinator}' is the coordinator, by topology.coordinator = {coordinator}, and "
+        f"has a data.path, which nobody reads: {sentence}"
+    )
+
+
 @pytest.mark.parametrize("section", ["data", "train"])
 def test_a_section_that_is_none_is_refused_as_ever(tmp_path: Path, section: str) -> None:
     path = tmp_path / "mine.toml"
@@ -125,7 +149,7 @@ def test_overrides_and_run_directories_do_not_hide_an_institutions_own(tmp_path:
         ConfigError, match="2 institutions and there are to be 3 silos: leave out -n, or give"
     ):
         settings(tmp_path, TWO).silos(3)
-    with pytest.raises(ConfigError, match="a configuration for each silo"):
+    with pytest.raises(ConfigError, match=r"for each silo: give silofl\.train or silofl\.simulate its path"):
         configuration.load(tmp_path / "mine.toml")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +13,7 @@ import silofl
 from silofl import config as configuration
 from silofl.cli import app
 from silofl.errors import ConfigError, DataError
+from silofl.federation import pace_comparison
 from silofl.federation.pace_comparison import Goal, compare, measured_seconds, policies
 from tests.federation.paced import asynchronous, run_paced
 from tests.federation.threads import records, settings
@@ -120,6 +121,60 @@ def test_the_command(tmp_path: Path) -> None:
         refused = command(str(config), *arguments)
         assert isinstance(refused.exception, ConfigError)
         assert text in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            '[topology]\nname = "star"',
+            'silofl simulate compares serverless runs, and topology.name = "star" is none: remove '
+            '[topology], or set topology.name = "sharded" or "asynchronous"',
+        ),
+        ('[topology]\nname = "hierarchical"\ngroups = [[0, 1], [2, 3]]', '"hierarchical" is none: remove'),
+        ('[topology]\nname = "gossip"', 'topology.name = "gossip" is none: remove [topology], or set'),
+        (
+            '[privacy]\nunit = "silo"\nnoise_multiplier = 1.0',
+            'silofl simulate compares with topology.name = "asynchronous", which does not go with [privacy]: '
+            "remove [privacy] for the comparison",
+        ),
+        (
+            '[strategy]\nname = "scaffold"',
+            'silofl simulate compares with topology.name = "asynchronous", which adds up changes of one '
+            'model that no silo keeps anything of, and strategy.name = "scaffold" has more than that: set',
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_else(
+    tmp_path: Path, lines: str, sentence: str
+) -> None:
+    """Before seconds are looked for, which a coordinator has none of."""
+    config = tmp_path / "c.toml"
+    config.write_text(f"{lines}\n")
+    for given in (("--from", str(tmp_path)), ("--speeds", "1,1,1,5", "--target", "accuracy>=0.9")):
+        refused = command(str(config), *given)
+        assert isinstance(refused.exception, ConfigError), refused.output
+        assert sentence in str(refused.exception)
+
+
+def test_rounds_to_a_target_do_not_end_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run.stop_when` and `run.keep_best` are left out, and nothing is told of rounds that were not run."""
+    given: list[Any] = []
+
+    class Ran:
+        history: ClassVar[list[dict[str, Any]]] = [{"round": 1, "accuracy": 0.1}]
+
+    def simulated(config: Any, silos: int) -> Ran:
+        given.append(config)
+        return Ran()
+
+    monkeypatch.setattr(pace_comparison, "simulate", simulated)
+    run = {"rounds": 20, "stop_when": {"metric": "accuracy", "patience": 1}, "keep_best": "accuracy"}
+    config = configuration.parse(SECURE | {"run": run})
+    found = {one.policy: one for one in compare(config, 4, SPEEDS, goal=Goal.named("accuracy>=0.99"))}
+    assert [(one.run.stop_when, one.run.keep_best) for one in given] == [(None, None)] * 3
+    assert (found["synchronous"].rounds, found["synchronous"].seconds) == (None, 5.0)
+    assert found["buffered"].updates == 3
 
 
 DIGITS = {"train": {"lr": 0.3, "batch_size": 32}, "secure": {"protocol": "plain"}}

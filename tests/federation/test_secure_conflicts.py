@@ -85,6 +85,32 @@ def test_what_noise_leaves_no_use_for_is_refused(place: str, secure: dict[str, A
     refuse_conflicts(configuration.parse({"privacy": SILO | {"place": "local"}, "secure": secure}))
 
 
+@pytest.mark.parametrize("protocol", ["auto", "secagg", "plain"])
+@pytest.mark.parametrize(
+    "secure", [{"bits": 8}, {"range": 4.0}, {"rounding": "stochastic"}, {"recompute": 2}], ids=str
+)
+def test_what_sums_over_neighbours_leave_no_use_for_is_refused(protocol: str, secure: dict[str, Any]) -> None:
+    gossip = {"topology": {"name": "gossip"}}
+    sentence = refused(**gossip, secure={"protocol": protocol} | secure)
+    assert sentence.endswith(
+        'does nothing under topology.name = "gossip", which opens no sum of updates over all silos: leave it '
+        "out"
+    )
+    assert sentence.startswith(f"secure.{next(iter(secure))} = ")
+    refuse_conflicts(configuration.parse(gossip | {"secure": {"protocol": protocol}}))
+
+
+def test_packets_to_neighbours_have_no_remedy_that_is_refused_then() -> None:
+    qsgd = {"compress": {"name": "qsgd"}}
+    assert refused(topology={"name": "gossip", "algorithm": "choco"}, **qsgd).endswith(
+        'set compress.name = "random_k", or secure.protocol = "plain", which shows every packet to neighbours'
+    )
+    assert refused(**qsgd).endswith(
+        'set compress.name = "random_k", or compress.bits without a name, or secure.protocol = "plain", '
+        "which shows every packet to all"
+    )
+
+
 def test_noise_in_parts_is_refused_where_the_sum_shows_them() -> None:
     assert refused(privacy=SILO, secure={"protocol": "plain"}) == (
         'privacy.place = "distributed" hides noisy parts in a secure sum, secure.protocol = "plain" shows '

@@ -239,6 +239,8 @@ def test_what_a_coordinator_does_not_go_with_is_refused(sections: dict[str, Any]
 def test_one_rank_alone_is_no_star() -> None:
     with pytest.raises(ConfigError, match="start one rank for each silo and one more"):
         refuse_early(Start(configuration.parse({"topology": {"name": "star"}}), 1), [])
+    with pytest.raises(ConfigError, match="start one rank for each silo and one more"):
+        dry_run(configuration.parse({"topology": {"name": "star"}}), 1)
 
 
 def test_what_happens_when_a_rank_fails_is_said() -> None:

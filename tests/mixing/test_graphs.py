@@ -115,6 +115,8 @@ def test_other_seeds_draw_other_graphs() -> None:
 def test_graphs_that_cannot_be_are_refused_by_key_and_remedy() -> None:
     assert "topology.degree = 5 and 5 silos" in str(RandomRegular(5).refusal(5))
     assert RandomRegular(4).refusal(5) is None
+    assert str(RandomRegular(3).refusal(5)).endswith("an odd number of neighbours each: set it to 2 or 4")
+    assert RandomRegular(3).refusal(6) is RandomRegular(2).refusal(5) is None
     with pytest.raises(ValueError, match=r"topology.probability = 0.01 .* raise it"):
         ErdosRenyi(0.01).edges(tuple(range(30)), 0, 0)
 

@@ -65,6 +65,14 @@ RULES = [
         {"topology": {"algorithm": "gradient_tracking"}, "train": {"optimizer": "Adam"}},
         "train.optimizer = 'Adam' does not",
     ),
+    (
+        {"topology": {"algorithm": "gradient_tracking"}, "train": {"clip_norm": 1.0}},
+        'train.clip_norm = 1.0 changes: remove it, or set topology.algorithm = "dpsgd"',
+    ),
+    (
+        {"topology": {"algorithm": "choco", "consensus_rate": 1.5}, "compress": {"name": "random_k"}},
+        "topology.consensus_rate = 1.5 is not allowed",
+    ),
     ({"topology": {"graph": "rign"}}, "topology.graph = 'rign'"),
 ]
 
@@ -90,6 +98,7 @@ def test_strategies_whose_server_takes_the_mean_alone_go_with_it(name: str) -> N
         ({"graph": "torus", "probability": 0.2}, 8, "topology.probability = 0.2 does nothing"),
         ({"edges_file": "x.csv"}, 8, 'topology.edges_file = "x.csv" does nothing'),
         ({"consensus_rate": 0.1}, 8, 'does nothing with topology.algorithm = "dpsgd"'),
+        ({"graph": "random_regular", "degree": 3}, 7, "topology.degree = 3 and 7 silos"),
         ({"graph": "random_regular", "degree": 9}, 8, "topology.degree = 9 and 8 silos"),
         ({"graph": "erdos_renyi", "probability": 0.001}, 30, "raise it"),
         ({"graph": "edge_list"}, 8, "set topology.edges_file to its path"),

@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 
-from silofl.constrained import PositiveFloat
+from silofl.constrained import UpToOne
 from silofl.mixing.algorithms.base import Algorithm, Mixed, Received, State, Trained, Values
 
 START, COPY, COPIES = "start", "own copy", "copies of neighbours"
@@ -20,9 +20,9 @@ class Choco(Algorithm):
     model that all nodes begin with, and are kept as differences from it.
     """
 
-    consensus_rate: PositiveFloat = 0.3
-    """gamma: which part of the difference to neighbours' copies a node takes; 0.3 when unset. Lower it where
-    messages are compressed a lot."""
+    consensus_rate: UpToOne = 0.3
+    """gamma: which part of the difference to neighbours' copies a node takes, up to 1; 0.3 when unset. Lower
+    it where messages are compressed a lot."""
 
     compresses = True
     varies = False

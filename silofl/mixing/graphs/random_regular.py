@@ -16,7 +16,7 @@ TRIES = 1000
 class RandomRegular(Graph):
     """A random regular graph, connected: a union of random cycles and, for an odd degree, a random matching.
 
-    Of an odd number of nodes and an odd degree one node has a neighbour less.
+    Where silos were lost, and their number and the degree are odd, one node has a neighbour less.
     """
 
     degree: PositiveInt = 4
@@ -25,7 +25,12 @@ class RandomRegular(Graph):
     def refusal(self, silos: int) -> str | None:
         """See `Graph`."""
         if 2 <= self.degree < silos:
-            return None
+            if self.degree * silos % 2 == 0:
+                return None
+            return (
+                f"topology.degree = {self.degree} and {silos} silos: an odd number of nodes cannot "
+                f"have an odd number of neighbours each: set it to {self.degree - 1} or {self.degree + 1}"
+            )
         return (
             f"topology.degree = {self.degree} and {silos} silos: a connected graph has 2 neighbours for each "
             f"node at least, and {silos - 1} at most: set it between"

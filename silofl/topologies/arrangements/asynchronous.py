@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from silofl.constrained import NonNegativeInt, PositiveFloat, PositiveInt, Seconds, UpToOne
 from silofl.topologies.arrangements._buffering import Buffering, Staleness, StalenessWeight
@@ -24,6 +24,7 @@ class Asynchronous(Arrangement):
     silos' models instead of by their changes.
     """
 
+    any_pace: ClassVar[bool] = True
     method: Literal["fedbuff", "fedasync"] = "fedbuff"
     """What is added: what local training changed, or what leads to the silo's model: `"fedbuff"` or
     `"fedasync"`."""

@@ -28,6 +28,9 @@ class Arrangement:
     own_models: ClassVar[bool] = False
     """Whether silos' models differ between rounds, and each one's own is a result of the run."""
 
+    any_pace: ClassVar[bool] = False
+    """Whether the same run may wait for all silos, or open sums without those that are slow."""
+
     @property
     def corrects(self) -> bool:
         """Whether gradients of local steps are corrected by what silos tell each other."""

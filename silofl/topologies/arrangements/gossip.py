@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 
-from silofl.constrained import Fraction, PositiveFloat, PositiveInt
+from silofl.constrained import Fraction, PositiveInt, UpToOne
 from silofl.mixing.algorithms.base import Algorithm
 from silofl.mixing.algorithms.registry import ALGORITHMS
 from silofl.mixing.exposure import MOST, smallest_coalition
@@ -42,8 +42,9 @@ class Gossip(Arrangement):
     """`erdos_renyi`: with which two silos are neighbours; 0.5 when unset."""
     edges_file: str = ""
     """`edge_list`: a file of pairs of silos, CSV or JSON, the same on every rank."""
-    consensus_rate: PositiveFloat | None = None
-    """`choco`: which part of the difference to its neighbours' copies a silo takes; 0.3 when unset."""
+    consensus_rate: UpToOne | None = None
+    """`choco`: which part of the difference to its neighbours' copies a silo takes, up to 1; 0.3 when
+    unset."""
 
     own_models: ClassVar[bool] = True
 

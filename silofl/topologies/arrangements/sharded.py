@@ -14,3 +14,4 @@ class Sharded(Arrangement):
     """Each silo steps its own slice of the shared model."""
 
     follows_samples: ClassVar[bool] = True
+    any_pace: ClassVar[bool] = True
