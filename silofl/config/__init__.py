@@ -212,6 +212,8 @@ def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({}
     """
     unused = privacy_keys.idle_keys(config.privacy, statistics=bool(config.data.standardize))
     without: dict[str, Iterable[str]] = {"privacy": unused, "clients": config.clients.idle, **idle}
+    if config.privacy.unit == "client":
+        without["clients"] = (*without["clients"], "batched")
     if not config.evaluates:
         without["run"] = ("evaluate_every",)
     exclude = {section: set(keys) for section, keys in without.items()}

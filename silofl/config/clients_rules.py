@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from silofl.strategies.base import Strategy
+from silofl.topologies.arrangements import registry as arrangements
 
 if TYPE_CHECKING:
     from silofl.config import Config
@@ -81,6 +82,12 @@ def _of_training(config: Config, strategy: Strategy, method: Personal) -> list[R
             "[personal], or [clients]",
         ),
         (
+            arrangements.build(config.topology).corrects,
+            f'{head}, and topology.name = "{config.topology.name}" corrects the gradients of a whole silo by '
+            'what it has from its neighbours: set topology.algorithm = "dpsgd", or another without, or '
+            "remove [clients]",
+        ),
+        (
             train.batch_norm != "averaged",
             f'{head}, and train.batch_norm = "{train.batch_norm}" keeps statistics of the silo\'s own: '
             "remove it, or [clients]",
@@ -121,6 +128,11 @@ def _of_privacy(config: Config) -> list[Rule]:
             of_clients and clients.per_round is not None,
             f"clients.per_round = {clients.per_round} draws so many at once, and {unit} counts on a coin "
             "of each client's own: set privacy.sample_rate instead, the probability",
+        ),
+        (
+            of_clients and clients.batched and "batched" in clients.model_fields_set,
+            f"clients.batched = true and {unit}, for which each client trains by itself, so that nothing of "
+            "it is in what others learn: remove clients.batched",
         ),
         (
             of_clients and privacy.neighbours == "replace-one" and clients.split == "dirichlet",

@@ -25,7 +25,8 @@ class ClientsConfig(Section):
     """`dirichlet`: its concentration; small is skewed."""
     batched: bool = True
     """Train many clients at once by torch.func.vmap where model, task and optimizer allow, which
-    `silofl check` tells; `false` trains them one after the other. Both give the same but for rounding."""
+    `silofl check` tells; `false` trains them one after the other. Both give the same but for rounding. Under
+    `privacy.unit = "client"` they always train one after the other."""
 
     @property
     def active(self) -> bool:

@@ -44,6 +44,8 @@ def clients_of(
         isolated=config.privacy.unit == "client",
     )
     reasons = {
+        # Rounding, and a task that looks at whole batches, would have others' updates follow from one's data.
+        'privacy.unit = "client" trains each client by itself': config.privacy.unit == "client",
         "clients.batched is false": not config.clients.batched,
         "the strategy corrects each step's gradient": corrects(strategy),
         "[prune] holds weights at zero in each step": config.prune.active,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from silofl.tasks.base import SiloData, SizedDataset
+from silofl.training.batches import Batches
 from silofl.training.seeding import seed_everything
 
 WHOLE_BYTES = 256 << 20
@@ -39,6 +41,21 @@ def data_digest(data: SiloData, *, whole_bytes: int = WHOLE_BYTES) -> bytes:
         digest.update(_digest(part, whole_bytes))
     if data.owners is not None and len(np.unique(data.owners)) < len(data.owners):
         digest.update(np.ascontiguousarray(data.owners, "<i8").tobytes())
+    return digest.digest()
+
+
+def records_digest(records: Batches) -> bytes:
+    """SHA-256 (32 bytes) of some records' values and labels, in their order, all of them and nothing else.
+
+    What is read one by one is read under one seed; the global generators are others afterwards.
+    """
+    if records.tensors is not None:
+        parts = [_tensor(one, sys.maxsize) for one in records.take(torch.arange(len(records)))]
+        return hashlib.sha256(b"".join(parts)).digest()
+    digest = hashlib.sha256()
+    for number in range(len(records)):
+        seed_everything(_SEED)
+        digest.update(_item(records.take(torch.tensor([number]))))
     return digest.digest()
 
 

@@ -35,6 +35,15 @@ def refused(**sections: Any) -> str:
         ({"privacy": CLIENT}, 'and silos have none: set clients.per_silo or clients.split = "owner", or'),
         ({"clients": SOME, "privacy": CLIENT | {"unit": "example"}}, 'set privacy.unit = "client"'),
         ({"clients": SOME | {"per_round": 2}, "privacy": CLIENT}, "set privacy.sample_rate instead"),
+        ({"clients": SOME | {"batched": True}, "privacy": CLIENT}, "remove clients.batched"),
+        (
+            {
+                "clients": SOME,
+                "topology": {"name": "gossip", "algorithm": "gradient_tracking"},
+                "secure": {"protocol": "plain"},
+            },
+            'set topology.algorithm = "dpsgd", or',
+        ),
         (
             {"clients": SOME | {"split": "dirichlet"}, "privacy": CLIENT | {"neighbours": "replace-one"}},
             "would deal to several",
@@ -94,6 +103,8 @@ def test_what_is_written_down_is_the_same_again() -> None:
         config = configuration.parse({"clients": clients})
 
         assert configuration.parse(tomllib.loads(configuration.dump(config))) == config
+    private = configuration.parse({"clients": SOME, "privacy": CLIENT, "secure": {"protocol": "secagg"}})
+    assert configuration.parse(tomllib.loads(configuration.dump(private))) == private
     assert ClientsConfig().idle == ("per_silo", "per_round", "split", "alpha", "batched")
 
 

@@ -304,10 +304,9 @@ def summed(silo: Silo, clients: list[int], norm: float = 0.3) -> tuple[Array, Fi
     return clients_in(silo).clipped_sum(np.array(clients, np.int64), 1, None, norm)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("batched", [True, False])
-def test_a_client_moves_a_clipped_sum_by_the_norm_at_most(batched: bool) -> None:
+def test_a_client_moves_a_clipped_sum_by_the_norm_at_most() -> None:
     """And by its own update, whoever else is drawn."""
-    clients = {"per_silo": 6, "batched": batched}
+    clients = {"per_silo": 6}
     privacy = {"unit": "client", "noise_multiplier": 1.0, "place": "central", "sample_rate": 0.5}
     silo = silo_of(clients=clients, privacy=privacy)
     alone = {one: summed(silo, [one])[0] for one in range(6)}

@@ -25,6 +25,7 @@ from silofl.training.batches import Batches
 from silofl.training.clients.client_draws import drawn_clients
 from silofl.training.clients.client_split import ClientSplit
 from silofl.training.clients.stacked_clients import MOST_VALUES, Job, StackedClients, unfit
+from silofl.training.data_digest import records_digest
 from silofl.training.flat import Correct, FlatModel, as_array
 from silofl.training.schedules import RoundSchedule
 from silofl.training.seeding import derive
@@ -88,6 +89,7 @@ class LocalClients:
         self._schedule, self._per_round, self._by_samples = schedule, per_round, by_samples
         self._trainer, self._attributes, self._isolated = trainer, attributes, isolated
         self._own = model.own_state()
+        self._seeds: dict[int, int] = {}
         self._stacked = StackedClients(task, model, train, schedule, code)
         self.why_alone = unfit(task, model, train, config)
 
@@ -104,6 +106,7 @@ class LocalClients:
     def follow(self, split: ClientSplit) -> None:
         """Go on with more records, of as many clients."""
         self._split = split
+        self._seeds.clear()
 
     def choose(self) -> None:
         """Find out, once, whether clients can train together: one step of two of them is taken either way.
@@ -206,11 +209,25 @@ class LocalClients:
                     raise
                 yield Learnt(client, torch.full_like(self._model.vector, math.nan), FitResult(math.nan, 0))
 
+    def _seed_of(self, client: int) -> int:
+        """Of all that is random in a client's work.
+
+        Where nothing of one client may be there for another it follows from the client's own records: its
+        number says how many others there are, and one that joins or leaves numbers others anew.
+        """
+        if not self._isolated:
+            return derive(self._seed, self._silo, client)
+        if client not in self._seeds:
+            self._begin()  # data sets may have a state, too
+            found = records_digest(self._train.of(torch.from_numpy(self._split.records(client))))
+            self._seeds[client] = derive(self._seed, self._silo, int.from_bytes(found, "little"))
+        return self._seeds[client]
+
     def _jobs(self, clients: Clients, round_number: int) -> list[Job]:
         """What each of the clients has to do."""
         jobs = []
         for client in clients.tolist():
-            seed = derive(derive(self._seed, self._silo, client), self._silo, round_number)
+            seed = derive(self._seed_of(client), self._silo, round_number)
             order = torch.Generator().manual_seed(seed)
             jobs.append(Job(client, torch.from_numpy(self._split.records(client)), order))
         return jobs
@@ -223,7 +240,7 @@ class LocalClients:
             records = torch.from_numpy(self._split.records(client))
             trainer = LocalTrainer(
                 *(self._task, self._model, self._train.of(records), config),
-                seed=derive(self._seed, self._silo, client),
+                seed=self._seed_of(client),
                 silo=self._silo,
                 code=self._code,
                 schedule=self._schedule,
