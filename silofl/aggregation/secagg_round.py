@@ -220,19 +220,20 @@ def _row(message: bytes, words: Words, silo: int) -> Words:
 
 
 def secure_total(session: SecureSession, encode: Encode) -> tuple[Words, int]:
-    """Sum over silos of a few words, and of how many silos, by a keyed round of its own; collective.
-
-    Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums.
-    """
+    """`secure_total_over` whichever silos are left."""
     found = secure_total_over(None, session, encode)
-    assert found is not None, "over whichever silos are left"
+    assert found is not None, "no silo was asked for"
     return found
 
 
 def secure_total_over(
     present: tuple[int, ...] | None, session: SecureSession, encode: Encode
 ) -> tuple[Words, int] | None:
-    """`secure_total` over exactly the silos that were `present`; closed, and None, where one is lost."""
+    """Sum over silos of a few words, and of how many silos, by a keyed round of its own; collective.
+
+    Opened as the vectors' sums are: a silo that is lost is in it or not, but never in one of two sums. Where
+    silos are asked for, by `present`, and one is lost, it stays closed, and there is none.
+    """
     group, number = session.group, session.take_number()
 
     def collect() -> tuple[SecAggRound, Words]:
