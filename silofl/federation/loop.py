@@ -145,6 +145,7 @@ class Run:
                 state.commit(committing, forced=False)
             with state.federation.context.arrivals or nullcontext():
                 self._rounds(state)
+            self._faults.tell_left()
             return finish(state)
         except SiloflError as error:
             state.keep_last_round(error)

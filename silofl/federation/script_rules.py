@@ -88,11 +88,6 @@ def _of_fit(config: Config, task: Task, strategy: Strategy, method: Personal) ->
         )
     if config.prune.active:
         yield (f"{head}, and [prune] holds weights at zero in each local step: {remedy}, or remove [prune]")
-    if not build(config.topology).follows_samples:
-        yield (
-            f'{head}, and topology.name = "{config.topology.name}" weighs silos by those of the '
-            "start: remove it, or [topology]"
-        )
     if config.train.ranks_per_silo > 1:
         yield (
             f"{head}, and train.ranks_per_silo = {config.train.ranks_per_silo} has other ranks take part in "
@@ -127,6 +122,11 @@ def _of_new_samples(config: Config, task: Task, strategy: Strategy) -> Iterator[
         yield (
             f'{head}, and strategy.name = "{config.strategy.name}" has a sum for each fragment, of weights '
             'that stay: remove it, or set strategy.name = "diloco"'
+        )
+    if not build(config.topology).follows_samples:
+        yield (
+            f'{head}, and topology.name = "{config.topology.name}" weighs silos by those of the '
+            "start: remove it, or [topology]"
         )
     if config.train.ranks_per_silo > 1:
         yield (

@@ -52,6 +52,20 @@ def test_a_fault_fires_once_at_its_step_of_its_round_on_its_silo(capfd: pytest.C
     assert capfd.readouterr().err == "silofl: injected fault: kill silo 2 in round 5 at agree\n"
 
 
+def test_a_fault_that_never_happened_is_told_at_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sum in the clear has nothing to reveal."""
+    faults = ["slow silo 0 round 1 at train x1", "slow silo 1 round 1 at reveal x2"]
+    plain = {"failure": {"inject": faults}, "secure": {"protocol": "plain"}, "run": {"rounds": 1}}
+    federate(settings(tmp_path / "run", **plain), 3)
+    told = [line for line in capfd.readouterr().err.splitlines() if "injected fault" in line]
+    assert told == [
+        "silofl: injected fault: slow silo 0 in round 1 at train",
+        "silofl: injected fault never happened: slow silo 1 in round 1 at reveal",
+    ]
+
+
 def test_files_of_a_round_may_be_published_in_the_next_one() -> None:
     made, comm, deaths = injector("kill silo 2 round 5 at checkpoint rename", "kill silo 2 round 5 at unmask")
     made.round = 6

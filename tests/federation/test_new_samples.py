@@ -182,6 +182,9 @@ def test_samples_of_another_kind_are_refused_on_all_ranks(tmp_path: Path) -> Non
             {"strategy": {"name": "streaming_diloco", "fragments": 1}, "train": {"steps": 5}},
             "has a sum for each fragment",
         ),
+        ({"topology": {"name": "star"}}, 'arrived.* and topology.name = "star" weighs silos by those of the'),
+        ({"topology": {"name": "gossip"}}, 'topology.name = "gossip" weighs silos by those of the start'),
+        ({"topology": {"name": "asynchronous"}}, 'topology.name = "asynchronous" weighs silos by'),
     ],
 )
 def test_what_needs_all_records_at_the_start_is_refused(sections: dict[str, Any], said: str) -> None:
@@ -192,3 +195,11 @@ def test_what_needs_all_records_at_the_start_is_refused(sections: dict[str, Any]
 
     with pytest.raises(ConfigError, match=said):
         Silo(configuration.parse(sections), Owned(), 0, 3, "cpu")
+
+
+def test_a_fit_of_what_is_there_goes_with_a_coordinator() -> None:
+    class Fitting(Lines):
+        def fit(self, model: nn.Module, data: Any, round: int) -> None:
+            pass
+
+    assert Silo(configuration.parse({"topology": {"name": "star"}}), Fitting(), 0, 3, "cpu").samples == 5

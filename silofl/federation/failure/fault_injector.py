@@ -50,6 +50,14 @@ class FaultInjector:
             self._left.remove(fault)
             self._fire(fault)
 
+    def tell_left(self) -> None:
+        """Say which faults have not happened: this rank is through all its rounds."""
+        for fault in self._left:
+            log(
+                f"injected fault never happened: {fault.action} silo {fault.silo} in round {fault.round} at "
+                f"{fault.step}"
+            )
+
     def _fire(self, fault: Fault) -> None:
         log(f"injected fault: {fault.action} silo {fault.silo} in round {fault.round} at {fault.step}")
         if fault.action == "kill":
