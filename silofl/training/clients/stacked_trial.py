@@ -53,7 +53,8 @@ class StackedTrial:
         if not self._stacked.pads:  # only those of one size are together
             there = there[sizes[there] == np.bincount(sizes[there]).argmax()]
         there = there[np.argsort(sizes[there], kind="stable")]
-        return there[np.unique(np.linspace(0, len(there) - 1, MOST).astype(int))]
+        chosen: Clients = there[np.unique(np.linspace(0, len(there) - 1, MOST).astype(int))]
+        return chosen
 
     def differs(self, jobs: Sequence[Job], alone: Sequence[tuple[Tensor, FitResult]]) -> str:
         """Why these clients do not learn what each has learnt `alone`, its change (d,); empty where they do.
