@@ -360,7 +360,8 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec, *, own_pace: 
         vectors += len(strategy.sends) * (1 + spec.replica_count)
     longest = slice_bounds(size, spec.silos)[1]
     rows = BUFFERS * spec.silos * chunk_width(longest, spec.silos, silo.model.wire_dtype) * wire
-    stacked = 0 if silo.clients is None else STACKS * silo.clients.stacked_values
+    models, samples = (0, 0) if silo.clients is None else silo.clients.stacked_values
+    stacked = STACKS * models + samples
     return size * (wire * vectors + local) + rows + stacked * silo.model.vector.element_size()
 
 

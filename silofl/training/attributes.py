@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, final
 
@@ -76,6 +76,18 @@ class Attributes:
                 present = table.get(_leaf(key))
                 if not (kind == "none" and _is_part(_owner(key)) and _is_other(_leaf(key), present)):
                     table[_leaf(key)] = _decoded(kind, value, present)
+
+    def remove(self, dead: Callable[[object], bool]) -> bool:
+        """Take out attributes, and entries of lists, that are of no use; whether there were any."""
+        found = False
+        for _, table in list(self._owners()):
+            for name, value in list(table.items()):
+                if isinstance(value, list) and any(map(dead, value)):
+                    value[:], found = [one for one in value if not dead(one)], True
+                elif dead(value):
+                    del table[name]
+                    found = True
+        return found
 
     def moved(self) -> list[str]:
         """Names of the model's real and complex numbers and tensors that are others than at the start.

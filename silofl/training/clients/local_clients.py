@@ -24,7 +24,8 @@ from silofl.training.attributes import Attributes
 from silofl.training.batches import Batches
 from silofl.training.clients.client_draws import drawn_clients
 from silofl.training.clients.client_split import ClientSplit
-from silofl.training.clients.stacked_clients import MOST_VALUES, Job, StackedClients, unfit
+from silofl.training.clients.stacked_clients import Job, StackedClients, unfit
+from silofl.training.clients.stacked_trial import KEPT, StackedTrial, is_stacked
 from silofl.training.data_digest import records_digest
 from silofl.training.flat import Correct, FlatModel, as_array
 from silofl.training.schedules import RoundSchedule
@@ -98,10 +99,10 @@ class LocalClients:
         return len(self._split)
 
     @property
-    def stacked_values(self) -> int:
-        """Of how many values the models are that lie beside each other in training, at most."""
-        count, each = self._per_round or len(self), self._model.trainable
-        return 0 if self.why_alone else min(count, max(1, MOST_VALUES // each)) * each
+    def stacked_values(self) -> tuple[int, int]:
+        """Of how many values models, and samples, are that lie beside each other in training, at most."""
+        count, largest = self._per_round or len(self), int(self._split.sizes.max())
+        return (0, 0) if self.why_alone else self._stacked.values(count, largest, self._config)
 
     def follow(self, split: ClientSplit) -> None:
         """Go on with more records, of as many clients."""
@@ -109,21 +110,33 @@ class LocalClients:
         self._seeds.clear()
 
     def choose(self) -> None:
-        """Find out, once, whether clients can train together: one step of two of them is taken either way.
+        """Find out, once, whether clients can train together: the first steps of some are taken either way.
 
-        The model is put back. What vmap refuses, or does otherwise than a client by itself, trains alone.
+        Model and attributes are put back. What vmap refuses, or does otherwise than a client by itself,
+        trains alone.
         """
         if self.why_alone:
             return
-        two = np.flatnonzero(self._split.sizes)[:2]
+        trial = StackedTrial(self._task, self._model, self._train, self._stacked, self._config)
+        some = trial.clients(self._split.sizes)
         values = np.empty(self._model.size, self._model.wire_dtype)
         self._model.store(values)
-        step = self._config.model_copy(update={"steps": 1, "epochs": None})
+        before = self._attributes.state()
         with kept(self._model.module):
+            self._attributes.load({})
             self._model.load(values)
-            alone = [one.change.clone() for one in self._alone(two, 1, None, step)]
-            self._model.load(values)
-            self.why_alone = self._stacked.differs(self._jobs(two, 1), alone, step, 1)
+            try:
+                each = self._alone(some, 1, None, trial.config)
+                alone = [(one.change.clone(), one.result) for one in each]
+            except DivergedError:  # the round says so
+                self.why_alone = "a client's loss is not finite"
+            else:
+                self._attributes.load({})
+                self._model.load(values)
+                self.why_alone = trial.differs(self._jobs(some, 1), alone)
+        if self._attributes.remove(is_stacked):
+            self.why_alone = self.why_alone or KEPT
+        self._attributes.load(before)
         self._model.load(values)
 
     def drawn(self, round_number: int) -> Clients:

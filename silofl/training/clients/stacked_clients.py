@@ -28,6 +28,8 @@ from silofl.training.trainer import FitResult
 Clients = NDArray[np.int64]
 MOST_VALUES = 1 << 22
 """Of the stacked models, at most: 16 MiB in float32, and as much for each of gradients and moments."""
+MOST_SAMPLE_VALUES = 1 << 22
+"""Of the samples of one step, at most, where they are of several clients."""
 ELEMENTWISE = frozenset({
     "SGD", "Adam", "AdamW", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "ASGD",
 })  # fmt: skip
@@ -77,25 +79,52 @@ class StackedClients:
     ) -> None:
         self._task, self._model, self._train, self._code = task, model, train, code
         self._schedule = schedule
-        self._pads = isinstance(task, PerExampleTask)
-        self._call = _Call(task, model.module, each=self._pads)
+        self.pads = isinstance(task, PerExampleTask)
+        """Whether clients of unequal batches go together."""
+        self._call = _Call(task, model.module, each=self.pads)
+
+    @property
+    def _each(self) -> int:
+        """How many values one sample has."""
+        return sum(one[:1].numel() for one in self._train.tensors or ())
+
+    def values(self, count: int, largest: int, config: TrainConfig) -> tuple[int, int]:
+        """Of models, and of samples, of so many clients, at most, as lie beside each other; see `chunks`.
+
+        `largest` is of how many records a client may be.
+        """
+        models, width = self._model.trainable, _width(largest, config)
+        count = min(count, max(1, MOST_VALUES // models))
+        return count * models, min(count * width * self._each, max(MOST_SAMPLE_VALUES, width * self._each))
 
     def chunks(self, clients: Clients, sizes: Clients, config: TrainConfig) -> Iterator[Clients]:
-        """Clients that take equally many steps, as many as memory is bounded for.
+        """Clients that take equally many steps, as many as memory is bounded for: models, and batches.
 
         Those of unequal batches are together only where the task tells the loss of every example, so that
-        what is added to make them equal counts nothing.
+        what is added to make them equal counts nothing. Those of like sizes are together.
         """
         most = max(1, MOST_VALUES // self._model.trainable)
-        key = sizes if not self._pads else np.array([_steps(int(size), config) for size in sizes])
+        key = sizes if not self.pads else np.array([_steps(int(size), config) for size in sizes])
         for value in np.unique(key):
-            alike = clients[key == value]
-            yield from (alike[start : start + most] for start in range(0, len(alike), most))
+            alike = np.flatnonzero(key == value)
+            alike = alike[np.argsort(sizes[alike], kind="stable")]
+            start = 0
+            for stop, size in enumerate(sizes[alike].tolist()):  # the widest so far
+                count = stop + 1 - start
+                if count > 1 and (
+                    count > most or count * _width(size, config) * self._each > MOST_SAMPLE_VALUES
+                ):
+                    yield clients[alike[start:stop]]
+                    start = stop
+            yield clients[alike[start:]]
 
     def learnt(
-        self, jobs: Sequence[Job], config: TrainConfig, round_number: int
+        self, jobs: Sequence[Job], config: TrainConfig, round_number: int, *, wider: int = 0
     ) -> Iterator[tuple[int, Tensor, FitResult]]:
-        """What each of a chunk's clients learns from the model's values, as `Learnt`."""
+        """What each of a chunk's clients learns from the model's values, as `Learnt`.
+
+        Batches are filled up to be `wider` than the largest, where that counts nothing.
+        """
         model, count = self._model, len(jobs)
         with self._code.calling("model", when="as torch put it into training mode"):
             model.module.train()
@@ -107,7 +136,7 @@ class StackedClients:
         for group in optimizer.param_groups:
             group["lr"] *= self._schedule.factor(round_number)
         losses, steps = torch.zeros(count, dtype=torch.float64), 0
-        for batch in self._batches(jobs, config):
+        for batch in self._batches(jobs, config, wider if self.pads else 0):
             losses += self._step(stacked, optimizer, batch, config)
             steps += 1
         with torch.no_grad():
@@ -140,13 +169,13 @@ class StackedClients:
         optimizer.step()
         return each.detach().to("cpu", torch.float64)
 
-    def _batches(self, jobs: Sequence[Job], config: TrainConfig) -> Iterator[_Batch]:
+    def _batches(self, jobs: Sequence[Job], config: TrainConfig, wider: int) -> Iterator[_Batch]:
         """Every step's samples of all clients, made of equal number by samples that do not count."""
         orders = [LocalBatches(_Numbers(len(job.records)), config).stepped(job.order) for job in jobs]
         for places in zip(*orders, strict=True):
             numbers = [job.records[place] for job, place in zip(jobs, places, strict=True)]
             counts = torch.tensor([len(one) for one in numbers])
-            width = int(counts.max())
+            width = int(counts.max()) + wider
             filled = [torch.cat([one, one[:1].expand(width - len(one))]) for one in numbers]
             samples = self._train.take(torch.stack(filled).reshape(-1))
             shaped = map_tensors(
@@ -156,27 +185,6 @@ class StackedClients:
                 yield _Batch(shaped)
                 continue
             yield _Batch(shaped, (torch.arange(width) < counts[:, None]).to(self._model.vector.device))
-
-    def differs(
-        self, jobs: Sequence[Job], alone: Sequence[Tensor], config: TrainConfig, round_number: int
-    ) -> str:
-        """Why these clients' changes (d,) are not those that they make `alone`; empty where they are.
-
-        The values are loaded, and left as they are.
-        """
-        sizes = {len(job.records) for job in jobs}
-        together = [jobs] if self._pads or len(sizes) == 1 else [[job] for job in jobs]
-        try:
-            found = [one for part in together for one in self.learnt(part, config, round_number)]
-        except Exception as error:  # of any kind: a client by itself has trained without
-            return f"torch.func.vmap refuses the task ({type(error.__cause__ or error).__name__})"
-        if _keeps_stacked(self._model.module):
-            return "the model keeps what its forward pass has made"
-        for (_, change, _), expected in zip(found, alone, strict=True):
-            most = float(torch.finfo(change.dtype).eps) ** 0.5 * float(expected.abs().max())
-            if not bool(((change - expected).abs() <= most).all()):
-                return "the task gives clients that train together other numbers"
-        return ""
 
 
 @dataclass(frozen=True)
@@ -237,14 +245,13 @@ class _Numbers:
         return shuffled_numbers(self._count, batch_size, generator, torch.device("cpu"), drop_last=drop_last)
 
 
+def _width(records: int, config: TrainConfig) -> int:
+    """How many samples the largest batch of a client of so many records has."""
+    return records if config.full_batch else min(records, config.batch_size)
+
+
 def _steps(records: int, config: TrainConfig) -> int:
     """How many steps a client of so many records takes in a round."""
     if config.full_batch or config.steps is not None:
         return config.steps or 1
     return (config.epochs or 1) * len(list(spans(records, config.batch_size, drop_last=config.drop_last)))
-
-
-def _keeps_stacked(module: nn.Module) -> bool:
-    """Whether a module has a tensor among its attributes that vmap has made, and that is none any more."""
-    found = (value for one in module.modules() for value in vars(one).values())
-    return any(isinstance(one, Tensor) and torch._C._functorch.is_batchedtensor(one) for one in found)
