@@ -199,12 +199,10 @@ def masked_total(
     add_masks(masked, masks, offset=offset)
     sent = masked.tobytes()
     messages = comm.allgather_bytes(sent if signed_by is None else signed_by.signed(sent, offset, decided))
-    rows = [
-        _row(words_of(message, silo), words, silo)
-        for message, silo in zip(messages, comm.members, strict=True)
-    ]
+    told = dict(zip(comm.members, messages, strict=True))
+    rows = [_row(words_of(message, silo), words, silo) for silo, message in told.items()]
     if held is not None:
-        held.update(zip(comm.members, messages, strict=True))
+        held.update(told)
     total: Words = np.add.reduce(rows, axis=0, dtype=words.dtype)
     return total
 
