@@ -35,6 +35,15 @@ class BatchNormed(Unequal):
         return nn.BatchNorm1d(FEATURES, track_running_stats=False)
 
 
+class LastUnequal(BatchNormed):
+    """Clients whose batches are of one size but for the last, after the steps that are tried."""
+
+    def data(self, silo: int, silos: int) -> SiloData:
+        found = Unequal.data(self, silo, silos)
+        x, y = (torch.cat([one, one, one]) for one in found.train.tensors)  # type: ignore[attr-defined]
+        return SiloData(TensorDataset(x, y), None, np.repeat(np.arange(3), (31, 31, 34)))
+
+
 class Contrastive(Unequal):
     """A sample's loss is against all others of its batch."""
 
@@ -108,6 +117,7 @@ class Hooked(Unequal):
     [
         (Unequal, ""),
         (BatchNormed, OTHERS),
+        (LastUnequal, OTHERS),
         (Contrastive, OTHERS),
         (Frequent, OTHERS),
         (Penalized, OTHERS),

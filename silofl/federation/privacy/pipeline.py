@@ -192,9 +192,8 @@ class Pipeline:
     def _of_clients(self, start: RoundStart, attempt: int) -> Fitted:
         """The clipped updates of a sample of clients, added up; a noisy mean where the silo stands alone.
 
-        Each client has a coin of its own in each round, which no other silo learns, as records have. Coins
-        are alike and independent of the data, so that it is the same whose is which where a client that joins
-        or leaves numbers others anew.
+        Each client has a coin of its own in each round, which no other silo learns, as records have:
+        independent of the data and alike, so that clients may be numbered anew where one joins or leaves.
         """
         silo, number, rate = self._silo, start.round_number, self._privacy.sample_rate
         clients = silo.clients
