@@ -203,8 +203,7 @@ def masked_total(
     rows = [_row(words_of(message, silo), words, silo) for silo, message in told.items()]
     if held is not None:
         held.update(told)
-    total: Words = np.add.reduce(rows, axis=0, dtype=words.dtype)
-    return total
+    return np.asarray(np.add.reduce(rows, axis=0, dtype=words.dtype))
 
 
 def _row(message: bytes, words: Words, silo: int) -> Words:

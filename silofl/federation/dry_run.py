@@ -16,9 +16,10 @@ from silofl.aggregation.reduce_scatter import chunk_width
 from silofl.aggregation.shards import slice_bounds
 from silofl.aggregation.spec import AggregationSpec
 from silofl.compression import registry as codecs
-from silofl.config import Config, conflicts
+from silofl.config import Config
 from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
+from silofl.federation.dry_run_privacy import foretold_privacy
 from silofl.federation.dry_run_silos import DryRunSilos
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.first_models import weights_mismatch
@@ -26,11 +27,8 @@ from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.no_data import data_of
 from silofl.federation.participation import buffering_of, describe_participation, refuse_unfit
-from silofl.federation.privacy import budget_place, compressed_noise
-from silofl.federation.privacy.compressed_noise import sent_values, way_of
-from silofl.federation.privacy.data_budget import foretold
-from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
-from silofl.federation.privacy.pipeline import refuse_unprotectable
+from silofl.federation.privacy import budget_place
+from silofl.federation.privacy.compressed_noise import way_of
 from silofl.federation.recomputation import describe_recomputation
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
@@ -41,12 +39,9 @@ from silofl.federation.topology_drawing import drawn
 from silofl.federation.traffic import Sent, TrialRound
 from silofl.federation.units import unit_notes
 from silofl.federation.watched_metrics import refuse_unknown
-from silofl.privacy.band_choice import better
-from silofl.privacy.claim import NOTHING, outside
+from silofl.privacy.claim import outside
 from silofl.privacy.column_statistics import StatisticsPlan
 from silofl.privacy.places import PLACES
-from silofl.privacy.plan import Plan
-from silofl.privacy.releases import Release
 from silofl.report.dry_run_table import MIB, DryRun, SiloDryRun
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
@@ -65,8 +60,6 @@ from silofl.training.pruned_weights import weights_of
 
 STACKS = 3
 """Of values of clients that train together: models, gradients and changes, or moments."""
-SMOOTHING = 0.5
-"""Momentum from which on the model follows sums of noise more than single rounds of it."""
 
 
 def dry_run(
@@ -265,7 +258,7 @@ def _sizes(
     arrangement = arrangement_of(config.topology)
     if arrangement.own_models:
         trial = replace(trial, compression=None, between=codecs.build(config.compress))
-    privacy, weak = _privacy(config, rows, silo, every)
+    privacy, weak = foretold_privacy(config, rows, silo, every)
     counted = with_data(config.topology, silos)
     name, sent, apart = protocol_name(config.secure, counted), trial.sent(spec), replace(trial, far=True)
     spread, private = apart.sent(spec), PROTOCOLS[name].private
@@ -363,45 +356,3 @@ def _memory(silo: Silo, strategy: Strategy, spec: AggregationSpec, *, own_pace: 
     models, samples = (0, 0) if silo.clients is None else silo.clients.stacked_values
     stacked = STACKS * models + samples
     return size * (wire * vectors + local) + rows + stacked * silo.model.vector.element_size()
-
-
-def _privacy(config: Config, rows: list[SiloDryRun], silo: Silo, every: DryRunSilos) -> tuple[str, list[str]]:
-    """The epsilon that the run will end with if no silo fails; raises what the run would refuse."""
-    if config.privacy.unit == "none":
-        return NOTHING, []
-    refuse_unprotectable(silo, config.privacy)
-    expected = config.privacy.records is not None  # with which every silo counts alike
-    records = silo.counted * every.count if expected else sum(row.counted for row in rows)
-    before = _before(config, every.count, silo)
-    plan = plan_for(config, sent_values(config, silo.model), records, every.count, every.count, before=before)
-    noise = plan.noise_multiplier()
-    refuse_over_budget(plan, noise)
-    whole, method = plan.whole(noise), plan.method
-    budgets = [foretold(every.config(row.silo), row.silo, whole, method) for row in rows]
-    told = [*budgets, _of_bands(config, plan), *compressed_noise.notes(way_of(config), plan, noise)]
-    return describe(plan, noise), [*notes(plan, noise), *filter(None, told)]
-
-
-def _before(config: Config, silos: int, silo: Silo) -> Mapping[Release, int]:
-    """What statistics of columns release before the first round; ConfigError as of the run's."""
-    if not config.data.standardize:
-        return {}
-    statistics = StatisticsPlan(config.privacy, silos, len(numeric_schema(silo.schema)))
-    statistics.refuse_dear()
-    return statistics.of_sum(silos)
-
-
-def _of_bands(config: Config, plan: Plan) -> str:
-    """A sentence on the number of bands that leaves less noise; empty where none does, or can be set."""
-    privacy = config.privacy
-    several = config.model_copy(update={"privacy": privacy.model_copy(update={"bands": 2})})
-    refused = any(wrong for wrong, _ in conflicts.band_rules(several))
-    found = None if refused or privacy.target_epsilon is None else better(plan)
-    if found is None:
-        return ""
-    bands, part = found
-    told = (
-        f"privacy.bands = {bands} would leave {part:.2f} of this noise in the sum of all rounds, at the same"
-    )
-    momentum = getattr(config.strategy, "momentum", 0.0) >= SMOOTHING
-    return f"{told} epsilon" + ("" if momentum or bands == 1 else "; set strategy.momentum = 0.9 with it")
