@@ -90,6 +90,7 @@ def closing(summary: Record, path: str) -> list[str]:
     spent = ""
     if summary["epsilon"] is not None:
         spent = f"epsilon {summary['epsilon']:.4g} at delta {summary['delta']:g}, "
+    silo, of = ("", "") if summary["models_sha256"] else (" --silo 0", ", 0")  # there is no shared one
     return [
         f"done: {spent}{score} after {summary['rounds']} rounds "
         f"in {duration(summary['seconds'])}; "
@@ -102,7 +103,8 @@ def closing(summary: Record, path: str) -> list[str]:
         *_watched(summary),
         *_models(summary, path),
         *([f"  personal {path}/silo-*/personal.safetensors"] if summary["personal"] else []),
-        f"  use      silofl predict {shlex.quote(path)} DATA -o out.csv; in Python silofl.load({path!r})",
+        f"  use      silofl predict {shlex.quote(path)} DATA{silo} -o out.csv; in Python "
+        f"silofl.load({path!r}{of})",
         f"  report   silofl report {shlex.quote(path)} -o report.html",
         f"  summary  {path}/summary.json",
         f"  rounds   {path}/metrics.jsonl",
@@ -123,7 +125,7 @@ def _models(summary: Record, path: str) -> list[str]:
     """The published models, each with its digest: one, or as many as a strategy has."""
     digests: Mapping[str, str] = summary["models_sha256"]
     names = [f"{path}/{name}.safetensors" for name in digests]
-    width = max(map(len, names))
+    width = max(map(len, names), default=0)
     return [
         f"  model    {name:{width}}  sha256 {digest}"
         for name, digest in zip(names, digests.values(), strict=True)

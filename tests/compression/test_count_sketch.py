@@ -49,7 +49,7 @@ def reference(present: Any, compress: Any, **more: Any) -> Any:
     return sketched_fedavg(present, **keys, feedback=compress["error_feedback"], **more)
 
 
-@pytest.mark.parametrize(("compress", "secure", "bound"), mostly_long(SUMS, 4), ids=str)
+@pytest.mark.parametrize(("compress", "secure", "bound"), mostly_long(SUMS, 0), ids=str)
 def test_steps_are_those_of_the_reference(tmp_path: Path, compress: Any, secure: Any, bound: float) -> None:
     results = federate(settings(tmp_path, compress, secure))
     assert len({one["model_sha256"] for one in results}) == 1

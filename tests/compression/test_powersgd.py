@@ -56,7 +56,7 @@ def test_eight_bits_are_near(tmp_path: Path) -> None:
 
 
 @pytest.mark.covering(0)
-@pytest.mark.parametrize("at", ["train", "between"])
+@pytest.mark.parametrize("at", ["between", "train"])
 def test_a_silo_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """Between the two sums: the second stays closed, and what it would have had is in the next one."""
     prepare(monkeypatch)

@@ -98,6 +98,7 @@ def test_an_identity_on_some_ranks_alone(start: Start, quick: Path) -> None:
     refused(job.wait(PATIENCE_S), "rank 1 has no secure.identity and secure.roster", "set both on every rank")
 
 
+@pytest.mark.long
 def test_different_versions_of_ranks_that_start_cold(start: Start, quick: Path) -> None:
     train = ["-m", "silofl", "train", str(quick)]
     patched = "import sys, silofl; silofl.__version__ = '9.9'; from silofl.__main__ import main; main()"

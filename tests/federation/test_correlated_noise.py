@@ -189,6 +189,7 @@ def test_a_lost_silo_is_in_a_resume_again_where_it_has_its_files_and_else_left_o
     assert kept or str(ends[2]) == "silo 2 has lost the files of this run: the others go on"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_nonce")
 @pytest.mark.parametrize("step", mostly_long(["reveal", "checkpoint write"], 1))
 def test_a_resumed_run_remakes_its_past_noise(

@@ -71,7 +71,7 @@ def test_a_model_of_doubles_in_the_clear_is_that_to_rounding(tmp_path: Path) -> 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("step", "silo"),
-    mostly_long([(step, silo) for step in STEPS for silo in (0, 1, 5)], 0, 10, 17, 21, 29, 31),
+    mostly_long([(step, silo) for step in STEPS for silo in (0, 1, 5)], 10, 29),
     ids=str,
 )
 def test_a_rank_dies_that_others_pass_sums_through(

@@ -259,8 +259,8 @@ class TestBuddies:
 
 
 KINDS: dict[str, dict[str, Record]] = {
-    "in fragments": {"strategy": {"name": "streaming_diloco", "fragments": 2}},
     "pruned": {"prune": {"name": "magnitude", "density": 0.5, "end": 5}},
+    "in fragments": {"strategy": {"name": "streaming_diloco", "fragments": 2}},
     "compressed": {"compress": {"name": "random_k", "ratio": 0.5, "error_feedback": True}},
     "factored": {"compress": {"name": "powersgd", "rank": 2}},
     "private": {

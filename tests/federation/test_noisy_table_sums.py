@@ -198,6 +198,7 @@ def test_columns_without_names_are_each_their_own(tmp_path):
         assert [one["mean"] for one in table["columns"]] == pytest.approx([-5, 5], abs=0.5)
 
 
+@pytest.mark.long
 def test_training_has_another_directory_where_one_is_named(tmp_path):
     """Or its ledger would be taken for one without them, and these for a run to resume."""
     exact.written(tmp_path)
@@ -218,6 +219,7 @@ def test_ranges_are_of_columns_of_numbers(tmp_path, name, said):
     assert said in str(found(config_of(tmp_path), Shown(ranges=SHOWN.ranges | {name: (0.0, 1.0)}))[0])
 
 
+@pytest.mark.long
 def test_targets_are_shown_as_their_head_has_them(tmp_path):
     """Of survival: times in bins, events counted; a record is worth one more partition, and its moments."""
     rng = np.random.default_rng(5)

@@ -56,6 +56,7 @@ def end_by(job: Job, run: Path, number: int) -> str:
     return sentence
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_killed_silo_ends_the_job_with_one_line(
     start: Start, quick: Path, tmp_path: Path, vendor: str

@@ -177,6 +177,7 @@ def test_masked(tmp_path: Path, secure: dict[str, Any], bound: float) -> None:
     np.testing.assert_allclose(model_of(tmp_path), reference(CASES[1]), rtol=0, atol=bound)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 1))
 def test_one_fragment_is_diloco_bit_for_bit(tmp_path: Path, protocol: str) -> None:
     secure = {"protocol": protocol}
