@@ -36,10 +36,16 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
     },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
+    "silofl.robust": {
+        *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
+        "silofl_kernels",
+    },
+    "silofl.attacks": {"silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"},
     "silofl.topologies.arrangements": {"silofl.errors", "silofl.constrained", "silofl.families"},
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
         *("silofl.privacy.places", "silofl.personal", "silofl.compression", "silofl.pruning"),
+        *("silofl.robust", "silofl.attacks"),
         "silofl.topologies.arrangements",
     },
     "silofl.crypto": {
@@ -63,6 +69,7 @@ FLOORS = {
     "silofl.topologies": {
         *("silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.comm", "silofl.aggregation", "silofl.strategies", "silofl.topologies.arrangements"),
+        "silofl.robust",
     },
     "silofl.report": {
         *("silofl_kernels", "silofl.errors", "silofl.console", "silofl.launcher", "silofl.config"),

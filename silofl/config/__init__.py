@@ -25,6 +25,9 @@ from silofl.config.personal_section import AnyPersonal, PersonalConfig
 from silofl.config.prune_section import DEFAULT as NO_PRUNING
 from silofl.config.prune_section import SECTIONS as RULES
 from silofl.config.prune_section import AnyPrune, PruneConfig
+from silofl.config.robust_section import DEFAULT as NO_RULE
+from silofl.config.robust_section import SECTIONS as ROBUST
+from silofl.config.robust_section import AnyRobust, RobustConfig
 from silofl.config.section import Section
 from silofl.config.sections import (
     CheckpointConfig,
@@ -54,6 +57,7 @@ __all__ = [
     "PersonalConfig",
     "PrivacyConfig",
     "PruneConfig",
+    "RobustConfig",
     "RunConfig",
     "SecureConfig",
     "StrategyConfig",
@@ -92,6 +96,7 @@ class Config(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     compress: AnyCompress = CODECS[NO_CODEC](name=NO_CODEC)
     prune: AnyPrune = RULES[NO_PRUNING](name=NO_PRUNING)
+    robust: AnyRobust = ROBUST[NO_RULE](name=NO_RULE)
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
 

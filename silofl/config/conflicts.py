@@ -17,6 +17,7 @@ from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
 from silofl.config.rank_rules import rank_rules
 from silofl.config.rate_rules import rate_rules
+from silofl.config.robust_rules import robust_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.config.watched_rules import watched_rules
 from silofl.errors import ConfigError
@@ -39,6 +40,7 @@ def found(config: Config) -> Iterator[str]:
     rules += personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy) + watched_rules(config, strategy)
+    rules += robust_rules(config, strategy)
     rules += rate_rules(config, strategy, methods.build(config.personal))
     rules += rank_rules(config, strategy, methods.build(config.personal))
     if config.privacy.unit != "none":

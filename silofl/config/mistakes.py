@@ -13,6 +13,7 @@ from silofl.config import (
     compress_section,
     personal_section,
     prune_section,
+    robust_section,
     strategy_section,
     topology_section,
 )
@@ -61,6 +62,7 @@ FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "compress": compress_section.SECTIONS,
     "prune": prune_section.SECTIONS,
     "topology": topology_section.SECTIONS,
+    "robust": robust_section.SECTIONS,
 }
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75

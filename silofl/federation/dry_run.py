@@ -243,7 +243,9 @@ def _sizes(
         rounds=config.run.rounds,
         personal=_personal(config),
         participation=describe_participation(config, silos),
-        protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
+        protocol=", ".join(
+            part for part in (name, config.compress.text, config.prune.text, config.robust.text) if part
+        ),
         keys=describe_keys(config.secure, silos),
         bears=PROTOCOLS[name].bears(config.secure, silos),
         steps=describe_recomputation(config, silos),

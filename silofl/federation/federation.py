@@ -42,6 +42,7 @@ from silofl.strategies.base import Strategy
 from silofl.topologies.base import Topology
 from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import topology_of
+from silofl.topologies.robust_steps import with_rule
 from silofl.types import Contribution, Vector
 
 
@@ -292,7 +293,7 @@ class RunContext:
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts = [one.values for one in self.silo.fragments]
         both, model = (
-            (self.group, self.strategy),
+            (self.group, with_rule(self.strategy, self.config)),
             (first_values(self.silo.initial(), self.silo.starts), self.silo.model.trainable),
         )
         if streaming is None or len(parts) == 1:

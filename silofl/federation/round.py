@@ -26,6 +26,7 @@ from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.sum_ahead import SumAhead
+from silofl.topologies.robust_steps import rejected_by
 from silofl.training.metric_states import beside
 from silofl.training.seeding import turn
 from silofl.types import Contribution
@@ -54,6 +55,8 @@ class RoundResult:
     """Numbers of the silos whose updates are in the round's sum."""
     quality: EncodingQuality = field(default_factory=EncodingQuality)
     """How well the round's values were encoded."""
+    rejected: tuple[int, ...] = ()
+    """Numbers of the silos whose updates are in the sum and were left out by the rule of [robust]."""
     density: float | None = None
     """Which part of the weights that may be pruned is left after it; None where nothing is."""
     bytes_sent: int = 0
@@ -107,6 +110,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
         _server_step(federation, fitted, number)
+        result.rejected = rejected_by(federation.topology)
         result.bytes_sent = group.comm.bytes_sent - sent
         result.density = _prune(federation, number)
         if federation.privacy is not None:

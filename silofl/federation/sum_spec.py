@@ -56,7 +56,7 @@ def aggregation_spec(
         silos,
         replica_count(config, silos) if tolerant else 0,
         strategy.scalars,
-        strategy.needs == "rows",
+        strategy.needs == "rows" or config.robust.rule is not None,
         recomputations(config, silos),
     )
 

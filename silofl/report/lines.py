@@ -24,6 +24,7 @@ def opening(plan: Record) -> list[str]:
         f"  sum: {plan['protocol']}; device of rank 0: {plan['device']}; run directory: {plan['path']}",
         *([f"  silos: {plan['participation']}"] if plan["participation"] else []),
         *([f"  {plan['pruning']}"] if plan["pruning"] else []),
+        *([f"  robust rule: {plan['robust']}"] if plan["robust"] else []),
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
         *([f"  personal: {plan['personal']}"] if plan["personal"] else []),

@@ -37,6 +37,7 @@ class RoundMetrics:
         began: silos that the round's sum was made for.
         drawn: silos that were drawn to take part; None where all take part, or where nobody knows.
         survivors: silos whose updates are in the model.
+        rejected: silos whose updates had values that are not finite, which a robust rule left out.
         failed: silos that failed since the line before.
         rejoined: silos that came back since the line before.
         recovery_seconds: from the first error until the survivors had met again.
@@ -64,6 +65,7 @@ class RoundMetrics:
     began: tuple[int, ...] = ()
     drawn: tuple[int, ...] | None = None
     survivors: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     rejoined: tuple[int, ...] = ()
     recovery_seconds: float = 0.0
@@ -91,7 +93,7 @@ class RoundMetrics:
         """The round again."""
         known = {one.name for one in fields(cls)} - {"means"}
         given = {name: value for name, value in line.items() if name in known}
-        for name in ("began", "survivors", "failed", "rejoined", "withheld_metrics"):
+        for name in ("began", "survivors", "rejected", "failed", "rejoined", "withheld_metrics"):
             given[name] = tuple(given.get(name, ()))
         if "drawn" in given:
             given["drawn"] = tuple(given["drawn"])
@@ -112,6 +114,11 @@ class RoundMetrics:
             notices.append(
                 f"{silos_text(self.failed)} failed in round {self.round}; "
                 f"recovered in {self.recovery_seconds:.2f} s"
+            )
+        if self.rejected:
+            notices.append(
+                f"left out of round {self.round}: {silos_text(self.rejected)}, whose update had values that "
+                "are not finite"
             )
         if self.clipped_silos:
             notices.append(

@@ -8,15 +8,13 @@ from numpy.typing import NDArray
 from silofl.robust._points import Matrix
 
 
-def krum_scores(squares: Matrix, neighbours: int) -> NDArray[np.float64]:
-    """Sums (r,) of the squared distances (r, r) of each point to its nearest `neighbours` others.
+def best_by_neighbours(squares: Matrix, neighbours: int, count: int) -> NDArray[np.intp]:
+    """The `count` points of least sums of squared distances (r, r) to their nearest `neighbours` others.
 
-    Blanchard et al. 2017, section 4, has n - f - 2 neighbours, itself not among them.
+    Blanchard et al. 2017, section 4, has n - f - 2 neighbours, itself not among them. Of equals, such as two
+    that are each other's only neighbour, those whose next neighbours are nearer, so that the order of points
+    decides only between points that no distance tells apart.
     """
-    others = squares + np.diag(np.full(len(squares), np.inf))
-    return np.asarray(np.sort(others, axis=1)[:, :neighbours].sum(axis=1))
-
-
-def best(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """The points of the `count` lowest scores, of equals the first: the smallest numbers, as in the paper."""
-    return np.argsort(scores, kind="stable")[:count]
+    others = np.sort(squares + np.diag(np.full(len(squares), np.inf)), axis=1)[:, :-1]
+    sums = np.cumsum(others, axis=1)[:, neighbours - 1 :]
+    return np.lexsort(sums.T[::-1])[:count]

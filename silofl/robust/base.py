@@ -97,6 +97,11 @@ class ResilientRule(RobustRule):
         """Of how many updates at least it is a rule, where `f` of them may be anything."""
         return 2 * f + 1
 
+    @property
+    def fewest_silos(self) -> int:
+        """Of how many silos a round has to be."""
+        return self.bucket * (self.fewest(self.f) - 1) + 1
+
     def refusal(self, silos: int) -> str | None:
         """Why so many updates are too few, naming key, value and remedy; None where they are enough."""
         given, needed = math.ceil(silos / self.bucket), self.fewest(self.f)
@@ -105,8 +110,9 @@ class ResilientRule(RobustRule):
         what = f"{silos} silos" if self.bucket == 1 else f"{given} buckets of {silos} silos"
         fitting = [f for f in range(self.f) if given >= self.fewest(f)]
         remedy = f"set it to {fitting[-1]}" if fitting else "start more silos"
-        return f"robust.f = {self.f} is too large for {what}, for the rule needs {needed}: {remedy}, or choose " + (
-            "another robust.name" if self.bucket == 1 else "a smaller robust.bucket"
+        return (
+            f"robust.f = {self.f} is too large for {what}, for the rule needs {needed}: {remedy}, or choose "
+            + ("another robust.name" if self.bucket == 1 else "a smaller robust.bucket")
         )
 
     def prepared(self, points: Points, scene: Scene) -> Points:
@@ -176,7 +182,7 @@ def apply(
     count = len(rows)
     size = math.isqrt(len(known))
     marks = known.reshape(size, size).diagonal()[:count] if rule.measures else known
-    good = np.flatnonzero(np.isfinite(marks))
+    good = [int(index) for index in np.flatnonzero(np.isfinite(marks))]
     rejected = tuple(silo for index, silo in enumerate(silos) if index not in good)
     f = max(0, rule.f - len(rejected))
     if len(good) < rule.fewest(f) or math.ceil(len(good) / rule.bucket) < rule.fewest(f):
@@ -233,10 +239,10 @@ def _combined(vectors: Sequence[Vector], weights: NDArray[np.float64]) -> Vector
     """A combination of vectors (k,): one of them as it is, or a new one."""
     from silofl_kernels import reduce_rows_float
 
-    used = np.flatnonzero(weights)
+    used = [int(index) for index in np.flatnonzero(weights)]
     if len(used) == 1 and weights[used[0]] == 1:
         return vectors[used[0]]
     out = np.zeros_like(vectors[0])
-    if len(used):
+    if used:
         reduce_rows_float([vectors[index] for index in used], out, weights=weights[used])
     return out

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from silofl.robust._neighbours import best, krum_scores
+from silofl.robust._neighbours import best_by_neighbours
 from silofl.robust._points import Matrix, Points
 from silofl.robust.base import ResilientRule, Scene
 from silofl.types import Vector
@@ -34,7 +34,7 @@ class Bulyan(ResilientRule):
         chosen: list[int] = []
         while len(chosen) < len(points) - 2 * scene.f:
             among = squares[left][:, left]
-            first = best(krum_scores(among, max(1, len(left) - scene.f - 2)), 1)[0]
+            (first,) = best_by_neighbours(among, max(1, len(left) - scene.f - 2), 1)
             chosen.append(left.pop(int(first)))
         return points.combinations[sorted(chosen)]
 

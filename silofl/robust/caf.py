@@ -18,9 +18,10 @@ from silofl.robust.base import Scene, WeighingRule
 class CovarianceAgnosticFilter(WeighingRule):
     """CAF, the covariance bound-agnostic filter (Allouah et al. 2025, algorithm 2).
 
-    Weights c, 1 at first, become c (1 - t / max t), the maximum where c > 0, with t the squares of the updates' parts, less their mean,
-    along the first eigenvector of their covariance, as long as they add up to more than n - 2 f. The mean of
-    the weights whose covariance had the smallest largest eigenvalue is given.
+    Weights c, 1 at first, become c (1 - t / max t), the maximum where c > 0, with t the squares of the
+    updates' parts, less their mean, along the first eigenvector of their covariance, as long as they add up
+    to more than n - 2 f. The mean of the weights whose covariance had the smallest largest eigenvalue is
+    given.
     """
 
     paper = "Allouah et al. 2025"

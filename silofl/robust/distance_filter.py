@@ -21,8 +21,9 @@ NORMAL = 1.482602218505602
 class DistanceFilter(WeighingRule):
     """The mean of the updates whose distance from the coordinate-wise median is no outlier.
 
-    That is at most median + `deviations` * 1.4826 MAD of all these distances, with MAD the median absolute
-    deviation (Iglewicz & Hoaglin 1993, "How to Detect and Handle Outliers"), of distances above it alone.
+    The median is that of the updates as they were sent. No outlier is at most median + `deviations` * 1.4826
+    MAD of all these distances, with MAD the median absolute deviation (Iglewicz & Hoaglin 1993, "How to
+    Detect and Handle Outliers").
     """
 
     deviations: PositiveFloat = 3.0

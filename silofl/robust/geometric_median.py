@@ -55,4 +55,4 @@ class GeometricMedian(WeighingRule):
             return True
         pull = np.where(here, 0.0, 1 / np.where(here, 1.0, distances))
         force = float(np.sqrt(max(0.0, float(pull @ points.products(one) @ pull))))
-        return force < here.sum() * (1 - SAME)
+        return force < int(here.sum()) * (1 - SAME)

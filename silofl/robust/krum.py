@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.constrained import PositiveInt
-from silofl.robust._neighbours import best, krum_scores
+from silofl.robust._neighbours import best_by_neighbours
 from silofl.robust._points import Points
 from silofl.robust.base import Scene, WeighingRule
 
@@ -20,8 +20,8 @@ class Krum(WeighingRule):
     """Krum (Blanchard et al. 2017): the update with the least sum of squared distances to its nearest others.
 
     The sum is over n - f - 2 of them, as in the paper, so that n >= 2 f + 3 silos are needed. Of equals the
-    silo of the smallest number counts. Other libraries have n - f - 1 neighbours, or count an update as its
-    own, or take at least one: `neighbours` has any.
+    one counts whose next neighbour is nearer. Other libraries have n - f - 1 neighbours, or count an update
+    as its own, or take at least one: `neighbours` has any.
     """
 
     neighbours: PositiveInt | None = None
@@ -35,6 +35,6 @@ class Krum(WeighingRule):
 
     def weigh(self, points: Points, scene: Scene) -> NDArray[np.float64]:
         """One update."""
-        count = len(points)
-        scores = krum_scores(points.distances() ** 2, self.neighbours or count - scene.f - 2)
-        return np.asarray(points.combinations[best(scores, 1)[0]])
+        neighbours = self.neighbours or len(points) - scene.f - 2
+        (one,) = best_by_neighbours(points.distances() ** 2, neighbours, 1)
+        return np.asarray(points.combinations[one])

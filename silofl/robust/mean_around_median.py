@@ -13,7 +13,7 @@ from silofl.types import Vector
 @final
 @dataclass(frozen=True)
 class MeanAroundMedian(ResilientRule):
-    """Mean around median (MeaMed; Xie et al. 2018, definition 9): of the n - f values nearest to the median."""
+    """Mean around median (MeaMed; Xie et al. 2018, definition 9): of the n - f values nearest to it."""
 
     paper = "Xie et al. 2018"
 

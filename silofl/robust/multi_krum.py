@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.constrained import PositiveInt
-from silofl.robust._neighbours import best, krum_scores
+from silofl.robust._neighbours import best_by_neighbours
 from silofl.robust._points import Points
 from silofl.robust.base import Scene, WeighingRule
 
@@ -36,7 +36,7 @@ class MultiKrum(WeighingRule):
     def weigh(self, points: Points, scene: Scene) -> NDArray[np.float64]:
         """Equal parts of m updates."""
         left = len(points) - scene.f
-        scores = krum_scores(points.distances() ** 2, self.neighbours or left - 2)
+        chosen = min(self.m or left, left)
         weights = np.zeros(len(points))
-        weights[best(scores, min(self.m or left, left))] = 1.0
+        weights[best_by_neighbours(points.distances() ** 2, self.neighbours or left - 2, chosen)] = 1.0
         return points.mean(weights)

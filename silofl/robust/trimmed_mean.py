@@ -29,8 +29,9 @@ class TrimmedMean(ResilientRule):
         given = -(-silos // self.bucket)
         if self.beta is not None and int(self.beta * given) < self.f:
             return (
-                f"robust.beta = {self.beta:g} cuts {int(self.beta * given)} of {given} values off at each end, "
-                f"fewer than robust.f = {self.f}: raise it to {self.f / given:.3g} or more, or leave it out"
+                f"robust.beta = {self.beta:g} cuts {int(self.beta * given)} of {given} values off at each "
+                f"end, fewer than robust.f = {self.f}: raise it to {self.f / given:.3g} or more, or leave "
+                "it out"
             )
         return super().refusal(silos)
 

@@ -27,6 +27,7 @@ PLAN = {
     "personal": "",
     "participation": "",
     "pruning": "",
+    "robust": "",
     "privacy": "none: nothing is promised",
     "private": False,
     "outside": "",

@@ -46,8 +46,8 @@ def _add_squares_intrinsic(typingctx: Any, tile: Any, row: Any, other: Any, sums
         with cgutils.for_range(builder, I64(_TILE // _LANES), intp=I64) as loop:
             step = builder.mul(loop.index, I64(_LANES))
             mine = _load(builder, builder.gep(left, [step]), kind)
-            for total, row in zip(totals, right, strict=True):
-                apart = builder.fsub(mine, _load(builder, builder.gep(row, [step]), kind))
+            for total, one in zip(totals, right, strict=True):
+                apart = builder.fsub(mine, _load(builder, builder.gep(one, [step]), kind))
                 builder.store(builder.fadd(builder.load(total), builder.fmul(apart, apart)), total)
         for place, total in zip(places, totals, strict=True):
             into = builder.bitcast(place, kind.as_pointer())
@@ -77,7 +77,7 @@ _add_squares: Any = _add_squares_in_python if features.without_jit() else _add_s
 def _distance_kernel(dtype: str) -> Kernel:
     def distances_of_pairs(addresses: Any, like: Any, out: Any) -> None:
         count = addresses.size
-        wide = (count + _PAIRS - 1) // _PAIRS * _PAIRS  # of a pair with a row that is not there nothing is read
+        wide = (count + _PAIRS - 1) // _PAIRS * _PAIRS  # what is beyond the rows is not read
         tile, sums = np.zeros(wide * _TILE, np.float64), np.zeros(count * wide * _LANES, np.float64)
         for start in range(0, like.size, _TILE):
             size = min(_TILE, like.size - start)

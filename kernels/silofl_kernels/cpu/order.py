@@ -58,7 +58,10 @@ def _merge_exchange(count: int) -> Iterator[tuple[int, int]]:
 
 def _sort_tile(addresses: Any, start: Any, size: Any, exchanges: Any, tile: Any) -> None:
     for row in range(addresses.size):
-        values, lanes = part(addresses, row, start, size, tile), borrow(tile, row * _LANES, row * _LANES + size)
+        values, lanes = (
+            part(addresses, row, start, size, tile),
+            borrow(tile, row * _LANES, row * _LANES + size),
+        )
         for i in range(size):
             lanes[i] = values[i]
     for k in range(0, exchanges.size, 2):
@@ -97,19 +100,17 @@ def _sorted_mean_kernel(dtype: str) -> Kernel:
 
 @functools.cache
 def _mean_around_kernel(dtype: str) -> Kernel:
-    """Of sorted values the nearest lie side by side: the window whose farther end is nearest."""
+    """Of sorted values the nearest lie side by side: a window goes up while what it takes up is nearer."""
     sort_tile = device(_sort_tile, dtype)
 
     def mean_of_nearest(addresses: Any, exchanges: Any, reference: Any, count: Any, out: Any) -> None:
         tile, sums = np.zeros(addresses.size * _LANES, out.dtype), np.empty(_LANES, np.float64)
-        near, best, reach = np.zeros(_LANES, np.float64), np.empty(_LANES), np.empty(_LANES)
+        near, best = np.zeros(_LANES, np.float64), np.empty(_LANES, np.float64)
         for start in range(0, out.size, _LANES):
             size = min(_LANES, out.size - start)
             sort_tile(addresses, start, size, exchanges, tile)
             for i in range(size):
                 near[i] = reference[start + i]
-            for i in range(_LANES):
-                reach[i] = np.inf
             for row in range(addresses.size - count + 1):
                 for i in range(_LANES):
                     sums[i] = 0.0
@@ -117,13 +118,15 @@ def _mean_around_kernel(dtype: str) -> Kernel:
                     lanes = borrow(tile, other * _LANES, other * _LANES + _LANES)
                     for i in range(_LANES):
                         sums[i] += np.float64(lanes[i])
-                low = borrow(tile, row * _LANES, row * _LANES + _LANES)
-                high = borrow(tile, (row + count - 1) * _LANES, (row + count) * _LANES)
+                if row == 0:
+                    for i in range(_LANES):
+                        best[i] = sums[i]
+                    continue
+                left = borrow(tile, (row - 1) * _LANES, row * _LANES)
+                taken = borrow(tile, (row + count - 1) * _LANES, (row + count) * _LANES)
                 for i in range(_LANES):
-                    below, above = near[i] - np.float64(low[i]), np.float64(high[i]) - near[i]
-                    far = below if below > above else above
-                    best[i] = sums[i] if far < reach[i] else best[i]
-                    reach[i] = far if far < reach[i] else reach[i]
+                    nearer = np.float64(taken[i]) - near[i] < near[i] - np.float64(left[i])
+                    best[i] = sums[i] if nearer else best[i]
             means = borrow(out, start, start + size)
             for i in range(size):
                 means[i] = best[i] / np.float64(count)
