@@ -14,6 +14,9 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes, privacy_keys
+from silofl.config.attack_section import DEFAULT as NO_ATTACK
+from silofl.config.attack_section import SECTIONS as ATTACKS
+from silofl.config.attack_section import AnyAttack, AttackConfig
 from silofl.config.compress_section import DEFAULT as NO_CODEC
 from silofl.config.compress_section import SECTIONS as CODECS
 from silofl.config.compress_section import AnyCompress, CompressConfig
@@ -49,6 +52,7 @@ __all__ = [
     "LOCAL_KEYS",
     "LOCAL_PATHS",
     "RESUMABLE_KEYS",
+    "AttackConfig",
     "CheckpointConfig",
     "CompressConfig",
     "Config",
@@ -99,6 +103,7 @@ class Config(Section):
     robust: AnyRobust = ROBUST[NO_RULE](name=NO_RULE)
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
+    attack: AnyAttack = ATTACKS[NO_ATTACK](name=NO_ATTACK)
 
     @property
     def evaluates(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
+from silofl.config.attack_rules import attack_rules
 from silofl.config.compress_rules import compress_rules
 from silofl.config.data_rules import column_rules, data_rules, head_rules
 from silofl.config.mask_rules import mask_rules
@@ -40,7 +41,7 @@ def found(config: Config) -> Iterator[str]:
     rules += personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy) + watched_rules(config, strategy)
-    rules += robust_rules(config, strategy)
+    rules += robust_rules(config, strategy) + attack_rules(config, strategy)
     rules += rate_rules(config, strategy, methods.build(config.personal))
     rules += rank_rules(config, strategy, methods.build(config.personal))
     if config.privacy.unit != "none":

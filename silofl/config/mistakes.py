@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from silofl.config import (
+    attack_section,
     compress_section,
     personal_section,
     prune_section,
@@ -63,6 +64,7 @@ FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "prune": prune_section.SECTIONS,
     "topology": topology_section.SECTIONS,
     "robust": robust_section.SECTIONS,
+    "attack": attack_section.SECTIONS,
 }
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75

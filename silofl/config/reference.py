@@ -28,8 +28,13 @@ _MEMBERS = {
     "prune": "rules of pruning",
     "topology": "topologies",
     "robust": "robust rules",
+    "attack": "attacks",
 }
-_TOLD = {"topology": "`docs/topologies.md`", "robust": "`docs/robustness.md`"}
+_TOLD = {
+    "topology": "`docs/topologies.md`",
+    "robust": "`docs/robustness.md`",
+    "attack": "`docs/robustness.md`",
+}
 """What tells of a family's members, where `silofl strategies` does not."""
 
 
@@ -108,6 +113,7 @@ def _of_members(section: str, common: set[str]) -> Iterator[Key]:
 
 
 def _member_docs(section: str, member: str) -> Mapping[str, str]:
+    from silofl.attacks.registry import ATTACKS
     from silofl.compression.registry import CODECS
     from silofl.personal.registry import METHODS
     from silofl.pruning.registry import RULES
@@ -122,6 +128,7 @@ def _member_docs(section: str, member: str) -> Mapping[str, str]:
         "prune": RULES,
         "topology": ARRANGEMENTS,
         "robust": ROBUST,
+        "attack": ATTACKS,
     }
     return docs_of(kinds[section][member])
 

@@ -256,7 +256,7 @@ def _sizes(
         failure=describe_policy(config, silos),
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
-        notes=[*silo.notices(), *_of_fragments(sizes), *weak],
+        notes=[*filter(None, [config.attack.text]), *silo.notices(), *_of_fragments(sizes), *weak],
     )
 
 

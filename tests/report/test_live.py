@@ -28,6 +28,7 @@ PLAN = {
     "participation": "",
     "pruning": "",
     "robust": "",
+    "attack": "",
     "privacy": "none: nothing is promised",
     "private": False,
     "outside": "",
