@@ -102,7 +102,9 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
         "outside": "H",
         "evaluates": False,
     }
-    display.begin({**plan, **more, "pruning": "", "steps": "S", "path": "runs/demo"})
+    display.begin(
+        {**plan, **more, "pruning": "", "robust": "", "attack": "", "steps": "S", "path": "runs/demo"}
+    )
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
     spent = {
