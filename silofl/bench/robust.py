@@ -17,7 +17,7 @@ Updates = NDArray[np.float32]
 
 def run(*, parameters: int = 1_000_000, repeats: int = 9) -> list[Row]:
     """Measure rules with f = 2 of 10 updates of `parameters` float32 values."""
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     updates = np.random.default_rng(0).standard_normal((SILOS, parameters)).astype(np.float32)
     peers: dict[str, tuple[str, Callable[[Updates], Updates], str]] = {
@@ -54,7 +54,7 @@ def _call(name: str, updates: Updates) -> Callable[[], None]:
 
 def _trimmed(updates: Updates) -> Updates:
     ordered = np.sort(updates, axis=0)
-    return np.asarray(ordered[ATTACKERS : SILOS - ATTACKERS].mean(axis=0))
+    return np.asarray(ordered[ATTACKERS : SILOS - ATTACKERS].mean(axis=0), np.float32)
 
 
 def _weiszfeld(updates: Updates, smoothing: float = 0.1, steps: int = 3) -> Updates:
@@ -62,5 +62,5 @@ def _weiszfeld(updates: Updates, smoothing: float = 0.1, steps: int = 3) -> Upda
     found = np.zeros_like(updates[0])
     for _ in range(steps):
         inverse = 1 / np.maximum(np.linalg.norm(updates - found, axis=1), smoothing)
-        found = (inverse @ updates) / inverse.sum()
-    return found
+        found = np.asarray((inverse @ updates) / inverse.sum())
+    return np.asarray(found, np.float32)

@@ -30,6 +30,7 @@ from silofl.federation.privacy.data_budget import foretold
 from silofl.federation.privacy.guarantee import describe, notes, plan_for, refuse_over_budget
 from silofl.federation.privacy.pipeline import refuse_unprotectable
 from silofl.federation.recomputation import describe_recomputation
+from silofl.federation.robustness import refuse_unfit_attack, refuse_unfit_rule
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo
@@ -96,6 +97,8 @@ def _dry_run(
         refuse_conflicts(every.config(number))
     refuse_ranks(config.topology, silos)
     refuse_unfit(config, silos)
+    refuse_unfit_rule(config, silos)
+    refuse_unfit_attack(config, silos)
     budget_place.refuse_unusable(config, every.seen, own)
     first_task = every.task(every.seen[0])
     if isinstance(first_task, Files) and first_task.federated:

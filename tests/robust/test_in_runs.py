@@ -14,11 +14,17 @@ from safetensors.numpy import load_file
 from silofl import config as configuration
 from silofl.comm.threads import run_in_threads
 from silofl.errors import ConfigError
+from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, robust_rule
 from silofl.federation.loop import train
+from silofl.robust.base import aggregate
+from silofl.robust.registry import RULES
+from silofl.strategies.fedavg import FedAvg
+from silofl.topologies.robust_steps import RobustSteps
 from tests.robust import naive as rules
 from tests.strategies import naive
 from tests.strategies.test_federated import FAULT, LR, STEPS, WITHOUT_2, Softmax, deaths
+from tests.topologies.test_over_slices import SILOS, stepped, update
 
 __all__ = ["deaths"]
 ROUNDS = 8
@@ -58,6 +64,18 @@ def test_steps_are_by_what_the_rule_makes_of_the_updates(tmp_path: Path, name: s
     present = WITHOUT_2[:ROUNDS] if fault else None
     expected = reference(lambda x: getattr(rules, name)(x, 1), present)
     np.testing.assert_allclose(model, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dying", [-1, 2])
+@pytest.mark.parametrize("name", ["geometric_median", "mean_around_median"])
+def test_servers_of_slices_make_what_one_of_the_whole_would(name: str, dying: int) -> None:
+    """Five slices, one of which a rank takes over whose server fails as the step begins."""
+    rule: Any = RULES[name](f=1, clip=True)
+    expected = aggregate(rule, [update(silo) for silo in range(SILOS)])
+    found = stepped(RobustSteps(FedAvg(), rule, 0), "plain", dying=dying)
+    assert [silo for silo, one in enumerate(found) if one is None] == [dying] * (dying >= 0)
+    for one in found:
+        assert one is None or np.array_equal(one, expected)
 
 
 def test_what_a_rule_goes_on_from_is_there_after_a_resume(tmp_path: Path) -> None:
@@ -104,6 +122,11 @@ def test_a_rule_that_cannot_be_had_of_so_many_is_refused_early(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         robust_rule(Start(configured(tmp_path, robust, **sections), silos))
+
+
+def test_a_dry_run_refuses_it_as_well(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^robust\.f = 1 is too large for 4 silos"):
+        dry_run(configured(tmp_path, {"name": "krum", "f": 1}), 4)
 
 
 @pytest.mark.parametrize(
