@@ -7,16 +7,21 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.robust._far import draw
 from silofl.robust._points import Matrix, Points
 
 
 def clipped(points: Points, zero: NDArray[np.float64], f: int) -> Points:
-    """The floor(2 f (n - f) / n) longest points cut to the length of the next (ARC, algorithm 2)."""
+    """The floor(2 f (n - f) / n) longest updates cut to the length of the next (ARC, algorithm 2).
+
+    The points are the first of the vectors, as they are.
+    """
     count, lengths = len(points), points.to(zero)
-    cut = 2 * f * (count - f) // count
-    limit = np.sort(lengths)[count - cut - 1]
-    scale = np.minimum(1.0, limit / np.maximum(lengths, np.finfo(np.float64).tiny))[:, None]
-    return Points(scale * points.combinations + (1 - scale) * zero, points.squares)
+    limit = float(np.sort(lengths)[count - 2 * f * (count - f) // count - 1])
+    squares, made_of = points.squares.copy(), points.made_of.copy()
+    for index in range(count):
+        draw(squares, made_of, index, int(zero.argmax()), limit)
+    return Points(points.combinations, squares, made_of)
 
 
 def buckets(count: int, size: int, rng: np.random.Generator) -> Matrix:

@@ -7,7 +7,7 @@ weights out for itself, from n x n numbers, and no rank has more of an update th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,20 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Points:
-    """Affine combinations of the m vectors whose squared distances were measured.
+    """Affine combinations of m vectors of which squared distances are known.
 
     Distances of combinations are worked out from differences of their coefficients: where two have the same
     part of a vector that is far away, that vector does not round what is between them.
 
     Attributes:
         combinations: (r, m) coefficients, those of each point adding up to 1.
-        squares: (m, m) squared distances that were measured.
+        squares: (m, m) squared distances of the vectors.
+        made_of: (m, m) coefficients of what each of these is made of, of vectors that were measured.
     """
 
     combinations: Matrix
     squares: Matrix
+    made_of: Matrix
 
     def __len__(self) -> int:
         return len(self.combinations)
@@ -56,4 +58,4 @@ class Points:
 
     def mixed(self, mixture: Matrix) -> Points:
         """The points that are `mixture` (q, r), whose rows add up to 1, of these."""
-        return Points(mixture @ self.combinations, self.squares)
+        return replace(self, combinations=mixture @ self.combinations)

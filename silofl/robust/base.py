@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from silofl.constrained import NonNegativeInt, PositiveInt
 from silofl.robust._before import buckets, clipped, mixed
+from silofl.robust._far import drawn_near
 from silofl.robust._points import Matrix, Points
 from silofl.types import Vector
 
@@ -179,10 +180,12 @@ def apply(
     Those are left out, and count as some of the `f`. `known` is the sum over all slices of what `measure`
     gives. Raises ValueError, of one sentence, where too few updates are left for the rule.
     """
-    count = len(rows)
-    size = math.isqrt(len(known))
-    marks = known.reshape(size, size).diagonal()[:count] if rule.measures else known
-    good = [int(index) for index in np.flatnonzero(np.isfinite(marks))]
+    count, size = len(rows), math.isqrt(len(known))
+    good = (
+        _finite(known.reshape(size, size), count)
+        if rule.measures
+        else [k for k in range(count) if known[k] == 0]
+    )
     rejected = tuple(silo for index, silo in enumerate(silos) if index not in good)
     f = max(0, rule.f - len(rejected))
     if len(good) < rule.fewest(f) or math.ceil(len(good) / rule.bucket) < rule.fewest(f):
@@ -190,15 +193,18 @@ def apply(
             f"robust.f = {rule.f} is too large for the {len(good)} updates of finite values that are left of "
             f"{count}: lower it, or choose another robust.name"
         )
-    beside = _beside(rule, [rows[index] for index in good], center) if rule.measures else {}
-    kept = [*good, *range(count, size)] if rule.measures else list(good)
-    squares = known.reshape(size, size)[np.ix_(kept, kept)] if rule.measures else np.zeros((len(good),) * 2)
-    every = np.eye(len(kept))
+    used = [rows[index] for index in good]
+    beside = _beside(rule, used, center) if rule.measures else {}
+    squares = made_of = np.eye(len(good) + len(beside))
+    if rule.measures:
+        kept = [*good, *range(count, size)]
+        squares, made_of = drawn_near(known.reshape(size, size)[np.ix_(kept, kept)], len(good))
+    every = np.eye(len(squares))
     named = {name: every[len(good) + number] for number, name in enumerate(beside)}
     scene = Scene(f, tuple(silos[index] for index in good), named, rng)
-    combinations = rule.choose(rule.prepared(Points(every[: len(good)], squares), scene), scene)
-    vectors = [*(rows[index] for index in good), *beside.values()]
-    rule.along([_combined(vectors, one) for one in combinations], f, out)
+    points = rule.prepared(Points(every[: len(good)], squares, made_of), scene)
+    chosen = rule.choose(points, scene) @ points.made_of
+    rule.along([_combined([*used, *beside.values()], one) for one in chosen], f, out)
     return rejected
 
 
@@ -218,6 +224,17 @@ def aggregate(
     known, silos = measure(rule, rows, center), tuple(range(len(rows)))
     apply(rule, rows, known, silos, np.random.default_rng(seed), center=center, out=out)
     return out
+
+
+def _finite(squares: Matrix, count: int) -> list[int]:
+    """Which of `count` vectors are finite, and no farther from the others than float64 can say."""
+    good = [index for index in range(count) if squares[index, index] == 0]
+    while good:
+        lost = (~np.isfinite(squares[good][:, good])).sum(axis=1)
+        if not lost.any():
+            break
+        good.pop(int(lost.argmax()))
+    return good
 
 
 def _beside(rule: ResilientRule, rows: Sequence[Vector], center: Vector | None) -> dict[Beside, Vector]:

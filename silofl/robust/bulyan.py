@@ -34,9 +34,12 @@ class Bulyan(ResilientRule):
         chosen: list[int] = []
         while len(chosen) < len(points) - 2 * scene.f:
             among = squares[left][:, left]
-            (first,) = best_by_neighbours(among, max(1, len(left) - scene.f - 2), 1)
-            chosen.append(left.pop(int(first)))
+            first = 0 if len(left) == 1 else int(best_by_neighbours(among, self._count(left, scene), 1)[0])
+            chosen.append(left.pop(first))
         return points.combinations[sorted(chosen)]
+
+    def _count(self, left: Sequence[int], scene: Scene) -> int:
+        return max(1, len(left) - scene.f - 2)
 
     def along(self, rows: Sequence[Vector], f: int, out: Vector) -> None:
         """See `mean_around_median`."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.constrained import Fraction, PositiveInt
-from silofl.robust._far import drawn_near
 from silofl.robust._points import Points
 from silofl.robust.base import Scene, WeighingRule
 
@@ -34,19 +33,18 @@ class GeometricMedian(WeighingRule):
 
     def weigh(self, points: Points, scene: Scene) -> NDArray[np.float64]:
         """Weights in inverse proportion to distances."""
-        near, back = drawn_near(points)
-        for index, one in enumerate(near.combinations):
-            if self._holds(near, one, near.to(one)):
-                return np.asarray(back[index])
-        weights = np.full(len(near), 1 / len(near))
-        least = self.smoothing * float(near.to(near.mean()).mean())
+        for one in points.combinations:
+            if self._holds(points, one, points.to(one)):
+                return np.asarray(one)
+        weights = np.full(len(points), 1 / len(points))
+        least = self.smoothing * float(points.to(points.mean()).mean())
         for _ in range(self.iterations):
-            inverse = 1 / np.maximum(near.to(near.mean(weights)), least)
+            inverse = 1 / np.maximum(points.to(points.mean(weights)), least)
             after = inverse / inverse.sum()
             moved, weights = np.abs(after - weights).max(), after
             if moved < np.finfo(np.float64).eps:
                 break
-        return np.asarray(weights @ back)
+        return points.mean(weights)
 
     def _holds(self, points: Points, one: NDArray[np.float64], distances: NDArray[np.float64]) -> bool:
         """Whether the pull of the others on a point is less than its own weight."""

@@ -72,7 +72,7 @@ def test_inputs_stay_as_they_are_in_float32_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in MOVED])
 @pytest.mark.parametrize("before", BEFORE, ids=str)
-@pytest.mark.parametrize("length", [1.0, 1e4, 1e12])
+@pytest.mark.parametrize("length", [1.0, 1e4, 1e12, 1e30])
 def test_equal_updates_come_out_as_they_are(name: str, before: dict[str, Any], length: float) -> None:
     x = np.repeat(updates(1), 11, axis=0)
     x[[3, 8]] = length * np.random.default_rng(0).standard_normal((2, 7))
@@ -85,11 +85,26 @@ def test_attackers_move_it_no_further_however_far_they_are(name: str) -> None:
     silos = KINDS[name](f=2).fewest(2)
     honest, ways = updates(silos, seed=4), np.ones(7)
     found = []
-    for length in (1e3, 1e6, 1e12):
+    for length in (1e3, 1e6, 1e12, 1e30, *([1e200] if silos > 4 else [])):
         x = honest.copy()
         x[-2:] = length * ways
         found.append(np.abs(aggregate(KINDS[name](f=2), x)).max())
     assert max(found) < 10
+
+
+@pytest.mark.parametrize("before", [{"clip": True}, {"mix": True}, {"iterations": 4}], ids=str)
+@pytest.mark.parametrize("name", ["krum", "geometric_median", "caf", "centered_clipping"])
+def test_what_is_far_does_not_drown_what_is_near(name: str, before: Any) -> None:
+    """As at a million times the others' distances, but for the direction, which rounding loses."""
+    if "iterations" in before and name != "centered_clipping":
+        pytest.skip("a key of centered_clipping")
+    honest, ways = updates(seed=4), np.random.default_rng(5).standard_normal((2, 7))
+    found = []
+    for length in (1e6, 1e13):
+        x = honest.copy()
+        x[-2:] = length * ways
+        found.append(aggregate(KINDS[name](f=2, **before), x))
+    np.testing.assert_allclose(*found, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in (*MOVED, "distance_filter")])
