@@ -92,7 +92,7 @@ def test_attackers_move_it_no_further_however_far_they_are(name: str) -> None:
     assert max(found) < 10
 
 
-@pytest.mark.parametrize("before", [{"clip": True}, {"mix": True}, {"iterations": 4}], ids=str)
+@pytest.mark.parametrize("before", [{}, {"clip": True}, {"mix": True}, {"iterations": 4}], ids=str)
 @pytest.mark.parametrize("name", ["krum", "geometric_median", "caf", "centered_clipping"])
 def test_what_is_far_does_not_drown_what_is_near(name: str, before: Any) -> None:
     """As at a million times the others' distances, but for the direction, which rounding loses."""
