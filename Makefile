@@ -52,6 +52,7 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.run
 	$(BIN)/silofl bench kernels
 	$(BIN)/silofl bench codecs
+	$(BIN)/silofl bench robust
 	$(BIN)/silofl bench allreduce
 	$(BIN)/silofl bench round
 	$(BIN)/silofl bench memory

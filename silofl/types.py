@@ -54,6 +54,8 @@ class Total:
         resync: whether silos sent absolute values of their state: see `LocalRound.resync`.
         rows: by name, every silo's slice in the order of their numbers, (k_name,) each; None where only the
             sum is known, as under every secure protocol.
+        members: numbers of the silos in the sum, in the order of rows.
+        round_number: of the round, from 1.
         over_slices: float64 (s,), the sum over all slices of what `Strategy.part` gives of each; empty in
             `part` itself, and where a strategy has none.
     """
@@ -64,4 +66,6 @@ class Total:
     all_silos: int
     resync: bool = False
     rows: Mapping[str, list[Vector]] | None = None
+    members: tuple[int, ...] = ()
+    round_number: int = 0
     over_slices: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))

@@ -36,6 +36,11 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
     },
     "silofl.privacy.places": {"silofl.transforms", "silofl_kernels"},
+    "silofl.robust": {
+        *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
+        "silofl_kernels",
+    },
+    "silofl.attacks": {"silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"},
     "silofl.mixing": {"silofl.constrained", "silofl.families"},
     "silofl.topologies.arrangements": {
         *("silofl.errors", "silofl.constrained", "silofl.families", "silofl.mixing"),
@@ -43,6 +48,7 @@ FLOORS = {
     "silofl.config": {
         *("silofl.errors", "silofl.faults", "silofl.constrained", "silofl.strategies"),
         *("silofl.privacy.places", "silofl.personal", "silofl.compression", "silofl.pruning"),
+        *("silofl.robust", "silofl.attacks"),
         "silofl.topologies.arrangements",
     },
     "silofl.crypto": {
@@ -66,6 +72,7 @@ FLOORS = {
     "silofl.topologies": {
         *("silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.comm", "silofl.aggregation", "silofl.strategies", "silofl.topologies.arrangements"),
+        "silofl.robust",
         "silofl.mixing",
     },
     "silofl.report": {

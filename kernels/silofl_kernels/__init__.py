@@ -20,6 +20,7 @@ from silofl_kernels.centred_table import CENTRED_VARIANCE, FRACTION_BITS
 from silofl_kernels.correlated import correlate_noise
 from silofl_kernels.count_sketch import CountSketch, sketch, unsketch
 from silofl_kernels.cpu import kernels as _cpu_kernels
+from silofl_kernels.distances import squared_distances
 from silofl_kernels.exact import ExactFormat
 from silofl_kernels.fields import FIELD_BITS, fields_per_word, pack_fields, unpack_fields
 from silofl_kernels.low_rank import add_product
@@ -35,6 +36,7 @@ from silofl_kernels.noise_table import (
     discrete_gaussian,
     skellam,
 )
+from silofl_kernels.order import mean_around, median, trimmed_mean
 from silofl_kernels.packing import pack_bits, packed_size, unpack_bits
 from silofl_kernels.prg import KEY_BYTES, Prg
 from silofl_kernels.quantize import Counts, dequantize, quantize
@@ -82,6 +84,8 @@ __all__ = [
     "gather",
     "keystream",
     "max_abs",
+    "mean_around",
+    "median",
     "pack_bits",
     "pack_fields",
     "packed_size",
@@ -101,7 +105,9 @@ __all__ = [
     "scatter_add",
     "skellam",
     "sketch",
+    "squared_distances",
     "top_k",
+    "trimmed_mean",
     "unpack_bits",
     "unpack_fields",
     "unrotate",

@@ -92,6 +92,9 @@ class Backend(Protocol):
     def max_abs(self, x: Floats, ends: Ends, out: NDArray[np.float64], /) -> None:
         """See `silofl_kernels.max_abs`; float64 (m,) over `out`."""
 
+    def mean_around(self, rows: Rows, reference: Floats, out: Floats, count: int, /) -> None:
+        """See `silofl_kernels.mean_around`."""
+
     def pack_fields(self, numbers: Words, out: Words, bits: int, /) -> None:
         """See `silofl_kernels.pack_fields`."""
 
@@ -183,6 +186,12 @@ class Backend(Protocol):
 
     def scale_into(self, x: Floats, weight: float, out: Floats, /) -> None:
         """See `silofl_kernels.scale_into`."""
+
+    def sorted_mean(self, rows: Rows, out: Floats, first: int, last: int, /) -> None:
+        """The mean of values `first` to `last` - 1 of each coordinate, in ascending order, over `out`."""
+
+    def squared_distances(self, rows: Rows, out: NDArray[np.float64], /) -> None:
+        """See `silofl_kernels.squared_distances`; over `out` (n, n), zeros."""
 
     def sketch(self, x: Floats, out: Floats, way: CountSketch, /) -> None:
         """See `silofl_kernels.sketch`."""

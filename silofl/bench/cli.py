@@ -49,6 +49,19 @@ def codecs(
 
 
 @app.command()
+def robust(
+    parameters: Annotated[int, typer.Option(min=1, help="Vector length.")] = 1_000_000,
+    repeats: Repeats = 9,
+    json: Json = None,
+) -> None:
+    """Robust rules of 10 updates on one core, beside NumPy and a Gram matrix by BLAS."""
+    from silofl.bench.robust import run
+
+    title = f"robust rules, 10 updates of {parameters} parameters"
+    _show([(title, run(parameters=parameters, repeats=repeats), [])], json)
+
+
+@app.command()
 def allreduce(
     n: Ranks = 4,
     parameters: Parameters = None,

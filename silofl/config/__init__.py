@@ -14,6 +14,9 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from silofl.config import conflicts, mistakes, privacy_keys
+from silofl.config.attack_section import DEFAULT as NO_ATTACK
+from silofl.config.attack_section import SECTIONS as ATTACKS
+from silofl.config.attack_section import AnyAttack, AttackConfig
 from silofl.config.clients_section import ClientsConfig
 from silofl.config.compress_section import DEFAULT as NO_CODEC
 from silofl.config.compress_section import SECTIONS as CODECS
@@ -26,6 +29,9 @@ from silofl.config.personal_section import AnyPersonal, PersonalConfig
 from silofl.config.prune_section import DEFAULT as NO_PRUNING
 from silofl.config.prune_section import SECTIONS as RULES
 from silofl.config.prune_section import AnyPrune, PruneConfig
+from silofl.config.robust_section import DEFAULT as NO_RULE
+from silofl.config.robust_section import SECTIONS as ROBUST
+from silofl.config.robust_section import AnyRobust, RobustConfig
 from silofl.config.section import Section
 from silofl.config.sections import (
     CheckpointConfig,
@@ -47,6 +53,7 @@ __all__ = [
     "LOCAL_KEYS",
     "LOCAL_PATHS",
     "RESUMABLE_KEYS",
+    "AttackConfig",
     "CheckpointConfig",
     "ClientsConfig",
     "CompressConfig",
@@ -56,6 +63,7 @@ __all__ = [
     "PersonalConfig",
     "PrivacyConfig",
     "PruneConfig",
+    "RobustConfig",
     "RunConfig",
     "SecureConfig",
     "StrategyConfig",
@@ -95,8 +103,10 @@ class Config(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     compress: AnyCompress = CODECS[NO_CODEC](name=NO_CODEC)
     prune: AnyPrune = RULES[NO_PRUNING](name=NO_PRUNING)
+    robust: AnyRobust = ROBUST[NO_RULE](name=NO_RULE)
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
+    attack: AnyAttack = ATTACKS[NO_ATTACK](name=NO_ATTACK)
 
     @property
     def evaluates(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
+from silofl.config.attack_rules import attack_rules
 from silofl.config.buffering_rules import buffering_rules
 from silofl.config.clients_rules import clients_rules
 from silofl.config.compress_rules import compress_rules
@@ -20,6 +21,7 @@ from silofl.config.participation_rules import participation_rules
 from silofl.config.prune_rules import prune_rules
 from silofl.config.rank_rules import rank_rules
 from silofl.config.rate_rules import rate_rules
+from silofl.config.robust_rules import robust_rules
 from silofl.config.sections import PrivacyConfig, TrainConfig
 from silofl.config.topology_rules import topology_rules
 from silofl.config.watched_rules import watched_rules
@@ -43,6 +45,7 @@ def found(config: Config) -> Iterator[str]:
     rules += personal_rules(config, strategy)
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy) + watched_rules(config, strategy)
+    rules += robust_rules(config, strategy) + attack_rules(config, strategy)
     rules += rate_rules(config, strategy, methods.build(config.personal))
     rules += buffering_rules(config, strategy) + topology_rules(config) + own_model_rules(config, strategy)
     rules += rank_rules(config, strategy, methods.build(config.personal))

@@ -10,9 +10,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from silofl.config import (
+    attack_section,
     compress_section,
     personal_section,
     prune_section,
+    robust_section,
     strategy_section,
     topology_section,
 )
@@ -61,6 +63,8 @@ FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "compress": compress_section.SECTIONS,
     "prune": prune_section.SECTIONS,
     "topology": topology_section.SECTIONS,
+    "robust": robust_section.SECTIONS,
+    "attack": attack_section.SECTIONS,
 }
 """Sections whose keys are those of the member of a family that they name."""
 _ALIKE = 0.75

@@ -27,8 +27,14 @@ _MEMBERS = {
     "compress": "codecs",
     "prune": "rules of pruning",
     "topology": "topologies",
+    "robust": "robust rules",
+    "attack": "attacks",
 }
-_TOLD = {"topology": "`docs/topologies.md`"}
+_TOLD = {
+    "topology": "`docs/topologies.md`",
+    "robust": "`docs/robustness.md`",
+    "attack": "`docs/robustness.md`",
+}
 """What tells of a family's members, where `silofl strategies` does not."""
 
 
@@ -107,9 +113,11 @@ def _of_members(section: str, common: set[str]) -> Iterator[Key]:
 
 
 def _member_docs(section: str, member: str) -> Mapping[str, str]:
+    from silofl.attacks.registry import ATTACKS
     from silofl.compression.registry import CODECS
     from silofl.personal.registry import METHODS
     from silofl.pruning.registry import RULES
+    from silofl.robust.registry import RULES as ROBUST
     from silofl.strategies.registry import STRATEGIES
     from silofl.topologies.arrangements.registry import ARRANGEMENTS
 
@@ -119,6 +127,8 @@ def _member_docs(section: str, member: str) -> Mapping[str, str]:
         "compress": CODECS,
         "prune": RULES,
         "topology": ARRANGEMENTS,
+        "robust": ROBUST,
+        "attack": ATTACKS,
     }
     return docs_of(kinds[section][member])
 

@@ -30,6 +30,7 @@ from silofl.federation.participation import buffering_of, describe_participation
 from silofl.federation.privacy import budget_place
 from silofl.federation.privacy.compressed_noise import way_of
 from silofl.federation.recomputation import describe_recomputation
+from silofl.federation.robustness import refuse_unfit_attack, refuse_unfit_rule
 from silofl.federation.schema import describe_schema, schema_mismatch, schema_notices
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.federation.silo import Silo
@@ -157,6 +158,8 @@ def _refuse(config: Config, every: DryRunSilos, counted: int) -> None:
     for number in every.seen:
         refuse_conflicts(every.config(number))
     refuse_unfit(config, counted)
+    refuse_unfit_rule(config, counted)
+    refuse_unfit_attack(config, counted)
 
 
 def _target(config: Config, task: Task) -> str:
@@ -270,7 +273,9 @@ def _sizes(
         rounds=config.run.rounds,
         personal=_personal(config),
         participation=describe_participation(config, counted),
-        protocol=", ".join(part for part in (name, config.compress.text, config.prune.text) if part),
+        protocol=", ".join(
+            part for part in (name, config.compress.text, config.prune.text, config.robust.text) if part
+        ),
         keys=describe_keys(config.secure, counted),
         bears=_bears(config, silos, counted, private=private),
         steps=describe_recomputation(config, silos),
@@ -284,6 +289,7 @@ def _sizes(
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
         notes=[
+            *filter(None, [config.attack.text]),
             *filter(None, [arrangement.describe(range(silos), config.run.seed)]),
             *silo.notices(),
             *_of_fragments(sizes),

@@ -20,6 +20,7 @@ from silofl.federation import rundir
 from silofl.federation.failure.policy import refuse_idle_faults
 from silofl.federation.participation import refuse_unfit
 from silofl.federation.privacy import budget_place
+from silofl.federation.robustness import refuse_unfit_attack, refuse_unfit_rule
 from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.report.loggers import registry as loggers_of
@@ -70,6 +71,16 @@ def participation(start: Start) -> None:
     refuse_unfit(start.config, with_data(start.config.topology, start.silos))
 
 
+def robust_rule(start: Start) -> None:
+    """The rule of [robust] is one of so many silos' own updates."""
+    refuse_unfit_rule(start.config, start.silos)
+
+
+def attack(start: Start) -> None:
+    """The silos that are to attack are there, and the sum lets them."""
+    refuse_unfit_attack(start.config, start.silos)
+
+
 def faults(start: Start) -> None:
     """Every fault to inject can happen."""
     if not start.resume:
@@ -116,7 +127,15 @@ def task_and_data(start: Start, silo: int) -> None:
         tasks.refuse_early(start.config, silo)
 
 
-OF_RUN: tuple[Callable[[Start], None], ...] = (secure_keys, topology, number_of_silos, participation, faults)
+OF_RUN: tuple[Callable[[Start], None], ...] = (
+    secure_keys,
+    topology,
+    number_of_silos,
+    participation,
+    robust_rule,
+    attack,
+    faults,
+)
 """What the configuration and the number of silos tell."""
 OF_SILO: tuple[Callable[[Start, int], None], ...] = (
     run_directory,

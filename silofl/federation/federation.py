@@ -43,6 +43,7 @@ from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.base import Topology
 from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import arrangement_of, strategy_of, topology_of
+from silofl.topologies.robust_steps import with_rule
 from silofl.types import Contribution, Vector
 
 
@@ -289,7 +290,7 @@ class RunContext:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts, starts = [one.values for one in self.silo.fragments], self.silo.starts
-        both = self.group, self.strategy
+        both = self.group, with_rule(self.strategy, self.config)
         model = first_values(self.silo.initial(), starts), self.silo.model.trainable
         if streaming is None or len(parts) == 1:
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))

@@ -28,7 +28,9 @@ from silofl.federation.federation import Federation
 from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.new_samples import follow_new_samples
+from silofl.federation.rehearsal import rehearse
 from silofl.federation.sum_ahead import SumAhead
+from silofl.topologies.robust_steps import rejected_by
 from silofl.training.metric_states import beside
 from silofl.training.seeding import turn
 from silofl.types import Contribution
@@ -57,6 +59,8 @@ class RoundResult:
     """Numbers of the silos whose updates are in the round's sum."""
     quality: EncodingQuality = field(default_factory=EncodingQuality)
     """How well the round's values were encoded."""
+    rejected: tuple[int, ...] = ()
+    """Numbers of the silos whose updates are in the sum and were left out by the rule of [robust]."""
     density: float | None = None
     """Which part of the weights that may be pruned is left after it; None where nothing is."""
     staleness: Mapping[int, int] | None = None
@@ -94,7 +98,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     ahead = SumAhead.of(federation, partial(_sum, federation, number))
     while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed
-        fitted, magnitudes = _fit(federation, number, clock, ahead)
+        fitted, magnitudes = rehearse(federation, number, *_fit(federation, number, clock, ahead))
 
         # Many contributions in, slices of their weighted means out.
         with clock.phase("aggregate"), suppress(RetryRound):
@@ -120,6 +124,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     # This rank is the server of its slice; all slices together are the pending global model.
     with clock.phase("step"):
         _server_step(federation, fitted, number)
+        result.rejected = rejected_by(federation.topology)
         result.bytes_sent = group.comm.bytes_sent - sent
         if group.comm.groups:
             result.bytes_between_groups = group.comm.bytes_between_groups - far
@@ -129,16 +134,23 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     if evaluate:
         with clock.phase("evaluate"):
-            group.comm.mark("evaluate")
-            silo = federation.silo if arrivals is None else arrivals.evaluator
-            evaluated = capture(lambda: silo.evaluate(federation.own_values(number), number))
-            layouts = agree_on_metrics(group, evaluated)
-            result.own = evaluated.value().own
-            if federation.may_show_metrics(number):
-                sums = MetricSums(group, aggregator, fewest_in_metrics(federation), federation.silo.code)
-                found = sums.total(evaluated.value(), layouts, federation.values)
-                result.metrics = with_consensus(federation, found, number)
+            _evaluate(federation, result, number)
     return result
+
+
+def _evaluate(federation: Federation, result: RoundResult, number: int) -> None:
+    """Have the new model's metrics in the result, this silo's and the federation's; collective."""
+    group, arrivals = federation.group, federation.context.arrivals
+    group.comm.mark("evaluate")
+    silo = federation.silo if arrivals is None else arrivals.evaluator
+    evaluated = capture(lambda: silo.evaluate(federation.own_values(number), number))
+    layouts = agree_on_metrics(group, evaluated)
+    result.own = evaluated.value().own
+    if federation.may_show_metrics(number):
+        fewest = fewest_in_metrics(federation)
+        sums = MetricSums(group, federation.aggregator, fewest, federation.silo.code)
+        found = sums.total(evaluated.value(), layouts, federation.values)
+        result.metrics = with_consensus(federation, found, number)
 
 
 def _fit(

@@ -28,7 +28,7 @@ from silofl.federation.own_model import OwnModel, private_patterns
 from silofl.federation.script_rules import refuse_unfit
 from silofl.federation.silo_clients import clients_of
 from silofl.federation.strategy_half import StrategyHalf
-from silofl.federation.task_data import TaskData, counted_of, data_of_task, persons_of
+from silofl.federation.task_data import TaskData, counted_of, persons_of, training_data
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import build
 from silofl.tasks.base import CollatingTask, SiloData, Task
@@ -98,7 +98,7 @@ class Silo:
         where, dtype, seed = torch.device(device), DTYPES[config.train.dtype], config.run.seed
         prepare(where)
         self.code = code = UserCode(number) if code is None else code
-        given, self.schema, self.preprocessing = data or data_of_task(task, number, silos, code)
+        given, self.schema, self.preprocessing = training_data(config, task, number, silos, code, data)
         train, test = given.train, given.test
         self.samples, self.test_samples = len(train), len(test) if test is not None else 0
         split = ClientSplit.of(config, given, number) if self.samples else None

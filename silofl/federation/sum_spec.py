@@ -61,7 +61,7 @@ def aggregation_spec(
         silos - len(without_data),
         replica_count(config, silos) if tolerant else 0,
         strategy.scalars,
-        strategy.needs == "rows",
+        strategy.needs == "rows" or config.robust.rule is not None,
         recomputations(config, silos),
         without_data,
         next(iter(without_data), None),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch.utils.data import TensorDataset
 
-from silofl.config import PrivacyConfig
+from silofl.config import Config, PrivacyConfig
 from silofl.errors import ConfigError, DataError
 from silofl.tasks.base import SiloData, Task
 from silofl.tasks.checks import data_of, schema_of
@@ -66,3 +68,31 @@ def persons_of(data: SiloData, privacy: PrivacyConfig, number: int) -> Persons:
             rank=number,
         )
     return Persons(data.owners, privacy.records_per_patient)
+
+
+def training_data(
+    config: Config, task: Task, number: int, silos: int, code: UserCode, data: TaskData | None = None
+) -> TaskData:
+    """What silo `number` trains on: `data`, or what the task gives; changed where it attacks so.
+
+    What is held out stays. Raises ConfigError where the attack cannot be carried out on such data.
+    """
+    data = data_of_task(task, number, silos, code) if data is None else data
+    attack = config.attack.attack
+    if attack is None or not attack.poisons or number not in attack.silos:
+        return data
+    given, rng = data.data, np.random.default_rng([config.run.seed, number])
+    tensors = given.train.tensors if isinstance(given.train, TensorDataset) else ()
+    if len(tensors) != 2:
+        raise ConfigError(
+            f'silo {number}: attack.name = "{config.attack.name}" changes samples and labels, and the task '
+            "gives no TensorDataset of these two: choose an attack on updates, such as sign_flip",
+            rank=number,
+        )
+    try:
+        samples, labels = (one.cpu().numpy() for one in tensors)
+        arrays = attack.poison(samples, labels, rng)
+    except ValueError as error:
+        raise ConfigError(f"silo {number}: {error}", rank=number) from None
+    train = TensorDataset(*(torch.from_numpy(one).to(tensors[0].device) for one in arrays))
+    return data._replace(data=SiloData(train, given.test, given.owners))

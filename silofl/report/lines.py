@@ -25,6 +25,8 @@ def opening(plan: Record) -> list[str]:
         *([f"  silos: {plan['participation']}"] if plan["participation"] else []),
         *([f"  clients: {plan['clients']}"] if plan["clients"] else []),
         *([f"  {plan['pruning']}"] if plan["pruning"] else []),
+        *([f"  robust rule: {plan['robust']}"] if plan["robust"] else []),
+        *([f"  {plan['attack']}"] if plan["attack"] else []),
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
         *([f"  personal: {plan['personal']}"] if plan["personal"] else []),

@@ -40,6 +40,7 @@ class RoundMetrics:
         staleness: of the updates that are in it, by silo, how many rounds older than the newest the model was
             that each was trained from; None where all were trained from the newest.
         survivors: silos whose updates are in the model.
+        rejected: silos whose updates had values that are not finite, which a robust rule left out.
         failed: silos that failed since the line before.
         rejoined: silos that came back since the line before.
         recovery_seconds: from the first error until the survivors had met again.
@@ -72,6 +73,7 @@ class RoundMetrics:
     drawn: tuple[int, ...] | None = None
     staleness: Mapping[str, int] | None = None
     survivors: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     rejoined: tuple[int, ...] = ()
     recovery_seconds: float = 0.0
@@ -101,7 +103,7 @@ class RoundMetrics:
         """The round again."""
         known = {one.name for one in fields(cls)} - {"means"}
         given = {name: value for name, value in line.items() if name in known}
-        for name in ("began", "survivors", "failed", "rejoined", "withheld_metrics"):
+        for name in ("began", "survivors", "rejected", "failed", "rejoined", "withheld_metrics"):
             given[name] = tuple(given.get(name, ()))
         if "drawn" in given:
             given["drawn"] = tuple(given["drawn"])
@@ -122,6 +124,11 @@ class RoundMetrics:
             notices.append(
                 f"{silos_text(self.failed)} failed in round {self.round}; "
                 f"recovered in {self.recovery_seconds:.2f} s"
+            )
+        if self.rejected:
+            notices.append(
+                f"left out of round {self.round}: {silos_text(self.rejected)}, whose update had values that "
+                "are not finite"
             )
         if self.clipped_silos:
             notices.append(

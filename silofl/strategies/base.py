@@ -189,11 +189,18 @@ class Strategy:
         shared["model"][...] += total.mean["update"]
         return state
 
-    def part(self, total: Total) -> NDArray[np.float64]:
+    def combine(self, state: State, total: Total) -> tuple[State, Total]:
+        """What `step`, and the model's buffers, are given: the state, and the total with other means.
+
+        For what replaces means, such as a robust rule; recomputed by others as a step is.
+        """
+        return state, total
+
+    def part(self, state: State, total: Total) -> NDArray[np.float64]:
         """A slice's part of numbers that whole vectors decide, float64 (s,): norms, or distances of rows.
 
         Parts, all of one length, are added up over all slices, in their order, and `step` finds the sum in
-        `total.over_slices`.
+        `total.over_slices`. The state is the server's of that slice.
         Other ranks recompute a part as they do a step: elementwise operations and np.add.reduce, no BLAS.
         """
         return np.empty(0)

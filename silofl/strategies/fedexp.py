@@ -27,7 +27,7 @@ class FedExP(Strategy):
     sends = {"update": "uniform"}  # noqa: RUF012 - the base declares it
     scalars = ("square", "share")
 
-    def part(self, total: Total) -> NDArray[np.float64]:
+    def part(self, state: State, total: Total) -> NDArray[np.float64]:
         """A slice's part of |mean change|^2."""
         mean = total.mean["update"].astype(np.float64)
         return np.array([np.add.reduce(mean * mean)])

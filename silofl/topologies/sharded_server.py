@@ -28,7 +28,7 @@ from silofl.topologies.base import BUFFERS, NO_STARTS
 from silofl.topologies.restored_slices import gather_from, restore_slices
 from silofl.topologies.slice_copies import STRATEGY, VECTORS, SliceCopies, exchange_copies, of_slice
 from silofl.topologies.slice_states import SliceStates, gather_parts
-from silofl.types import Contribution, Vector
+from silofl.types import Contribution, Total, Vector
 
 MODEL = "model"
 Slices = dict[str, Vector]
@@ -51,7 +51,7 @@ class ShardedServer:
         newcomers: tuple[int, ...] = (),
         starts: Mapping[str, Vector] = NO_STARTS,
     ) -> None:
-        self._group, self._strategy, self._make_aggregator = group, strategy, make_aggregator
+        self._group, self.strategy, self._make_aggregator = group, strategy, make_aggregator
         self.values, self._parameters = values, parameters
         self._buffers = values[parameters:] if buffers is None else buffers
         more = {name: np.zeros(parameters, values.dtype) for name in strategy.shared if name != MODEL}
@@ -62,6 +62,7 @@ class ShardedServer:
         self.aggregator: Aggregator
         self._states: SliceStates
         self._newcomers = newcomers
+        self._round = 0
         self._rooms: dict[int, Slices] = {}
         self._copies: SliceCopies | None = None
         if not newcomers:
@@ -71,7 +72,7 @@ class ShardedServer:
                 self._distribute(vector)
 
     def _new_states(self, shards: Shards) -> SliceStates:
-        return SliceStates(self._strategy, shards, self._group.silo_id, self.values.dtype)
+        return SliceStates(self.strategy, shards, self._group.silo_id, self.values.dtype)
 
     @property
     def shards(self) -> Shards:
@@ -105,6 +106,7 @@ class ShardedServer:
         authorizer: Authorizer | None = None,
     ) -> None:
         """See `Topology`."""
+        self._round = round_number
         common = Common(tuple(self._all.values()), terms, absent)
         self.aggregator.reduce(contribution, round_number, magnitudes, authorizer, common)
 
@@ -161,12 +163,11 @@ class ShardedServer:
 
         ProtocolError, on every rank, where a server's part is not what this rank gets for it.
         """
-        if type(self._strategy).part is Strategy.part:
+        if type(self.strategy).part is Strategy.part:
             return np.empty(0)
         comm, silo, dtype = self._group.comm, self._group.silo_id, np.dtype(np.float64)
         with raise_on_all_ranks(comm):
-            totals = {k: self.aggregator.total(k) for k in (*served, *checked)}
-            own = {k: np.asarray(self._strategy.part(total), dtype) for k, total in totals.items()}
+            own = {k: np.asarray(self._part(k), dtype) for k in (*served, *checked)}
             if any(one.ndim != 1 for one in own.values()):
                 raise UserCodeError(f"{self._part_name} has to be a vector (s,), which it is not")
         length = self._agreed_length(sorted({len(one) for one in own.values()}))
@@ -178,9 +179,17 @@ class ShardedServer:
                 refuse_difference(server, silo, f"slice {k}", {"part": parts[k]}, {"part": own[k]})
         return np.asarray(np.add.reduce(parts, axis=0))
 
+    def _part(self, index: int) -> NDArray[np.float64]:
+        return self.strategy.part(dict(self._states.state_of(index)), self._total(index))
+
+    def _total(self, index: int) -> Total:
+        """A slice of the sum, with whose it is."""
+        members = self.aggregator.participants
+        return replace(self.aggregator.total(index), members=members, round_number=self._round)
+
     @property
     def _part_name(self) -> str:
-        return f"what {type(self._strategy).__name__}.part gives of a slice"
+        return f"what {type(self.strategy).__name__}.part gives of a slice"
 
     def _agreed_length(self, mine: list[int]) -> int:
         """Of every slice's part; UserCodeError, on every rank, where they are not of one. Collective."""
@@ -204,12 +213,13 @@ class ShardedServer:
             after = self._rooms[index] = {name: np.empty_like(values) for name, values in before.items()}
         for name, values in after.items():
             values[:] = before[name]
-        total = replace(self.aggregator.total(index), resync=resync, over_slices=over_slices)
+        total = replace(self._total(index), resync=resync, over_slices=over_slices)
+        state, total = self.strategy.combine(dict(self._states.state_of(index)), total)
         stepped = dict(after)
         buffers = stepped.pop(BUFFERS, None)
         if buffers is not None:  # averaged, not stepped
             buffers += total.mean[BUFFERS]
-        return dict(after), self._strategy.step(dict(self._states.state_of(index)), stepped, total)
+        return dict(after), self.strategy.step(state, stepped, total)
 
     def _checked(self) -> list[int]:
         """The slices whose step this rank recomputes."""
@@ -273,14 +283,8 @@ class ShardedServer:
 
     def rejoin_state(self) -> dict[str, Any]:
         """See `Topology`: ownership of the parameters before silos rejoin."""
-        shards = self.shards
-        return {
-            "members": shards.members,
-            "replica_count": shards.replica_count,
-            "checkers": shards.checkers,
-            "sole": shards.sole,
-            "near": shards.near,
-        }
+        told = ("members", "replica_count", "checkers", "sole", "near")
+        return {name: getattr(self.shards, name) for name in told}
 
     def take_over(self, told: dict[str, Any], own: dict[str, Any] | None) -> None:
         """See `Topology`."""

@@ -17,10 +17,10 @@ from silofl_kernels.cpu import kernels as cpu
 KERNELS = {
     "add_masks", "add_noise", "add_product", "correlate_noise", "decode_exact", "dequantize",
     "dequantize_blocks", "dequantize_segments", "draw_noise", "encode_exact", "gather", "keystream",
-    "largest_index", "max_abs", "pack_bits", "pack_fields", "quantize", "quantize_and_mask",
+    "largest_index", "max_abs", "mean_around", "pack_bits", "pack_fields", "quantize", "quantize_and_mask",
     "quantize_blocks", "quantize_segments", "random_k", "reduce_rows", "reduce_rows_dequantize",
-    "reduce_rows_float", "rotate", "scale_into", "scatter_add", "sketch", "top_k", "unpack_bits",
-    "unpack_fields", "unrotate", "unsketch",
+    "reduce_rows_float", "rotate", "scale_into", "scatter_add", "sketch", "sorted_mean",
+    "squared_distances", "top_k", "unpack_bits", "unpack_fields", "unrotate", "unsketch",
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_each_kernel_is_public_and_documented() -> None:
     assert "Args:" in sk.ExactFormat.encode.__doc__
     assert "Args:" in sk.ExactFormat.decode.__doc__
     assert "Args:" in sk.RandomK.indices.__doc__
-    for name in KERNELS - {"encode_exact", "decode_exact", "largest_index", "random_k"}:
+    for name in KERNELS - {"encode_exact", "decode_exact", "largest_index", "random_k", "sorted_mean"}:
         assert name in sk.__all__
         assert "Args:" in getattr(sk, name).__doc__
 

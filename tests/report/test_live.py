@@ -28,6 +28,8 @@ PLAN = {
     "participation": "",
     "clients": "",
     "pruning": "",
+    "robust": "",
+    "attack": "",
     "privacy": "none: nothing is promised",
     "private": False,
     "outside": "",
@@ -101,7 +103,18 @@ def test_what_was_spent_has_a_column_and_is_in_the_last_words() -> None:
         "outside": "H",
         "evaluates": False,
     }
-    display.begin({**plan, **more, "pruning": "", "clients": "", "steps": "S", "path": "runs/demo"})
+    display.begin(
+        {
+            **plan,
+            **more,
+            "pruning": "",
+            "robust": "",
+            "attack": "",
+            "clients": "",
+            "steps": "S",
+            "path": "runs/demo",
+        }
+    )
     display.round(metrics(1, epsilon=1.2345))
     display.round(metrics(2))
     spent = {

@@ -61,7 +61,7 @@ class Loop:
             for name in self.strategy.scalars
         }
         totals = [self._total(part, sent, by, scalars, resync) for part in self.slices]
-        over_slices = np.sum([self.strategy.part(total) for total in totals], axis=0)
+        over_slices = np.sum([*map(self.strategy.part, self.server, totals)], axis=0)
         for index, (part, total) in enumerate(zip(self.slices, totals, strict=True)):
             views = {name: values[part] for name, values in self.shared.items()}
             whole = replace(total, over_slices=over_slices)

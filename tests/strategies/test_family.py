@@ -84,7 +84,7 @@ def total_of(strategy: Strategy, kind: Any, part: slice, *, resync: bool) -> Tot
     total = Total(mean, scalars, SILOS, 7, resync, rows if strategy.needs == "rows" else None)
     if part != slice(SIZE):
         return replace(total, over_slices=total_of(strategy, kind, slice(SIZE), resync=resync).over_slices)
-    return replace(total, over_slices=strategy.part(total))
+    return replace(total, over_slices=strategy.part({}, total))
 
 
 def equal(a: Any, b: Any) -> bool:

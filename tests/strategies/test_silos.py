@@ -56,7 +56,7 @@ def federate(table: dict[str, Any], present: Any, *, again: bool) -> Array:
                 for name in strategy.sends
             }
             totals.append(Total(mean, scalars, len(here), len(SIZES)))
-        over_slices = np.sum([strategy.part(total) for total in totals], axis=0)
+        over_slices = np.sum([*map(strategy.part, server, totals)], axis=0)
         for index, (span, total) in enumerate(zip(spans, totals, strict=True)):
             views = {name: values[span] for name, values in shared.items()}
             whole = replace(total, over_slices=over_slices)

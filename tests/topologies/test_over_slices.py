@@ -34,7 +34,7 @@ class Krum(Strategy):
 
     needs: ClassVar[Literal["sum", "rows"]] = "rows"
 
-    def part(self, total: Total) -> NDArray[np.float64]:
+    def part(self, state: State, total: Total) -> NDArray[np.float64]:
         """Squared distances of all pairs of updates, over a slice."""
         assert total.rows is not None
         rows = np.array(total.rows["update"], np.float64)
@@ -55,7 +55,7 @@ class Krum(Strategy):
 class Bounded(Strategy):
     """FedAvg whose mean is no longer than 1."""
 
-    def part(self, total: Total) -> NDArray[np.float64]:
+    def part(self, state: State, total: Total) -> NDArray[np.float64]:
         """The square of the mean's length, over a slice."""
         return np.array([np.add.reduce(total.mean["update"].astype(np.float64) ** 2)])
 
@@ -142,7 +142,7 @@ def test_a_server_that_lies_about_its_part_is_named() -> None:
 
 
 def test_parts_of_silos_that_raise_are_raised_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raising(self: Strategy, total: Total) -> NDArray[np.float64]:
+    def raising(self: Strategy, state: State, total: Total) -> NDArray[np.float64]:
         raise ProtocolError("no part of it", sender=0)
 
     monkeypatch.setattr(Bounded, "part", raising)
@@ -168,6 +168,6 @@ def test_parts_of_no_use_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch, protocol: Literal["plain", "secagg"], part: Any, said: str
 ) -> None:
     """Without it ranks would gather parts of other lengths than each other."""
-    monkeypatch.setattr(Bounded, "part", lambda self, total: part(total))
+    monkeypatch.setattr(Bounded, "part", lambda self, state, total: part(total))
     with pytest.raises(UserCodeError, match=f"^what Bounded.part gives of a slice .*{said}"):
         stepped(Bounded(), protocol)

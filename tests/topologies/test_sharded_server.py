@@ -82,7 +82,7 @@ class Whole:
             for name in self._strategy.scalars
         }
         total = Total(means, scalars, len(here), self._silos, resync)
-        total = replace(total, over_slices=self._strategy.part(total))
+        total = replace(total, over_slices=self._strategy.part(self.state, total))
         self.state = self._strategy.step(self.state, self.shared, total)
 
     @property

@@ -8,12 +8,14 @@ from silofl_kernels.cpu.blockwise import (
 )
 from silofl_kernels.cpu.correlated import correlate_noise
 from silofl_kernels.cpu.count_sketch import sketch, unsketch
+from silofl_kernels.cpu.distances import squared_distances
 from silofl_kernels.cpu.exact import decode_exact, encode_exact
 from silofl_kernels.cpu.fields import pack_fields, unpack_fields
 from silofl_kernels.cpu.low_rank import add_product
 from silofl_kernels.cpu.masking import add_masks
 from silofl_kernels.cpu.max_abs import max_abs
 from silofl_kernels.cpu.noise import add_noise, draw_noise
+from silofl_kernels.cpu.order import mean_around, sorted_mean
 from silofl_kernels.cpu.packing import pack_bits, unpack_bits
 from silofl_kernels.cpu.quantize import dequantize, quantize, quantize_and_mask
 from silofl_kernels.cpu.random_k import random_k
@@ -38,6 +40,7 @@ __all__ = [
     "keystream",
     "largest_index",
     "max_abs",
+    "mean_around",
     "pack_bits",
     "pack_fields",
     "quantize",
@@ -52,6 +55,8 @@ __all__ = [
     "scale_into",
     "scatter_add",
     "sketch",
+    "sorted_mean",
+    "squared_distances",
     "top_k",
     "unpack_bits",
     "unpack_fields",

@@ -21,7 +21,8 @@ def min_silos(config: Config, silos: int) -> int:
     protocol = choose_protocol(config.secure, silos)
     fewest = protocol.fewest(config.secure, silos)
     if not protocol.private:
-        return config.failure.min_silos or fewest
+        rule = config.robust.rule
+        return max(config.failure.min_silos or fewest, 0 if rule is None else rule.fewest_silos)
     return max(fewest, config.failure.min_silos or 0, _noisy(config.privacy))
 
 

@@ -23,6 +23,8 @@ class Arrangement:
 
     moves_sums: ClassVar[bool] = False
     """Whether sums go another way than from each rank to all that serve slices."""
+    gives_rows: ClassVar[bool] = False
+    """Whether in the clear every server has each silo's own slice of each round's update."""
     follows_samples: ClassVar[bool] = False
     """Whether silos' numbers of samples may change between rounds."""
     own_models: ClassVar[bool] = False

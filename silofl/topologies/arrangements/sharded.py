@@ -13,5 +13,6 @@ from silofl.topologies.arrangements.base import Arrangement
 class Sharded(Arrangement):
     """Each silo steps its own slice of the shared model."""
 
+    gives_rows: ClassVar[bool] = True
     follows_samples: ClassVar[bool] = True
     any_pace: ClassVar[bool] = True
