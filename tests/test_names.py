@@ -75,6 +75,7 @@ RETIRED = {
     "vault": "chunked_aead",
     "wait_politely": "wait_with_backoff",
     "WordAggregator": "Aggregator",
+    "rehearsal": "fault_injector",
 }
 """Identifiers that were renamed, and the field's term."""
 

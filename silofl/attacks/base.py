@@ -1,7 +1,7 @@
 """What an attack is: another update than a silo has learnt, or other data than it has.
 
 An attack is one file of this folder: a final frozen dataclass whose fields are the keys of [attack]. It is a
-rehearsal: `federation/rehearsal.py` has the silos of `attack.silos` carry it out in a run of one's own.
+rehearsal: `federation/forged_updates.py` has the silos of `attack.silos` carry it out in a run of one's own.
 """
 
 from __future__ import annotations

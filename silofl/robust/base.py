@@ -8,7 +8,7 @@ sum and a strategy's step; `aggregate` applies one to whole vectors.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -57,7 +57,7 @@ class RobustRule:
 
 
 @dataclass(frozen=True)
-class ResilientRule(RobustRule):
+class ResilientRule(RobustRule, ABC):
     """A rule that goes coordinate by coordinate, after steps that make it fit for data that differ.
 
     Those steps, in this order: `clip`, `bucket`, `mix`.
@@ -128,9 +128,9 @@ class ResilientRule(RobustRule):
         """The combinations (q, m) that `along` is given."""
         return points.combinations
 
+    @abstractmethod
     def along(self, rows: Sequence[Vector], f: int, out: Vector) -> None:
         """Write what the rule makes of rows (k,), at least one, over `out` (k,)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ every algorithm.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -61,7 +62,7 @@ class Mixed:
     state: State = field(default_factory=dict)
 
 
-class Algorithm:
+class Algorithm(ABC):
     """A member is a @final @dataclass(frozen=True) whose fields [topology] may give."""
 
     corrects: ClassVar[bool] = False
@@ -93,9 +94,9 @@ class Algorithm:
         """What a node's neighbours receive, (m,)."""
         return trained.values
 
+    @abstractmethod
     def mix(self, state: State, trained: Trained, received: Received) -> Mixed:
         """A node's next values and state."""
-        raise NotImplementedError
 
     def renewed(self, state: State, values: Values, parameters: int) -> State:
         """A node's state once nodes were lost or came back: weights are others, and so are sums of them."""

@@ -7,6 +7,7 @@ from silofl.mixing import algorithms
 from silofl.mixing.algorithms.base import Algorithm
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    name: families.member_of(module, Algorithm) for name, module in families.modules_of(algorithms).items()
+    name: families.member_of(module, Algorithm)  # type: ignore[type-abstract]
+    for name, module in families.modules_of(algorithms).items()
 }
 """What `topology.algorithm` may be."""

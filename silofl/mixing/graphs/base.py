@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ Edges = NDArray[np.bool_]
 """(n, n): row i, column j says whether node j sends to node i; the diagonal is False."""
 
 
-class Graph:
+class Graph(ABC):
     """A communication graph. A member is a @final @dataclass(frozen=True) whose fields [topology] may give.
 
     Nodes are the places 0 to n - 1 of the silos that are there, in the order of their numbers.
@@ -28,9 +29,9 @@ class Graph:
         """After how many rounds edges are those of the first again; 1 where they never change."""
         return 1
 
+    @abstractmethod
     def edges(self, silos: tuple[int, ...], step: int, seed: int) -> Edges:
         """The edges among `silos`, ascending, in round `step`, from 0; the same for the same `seed`."""
-        raise NotImplementedError
 
 
 def circulant(nodes: int, hops: tuple[int, ...]) -> Edges:

@@ -7,6 +7,7 @@ from silofl.mixing import graphs
 from silofl.mixing.graphs.base import Graph
 
 GRAPHS: dict[str, type[Graph]] = {
-    name: families.member_of(module, Graph) for name, module in families.modules_of(graphs).items()
+    name: families.member_of(module, Graph)  # type: ignore[type-abstract]
+    for name, module in families.modules_of(graphs).items()
 }
 """What `topology.graph` may be."""

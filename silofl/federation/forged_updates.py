@@ -17,7 +17,7 @@ from silofl.topologies.base import BUFFERS
 from silofl.types import Vector
 
 
-def rehearse(
+def with_forged_updates(
     federation: Federation, number: int, fitted: Fitted, magnitudes: Magnitudes
 ) -> tuple[Fitted, Magnitudes]:
     """What this silo brings to a round's sum, forged where it attacks, and how large that is; collective.
