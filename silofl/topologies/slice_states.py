@@ -121,7 +121,12 @@ class SliceStates:
         self._states[self.shards.members.index(self._silo)] = state
 
     def state_of(self, index: int) -> State:
-        """The state of a slice that this rank serves or keeps; StoppedError where it is lost."""
+        """The state of a slice that this rank serves or keeps; StoppedError where it is lost.
+
+        Of a slice without values, as all but a coordinator's are, there is nothing to lose.
+        """
+        if index not in self._states and not self._count(index):
+            return self.fresh(index)
         if index not in self._states:
             raise StoppedError(
                 f"the server's state of slice {index} is lost with the silos that kept it; "

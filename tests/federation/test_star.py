@@ -148,6 +148,16 @@ def test_a_silo_is_left_out_as_without_a_coordinator(
         assert same(model(tmp_path / "star"), model(tmp_path / "flat"))
 
 
+def test_in_the_clear_a_silo_is_left_out_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a slice without values has no other silo that keeps its state."""
+    prepare(monkeypatch)
+    more = {"failure": {"inject": ["kill silo 3 round 2 at train"]}, "secure": {"protocol": "plain"}}
+    ends = federate(settings(tmp_path / "star", topology=LAST, **more), 5)
+    assert [one is None for one in ends] == [False, False, False, True, False]
+    assert federate(settings(tmp_path / "flat", **more), 4)[3] is None
+    assert same(model(tmp_path / "star"), model(tmp_path / "flat"))
+
+
 def test_two_silos_are_not_enough_with_a_coordinators_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
