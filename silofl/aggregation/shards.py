@@ -74,7 +74,7 @@ class Shards:
 
     def replicas(self, index: int) -> tuple[int, ...]:
         """The members that keep copies of what belongs to a slice, nearest first, then other checkers."""
-        nearest = self._nearest(index)[1 : 1 + self.replica_count]
+        nearest = self._orders[index][1 : 1 + self.replica_count]
         return tuple(dict.fromkeys([*nearest, *self._behind(index)[: self.checkers]]))
 
     def checked_by(self, index: int, left: Collection[int]) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class Shards:
 
     def server(self, index: int, left: Collection[int]) -> int:
         """The member of those left that serves a slice."""
-        return next(member for member in self._nearest(index) if member in left)
+        return next(member for member in self._orders[index] if member in left)
 
     def slices_of(self, member: int, left: Collection[int]) -> list[int]:
         """The slices, ascending and adjacent, that a member serves when only `left` are left."""
@@ -101,6 +101,11 @@ class Shards:
         group = self._group(index)
         behind = self.members[index + 1 :] + self.members[:index]
         return tuple(sorted(behind, key=lambda member: member not in group))
+
+    @cached_property
+    def _orders(self) -> list[list[int]]:
+        """Of every slice: who would serve it, were those before dead; asked for many times in a round."""
+        return [self._nearest(index) for index in range(len(self.members))]
 
     def _nearest(self, index: int) -> list[int]:
         """All members by their distance to a slice, the later one first of two equally far.

@@ -10,6 +10,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -152,8 +153,15 @@ def own_files(code: object) -> dict[str, str]:
     for file in sorted(one for one in files if isinstance(one, str) and one.startswith(folder)):
         if not _is_installed(file) and file.endswith(".py"):
             with suppress(OSError):
-                found[file.removeprefix(folder)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+                now = os.stat(file)
+                found[file.removeprefix(folder)] = _digest(file, now.st_ino, now.st_mtime_ns, now.st_size)
     return found
+
+
+@cache
+def _digest(file: str, *version: int) -> str:
+    """SHA-256 (hex) of one version of a file."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def place_of(trace: TracebackType | None, code: Callable[..., Any] | None = None) -> str:
