@@ -7,13 +7,13 @@ import pytest
 from tests.conftest import MPICH, ROOT, Start
 
 MORE = [
-    *(("openmpi", 2, "cold"), ("openmpi", 1, "warm")),
+    *(("openmpi", 2, "cold"), ("openmpi", 1, "warm"), ("openmpi", 5, "warm")),
     *(("mpich", 1, "warm"), ("mpich", 2, "warm"), ("mpich", 3, "warm")),
 ]
 MARKED = "pytest.mark." + "mpi"
 """What a file with such tests says; ranks need not import the others."""
 JOBS = [
-    ("openmpi", 5, "warm"),
+    ("openmpi", 3, "warm"),
     *(pytest.param(*job, marks=pytest.mark.long) for job in MORE),
 ]
 

@@ -28,6 +28,7 @@ def texts(study: Any) -> Any:
     return study.Texts(windows[3], list(windows[:3]), [one[:4] for one in windows[:3]])
 
 
+@pytest.mark.long
 def test_a_step_of_all_silos_is_one_along_the_mean_of_their_gradients(study: Any) -> None:
     given, losses = texts(study), []
     first = study.Decoder().state_dict()

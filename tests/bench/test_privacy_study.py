@@ -100,6 +100,7 @@ def test_local_takes_as_many_steps_as_the_others(study: Any, rounds: int) -> Non
     assert alone["privacy"] == shared["privacy"] | {"place": "local"}
 
 
+@pytest.mark.long
 def test_a_plot_has_a_line_a_place_and_its_library_is_optional(
     study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,7 @@ class TestBuddies:
         assert [one["model_sha256"] for one in found] == [whole] * SILOS
         assert found[0]["survivors"] == list(range(SILOS))
 
+    @pytest.mark.long
     @pytest.mark.covering(0)
     @PROTOCOLS
     def test_without_their_keys_they_are_left_out(

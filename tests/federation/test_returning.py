@@ -93,6 +93,7 @@ def test_it_returns_with_its_own_command_line(start: Start, institutions: Path) 
     assert "inst2.csv" not in told  # a command line is nobody's to read
 
 
+@pytest.mark.long
 def test_it_returns_with_its_own_identity_and_all_are_started_again(start: Start, institutions: Path) -> None:
     """Under masks, with a death, a return, and a restart of the whole job: everybody on its own data."""
     masked = (*IDENTITIES, "secure.protocol=secagg", "secure.allow_two=true", "run.share_silo_metrics=true")
