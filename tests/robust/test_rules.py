@@ -172,6 +172,18 @@ def test_examples_of_papers_and_libraries() -> None:
     np.testing.assert_allclose(found, [4, 5, 6], rtol=0, atol=1e-12)
 
 
+def test_the_geometric_median_is_found_where_it_is_an_update_or_almost_one() -> None:
+    rule, cross = KINDS["geometric_median"](f=0), np.array([[0.0, 0], [1, 0], [-1, 0], [0, 1]])
+    np.testing.assert_allclose(aggregate(rule, cross), [0, 0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(aggregate(rule, column(10, 0, 2, 1)), [1.5], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(aggregate(rule, column(1, 0)), [0.5], rtol=0, atol=1e-12)
+    for away in (1e-2, 1e-4):  # the pull on the first is a little more than its weight
+        x = np.array([[0.0, 0], [1, away], [-1, away], [0, 1]])
+        ways = aggregate(rule, x) - x
+        pull = (ways / np.linalg.norm(ways, axis=1)[:, None]).sum(axis=0)
+        np.testing.assert_allclose(pull, [0, 0], rtol=0, atol=1e-8)
+
+
 def test_krum_without_a_neighbour_is_refused_where_none_is_named() -> None:
     said = KINDS["krum"](f=1).refusal(4)
     assert said is not None
