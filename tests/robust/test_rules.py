@@ -161,7 +161,7 @@ def test_too_many_attackers_for_the_silos_are_refused(name: str) -> None:
 
 
 def column(*values: float) -> Any:
-    return np.array(values)[:, None]
+    return np.array(values, np.float64)[:, None]
 
 
 def test_examples_of_papers_and_libraries() -> None:
