@@ -33,7 +33,7 @@ def refuse_unfit_rule(config: Config, silos: int) -> None:
             rank=0,
         )
     count = silos if run.silos_per_round is None else run.silos_per_round
-    refusal = rule.refusal(count)
+    refusal = rule.refusal_of_run(silos, count)
     if refusal is not None:
         raise ConfigError(refusal, rank=0)
 

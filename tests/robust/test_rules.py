@@ -205,6 +205,28 @@ def test_a_beta_that_leaves_what_attackers_sent_is_refused() -> None:
     assert said.startswith("robust.beta = 0.1 cuts 1 of 10 values off at each end")
 
 
+def test_a_beta_cuts_off_what_its_product_says_and_at_least_f() -> None:
+    x = np.arange(100.0)[:, None] ** 2
+    found = aggregate(KINDS["trimmed_mean"](f=1, beta=0.29), x)  # 0.29 * 100 is a little less than 29
+    np.testing.assert_allclose(found, x[29:71].mean(axis=0))
+    said = KINDS["trimmed_mean"](f=1, beta=0.3).refusal(3)
+    assert said is not None
+    assert "raise it to 0.334 or more" in said
+    rule, rows, out = KINDS["trimmed_mean"](f=1, beta=0.1), list(column(*range(8), 1e9)), np.empty(1)
+    known = base.measure(rule, rows, None)  # of nine, one silo of ten having failed
+    base.apply(rule, rows, known, tuple(range(9)), np.random.default_rng(0), center=None, out=out)
+    assert out == [4]
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].whole])
+def test_lengths_that_float64_cannot_square_are_refused_and_small_ones_are_not(name: str) -> None:
+    x = updates()
+    found = [aggregate(KINDS[name](f=2), x * scale) / scale for scale in (1.0, 1e-150, 1e150)]
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"of 11 updates have values that are not finite, or too large"):
+        aggregate(KINDS[name](f=2), x * 1e160)
+
+
 def test_choices_that_take_too_long_are_refused() -> None:
     said = KINDS["mda"](f=10).refusal(40)
     assert said is not None
