@@ -46,5 +46,5 @@ class TrimmedMean(ResilientRule):
 
 
 def part_of(part: float, count: int) -> int:
-    """A part of a count, rounded down; a product that rounding left just below a whole number is that number."""
+    """A part of a count, rounded down, of a product that may be off a whole number by rounding."""
     return int(part * count + 1e-9)
