@@ -34,7 +34,7 @@ class ALittleIsEnough(LiveAttack):
         attackers = len(set(self.silos))
         if attackers < 2 and not self.omniscient:
             return (
-                'attack.name = "alie" takes the deviation of updates that attackers know, and of one, that of '
+                'attack.name = "alie" takes the deviation of updates that attackers know, and of one, of '
                 f"attack.silos = {list(self.silos)}, there is none: name two, or set attack.omniscient = true"
             )
         if self.z is None and not hidden(silos, attackers):
