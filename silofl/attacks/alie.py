@@ -18,8 +18,8 @@ from silofl.types import Vector
 class ALittleIsEnough(LiveAttack):
     """A little is enough (ALIE; Baruch et al. 2019, algorithm 3): mean - z * deviation, in each coordinate.
 
-    Mean and standard deviation (divided by their number) are those of the updates that attackers know, in the
-    paper their own honest ones, of which two or more have a deviation.
+    Mean and standard deviation are those of the updates that attackers know, in the paper their own honest
+    ones. The deviation is of a sum divided by their number, as in the paper's program; in ByzFL by one less.
     """
 
     z: PositiveFloat | None = None
