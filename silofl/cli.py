@@ -96,7 +96,7 @@ def check(
 def strategies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only the one of this name.")] = None,
 ) -> None:
-    """List strategies, personal methods, codecs and rules of pruning: their keys, papers and properties."""
+    """List strategies, personal methods, codecs, rules and attacks: their keys, papers and properties."""
     from silofl.config.listing import listing
 
     typer.echo("\n".join(listing(name)))

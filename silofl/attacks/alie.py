@@ -18,8 +18,8 @@ from silofl.types import Vector
 class ALittleIsEnough(LiveAttack):
     """A little is enough (ALIE; Baruch et al. 2019, algorithm 3): mean - z * deviation, in each coordinate.
 
-    Mean and standard deviation (divided by their number) are those of the updates that attackers know, in the
-    paper their own honest ones, of which two or more have a deviation.
+    Mean and standard deviation are those of the updates that attackers know, in the paper their own honest
+    ones. The deviation is of a sum divided by their number, as in the paper's program; in ByzFL by one less.
     """
 
     z: PositiveFloat | None = None
@@ -28,6 +28,18 @@ class ALittleIsEnough(LiveAttack):
 
     colludes: ClassVar[bool] = True
     paper = "Baruch et al. 2019"
+
+    def refusal(self, silos: int) -> str | None:
+        """See `LiveAttack`: one update alone has no deviation, and of few attackers none is hidden."""
+        attackers = len(set(self.silos))
+        if attackers < 2 and not self.omniscient:
+            return (
+                'attack.name = "alie" takes the deviation of updates that attackers know, and of one, of '
+                f"attack.silos = {list(self.silos)}, there is none: name two, or set attack.omniscient = true"
+            )
+        if self.z is None and not hidden(silos, attackers):
+            return f"attack.z unset is 0 where {attackers} of {silos} silos attack: set it, such as to 1.5"
+        return None
 
     def forge(self, insight: Insight) -> Vector:
         """mean - z * deviation."""

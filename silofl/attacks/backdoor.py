@@ -47,7 +47,13 @@ class Backdoor(LiveAttack):
     def poison(
         self, samples: NDArray[np.generic], labels: NDArray[np.generic], rng: np.random.Generator
     ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """See `LiveAttack`."""
+        """See `LiveAttack`. ValueError for labels that are no integers, and samples that are too small."""
+        sides = samples.shape[-2:] if samples.ndim > 2 else samples.shape[-1:]
+        if labels.dtype.kind not in "iu" or samples.dtype.kind != "f" or self.patch > min(sides):
+            raise ValueError(
+                f"attack.patch = {self.patch} does not go into samples {' x '.join(map(str, sides))} of "
+                f"{samples.dtype} with labels of {labels.dtype}: lower it, or choose another attack"
+            )
         chosen = rng.permutation(len(samples))[: (len(samples) + 1) // 2]
         samples, labels = samples.copy(), labels.copy()
         samples[chosen] = self.patched(samples[chosen])

@@ -77,6 +77,14 @@ class LiveAttack(Attack):
         """See `Attack`."""
         return True
 
+    def refusal(self, silos: int) -> str | None:
+        """Why it would do nothing among so many silos, naming key, value and remedy; else None."""
+        return None
+
+    def known(self, silo: int) -> bool:
+        """Whether attackers know the updates of a silo."""
+        return (silo in self.silos) != self.omniscient
+
     def forge(self, insight: Insight) -> Vector:
         """What is sent in the place of what was learnt, (d,); nothing that is given is changed."""
         return insight.own

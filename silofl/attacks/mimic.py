@@ -25,6 +25,18 @@ class Mimic(LiveAttack):
     colludes: ClassVar[bool] = True
     paper = "Karimireddy et al. 2022"
 
+    def refusal(self, silos: int) -> str | None:
+        """See `LiveAttack`: attackers have to know the target's update, and another than their own."""
+        if self.target is not None and (self.target >= silos or not self.known(self.target)):
+            others = "that do not attack" if self.omniscient else "of attack.silos, or set attack.omniscient"
+            return f"attackers do not know what silo attack.target = {self.target} sends: name one {others}"
+        if self.omniscient or len(set(self.silos)) > 1:
+            return None
+        return (
+            f'attack.name = "mimic" of attack.silos = {list(self.silos)} alone sends its own update: name '
+            "two, or set attack.omniscient = true"
+        )
+
     def forge(self, insight: Insight) -> Vector:
         """The target's update, or the first where the target has none in this round."""
         first = min(insight.known)

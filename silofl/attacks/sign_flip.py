@@ -13,7 +13,10 @@ from silofl.types import Vector
 @final
 @dataclass(frozen=True)
 class SignFlip(LiveAttack):
-    """Sign flipping (Li et al. 2019, "RSA", section 5): minus `scale` times the silo's own update."""
+    """Sign flipping (Li et al. 2019, "RSA", section 5): minus `scale` times the silo's own update.
+
+    What ByzFL has under this name is minus the honest mean: `inner_product` with `epsilon` 1.
+    """
 
     scale: PositiveFloat = 1.0
     """By what it is multiplied, besides -1."""

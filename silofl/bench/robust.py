@@ -24,7 +24,7 @@ def run(*, parameters: int = 1_000_000, repeats: int = 9) -> list[Row]:
         "median": ("numpy.median", lambda x: np.asarray(np.median(x, axis=0)), "<= 0.167"),
         "trimmed_mean": ("numpy.sort, mean", _trimmed, "<= 0.25"),
         "krum": ("Gram matrix (BLAS)", lambda x: x @ x.T, "<= 1.0"),
-        "geometric_median": ("Weiszfeld in NumPy", _weiszfeld, "<= 0.2"),
+        "geometric_median": ("Weiszfeld as in ByzFL", _weiszfeld, "<= 0.2"),
     }
     rows: list[Row] = []
     with threadpool_limits(1):
@@ -58,9 +58,10 @@ def _trimmed(updates: Updates) -> Updates:
 
 
 def _weiszfeld(updates: Updates, smoothing: float = 0.1, steps: int = 3) -> Updates:
-    """Steps over whole vectors, as many and as smooth as are the defaults of ByzFL."""
+    """Weiszfeld's algorithm over whole vectors as ByzFL 0.0.11 has it in NumPy, with its defaults."""
     found = np.zeros_like(updates[0])
+    finite = updates[~np.isinf(updates).any(axis=1)]
     for _ in range(steps):
-        inverse = 1 / np.maximum(np.linalg.norm(updates - found, axis=1), smoothing)
-        found = np.asarray((inverse @ updates) / inverse.sum())
+        inverse = 1 / len(updates) / np.maximum(np.linalg.norm(finite - found, axis=1), smoothing)
+        found = np.sum(finite * inverse[:, None], axis=0) / np.sum(inverse)
     return np.asarray(found, np.float32)

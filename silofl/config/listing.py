@@ -1,4 +1,4 @@
-"""`silofl strategies`: what [strategy], [personal], [compress] and [prune] may name, with keys and papers."""
+"""`silofl strategies`: what six sections may name, with keys and papers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 from silofl import config as configuration
+from silofl.attacks.base import Attack, LiveAttack
+from silofl.attacks.registry import ATTACKS
 from silofl.compression.base import Codec
 from silofl.compression.registry import CODECS
 from silofl.config.mistakes import either
@@ -18,6 +20,8 @@ from silofl.personal.registry import METHODS
 from silofl.privacy.places import PLACES
 from silofl.pruning.base import PruningRule, ScheduledRule
 from silofl.pruning.registry import RULES
+from silofl.robust.base import ResilientRule, RobustRule
+from silofl.robust.registry import RULES as ROBUST
 from silofl.strategies.base import Strategy
 from silofl.strategies.registry import STRATEGIES
 
@@ -37,11 +41,13 @@ def listing(name: str | None = None) -> list[str]:
         ("personal", "a model of each silo's own", METHODS),
         ("compress", "fewer bytes between silos", CODECS),
         ("prune", "fewer weights, in all silos the same", RULES),
+        ("robust", "in the place of means where silos may send anything", ROBUST),
+        ("attack", "what some silos do wrong, in a rehearsal", ATTACKS),
     ]
     known = list(dict.fromkeys(member for _, _, members in families for member in members))
     if name is not None and name not in known:
         raise ConfigError(
-            f"{name!r} is no strategy, personal method, codec or rule of pruning: there are {either(known)}"
+            f"{name!r} is no strategy, personal method, codec, rule or attack: there are {either(known)}"
         )
     lines: list[str] = []
     for section, purpose, members in families:
@@ -77,6 +83,10 @@ def _about(section: str, kind: type[Any]) -> str:
         return _strategy(kind)
     if section == "prune":
         return _pruning(kind)
+    if section == "robust":
+        return _robust(kind)
+    if section == "attack":
+        return _attack(kind)
     return _codec(kind) if section == "compress" else EFFECTS[kind.effect]
 
 
@@ -84,6 +94,25 @@ def _pruning(kind: type[PruningRule]) -> str:
     if not issubclass(kind, ScheduledRule):
         return "the model stays as dense as it is"
     return "a mask that all silos make from the global model; what is pruned is neither trained nor sent"
+
+
+def _robust(kind: type[RobustRule]) -> str:
+    if not issubclass(kind, ResilientRule):
+        return "means by numbers of samples, which one silo can move anywhere"
+    fewest = [kind(f=f).fewest(f) for f in (1, 2)]
+    each = fewest[1] - fewest[0]
+    needs = f"{each if each > 1 else ''} f + {fewest[0] - each} silos at least".strip()
+    looks = "whole updates" if kind.whole else "each coordinate"
+    return f"{needs}; looks at {looks}; needs every silo's own update"
+
+
+def _attack(kind: type[Attack]) -> str:
+    if not issubclass(kind, LiveAttack):
+        return "every silo does as it should"
+    parts = ["changes the attacker's training data"] if kind.poisons else []
+    if kind.forge is not LiveAttack.forge:
+        parts.append("sends another update than was learnt")
+    return " and ".join(parts) + (", of what other silos learnt" if kind.colludes else "")
 
 
 def _codec(kind: type[Codec]) -> str:

@@ -32,8 +32,6 @@ _MEMBERS = {
 }
 _TOLD = {
     "topology": "`docs/topologies.md`",
-    "robust": "`docs/robustness.md`",
-    "attack": "`docs/robustness.md`",
 }
 """What tells of a family's members, where `silofl strategies` does not."""
 

@@ -49,7 +49,7 @@ def _known(
     """The updates (d,) that attackers know, by silo; collective."""
     group = federation.group
     attacks = group.silo_id in attack.silos
-    tells = attacks != attack.omniscient and group.silo_id not in absent
+    tells = attack.known(group.silo_id) and group.silo_id not in absent
     told = own.tobytes() if tells else b""
     members, parts = group.step(lambda: (group.members, group.comm.allgather_bytes(told)))
     every = {silo: np.frombuffer(part, own.dtype) for silo, part in zip(members, parts, strict=True) if part}

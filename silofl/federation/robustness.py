@@ -33,7 +33,7 @@ def refuse_unfit_rule(config: Config, silos: int) -> None:
             rank=0,
         )
     count = silos if run.silos_per_round is None else run.silos_per_round
-    refusal = rule.refusal(count)
+    refusal = rule.refusal_of_run(silos, count)
     if refusal is not None:
         raise ConfigError(refusal, rank=0)
 
@@ -50,6 +50,11 @@ def refuse_unfit_attack(config: Config, silos: int) -> None:
             f"attack.silos = {list(attack.silos)} and the silos are 0 to {silos - 1}: name one or more",
             rank=0,
         )
+    if attack.omniscient and not attack.colludes:
+        raise ConfigError(f"{head} makes no use of other silos' updates: remove attack.omniscient", rank=0)
+    refusal = attack.refusal(silos)
+    if refusal is not None:
+        raise ConfigError(refusal, rank=0)
     hidden = f'secure.protocol = "{protocol_name(config.secure, silos)}"'
     if attack.omniscient and protocol.private:
         raise ConfigError(

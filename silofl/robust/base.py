@@ -108,13 +108,18 @@ class ResilientRule(RobustRule, ABC):
         given, needed = math.ceil(silos / self.bucket), self.fewest(self.f)
         if given >= needed:
             return None
-        what = f"{silos} silos" if self.bucket == 1 else f"{given} buckets of {silos} silos"
+        what = f"{silos} silo{'s' * (silos != 1)}"
+        what = what if self.bucket == 1 else f"{given} bucket{'s' * (given != 1)} of {what}"
         fitting = [f for f in range(self.f) if given >= self.fewest(f)]
         remedy = f"set it to {fitting[-1]}" if fitting else "start more silos"
         return (
             f"robust.f = {self.f} is too large for {what}, for the rule needs {needed}: {remedy}, or choose "
             + ("another robust.name" if self.bucket == 1 else "a smaller robust.bucket")
         )
+
+    def refusal_of_run(self, silos: int, drawn: int) -> str | None:
+        """Why it cannot be had of `silos`, of which so many are drawn for each round; None where it can."""
+        return self.refusal(drawn)
 
     def prepared(self, points: Points, scene: Scene) -> Points:
         """What the rule is given of the updates."""
@@ -187,6 +192,11 @@ def apply(
         else [k for k in range(count) if known[k] == 0]
     )
     rejected = tuple(silo for index, silo in enumerate(silos) if index not in good)
+    if 2 * len(good) <= count:
+        raise ValueError(
+            f"{len(rejected)} of {count} updates have values that are not finite, or too large for their "
+            "distances to be: no rule is of so few others; lower train.lr, or set train.clip_norm"
+        )
     f = max(0, rule.f - len(rejected))
     if len(good) < rule.fewest(f) or math.ceil(len(good) / rule.bucket) < rule.fewest(f):
         raise ValueError(
@@ -230,7 +240,7 @@ def _finite(squares: Matrix, count: int) -> list[int]:
     """Which of `count` vectors are finite, and no farther from the others than float64 can say."""
     good = [index for index in range(count) if squares[index, index] == 0]
     while good:
-        lost = (~np.isfinite(squares[good][:, good])).sum(axis=1)
+        lost = (~np.isfinite(squares[good][:, [*good, *range(count, len(squares))]])).sum(axis=1)
         if not lost.any():
             break
         good.pop(int(lost.argmax()))

@@ -36,8 +36,8 @@ class CovarianceAgnosticFilter(WeighingRule):
             values, vectors = np.linalg.eigh(roots[:, None] * products * roots / weights.sum())
             if values[-1] < least:
                 least, found = float(values[-1]), mean
-            along = np.where(weights > 0, (products @ (roots * vectors[:, -1])) ** 2, 0.0)
+            along = np.where(weights > 0, np.abs(products @ (roots * vectors[:, -1])), 0.0)
             if not along.max() > 0:
                 break
-            weights = weights * (1 - along / along.max())
+            weights = weights * (1 - (along / along.max()) ** 2)
         return found

@@ -20,7 +20,8 @@ class RootTrust(WeighingRule):
 
     Each other update is brought to the length of the trusted one, and weighed by the cosine with it, where
     that is above 0; where it is so of none, the trusted update counts alone. Any number of other silos may
-    send anything, and `f` says how many are expected to.
+    send anything, and `f` says how many are expected to. A root data set is the data of the trusted silo,
+    whose own update is not in the mean.
     """
 
     root: NonNegativeInt = 0
@@ -44,6 +45,15 @@ class RootTrust(WeighingRule):
         if self.root >= silos:
             return f"robust.root = {self.root} and the silos are 0 to {silos - 1}: name one of them"
         return super().refusal(silos)
+
+    def refusal_of_run(self, silos: int, drawn: int) -> str | None:
+        """See `ResilientRule`; also where that silo is not in every round."""
+        if drawn == silos:
+            return self.refusal(silos)
+        return (
+            f"run.silos_per_round = {drawn} draws rounds without silo {self.root}, which robust.root trusts: "
+            "remove it, or choose another robust.name"
+        )
 
     def weigh(self, points: Points, scene: Scene) -> NDArray[np.float64]:
         """Parts of all updates but the trusted one. ValueError where that is not there."""

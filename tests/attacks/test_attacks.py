@@ -91,6 +91,15 @@ def test_half_of_the_samples_have_the_patch_and_its_label(shape: tuple[int, ...]
     assert not x.any()
 
 
+@pytest.mark.parametrize(
+    ("samples", "labels"),
+    [((4, 1, 2, 6), np.int64), ((4, 2), np.int64), ((4, 6), np.float32)],
+)
+def test_a_patch_that_does_not_go_into_samples_is_refused(samples: Any, labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"^attack\.patch = 3 does not go into samples"):
+        Backdoor(patch=3).poison(np.zeros(samples), np.ones(4, labels), np.random.default_rng(0))
+
+
 def configured(path: Path, table: dict[str, Any], **sections: Any) -> Any:
     tables: dict[str, Any] = {
         "run": {"name": "f", "dir": str(path), "display": "none", "rounds": ROUNDS},
@@ -169,6 +178,15 @@ def test_a_silo_that_sends_no_numbers_is_left_out_by_name(tmp_path: Path) -> Non
             r"^attack\.omniscient = true shows updates that secure\.protocol = \"secagg\" hides",
         ),
         ({"silos": [0, 1, 2, 3], "omniscient": True}, {}, "leaves none to know of"),
+        (
+            {"name": "sign_flip", "silos": [1], "omniscient": True},
+            {},
+            r"^attack\.name = \"sign_flip\" makes no use of other silos' updates: remove attack\.omniscient",
+        ),
+        ({"name": "alie", "silos": [1]}, {}, r"of one, that of attack\.silos = \[1\], there is none"),
+        ({"name": "alie", "silos": [1], "omniscient": True}, {}, r"^attack\.z unset is 0 where 1 of 4 silos"),
+        ({"name": "mimic", "silos": [1]}, {}, "alone sends its own update: name"),
+        ({"name": "mimic", "silos": [1, 2], "target": 3}, {}, r"what silo attack\.target = 3 sends"),
         (
             {"name": "not_a_number", "silos": [1]},
             {"secure": {"protocol": "secagg"}},

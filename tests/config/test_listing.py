@@ -1,4 +1,4 @@
-"""`silofl strategies` lists all that four sections may name, and what is true of each."""
+"""`silofl strategies` lists all that six sections may name, and what is true of each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import fields
 
 import pytest
 
+from silofl.attacks.registry import ATTACKS
 from silofl.compression.registry import CODECS
 from silofl.config.listing import listing
 from silofl.errors import ConfigError
 from silofl.personal.registry import METHODS
 from silofl.pruning.registry import RULES
+from silofl.robust.registry import RULES as ROBUST
 from silofl.strategies.registry import STRATEGIES
 
-MEMBERS = {**STRATEGIES, **METHODS, **CODECS, **RULES}
+MEMBERS = {**STRATEGIES, **METHODS, **CODECS, **RULES, **ROBUST, **ATTACKS}
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -36,6 +38,14 @@ def test_what_goes_with_privacy_is_what_a_configuration_takes() -> None:
     assert said["ditto"].endswith("refused")
 
 
+def test_what_rules_and_attacks_ask_for_is_what_they_state() -> None:
+    assert "2 f + 3 silos at least; looks at whole updates" in "\n".join(listing("krum"))
+    assert "f + 1 silos at least; looks at whole" in "\n".join(listing("root_trust"))
+    assert "4 f + 3 silos at least" in "\n".join(listing("bulyan"))
+    backdoor = "changes the attacker's training data and sends another update than was learnt"
+    assert backdoor in "\n".join(listing("backdoor"))
+
+
 @pytest.mark.long
 def test_the_command_lists_all_and_names_what_it_does_not_know() -> None:
     run = [sys.executable, "-m", "silofl", "strategies"]
@@ -43,7 +53,7 @@ def test_the_command_lists_all_and_names_what_it_does_not_know() -> None:
     assert all(f'name = "{name}"' in whole for name in MEMBERS)
     wrong = subprocess.run([*run, "dito"], capture_output=True, text=True, timeout=60, check=False)
     assert wrong.returncode == 2
-    assert "'dito' is no strategy, personal method, codec or rule of pruning" in wrong.stderr
+    assert "'dito' is no strategy, personal method, codec, rule or attack" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1
     with pytest.raises(ConfigError):
         listing("dito")

@@ -114,6 +114,12 @@ def test_what_a_rule_goes_on_from_is_there_after_a_resume(tmp_path: Path) -> Non
             4,
             r'^robust\.mix = true mixes the update that robust\.name = "root_trust"',
         ),
+        (
+            {"name": "root_trust", "root": 5},
+            {"run": {"silos_per_round": 4}},
+            9,
+            r"^run\.silos_per_round = 4 draws rounds without silo 5, which robust\.root trusts",
+        ),
     ],
     ids=str,
 )

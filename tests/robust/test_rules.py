@@ -161,7 +161,7 @@ def test_too_many_attackers_for_the_silos_are_refused(name: str) -> None:
 
 
 def column(*values: float) -> Any:
-    return np.array(values)[:, None]
+    return np.array(values, np.float64)[:, None]
 
 
 def test_examples_of_papers_and_libraries() -> None:
@@ -170,6 +170,18 @@ def test_examples_of_papers_and_libraries() -> None:
     assert aggregate(KINDS["trimmed_mean"](beta=0.25), column(0.5, 1, 2, 100)) == [1.5]
     found = aggregate(KINDS["geometric_median"](), np.arange(1.0, 10).reshape(3, 3))
     np.testing.assert_allclose(found, [4, 5, 6], rtol=0, atol=1e-12)
+
+
+def test_the_geometric_median_is_found_where_it_is_an_update_or_almost_one() -> None:
+    rule, cross = KINDS["geometric_median"](f=0), np.array([[0.0, 0], [1, 0], [-1, 0], [0, 1]])
+    np.testing.assert_allclose(aggregate(rule, cross), [0, 0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(aggregate(rule, column(10, 0, 2, 1)), [1.5], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(aggregate(rule, column(1, 0)), [0.5], rtol=0, atol=1e-12)
+    for away in (1e-2, 1e-4):  # the pull on the first is a little more than its weight
+        x = np.array([[0.0, 0], [1, away], [-1, away], [0, 1]])
+        ways = aggregate(rule, x) - x
+        pull = (ways / np.linalg.norm(ways, axis=1)[:, None]).sum(axis=0)
+        np.testing.assert_allclose(pull, [0, 0], rtol=0, atol=1e-8)
 
 
 def test_krum_without_a_neighbour_is_refused_where_none_is_named() -> None:
@@ -191,6 +203,28 @@ def test_a_beta_that_leaves_what_attackers_sent_is_refused() -> None:
     said = KINDS["trimmed_mean"](f=2, beta=0.1).refusal(10)
     assert said is not None
     assert said.startswith("robust.beta = 0.1 cuts 1 of 10 values off at each end")
+
+
+def test_a_beta_cuts_off_what_its_product_says_and_at_least_f() -> None:
+    x = np.arange(100.0)[:, None] ** 2
+    found = aggregate(KINDS["trimmed_mean"](f=1, beta=0.29), x)  # 0.29 * 100 is a little less than 29
+    np.testing.assert_allclose(found, x[29:71].mean(axis=0))
+    said = KINDS["trimmed_mean"](f=1, beta=0.3).refusal(3)
+    assert said is not None
+    assert "raise it to 0.334 or more" in said
+    rule, rows, out = KINDS["trimmed_mean"](f=1, beta=0.1), list(column(*range(8), 1e9)), np.empty(1)
+    known = base.measure(rule, rows, None)  # of nine, one silo of ten having failed
+    base.apply(rule, rows, known, tuple(range(9)), np.random.default_rng(0), center=None, out=out)
+    assert out == [4]
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].whole])
+def test_lengths_that_float64_cannot_square_are_refused_and_small_ones_are_not(name: str) -> None:
+    x = updates()
+    found = [aggregate(KINDS[name](f=2), x * scale) / scale for scale in (1.0, 1e-150, 1e150)]
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"of 11 updates have values that are not finite, or too large"):
+        aggregate(KINDS[name](f=2), x * 1e160)
 
 
 def test_choices_that_take_too_long_are_refused() -> None:
