@@ -17,6 +17,7 @@ from silofl.config import conflicts, mistakes, privacy_keys
 from silofl.config.attack_section import DEFAULT as NO_ATTACK
 from silofl.config.attack_section import SECTIONS as ATTACKS
 from silofl.config.attack_section import AnyAttack, AttackConfig
+from silofl.config.audit_section import AuditConfig
 from silofl.config.clients_section import ClientsConfig
 from silofl.config.compress_section import DEFAULT as NO_CODEC
 from silofl.config.compress_section import SECTIONS as CODECS
@@ -55,6 +56,7 @@ __all__ = [
     "LOCAL_PATHS",
     "RESUMABLE_KEYS",
     "AttackConfig",
+    "AuditConfig",
     "CheckpointConfig",
     "ClientsConfig",
     "CompressConfig",
@@ -109,6 +111,7 @@ class Config(Section):
     detection: DetectionConfig = DetectionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
+    audit: AuditConfig = AuditConfig()
     attack: AnyAttack = ATTACKS[NO_ATTACK](name=NO_ATTACK)
 
     @property

@@ -33,6 +33,7 @@ from silofl.federation.participation import Participation
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.secure_conflicts import in_the_clear
+from silofl.federation.signed_trail import SignedTrail
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
@@ -216,6 +217,8 @@ class RunContext:
     """Which silos have trained; None where rounds wait for all."""
     exclusions: Exclusions | None = None
     """Which silos are left out for their updates; None where those are not scored."""
+    trail: SignedTrail | None = None
+    """What every round decided, signed by all; None where that is not kept."""
 
     @classmethod
     def of(
@@ -255,6 +258,7 @@ class RunContext:
             WatchedMetrics.of(group, config, silo),
             Arrivals.of(group, config, silo, silos),
             Exclusions.of(group, config, silos),
+            SignedTrail.of(group, config, silo.model, path, trust),
         )
 
     @cached_property

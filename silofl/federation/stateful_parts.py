@@ -23,5 +23,6 @@ def parts_of(context: RunContext) -> tuple[Stateful, ...]:
         context.respawns,
         context.watched,
         context.exclusions,
+        context.trail,
     )
     return tuple(one for one in parts if one is not None)
