@@ -28,8 +28,8 @@ MODEL = "model.safetensors"
 SUMMARY = "summary.json"
 UNPINNED = (
     "by keys of this run's first start, which the trail itself names: no silo can have changed an entry "
-    "without the others since, and one machine with all of these keys can have written everything; compare the "
-    "keys' digest among the institutions' own copies"
+    "without the others since, and one machine with all of these keys can have written everything; compare "
+    "the keys' digest among the institutions' own copies"
 )
 UNCOMPARED = (
     "by keys that the trail itself names: give the institutions' roster by --roster, or compare the keys' "
@@ -69,10 +69,10 @@ class Verified:
     def text(self) -> str:
         """For people."""
         trail = self.longest
-        silos = len(trail.head.roster)
+        copies = len({one.path.parent.name for one in self.trails})
         lines = [
-            f"run {trail.run}: {len(trail.signed)} round(s), {len(self.trails)} of {silos} silos' copies, "
-            "each chained and signed by all silos that were there",
+            f"run {trail.run}: {len(trail.signed)} round(s), copies of {copies} of "
+            f"{len(trail.head.roster)} silos, each chained and signed by all silos that were there",
             f"  keys      {trail.head.roster.digest.hex()}",
         ]
         worth = (

@@ -82,13 +82,14 @@ def scores_of(squares: Numbers, usual: Sequence[int], allowed: int) -> list[Scor
     """The scores of n updates, from the sum ((n + 2)^2,) of all parts.
 
     What is usual is seen of the rows `usual`, but for those `allowed` of them, at most less than half, that
-    stick out most: attackers among them would hide each other by the spread that they make.
+    stick out most: attackers among them would hide each other by the spread that they make. Of equal updates
+    one counts, for silos that copy one another would make all others unusual.
     """
     size = math.isqrt(len(squares))
     table, count = squares.reshape(size, size), size - 2
     lengths = table[:count, count + 1]
     judged = [at for at in range(count) if table[at, at] == 0 and math.isfinite(lengths[at])]
-    reference = [at for at in judged if at in {*usual}] or judged
+    reference = _different(table, [at for at in judged if at in {*usual}] or judged)
     found = [NOT_FINITE] * count
     if not judged:
         return found
@@ -106,6 +107,15 @@ def scores_of(squares: Numbers, usual: Sequence[int], allowed: int) -> list[Scor
         why = max(deviations, key=lambda name: float(deviations[name][one]))
         numbers = float(norms[one]), float(cosines[one]), float(distances[one])
         found[one] = Score(*numbers, order.index(one) + 1, float(deviations[why][one]), why)
+    return found
+
+
+def _different(table: Numbers, places: Sequence[int]) -> list[int]:
+    """Those places of which no earlier one has an equal update."""
+    found: list[int] = []
+    for one in places:
+        if all(table[one, other] > 0 for other in found):
+            found.append(one)
     return found
 
 
