@@ -20,6 +20,7 @@ from silofl.cli_report import report
 from silofl.cli_simulate import simulate
 from silofl.cli_stats import stats
 from silofl.cli_submit import submit
+from silofl.cli_verify import verify
 from silofl.config import Config
 from silofl.errors import EXIT_FALSE_CLAIM, ConfigError
 
@@ -248,6 +249,7 @@ app.command()(predict)
 app.command()(evaluate)
 app.command()(export)
 app.command()(report)
+app.command()(verify)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from silofl.console import printable
 
 EXIT_BAD_INPUT = 2
-EXIT_FALSE_CLAIM = 3  # of `silofl audit`: nothing went wrong, and the claim is refuted
+EXIT_FALSE_CLAIM = 3  # of `silofl audit` and `verify`: nothing went wrong, and the claim is refuted
 EXIT_STORAGE = 74  # EX_IOERR of sysexits(3): the disk, not the input
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits(3): a queue may start the same command again
 
@@ -140,6 +140,10 @@ class OtherTermsError(ProtocolError):
 
 class LessProtectionError(ProtocolError):
     """A silo was handed less noise, or a ledger with less spent, than it has of its own."""
+
+
+class OtherTrailError(ProtocolError):
+    """The others tell a silo that comes back of an audit trail that is not the one that it has signed."""
 
 
 class ThresholdError(SiloflError):

@@ -54,6 +54,7 @@ class Total:
         resync: whether silos sent absolute values of their state: see `LocalRound.resync`.
         rows: by name, every silo's slice in the order of their numbers, (k_name,) each; None where only the
             sum is known, as under every secure protocol.
+        weights: by name, of those rows, what each silo's is multiplied by in the mean, float64 (n,).
         members: numbers of the silos in the sum, in the order of rows.
         round_number: of the round, from 1.
         over_slices: float64 (s,), the sum over all slices of what `Strategy.part` gives of each; empty in
@@ -66,6 +67,7 @@ class Total:
     all_silos: int
     resync: bool = False
     rows: Mapping[str, list[Vector]] | None = None
+    weights: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     members: tuple[int, ...] = ()
     round_number: int = 0
     over_slices: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))

@@ -40,6 +40,7 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"),
         "silofl_kernels",
     },
+    "silofl.detection": {"silofl.types", "silofl_kernels"},
     "silofl.attacks": {"silofl.errors", "silofl.types", "silofl.constrained", "silofl.families"},
     "silofl.mixing": {"silofl.constrained", "silofl.families"},
     "silofl.topologies.arrangements": {
@@ -73,6 +74,7 @@ FLOORS = {
         *("silofl.errors", "silofl.types", "silofl.config"),
         *("silofl.comm", "silofl.aggregation", "silofl.strategies", "silofl.topologies.arrangements"),
         "silofl.robust",
+        "silofl.detection",
         "silofl.mixing",
     },
     "silofl.report": {

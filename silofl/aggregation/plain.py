@@ -192,7 +192,10 @@ class PlainAggregator:
             return np.empty(0, self._dtype)
 
         total = total_of(self, index, read, empty, self._scalars)
-        return replace(total, rows=rows) if self.spec.rows else total
+        if not self.spec.rows:
+            return total
+        weights = {one.name: self._shares[one.weighting][self._places] for one in self.spec.vectors}
+        return replace(total, rows=rows, weights=weights)
 
     def sum_scalars(
         self, values: NDArray[np.float64], made_from: Sequence[Vector] = ()

@@ -17,10 +17,12 @@ from silofl.config import conflicts, mistakes, privacy_keys
 from silofl.config.attack_section import DEFAULT as NO_ATTACK
 from silofl.config.attack_section import SECTIONS as ATTACKS
 from silofl.config.attack_section import AnyAttack, AttackConfig
+from silofl.config.audit_section import AuditConfig
 from silofl.config.clients_section import ClientsConfig
 from silofl.config.compress_section import DEFAULT as NO_CODEC
 from silofl.config.compress_section import SECTIONS as CODECS
 from silofl.config.compress_section import AnyCompress, CompressConfig
+from silofl.config.detection_section import DetectionConfig
 from silofl.config.failure_section import FailureConfig
 from silofl.config.local_paths import LOCAL_PATHS, relative_to, silo_path
 from silofl.config.personal_section import DEFAULT as NO_METHOD
@@ -54,11 +56,13 @@ __all__ = [
     "LOCAL_PATHS",
     "RESUMABLE_KEYS",
     "AttackConfig",
+    "AuditConfig",
     "CheckpointConfig",
     "ClientsConfig",
     "CompressConfig",
     "Config",
     "DataConfig",
+    "DetectionConfig",
     "FailureConfig",
     "PersonalConfig",
     "PrivacyConfig",
@@ -104,8 +108,10 @@ class Config(Section):
     compress: AnyCompress = CODECS[NO_CODEC](name=NO_CODEC)
     prune: AnyPrune = RULES[NO_PRUNING](name=NO_PRUNING)
     robust: AnyRobust = ROBUST[NO_RULE](name=NO_RULE)
+    detection: DetectionConfig = DetectionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     failure: FailureConfig = FailureConfig()
+    audit: AuditConfig = AuditConfig()
     attack: AnyAttack = ATTACKS[NO_ATTACK](name=NO_ATTACK)
 
     @property
@@ -222,6 +228,7 @@ def dump(config: Config, idle: Mapping[str, Iterable[str]] = MappingProxyType({}
     """
     unused = privacy_keys.idle_keys(config.privacy, statistics=bool(config.data.standardize))
     without: dict[str, Iterable[str]] = {"privacy": unused, "clients": config.clients.idle, **idle}
+    without["detection"] = config.detection.idle
     if config.privacy.unit == "client":
         without["clients"] = (*without["clients"], "batched")
     if not config.evaluates:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from silofl.config import privacy_keys
 from silofl.config.attack_rules import attack_rules
+from silofl.config.audit_rules import audit_rules
 from silofl.config.buffering_rules import buffering_rules
 from silofl.config.clients_rules import clients_rules
 from silofl.config.compress_rules import compress_rules
 from silofl.config.data_rules import column_rules, data_rules, head_rules
+from silofl.config.detection_rules import detection_rules
 from silofl.config.mask_rules import mask_rules
 from silofl.config.own_model_rules import own_model_rules
 from silofl.config.participation_rules import participation_rules
@@ -46,6 +48,7 @@ def found(config: Config) -> Iterator[str]:
     rules += participation_rules(config) + compress_rules(config, strategy)
     rules += prune_rules(config, strategy) + watched_rules(config, strategy)
     rules += robust_rules(config, strategy) + attack_rules(config, strategy)
+    rules += detection_rules(config, strategy) + audit_rules(config)
     rules += rate_rules(config, strategy, methods.build(config.personal))
     rules += buffering_rules(config, strategy) + topology_rules(config) + own_model_rules(config, strategy)
     rules += rank_rules(config, strategy, methods.build(config.personal))

@@ -21,6 +21,7 @@ from silofl.config.institutions import Institution
 from silofl.errors import ConfigError, DataError, MismatchError
 from silofl.federation.dry_run_privacy import foretold_privacy
 from silofl.federation.dry_run_silos import DryRunSilos
+from silofl.federation.exclusion_limits import refuse_unfit_detection
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.first_models import weights_mismatch
 from silofl.federation.link_time import Link
@@ -159,6 +160,7 @@ def _refuse(config: Config, every: DryRunSilos, counted: int) -> None:
         refuse_conflicts(every.config(number))
     refuse_unfit(config, counted)
     refuse_unfit_rule(config, counted)
+    refuse_unfit_detection(config, counted)
     refuse_unfit_attack(config, counted)
 
 
@@ -289,7 +291,7 @@ def _sizes(
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
         notes=[
-            *filter(None, [config.attack.text]),
+            *filter(None, [config.detection.text, config.attack.text]),
             *filter(None, [arrangement.describe(range(silos), config.run.seed)]),
             *silo.notices(),
             *_of_fragments(sizes),

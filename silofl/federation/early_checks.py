@@ -17,6 +17,7 @@ from silofl.config import Config, for_silo, resumption_tables
 from silofl.crypto.signer import refuse_unusable
 from silofl.errors import ConfigError
 from silofl.federation import rundir
+from silofl.federation.exclusion_limits import refuse_unfit_detection
 from silofl.federation.failure.policy import refuse_idle_faults
 from silofl.federation.participation import refuse_unfit
 from silofl.federation.privacy import budget_place
@@ -76,6 +77,11 @@ def robust_rule(start: Start) -> None:
     refuse_unfit_rule(start.config, start.silos)
 
 
+def detection(start: Start) -> None:
+    """So many silos' own updates can be compared, and some of them left out."""
+    refuse_unfit_detection(start.config, start.silos)
+
+
 def attack(start: Start) -> None:
     """The silos that are to attack are there, and the sum lets them."""
     refuse_unfit_attack(start.config, start.silos)
@@ -133,6 +139,7 @@ OF_RUN: tuple[Callable[[Start], None], ...] = (
     number_of_silos,
     participation,
     robust_rule,
+    detection,
     attack,
     faults,
 )

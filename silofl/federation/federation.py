@@ -20,6 +20,7 @@ from silofl.federation.aggregators import aggregator_of
 from silofl.federation.arrivals import Arrivals
 from silofl.federation.attendance import Attendance
 from silofl.federation.error_feedback import ErrorFeedback
+from silofl.federation.exclusions import Exclusions
 from silofl.federation.failure.membership_tracker import MembershipTracker
 from silofl.federation.failure.respawn_policy import RespawnPolicy
 from silofl.federation.first_models import first_values
@@ -32,18 +33,20 @@ from silofl.federation.participation import Participation
 from silofl.federation.privacy.engine import PrivacyEngine
 from silofl.federation.privacy.part import PrivatePart
 from silofl.federation.secure_conflicts import in_the_clear
+from silofl.federation.signed_trail import SignedTrail
 from silofl.federation.silo import Silo
 from silofl.federation.standardization import Statistics
 from silofl.federation.stateful import State, Stateful, committed_state, restore
+from silofl.federation.stateful_parts import parts_of
 from silofl.federation.watched_metrics import WatchedMetrics
 from silofl.privacy.ledger import Ledger
 from silofl.strategies import registry as strategies
 from silofl.strategies.base import Strategy
 from silofl.topologies.arrangements.base import Arrangement
 from silofl.topologies.base import Topology
+from silofl.topologies.detecting_steps import guarded
 from silofl.topologies.fragmented_server import FragmentedServer
 from silofl.topologies.registry import arrangement_of, strategy_of, topology_of
-from silofl.topologies.robust_steps import with_rule
 from silofl.types import Contribution, Vector
 
 
@@ -212,6 +215,10 @@ class RunContext:
     """When the run ends early, and its best model; None for neither."""
     arrivals: Arrivals | None = None
     """Which silos have trained; None where rounds wait for all."""
+    exclusions: Exclusions | None = None
+    """Which silos are left out for their updates; None where those are not scored."""
+    trail: SignedTrail | None = None
+    """What every round decided, signed by all; None where that is not kept."""
 
     @classmethod
     def of(
@@ -233,10 +240,10 @@ class RunContext:
         openings = None if trust is None else Openings.of(group, config, path, str(trust.run), silos)
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
-        private = config.privacy.unit != "none"
         before = Ledger() if statistics is None else statistics.ledger
         feedback = ErrorFeedback.of(group, config)
-        engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
+        none = config.privacy.unit == "none"
+        engine = None if none else PrivacyEngine(group, config, silo, path, trust.run, before)
         strategy = strategy_of(config.topology, strategies.build(config.strategy))
         who = group, config, silo, silos, strategy, engine
         return cls(
@@ -250,6 +257,8 @@ class RunContext:
             GlobalMask.of(group, config, silo.model, feedback.residuals),
             WatchedMetrics.of(group, config, silo),
             Arrivals.of(group, config, silo, silos),
+            Exclusions.of(group, config, silos),
+            SignedTrail.of(group, config, silo.model, path, trust),
         )
 
     @cached_property
@@ -290,7 +299,8 @@ class RunContext:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts, starts = [one.values for one in self.silo.fragments], self.silo.starts
-        both = self.group, with_rule(self.strategy, self.config)
+        watch = self.exclusions and self.exclusions.watch
+        both = self.group, guarded(self.strategy, self.config, watch)
         model = first_values(self.silo.initial(), starts), self.silo.model.trainable
         if streaming is None or len(parts) == 1:
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))
@@ -298,22 +308,6 @@ class RunContext:
         return Federation(
             self, FragmentedServer(kind, *both, makers, *model, parts, streaming, newcomers=newcomers)
         )
-
-
-def parts_of(context: RunContext) -> tuple[Stateful, ...]:
-    """Everything with state but the topology, which is made of these: a new part is one more line here."""
-    parts = (
-        context.origin,  # first: nothing is taken up where the data is not the run's
-        context.arrivals or context.silo,
-        context.feedback,
-        context.mask,  # behind: it cuts what is fed back
-        context.private_part,
-        context.openings,
-        context.membership,
-        context.respawns,
-        context.watched,
-    )
-    return tuple(one for one in parts if one is not None)
 
 
 def setup(context: RunContext) -> Federation:

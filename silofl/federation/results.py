@@ -50,6 +50,8 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     seconds = time.perf_counter() - began
     metrics = metrics_of(result, reports, silos, failures, changes, seconds, config=state.config)
     state.logger.round(metrics)
+    if federation.context.trail is not None:
+        federation.context.trail.record(metrics, federation.topology)
     if federation.context.watched is not None:
         names, told = federation.context.watched.names, [report["watched"] for report in reports]
         federation.context.watched.observe(result.round, agreed(told, names), federation.values)

@@ -21,6 +21,7 @@ from silofl.aggregation.transformed import RetryRound
 from silofl.comm.collective_errors import Result, allgather_parsed, capture
 from silofl.comm.protocol import Communicator
 from silofl.config import Config
+from silofl.detection.silo_standing import Verdict
 from silofl.errors import TooFewDrawnError
 from silofl.federation.clock import Clock
 from silofl.federation.consensus import with_consensus
@@ -61,6 +62,8 @@ class RoundResult:
     """How well the round's values were encoded."""
     rejected: tuple[int, ...] = ()
     """Numbers of the silos whose updates are in the sum and were left out by the rule of [robust]."""
+    verdict: Verdict | None = None
+    """What [detection] has seen and decided; None without."""
     density: float | None = None
     """Which part of the weights that may be pruned is left after it; None where nothing is."""
     staleness: Mapping[int, int] | None = None
@@ -125,6 +128,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.rejected = rejected_by(federation.topology)
+        exclusions = federation.context.exclusions
+        result.verdict = None if exclusions is None else exclusions.accept()
         result.bytes_sent = group.comm.bytes_sent - sent
         if group.comm.groups:
             result.bytes_between_groups = group.comm.bytes_between_groups - far

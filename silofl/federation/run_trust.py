@@ -9,6 +9,7 @@ from pathlib import Path
 
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint import opening_log, run_keys
+from silofl.checkpoint.audit_trail import trail_path
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.run_id import found_run_id, new_run_id
 from silofl.checkpoint.run_keys import KeptKeys
@@ -112,7 +113,7 @@ def _logs(path: Path, silo: int) -> dict[Path, str | None]:
 def refuse_leftovers(path: Path, silo: int) -> None:
     """Raise ConfigError where a new run's directory has rounds or logs of an old one: not collective."""
     rounds, _ = CheckpointDirectory(path / CHECKPOINTS, silo).manifests()
-    logs = (release_log.log_path(path, silo), opening_log.log_path(path, silo))
+    logs = (release_log.log_path(path, silo), opening_log.log_path(path, silo), trail_path(path, silo))
     if rounds or any(log.exists() for log in logs):
         raise ConfigError(
             f"{path} already holds a run: add --resume to go on with it, or name another with --run"

@@ -150,6 +150,7 @@ def begin(
     state = group.step(make)
     notices = notices + (_restore(state) if resumed else [])
     notices += federation.begin(state.first_round - 1)
+    notices += [] if context.trail is None else context.trail.notices
     group.step(lambda: _refuse_other_updates(state))
     watched = context.watched
     if watched is not None:

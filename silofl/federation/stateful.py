@@ -1,4 +1,4 @@
-"""What a part of a run with state of its own is: registered once, in `federation.parts_of`."""
+"""What a part of a run with state of its own is: registered once, in `stateful_parts.py`."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def aggregation_spec(
         silos - len(without_data),
         replica_count(config, silos) if tolerant else 0,
         strategy.scalars,
-        strategy.needs == "rows" or config.robust.rule is not None,
+        strategy.needs == "rows" or config.robust.rule is not None or config.detection.active,
         recomputations(config, silos),
         without_data,
         next(iter(without_data), None),

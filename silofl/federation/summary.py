@@ -11,6 +11,7 @@ import silofl
 from silofl.aggregation import protocols
 from silofl.comm.elastic_group import RankFailure
 from silofl.config import Config
+from silofl.detection.silo_standing import Verdict
 from silofl.federation.federation import Federation
 from silofl.federation.participation import describe_participation
 from silofl.federation.recomputation import describe_recomputation
@@ -42,6 +43,7 @@ def plan_of(federation: Federation, first_round: int, path: str) -> Json:
         "steps": describe_recomputation(federation.context.config, federation.context.silos),
         "pruning": federation.context.config.prune.text,
         "robust": federation.context.config.robust.text,
+        "detection": federation.context.config.detection.text,
         "attack": federation.context.config.attack.text,
         "privacy": NOTHING if federation.privacy is None else federation.privacy.description,
         "private": federation.privacy is not None,
@@ -82,6 +84,7 @@ def metrics_of(
         staleness=_staleness(result),
         survivors=result.participants,
         rejected=result.rejected,
+        **detected(result.verdict),
         failed=changes[0],
         rejoined=changes[1],
         recovery_seconds=round(sum(failure.seconds for failure in failures), 6),
@@ -98,6 +101,19 @@ def metrics_of(
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
         train_seconds=_train_seconds(result, reports, silos) if shows_pace(config) else [],
     )
+
+
+def detected(verdict: Verdict | None) -> Json:
+    """What [detection] has of a round, as the fields of its line; nothing without."""
+    if verdict is None:
+        return {}
+    return {
+        "scores": {str(silo): score.shown() for silo, score in sorted(verdict.scores.items())},
+        "suspicious": verdict.suspicious,
+        "left_out": verdict.left_out,
+        "excluded": {str(silo): why for silo, why in verdict.excluded.items()},
+        "reinstated": {str(silo): why for silo, why in verdict.reinstated.items()},
+    }
 
 
 def _between_groups(reports: list[Json]) -> int | None:
@@ -174,6 +190,8 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         "robust": federation.context.config.robust.text,
         "attack": federation.context.config.attack.text,
         "rejected": [[one.round, silo] for one in rounds for silo in one.rejected],
+        "excluded": [[one.round, int(silo)] for one in rounds for silo in one.excluded],
+        "reinstated": [[one.round, int(silo)] for one in rounds for silo in one.reinstated],
         "survivors": list(last.survivors),
         "failed": [[one.round, silo] for one in rounds for silo in one.failed],
         "rejoined": [[one.round, silo] for one in rounds for silo in one.rejoined],

@@ -26,6 +26,7 @@ def opening(plan: Record) -> list[str]:
         *([f"  clients: {plan['clients']}"] if plan["clients"] else []),
         *([f"  {plan['pruning']}"] if plan["pruning"] else []),
         *([f"  robust rule: {plan['robust']}"] if plan["robust"] else []),
+        *([f"  detection: {plan['detection']}"] if plan["detection"] else []),
         *([f"  {plan['attack']}"] if plan["attack"] else []),
         *([f"  keys: {plan['keys']}"] if plan["keys"] else []),
         *([f"  steps: {plan['steps']}"] if plan["steps"] else []),
@@ -41,6 +42,7 @@ def round_line(metrics: RoundMetrics, rounds: int, eta_seconds: float) -> str:
     parts = [f"round {metrics.round:>{width}}/{rounds}"]
     parts += [f"{name} {value_text(value)}" for name, value in metrics.shown]
     parts += [text for text in (spread(metrics.per_silo),) if text]
+    parts += [f"left out {' '.join(map(str, metrics.left_out))}"] if metrics.left_out else []
     parts.append(f"{metrics.seconds:.2f} s ({phases(metrics.seconds_by_phase)})")
     parts.append(f"eta {duration(eta_seconds)}")
     return "  ".join(parts)

@@ -14,6 +14,9 @@ METRICS = "metrics"
 """Key of all metrics in a line."""
 FIRST = ("loss", "accuracy")
 """What is shown before other metrics."""
+_TUPLES = (
+    *("began", "survivors", "rejected", "suspicious", "left_out", "failed", "rejoined", "withheld_metrics"),
+)
 BESIDE = ("epsilon", "density")
 """What is shown after them."""
 
@@ -40,7 +43,13 @@ class RoundMetrics:
         staleness: of the updates that are in it, by silo, how many rounds older than the newest the model was
             that each was trained from; None where all were trained from the newest.
         survivors: silos whose updates are in the model.
-        rejected: silos whose updates had values that are not finite, which a robust rule left out.
+        rejected: silos whose updates had values that are not finite, which were left out.
+        scores: of every silo's update, by silo, where [detection] scores them: "norm", "cosine", "distance",
+            "rank" and "deviation" of `detection.update_scores.Score`, rounded; empty without.
+        suspicious: silos whose updates are beyond `detection.threshold`.
+        left_out: silos whose updates [detection] left out of this round.
+        excluded: by silo that is left out from the next round on, why.
+        reinstated: by silo that is in the sum again from the next round on, why.
         failed: silos that failed since the line before.
         rejoined: silos that came back since the line before.
         recovery_seconds: from the first error until the survivors had met again.
@@ -74,6 +83,11 @@ class RoundMetrics:
     staleness: Mapping[str, int] | None = None
     survivors: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
+    scores: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    suspicious: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    reinstated: Mapping[str, str] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
     rejoined: tuple[int, ...] = ()
     recovery_seconds: float = 0.0
@@ -103,7 +117,7 @@ class RoundMetrics:
         """The round again."""
         known = {one.name for one in fields(cls)} - {"means"}
         given = {name: value for name, value in line.items() if name in known}
-        for name in ("began", "survivors", "rejected", "failed", "rejoined", "withheld_metrics"):
+        for name in _TUPLES:
             given[name] = tuple(given.get(name, ()))
         if "drawn" in given:
             given["drawn"] = tuple(given["drawn"])
@@ -130,6 +144,10 @@ class RoundMetrics:
                 f"left out of round {self.round}: {silos_text(self.rejected)}, whose update had values that "
                 "are not finite"
             )
+        for silo, why in self.excluded.items():
+            notices.append(f"silo {silo} is excluded after round {self.round}: {why}")
+        for silo, why in self.reinstated.items():
+            notices.append(f"silo {silo} is reinstated after round {self.round}, on probation: {why}")
         if self.clipped_silos:
             notices.append(
                 f"{self.clipped_silos} silos had values beyond secure.range = {value_range}, "

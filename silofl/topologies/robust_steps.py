@@ -45,12 +45,12 @@ class RobustSteps(Strategy):
 
     def part(self, state: State, total: Total) -> NDArray[np.float64]:
         """What the rule knows of a slice, one vector after another."""
-        known = [measure(self._rule, rows, state.get(CENTER + name)) for name, rows in _rows(total).items()]
+        known = [measure(self._rule, rows, state.get(CENTER + name)) for name, rows in rows_of(total).items()]
         return np.concatenate(known)
 
     def combine(self, state: State, total: Total) -> tuple[State, Total]:
         """The rule's results for means. ConfigError where too few silos are left for it."""
-        rows, means, after = _rows(total), dict(total.mean), dict(state)
+        rows, means, after = rows_of(total), dict(total.mean), dict(state)
         rejected: set[int] = set()
         for name, known in zip(rows, np.split(total.over_slices, len(rows)), strict=True):
             means[name] = np.empty_like(total.mean[name])
@@ -73,7 +73,7 @@ class RobustSteps(Strategy):
         return self._inner.step(inner, shared, total) | own
 
 
-def _rows(total: Total) -> Mapping[str, list[Vector]]:
+def rows_of(total: Total) -> Mapping[str, list[Vector]]:
     """Every silo's slices, of the buffers last; a slice without values of a vector has them as well."""
     assert total.rows is not None
     return {name: total.rows[name] for name in sorted(total.rows, key=lambda one: (one == BUFFERS, one))}
@@ -86,6 +86,6 @@ def with_rule(strategy: Strategy, config: Config) -> Strategy:
 
 
 def rejected_by(topology: Topology) -> tuple[int, ...]:
-    """The silos whose updates the rule of a topology has left out of the last round."""
-    strategy = getattr(topology, "strategy", None)
-    return strategy.rejected if isinstance(strategy, RobustSteps) else ()
+    """The silos whose updates were left out of a topology's last round, as their values were not finite."""
+    rejected: tuple[int, ...] = getattr(getattr(topology, "strategy", None), "rejected", ())
+    return rejected

@@ -23,7 +23,7 @@ from silofl.comm.shutdown import finalize_or
 from silofl.config import Config, for_silo
 from silofl.console import LOGGER, log
 from silofl.crypto.key_file import silo_key
-from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, SiloflError
+from silofl.errors import ChangedDataError, ConfigError, LessProtectionError, OtherTrailError, SiloflError
 from silofl.federation import standardization
 from silofl.federation.failure.admission import WITHDRAWN, Admission
 from silofl.federation.failure.peers import watch_peers
@@ -105,7 +105,7 @@ def rejoin(
     try:
         with peers:
             return Run(context, path, stop, resumed=resumed).rejoin(told)
-    except (LessProtectionError, ChangedDataError) as error:
+    except (LessProtectionError, ChangedDataError, OtherTrailError) as error:
         # What was told forgets what this silo spent (`PrivacyEngine.come_back`), or its data are others than
         # in the round that it took part in (`federation/origin.py`): this silo's to refuse, and its alone.
         _stay_away(comm, spawn_info.number, error)
