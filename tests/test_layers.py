@@ -138,6 +138,7 @@ HOMES = {
         "silofl/report/",
         "silofl/bench/",
         "silofl/audit/",
+        "silofl/privacy_attacks/",
         "silofl/preload.py",
     ],
     "cryptography": ["silofl/crypto/", "silofl/bench/"],
