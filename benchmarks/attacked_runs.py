@@ -104,20 +104,23 @@ class Seen:
         return by_name(self.before, values.astype(np.float64) * factor)
 
 
-def federate(task: Dealt, silos: int, seed: int, tables: Mapping[str, Any]) -> Seen:
-    """Train; the run's files are removed afterwards."""
+def federate(
+    task: Dealt, silos: int, seed: int, tables: Mapping[str, Any], *, first: Dealt | None = None
+) -> Seen:
+    """Train; the run's files are removed afterwards. `first` is silo 0's task, where it has another."""
     with tempfile.TemporaryDirectory() as folder:
         given = {name: dict(table) for name, table in tables.items()}
         given["run"] = {"dir": f"{folder}/run", "display": "none", "seed": seed} | given.get("run", {})
         given["checkpoint"] = {"every": 0, "key_file": f"{folder}/{{silo}}.key"}
         config = configuration.parse(given)
-        before = drawn(task, seed, UserCode(0), 0)
+        before = drawn(first or task, seed, UserCode(0), 0)
         size = sum(one.numel() for one in before.parameters())
 
         def rank(comm: Communicator) -> tuple[dict[str, Any], NDArray[Any]]:
             torch.set_num_threads(1)
             tapped = WireTap(comm)
-            summary = train(config, task, comm=tapped)  # type: ignore[arg-type]
+            own = task if first is None or comm.rank else first
+            summary = train(config, own, comm=tapped)  # type: ignore[arg-type]
             return summary, tapped.vectors(size)[-1]
 
         ends = run_in_threads(silos, rank, timeout_s=LONGEST_S, host_of=lambda number: number)
