@@ -168,7 +168,7 @@ def _trap_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _membership_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| training | accuracy: members, others | attack | AUC (95 %) | found at 1 % false positives (95 %) |",
+        "| training | accuracy: members, others | attack | AUC (95 %) | found, of 1 % false alarms (95 %) |",
         "|---|---|---|---|---|",
     ]
     for row, attack in product(rows, INFERENCES):

@@ -53,6 +53,20 @@ class Worth:
     members: int
     others: int
 
+    def text(self) -> str:
+        """For people."""
+        lines = [
+            f"records      {self.members} of training, {self.others} held out",
+            f"AUC          {self.auc:.3f} ({self.low:.3f} to {self.high:.3f} at 95 %); 0.5 tells nothing",
+            f"advantage    {self.advantage:.3f} of true over false positives at the best threshold",
+        ]
+        for one in self.detected:
+            lines.append(
+                f"found        {one.found} of {one.of} records of training at {one.false_positive_rate:.1%} "
+                f"false positives ({one.low:.1%} to {one.high:.1%})"
+            )
+        return "\n".join(lines) + "\n"
+
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         return asdict(self) | {"detected": [asdict(one) | {"rate": one.rate} for one in self.detected]}

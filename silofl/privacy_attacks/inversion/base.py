@@ -75,7 +75,7 @@ def by_name(module: nn.Module, vector: NDArray[np.generic]) -> dict[str, Tensor]
     whole, sizes = torch.from_numpy(np.asarray(vector, np.float64)), [one.numel() for one in trained.values()]
     if whole.numel() != sum(sizes):
         raise ValueError(f"a gradient of {whole.numel()} values is not of a model of {sum(sizes)}")
-    parts = zip(trained.items(), whole.split(sizes), strict=True)
+    parts = zip(trained.items(), torch.split(whole, sizes), strict=True)
     return {name: part.view(one.shape) for (name, one), part in parts}
 
 
