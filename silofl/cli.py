@@ -13,7 +13,7 @@ import typer
 from silofl import __version__
 from silofl.bench.cli import app as bench
 from silofl.cli_config import config, init
-from silofl.cli_models import evaluate, export, predict
+from silofl.cli_models import evaluate, export, membership, predict
 from silofl.cli_options import ConfigPath, Overrides, Ranks, Resume, Run
 from silofl.cli_options import load as _load
 from silofl.cli_report import report
@@ -247,6 +247,7 @@ app.command()(config)
 app.command()(init)
 app.command()(predict)
 app.command()(evaluate)
+app.command()(membership)
 app.command()(export)
 app.command()(report)
 app.command()(verify)

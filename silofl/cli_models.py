@@ -1,4 +1,4 @@
-"""Commands that use what a run has trained: `silofl predict`, `evaluate` and `export`."""
+"""Commands that use what a run has trained: `silofl predict`, `evaluate`, `membership` and `export`."""
 
 from __future__ import annotations
 
@@ -93,6 +93,40 @@ def evaluate(
             write_json(run / CROSS_SITE, rows, private=False)
         except StorageError as error:  # a run directory that is another's
             typer.echo(f"silofl report will not show this: {error}", err=True)
+
+
+def membership(
+    run: Model,
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DATA]...", help="Files of training; the task's own samples without."),
+    ] = None,
+    silos: Annotated[
+        int | None, typer.Option("-n", "--silos", min=1, help="Of a task without files; as in the run.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write what was found here, too.")
+    ] = None,
+    decimal: Decimal = ".",
+    task: OwnTask = None,
+) -> None:
+    """Attack a trained model: do losses tell records of training from those that were held out?"""
+    from silofl.checkpoint.atomic_files import write_json
+    from silofl.inference.loading import load
+    from silofl.inference.runs import silos_of
+    from silofl.privacy_attacks.run_members import membership_of, samples_of_files, samples_of_silos
+
+    if json is not None:
+        new_file(json, *(data or ()))
+    model = load(run, task=task)
+    if data:
+        samples = samples_of_files(model, data, decimal=_sign(decimal))
+    else:
+        samples = samples_of_silos(model, silos_of(run, silos))
+    found = membership_of(model, samples)
+    typer.echo(found.text(), nl=False)
+    if json is not None:
+        write_json(json, found.to_json(), private=False)
 
 
 def export(

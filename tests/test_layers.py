@@ -140,6 +140,7 @@ HOMES = {
         "silofl/report/",
         "silofl/bench/",
         "silofl/audit/",
+        "silofl/privacy_attacks/",
         "silofl/preload.py",
     ],
     "cryptography": ["silofl/crypto/", "silofl/bench/"],

@@ -20,6 +20,7 @@ from silofl.errors import ConfigError, SiloflError
 from silofl.federation import rundir, standardization
 from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
+from silofl.federation.first_model_check import compare_first_models
 from silofl.federation.first_models import agree_on_weights
 from silofl.federation.no_data import data_of, is_without
 from silofl.federation.own_log import notices_kept
@@ -139,6 +140,7 @@ def begin(
     """
     group = context.group
     federation = setup(context)
+    notices = notices + compare_first_models(federation)
     taken = lock or take_directory(group, path, context.trust, resumed=resumed)
 
     def make() -> RunState:

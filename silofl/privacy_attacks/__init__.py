@@ -1,0 +1,1 @@
+"""Attacks on privacy, on what others really see of a run: gradient inversion, trap weights, membership."""

@@ -1,0 +1,1 @@
+"""Gradient inversion: from a gradient to the examples that it is of, one file an attack."""
