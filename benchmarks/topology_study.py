@@ -55,7 +55,7 @@ def gossip(graph: str, algorithm: str = "dpsgd", **sections: Tables) -> Tables:
 
 TOPOLOGIES: dict[str, Tables] = {
     SERVERLESS: {},
-    "star": {"topology": {"name": "star"}},
+    "star": {"topology": {"name": "star", "coordinator": SILOS}},
     "hierarchical, 2 groups of 4": {
         "topology": {"name": "hierarchical", "groups": [[0, 1, 2, 3], [4, 5, 6, 7]]}
     },
@@ -106,9 +106,9 @@ class Figure:
 
 def settings(case: Case, seed: int, rounds: int, folder: str) -> Config:
     """The configuration of one run."""
-    given, ranks = TOPOLOGIES[case.topology], ranks_of(case.topology)
+    given = TOPOLOGIES[case.topology]
     count = rounds * SILOS // BUFFER if case.topology.startswith("asynchronous") else rounds
-    dies = [f"kill silo {ranks - 2} round {count // 2} at train"] if case.deaths == "one" else []
+    dies = [f"kill silo {SILOS - 2} round {count // 2} at train"] if case.deaths == "one" else []
     tables: Tables = {
         "run": {"rounds": count, "evaluate_every": count, "seed": seed, "display": "none"}
         | {"dir": f"{folder}/run"},
