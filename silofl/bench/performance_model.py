@@ -155,7 +155,7 @@ def secure_round(rates: Rates, layout: Layout) -> Seconds:
 def through(points: Sequence[tuple[float, float]], powers: Sequence[int]) -> list[float]:
     """Coefficients of x ** powers, none below 0, that fit the points (x, y) best by relative error."""
     import numpy as np
-    from scipy.optimize import nnls
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
 
     x, y = np.array(points, np.float64).T
     rows = np.column_stack([x**power for power in powers]) / y[:, None]
