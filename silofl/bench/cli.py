@@ -147,6 +147,30 @@ def privacy(
 
 
 @app.command()
+def model(n: Ranks = 4, repeats: Repeats = 9, json: Json = None) -> None:
+    """Sums and rounds as this machine's rates predict them, beside what they take; other networks."""
+    from silofl.bench.launching import on_ranks
+
+    on_ranks(n, sys.argv[1:])
+    from silofl.bench.model_points import points_table, predict, predictions_table, run, to_json
+    from silofl.comm import run_on_ranks
+    from silofl.comm.protocol import Communicator
+    from silofl.comm.shutdown import Shutdown
+
+    def body(comm: Communicator, shutdown: Shutdown) -> None:
+        known, points = run(comm, repeats=repeats)
+        if comm.rank == 0:
+            from rich.console import Console
+
+            predictions = predict(known)
+            Console(width=120).print(points_table(points), predictions_table(predictions))
+            if json is not None:
+                json.write_text(to_json(known, points, predictions) + "\n")
+
+    raise typer.Exit(run_on_ranks(body))
+
+
+@app.command()
 def memory(
     n: Ranks = 4,
     parameters: Annotated[int | None, typer.Option(min=1, help="Vector length [default: 100000000].")] = None,
