@@ -53,8 +53,9 @@ class Total:
         all_silos: how many the run has.
         resync: whether silos sent absolute values of their state: see `LocalRound.resync`.
         rows: by name, every silo's slice in the order of their numbers, (k_name,) each; None where only the
-            sum is known, as under every secure protocol.
+            sum is known, as under every secure protocol without buckets.
         members: numbers of the silos in the sum, in the order of rows.
+        buckets: the silos of each row where rows are means of buckets; empty where each is a silo's own.
         round_number: of the round, from 1.
         over_slices: float64 (s,), the sum over all slices of what `Strategy.part` gives of each; empty in
             `part` itself, and where a strategy has none.
@@ -67,5 +68,6 @@ class Total:
     resync: bool = False
     rows: Mapping[str, list[Vector]] | None = None
     members: tuple[int, ...] = ()
+    buckets: tuple[tuple[int, ...], ...] = ()
     round_number: int = 0
     over_slices: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))

@@ -290,7 +290,7 @@ class RunContext:
         """This rank's federation; collective, but on one of the `newcomers`: see `Topology`."""
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts, starts = [one.values for one in self.silo.fragments], self.silo.starts
-        both = self.group, with_rule(self.strategy, self.config)
+        both = self.group, with_rule(self.strategy, self.config, self.with_data)
         model = first_values(self.silo.initial(), starts), self.silo.model.trainable
         if streaming is None or len(parts) == 1:
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))
