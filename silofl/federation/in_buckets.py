@@ -33,8 +33,8 @@ def describe_buckets(config: Config, silos: int) -> str:
     count, size, hidden = silos // rule.bucket, rule.bucket, rule.bucket - 2
     who = "1 silo that colludes sees" if hidden == 1 else f"{hidden} silos that collude see"
     return (
-        f"buckets: in each round the means of {count} drawn buckets of {size} silos or more are opened, slice "
-        f"by slice to the ranks that serve them: count them as known to all; {who} no other's update in any "
-        f"round, {hidden + 1} do in some; over many rounds they tell what one silo's updates have in common, "
-        "which [privacy] alone bounds"
+        f"buckets: in each round the means of {count} drawn buckets of {size} silos or more are opened, "
+        f"slice by slice to the ranks that serve them: count them as known to all; {who} no other's update "
+        f"in any round, {hidden + 1} do in some; over many rounds they tell what one silo's updates have in "
+        "common, which [privacy] alone bounds"
     )
