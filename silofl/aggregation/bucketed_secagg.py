@@ -28,7 +28,7 @@ from silofl.comm.protocol import Communicator
 from silofl.crypto.framing import Inbox
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import MaskKeys
-from silofl.crypto.secagg import commit, disclose, joint_seed
+from silofl.crypto.secagg import commit, commitments_of, disclose, joint_seed
 from silofl.errors import ProtocolError, StoppedError
 from silofl.types import Total, Vector, Words
 from silofl_kernels import reduce_rows, reduce_rows_float
@@ -69,10 +69,12 @@ class BucketedSecAggSum(SecAggSum):
         """Buckets of the silos that are there and bring something, by a seed of all silos'; collective."""
         silos, run = comm.members, self.bucketing.drawn.run
         of_run = run.encode() if run else self.session.identifier
-        matter = digest("buckets", of_run, self._round.to_bytes(8), *map(pack_silos, (silos, self._absent)))
+        turn = self.bucketing.turn(self._round).to_bytes(8)
+        matter = digest("buckets", of_run, turn, *map(pack_silos, (silos, self._absent)))
         comm.mark("draw")
         commitments = Inbox.of(comm.allgather_bytes(commit(keys.masking, matter)), silos)
         with raise_on_all_ranks(comm):
+            self.bucketing.drawn.hold(matter, commitments_of(keys.masking, silos, commitments))
             own = disclose(keys.masking, matter, silos, commitments)
         disclosed = Inbox.of(comm.allgather_bytes(own), silos)
         with raise_on_all_ranks(comm):

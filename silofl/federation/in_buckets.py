@@ -22,7 +22,8 @@ def in_buckets(config: Config, spec: AggregationSpec, drawn: DrawnBuckets | None
     if rule.bucket == 1:  # each silo does by itself what the rule asks
         return replace(spec, vectors=vectors, rows=False)
     kept = DrawnBuckets() if drawn is None else drawn
-    return replace(spec, vectors=vectors, bucketing=Bucketing(rule.bucket, rule.fewest(rule.f), kept))
+    bucketing = Bucketing(rule.bucket, rule.fewest(rule.f), rule.redraw, kept)
+    return replace(spec, vectors=vectors, bucketing=bucketing)
 
 
 def describe_buckets(config: Config, silos: int) -> str:
@@ -32,9 +33,18 @@ def describe_buckets(config: Config, silos: int) -> str:
         return ""
     count, size, hidden = silos // rule.bucket, rule.bucket, rule.bucket - 2
     who = "1 silo that colludes sees" if hidden == 1 else f"{hidden} silos that collude see"
+    drawn = "drawn when silos come or go"
+    over_time = (
+        "each change of silos draws others, and several sets of means tell what one silo's updates have"
+    )
+    if rule.redraw is not None:
+        every = "every round" if rule.redraw == 1 else f"every {rule.redraw} rounds"
+        drawn, over_time = (
+            f"drawn anew {every}",
+            "after five draws or so means tell what one silo's updates have",
+        )
     return (
-        f"buckets: in each round the means of {count} drawn buckets of {size} silos or more are opened, "
-        f"slice by slice to the ranks that serve them: count them as known to all; {who} no other's update "
-        f"in any round, {hidden + 1} do in some; over many rounds they tell what one silo's updates have in "
-        "common, which [privacy] alone bounds"
+        f"buckets: in each round the means of {count} buckets of {size} silos or more, {drawn}, are opened, "
+        f"slice by slice to the ranks that serve them: count them as known to all; {who} no other's update; "
+        f"{over_time} in common, which [privacy] alone bounds"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from silofl.aggregation.bucketing import DrawnBuckets
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
+from silofl.checkpoint.draw_log import DrawLog
 from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
 from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
@@ -45,7 +46,7 @@ class Openings(Part):
         self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int, way: str = ""
     ) -> None:
         self._group, self._silos, self.fewest, self._way = group, silos, fewest, way
-        self.buckets = DrawnBuckets(run)
+        self.buckets = DrawnBuckets(run, DrawLog(path, run, group.silo_id))
         self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
         self._before: dict[int, list[Opening]] = {}
         """What any silo's log has of rounds that are taken again; the same on every rank."""

@@ -56,7 +56,7 @@ class RobustSteps(Strategy):
         for name, known in zip(rows, np.split(total.over_slices, len(rows)), strict=True):
             means[name] = np.empty_like(total.mean[name])
             center = state.get(CENTER + name)
-            rng = np.random.default_rng([self._seed, total.round_number])
+            rng = np.random.default_rng([self._seed, self._draw_of(total.round_number)])
             rule, silos = self._rule, total.members
             if total.buckets:  # of which rows are the means already; a bucket goes by its first silo
                 rule, silos = replace(rule, bucket=1), tuple(bucket[0] for bucket in total.buckets)
@@ -69,6 +69,10 @@ class RobustSteps(Strategy):
                 after[CENTER + name] = means[name].copy()
         self.rejected = tuple(sorted(rejected))
         return after, replace(total, mean=means)
+
+    def _draw_of(self, round_number: int) -> int:
+        """The first round that has the round's buckets."""
+        return round_number - (round_number - 1) % (self._rule.redraw or 1)
 
     def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
         """The strategy's, beside what is the rule's."""

@@ -38,7 +38,7 @@ def values_of(silo: int) -> NDArray[np.float64]:
 
 def spec_of(silos: int, fewest: int, drawn: DrawnBuckets) -> AggregationSpec:
     vectors = (VectorSpec("x", SIZE, weighting="uniform"), VectorSpec("b", 5, "exact", "uniform"))
-    bucketing = Bucketing(3, fewest, drawn)
+    bucketing = Bucketing(3, fewest, drawn=drawn)
     return AggregationSpec(
         vectors, np.dtype(np.float64), 7, 0, bytes(32), silos, 1, rows=True, recompute=1, bucketing=bucketing
     )
@@ -56,7 +56,7 @@ def rank_of(
 
     def rank(comm: Communicator) -> Any:
         fault, group = Fault(comm, deaths.get(comm.rank)), ElasticGroup(comm)
-        drawn = DrawnBuckets("run", {} if earlier is None else {1: earlier})
+        drawn = DrawnBuckets("run", earlier={} if earlier is None else {1: earlier})
         spec = spec_of(comm.size, fewest, drawn)
         made = PROTOCOLS["secagg"].build(group, SecureConfig(protocol="secagg", bits=BITS), spec, None)
         assert isinstance(made, BucketedSecAgg)

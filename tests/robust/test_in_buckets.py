@@ -82,12 +82,15 @@ def reference(path: Path, silos: int = SILOS) -> Any:
     return x
 
 
-def test_steps_are_by_the_median_of_secret_buckets_which_are_others_in_every_round(tmp_path: Path) -> None:
-    federate(settings(tmp_path))
+@pytest.mark.parametrize(("redraw", "draws"), [(None, 1), (1, 3), (2, 2)], ids=str)
+def test_steps_are_by_the_median_of_secret_buckets(tmp_path: Path, redraw: Any, draws: int) -> None:
+    """Of the same ones in all rounds, unless they are to be drawn anew."""
+    federate(settings(tmp_path, MEDIAN if redraw is None else MEDIAN | {"redraw": redraw}))
     np.testing.assert_allclose(model(tmp_path), reference(tmp_path), rtol=0, atol=1e-6)
     drawn = [one.buckets for one in openings(tmp_path)]
     assert [sorted(map(len, one)) for one in drawn] == [[3, 3, 3]] * ROUNDS
-    assert len(set(drawn)) == ROUNDS
+    assert len(set(drawn)) <= draws
+    assert len((tmp_path / "silo-0000" / "draws.jsonl").read_text().splitlines()) == 1 + draws
 
 
 def test_a_silo_that_dies_takes_its_bucket_out_of_the_round_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -161,6 +164,27 @@ def test_a_silo_that_does_not_open_its_value_ends_the_run_by_name_on_all_ranks(
     assert not (tmp_path / "silo-0000" / "openings.jsonl").exists() or not openings(tmp_path)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_silo_that_knows_the_others_values_cannot_choose_another_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """Buckets are kept, so that from round 2 on it could try values until it likes its bucket."""
+    honest, calls = bucketed_secagg.commit, list[int]()
+
+    def other(stage: Any, matter: bytes) -> bytes:
+        calls.append(stage.me)
+        tries = stage.me == 3 and calls.count(3) > 1
+        return honest(stage, b"another" if tries else matter)
+
+    monkeypatch.setattr(bucketed_secagg, "commit", other)
+    if restarted:
+        federate(settings(tmp_path, rounds=1))
+    results = federate(settings(tmp_path), resume=restarted)
+    assert {type(one) for one in results} == {ProtocolError}
+    assert "silo 3 commits to another value of the seed that draws buckets than before" in str(results[0])
+    assert [one.round for one in openings(tmp_path)] == [1]
+
+
 def test_a_silo_with_buckets_of_its_own_opens_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +233,6 @@ def test_what_buckets_are_not_had_of_is_one_sentence(
 def test_a_dry_run_says_what_the_means_show_and_to_whom(tmp_path: Path) -> None:
     found = dry_run(settings(tmp_path), SILOS)
     (said,) = [note for note in found.notes if note.startswith("buckets:")]
-    assert "the means of 3 drawn buckets of 3 silos or more" in said
-    assert "1 silo that colludes sees no other's update in any round, 2 do in some" in said
+    assert "the means of 3 buckets of 3 silos or more, drawn when silos come or go, are opened" in said
+    assert "1 silo that colludes sees no other's update" in said
     assert found.protocol == "secagg, median with f = 1, of updates in buckets of 3"

@@ -7,7 +7,7 @@ draw what no silo may choose.
 """
 
 from silofl.crypto.secagg.inputs import SumInputs
-from silofl.crypto.secagg.joint_seed import commit, disclose, joint_seed
+from silofl.crypto.secagg.joint_seed import commit, commitments_of, disclose, joint_seed
 from silofl.crypto.secagg.rules import Round, Rules
 from silofl.crypto.secagg.small_sums import check_words, sign_words, small_keys
 from silofl.crypto.secagg.statement import check_inputs, state_inputs
@@ -33,6 +33,7 @@ __all__ = [
     "check_inputs",
     "check_words",
     "commit",
+    "commitments_of",
     "disclose",
     "joint_seed",
     "mask",

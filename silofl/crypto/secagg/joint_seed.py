@@ -69,7 +69,7 @@ def disclose(
     stage: Masking, matter: bytes, silos: Collection[int], commitments: Mapping[int, bytes]
 ) -> bytes:
     """This silo's value, for everybody, once it has all commitments. ProtocolError names a silo without."""
-    heard = _heard(_commitments(stage, silos, commitments))
+    heard = _heard(commitments_of(stage, silos, commitments))
     context = stage.party.context
     message = SeedValue(context.session, context.number, stage.me, heard, _own(stage, matter))
     return sign(message, stage.party.identity)
@@ -87,7 +87,7 @@ def joint_seed(
     ProtocolError names a silo that committed to a value and opened none, or another, or was given other
     commitments than this silo.
     """
-    committed, context = _commitments(stage, silos, commitments), stage.party.context
+    committed, context = commitments_of(stage, silos, commitments), stage.party.context
     heard, values = _heard(committed), list[bytes]()
     for silo in sorted(silos):
         if silo not in disclosed:
@@ -117,7 +117,8 @@ def _committed(silo: int, matter: bytes, value: bytes) -> bytes:
     return digest("commitment to a value", matter, pack_silos((silo,)), value)
 
 
-def _commitments(stage: Masking, silos: Collection[int], told: Mapping[int, bytes]) -> dict[int, bytes]:
+def commitments_of(stage: Masking, silos: Collection[int], told: Mapping[int, bytes]) -> dict[int, bytes]:
+    """By silo, ascending, its commitment (32 bytes). ProtocolError names one of `silos` that has none."""
     for silo in sorted(silos):
         if silo not in told:
             raise ProtocolError(
