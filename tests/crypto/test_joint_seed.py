@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from silofl.aggregation.bucketing import Bucketing
 from silofl.crypto.secagg import commit, disclose, joint_seed
 from silofl.crypto.secagg.joint_seed import Commitment, SeedValue
 from silofl.crypto.secagg.messages import sign
@@ -115,23 +113,3 @@ def test_a_commitment_says_nothing_of_the_value_without_the_key() -> None:
     value = SeedValue.decode(opened(parties, committed(parties))[0][:-64], 0).value
     assert commitment != value
     assert value not in b"".join(committed(parties).values())
-
-
-def test_each_silo_is_with_each_other_equally_often() -> None:
-    silos, rounds, met = 9, 4000, Counter[tuple[int, int]]()
-    for number in range(rounds):
-        buckets = Bucketing(3).dealt(number.to_bytes(32), range(silos))
-        assert sorted(map(len, buckets)) == [3, 3, 3]
-        met.update((a, b) for bucket in buckets for a in bucket for b in bucket if a < b)
-    expected = rounds * 2 / (silos - 1)
-    assert len(met) == silos * (silos - 1) // 2
-    assert max(abs(count - expected) for count in met.values()) < 5 * expected**0.5
-
-
-@pytest.mark.parametrize(
-    ("silos", "size", "lengths"), [(10, 3, [3, 3, 4]), (11, 3, [3, 4, 4]), (5, 3, [5]), (2, 3, [])]
-)
-def test_no_bucket_is_smaller_than_its_size(silos: int, size: int, lengths: list[int]) -> None:
-    buckets = Bucketing(size).dealt(bytes(32), range(silos))
-    assert sorted(map(len, buckets)) == lengths
-    assert sorted(silo for bucket in buckets for silo in bucket) == list(range(silos if lengths else 0))
