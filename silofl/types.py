@@ -53,9 +53,10 @@ class Total:
         all_silos: how many the run has.
         resync: whether silos sent absolute values of their state: see `LocalRound.resync`.
         rows: by name, every silo's slice in the order of their numbers, (k_name,) each; None where only the
-            sum is known, as under every secure protocol.
+            sum is known, as under every secure protocol without buckets.
         weights: by name, of those rows, what each silo's is multiplied by in the mean, float64 (n,).
         members: numbers of the silos in the sum, in the order of rows.
+        buckets: the silos of each row where rows are means of buckets; empty where each is a silo's own.
         round_number: of the round, from 1.
         over_slices: float64 (s,), the sum over all slices of what `Strategy.part` gives of each; empty in
             `part` itself, and where a strategy has none.
@@ -69,5 +70,6 @@ class Total:
     rows: Mapping[str, list[Vector]] | None = None
     weights: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     members: tuple[int, ...] = ()
+    buckets: tuple[tuple[int, ...], ...] = ()
     round_number: int = 0
     over_slices: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))

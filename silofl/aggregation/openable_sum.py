@@ -33,6 +33,8 @@ class OpenableSum:
     """Numbers of the silos in the sum."""
     residuals: Mapping[str, Vector]
     """By vector: what rounding took of this silo's values (d,), where that is kept."""
+    row: int | None = None
+    """Which of the sums that were collected it is; None where there is one."""
 
     def words(self, index: int, name: str) -> Words:
         """The unmasked sum of one vector's part of a slice, as `block` decodes it."""
@@ -44,7 +46,9 @@ class OpenableSum:
 
     def _masked(self, index: int, block: Block) -> Words:
         start = self.wire.layout.shards.bounds[index]
-        return self.collection.sums.of(index)[block.start - start : block.stop - start]
+        sums = self.collection.sums.of(index)
+        kept = sums if self.row is None else sums[self.row]
+        return kept[block.start - start : block.stop - start]
 
     def block(self, index: int, name: str) -> Vector:
         """The mean of one vector's part of a slice that this rank serves or keeps a replica of."""

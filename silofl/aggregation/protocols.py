@@ -7,14 +7,15 @@ load than a configuration takes to be refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final
 
 from silofl.comm.collective_errors import raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import SecureConfig
 from silofl.crypto import signer
-from silofl.crypto.graph import colluding_openers
+from silofl.crypto.framing import MOST_SILOS
+from silofl.crypto.graph import Bounds, colluding_openers
 from silofl.crypto.signer import Signer
 from silofl.crypto.threshold import describe_threshold, fewest_of, threshold_of
 from silofl.errors import ConfigError, unknown_name
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MASKED = frozenset({"bits", "range", "rounding", "prg", "threshold", "allow_two"})
 """What sums of masked fixed-point numbers read of [secure]."""
+Given = Literal["sum", "buckets", "rows"]
 
 
 class SumProtocol(Protocol):
@@ -39,8 +41,8 @@ class SumProtocol(Protocol):
     """Whether replicas of a slice's sum lie with other ranks before anybody can read it."""
     arranged: ClassVar[bool]
     """Whether one rank may serve everything, and ranks may add up what others see nothing of on the way."""
-    gives: ClassVar[frozenset[Literal["sum", "rows"]]]
-    """Whether the server sees the sum alone, or every silo's slice as well."""
+    gives: ClassVar[frozenset[Given]]
+    """Whether the server sees the sum alone, means of buckets of silos, or every silo's slice as well."""
     reads: ClassVar[frozenset[str]]
     """The keys of [secure] that it makes use of, besides those of every run; others are refused where set."""
 
@@ -74,7 +76,7 @@ class Plain:
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = False
     arranged: ClassVar[bool] = True
-    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum", "rows"})
+    gives: ClassVar[frozenset[Given]] = frozenset({"sum", "rows"})
     reads: ClassVar[frozenset[str]] = frozenset()
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
@@ -111,7 +113,7 @@ class SecAggProtocol:
     recovers: ClassVar[bool] = True
     commits: ClassVar[bool] = True
     arranged: ClassVar[bool] = True
-    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    gives: ClassVar[frozenset[Given]] = frozenset({"sum", "buckets"})
     reads: ClassVar[frozenset[str]] = MASKED | {"recompute"}
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
@@ -138,10 +140,20 @@ class SecAggProtocol:
         self, group: ElasticGroup, secure: SecureConfig, spec: AggregationSpec, signer: Signer | None
     ) -> Aggregator:
         """See `SumProtocol`."""
+        from silofl.aggregation.bucketed_secagg import BucketedSecAgg, BucketedSecAggSum
         from silofl.aggregation.secagg import SecAgg, SecAggSum
 
         session = session_of(group, secure, spec, signer)
         stochastic = secure.rounding == "stochastic"
+        if spec.bucketing is not None:
+            # All are neighbours, so that any silo has masks with whichever are in its bucket.
+            rules = replace(session.rules, bounds=Bounds(complete_up_to=MOST_SILOS))
+            whole = replace(session, rules=rules)
+            return BucketedSecAgg(
+                group.step(
+                    lambda: BucketedSecAggSum(whole, spec, value_range=secure.range, stochastic=stochastic)
+                )
+            )
         return SecAgg(
             group.step(lambda: SecAggSum(session, spec, value_range=secure.range, stochastic=stochastic))
         )
@@ -156,7 +168,7 @@ class AdditiveProtocol:
     recovers: ClassVar[bool] = False
     commits: ClassVar[bool] = False
     arranged: ClassVar[bool] = False
-    gives: ClassVar[frozenset[Literal["sum", "rows"]]] = frozenset({"sum"})
+    gives: ClassVar[frozenset[Given]] = frozenset({"sum"})
     reads: ClassVar[frozenset[str]] = MASKED | {"committee"}
 
     def fewest(self, secure: SecureConfig, silos: int) -> int:
@@ -276,7 +288,7 @@ def build(
             refusal = protocol.refusal(secure, len(spec.bringing(group.members)))
             if refusal is not None:
                 raise ConfigError(refusal)
-            if spec.rows and "rows" not in protocol.gives:
+            if spec.rows and not protocol.gives & {"rows", "buckets" if spec.bucketing else "rows"}:
                 name = protocol_name(secure, spec.silos)
                 raise ConfigError(
                     f'the strategy needs every silo\'s own update, and secure.protocol = "{name}" gives sums '

@@ -22,11 +22,12 @@ from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.key_prefetcher import KeyPrefetcher
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.openable_sum import OpenableSum
-from silofl.aggregation.reduce_scatter import ReduceScatter
+from silofl.aggregation.reduce_scatter import Fold, ReduceScatter
 from silofl.aggregation.secagg_round import (
     AdvertisedRound,
     SecAggRound,
     SmallSums,
+    mask_set,
     masked_total,
     secure_total,
 )
@@ -45,10 +46,14 @@ from silofl.aggregation.tail import EncodingQuality, Tail
 from silofl.aggregation.warm_up import compile_kernels
 from silofl.aggregation.wire_format import EncodedContribution, WireFormat
 from silofl.crypto.capacity import count_limbs
+from silofl.crypto.masks import MaskKeys
 from silofl.crypto.secagg import SumInputs
 from silofl.errors import DataError
 from silofl.types import Contribution, Total, Vector, Words
 from silofl_kernels import MaskSet, add_masks, reduce_rows, ring_dtype
+
+Told = tuple[Mapping[str, Ranges], Tail, tuple[int, ...], Mapping[str, Vector]]
+"""What is known of an opened sum: its ranges, tail, silos, and what rounding took of this silo's values."""
 
 
 class SecAggSum:
@@ -112,7 +117,7 @@ class SecAggSum:
         keys = self._prefetcher.take() if advertised is None else advertised.keys(self._length)
         known = SumInputs(  # what every vote signs; `ranges` follows when they are agreed on
             model=keys.fingerprint(common.vectors),
-            terms=common.digest(self._spec_digest, round_number),
+            terms=self._terms(keys, common, round_number),
             weights=total_digest(total),
         )
         self._small = SmallSums(self.session, keys, known.digest)
@@ -135,27 +140,40 @@ class SecAggSum:
 
         # Only when all ranks have all words are the survivors settled, and the masks come off.
         left = group.step(lambda: keys.open(group.comm, survivors))
-        add_masks(tail, left, offset=self._size)
+        add_masks(tail, mask_set(left), offset=self._size)
         told = self.wire.tail.decode(tail, len(silos))
         if self._range is None:
             told = self.wire.tail.with_widest(told, encoded.widest, len(silos))
             if advertised is None:
                 told = self._with_claims(told, keys, ranges, len(silos))
-        return OpenableSum(self.wire, self._collection, left, ranges, told, silos, encoded.residuals())
+        return self._openable(left, (ranges, told, silos, encoded.residuals()))
 
-    def _collect(self, encoded: EncodedContribution, masks: MaskSet) -> tuple[tuple[int, ...], Words]:
-        group = self.session.group
-        if self._collection.comm is not group.comm:
-            self._collection = self._open_collection()
-        encoded.begin()
-        self.collected = True
-        self._collection.run(lambda first, last, out: encoded.fill(first, last, out, masks), reduce_rows)
-        tail = masked_total(group.comm, encoded.tail(), masks, self._size)
+    def _terms(self, keys: SecAggRound, common: Common, round_number: int) -> bytes:
+        """Digest (32 bytes) of the sum's terms."""
+        return common.digest(self._spec_digest, round_number)
+
+    def _openable(self, left: MaskKeys, told: Told) -> OpenableSum:
+        """The sum, from which the masks that are `left` come off as it is read."""
+        return OpenableSum(self.wire, self._collection, mask_set(left), *told)
+
+    def _collect(self, encoded: EncodedContribution, masks: MaskKeys) -> tuple[tuple[int, ...], Words]:
+        """The silos whose contributions are in the sum, and its masked tail; collective."""
+        group, whole = self.session.group, mask_set(masks)
+        self._send(encoded, whole, reduce_rows)
+        tail = masked_total(group.comm, encoded.tail(), whole, self._size)
         if self.spec.recompute:
             # Checkers copy the masked sums of the slices that they check out of the servers' memory, before
             # anybody can read one: a server cannot fit its sum to what it reads.
             self._collection.sums.hold()
         return group.members, tail
+
+    def _send(self, encoded: EncodedContribution, masks: MaskSet, fold: Fold) -> None:
+        """Have every rank's masked words with the ranks that serve slices; collective."""
+        if self._collection.comm is not self.session.group.comm:
+            self._collection = self._open_collection()
+        encoded.begin()
+        self.collected = True
+        self._collection.run(lambda first, last, out: encoded.fill(first, last, out, masks), fold)
 
     def _agreed_ranges(
         self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float, *, stated: bool

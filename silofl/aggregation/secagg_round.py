@@ -74,8 +74,8 @@ class SecAggRound:
 
     def __init__(self, masking: Masking, members: tuple[int, ...]) -> None:
         self.members = members
-        self._masking = masking
-        self._heard = [self._masking.transcript]
+        self.masking = masking
+        self._heard = [self.masking.transcript]
         self._small: dict[tuple[frozenset[int], bytes], MaskSet] = {}
 
     def fingerprint(self, vectors: Sequence[Vector]) -> bytes:
@@ -83,16 +83,16 @@ class SecAggRound:
 
         For vectors that were given out before this round's keys were made.
         """
-        return fingerprint(self._masking.participants.digest, vectors) if vectors else NOTHING
+        return fingerprint(self.masking.participants.digest, vectors) if vectors else NOTHING
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of ring words."""
-        return ring_dtype(self._masking.party.context.rules.bits)
+        return ring_dtype(self.masking.party.context.rules.bits)
 
-    def bind(self, inputs: SumInputs) -> MaskSet:
+    def bind(self, inputs: SumInputs) -> MaskKeys:
         """What hides this silo's vector in the one sum that `inputs` decide: self mask, and pairs' masks."""
-        return mask_set(secagg.bind(self._masking, inputs))
+        return secagg.bind(self.masking, inputs)
 
     def heard(self, total: Words, silos: int) -> None:
         """Have the vote vouch for a small sum, or the tail, as this rank computed it."""
@@ -100,16 +100,16 @@ class SecAggRound:
 
     def signed(self, words: bytes, position: int, decided: bytes) -> bytes:
         """Masked words of a small sum, as they travel."""
-        return secagg.sign_words(self._masking, position, decided, words)
+        return secagg.sign_words(self.masking, position, decided, words)
 
     def checked(self, message: bytes, position: int, decided: bytes, silo: int) -> bytes:
         """The words in what a silo sent; ProtocolError, naming it, unless it `signed` them."""
-        return secagg.check_words(self._masking, silo, position, decided, message)
+        return secagg.check_words(self.masking, silo, position, decided, message)
 
     def state(self, comm: Communicator, inputs: SumInputs) -> None:
         """Raise ProtocolError, naming a silo, where one has other inputs, without any vote; collective."""
-        own = secagg.state_inputs(self._masking, inputs)
-        secagg.check_inputs(self._masking, inputs, Inbox.of(comm.allgather_bytes(own), comm.members))
+        own = secagg.state_inputs(self.masking, inputs)
+        secagg.check_inputs(self.masking, inputs, Inbox.of(comm.allgather_bytes(own), comm.members))
 
     def small_masks(self, among: Collection[int], decided: bytes) -> MaskSet:
         """Masks of pairs alone, which cancel in a small sum over exactly the silos `among`.
@@ -119,12 +119,12 @@ class SecAggRound:
         """
         chosen = frozenset(among), decided
         if chosen not in self._small:
-            self._small[chosen] = mask_set(secagg.small_keys(self._masking, *chosen))
+            self._small[chosen] = mask_set(secagg.small_keys(self.masking, *chosen))
         return self._small[chosen]
 
     def peers(self, silo: int, among: Collection[int]) -> list[int]:
         """The silos of `among`, ascending, with which a silo's words of a small sum have masks in common."""
-        return sorted(self._masking.participants.neighbours[silo] & set(among))
+        return sorted(self.masking.participants.neighbours[silo] & set(among))
 
     def pair_words(
         self, among: Collection[int], decided: bytes, places: Sequence[int], width: int
@@ -133,29 +133,29 @@ class SecAggRound:
 
         Whoever has a silo's masked words and these has its words there, and no others of it.
         """
-        keys = secagg.small_keys(self._masking, among, decided)
+        keys = secagg.small_keys(self.masking, among, decided)
         dtype, found = self.dtype, dict[int, Words]()
-        for peer, key in zip(self.peers(self._masking.me, among), keys.expose(), strict=True):
+        for peer, key in zip(self.peers(self.masking.me, among), keys.expose(), strict=True):
             words = np.zeros((len(places), width), dtype)
             for row, place in zip(words, places, strict=True):
                 add_masks(row, MaskSet(keys.prg, [key], [1]), offset=place)
             found[peer] = words.reshape(-1)
         return found
 
-    def open(self, comm: Communicator, survivors: Collection[int]) -> MaskSet:
+    def open(self, comm: Communicator, survivors: Collection[int]) -> MaskKeys:
         """What to add to the sum of the survivors' masked vectors to have the plain one; collective.
 
         Over the ranks that are left, of whom some survivors may be missing. It can be taken again with fewer
         ranks, for the same survivors only.
         """
         comm.mark("agree")
-        agreed, vote = secagg.agree(self._masking, survivors, digest("small sums", *self._heard))
+        agreed, vote = secagg.agree(self.masking, survivors, digest("small sums", *self._heard))
         votes = Inbox.of(comm.allgather_bytes(vote), comm.members)
         comm.mark("reveal")
         revealed, reveal = secagg.reveal(agreed, votes)
         reveals = Inbox.of(comm.allgather_bytes(reveal), comm.members)
         comm.mark("unmask")
-        return mask_set(secagg.unmask(revealed, reveals))
+        return secagg.unmask(revealed, reveals)
 
 
 def mask_set(keys: MaskKeys) -> MaskSet:
@@ -237,14 +237,14 @@ def secure_total_over(
         words = encode(len(group.members))
         advertised = AdvertisedRound(group.comm, session.round(number), session.identity)
         keys = advertised.keys(len(words))
-        return keys, masked_total(group.comm, words, keys.bind(ALONE), 0)
+        return keys, masked_total(group.comm, words, mask_set(keys.bind(ALONE)), 0)
 
     keys, total = group.step(collect)
     if present is not None and keys.members != present:
         return None
     keys.heard(total, len(keys.members))
     left = group.step(lambda: keys.open(group.comm, keys.members))
-    add_masks(total, left)
+    add_masks(total, mask_set(left))
     return total, len(keys.members)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.bucketing import Bucketing
 from silofl.types import Weighting
 
 
@@ -73,6 +74,7 @@ class AggregationSpec:
             in memory of their own before it can be read.
         coordinators: ranks that bring nothing to any sum; of the `silos` they are none.
         sole: the one of them that serves everything; None where all silos serve.
+        bucketing: where rows are means of buckets: how silos are drawn into them; None: each silo's own.
     """
 
     vectors: tuple[VectorSpec, ...]
@@ -87,6 +89,7 @@ class AggregationSpec:
     recompute: int = 0
     coordinators: tuple[int, ...] = ()
     sole: int | None = None
+    bucketing: Bucketing | None = None
 
     def bringing(self, members: tuple[int, ...]) -> tuple[int, ...]:
         """Those of `members` that bring something."""

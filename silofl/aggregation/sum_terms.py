@@ -59,6 +59,8 @@ def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic:
     rounding = [None if value_range is None else value_range.hex(), stochastic, spec.seed]
     ranks = [spec.silos, spec.coordinators, spec.replica_count, spec.recompute]
     whole = [vectors, str(spec.dtype), ranks, spec.scalars, spec.rows, rounding]
+    if spec.bucketing is not None:
+        whole.append([spec.bucketing.size, spec.bucketing.fewest, spec.bucketing.redraw])
     return digest("what is added up", json.dumps(whole).encode())
 
 

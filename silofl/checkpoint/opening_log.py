@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from silofl.checkpoint.entry_log import EntryLog, run_of
 from silofl.errors import CheckpointError
 
 FORMAT = 1
+_OPTIONAL = frozenset({"way", "buckets"})
+"""Fields that most openings are without."""
 Silos = tuple[int, ...]
 
 
@@ -25,26 +28,31 @@ class Opening:
     """The silos that were there to open it, ascending: metrics of the round are sums over these or void."""
     way: str = ""
     """Digest (hex) of what else decides the sum and may not change, such as weights between neighbours."""
+    buckets: tuple[Silos, ...] = ()
+    """The silos of each sum, where several were opened beside each other; empty where it was one."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        table = asdict(self)
-        return table if self.way else {name: value for name, value in table.items() if name != "way"}
+        return {name: value for name, value in asdict(self).items() if value or name not in _OPTIONAL}
 
     @classmethod
     def checked(cls, table: Any, silos: int) -> Opening:
         """The opening again, in a run of `silos`; CheckpointError for what is none."""
         table = named(table, "an opening")
-        if table.keys() - {"way"} != {"round", "silos", "present"} or not isinstance(
+        if table.keys() - _OPTIONAL != {"round", "silos", "present"} or not isinstance(
             table.get("way", ""), str
         ):
-            raise CheckpointError("an opening has other fields than round, silos, present and way")
-        return cls(
+            raise CheckpointError("an opening has other fields than round, silos, present, way and buckets")
+        found = cls(
             whole(table["round"], "the round of an opening", 1),
             _silos(table["silos"], silos),
             _silos(table["present"], silos),
             table.get("way", ""),
+            tuple(_silos(one, silos) for one in each(table.get("buckets", []), "its buckets")),
         )
+        if found.buckets and tuple(sorted(chain(*found.buckets))) != found.silos:
+            raise CheckpointError("the buckets of an opening are not its silos, each once")
+        return found
 
 
 class OpeningLog:

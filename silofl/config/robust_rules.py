@@ -16,7 +16,8 @@ Rule = tuple[bool, str]
 
 def robust_rules(config: Config, strategy: Strategy) -> list[Rule]:
     """[robust] and the sections that it leans on."""
-    if config.robust.rule is None:
+    rule = config.robust.rule
+    if rule is None:
         return []
     key, name = f'robust.name = "{config.robust.name}"', f'strategy.name = "{config.strategy.name}"'
     head, privacy = config.compress.text if config.compress.active else "", config.privacy
@@ -24,6 +25,11 @@ def robust_rules(config: Config, strategy: Strategy) -> list[Rule]:
     told = [*strategy.scalars, *(["weights of the round"] if by_round else [])]
     other = 'set strategy.name = "fedavg"'
     return [
+        (
+            rule.redraw is not None and rule.bucket == 1,
+            f"robust.redraw = {rule.redraw} draws buckets anew, and robust.bucket = 1 has none: remove it, "
+            "or set robust.bucket",
+        ),
         (
             bool(told),
             f"{name} has each silo tell {' and '.join(told)}, of which {key} makes no robust mean, so that "

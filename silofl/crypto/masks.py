@@ -7,6 +7,7 @@ bytes e*B/8 to (e+1)*B/8 of the keystream, little-endian.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,14 @@ class MaskKeys(Unpicklable):
     prg: Prg
     keys: tuple[Secret, ...]
     signs: tuple[Sign, ...]
+    silos: tuple[tuple[int, ...], ...] = ()
+    """Of each keystream the silo whose self mask it is, or the pair that has it; empty where nobody asks."""
+
+    def within(self, silos: Collection[int]) -> MaskKeys:
+        """Those that are of `silos` alone: masks of a sum over these, whatever is added up elsewhere."""
+        kept = [place for place, whose in enumerate(self.silos) if set(whose) <= set(silos)]
+        keys, signs, whose = (tuple(one[k] for k in kept) for one in (self.keys, self.signs, self.silos))
+        return MaskKeys(self.prg, keys, signs, whose)  # type: ignore[arg-type]
 
     def expose(self) -> list[bytes]:
         """The raw keys, to hand to a kernel (`MaskSet(m.prg, m.expose(), m.signs)`) and keep nowhere."""
@@ -37,9 +46,11 @@ class MaskKeys(Unpicklable):
         return f"MaskKeys({len(self.keys)} of {self.prg}, {self.signs.count(1)} added)"
 
 
-def mask_keys(prg: Prg, pairs: list[tuple[Secret, Sign]]) -> MaskKeys:
-    """Gather keys and signs."""
-    return MaskKeys(prg, tuple(key for key, _ in pairs), tuple(sign for _, sign in pairs))
+def mask_keys(
+    prg: Prg, pairs: Sequence[tuple[Secret, Sign]], silos: Sequence[tuple[int, ...]] = ()
+) -> MaskKeys:
+    """Gather keys and signs, with whose they are where that is asked."""
+    return MaskKeys(prg, tuple(key for key, _ in pairs), tuple(sign for _, sign in pairs), tuple(silos))
 
 
 def mask_key(

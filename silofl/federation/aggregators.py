@@ -12,6 +12,7 @@ from silofl.aggregation.compressed import Compression
 from silofl.aggregation.neighbour_aggregator import neighbour_aggregator
 from silofl.compression import registry as codecs
 from silofl.federation.global_mask import kept_of
+from silofl.federation.in_buckets import in_buckets
 from silofl.federation.sum_spec import aggregation_spec, summed
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def aggregator_of(context: RunContext, fragment: int = 0) -> Aggregator:
     config, group = context.config, context.group
     own, tolerant = (context.silo, context.strategy, context.silos), group.fault_tolerant
     spec = aggregation_spec(config, *own, tolerant=tolerant, fragment=fragment)
+    if context.openings is not None:
+        spec = in_buckets(config, spec, context.openings.buckets)
     secure = configuration.for_silo(config, group.silo_id).secure
     if context.arrangement.own_models:
         codec = codecs.build(config.compress)

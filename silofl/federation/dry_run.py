@@ -24,6 +24,7 @@ from silofl.federation.dry_run_silos import DryRunSilos
 from silofl.federation.exclusion_limits import refuse_unfit_detection
 from silofl.federation.failure.policy import describe_policy
 from silofl.federation.first_models import weights_mismatch
+from silofl.federation.in_buckets import describe_buckets
 from silofl.federation.link_time import Link
 from silofl.federation.model_agreement import model_mismatch, model_told
 from silofl.federation.no_data import data_of
@@ -291,7 +292,7 @@ def _sizes(
         privacy=privacy,
         outside=outside(config.privacy, each_silo=config.shares_silo_metrics),
         notes=[
-            *filter(None, [config.detection.text, config.attack.text]),
+            *filter(None, [config.detection.text, config.attack.text, describe_buckets(config, counted)]),
             *filter(None, [arrangement.describe(range(silos), config.run.seed)]),
             *silo.notices(),
             *_of_fragments(sizes),

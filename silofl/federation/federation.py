@@ -300,7 +300,7 @@ class RunContext:
         kind, streaming = topology_of(self.config.topology), self.strategy.streaming()
         parts, starts = [one.values for one in self.silo.fragments], self.silo.starts
         watch = self.exclusions and self.exclusions.watch
-        both = self.group, guarded(self.strategy, self.config, watch)
+        both = self.group, guarded(self.strategy, self.config, self.with_data, watch)
         model = first_values(self.silo.initial(), starts), self.silo.model.trainable
         if streaming is None or len(parts) == 1:
             return Federation(self, kind(*both, self.aggregator, *model, newcomers=newcomers, starts=starts))

@@ -7,8 +7,10 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
+from silofl.aggregation.bucketing import DrawnBuckets
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
+from silofl.checkpoint.draw_log import DrawLog
 from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
 from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
@@ -44,6 +46,7 @@ class Openings(Part):
         self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int, way: str = ""
     ) -> None:
         self._group, self._silos, self.fewest, self._way = group, silos, fewest, way
+        self.buckets = DrawnBuckets(run, DrawLog(path, run, group.silo_id))
         self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
         self._before: dict[int, list[Opening]] = {}
         """What any silo's log has of rounds that are taken again; the same on every rank."""
@@ -116,10 +119,17 @@ class Openings(Part):
 
     def _refuse_contradictions(self, every: dict[int, list[Opening]]) -> None:
         """Raise CheckpointError where a round was opened for two sets of silos already."""
-        first: dict[int, tuple[int, Silos]] = {}
+        first: dict[int, tuple[int, Opening]] = {}
         for silo, openings in every.items():
             for one in openings:
-                other, silos = first.setdefault(one.round, (silo, one.silos))
+                other, found = first.setdefault(one.round, (silo, one))
+                silos = found.silos
+                if found.buckets != one.buckets:
+                    raise CheckpointError(
+                        f"silos {other} and {silo} have round {one.round} as opened in other buckets: a copy "
+                        "of the run was gone on with; name another run directory with --run",
+                        rank=0,
+                    )
                 if silos != one.silos:
                     raise CheckpointError(
                         f"round {one.round} was opened for {silos_text(silos)} by silo {other}'s record, and "
@@ -133,6 +143,8 @@ class Openings(Part):
         self._before = {}
         for one in dict.fromkeys(told):
             self._before.setdefault(one.round, []).append(one)
+            if one.buckets:
+                self.buckets.earlier[one.round] = one.buckets
         everything = list(dict.fromkeys([*own, *told]))
         if everything or self._log.exists:
             self._log.rewrite(sorted(everything, key=lambda one: one.round))
@@ -181,7 +193,10 @@ class Openings(Part):
     def authorize(self, number: int, silos: Silos) -> None:
         """See `Authorizer`: on disk before the sum can be opened. StoppedError where it must stay closed."""
         self._refuse_other(number, silos)
-        opening = Opening(number, silos, self._group.members, self._way)
+        buckets = self.buckets.newest
+        opening = Opening(number, silos, self._group.members, self._way, buckets)
+        if buckets:  # and in no others, should the round be taken again
+            self.buckets.earlier[number] = buckets
         if opening != self._written and opening not in self._before.get(number, ()):
             self._log.append(opening)
         self._written = opening

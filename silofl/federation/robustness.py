@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from silofl.aggregation.protocols import PROTOCOLS, choose_protocol, protocol_name
+from silofl.aggregation.bucketing import FEWEST_IN_BUCKET
+from silofl.aggregation.protocols import PROTOCOLS, SumProtocol, choose_protocol, protocol_name
 from silofl.attacks.base import Insight, LiveAttack
 from silofl.config import Config
 from silofl.errors import ConfigError
+from silofl.robust.base import ResilientRule
 from silofl.types import Vector
+
+IN_BUCKETS = next(name for name, one in PROTOCOLS.items() if "buckets" in one.gives)
+MANY = 1 << 16
+"""Silos that are enough for any rule."""
 
 
 def refuse_unfit_rule(config: Config, silos: int) -> None:
@@ -16,15 +24,9 @@ def refuse_unfit_rule(config: Config, silos: int) -> None:
     rule = config.robust.rule
     if rule is None:
         return
-    key, name = f'robust.name = "{config.robust.name}"', protocol_name(config.secure, silos)
-    if "rows" not in choose_protocol(config.secure, silos).gives:
-        openly = " or ".join(f'"{one}"' for one, kind in PROTOCOLS.items() if "rows" in kind.gives)
-        raise ConfigError(
-            f"{key} compares every silo's own update with the others', and secure.protocol = \"{name}\" "
-            "hides them in one sum, in which one silo's lie is not seen: set secure.protocol = "
-            f"{openly}, which shows updates to the ranks that serve their slices, or remove [robust]",
-            rank=0,
-        )
+    protocol, key = choose_protocol(config.secure, silos), f'robust.name = "{config.robust.name}"'
+    if "rows" not in protocol.gives:
+        refuse_hidden(rule, key, protocol_name(config.secure, silos), protocol)
     run = config.run
     if run.participation < 1:
         raise ConfigError(
@@ -34,8 +36,51 @@ def refuse_unfit_rule(config: Config, silos: int) -> None:
         )
     count = silos if run.silos_per_round is None else run.silos_per_round
     refusal = rule.refusal_of_run(silos, count)
+    if protocol.private and rule.bucket > 1:
+        refusal = refusal or _too_few_buckets(rule, count)
     if refusal is not None:
         raise ConfigError(refusal, rank=0)
+
+
+def refuse_hidden(rule: ResilientRule, key: str, name: str, protocol: SumProtocol) -> None:
+    """Raise ConfigError where a sum that hides updates leaves a rule nothing to go by."""
+    openly = " or ".join(f'"{one}"' for one, kind in PROTOCOLS.items() if "rows" in kind.gives)
+    shown = f"set secure.protocol = {openly}, which shows updates to the ranks that serve their slices"
+    hidden = (
+        f"{key} compares every silo's own update with the others', and secure.protocol = \"{name}\" "
+        "hides them in one sum, in which one silo's lie is not seen"
+    )
+    if rule.bucket == 1:
+        if rule.own_bound is not None:
+            return
+        with_buckets = replace(rule, bucket=FEWEST_IN_BUCKET).refusal(MANY) is None
+        buckets = f"set robust.bucket = {FEWEST_IN_BUCKET} or more, by which it compares the means of random "
+        buckets += f'buckets of silos, with secure.protocol = "{IN_BUCKETS}"; or ' if with_buckets else ""
+        raise ConfigError(f"{hidden}: {buckets if with_buckets else ''}{shown}, or remove [robust]", rank=0)
+    if "buckets" not in protocol.gives:
+        raise ConfigError(
+            f'robust.bucket = {rule.bucket} takes sums of buckets, and secure.protocol = "{name}" has one of '
+            f'all silos: set secure.protocol = "{IN_BUCKETS}"',
+            rank=0,
+        )
+    if rule.bucket < FEWEST_IN_BUCKET:
+        raise ConfigError(
+            f'robust.bucket = {rule.bucket} under secure.protocol = "{name}" hides nothing, for each of two '
+            f"silos learns the other's update from their sum: set it to {FEWEST_IN_BUCKET} or more",
+            rank=0,
+        )
+
+
+def _too_few_buckets(rule: ResilientRule, silos: int) -> str | None:
+    """Why so many silos make too few buckets, naming key, value and remedy; None where they are enough."""
+    count, needed = silos // rule.bucket, rule.fewest(rule.f)
+    if count >= needed:
+        return None
+    return (
+        f"robust.bucket = {rule.bucket} and robust.f = {rule.f} take {needed} buckets under a secure sum, "
+        f"and {silos} silos are in {count}, none of which may be smaller: start {needed * rule.bucket} silos "
+        "or more, or set a smaller robust.f or robust.bucket"
+    )
 
 
 def refuse_unfit_attack(config: Config, silos: int) -> None:

@@ -30,6 +30,7 @@ from silofl.federation.forged_updates import with_forged_updates
 from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.new_samples import follow_new_samples
+from silofl.federation.own_bound import within_bound
 from silofl.federation.sum_ahead import SumAhead
 from silofl.topologies.robust_steps import rejected_by
 from silofl.training.metric_states import beside
@@ -101,7 +102,8 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
 
     ahead = SumAhead.of(federation, partial(_sum, federation, number))
     while True:  # again only where a killed run showed other values (`RetryRound`), or drawn silos failed
-        fitted, magnitudes = with_forged_updates(federation, number, *_fit(federation, number, clock, ahead))
+        learnt = within_bound(federation, *_fit(federation, number, clock, ahead))
+        fitted, magnitudes = with_forged_updates(federation, number, *learnt)
 
         # Many contributions in, slices of their weighted means out.
         with clock.phase("aggregate"), suppress(RetryRound):

@@ -19,6 +19,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.compression.base import Codec, FactorCodec, SketchCodec
 from silofl.compression.none import NoCodec
 from silofl.config import Config
+from silofl.federation.in_buckets import in_buckets
 from silofl.federation.recomputation import recomputations, replica_count
 from silofl.federation.silo import Silo
 from silofl.strategies.base import Strategy
@@ -52,7 +53,7 @@ def aggregation_spec(
         named = tuple(model.buffer_names)
         vectors.append(VectorSpec(BUFFERS, buffers, "exact", "samples", named, model.buffer_ends))
     without_data = coordinators(config.topology, silos)
-    return AggregationSpec(
+    spec = AggregationSpec(
         tuple(vectors),
         model.wire_dtype,
         silo.counted,
@@ -66,6 +67,7 @@ def aggregation_spec(
         without_data,
         next(iter(without_data), None),
     )
+    return in_buckets(config, spec)
 
 
 def unfit(vectors: Sequence[VectorSpec], codec: Codec) -> str | None:

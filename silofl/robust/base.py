@@ -70,7 +70,10 @@ class ResilientRule(RobustRule, ABC):
     robust clipping, ARC: Allouah et al. 2025)."""
     bucket: PositiveInt = 1
     """Give the rule means of so many updates each, of silos drawn anew in every round (bucketing: Karimireddy
-    et al. 2022); 1 for the updates themselves."""
+    et al. 2022); 1 for the updates themselves. Under a secure sum, of so many or more, at least 3."""
+    redraw: PositiveInt | None = None
+    """Rounds after which buckets are drawn anew; unset, every round, and under a secure sum, of which several
+    draws show single silos' mean updates, only when silos come or go."""
     mix: bool = False
     """Give the rule, in the place of each update, the mean of the n - f nearest to it, itself among them
     (nearest-neighbour mixing, NNM: Allouah et al. 2023)."""
@@ -84,6 +87,11 @@ class ResilientRule(RobustRule, ABC):
     def active(self) -> bool:
         """See `RobustRule`."""
         return True
+
+    @property
+    def own_bound(self) -> float | None:
+        """Length that each silo can cut its own update to before it is added up; None where there is none."""
+        return None
 
     @property
     def measures(self) -> bool:

@@ -19,9 +19,15 @@ class NormBounding(WeighingRule):
     """Norm bounding (Sun et al. 2019, section 3.1): an attacker moves the mean by `bound` / n at most."""
 
     bound: PositiveFloat | None = None
-    """Length of the longest update that is left as it is; unset, their median length."""
+    """Length of the longest update that is left as it is; unset, their median length. Under a secure sum each
+    silo cuts its own update, which a silo that lies does not."""
 
     paper = "Sun et al. 2019"
+
+    @property
+    def own_bound(self) -> float | None:
+        """See `ResilientRule`."""
+        return self.bound
 
     def beside(self) -> tuple[Beside, ...]:
         """See `ResilientRule`."""

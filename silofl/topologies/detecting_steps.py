@@ -143,7 +143,7 @@ def _means(total: Total) -> dict[str, Vector]:
     return dict(total.mean) | means
 
 
-def guarded(strategy: Strategy, config: Config, watch: Watch | None) -> Strategy:
+def guarded(strategy: Strategy, config: Config, silos: int, watch: Watch | None) -> Strategy:
     """The strategy, with the rule of [robust] and detection before its server's half where there are any."""
-    guarded_by_rule = with_rule(strategy, config)
+    guarded_by_rule = with_rule(strategy, config, silos)
     return guarded_by_rule if watch is None else DetectingSteps(guarded_by_rule, watch)

@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.protocols import choose_protocol
 from silofl.config import Config
 from silofl.errors import ConfigError
 from silofl.robust.base import ResilientRule, apply, measure
@@ -55,9 +56,12 @@ class RobustSteps(Strategy):
         for name, known in zip(rows, np.split(total.over_slices, len(rows)), strict=True):
             means[name] = np.empty_like(total.mean[name])
             center = state.get(CENTER + name)
-            rng = np.random.default_rng([self._seed, total.round_number])
+            rng = np.random.default_rng([self._seed, self._draw_of(total.round_number)])
+            rule, silos = self._rule, total.members
+            if total.buckets:  # of which rows are the means already; a bucket goes by its first silo
+                rule, silos = replace(rule, bucket=1), tuple(bucket[0] for bucket in total.buckets)
             try:
-                given = self._rule, rows[name], known, total.members, rng
+                given = rule, rows[name], known, silos, rng
                 rejected |= set(apply(*given, center=center, out=means[name]))
             except ValueError as error:
                 raise ConfigError(f"round {total.round_number}: {error}", rank=0) from None
@@ -65,6 +69,10 @@ class RobustSteps(Strategy):
                 after[CENTER + name] = means[name].copy()
         self.rejected = tuple(sorted(rejected))
         return after, replace(total, mean=means)
+
+    def _draw_of(self, round_number: int) -> int:
+        """The first round that has the round's buckets."""
+        return round_number - (round_number - 1) % (self._rule.redraw or 1)
 
     def step(self, state: State, shared: Mapping[str, Vector], total: Total) -> State:
         """The strategy's, beside what is the rule's."""
@@ -79,10 +87,12 @@ def rows_of(total: Total) -> Mapping[str, list[Vector]]:
     return {name: total.rows[name] for name in sorted(total.rows, key=lambda one: (one == BUFFERS, one))}
 
 
-def with_rule(strategy: Strategy, config: Config) -> Strategy:
-    """The strategy, with the rule of [robust] before its server's half where there is one."""
+def with_rule(strategy: Strategy, config: Config, silos: int) -> Strategy:
+    """The strategy, with the rule of [robust] before its server's half where that sees rows of silos."""
     rule = config.robust.rule
-    return strategy if rule is None else RobustSteps(strategy, rule, config.run.seed)
+    if rule is None or (rule.bucket == 1 and choose_protocol(config.secure, silos).private):
+        return strategy
+    return RobustSteps(strategy, rule, config.run.seed)
 
 
 def rejected_by(topology: Topology) -> tuple[int, ...]:

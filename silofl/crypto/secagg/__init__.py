@@ -2,10 +2,12 @@
 
 `advertise` gives Advertised, `share` Shared, `mask` Masking, `agree` Agreed, `reveal` Revealed, `unmask`
 the keystreams that are left in the sum. After `mask`, `small_keys` gives masks for sums of a few numbers, and
-`bind` those of the vector, for the one sum that `SumInputs` decide.
+`bind` those of the vector, for the one sum that `SumInputs` decide; `commit`, `disclose` and `joint_seed`
+draw what no silo may choose.
 """
 
 from silofl.crypto.secagg.inputs import SumInputs
+from silofl.crypto.secagg.joint_seed import commit, commitments_of, disclose, joint_seed
 from silofl.crypto.secagg.rules import Round, Rules
 from silofl.crypto.secagg.small_sums import check_words, sign_words, small_keys
 from silofl.crypto.secagg.statement import check_inputs, state_inputs
@@ -30,6 +32,10 @@ __all__ = [
     "bind",
     "check_inputs",
     "check_words",
+    "commit",
+    "commitments_of",
+    "disclose",
+    "joint_seed",
     "mask",
     "reveal",
     "share",

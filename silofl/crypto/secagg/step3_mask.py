@@ -145,7 +145,7 @@ def _own_masks(stage: Masking, inputs: SumInputs) -> MaskKeys:
     pairs: list[tuple[Secret, Sign]] = [(self_key(context, salt, me, stage.party.seed), 1)]
     for peer, secret in stage.secrets.items():
         pairs.append((pair_key(context, salt, me, peer, secret), pair_sign(me, peer)))
-    return mask_keys(context.rules.prg, pairs)
+    return mask_keys(context.rules.prg, pairs, [(me,), *((me, peer) for peer in stage.secrets)])
 
 
 def mask_salt(participants: Participants, inputs: SumInputs) -> bytes:

@@ -29,13 +29,16 @@ def unmask(stage: Revealed, reveals: Mapping[int, bytes]) -> MaskKeys:
         for dealer, _, value in message.shares:
             pool[dealer].append(Share(silo + 1, value))
     salt = mask_salt(masking.participants, stage.inputs)
-    left: list[tuple[Secret, Sign]] = []
+    left, whose = list[tuple[Secret, Sign]](), list[tuple[int, ...]]()
     for silo in sorted(masking.deals):
+        peers = sorted(masking.participants.neighbours[silo] & survivors)
         if silo in survivors:
             left.append(_self_mask(masking, salt, silo, pool[silo]))
-        elif masking.participants.neighbours[silo] & survivors:
-            left += _pair_masks(masking, salt, silo, survivors, pool[silo])
-    return mask_keys(masking.party.context.rules.prg, left)
+            whose.append((silo,))
+        elif peers:
+            left += _pair_masks(masking, salt, silo, peers, pool[silo])
+            whose += [(silo, peer) for peer in peers]
+    return mask_keys(masking.party.context.rules.prg, left, whose)
 
 
 def _messages(stage: Revealed, reveals: Mapping[int, bytes]) -> dict[int, Reveal]:
@@ -86,14 +89,14 @@ def _self_mask(masking: Masking, salt: bytes, silo: int, shares: list[Share]) ->
 
 
 def _pair_masks(
-    masking: Masking, salt: bytes, lost: int, survivors: frozenset[int], shares: list[Share]
+    masking: Masking, salt: bytes, lost: int, peers: list[int], shares: list[Share]
 ) -> list[tuple[Secret, Sign]]:
     context, participants = masking.party.context, masking.participants
     pair = KeyPair.from_private_bytes(_open(masking, lost, shares))
     if pair.public != participants.adverts[lost].mask_public:
         raise _wrong_dealer(lost)
     masks: list[tuple[Secret, Sign]] = []
-    for peer in sorted(participants.neighbours[lost] & survivors):
+    for peer in peers:
         secret = pair.agree(participants.adverts[peer].mask_public, sender=peer)
         masks.append((pair_key(context, salt, lost, peer, secret), flipped(pair_sign(peer, lost))))
     return masks

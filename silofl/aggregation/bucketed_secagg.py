@@ -1,0 +1,169 @@
+"""Means of random buckets of silos, by sums whose masks cancel inside each bucket alone.
+
+One round of `secagg` has the keys, shares, votes and reveals of all silos. A silo's vector has its self mask
+on it and its masks with the silos of its bucket; what rides along has those with all silos. The ranks that
+serve slices add up each bucket's rows apart. What opens is every bucket's sum, but of none that has fewer
+than three silos left: its silos are not among the survivors that are voted for, and nothing of them opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Bucketing, Buckets, buckets_digest
+from silofl.aggregation.exchanges import Row
+from silofl.aggregation.openable_sum import OpenableSum
+from silofl.aggregation.reduce_scatter import ReduceScatter
+from silofl.aggregation.secagg import SecAgg, SecAggSum, Told
+from silofl.aggregation.secagg_round import SecAggRound, mask_set, masked_total
+from silofl.aggregation.sum_terms import Common
+from silofl.aggregation.wire_format import EncodedContribution
+from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.protocol import Communicator
+from silofl.crypto.framing import Inbox
+from silofl.crypto.kdf import digest, pack_silos
+from silofl.crypto.masks import MaskKeys
+from silofl.crypto.secagg import commit, commitments_of, disclose, joint_seed
+from silofl.errors import ProtocolError, StoppedError
+from silofl.types import Total, Vector, Words
+from silofl_kernels import reduce_rows, reduce_rows_float
+
+
+class BucketedSecAggSum(SecAggSum):
+    """`SecAggSum` of a spec with `bucketing`: one sum of each bucket, in `rows`."""
+
+    _buckets: Buckets = ()
+    """As they were drawn."""
+    _left: Mapping[tuple[int, ...], tuple[int, ...]] = {}
+    """By bucket that is opened: the silos that are left of it."""
+    _absent: tuple[int, ...] = ()
+    _round = 0
+    rows: tuple[OpenableSum, ...] = ()
+    """The sum of each bucket that was opened last."""
+
+    @property
+    def bucketing(self) -> Bucketing:
+        """How silos are drawn into buckets."""
+        assert self.spec.bucketing is not None, "made for buckets"
+        return self.spec.bucketing
+
+    def _open_collection(self) -> ReduceScatter:
+        comm, shards = self.session.group.comm, self.wire.layout.shards
+        kept = max(1, self.bucketing.count(len(self.session.members)))
+        return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, kept=kept)
+
+    def _terms(self, keys: SecAggRound, common: Common, round_number: int) -> bytes:
+        group, drawn = self.session.group, self.bucketing.drawn
+        self._absent, self._round = common.absent, round_number
+        before = drawn.earlier.get(round_number)
+        self._buckets = group.step(lambda: self._draw(group.comm, keys)) if before is None else before
+        terms = super()._terms(keys, common, round_number)
+        return digest("terms of sums in buckets", terms, buckets_digest(self._buckets))
+
+    def _draw(self, comm: Communicator, keys: SecAggRound) -> Buckets:
+        """Buckets of the silos that are there and bring something, by a seed of all silos'; collective."""
+        silos, run = comm.members, self.bucketing.drawn.run
+        of_run = run.encode() if run else self.session.identifier
+        turn = self.bucketing.turn(self._round).to_bytes(8)
+        matter = digest("buckets", of_run, turn, *map(pack_silos, (silos, self._absent)))
+        comm.mark("draw")
+        commitments = Inbox.of(comm.allgather_bytes(commit(keys.masking, matter)), silos)
+        with raise_on_all_ranks(comm):
+            self.bucketing.drawn.hold(matter, commitments_of(keys.masking, silos, commitments))
+            own = disclose(keys.masking, matter, silos, commitments)
+        disclosed = Inbox.of(comm.allgather_bytes(own), silos)
+        with raise_on_all_ranks(comm):
+            seed = joint_seed(keys.masking, matter, silos, commitments, disclosed)
+        found = self.bucketing.dealt(seed, [silo for silo in silos if silo not in self._absent])
+        self._refuse_too_few(found)
+        return found
+
+    def _refuse_too_few(self, buckets: Buckets) -> None:
+        """StoppedError, the same on every rank, where the rule would have too few means."""
+        if len(buckets) < self.bucketing.fewest:
+            raise StoppedError(
+                f"round {self._round}: {len(buckets)} buckets of {FEWEST_IN_BUCKET} silos or more are left, "
+                f"and robust.f takes {self.bucketing.fewest}; nothing was opened: --resume goes on from the "
+                "last committed round with the silos that are back",
+                rank=0,
+            )
+
+    def _collect(self, encoded: EncodedContribution, masks: MaskKeys) -> tuple[tuple[int, ...], Words]:
+        comm, me = self.session.group.comm, self.session.group.silo_id
+        here = comm.members
+        left = {bucket: tuple(silo for silo in bucket if silo in here) for bucket in self._buckets}
+        self._left = {whole: silos for whole, silos in left.items() if len(silos) >= FEWEST_IN_BUCKET}
+        kept = tuple(self._left.values())
+        places = [[here.index(silo) for silo in bucket] for bucket in kept]
+
+        def fold(rows: list[Row], out: NDArray[Any]) -> None:
+            for row, bucket in zip(out, places, strict=False):
+                reduce_rows([rows[place] for place in bucket], row)
+            out[len(places) :] = 0
+
+        self._send(encoded, mask_set(self._of_bucket(masks, me)), fold)
+        words: dict[int, bytes] = {}
+        tail = encoded.tail()
+        masked_total(comm, tail, mask_set(masks), self._size, held=words)
+        if self.spec.recompute:
+            self._collection.sums.hold()
+        self._refuse_too_few(kept)
+        self.bucketing.drawn.newest = kept
+        opened = {*self._absent, *(silo for bucket in kept for silo in bucket)}
+        survivors = tuple(silo for silo in here if silo in opened)
+        parts = [np.frombuffer(words[silo], tail.dtype) for silo in survivors]
+        return survivors, np.asarray(np.add.reduce(parts, axis=0, dtype=tail.dtype))
+
+    def _of_bucket(self, masks: MaskKeys, me: int) -> MaskKeys:
+        """This silo's self mask, and its masks with every other silo of its bucket."""
+        bucket = next((one for one in self._buckets if me in one), (me,))
+        found = masks.within(bucket)
+        if len(found) != len(bucket):
+            raise ProtocolError(f"silo {me} has no masks with some silos of its bucket {list(bucket)}")
+        return found
+
+    def _openable(self, left: MaskKeys, told: Told) -> OpenableSum:
+        whole = super()._openable(left, told)
+        self.rows = tuple(
+            replace(whole, left=mask_set(left.within(bucket)), silos=silos, row=place)
+            for place, (bucket, silos) in enumerate(self._left.items())
+        )
+        return whole
+
+
+class BucketedSecAgg(SecAgg):
+    """`Aggregator` whose totals have, in the place of silos' own slices, the means of buckets."""
+
+    def __init__(self, reducer: BucketedSecAggSum) -> None:
+        super().__init__(reducer)
+        self._in_buckets = reducer
+
+    @property
+    def description(self) -> str:
+        """The protocol in a few words."""
+        size = self._in_buckets.bucketing.size
+        return f"{super().description[:-1]}, and all see means of buckets of {size} silos or more)"
+
+    def total(self, index: int) -> Total:
+        """See `Aggregator`; the mean is that of all silos in buckets, each of whom counts once."""
+        opened = self._opened
+        if opened is None:
+            raise RuntimeError("nothing was added up")
+        there = {block.name for block in self.layout.blocks(index)}
+        sums = self._in_buckets.rows
+        weights = np.array([len(one.silos) / len(opened.silos) for one in sums])
+        rows: dict[str, list[Vector]] = {}
+        mean: dict[str, Vector] = {}
+        for vector in self.spec.vectors:
+            name = vector.name
+            rows[name] = [one.block(index, name) if name in there else one.wire.empty(name) for one in sums]
+            mean[name] = np.zeros_like(rows[name][0])
+            reduce_rows_float(rows[name], mean[name], weights=weights)
+        scalars = {name: value / opened.tail.weights for name, value in opened.tail.scalars.items()}
+        buckets = tuple(one.silos for one in sums)
+        return Total(mean, scalars, len(opened.silos), self.spec.silos, rows=rows, buckets=buckets)
