@@ -18,11 +18,13 @@ from silofl.faults import STEPS
 from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.failure.policy import stop_reason
+from silofl.federation.simulation import simulate
 from silofl.topologies.arrangements.hierarchical import Hierarchical
 from tests.campaigns import mostly_long
 from tests.conftest import ROOT
 from tests.conftest import Start as Job
 from tests.exchange_ways import use_hosts
+from tests.federation import regression
 from tests.federation.test_failure_in_threads import check
 from tests.federation.threads import federate, prepare, records, settings
 from tests.rank_groups import TWO_OF_FOUR
@@ -66,6 +68,16 @@ def test_a_model_of_doubles_in_the_clear_is_that_to_rounding(tmp_path: Path) -> 
     grouped = trained(tmp_path / "grouped", 4, topology=HALVES, **sections)
     flat = trained(tmp_path / "flat", 4, **sections)
     assert max(np.abs(values - flat[name]).max() for name, values in grouped.items()) < 1e-10
+
+
+@pytest.mark.parametrize(("silos", "topology"), [(4, HALVES), (6, LEVELS)], ids=["two", "levels"])
+def test_fedavg_of_doubles_is_the_weighted_mean_of_groups_weighted_means(
+    tmp_path: Path, silos: int, topology: dict[str, Any]
+) -> None:
+    """In NumPy: means inside groups by samples, and between groups by all samples of each."""
+    config = settings(tmp_path, topology=topology, secure={"protocol": "plain"}, **regression.SECTIONS)
+    result = simulate(config.model_dump(exclude_unset=True), regression.Regression(), silos=silos)
+    assert regression.away(model(result.path), regression.fedavg(topology["groups"], silos)) < 1e-10
 
 
 @pytest.mark.covering(1)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from torch import nn
 
 from silofl import config as configuration
 from silofl.config import settings as files
@@ -22,6 +21,7 @@ from silofl.tasks.base import SiloData
 from tests.campaigns import mostly_long
 from tests.conftest import ROOT
 from tests.conftest import Start as Job
+from tests.federation import regression
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
 LAST = {"name": "star", "coordinator": 4}
@@ -51,8 +51,9 @@ def trained(path: Path, ranks: int, **sections: Any) -> dict[str, Any]:
         {"compress": {"bits": 8}},
         {"train": {"batch_norm": "recomputed"}},
         {"personal": {"name": "finetune"}},
+        {"clients": {"per_silo": 5, "per_round": 2, "batched": False}, "train": {"keep_optimizer": False}},
     ],
-    ids=["secagg", "plain", "compressed", "recomputed", "personal"],
+    ids=["secagg", "plain", "compressed", "recomputed", "personal", "clients"],
 )
 def test_the_model_is_that_of_the_silos_without_a_server(tmp_path: Path, sections: dict[str, Any]) -> None:
     star = trained(tmp_path / "star", 5, topology=LAST, **sections)
@@ -77,41 +78,10 @@ def test_the_coordinator_has_the_servers_state_and_the_silos_have_none(tmp_path:
 
 def test_fedavg_of_doubles_is_the_weighted_mean_of_the_silos(tmp_path: Path) -> None:
     """One full-batch step of softmax regression from zeros, in NumPy."""
-    sections: dict[str, Any] = {
-        "run": {"rounds": 3},
-        "secure": {"protocol": "plain"},
-        "train": {"dtype": "float64", "steps": 1, "momentum": 0.0, "keep_optimizer": False, "lr": 0.1},
-        "strategy": {"momentum": 0.0, "lr": 1.0},
-        "topology": {"name": "star"},
-    }
-
-    class Regression(Normalized):
-        def model(self) -> nn.Module:
-            linear: nn.Linear = super().model()[1]  # type: ignore[index]
-            return linear
-
-    result = simulate(
-        {**settings(tmp_path, **sections).model_dump(exclude_unset=True)}, Regression(), silos=4
-    )
-    w, b = np.zeros((10, 60)), np.zeros(10)
-    data = [Regression().data(k, 3).train for k in range(3)]
-    for _ in range(3):
-        steps = [gradient(w, b, one) for one in data]
-        total = sum(count for _, _, count in steps)
-        w = w - 0.1 * sum(count / total * g for g, _, count in steps)
-        b = b - 0.1 * sum(count / total * g for _, g, count in steps)
-    found = load_file(result.path / "model.safetensors")
-    assert np.abs(found["weight"] - w).max() < 1e-10
-    assert np.abs(found["bias"] - b).max() < 1e-10
-
-
-def gradient(w: Any, b: Any, data: Any) -> tuple[Any, Any, int]:
-    x, y = (one.numpy() for one in data.tensors)
-    scores = x.astype(np.float64) @ w.T + b
-    p = np.exp(scores - scores.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    p[np.arange(len(y)), y] -= 1
-    return p.T @ x / len(y), p.mean(0), len(y)
+    more = {"secure": {"protocol": "plain"}, "topology": {"name": "star"}}
+    config = settings(tmp_path, **regression.SECTIONS, **more)
+    result = simulate(config.model_dump(exclude_unset=True), regression.Regression(), silos=4)
+    assert regression.away(model(result.path), regression.fedavg(range(3), 3)) < 1e-10
 
 
 @pytest.mark.covering(1)
