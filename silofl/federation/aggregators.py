@@ -32,4 +32,4 @@ def aggregator_of(context: RunContext, fragment: int = 0) -> Aggregator:
         way, left = Compression.of(config.compress), context.feedback.residuals
         words = protocols.choose_protocol(secure, context.with_data).private
         return summed(group, build, spec, way, left, words=words, kept=kept_of(context.mask))
-    return context.privacy.wrap(build(context.privacy.inner_spec(spec)), spec, context.silos)
+    return context.privacy.wrap(build(context.privacy.inner_spec(spec)), spec)

@@ -236,7 +236,7 @@ class RunContext:
         private = config.privacy.unit != "none"
         before = Ledger() if statistics is None else statistics.ledger
         feedback = ErrorFeedback.of(group, config)
-        engine = PrivacyEngine(group, config, silo, path, trust.run, before) if private else None
+        engine = PrivacyEngine(group, config, silo, silos, path, trust.run, before) if private else None
         strategy = strategy_of(config.topology, strategies.build(config.strategy))
         who = group, config, silo, silos, strategy, engine
         return cls(
