@@ -14,7 +14,10 @@ from silofl.crypto.noise_keys import NONCE_BYTES
 from silofl.errors import StoppedError
 from silofl.federation.dry_run import dry_run
 from silofl.federation.privacy.release_log import entries_of, log_path
+from silofl.federation.task_data import counted_of
+from silofl.training.persons import Persons
 from tests.campaigns import mostly_long
+from tests.federation import rejoining
 from tests.federation import test_privacy as private
 from tests.federation.test_privacy import LOCAL, SILOS, federate, lines, settings
 from tests.federation.threads import prepare
@@ -35,6 +38,7 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     ("expected", {"privacy": EXAMPLE | EXPECTED}),
     ("silos alone", {"privacy": SILO | {"place": "local"}, **FEDAVG}),
     ("few values", {"privacy": EXAMPLE, "compress": {"name": "random_k", "ratio": 0.5}}),
+    ("clients", {"privacy": EXAMPLE | {"unit": "client"}, "clients": {"per_silo": 10}, **FEDAVG}),
 ]
 
 
@@ -139,6 +143,25 @@ def test_after_a_resume_what_may_have_been_shown_is_counted(
     assert resumed[0]["epsilon"] == whole[0]["epsilon"]
     if place == "distributed":
         assert same(model(tmp_path / "stopped"), model(tmp_path / "whole"))
+
+
+@pytest.mark.long
+def test_a_silo_that_returns_has_spent_less_and_the_coordinator_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(monkeypatch)
+    failure = {"policy": "respawn", "inject": ["kill silo 1 round 2 at train"]}
+    config = settings(tmp_path, privacy=EXAMPLE, failure=failure, **STAR)
+    results = rejoining.federate(monkeypatch, config, private.Plain, SILOS + 1, 1, after=3)
+    assert len({one["model_sha256"] for one in results}) == 1
+    assert [line["survivors"] for line in lines(tmp_path)][-1] == [0, 1, 2, 3]
+    spent = results[0]["epsilon_per_silo"]
+    assert 0 == spent[SILOS] < spent[1] < spent[0] == spent[2] == spent[3]
+
+
+def test_a_rank_without_data_counts_as_none_of_the_records_that_are_expected() -> None:
+    privacy = settings(Path("unused"), privacy=EXAMPLE | EXPECTED).privacy
+    assert [counted_of(privacy, Persons(np.arange(size)), None, SILOS) for size in (0, 150)] == [0, 200]
 
 
 def test_check_foretells_what_a_run_without_a_server_spends() -> None:
