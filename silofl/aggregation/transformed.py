@@ -77,6 +77,7 @@ class TransformedSum(AroundSum):
         gate: ReleaseGate,
         bind: Callable[[int, int, NDArray[Any]], Binding],
         divisor: Callable[[Aggregator], float],
+        *,
         silo: int,
     ) -> None:
         super().__init__(inner)

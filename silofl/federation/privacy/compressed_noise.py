@@ -51,9 +51,9 @@ def noisy_sum(
     `made_of`: what follows the spec in `TransformedSum`, up to the silo.
     """
     if way is None:
-        return TransformedSum(inner, spec, *made_of, silo)
+        return TransformedSum(inner, spec, *made_of, silo=silo)
     whole = replace(spec, scalars=())
-    noisy = TransformedSum(inner, way.inner_spec(whole, words=True), *made_of, silo)
+    noisy = TransformedSum(inner, way.inner_spec(whole, words=True), *made_of, silo=silo)
     return CompressedSum(lambda _: noisy, whole, way, Residuals(), words=True, silo=silo)
 
 

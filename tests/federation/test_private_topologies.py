@@ -1,4 +1,4 @@
-"""[privacy] with a coordinator: noise and epsilon are those of the silos with data, as without a server."""
+"""[privacy] with a coordinator, in groups and among neighbours: noise and epsilon of silos without these."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
+from silofl import config as configuration
 from silofl.crypto.noise_keys import NONCE_BYTES
 from silofl.errors import StoppedError
 from silofl.federation.dry_run import dry_run
 from silofl.federation.privacy.release_log import entries_of, log_path
+from silofl.federation.rundir import OWN_MODEL, stem
 from silofl.federation.task_data import counted_of
 from silofl.training.persons import Persons
 from tests.campaigns import mostly_long
@@ -22,6 +24,7 @@ from tests.federation import test_privacy as private
 from tests.federation.test_privacy import LOCAL, SILOS, federate, lines, settings
 from tests.federation.threads import prepare
 
+GROUPS = {"topology": {"name": "hierarchical", "groups": [[0, 3], [1, 2]]}}
 STAR = {"topology": {"name": "star", "coordinator": SILOS}}
 """Behind the silos, whose numbers are those that they have without it."""
 EXAMPLE = {"unit": "example", "noise_multiplier": 1.0, "sample_rate": 0.2}
@@ -56,7 +59,7 @@ def at(folder: Path, name: str, **sections: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "sections"), mostly_long(WAYS, 0, 1), ids=[name for name, _ in WAYS])
-def test_model_and_epsilon_are_those_of_the_silos_without_a_server(
+def test_with_a_coordinator_model_and_epsilon_are_those_without_a_server(
     tmp_path: Path, same_keys: None, name: str, sections: dict[str, Any]
 ) -> None:
     """Bit for bit: a coordinator adds no noise, and is counted nowhere."""
@@ -78,6 +81,40 @@ def model(folder: Path) -> dict[str, Any]:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "privacy", mostly_long([EXAMPLE, EXAMPLE | {"place": "central"}], 0), ids=["distributed", "central"]
+)
+def test_in_groups_model_and_epsilon_are_those_of_the_flat_sum(
+    tmp_path: Path, same_keys: None, privacy: dict[str, Any]
+) -> None:
+    """Noise that servers add is bound to slices of the sum, which are the same, too."""
+    sections: dict[str, Any] = {"run": {"rounds": 3}, "privacy": privacy}
+    flat = federate(at(tmp_path, "flat", **sections))
+    grouped = federate(at(tmp_path, "grouped", **sections, **GROUPS))
+    assert same(model(tmp_path / "grouped"), model(tmp_path / "flat"))
+    assert [one["epsilon"] for one in grouped] == [one["epsilon"] for one in flat]
+
+
+@pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 0))
+def test_where_all_are_neighbours_each_has_the_model_of_a_shared_one(
+    tmp_path: Path, same_keys: None, protocol: str
+) -> None:
+    """Each silo's noisy steps, of `place = "local"`, are the same, and so is what they cost."""
+    sections: dict[str, Any] = {"run": {"rounds": 3}, "privacy": EXAMPLE | {"place": "local"}}
+    sections |= {"train": LOCAL["train"], "strategy": {"name": "fedavg", "lr": 1.0, "momentum": 0.0}}
+    flat = at(tmp_path, "flat", **sections)
+    shared, tables = federate(flat), flat.model_dump(exclude_unset=True)
+    tables |= {"topology": {"name": "gossip", "graph": "complete"}, "strategy": {"name": "fedavg"}}
+    tables |= {"secure": {"protocol": protocol}, "run": tables["run"] | {"dir": str(tmp_path / "own")}}
+    own = federate(configuration.parse(tables))
+    assert [one["epsilon_per_silo"] for one in own] == [one["epsilon_per_silo"] for one in shared]
+    assert "against all other silos together" in own[0]["privacy"]
+    for silo in range(SILOS):
+        found = load_file(tmp_path / "own" / stem(silo) / OWN_MODEL)
+        for name, values in model(tmp_path / "flat").items():
+            np.testing.assert_allclose(found[name], values, atol=1e-6)
 
 
 class Still(private.Plain):
