@@ -141,7 +141,7 @@ def noisy(
     spec = spec_of(group, sizes, "scaled", replica_count)
     ring = np.dtype(f"u{bits // 8}")
     return TransformedSum(
-        inner, spec, ring, transforms, gate or Open(), bind, lambda inner: 2.0, group.silo_id
+        inner, spec, ring, transforms, gate or Open(), bind, lambda inner: 2.0, silo=group.silo_id
     )
 
 
