@@ -65,6 +65,7 @@ class TransformedSum(AroundSum):
         bind: what the noise of a sum is bound to, of the integers that this silo brings without it:
             bind(round, attempt, words). May be collective.
         divisor: makes a mean of the sum.
+        silo: this one's number. In a sum that it is absent from it brings zeros, and no noise.
     """
 
     def __init__(
@@ -76,8 +77,11 @@ class TransformedSum(AroundSum):
         gate: ReleaseGate,
         bind: Callable[[int, int, NDArray[Any]], Binding],
         divisor: Callable[[Aggregator], float],
+        *,
+        silo: int,
     ) -> None:
         super().__init__(inner)
+        self._silo = silo
         self.spec, self._transforms = spec, transforms
         self._gate, self._bind, self._divisor = gate, bind, divisor
         after = [number for number, one in enumerate(transforms) if one.needs_fingerprint]
@@ -117,7 +121,8 @@ class TransformedSum(AroundSum):
     ) -> None:
         """See `Aggregator`. Raises RetryRound, on every rank, before anything is shown."""
         attempt = self._gate.attempt(round_number)
-        binding = self._encode(contribution, round_number, attempt)
+        absent = self._silo in common.absent
+        binding = self._encode(contribution, round_number, attempt, absent=absent)
         tag, common = binding.fingerprint.hex(), replace(common, terms=common.terms + binding.common)
         if not self._gate.repeats(round_number, attempt, tag):
             raise RetryRound
@@ -130,11 +135,16 @@ class TransformedSum(AroundSum):
 
         self._inner.reduce(Contribution(self._vectors()), round_number, {}, allow, common)
 
-    def _encode(self, contribution: Contribution, round_number: int, attempt: int) -> Binding:
+    def _encode(
+        self, contribution: Contribution, round_number: int, attempt: int, *, absent: bool
+    ) -> Binding:
         """Have the ring integers that this silo brings in `_words`; what their noise is bound to."""
         if self._rounded != (round_number, attempt):
             self.round_off(contribution, round_number)
         binding, self._rounded = self._bind(round_number, attempt, self._words), None
+        if absent:
+            self._words.fill(0)
+            return binding
         for _, first, last, position in self._all_parts():
             out = self._words[position : position + last - first]
             for transform in self._transforms[self._before :]:

@@ -26,6 +26,7 @@ from silofl.privacy.accountant import Method
 from silofl.privacy.one_run import accuracy, by_accuracy, refutes, without_assumptions
 from silofl.privacy.releases import Release
 from silofl.tasks import registry as tasks
+from silofl.topologies.arrangements.registry import build
 
 ERROR = 0.05
 """Probability with which an honest claim is called false, or a bound is above the truth, in all."""
@@ -99,6 +100,13 @@ def _audit(config: Config, silos: int, canaries: int, seed: int, timeout_s: floa
 
 def _refuse(config: Config, canaries: int) -> None:
     refuse_conflicts(config)
+    arrangement = build(config.topology)
+    if arrangement.own_models or arrangement.coordinators(1):
+        raise ConfigError(
+            "silofl audit attacks a shared model, of ranks that all have data, and topology.name = "
+            f'"{config.topology.name}" has other ones: audit with topology.name = "sharded", whose noise is '
+            "the same"
+        )
     if config.privacy.unit != "example":
         raise ConfigError(
             f'silofl audit takes records for canaries, and privacy.unit is "{config.privacy.unit}": set '

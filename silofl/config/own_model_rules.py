@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from silofl.compression.base import FactorCodec, SketchCodec
 from silofl.compression.registry import CODECS
+from silofl.privacy.places import PLACES
 from silofl.strategies._plain_sgd import unlike_plain_sgd
 from silofl.strategies.base import Strategy
 from silofl.topologies.arrangements.registry import build
@@ -23,6 +24,7 @@ def own_model_rules(config: Config, strategy: Strategy) -> list[Rule]:
         return []
     key = f'topology.name = "{config.topology.name}"'
     named = f'strategy.name = "{config.strategy.name}"'
+    private = config.privacy.unit != "none"
     unlike = unlike_plain_sgd(config.train) if arrangement.corrects else None
     drawn = f"run.participation = {run.participation:g}"
     if run.silos_per_round is not None:
@@ -34,9 +36,20 @@ def own_model_rules(config: Config, strategy: Strategy) -> list[Rule]:
             'set strategy.name = "fedavg", without strategy.lr and strategy.momentum',
         ),
         (
-            config.privacy.unit != "none",
-            f'{key} has each silo send its own model, of which privacy.unit = "{config.privacy.unit}" counts '
-            'no release: remove [privacy], or set topology.name = "sharded"',
+            private and not PLACES[config.privacy.place].alone,
+            f"{key} has neighbours see a sum of few models, or single ones, and privacy.place = "
+            f'"{config.privacy.place}" has noise for the sum of all silos alone: set privacy.place = '
+            '"local", or topology.name = "sharded"',
+        ),
+        (
+            private and arrangement.compresses,
+            'topology.algorithm = "choco" needs [compress], which does not go with privacy.place = "local": '
+            'set topology.algorithm = "dpsgd" or "push_sum", and remove [compress]',
+        ),
+        (
+            private and arrangement.corrects,
+            f"{key} tells neighbours how far each silo's steps went, of which [privacy] counts nothing: set "
+            'topology.algorithm = "dpsgd" or "push_sum"',
         ),
         (
             config.personal.name != "none",

@@ -18,11 +18,6 @@ def topology_rules(config: Config) -> list[Rule]:
     instead = 'set topology.name = "sharded", in which every rank has data'
     return [
         (
-            without and config.privacy.unit != "none",
-            f'{name} has a rank without data, and privacy.unit = "{config.privacy.unit}" counts noise of '
-            f"every rank: {instead}",
-        ),
-        (
             without and not config.task.factory and config.task.name == "files" and config.data.agreed,
             f'{name} has a rank without data, and data.standardize = "federated", data.impute = "mean" and '
             'data.categorical of "union" are agreed on by all ranks: set constants in [data] (scale, center, '

@@ -27,12 +27,16 @@ def aggregator_of(context: RunContext, fragment: int = 0) -> Aggregator:
     if context.openings is not None:
         spec = in_buckets(config, spec, context.openings.buckets)
     secure = configuration.for_silo(config, group.silo_id).secure
+    signer, privacy = context.trust.signer, context.privacy
     if context.arrangement.own_models:
         codec = codecs.build(config.compress)
-        return neighbour_aggregator(group, secure, spec, codec, context.trust.signer)
-    build = partial(protocols.build, group, secure, signer=context.trust.signer)
-    if context.privacy is None:
+        of_neighbours = partial(neighbour_aggregator, group, secure, codec=codec, signer=signer)
+        if privacy is None:
+            return of_neighbours(spec)
+        return privacy.wrap(of_neighbours(privacy.inner_spec(spec)), spec)
+    build = partial(protocols.build, group, secure, signer=signer)
+    if privacy is None:
         way, left = Compression.of(config.compress), context.feedback.residuals
         words = protocols.choose_protocol(secure, context.with_data).private
         return summed(group, build, spec, way, left, words=words, kept=kept_of(context.mask))
-    return context.privacy.wrap(build(context.privacy.inner_spec(spec)), spec, context.silos)
+    return privacy.wrap(build(privacy.inner_spec(spec)), spec)

@@ -32,9 +32,10 @@ def foretold_privacy(
         return NOTHING, []
     refuse_unprotectable(silo, config.privacy)
     expected = config.privacy.records is not None  # with which every silo counts alike
-    records = silo.counted * every.count if expected else sum(row.counted for row in rows)
-    before = _before(config, every.count, silo)
-    plan = plan_for(config, sent_values(config, silo.model), records, every.count, every.count, before=before)
+    silos = every.with_data
+    records = silo.counted * silos if expected else sum(row.counted for row in rows)
+    before = _before(config, silos, silo)
+    plan = plan_for(config, sent_values(config, silo.model), records, silos, silos, before=before)
     noise = plan.noise_multiplier()
     refuse_over_budget(plan, noise)
     whole, method = plan.whole(noise), plan.method

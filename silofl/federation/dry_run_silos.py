@@ -36,6 +36,11 @@ class DryRunSilos:
         if not self.seen:
             raise ConfigError("no institution's data is seen from here: check on a host that has one's")
 
+    @property
+    def with_data(self) -> int:
+        """How many of them have data."""
+        return self.count - len(self._without)
+
     def config(self, silo: int) -> Config:
         """Of one silo."""
         return self._config if self._own is None else self._own(silo)

@@ -243,7 +243,7 @@ class RunContext:
         before = Ledger() if statistics is None else statistics.ledger
         feedback = ErrorFeedback.of(group, config)
         none = config.privacy.unit == "none"
-        engine = None if none else PrivacyEngine(group, config, silo, path, trust.run, before)
+        engine = None if none else PrivacyEngine(group, config, silo, silos, path, trust.run, before)
         strategy = strategy_of(config.topology, strategies.build(config.strategy))
         who = group, config, silo, silos, strategy, engine
         return cls(

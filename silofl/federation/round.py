@@ -171,6 +171,8 @@ def _fit(
     group = federation.group
     with clock.phase("aggregate"):
         federation.aggregator.prepare()
+        if federation.privacy is not None and group.comm.rank == 0:  # which tells
+            federation.privacy.budget.foresee(number)
     if federation.context.arrivals is not None:
         with clock.phase("wait"):
             federation.context.arrivals.gather(federation.start(number), federation.context.openings)

@@ -50,8 +50,11 @@ def data_of_task(task: Task, number: int, silos: int, code: UserCode, place: int
 
 
 def counted_of(privacy: PrivacyConfig, persons: Persons, split: ClientSplit | None, silos: int) -> int:
-    """As how many of what is protected a silo counts in sums; as its training records where nothing is."""
-    if privacy.records is not None:
+    """As how many of what is protected a silo counts in sums; as its training records where nothing is.
+
+    A rank without data as none.
+    """
+    if privacy.records is not None and len(persons):
         return max(1, round(privacy.records / silos))
     return len(split) if split is not None and privacy.unit == "client" else len(persons)
 

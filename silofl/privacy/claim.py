@@ -71,7 +71,7 @@ def of_coins(participation: float) -> str:
 def bound(privacy: PrivacyConfig, spent: Epsilons, until: str) -> str:
     """`epsilon 2.6 against who sees the model, epsilon 3 against a silo ..., at delta 1e-05 after ...`."""
     if spent.silos is None:
-        silos = "none against a silo, which serves a slice of the sum and sees it without noise"
+        silos = "none against a rank that serves the sum, or a slice of it, and sees that without noise"
     else:
         silos = f"{_number(spent.silos)} against {fellow_silos(privacy)}"
     observer = f"{_number(spent.observer)} against who sees the model"

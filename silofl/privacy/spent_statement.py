@@ -157,7 +157,10 @@ class Statement:
                 "that no more silos collude than privacy.colluding, and fewer than open the secure sum; that "
                 "all others add their share of noise"
             )
-        return "every silo: with each slice of the sum that it serves it sees it without noise"
+        return (
+            "every rank that serves the sum, each silo a slice or a coordinator all of it: it sees that "
+            "without noise"
+        )
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -204,7 +207,7 @@ class Statement:
         for one in self.adversaries:
             rows += _told(one)
         if not PLACES[privacy.place].holds_against_silos:
-            rows.append(("against", "a silo: nothing bounds what it sees"))
+            rows.append(("against", "a rank that serves the sum: nothing bounds what it sees"))
         rows += [("assumed", text) for text in self.assumed]
         rows += [("outside", text) for text in (*self.outside, *NOT_COVERED)]
         rows += [("recompute", recompute)]

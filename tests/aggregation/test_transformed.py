@@ -140,7 +140,9 @@ def noisy(
     inner = aggregator(group, protocol, sizes, bits, replica_count, threshold)
     spec = spec_of(group, sizes, "scaled", replica_count)
     ring = np.dtype(f"u{bits // 8}")
-    return TransformedSum(inner, spec, ring, transforms, gate or Open(), bind, lambda inner: 2.0)
+    return TransformedSum(
+        inner, spec, ring, transforms, gate or Open(), bind, lambda inner: 2.0, silo=group.silo_id
+    )
 
 
 @pytest.mark.covering(0)

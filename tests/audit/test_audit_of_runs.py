@@ -224,6 +224,12 @@ def test_what_cannot_be_audited_is_refused(tmp_path: Path, why: str) -> None:
         audit(config.model_copy(update=changed), SILOS, 100)
 
 
+def test_ranks_without_data_are_refused(tmp_path: Path) -> None:
+    tables = settings(tmp_path).model_dump(exclude_unset=True) | {"topology": {"name": "star"}}
+    with pytest.raises(ConfigError, match=r'"star" has other ones: audit with topology.name = "sharded"'):
+        audit(configuration.parse(tables), SILOS, 100)
+
+
 def test_a_run_that_takes_too_long_ends(tmp_path: Path, no_probes: None) -> None:
     with pytest.raises(StoppedError, match="longer than"):
         audit(settings(tmp_path), SILOS, 100, timeout_s=0.01)

@@ -66,7 +66,7 @@ def test_each_place_says_whom_it_does_not_hold_against(tmp_path: Path) -> None:
     assert local["epsilon_against"] == dict.fromkeys(("observer", "silos"), local["epsilon"])
     assert "against all other silos together" in local["privacy"]
     assert central["epsilon_against"] == {"observer": central["epsilon"], "silos": None}
-    assert "none against a silo, which serves a slice of the sum" in central["privacy"]
+    assert "none against a rank that serves the sum, or a slice of it" in central["privacy"]
 
 
 @pytest.mark.covering(0)

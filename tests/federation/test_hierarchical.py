@@ -18,11 +18,13 @@ from silofl.faults import STEPS
 from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, refuse_early
 from silofl.federation.failure.policy import stop_reason
+from silofl.federation.simulation import simulate
 from silofl.topologies.arrangements.hierarchical import Hierarchical
 from tests.campaigns import mostly_long
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Finished
 from tests.conftest import Start as Job
 from tests.exchange_ways import use_hosts
+from tests.federation import regression
 from tests.federation.test_failure_in_threads import check
 from tests.federation.threads import federate, prepare, records, settings
 from tests.rank_groups import TWO_OF_FOUR
@@ -66,6 +68,16 @@ def test_a_model_of_doubles_in_the_clear_is_that_to_rounding(tmp_path: Path) -> 
     grouped = trained(tmp_path / "grouped", 4, topology=HALVES, **sections)
     flat = trained(tmp_path / "flat", 4, **sections)
     assert max(np.abs(values - flat[name]).max() for name, values in grouped.items()) < 1e-10
+
+
+@pytest.mark.parametrize(("silos", "topology"), [(4, HALVES), (6, LEVELS)], ids=["two", "levels"])
+def test_fedavg_of_doubles_is_the_weighted_mean_of_groups_weighted_means(
+    tmp_path: Path, silos: int, topology: dict[str, Any]
+) -> None:
+    """In NumPy: means inside groups by samples, and between groups by all samples of each."""
+    config = settings(tmp_path, topology=topology, secure={"protocol": "plain"}, **regression.SECTIONS)
+    result = simulate(config.model_dump(exclude_unset=True), regression.Regression(), silos=silos)
+    assert regression.away(model(result.path), regression.fedavg(topology["groups"], silos)) < 1e-10
 
 
 @pytest.mark.covering(1)
@@ -184,19 +196,35 @@ def test_check_says_that_a_quarter_passes_between_two_groups_of_four() -> None:
     assert dry_run(configuration.parse(tables | {"topology": {"name": "sharded"}}), 4).between_groups == ""
 
 
+KILLS = ["train", "collect first", "agree", "step", "allgather"]
+
+
+def processes(start: Job, run: Path, *more: str, resume: bool = False, ulfm: bool = True) -> Finished:
+    """Two groups of two silos on digits, of six rounds."""
+    sets = ['topology.name="hierarchical"', "topology.groups=[[0,1],[2,3]]", "run.rounds=6", *more]
+    words = ["train", str(ROOT / "launch/digits.toml"), "--run", str(run), *["--resume"] * resume]
+    return start(4, *words, *[word for one in sets for word in ("--set", one)], ulfm=ulfm).wait()
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("silo", "step"),
-    [(0, "train"), (2, "collect first"), (1, "agree"), (3, "step"), (0, "allgather")],
-    ids=str,
-)
+@pytest.mark.parametrize(("silo", "step"), list(zip([0, 2, 1, 3, 0], KILLS, strict=True)), ids=str)
 def test_processes_go_on_when_one_dies(start: Job, tmp_path: Path, silo: int, step: str) -> None:
-    """The rank comes back, too: it is told the groups before its first message."""
-    words = ["--set", 'topology.name="hierarchical"', "--set", "topology.groups=[[0,1],[2,3]]"]
-    words += ["--set", "run.rounds=6", "--set", f'failure.inject=["kill silo {silo} round 3 at {step}"]']
-    config, run = str(ROOT / "launch/digits.toml"), str(tmp_path / "run")
-    end = start(4, "train", config, "--run", run, *words, ulfm=True).wait()
+    """Every rank adds up for its group. It comes back, too: told the groups before its first message."""
+    end = processes(start, tmp_path / "run", f'failure.inject=["kill silo {silo} round 3 at {step}"]')
     lines = records(tmp_path / "run")
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6], end
     assert lines[-1]["survivors"] == [0, 1, 2, 3]
     assert sum(line["rejoined"] == [silo] for line in lines) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", KILLS)
+def test_a_job_without_recovery_resumes_bit_for_bit(start: Job, tmp_path: Path, step: str) -> None:
+    assert processes(start, tmp_path / "whole", ulfm=False).code == 0
+    fault = f'failure.inject=["kill silo 1 round 4 at {step}"]'
+    assert processes(start, tmp_path / "cut", fault, ulfm=False).code != 0
+    end = processes(start, tmp_path / "cut", resume=True, ulfm=False)
+    assert end.code == 0, end
+    whole, cut = model(tmp_path / "whole"), model(tmp_path / "cut")
+    assert all(np.array_equal(values, cut[name]) for name, values in whole.items())

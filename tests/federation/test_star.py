@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from torch import nn
 
 from silofl import config as configuration
 from silofl.config import settings as files
@@ -20,8 +19,9 @@ from silofl.federation.failure.policy import describe_policy, min_silos
 from silofl.federation.simulation import simulate
 from silofl.tasks.base import SiloData
 from tests.campaigns import mostly_long
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Finished
 from tests.conftest import Start as Job
+from tests.federation import regression
 from tests.federation.threads import Normalized, federate, prepare, records, settings
 
 LAST = {"name": "star", "coordinator": 4}
@@ -51,8 +51,9 @@ def trained(path: Path, ranks: int, **sections: Any) -> dict[str, Any]:
         {"compress": {"bits": 8}},
         {"train": {"batch_norm": "recomputed"}},
         {"personal": {"name": "finetune"}},
+        {"clients": {"per_silo": 5, "per_round": 2, "batched": False}, "train": {"keep_optimizer": False}},
     ],
-    ids=["secagg", "plain", "compressed", "recomputed", "personal"],
+    ids=["secagg", "plain", "compressed", "recomputed", "personal", "clients"],
 )
 def test_the_model_is_that_of_the_silos_without_a_server(tmp_path: Path, sections: dict[str, Any]) -> None:
     star = trained(tmp_path / "star", 5, topology=LAST, **sections)
@@ -77,41 +78,10 @@ def test_the_coordinator_has_the_servers_state_and_the_silos_have_none(tmp_path:
 
 def test_fedavg_of_doubles_is_the_weighted_mean_of_the_silos(tmp_path: Path) -> None:
     """One full-batch step of softmax regression from zeros, in NumPy."""
-    sections: dict[str, Any] = {
-        "run": {"rounds": 3},
-        "secure": {"protocol": "plain"},
-        "train": {"dtype": "float64", "steps": 1, "momentum": 0.0, "keep_optimizer": False, "lr": 0.1},
-        "strategy": {"momentum": 0.0, "lr": 1.0},
-        "topology": {"name": "star"},
-    }
-
-    class Regression(Normalized):
-        def model(self) -> nn.Module:
-            linear: nn.Linear = super().model()[1]  # type: ignore[index]
-            return linear
-
-    result = simulate(
-        {**settings(tmp_path, **sections).model_dump(exclude_unset=True)}, Regression(), silos=4
-    )
-    w, b = np.zeros((10, 60)), np.zeros(10)
-    data = [Regression().data(k, 3).train for k in range(3)]
-    for _ in range(3):
-        steps = [gradient(w, b, one) for one in data]
-        total = sum(count for _, _, count in steps)
-        w = w - 0.1 * sum(count / total * g for g, _, count in steps)
-        b = b - 0.1 * sum(count / total * g for _, g, count in steps)
-    found = load_file(result.path / "model.safetensors")
-    assert np.abs(found["weight"] - w).max() < 1e-10
-    assert np.abs(found["bias"] - b).max() < 1e-10
-
-
-def gradient(w: Any, b: Any, data: Any) -> tuple[Any, Any, int]:
-    x, y = (one.numpy() for one in data.tensors)
-    scores = x.astype(np.float64) @ w.T + b
-    p = np.exp(scores - scores.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    p[np.arange(len(y)), y] -= 1
-    return p.T @ x / len(y), p.mean(0), len(y)
+    more = {"secure": {"protocol": "plain"}, "topology": {"name": "star"}}
+    config = settings(tmp_path, **regression.SECTIONS, **more)
+    result = simulate(config.model_dump(exclude_unset=True), regression.Regression(), silos=4)
+    assert regression.away(model(result.path), regression.fedavg(range(3), 3)) < 1e-10
 
 
 @pytest.mark.covering(1)
@@ -224,10 +194,6 @@ def test_the_coordinator_is_an_institution_without_files(tmp_path: Path) -> None
     ("sections", "sentence"),
     [
         (
-            {"privacy": {"unit": "silo", "noise_multiplier": 1.0}},
-            'privacy.unit = "silo" counts noise of every',
-        ),
-        (
             {"task": {"name": "files", "classes": 2}, "data": {"path": "x", "standardize": True}},
             "are agreed on by all ranks: set constants in [data]",
         ),
@@ -237,7 +203,7 @@ def test_the_coordinator_is_an_institution_without_files(tmp_path: Path) -> None
             "topology.coordinator = 7, and there are ranks 0 to 4",
         ),
     ],
-    ids=["privacy", "statistics", "additive", "rank"],
+    ids=["statistics", "additive", "rank"],
 )
 def test_what_a_coordinator_does_not_go_with_is_refused(sections: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -262,31 +228,38 @@ def test_what_happens_when_a_rank_fails_is_said() -> None:
     assert "so does that of any silo, for a round needs 3 of 3" in describe_policy(config, 4)
 
 
+OF_COORDINATOR = ["train", "collect first", "agree", "step", "allgather"]
+OF_SILO = ["train", "share", "collect first", "agree", "allgather"]
+
+
+def processes(start: Job, run: Path, *more: str, resume: bool = False) -> Finished:
+    """A coordinator and four silos on digits, of six rounds."""
+    sets = ['topology.name="star"', "run.rounds=6", *more]
+    words = ["train", str(ROOT / "launch/digits.toml"), "--run", str(run), *["--resume"] * resume]
+    return start(5, *words, *[word for one in sets for word in ("--set", one)], ulfm=True).wait()
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("silo", "step"),
-    [(0, "collect first"), (0, "agree"), (0, "step"), (2, "share"), (3, "allgather")],
-    ids=str,
-)
-def test_processes_go_on_or_stop_with_a_checkpoint(start: Job, tmp_path: Path, silo: int, step: str) -> None:
-    run = str(tmp_path / "run")
-    words = [
-        "train",
-        str(ROOT / "launch/digits.toml"),
-        "--run",
-        run,
-        "--set",
-        'topology.name="star"',
-        "--set",
-        "run.rounds=6",
-    ]
-    fault = ["--set", f'failure.inject=["kill silo {silo} round 3 at {step}"]']
-    end = start(5, *words, *fault, ulfm=True).wait()
-    if silo == 0:
-        assert end.code == EXIT_RESUMABLE, end
-        assert "rank 0, the coordinator, is the server" in end.out + end.err
-        end = start(5, *words, "--resume", ulfm=True).wait()
-        assert end.code == 0, end
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", OF_COORDINATOR)
+def test_without_its_coordinator_a_job_stops_and_resumes_bit_for_bit(
+    start: Job, tmp_path: Path, step: str
+) -> None:
+    assert processes(start, tmp_path / "whole").code == 0
+    end = processes(start, tmp_path / "cut", f'failure.inject=["kill silo 0 round 3 at {step}"]')
+    assert end.code == EXIT_RESUMABLE, end
+    assert "rank 0, the coordinator, is the server" in end.out + end.err
+    end = processes(start, tmp_path / "cut", resume=True)
+    assert end.code == 0, end
+    assert [line["round"] for line in records(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6], end
+    assert same(model(tmp_path / "cut"), model(tmp_path / "whole"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("step", OF_SILO)
+def test_a_job_goes_on_without_a_silo_which_comes_back(start: Job, tmp_path: Path, step: str) -> None:
+    end = processes(start, tmp_path / "run", f'failure.inject=["kill silo 2 round 3 at {step}"]')
     lines = records(tmp_path / "run")
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6], end
+    assert [one for line in lines for one in line["failed"]] == [2]
     assert lines[-1]["survivors"] == [1, 2, 3, 4]

@@ -136,7 +136,9 @@ def seen_of_a_sum(of: Plan, rounds: int, silos: int = SILOS) -> Seen:
         def bind(number: int, attempt: int, words: Any) -> Binding:
             return Binding(keys.fingerprint("sum", number, attempt, words))
 
-        one = TransformedSum(inner, spec("scaled"), ring, way, Open(), bind, lambda inner: 1.0)
+        one = TransformedSum(
+            inner, spec("scaled"), ring, way, Open(), bind, lambda inner: 1.0, silo=comm.rank
+        )
         for number in range(rounds):
             x = CLIP * coins(size, number) if comm.rank == 0 else np.zeros(size)
             one.reduce(Contribution({"update": x.astype(np.float32)}), number, {})

@@ -97,7 +97,7 @@ def test_each_adversary_has_an_epsilon_at_every_delta_and_silos_that_differ_thei
     [
         ("local", ["observer", "silos"], "no rank"),
         ("distributed", ["observer", "silos"], "collude"),
-        ("central", ["observer"], "every silo"),
+        ("central", ["observer"], "every rank"),
     ],
 )
 def test_each_place_says_whom_it_holds_against_and_who_is_trusted(

@@ -36,7 +36,22 @@ RULES = [
     ({"strategy": {"name": "streaming_diloco"}, "train": {"steps": 4}}, "has one that does more"),
     (
         {"privacy": {"unit": "silo", "noise_multiplier": 1.0}},
-        'privacy.unit = "silo" counts no release: remove [privacy]',
+        'privacy.place = "distributed" has noise for the sum of all silos alone: set privacy.place = "local"',
+    ),
+    (
+        {
+            "topology": {"algorithm": "gradient_tracking"},
+            "privacy": {"unit": "silo", "noise_multiplier": 1.0, "place": "local"},
+        },
+        "how far each silo's steps went, of which [privacy] counts nothing: set topology.algorithm",
+    ),
+    (
+        {
+            "topology": {"algorithm": "choco"},
+            "compress": {"name": "random_k"},
+            "privacy": {"unit": "silo", "noise_multiplier": 1.0, "place": "local"},
+        },
+        'set topology.algorithm = "dpsgd" or "push_sum", and remove [compress]',
     ),
     ({"personal": {"name": "ditto"}}, "remove [personal]"),
     ({"prune": {"name": "magnitude", "density": 0.5}}, "remove [prune]"),

@@ -45,9 +45,10 @@ class PrivacyBudget:
         data_budget: DataBudget | None = None,
         note: Callable[[str], None] = lambda text: None,
         before: Ledger | None = None,
+        coordinators: tuple[int, ...] = (),
     ) -> None:
         self._group, self._config, self._method, self._log = group, config, method, log
-        self._data_budget, self._note = data_budget, note
+        self._data_budget, self._note, self._coordinators = data_budget, note, coordinators
         self._repeatable = PLACES[config.place].repeatable
         self.price: Price
         self.before = Ledger() if before is None else before
@@ -63,6 +64,11 @@ class PrivacyBudget:
         self._done = 0
         """The newest round that the ledger has."""
 
+    @property
+    def silos(self) -> tuple[int, ...]:
+        """Those that are there and have data."""
+        return tuple(silo for silo in self._group.members if silo not in self._coordinators)
+
     def epsilon(self) -> float:
         """Of the federation so far, at the configured delta."""
         return self._prefetch.epsilon(self._whole())
@@ -73,9 +79,9 @@ class PrivacyBudget:
 
     def foresee(self, round_number: int) -> None:
         """Begin to work out what `epsilon` will be after a round over all silos that are there."""
-        ledger, members = self._whole(), self._group.members
+        ledger, silos = self._whole(), self.silos
         if not self._opened(round_number):
-            _count(ledger, tuple(self.price(len(members), round_number).items()), members)
+            _count(ledger, tuple(self.price(len(silos), round_number).items()), silos)
         self._prefetch.foresee(ledger)
 
     def epsilon_per_silo(self) -> dict[int, float]:
@@ -115,24 +121,24 @@ class PrivacyBudget:
 
         And within this silo's own budget for its data, of which the others learn this alone.
         """
-        most, members = self._config.max_epsilon, self._group.members
+        most, silos = self._config.max_epsilon, self.silos
         new = Counter[Release]()
         for number in range(self._done + 1, self._done + 1 + rounds):
             if not self._opened(number):  # else it is counted, and shows the same
-                new.update(self.price(len(members), number))
+                new.update(self.price(len(silos), number))
         if self._data_budget is not None and self._data_budget.over(new):
             return False
         if most is None:
             return True
         ledger = self._whole()
-        _count(ledger, tuple(new.items()), members)
+        _count(ledger, tuple(new.items()), silos)
         return ledger.epsilon(self._config.delta, self._method) <= most
 
     def refuse_first(self) -> None:
         """Raise ConfigError where this silo's own budget has no room for a round."""
         if self._data_budget is None or self._opened(self._done + 1):  # which is counted
             return
-        why = self._data_budget.over(self.price(len(self._group.members), self._done + 1))
+        why = self._data_budget.over(self.price(len(self.silos), self._done + 1))
         if why:
             self._tell(why)
             raise ConfigError(
@@ -152,7 +158,7 @@ class PrivacyBudget:
         if not before:
             return True
         mine = self._repeatable and self._own.get((round_number, attempt)) == tag
-        mine = mine and all(entry.silos == self._group.members for entry in before)
+        mine = mine and all(entry.silos == self.silos for entry in before)
         if not all(self._group.step(lambda: allgather_object(self._group.comm, mine))):
             self.retake(round_number)
             return False

@@ -56,7 +56,7 @@ class ClipNorm:
                 np.divide(vector, self.stretch, out=vector)
         return math.isfinite(norm)
 
-    def follow(self, aggregator: Aggregator, table: NoiseTable, stream: Stream) -> int | None:
+    def follow(self, aggregator: Aggregator, table: NoiseTable, stream: Stream | None) -> int | None:
         """Move towards the quantile by a noisy count of silos within the norm; collective.
 
         Andrew et al. 2021, algorithm 1.
@@ -64,16 +64,19 @@ class ClipNorm:
         Args:
             aggregator: adds up the count.
             table: of this silo's noise on it, in `COUNT_UNIT`s of a silo.
-            stream: secret, used for nothing else, and for no other `own_count`.
+            stream: secret, used for nothing else, and for no other `own_count`; None on a rank without data,
+                which is not counted and adds no noise.
 
         Returns:
             How many silos were counted; None where one failed meanwhile, and the norm stays.
         """
         assert self._quantile is not None
-        noise = np.zeros(1, np.int32)
-        draw_noise(noise, table, stream)
-        own = self.own_count + float(noise[0])
-        total, silos = aggregator.sum_scalars(np.array([own, 1.0]))
+        own = np.zeros(2)
+        if stream is not None:
+            noise = np.zeros(1, np.int32)
+            draw_noise(noise, table, stream)
+            own[:] = self.own_count + float(noise[0]), 1.0
+        total, silos = aggregator.sum_scalars(own)
         if np.isnan(total):
             return None
         within = min(max(total / silos / COUNT_UNIT + 0.5, 0.0), 1.0)

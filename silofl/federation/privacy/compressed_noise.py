@@ -48,12 +48,12 @@ def noisy_sum(
 ) -> TransformedSum | CompressedSum:
     """The noisy sum of the vectors of `spec`, or of what a codec makes of them.
 
-    `made_of`: what follows the spec in `TransformedSum`.
+    `made_of`: what follows the spec in `TransformedSum`, up to the silo.
     """
     if way is None:
-        return TransformedSum(inner, spec, *made_of)
+        return TransformedSum(inner, spec, *made_of, silo=silo)
     whole = replace(spec, scalars=())
-    noisy = TransformedSum(inner, way.inner_spec(whole, words=True), *made_of)
+    noisy = TransformedSum(inner, way.inner_spec(whole, words=True), *made_of, silo=silo)
     return CompressedSum(lambda _: noisy, whole, way, Residuals(), words=True, silo=silo)
 
 

@@ -134,7 +134,9 @@ class DataBudget:
 
 
 def budget_of(config: Config, silo: Silo, number: int, path: Path, run: str) -> DataBudget | None:
-    """What an institution lets all runs release of its data; None where it sets no folder for it."""
+    """What an institution lets all runs release of its data; None where it sets no folder, or has none."""
+    if not silo.samples:
+        return None
     return budget_for(config, number, path, run, silo.data_digest())
 
 

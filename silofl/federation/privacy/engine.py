@@ -29,7 +29,7 @@ from silofl.federation.privacy.budget import PrivacyBudget
 from silofl.federation.privacy.clip_norm import ClipNorm
 from silofl.federation.privacy.data_budget import budget_of
 from silofl.federation.privacy.guarantee import LAST_BITS
-from silofl.federation.privacy.noise_binding import NoiseBinding, exchanged
+from silofl.federation.privacy.noise_binding import NoiseBinding
 from silofl.federation.privacy.parameters import PrivacyParameters, refuse_other_bands, told_state
 from silofl.federation.privacy.pipeline import TABLES, Pipeline
 from silofl.federation.privacy.release_log import ReleaseLog, log_path
@@ -41,6 +41,7 @@ from silofl.privacy.ledger import Ledger
 from silofl.privacy.places import PLACES
 from silofl.privacy.plan import Plan, method_for
 from silofl.privacy.releases import Release
+from silofl.topologies.arrangements.registry import coordinators
 from silofl.training.private import PrivateSteps
 from silofl.transforms.correlated import NoiseProcess
 from silofl.transforms.noise import identity
@@ -55,7 +56,7 @@ class PrivacyEngine:
     """Clips, adds noise, and counts. Made once for a run; `wrap` whenever silos come or go."""
 
     def __init__(
-        self, group: ElasticGroup, config: Config, silo: Silo, path: Path, run: str, before: Ledger
+        self, group: ElasticGroup, config: Config, silo: Silo, silos: int, path: Path, run: str, spent: Ledger
     ) -> None:
         self._group, self._config, self._silo, self._run = group, config, silo, bytes.fromhex(run)
         self._privacy, self._place = config.privacy, PLACES[config.privacy.place]
@@ -65,7 +66,8 @@ class PrivacyEngine:
         self._path = path
         log = ReleaseLog(log_path(path, group.silo_id), run)
         method, data = method_for(config.privacy), budget_of(config, silo, group.silo_id, path, run)
-        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note, before)
+        without = coordinators(config.topology, silos)
+        self.budget = PrivacyBudget(group, config.privacy, method, log, data, self._note, spent, without)
         self._nonce, self._multiplier = new_nonce().hex(), 0.0
         self._told = False
         """Whether the noise multiplier was not yet held to this silo's own configuration."""
@@ -74,7 +76,7 @@ class PrivacyEngine:
         """The one that the run began with."""
         self._process: NoiseProcess | None = None
         """Of this silo's noise, where that is correlated from round to round."""
-        self._binding = NoiseBinding(group.silo_id)
+        self._binding = NoiseBinding(group.silo_id, without)
         self._plan: Plan
         self._inner: Aggregator
         self._sum: TransformedSum | CompressedSum | None = None
@@ -93,7 +95,7 @@ class PrivacyEngine:
     def _use_nonce(self) -> None:
         nonce = bytes.fromhex(self._nonce)
         self._keys = NoiseKeys(self._own, nonce, self._group.silo_id, run=self._run)
-        if not self._privacy.samples:
+        if not (self._privacy.samples and self._silo.samples):
             return
         if self._steps is not None:
             self._steps.close()
@@ -113,8 +115,6 @@ class PrivacyEngine:
     def fit(self, start: RoundStart) -> Fitted:
         """As `Silo.fit`, with no more in it than noise covers: see `Pipeline`, which is the whole way."""
         round_number = start.round_number
-        if self._group.comm.rank == 0:  # which tells
-            self.budget.foresee(round_number)
         while True:
             self._begin_afresh(round_number)
             attempt = self.budget.attempt(round_number)
@@ -129,7 +129,7 @@ class PrivacyEngine:
         tag = self._keys.fingerprint("shown", round_number, attempt, whole, *self._pipeline.context).hex()
         if not self.budget.repeats_alone(round_number, attempt, tag):
             return False
-        self.budget.note(round_number, attempt, tag, self._inner.layout.shards.members)
+        self.budget.note(round_number, attempt, tag, self._made_for)
         return True
 
     def _begin_afresh(self, round_number: int) -> None:
@@ -148,10 +148,10 @@ class PrivacyEngine:
             return replace(spec, scalars=())
         return compressed_noise.words_spec(spec, self._way)
 
-    def wrap(self, inner: Aggregator, spec: AggregationSpec, silos: int) -> Aggregator:
+    def wrap(self, inner: Aggregator, spec: AggregationSpec) -> Aggregator:
         """The aggregator whose sums are noisy enough among the silos that there are; collective."""
-        self._inner, self._spec, self._silos = inner, spec, silos
-        who = inner.summed_samples, len(inner.layout.shards.members), silos, self._matrix
+        self._inner, self._spec, self._made_for = inner, spec, spec.bringing(inner.layout.shards.members)
+        who = inner.summed_samples, len(self._made_for), spec.silos, self._matrix
         plan = guarantee.plan_for(self._config, self._values, *who, self.budget.before.most_often())
         self._matrix = plan.matrix
         self._multiplier = self._multiplier or guarantee.agreed_multiplier(self._group, plan)
@@ -183,7 +183,7 @@ class PrivacyEngine:
         price = self._plan.of_round(self._grid, survivors)
         if self._process is None:
             return price
-        first = self._process.process_of(round_number, self._group.members)
+        first = self._process.process_of(round_number, self.budget.silos)
         group = round_number % self._plan.matrix.bands
         return {replace(one, process=first, group=group): count for one, count in price.items()}
 
@@ -201,7 +201,7 @@ class PrivacyEngine:
 
     @property
     def _noise_of_shares(self) -> bool:
-        return self._place.sources(self._silos) > 1
+        return self._place.sources(self._spec.silos) > 1
 
     def _fingerprint(self, at: tuple[int, int], words: Words) -> bytes:
         return self._keys.fingerprint("sum", *at, words, *self._pipeline.context)
@@ -214,7 +214,7 @@ class PrivacyEngine:
 
     def account(self, aggregator: Aggregator, round_number: int) -> None:
         """Count what the round's sum has told; collective."""
-        self._shown = self._place.shown(self._inner.layout.shards.members, aggregator.participants)
+        self._shown = self._place.shown(self._made_for, aggregator.participants)
         self._failures = len(self._group.failures)
         self.budget.record(round_number, self._shown)
         if self._process is not None:
@@ -242,11 +242,11 @@ class PrivacyEngine:
         at = round_number, self.budget.attempt(round_number)
         table = TABLES[self._privacy.mechanism](self._plan.count_share)
         own = self._keys.fingerprint("count", *at, np.array([self._norm.own_count]), identity(table))
-        binding = exchanged(own, self._group) if self._noise_of_shares else Binding(own)
+        binding = self._binding.exchanged(own, self._group) if self._noise_of_shares else Binding(own)
         stream = self._keys.stream("count", *at, binding.fingerprint)
-        counted = self._norm.follow(aggregator, table, stream)
+        counted = self._norm.follow(aggregator, table, stream if self._silo.samples else None)
         if counted is None:  # some rank may have seen it, over the survivors at least
-            counted = len(self._group.agreed_members())
+            counted = len(self._spec.bringing(self._group.agreed_members()))
             self.budget.add({self._plan.of_count(counted): 1}, self._shown)
         elif counted < len(self._shown):
             self.budget.add({self._plan.of_count(counted): 1}, self._shown)
@@ -321,7 +321,7 @@ class PrivacyEngine:
         self._told = self._privacy.target_epsilon is None  # which `refuse_longer` holds the multiplier to
         if self._process is not None and state and "process" in state:
             self._process.restore(state["process"])
-        wrapped = self.wrap(self._inner, self._spec, self._silos)
+        wrapped = self.wrap(self._inner, self._spec)
         guarantee.refuse_longer(self._plan, self._multiplier)
         return wrapped
 

@@ -23,10 +23,11 @@ class NoiseBinding:
 
     Args:
         silo: its number.
+        coordinators: ranks without data, to which no noise is bound.
     """
 
-    def __init__(self, silo: int) -> None:
-        self._silo = silo
+    def __init__(self, silo: int, coordinators: Silos = ()) -> None:
+        self._silo, self._coordinators = silo, coordinators
         self._silos: Silos = ()
         self._told: list[bytes] = []
         self.common = b""
@@ -38,12 +39,23 @@ class NoiseBinding:
 
     def hear(self, silos: Silos, told: list[bytes]) -> None:
         """What `silos` told in one step, the same on all of them."""
-        self._silos, self._told = silos, told
+        self._silos, self._told = self._with_data(silos, told)
+
+    def exchanged(self, own: bytes, group: ElasticGroup) -> Binding:
+        """As `bound`, of fingerprints that are exchanged here; collective."""
+        told = group.step(lambda: (group.members, group.comm.allgather_bytes(own)))
+        return bound(own, *self._with_data(*told))
+
+    def _with_data(self, silos: Silos, told: Sequence[bytes]) -> tuple[Silos, list[bytes]]:
+        every = zip(silos, told, strict=True)
+        kept = {silo: one for silo, one in every if silo not in self._coordinators}
+        return tuple(kept), list(kept.values())
 
     def of_shares(self, at: tuple[int, int], process: NoiseProcess | None) -> Binding:
         """Of a sum whose noise is made of all silos' shares, in this round and attempt; after `hear`."""
         prints = [one[:FINGERPRINT_BYTES] for one in self._told]
-        binding = bound(prints[self._silos.index(self._silo)], self._silos, prints)
+        own_print = dict(zip(self._silos, prints, strict=True)).get(self._silo, b"")  # of no data nothing
+        binding = bound(own_print, self._silos, prints)
         if process is None:
             return binding
         links = [one[FINGERPRINT_BYTES:] for one in self._told]
@@ -64,8 +76,3 @@ def bound(own: bytes, silos: Silos, told: Sequence[bytes]) -> Binding:
     """
     common = digest("noise is bound to", pack_silos(silos), *told)
     return Binding(digest("noise is bound to", own, common), common)
-
-
-def exchanged(own: bytes, group: ElasticGroup) -> Binding:
-    """As `bound`, of fingerprints that are exchanged here; collective."""
-    return bound(own, *group.step(lambda: (group.members, group.comm.allgather_bytes(own))))
