@@ -173,13 +173,15 @@ class WindowExchange(Prompt):
 
     def alltoall(self) -> list[Row]:
         """See `Exchange`."""
-        self._comm.count_sent(self.outgoing()[1:].nbytes)
+        others = len(self._buffers) - 1
+        self._comm.count_sent(self.outgoing()[1:].nbytes, messages=others)
         turn = self._fence()
         return [buffer[turn, self._rank] for buffer in self._buffers]
 
     def give(self, count: int, *, failed: bool = False) -> None:
         """See `Exchange`."""
-        self._comm.count_sent((count + 1) * self.result.itemsize * (len(self._buffers) - 1))
+        others = len(self._buffers) - 1
+        self._comm.count_sent((count + 1) * self.result.itemsize * others, messages=others)
         self._failed[self._rank][self._turn] = failed
         turn = self._fence()
         self.failing = [rank for rank, one in enumerate(self._failed) if one[turn]]
@@ -265,7 +267,7 @@ class HostExchange:
     def alltoall(self) -> list[Row]:
         """See `Exchange`; the rows of this host's ranks: a sum of each other's is on its way."""
         across = self._leaving[self._turn].nbytes if self._comm.tree is not None else 0
-        self._comm.count_sent(self.outgoing()[1:].nbytes, far=across)
+        self._comm.count_sent(self.outgoing()[1:].nbytes, far=across, messages=len(self._rows) - 1)
         self._shared.sync()
         hosts, turn = self._hosts, self._next_turn()
         for row, rank in zip(self._leaving[turn], hosts.charges, strict=True):
@@ -291,7 +293,8 @@ class HostExchange:
         hosts, turn = self._hosts, self._next_turn()
         own, taken = self._rows[self._own][turn, : count + 1], self._taken[self._own]
         across = own.nbytes * len(hosts.relays) if self._comm.tree is not None else 0
-        self._comm.count_sent(own.nbytes * (self._comm.size - 1), far=across)
+        near = len(self._rows) - 1
+        self._comm.count_sent(own.nbytes * (self._comm.size - 1), far=across, messages=near)
         own[count] = failed
         receives = [(taken[turn, k, : count + 1], rank) for k, rank in enumerate(hosts.charges)]
         pending = self._comm.exchange([(own, rank) for rank in hosts.relays], receives)

@@ -20,23 +20,23 @@ from silofl.types import ReduceOp
 Comm = TypeVar("Comm")
 
 
-class ByteCounter:
+class Counter:
     """A sum that several threads add to."""
 
     def __init__(self) -> None:
         self.total = 0
         self._lock = threading.Lock()
 
-    def add(self, nbytes: int) -> None:
-        """Add `nbytes`."""
+    def add(self, more: int) -> None:
+        """Add to it."""
         with self._lock:
-            self.total += nbytes
+            self.total += more
 
 
 class SharedState(Generic[Comm]):
     """State of a communicator and its duplicates on one rank.
 
-    A successor has a state of its own, which keeps the callbacks and the counter of its `predecessor`.
+    A successor has a state of its own, which keeps the callbacks and the counters of its `predecessor`.
     """
 
     def __init__(self, predecessor: SharedState[Comm] | None = None) -> None:
@@ -48,8 +48,9 @@ class SharedState(Generic[Comm]):
         )
         self.on_sent: Callable[[int, int], None] | None = None if predecessor is None else predecessor.on_sent
         self.on_mark: Callable[[str], None] | None = None if predecessor is None else predecessor.on_mark
-        self.sent: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent
-        self.sent_far: ByteCounter = ByteCounter() if predecessor is None else predecessor.sent_far
+        self.sent: Counter = Counter() if predecessor is None else predecessor.sent
+        self.sent_far: Counter = Counter() if predecessor is None else predecessor.sent_far
+        self.messages: Counter = Counter() if predecessor is None else predecessor.messages
         self.groups: Groups = () if predecessor is None else predecessor.groups
         """How silos are grouped; empty where they are not."""
         self.routed: bool = predecessor is None or predecessor.routed
@@ -99,10 +100,16 @@ class CommunicatorBase(ABC, Generic[Comm]):
         """Of these what went to ranks of other groups; see `Communicator.bytes_between_groups`."""
         return self._state.sent_far.total
 
-    def count_sent(self, nbytes: int, *, far: int = 0) -> None:
+    @property
+    def messages_sent(self) -> int:
+        """Payloads sent to other ranks so far; see `Communicator.messages_sent`."""
+        return self._state.messages.total
+
+    def count_sent(self, nbytes: int, *, far: int = 0, messages: int = 0) -> None:
         """Add `nbytes` to `bytes_sent`; see `Communicator.count_sent`."""
         self._state.sent.add(nbytes)
         self._state.sent_far.add(far)
+        self._state.messages.add(messages)
 
     @property
     def groups(self) -> Groups:
@@ -130,11 +137,12 @@ class CommunicatorBase(ABC, Generic[Comm]):
         self._tell_sent(dict.fromkeys(range(self._size), nbytes))
 
     def _tell_sent(self, by_rank: Mapping[int, int]) -> None:
-        """Report what goes to each rank; see `Communicator.on_sent`."""
+        """Count and report what goes to each rank; see `Communicator.on_sent`."""
+        others = {rank: nbytes for rank, nbytes in by_rank.items() if rank != self._rank and nbytes}
+        self._state.messages.add(len(others))
         if self._state.on_sent is not None:
-            for rank, nbytes in by_rank.items():
-                if rank != self._rank and nbytes:
-                    self._state.on_sent(self._members[rank], nbytes)
+            for rank, nbytes in others.items():
+                self._state.on_sent(self._members[rank], nbytes)
 
     def allgather_bytes(self, payload: bytes) -> list[bytes]:
         """Every rank's payload, in rank order; lengths may differ and may be zero."""

@@ -134,10 +134,18 @@ class Communicator(Protocol):
     def bytes_between_groups(self) -> int:
         """What of `bytes_sent` went to ranks of other groups, of the widest; 0 where there are none."""
 
-    def count_sent(self, nbytes: int, *, far: int = 0) -> None:
+    @property
+    def messages_sent(self) -> int:
+        """Payloads of `bytes_sent`, one for each rank that receives one; an allreduce is one, to the next.
+
+        Empty ones, headers and what a library cuts a payload into are not counted.
+        """
+
+    def count_sent(self, nbytes: int, *, far: int = 0, messages: int = 0) -> None:
         """Add to `bytes_sent` what other ranks may now read in this rank's shared memory. Not collective.
 
-        `far`: what of it ranks of other groups read.
+        `far`: what of it ranks of other groups read. `messages`: for how many ranks it is, where no call of
+        this communicator moves it.
         """
 
     @property

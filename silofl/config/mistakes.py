@@ -145,8 +145,9 @@ def _unknown_key(loc: list[Any], member: str, sections: dict[str, Any]) -> str:
     kind: type[BaseModel] = family.get(member, _common(family)) if member else sections[section].annotation
     owners = [name for name, one in family.items() if key in one.model_fields]
     if owners:
+        named = repr(member) if member in family else "another"
         return (
-            f"{section}.{key} is a key of {either(owners)} and {section}.name is {member!r}, which has "
+            f"{section}.{key} is a key of {either(owners)} and {section}.name is {named}, which has "
             f"{', '.join(kind.model_fields)}: remove it, or set {section}.name to {either(owners)}"
         )
     every = _keys_by_section(sections)

@@ -26,7 +26,7 @@ from silofl.federation.run_trust import CHECKPOINTS
 from silofl.federation.secure_conflicts import refuse_conflicts
 from silofl.report.loggers import registry as loggers_of
 from silofl.tasks import early as tasks
-from silofl.topologies.arrangements.registry import coordinators, refuse_ranks, with_data
+from silofl.topologies.arrangements.registry import ARRANGEMENTS, coordinators, refuse_ranks, with_data
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,12 @@ def secure_keys(start: Start) -> None:
 
 
 def topology(start: Start) -> None:
-    """So many ranks can be arranged as [topology] says."""
+    """There is such a topology, and so many ranks can be arranged as [topology] says."""
     config, silos = start.config, start.silos
+    if config.topology.name not in ARRANGEMENTS:  # it may have a class alone, which is dear to ask for
+        from silofl.topologies.registry import arrangement_of
+
+        arrangement_of(config.topology)
     private = choose_protocol(config.secure, silos).private
     refuse_ranks(config.topology, silos, config.run.seed, private=private)
 

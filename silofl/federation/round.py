@@ -73,6 +73,8 @@ class RoundResult:
     """How long this silo's last update that counted took; None where the phase of training says it."""
     bytes_sent: int = 0
     """Payload that this rank handed to other ranks for the sum, its keys, and the new shared vectors."""
+    messages_sent: int = 0
+    """In how many payloads, each for one rank."""
     bytes_between_groups: int | None = None
     """What of it went to ranks of other groups; None where there are no groups."""
 
@@ -94,7 +96,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     group = federation.group
     if federation.context.arrivals is None:
         group.comm.mark("train")
-    sent, far = group.comm.bytes_sent, group.comm.bytes_between_groups
+    sent, far, told = group.comm.bytes_sent, group.comm.bytes_between_groups, group.comm.messages_sent
     federation.topology.begin(number)
     with clock.phase("aggregate"):
         federation.follow_mask()
@@ -133,6 +135,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
         exclusions = federation.context.exclusions
         result.verdict = None if exclusions is None else exclusions.accept()
         result.bytes_sent = group.comm.bytes_sent - sent
+        result.messages_sent = group.comm.messages_sent - told
         if group.comm.groups:
             result.bytes_between_groups = group.comm.bytes_between_groups - far
         result.density = _prune(federation, number)

@@ -96,6 +96,7 @@ def metrics_of(
         widest=_widest(result, reports),
         density=result.density,
         bytes_sent=result.bytes_sent,
+        messages_sent=result.messages_sent,
         bytes_between_groups=_between_groups(reports),
         seconds=round(seconds, 6),
         seconds_by_phase=_mean_phases([report["phases"] for report in reports]),
@@ -158,6 +159,8 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
     """The whole run as JSON: the stable keys of `summary.json`. `models` are the shared ones' SHA-256."""
     last, spent = rounds[-1], federation.epsilon_per_silo()
     phases = sorted({name for one in rounds for name in one.seconds_by_phase})
+    context = federation.context
+    gap = context.arrangement.spectral_gap(federation.members, context.config.run.seed)
     return {
         "silofl": silofl.__version__,
         "name": federation.context.config.run.name,
@@ -186,7 +189,9 @@ def summary_of(federation: Federation, rounds: list[RoundMetrics], models: Mappi
         },
         "density": last.density,
         "bytes_sent_per_round": last.bytes_sent,
+        "messages_sent_per_round": last.messages_sent,
         **({} if last.bytes_between_groups is None else {"bytes_between_groups": last.bytes_between_groups}),
+        **({} if gap is None else {"spectral_gap": gap}),
         "robust": federation.context.config.robust.text,
         "attack": federation.context.config.attack.text,
         "rejected": [[one.round, silo] for one in rounds for silo in one.rejected],

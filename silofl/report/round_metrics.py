@@ -63,6 +63,7 @@ class RoundMetrics:
         widest: by tensor, the silos that asked for that range, where most others lost theirs.
         density: which part of the weights that may be pruned is left; None where none are pruned.
         bytes_sent: payload bytes that rank 0 handed to other ranks for sum, keys and new shared vectors.
+        messages_sent: in how many payloads, each for one rank.
         bytes_between_groups: what of such payload all ranks together sent to other groups; None without
             groups.
         seconds: wall clock, the commit of the round before included.
@@ -99,6 +100,7 @@ class RoundMetrics:
     widest: Mapping[str, list[int]] = field(default_factory=dict)
     density: float | None = None
     bytes_sent: int = 0
+    messages_sent: int = 0
     bytes_between_groups: int | None = None
     seconds: float = 0.0
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)

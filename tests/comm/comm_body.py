@@ -226,6 +226,21 @@ def check_bytes_sent(comm):
     expect(123, comm.count_sent, 123)
 
 
+def check_messages_sent(comm):
+    n, me, start = comm.size, comm.rank, comm.messages_sent
+    comm.allgather_bytes(b"abc")
+    comm.allgather_bytes(b"")
+    comm.alltoall(np.zeros((n, 3)), np.empty((n, 3)))
+    comm.broadcast_bytes(b"abc")
+    comm.allreduce(np.zeros(4))
+    comm.exchange([(np.zeros(2), (me + 1) % n)] * (n > 1), [(np.zeros(2), (me - 1) % n)] * (n > 1)).wait()
+    copy = comm.duplicate()
+    copy.count_sent(9, messages=2)
+    copy.free()
+    sent, want = comm.messages_sent - start, (n - 1) * (2 + (me == 0)) + 2 * (n > 1) + 2
+    collective_assert(comm, sent == want, f"{sent}, not {want}")
+
+
 def check_bytes_sent_of_all_duplicates_and_threads(comm):
     n, start, copies = comm.size, comm.bytes_sent, [comm.duplicate() for _ in range(2)]
 

@@ -70,6 +70,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"secure": {"protocol": "additive", "committee": 5}}, "committee = 5 is more than the 3 silos"),
     ({"secure": {"threshold": 1}}, "secure.threshold = 1 must be more than half of 3 silos"),
+    ({"topology": {"name": "gosip"}}, "topology.name = 'gosip' is none of"),
     ({"failure": {"inject": ["kill silo 5 round 1 at collect"]}}, "the silos are 0 to 2: name one of them"),
     (
         {"run": {"dir": "x" * 300}},

@@ -50,7 +50,10 @@ def test_the_model_is_that_of_a_serverless_run(tmp_path: Path, silos: int, topol
     assert all(np.array_equal(values, flat[name]) for name, values in grouped.items())
     between = [line["bytes_between_groups"] for line in records(tmp_path / "grouped")]
     assert min(between) > 0
-    assert json.loads((tmp_path / "grouped/summary.json").read_text())["bytes_between_groups"] == between[-1]
+    summary = json.loads((tmp_path / "grouped/summary.json").read_text())
+    assert summary["bytes_between_groups"] == between[-1]
+    messages = {line["messages_sent"] for line in records(tmp_path / "grouped")[1:]}
+    assert messages == {summary["messages_sent_per_round"]} != {0}, "the same in every round"
     assert "bytes_between_groups" not in records(tmp_path / "flat")[0]
 
 

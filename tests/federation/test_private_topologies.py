@@ -97,6 +97,20 @@ def test_in_groups_model_and_epsilon_are_those_of_the_flat_sum(
     assert [one["epsilon"] for one in grouped] == [one["epsilon"] for one in flat]
 
 
+def neighbours(folder: Path, name: str, protocol: str, *, graph: str = "ring", **sections: Any) -> Any:
+    """A configuration of gossip with noisy steps of each silo's own, of three rounds."""
+    run = {"rounds": 3, "dir": str(folder / name)}
+    private = LOCAL | {"privacy": EXAMPLE | {"place": "local"}, "run": run}
+    tables = at(folder, name, **private | sections).model_dump(exclude_unset=True)
+    tables |= {"topology": {"name": "gossip", "graph": graph}, "strategy": {"name": "fedavg"}}
+    return configuration.parse(tables | {"secure": {"protocol": protocol}})
+
+
+def own_model(folder: Path, silo: int) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(folder / stem(silo) / OWN_MODEL)
+    return found
+
+
 @pytest.mark.parametrize("protocol", mostly_long(["plain", "secagg"], 0))
 def test_where_all_are_neighbours_each_has_the_model_of_a_shared_one(
     tmp_path: Path, same_keys: None, protocol: str
@@ -104,17 +118,40 @@ def test_where_all_are_neighbours_each_has_the_model_of_a_shared_one(
     """Each silo's noisy steps, of `place = "local"`, are the same, and so is what they cost."""
     sections: dict[str, Any] = {"run": {"rounds": 3}, "privacy": EXAMPLE | {"place": "local"}}
     sections |= {"train": LOCAL["train"], "strategy": {"name": "fedavg", "lr": 1.0, "momentum": 0.0}}
-    flat = at(tmp_path, "flat", **sections)
-    shared, tables = federate(flat), flat.model_dump(exclude_unset=True)
-    tables |= {"topology": {"name": "gossip", "graph": "complete"}, "strategy": {"name": "fedavg"}}
-    tables |= {"secure": {"protocol": protocol}, "run": tables["run"] | {"dir": str(tmp_path / "own")}}
-    own = federate(configuration.parse(tables))
+    shared = federate(at(tmp_path, "flat", **sections))
+    own = federate(neighbours(tmp_path, "own", protocol, graph="complete"))
     assert [one["epsilon_per_silo"] for one in own] == [one["epsilon_per_silo"] for one in shared]
     assert "against all other silos together" in own[0]["privacy"]
     for silo in range(SILOS):
-        found = load_file(tmp_path / "own" / stem(silo) / OWN_MODEL)
+        found = own_model(tmp_path / "own", silo)
         for name, values in model(tmp_path / "flat").items():
             np.testing.assert_allclose(found[name], values, atol=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("step", ["train", "collect first", "step", "between rounds"])
+@pytest.mark.parametrize("protocol", ["plain", "secagg"])
+def test_neighbours_resume_with_equal_models_and_equal_epsilon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_keys: None, protocol: str, step: str
+) -> None:
+    prepare(monkeypatch)
+    whole = federate(neighbours(tmp_path, "whole", protocol))
+    faults = {"policy": "abort", "inject": [f"kill silo {silo} round 2 at {step}" for silo in range(SILOS)]}
+    assert None in federate(neighbours(tmp_path, "cut", protocol, failure=faults))
+    resumed = federate(neighbours(tmp_path, "cut", protocol), resume=True)
+    assert [one["epsilon_per_silo"] for one in resumed] == [one["epsilon_per_silo"] for one in whole]
+    for silo in range(SILOS):
+        assert same(own_model(tmp_path / "cut", silo), own_model(tmp_path / "whole", silo))
+
+
+@pytest.mark.long
+def test_a_neighbour_that_dies_has_spent_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last steps may have been seen, and count; the others' cost what they would with it."""
+    prepare(monkeypatch)
+    fault = {"policy": "shrink", "inject": ["kill silo 1 round 2 at collect first"]}
+    whole = federate(neighbours(tmp_path, "whole", "plain"))[0]["epsilon"]
+    left = federate(neighbours(tmp_path, "left", "plain", failure=fault))[0]["epsilon_per_silo"]
+    assert 0 < left[1] < left[0] == left[2] == left[3] == whole
 
 
 class Still(private.Plain):

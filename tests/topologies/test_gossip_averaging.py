@@ -28,6 +28,13 @@ def parsed(**sections: Any) -> configuration.Config:
     return configuration.parse(sections)
 
 
+def test_a_key_of_a_topology_that_is_misspelt_is_told_whose_it_is() -> None:
+    with pytest.raises(
+        ConfigError, match=r"topology\.graph is a key of 'gossip' and topology\.name is another"
+    ):
+        configuration.parse({"topology": {"name": "gosip", "graph": "ring"}})
+
+
 RULES = [
     ({"strategy": {"lr": 0.5}}, "has no server, and strategy.name"),
     ({"strategy": {"momentum": 0.5}}, 'set strategy.name = "fedavg", without strategy.lr'),
@@ -48,7 +55,6 @@ RULES = [
     (
         {
             "topology": {"algorithm": "choco"},
-            "compress": {"name": "random_k"},
             "privacy": {"unit": "silo", "noise_multiplier": 1.0, "place": "local"},
         },
         'set topology.algorithm = "dpsgd" or "push_sum", and remove [compress]',

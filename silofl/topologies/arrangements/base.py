@@ -66,6 +66,10 @@ class Arrangement:
         """Who is whose neighbour, in a few words; empty where all are alike."""
         return ""
 
+    def spectral_gap(self, silos: Sequence[int], seed: int) -> float | None:
+        """1 less the part of silos' differences that is left after a round; None of a shared model."""
+        return None
+
     def bears(self, ranks: int, seed: int, *, private: bool) -> str:
         """What is hidden from whom, and how many see it that collude; empty: as [secure] says."""
         return ""

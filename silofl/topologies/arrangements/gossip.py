@@ -129,6 +129,10 @@ class Gossip(Arrangement):
         )
         return said + f"; in {len(found)} parts that do not hear of each other" * (len(found) > 1)
 
+    def spectral_gap(self, silos: Sequence[int], seed: int) -> float | None:
+        """See `Arrangement`."""
+        return 1 - second_eigenvalue(self.period(silos, seed))
+
     def bears(self, ranks: int, seed: int, *, private: bool) -> str:
         """See `Arrangement`."""
         if not private:
