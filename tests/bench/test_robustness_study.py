@@ -60,6 +60,8 @@ def test_a_table_says_what_the_mean_and_the_best_rule_lose(study: Any) -> None:
     assert lines[2] == "| rule | none | backdoor | gaussian | not_a_number | backdoor succeeds |"
     assert "bulyan needs 11 silos where 2 attack." in lines
     assert "The mean collapses under gaussian, not_a_number." in lines
+    said = study.summary(found_of(study, rows), 2, "dirichlet", 1)
+    assert said == "| dirichlet | 2 | `gaussian`, `not_a_number` | `krum + mix` | 3.0 | 3.0 |"
 
 
 def test_what_a_file_has_is_not_measured_again(
@@ -111,8 +113,9 @@ def test_what_is_measured_is_every_rule_beside_every_attack(study: Any) -> None:
         if study.needs(rule, attackers) is None
     }
     assert set(told["found"]) == expected
-    readme = (FOLDER / "README.md").read_text()
+    readme, page = (FOLDER / "README.md").read_text(), (ROOT / "docs" / "robustness.md").read_text()
     for split, attackers in product(study.SPLITS, (2, 3)):
         assert study.markdown(told["found"], attackers, split, seeds) in readme
+        assert study.summary(told["found"], attackers, split, seeds) in page
         shown = study.table(told["found"], attackers, split, seeds)
         assert len(study.collapsed(shown)) >= 3
