@@ -225,11 +225,11 @@ def markdown(found: Found, attackers: int, split: str, seeds: int) -> str:
     return "\n".join([*lines, ""])
 
 
-SUMMARY = "| data | attackers | the mean collapses under | loses least | points at most | best rule under each attack |"
+SUMMARY = "| data | attackers | the mean collapses under | loses least | at most | best of each attack |"
 
 
 def summary(found: Found, attackers: int, split: str, seeds: int) -> str:
-    """A table in one row: of the last two columns the first is one rule's, the second the worst of the best."""
+    """A table in one row: how much one rule loses at most, and the best rule under each attack."""
     shown = table(found, attackers, split, seeds)
     lost = most_lost(shown)
     best, worst = next(iter(lost)), max(least_lost(shown).values())
