@@ -207,7 +207,7 @@ def test_a_silo_that_sends_no_numbers_is_left_out_by_name(tmp_path: Path) -> Non
             {},
             r"^attack\.name = \"sign_flip\" makes no use of other silos' updates: remove attack\.omniscient",
         ),
-        ({"name": "alie", "silos": [1]}, {}, r"of one, that of attack\.silos = \[1\], there is none"),
+        ({"name": "alie", "silos": [1]}, {}, r"of one, of attack\.silos = \[1\], there is none"),
         ({"name": "alie", "silos": [1], "omniscient": True}, {}, r"^attack\.z unset is 0 where 1 of 4 silos"),
         ({"name": "mimic", "silos": [1]}, {}, "alone sends its own update: name"),
         ({"name": "mimic", "silos": [1, 2], "target": 3}, {}, r"what silo attack\.target = 3 sends"),
