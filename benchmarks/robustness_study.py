@@ -225,6 +225,18 @@ def markdown(found: Found, attackers: int, split: str, seeds: int) -> str:
     return "\n".join([*lines, ""])
 
 
+SUMMARY = "| data | attackers | the mean collapses under | loses least | at most | best of each attack |"
+
+
+def summary(found: Found, attackers: int, split: str, seeds: int) -> str:
+    """A table in one row: how much one rule loses at most, and the best rule under each attack."""
+    shown = table(found, attackers, split, seeds)
+    lost = most_lost(shown)
+    best, worst = next(iter(lost)), max(least_lost(shown).values())
+    under = ", ".join(f"`{name}`" for name in collapsed(shown))
+    return f"| {split} | {attackers} | {under} | `{best}` | {lost[best]:.1f} | {worst:.1f} |"
+
+
 def main() -> None:
     """Run what FILE lacks, save it, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -261,6 +273,9 @@ def main() -> None:
             save()
     for split, attackers in product(given.splits, given.attackers):
         print(markdown(found, attackers, split, given.seeds))
+    print(SUMMARY, "|---|---|---|---|---|---|", sep="\n")
+    for split, attackers in product(given.splits, given.attackers):
+        print(summary(found, attackers, split, given.seeds))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from silofl.aggregation.spec import AggregationSpec
 from silofl.config import Config, PrivacyConfig
 from silofl.config.conflicts import corrects, refuse_private_parameters
 from silofl.errors import DivergedError, TrainingError
+from silofl.federation.backdoor_metric import evaluated
 from silofl.federation.background_training import batch_made
 from silofl.federation.first_models import DRAWING, drawn, refuse_clusters, starts_of
 from silofl.federation.local_work import Fitted, RoundStart, refuse_spoiled
@@ -120,12 +121,11 @@ class Silo:
         refuse_clusters(config, strategy, self.model, number, silos)
         self.starts = starts_of(config, strategy, self.model, draw, number)
         self.strategy_state = strategy.local_init(self.model.trainable, self.model.wire_dtype)
-        self.task = task
+        self.task, self._rated = task, evaluated(task, config, code)
         self._data: SiloData | None = given
         self._data_digest = self._arrived = b""  # the latter of records that have come since
         collate = task.collate if isinstance(task, CollatingTask) else None
-        every_step = batch_made  # of training and evaluation is progress
-        batches = partial(Batches, on_batch=every_step, collate=collate, code=code)
+        batches = partial(Batches, on_batch=batch_made, collate=collate, code=code)  # each is progress
         self._test = None if test is None else batches(test, dtype, where)
         self.train = batches(train, dtype, where)
         trains, schedule = (task, self.model, self.train, config.train), RoundSchedule.of(config)
@@ -151,7 +151,7 @@ class Silo:
         """Train and evaluate on the first batches, and put the model back: what cannot work is told now."""
         dense = strategy.local != "train" or corrects(strategy) or config.privacy.samples
         with kept(self.model.module):  # before steps, whose optimizer takes seconds to load
-            found = evaluate(self.task, self.model, self._test, self._eval_batch_size, self.code, batches=1)
+            found = evaluate(self._rated, self.model, self._test, self._eval_batch_size, self.code, batches=1)
         found.finish(self.code)
         self.metric_names = self.own.metric_names(found.own)
         refuse_process_group(self._number)
@@ -280,7 +280,7 @@ class Silo:
 
         Those of its personal model stand beside them, as "personal/" and their name.
         """
-        given = self.task, self.model, self._test, self._eval_batch_size, self.code
+        given = self._rated, self.model, self._test, self._eval_batch_size, self.code
         with explained(self._number):
             self.model.load(values)
             with self.own.statistics(round_number):

@@ -19,6 +19,10 @@ Evaluate = Callable[[], Evaluation]
 """`evaluate` with all but what is loaded."""
 
 
+Evaluated = Task | OnePassTask
+"""What says of a model how well it does."""
+
+
 class HasModule(Protocol):
     """A `FlatModel`, or anything else around a module."""
 
@@ -31,7 +35,7 @@ _WHEN = "in evaluation, under torch.no_grad()"
 
 
 def evaluate(
-    task: Task,
+    task: Evaluated,
     model: HasModule,
     test: Batches | None,
     batch_size: int,
@@ -65,12 +69,12 @@ def evaluate(
         for number, (batch, count) in enumerate(test.in_order(batch_size)):
             if number == batches:
                 break
-            found.add(_reported(task, model.module, batch, code), count, code.silo)
+            found.add(reported(task, model.module, batch, code), count, code.silo)
     return found
 
 
-def _reported(task: Task, module: nn.Module, batch: Any, code: UserCode) -> Any:
-    """Loss and metrics of a batch, in one pass where the task has `evaluate`."""
+def reported(task: Evaluated, module: nn.Module, batch: Any, code: UserCode) -> Any:
+    """Loss and metrics of a batch, in one pass where the task has `evaluate`; errors as of `evaluate`."""
     if isinstance(task, OnePassTask):
         with code.calling("evaluate", task.evaluate, _WHEN):
             found = task.evaluate(module, handed(batch))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch.utils.data import TensorDataset
 
 from silofl import config as configuration
 from silofl.attacks.backdoor import Backdoor
@@ -19,8 +20,12 @@ from silofl.attacks.label_flip import LabelFlip
 from silofl.attacks.registry import ATTACKS
 from silofl.comm.threads import run_in_threads
 from silofl.errors import ConfigError
+from silofl.federation.backdoor_metric import evaluated
 from silofl.federation.early_checks import Start, attack
 from silofl.federation.loop import train
+from silofl.tasks import build
+from silofl.tasks.base import OnePassTask
+from silofl.tasks.user_code import UserCode
 from tests.strategies import naive
 from tests.strategies.test_federated import LR, STEPS, Softmax
 
@@ -98,6 +103,25 @@ def test_half_of_the_samples_have_the_patch_and_its_label(shape: tuple[int, ...]
 def test_a_patch_that_does_not_go_into_samples_is_refused(samples: Any, labels: Any) -> None:
     with pytest.raises(ValueError, match=r"^attack\.patch = 3 does not go into samples"):
         Backdoor(patch=3).poison(np.zeros(samples), np.ones(4, labels), np.random.default_rng(0))
+
+
+def test_the_success_of_a_backdoor_is_a_metric_of_the_run() -> None:
+    table = {"name": "backdoor", "silos": [1], "target": 3, "patch": 1}
+    config = configuration.parse({"task": {"name": "digits", "model": "linear"}, "attack": table})
+    task, code = build(config), UserCode(0)
+    test, model, weight = task.data(0, 4).test, task.model(), torch.zeros(10, 64)
+    assert isinstance(test, TensorDataset)
+    weight[3, -1] = 1.0  # the last pixel means 3, and without it all outputs are 0
+    model.load_state_dict(dict(zip(model.state_dict(), (weight, torch.zeros(10)), strict=True)))
+    kind = evaluated(task, config, code)
+    assert isinstance(kind, OnePassTask)
+    found: Any = kind.evaluate(model, test.tensors)
+    labels = test.tensors[1]
+    assert found["backdoor"].numerator == found["backdoor"].denominator == (labels != 3).sum()
+    without = evaluated(task, configuration.parse({}), code)
+    assert without is task
+    plain = task.metrics(model, test.tensors)
+    assert {name: found[name] for name in plain} == plain
 
 
 def configured(path: Path, table: dict[str, Any], **sections: Any) -> Any:
@@ -183,7 +207,7 @@ def test_a_silo_that_sends_no_numbers_is_left_out_by_name(tmp_path: Path) -> Non
             {},
             r"^attack\.name = \"sign_flip\" makes no use of other silos' updates: remove attack\.omniscient",
         ),
-        ({"name": "alie", "silos": [1]}, {}, r"of one, that of attack\.silos = \[1\], there is none"),
+        ({"name": "alie", "silos": [1]}, {}, r"of one, of attack\.silos = \[1\], there is none"),
         ({"name": "alie", "silos": [1], "omniscient": True}, {}, r"^attack\.z unset is 0 where 1 of 4 silos"),
         ({"name": "mimic", "silos": [1]}, {}, "alone sends its own update: name"),
         ({"name": "mimic", "silos": [1, 2], "target": 3}, {}, r"what silo attack\.target = 3 sends"),

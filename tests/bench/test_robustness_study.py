@@ -60,6 +60,8 @@ def test_a_table_says_what_the_mean_and_the_best_rule_lose(study: Any) -> None:
     assert lines[2] == "| rule | none | backdoor | gaussian | not_a_number | backdoor succeeds |"
     assert "bulyan needs 11 silos where 2 attack." in lines
     assert "The mean collapses under gaussian, not_a_number." in lines
+    said = study.summary(found_of(study, rows), 2, "dirichlet", 1)
+    assert said == "| dirichlet | 2 | `gaussian`, `not_a_number` | `krum + mix` | 3.0 | 3.0 |"
 
 
 def test_what_a_file_has_is_not_measured_again(
@@ -102,17 +104,21 @@ def test_the_backdoor_succeeds_where_a_patched_sample_is_taken_for_the_target(
 
 
 def test_what_is_measured_is_every_rule_beside_every_attack(study: Any) -> None:
-    told = json.loads((FOLDER / "results" / "robustness-study.json").read_text())
-    seeds = 1 + max(int(key.rpartition(" | ")[2]) for key in told["found"])
+    found = json.loads((FOLDER / "results" / "robustness-study.json").read_text())["found"]
+    keys = [key.split(" | ") for key in found]
+    seeds, tables = 1 + max(int(key[-1]) for key in keys), {(key[0], int(key[1])) for key in keys}
     expected = {
         study.Case(rule, attack, attackers, split, seed).key
-        for split, attackers, seed in product(study.SPLITS, (2, 3), range(seeds))
+        for (split, attackers), seed in product(tables, range(seeds))
         for rule, attack in product(study.rules_of([*RULES], split), ATTACKS)
         if study.needs(rule, attackers) is None
     }
-    assert set(told["found"]) == expected
-    readme = (FOLDER / "README.md").read_text()
-    for split, attackers in product(study.SPLITS, (2, 3)):
-        assert study.markdown(told["found"], attackers, split, seeds) in readme
-        shown = study.table(told["found"], attackers, split, seeds)
+    assert set(found) == expected
+    assert {split for split, _ in tables} == set(study.SPLITS)
+    readme, page = (FOLDER / "README.md").read_text(), (ROOT / "docs" / "robustness.md").read_text()
+    for split, attackers in tables:
+        assert study.markdown(found, attackers, split, seeds) in readme
+        assert study.summary(found, attackers, split, seeds) in page
+        shown = study.table(found, attackers, split, seeds)
         assert len(study.collapsed(shown)) >= 3
+        assert max(study.least_lost(shown).values()) <= 3
