@@ -110,7 +110,9 @@ def settings(case: Case, seed: int, rounds: int, folder: str) -> Config:
     """The configuration of one run."""
     given = TOPOLOGIES[case.topology]
     count = rounds * SILOS // BUFFER if case.topology.startswith("asynchronous") else rounds
-    dies = [f"kill silo {SILOS - 2} round {count // 2} at train"] if case.deaths == "one" else []
+    # Between arrivals a silo trains in no round, and takes part in each one's step.
+    step = "step" if case.topology.startswith("asynchronous") else "train"
+    dies = [f"kill silo {SILOS - 2} round {count // 2} at {step}"] if case.deaths == "one" else []
     tables: Tables = {
         "run": {"rounds": count, "evaluate_every": count, "seed": seed, "display": "none"}
         | {"dir": f"{folder}/run"},
