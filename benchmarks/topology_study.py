@@ -7,9 +7,11 @@ round, of all ranks together, as `silofl check` counts them. Accuracy is over al
 silo's own model where there are such. A row is held to serverless FedAvg of the same seed and protocol where
 no silo dies.
 
-A FILE of an earlier run that did not come to its end is gone on with.
+A FILE of an earlier run that did not come to its end is gone on with. Seconds are those of one more run of
+each row, alone on the machine, which `--timed` makes.
 
-    python benchmarks/topology_study.py [--json FILE] [--plot FILE] [--seeds 5] [--jobs 2] [--rounds 20]
+    python benchmarks/topology_study.py [--json FILE] [--plot FILE] [--timed] [--markdown] [--seeds 5]
+        [--jobs 2] [--rounds 20]
 """
 
 from __future__ import annotations
@@ -108,7 +110,9 @@ def settings(case: Case, seed: int, rounds: int, folder: str) -> Config:
     """The configuration of one run."""
     given = TOPOLOGIES[case.topology]
     count = rounds * SILOS // BUFFER if case.topology.startswith("asynchronous") else rounds
-    dies = [f"kill silo {SILOS - 2} round {count // 2} at train"] if case.deaths == "one" else []
+    # Between arrivals a silo trains in no round, and takes part in each one's step.
+    step = "step" if case.topology.startswith("asynchronous") else "train"
+    dies = [f"kill silo {SILOS - 2} round {count // 2} at {step}"] if case.deaths == "one" else []
     tables: Tables = {
         "run": {"rounds": count, "evaluate_every": count, "seed": seed, "display": "none"}
         | {"dir": f"{folder}/run"},
@@ -170,19 +174,47 @@ def behind(found: dict[str, list[Figure]], case: Case) -> list[float]:
 
 
 COLUMNS = ("topology", "sum", "silos that die", "accuracy, %", "behind, points", "consensus distance")
-COLUMNS += ("s a round", "messages", "KiB")
+COLUMNS += ("messages", "KiB", "ms a round")
+SHOWN = ("topology", "plain, %", "one dies", "secagg, %", "one dies", "consensus distance", "messages")
+SHOWN += ("KiB", "ms a round")
 
 
-def rows(found: dict[str, list[Figure]], sent: dict[str, tuple[int, int]]) -> list[list[str]]:
+def rows(
+    found: dict[str, list[Figure]], sent: dict[str, tuple[int, int]], timed: dict[str, float]
+) -> list[list[str]]:
     """Cells of the table."""
     shown = []
     for case in CASES:
         figures, (messages, nbytes) = found[case.key], sent[case.key]
         cells = [case.topology, case.protocol, case.deaths]
         cells += [spread([100 * one.accuracy for one in figures]), spread(behind(found, case))]
-        cells += [spread([one.consensus for one in figures], 3), spread([one.seconds for one in figures])]
-        shown.append([*cells, str(messages), f"{nbytes / 1024:.0f}"])
+        cells += [spread([one.consensus for one in figures], 3) if case.protocol == "plain" else ""]
+        cells += [str(messages), f"{nbytes / 1024:.0f}"]
+        shown.append([*cells, f"{1e3 * timed[case.key]:.0f}" if case.key in timed else ""])
     return shown
+
+
+def markdown(
+    found: dict[str, list[Figure]], sent: dict[str, tuple[int, int]], timed: dict[str, float]
+) -> list[str]:
+    """A line for each topology, shorter: in the clear and under secagg, and what it costs without a death."""
+    lines = [f"| {' | '.join(SHOWN)} |", f"|---|{'---:|' * (len(SHOWN) - 1)}"]
+    for topology in TOPOLOGIES:
+        cells, costs = [topology], []
+        for protocol in PROTOCOLS:
+            for deaths in DEATHS:
+                figures = found.get(Case(topology, protocol, deaths).key)
+                cells.append(spread([100 * one.accuracy for one in figures], 1) if figures else "-")
+            key = Case(topology, protocol, "none").key
+            if key in found:
+                costs.append((*sent[key], timed.get(key)))
+        plain = found[Case(topology, "plain", "none").key]
+        cells.append(f"{statistics.fmean([one.consensus for one in plain]):.2f}")
+        cells.append(" / ".join(str(messages) for messages, _, _ in costs))
+        cells.append(" / ".join(f"{nbytes / 1024:.0f}" for _, nbytes, _ in costs))
+        cells.append(" / ".join("" if seconds is None else f"{1e3 * seconds:.0f}" for *_, seconds in costs))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def plot(found: dict[str, list[Figure]], sent: dict[str, tuple[int, int]], path: Path) -> None:
@@ -202,7 +234,7 @@ def plot(found: dict[str, list[Figure]], sent: dict[str, tuple[int, int]], path:
         )
         if case.deaths == "none" and case.protocol == "plain":
             place = (sent[case.key][1] / 1024, statistics.fmean(lost))
-            axes.annotate(case.topology, place, fontsize=7, rotation=20)
+            axes.annotate(case.topology, place, fontsize=6, rotation=20)
     axes.axhline(2.0, linewidth=0.8, linestyle="--", color="grey")
     axes.set(xscale="log", xlabel="KiB in a round, all ranks", ylabel="points behind serverless FedAvg")
     axes.set_title("plain (blue) and secagg (red); hollow: one of eight silos dies half-way")
@@ -215,6 +247,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--timed", action="store_true", help="one more run of each row, for its seconds")
+    parser.add_argument("--markdown", action="store_true", help="a shorter table, of what FILE has")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)
@@ -227,13 +261,14 @@ def main() -> None:
         )
     found = {key: [Figure(**one) for one in each] for key, each in begun.get("figures", {}).items()}
     sent: dict[str, tuple[int, int]] = {key: tuple(one) for key, one in begun.get("traffic", {}).items()}
+    timed: dict[str, float] = {} if options.timed else begun.get("timed", {})
 
     def save() -> None:
         if options.json:
             figures = {key: [asdict(one) for one in each] for key, each in found.items()}
             saved = {"machine": machine(), "seeds": options.seeds, "rounds": options.rounds}
             options.json.write_text(
-                json.dumps(saved | {"figures": figures, "traffic": sent}, indent=1) + "\n"
+                json.dumps(saved | {"figures": figures, "traffic": sent, "timed": timed}, indent=1) + "\n"
             )
 
     for case in CASES:
@@ -255,9 +290,13 @@ def main() -> None:
                 found[case.key] = [parts[case.key][one] for one in range(options.seeds)]
                 save()
                 console.print(case.key, spread([100 * one.accuracy for one in found[case.key]]))
+    for case in CASES if options.timed else []:
+        timed[case.key] = run(case, 0, options.rounds).seconds
     save()
+    if options.markdown:
+        print("\n".join(markdown(found, sent, timed)))
     table = Table(*COLUMNS, title=f"{SILOS} silos, Dirichlet({ALPHA}), {options.rounds} rounds")
-    for cells in rows(found, sent):
+    for cells in rows(found, sent, timed):
         table.add_row(*cells)
     console.print(table)
     if options.plot:
