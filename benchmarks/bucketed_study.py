@@ -4,7 +4,8 @@
     python benchmarks/bucketed_study.py --rules median --attacks sign_flip --seeds 1
 
 Open buckets are those of `secure.protocol = "plain"`, drawn by the run's seed; secret ones are drawn by all
-silos in each round and summed by `secagg`. Accuracies are means over seeds, in per cent, of the last round.
+silos and summed by `secagg`. Both are kept for the run. Accuracies are means over seeds, in per cent, of the
+last round.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ ATTACKS = ("none", "sign_flip", "gaussian", "inner_product", "alie")
 
 def tables(path: str, rule: str, attack: str, seed: int, *, secret: bool, rounds: int) -> dict[str, Any]:
     """One run's configuration."""
-    robust = {"name": "none"} if rule == "mean" else {"name": rule, "f": ATTACKERS, "bucket": SIZE}
+    robust = (
+        {"name": "none"}
+        if rule == "mean"
+        else {"name": rule, "f": ATTACKERS, "bucket": SIZE, "redraw": rounds}
+    )
     forged: dict[str, Any] = {"name": attack}
     if attack != "none":
         forged |= {"silos": list(range(SILOS - ATTACKERS, SILOS)), **KEYS.get(attack, {})}

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silofl.aggregation.bucket_ranges import bucket_sums, common_ranges
 from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Bucketing, Buckets, buckets_digest
 from silofl.aggregation.exchanges import Row
+from silofl.aggregation.formats.base import Ranges
+from silofl.aggregation.formats.scaled import HIGHEST
+from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.openable_sum import OpenableSum
 from silofl.aggregation.reduce_scatter import ReduceScatter
 from silofl.aggregation.secagg import SecAgg, SecAggSum, Told
@@ -28,8 +32,8 @@ from silofl.comm.protocol import Communicator
 from silofl.crypto.framing import Inbox
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import MaskKeys
-from silofl.crypto.secagg import commit, commitments_of, disclose, joint_seed
-from silofl.errors import ProtocolError, StoppedError
+from silofl.crypto.secagg import SumInputs, commit, commitments_of, disclose, joint_seed
+from silofl.errors import DataError, ProtocolError, StoppedError
 from silofl.types import Total, Vector, Words
 from silofl_kernels import reduce_rows, reduce_rows_float
 
@@ -92,6 +96,34 @@ class BucketedSecAggSum(SecAggSum):
                 "last committed round with the silos that are back",
                 rank=0,
             )
+
+    def _agreed_ranges(
+        self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float, *, stated: bool
+    ) -> Mapping[str, Ranges]:
+        """Those that some buckets ask for, of which the widest do not count that liars may be in."""
+        if self._range is not None or not self.wire.ranged:
+            return super()._agreed_ranges(keys, known, magnitudes, weight, stated=stated)
+        group = self.session.group
+
+        def sums() -> dict[tuple[int, ...], Words]:
+            words = self.wire.exponents(magnitudes, weight)
+            return bucket_sums(group.comm, keys, known.digest, self._buckets, words)
+
+        found = group.step(sums)
+        keys.heard(np.concatenate(list(found.values())), len(found))
+        self._refuse_too_few(tuple(found))
+        names = [name for one in self.wire.ranged for name in one.tensor_names]
+        every = common_ranges(found.values(), len(names), self.bucketing.liars)
+        if np.isinf(every).any():  # or noise, because silos were given different models: then say so, by name
+            group.step(lambda: keys.state(group.comm, known))
+            wide = names[int(np.argmax(np.isinf(every)))]
+            raise DataError(
+                f"{wide} has values that are not finite, or beyond 2^{HIGHEST}, in more than robust.f = "
+                f"{self.bucketing.liars} buckets; nothing was added up",
+                rank=0,
+            )
+        ends = np.cumsum([len(one.tensor_ends) for one in self.wire.ranged])[:-1]
+        return {one.name: part for one, part in zip(self.wire.ranged, np.split(every, ends), strict=True)}
 
     def _collect(self, encoded: EncodedContribution, masks: MaskKeys) -> tuple[tuple[int, ...], Words]:
         comm, me = self.session.group.comm, self.session.group.silo_id

@@ -73,12 +73,14 @@ class Bucketing:
     Attributes:
         size: of the smallest bucket when all are there, at least `FEWEST_IN_BUCKET`.
         fewest: how many buckets a round needs.
+        liars: in how many buckets there may be silos that send anything.
         redraw: after how many rounds they are drawn anew; None: when silos come or go.
         drawn: which buckets there were.
     """
 
     size: int
     fewest: int = 1
+    liars: int = 0
     redraw: int | None = None
     drawn: DrawnBuckets = field(default_factory=DrawnBuckets, compare=False)
 

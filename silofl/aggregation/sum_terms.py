@@ -60,7 +60,8 @@ def spec_digest(spec: AggregationSpec, value_range: float | None, *, stochastic:
     ranks = [spec.silos, spec.coordinators, spec.replica_count, spec.recompute]
     whole = [vectors, str(spec.dtype), ranks, spec.scalars, spec.rows, rounding]
     if spec.bucketing is not None:
-        whole.append([spec.bucketing.size, spec.bucketing.fewest, spec.bucketing.redraw])
+        ways = spec.bucketing
+        whole.append([ways.size, ways.fewest, ways.liars, ways.redraw])
     return digest("what is added up", json.dumps(whole).encode())
 
 

@@ -22,7 +22,7 @@ def in_buckets(config: Config, spec: AggregationSpec, drawn: DrawnBuckets | None
     if rule.bucket == 1:  # each silo does by itself what the rule asks
         return replace(spec, vectors=vectors, rows=False)
     kept = DrawnBuckets() if drawn is None else drawn
-    bucketing = Bucketing(rule.bucket, rule.fewest(rule.f), rule.redraw, kept)
+    bucketing = Bucketing(rule.bucket, rule.fewest(rule.f), rule.f, rule.redraw, kept)
     return replace(spec, vectors=vectors, bucketing=bucketing)
 
 

@@ -151,10 +151,12 @@ class RoundMetrics:
         for silo, why in self.reinstated.items():
             notices.append(f"silo {silo} is reinstated after round {self.round}, on probation: {why}")
         if self.clipped_silos:
-            notices.append(
-                f"{self.clipped_silos} silos had values beyond secure.range = {value_range}, "
-                "which were clipped; raise it, or leave it out"
-            )
+            beyond = f"secure.range = {value_range}, which were clipped; raise it, or leave it out"
+            if value_range is None:
+                beyond = (
+                    "4 times those of most buckets, which were clipped: they attack, or are unlike the others"
+                )
+            notices.append(f"{self.clipped_silos} silos had values beyond {beyond}")
         wide = {} if value_range is not None else self._wide()
         notices += wide.values()
         for tensor, silos in self.coarse_tensors.items():

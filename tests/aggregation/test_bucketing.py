@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from silofl.aggregation.bucket_ranges import common_ranges
 from silofl.aggregation.bucketing import Bucketing
+from silofl.aggregation.formats.scaled import encode_exponents
 
 SILOS, SIZE = 9, 3
 
@@ -64,3 +66,11 @@ def test_kept_buckets_show_their_sums_alone() -> None:
     assert known == SILOS // SIZE
     for bucket in dealt(0):
         np.testing.assert_allclose(found[list(bucket)], np.tile(updates[list(bucket)].mean(axis=0), (3, 1)))
+
+
+def test_liars_widen_no_range_and_an_honest_bucket_has_asked_for_each() -> None:
+    """Four buckets, of which one may ask for anything, of two tensors."""
+    asked = [(1.0, 0.25), (2.0, 0.5), (4.0, 0.125), (np.inf, 2.0**40)]
+    words = [encode_exponents(np.array(one), np.dtype(np.uint16)) for one in asked]
+    np.testing.assert_array_equal(common_ranges(words, 2, 1), [16.0, 2.0])
+    np.testing.assert_array_equal(common_ranges(words, 2, 0), [np.inf, 2.0**42])

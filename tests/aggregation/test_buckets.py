@@ -98,7 +98,7 @@ def check(results: list[Any], silos: int) -> tuple[Any, ...]:
     left = [one for one in results if one is not None]
     (buckets,) = {one[0] for one in left}
     assert {one[1] for one in left} == {tuple(sorted(silo for bucket in buckets for silo in bucket))}
-    span = smallest_range(max(float(np.abs(values_of(silo)).max()) for silo in range(silos)))
+    span = 4 * smallest_range(max(float(np.abs(values_of(silo)).max()) for silo in range(silos)))
     part = 1.0 / silos
     for k, bucket in enumerate(buckets):
         words = np.concatenate([one[2][k] for one in left])

@@ -195,7 +195,7 @@ def test_a_silo_with_buckets_of_its_own_opens_nothing(
         return bytes(32) if stage.me == 3 else honest(stage, *more)
 
     monkeypatch.setattr(bucketed_secagg, "joint_seed", chooses)
-    results = federate(settings(tmp_path))
+    results = federate(settings(tmp_path, secure=SECURE | {"range": 4.0}))
     assert all(isinstance(one, SiloflError) for one in results)
     assert any("silo 3 and this silo were given different" in str(one) for one in results)
 
@@ -236,3 +236,16 @@ def test_a_dry_run_says_what_the_means_show_and_to_whom(tmp_path: Path) -> None:
     assert "the means of 3 buckets of 3 silos or more, drawn when silos come or go, are opened" in said
     assert "1 silo that colludes sees no other's update" in said
     assert found.protocol == "secagg, median with f = 1, of updates in buckets of 3"
+
+
+def test_one_liar_does_not_have_the_others_rounded_to_zero(tmp_path: Path) -> None:
+    """At 16 bits its values of 10^6 would leave nothing of theirs, did it decide the range."""
+    attack = {"name": "gaussian", "silos": [8], "deviation": 1e6}
+    federate(settings(tmp_path, attack=attack, secure={"protocol": "secagg", "bits": 16}, rounds=1))
+    updates = [naive.descend(rows(silo), np.zeros(naive.SIZE), LR, STEPS) for silo in range(8)]
+    (one,) = openings(tmp_path)
+    honest = [np.mean([updates[k] for k in bucket], axis=0) for bucket in one.buckets if 8 not in bucket]
+    low, high = np.min(honest, axis=0), np.max(honest, axis=0)
+    found = model(tmp_path)
+    assert ((low - 1e-3 <= found) & (found <= high + 1e-3)).all()
+    assert np.abs(found).max() > 1e-2

@@ -148,6 +148,7 @@ def test_a_dry_run_refuses_it_as_well(tmp_path: Path) -> None:
             r'set privacy\.place = "local"',
         ),
         ({"robust": {"name": "krumm"}}, "krum"),
+        ({"robust": {"name": "median", "redraw": 2}}, r"robust\.bucket = 1 has none"),
         ({"robust": {"name": "median", "radius": 1.0}}, "robust.radius is a key of 'centered_clipping'"),
     ],
     ids=str,

@@ -9,10 +9,10 @@ from silofl.crypto.identity import SIGNATURE_BYTES
 from silofl.crypto.masks import MaskKeys, mask_keys
 from silofl.crypto.secagg.participants import refuse_thin_neighbourhoods, refuse_too_few
 from silofl.crypto.secagg.step3_mask import Masking, pair_sign
-from silofl.errors import ProtocolError
+from silofl.errors import ProtocolError, ThresholdError
 
 
-def small_keys(stage: Masking, among: Collection[int], decided: bytes) -> MaskKeys:
+def small_keys(stage: Masking, among: Collection[int], decided: bytes, fewest: int | None = None) -> MaskKeys:
     """This silo's masks with its neighbours in `among`; they cancel in a sum over exactly these silos.
 
     Any number of sums may be hidden by them, each at positions of its own: words at a position used twice
@@ -21,7 +21,8 @@ def small_keys(stage: Masking, among: Collection[int], decided: bytes) -> MaskKe
     that was complete, shows the lost silo's words.
 
     `decided` is a digest (32 bytes) of what the numbers were made from: silos that were given different
-    models have masks that do not cancel.
+    models have masks that do not cancel. `fewest`: of how many silos, all of them neighbours, such a sum may
+    be; None: of as many as the round's.
 
     ProtocolError when this silo is not in `among`, or names one that did not share; ThresholdError when
     `among` are too few.
@@ -35,9 +36,12 @@ def small_keys(stage: Masking, among: Collection[int], decided: bytes) -> MaskKe
         raise ProtocolError(
             f"silo {silo} is in a small sum of a round in which it shared nothing", sender=silo
         )
-    refuse_too_few(stage.party.context, len(chosen), "are in a small sum")
-    refuse_thin_neighbourhoods(stage.participants, chosen)
     peers = sorted(stage.participants.neighbours[me] & chosen)
+    if fewest is None:
+        refuse_too_few(stage.party.context, len(chosen), "are in a small sum")
+        refuse_thin_neighbourhoods(stage.participants, chosen)
+    elif 1 + len(peers) < max(fewest, len(chosen)):
+        raise ThresholdError(f"silo {me} has masks with {len(peers)} silos alone; nothing was revealed")
     return mask_keys(
         stage.party.context.rules.prg,
         [(stage.channels.small_key(peer, decided), pair_sign(me, peer)) for peer in peers],
