@@ -20,6 +20,8 @@ from silofl.federation.early_checks import Start, detection
 from silofl.federation.exclusion_limits import rules_of
 from silofl.federation.exclusions import Exclusions
 from silofl.federation.loop import train
+from silofl.report.lines import round_line
+from silofl.report.round_metrics import RoundMetrics
 from tests.federation.threads import Normalized, prepare, records
 
 SILOS, BAD, ROUNDS = 7, 5, 8
@@ -197,3 +199,14 @@ def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         (tmp_path / "c.toml").write_text(configuration.dump(config))
         assert configuration.load(tmp_path / "c.toml").detection == config.detection
     shutil.rmtree(tmp_path)
+
+
+def test_what_was_decided_is_told_to_people() -> None:
+    excluded, reinstated = {"3": "3 of its last 5 updates suspicious"}, {"1": "none was"}
+    line = RoundMetrics(7, left_out=(1, 4), excluded=excluded, reinstated=reinstated, suspicious=(4,))
+    assert RoundMetrics.from_json(json.loads(json.dumps(line.to_json()))) == line
+    assert "left out 1 4" in round_line(line, 9, 1.0)
+    assert line.notices(None) == [
+        "silo 3 is excluded after round 7: 3 of its last 5 updates suspicious",
+        "silo 1 is reinstated after round 7, on probation: none was",
+    ]
