@@ -151,11 +151,15 @@ def test_a_silo_that_comes_back_is_told_of_all_standings(tmp_path: Path) -> None
         ({"run": {"participation": 0.5}}, 7, r"run\.participation = 0\.5 leaves it to coins"),
         ({}, 3, r"compares 3 silos' updates, and needs 4"),
         ({"run": {"silos_per_round": 3}, "attack": {}}, 7, r"compares 3 silos' updates"),
-        ({"detection": {"mode": "exclude", "most": 4}}, 7, r"detection\.most = 4 silos .* set it to 3"),
+        (
+            {"detection": {"mode": "exclude", "most": 4}},
+            7,
+            r"leaves out 4 of 7 silos, .*: set it to 3",
+        ),
         (
             {"robust": {"name": "krum", "f": 2}},
-            8,
-            r"detection\.most = 2 \(as it is unset\) silos cannot be left out of 8, of which 7 have to stay",
+            7,
+            r"leaves out 1 of 7 silos, of which 7 have to stay, .*: set detection\.mode",
         ),
     ],
     ids=str,
@@ -210,3 +214,11 @@ def test_what_was_decided_is_told_to_people() -> None:
         "silo 3 is excluded after round 7: 3 of its last 5 updates suspicious",
         "silo 1 is reinstated after round 7, on probation: none was",
     ]
+
+
+def test_so_many_are_left_out_as_a_rule_and_a_round_allow(tmp_path: Path) -> None:
+    krum = rules_of(configured(tmp_path, robust={"name": "krum", "f": 2}), 8)
+    assert (krum.most, krum.room(8)) == (2, 1)
+    drawn = {"name": "d", "silos_per_round": 6}
+    assert rules_of(configured(tmp_path, run=drawn, attack={}), 30).most == 2
+    detection(Start(configured(tmp_path, robust={"name": "krum", "f": 2}), 8))
