@@ -15,7 +15,7 @@ FEWEST = 4
 def rules_of(config: Config, silos: int) -> ExclusionRules:
     """When a run of `silos` leaves one out."""
     found, rule = config.detection, config.robust.rule
-    usual = silos // 3 if rule is None else rule.f
+    usual = _updates(config, silos) // 3 if rule is None else rule.f
     most = usual if found.most is None else found.most
     return ExclusionRules(
         *(found.threshold, found.strikes, found.window, found.exclusion, found.probation),
@@ -45,7 +45,7 @@ def refuse_unfit_detection(config: Config, silos: int) -> None:
             "coins: set run.silos_per_round in its place, or remove one of them",
             rank=0,
         )
-    count = silos if run.silos_per_round is None else run.silos_per_round
+    count = _updates(config, silos)
     if count < FEWEST:
         raise ConfigError(
             f"{key} compares {count} silos' updates, and needs {FEWEST} to see which is unlike the others: "
@@ -53,14 +53,19 @@ def refuse_unfit_detection(config: Config, silos: int) -> None:
             rank=0,
         )
     rules = rules_of(config, silos)
-    if not found.excludes or rules.room(count) == rules.most > 0:
+    room, wanted = rules.room(count), 1 if found.most is None else found.most
+    if not found.excludes or room >= wanted:
         return
-    most = f"detection.most = {rules.most}" + (" (as it is unset)" if found.most is None else "")
-    room = rules.room(count)
+    most = key if found.most is None else f"detection.most = {wanted}"
     raise ConfigError(
-        f"{most} silos cannot be left out of {count}, of which {rules.fewest} have to stay, and more than "
+        f"{most} leaves out {wanted} of {count} silos, of which {rules.fewest} have to stay, and more than "
         "half: "
         + (f"set it to {room}, or " if room else "")
         + 'set detection.mode = "show", lower robust.f or failure.min_silos, or have more silos',
         rank=0,
     )
+
+
+def _updates(config: Config, silos: int) -> int:
+    """How many there are in a round."""
+    return silos if config.run.silos_per_round is None else config.run.silos_per_round

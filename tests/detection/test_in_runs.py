@@ -20,6 +20,8 @@ from silofl.federation.early_checks import Start, detection
 from silofl.federation.exclusion_limits import rules_of
 from silofl.federation.exclusions import Exclusions
 from silofl.federation.loop import train
+from silofl.report.lines import round_line
+from silofl.report.round_metrics import RoundMetrics
 from tests.federation.threads import Normalized, prepare, records
 
 SILOS, BAD, ROUNDS = 7, 5, 8
@@ -149,11 +151,15 @@ def test_a_silo_that_comes_back_is_told_of_all_standings(tmp_path: Path) -> None
         ({"run": {"participation": 0.5}}, 7, r"run\.participation = 0\.5 leaves it to coins"),
         ({}, 3, r"compares 3 silos' updates, and needs 4"),
         ({"run": {"silos_per_round": 3}, "attack": {}}, 7, r"compares 3 silos' updates"),
-        ({"detection": {"mode": "exclude", "most": 4}}, 7, r"detection\.most = 4 silos .* set it to 3"),
+        (
+            {"detection": {"mode": "exclude", "most": 4}},
+            7,
+            r"leaves out 4 of 7 silos, .*: set it to 3",
+        ),
         (
             {"robust": {"name": "krum", "f": 2}},
-            8,
-            r"detection\.most = 2 \(as it is unset\) silos cannot be left out of 8, of which 7 have to stay",
+            7,
+            r"leaves out 1 of 7 silos, of which 7 have to stay, .*: set detection\.mode",
         ),
     ],
     ids=str,
@@ -197,3 +203,22 @@ def test_a_configuration_is_read_back_as_it_was(tmp_path: Path) -> None:
         (tmp_path / "c.toml").write_text(configuration.dump(config))
         assert configuration.load(tmp_path / "c.toml").detection == config.detection
     shutil.rmtree(tmp_path)
+
+
+def test_what_was_decided_is_told_to_people() -> None:
+    excluded, reinstated = {"3": "3 of its last 5 updates suspicious"}, {"1": "none was"}
+    line = RoundMetrics(7, left_out=(1, 4), excluded=excluded, reinstated=reinstated, suspicious=(4,))
+    assert RoundMetrics.from_json(json.loads(json.dumps(line.to_json()))) == line
+    assert "left out 1 4" in round_line(line, 9, 1.0)
+    assert line.notices(None) == [
+        "silo 3 is excluded after round 7: 3 of its last 5 updates suspicious",
+        "silo 1 is reinstated after round 7, on probation: none was",
+    ]
+
+
+def test_so_many_are_left_out_as_a_rule_and_a_round_allow(tmp_path: Path) -> None:
+    krum = rules_of(configured(tmp_path, robust={"name": "krum", "f": 2}), 8)
+    assert (krum.most, krum.room(8)) == (2, 1)
+    drawn = {"name": "d", "silos_per_round": 6}
+    assert rules_of(configured(tmp_path, run=drawn, attack={}), 30).most == 2
+    detection(Start(configured(tmp_path, robust={"name": "krum", "f": 2}), 8))

@@ -196,3 +196,16 @@ def test_many_silos_with_many_metrics_are_no_endless_page(tmp_path: Path) -> Non
     assert len(text) < 2_000_000
     assert "350 metrics are left out: of 400 silos" in text
     assert "200 models on 200 data sets are too many cells" in text
+
+
+def test_a_silo_that_was_excluded_has_its_row(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", 3, 2)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines, 1):
+        line["scores"] = {"0": {"deviation": 0.25}, "1": {"deviation": 12.5 * number}}
+        line |= {"suspicious": [1], "left_out": [1] * (number > 1)}
+        line["excluded"] = {"1": HOSTILE} if number == 1 else {}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = check_closed(page_of([read_run(path)]))
+    told = page.text[page.text.index("Updates by silo") :]
+    assert re.search(r"0\s+0\.25\s+0\s+0\s+–\s+–\s+1\s+37\.5\s+3\s+2\s+1\s+–", told)

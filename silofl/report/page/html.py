@@ -13,6 +13,7 @@ from silofl.errors import MissingDependencyError
 from silofl.report.lines import duration, value_text
 from silofl.report.page.comparing import comparison, named
 from silofl.report.page.course_parts import presence_part, privacy_part, time_part
+from silofl.report.page.detection_parts import detection_part
 from silofl.report.page.figures import require_matplotlib
 from silofl.report.page.metric_parts import cross_site_part, metrics_part, silos_part
 from silofl.report.page.page_parts import Chapter
@@ -43,6 +44,7 @@ def _chapter(name: str, run: SharedFiles, key: str) -> Chapter:
         metrics_part(run, key),
         presence_part(run, key),
         silos_part(run),
+        detection_part(run),
         cross_site_part(run.cross_site),
         privacy_part(run, key),
         time_part(run, key),

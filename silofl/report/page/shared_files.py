@@ -229,5 +229,6 @@ def _in_bounds(one: RoundMetrics) -> bool:
     known = all(0 <= silo < MOST_SILOS for silo in silos) and len(one.per_silo) <= MOST_SILOS
     seconds = (one.seconds, one.recovery_seconds, *one.seconds_by_phase.values())
     numbers = [*one.means.values(), *(value for own in one.per_silo for value in own.values())]
+    numbers += [value for score in one.scores.values() for value in score.values()]
     measured = all(0 <= value < MOST_SECONDS for value in seconds) and all(map(_is_number, numbers))
     return known and measured and 0 <= one.bytes_sent < 1 << 62
