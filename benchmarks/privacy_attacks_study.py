@@ -219,7 +219,9 @@ def draw_roc(found: Sequence[Inferred], path: Path) -> None:
             scores = np.concatenate([one.scores[attack] for one in here])
             order = members[np.argsort(-scores, kind="stable")]
             true, false = np.cumsum(order) / members.sum(), np.cumsum(~order) / (~members).sum()
-            axis.plot(np.maximum(false, 1e-3), np.maximum(true, 1e-3), label=attack, drawstyle="steps-post")
+            rates = np.geomspace(2e-3, 1, 80)
+            reached = np.searchsorted(false, rates, "right") - 1  # as many others, and no more
+            axis.plot(rates, np.where(reached < 0, 0.0, true[reached]), label=attack)
         axis.plot([1e-3, 1], [1e-3, 1], color="grey", linestyle=":", label="chance")
         epsilon = here[0].epsilon
         title = setting.name if epsilon is None else f"{setting.name}, epsilon {epsilon:.1f}"
