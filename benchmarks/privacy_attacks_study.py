@@ -4,7 +4,7 @@ On digits, silos as threads of one process: gradient inversion of one round's up
 (`inverted_runs.py`), trap weights in the first model, and membership inference on the last model of runs of
 few digits (`membership_runs.py`). Tables are Markdown. Nothing but digits, seeds and what others see is used.
 
-    python benchmarks/privacy_attacks_study.py [--seeds 5] [--jobs 2] [--json FILE]
+    python benchmarks/privacy_attacks_study.py [--seeds 3] [--jobs 2] [--json FILE]
         [--pictures FILE.png] [--roc FILE.svg]                        what it needs: 'silofl[privacy]'
 """
 
@@ -219,7 +219,9 @@ def draw_roc(found: Sequence[Inferred], path: Path) -> None:
             scores = np.concatenate([one.scores[attack] for one in here])
             order = members[np.argsort(-scores, kind="stable")]
             true, false = np.cumsum(order) / members.sum(), np.cumsum(~order) / (~members).sum()
-            axis.plot(np.maximum(false, 1e-3), np.maximum(true, 1e-3), label=attack, drawstyle="steps-post")
+            rates = np.geomspace(2e-3, 1, 80)
+            reached = np.searchsorted(false, rates, "right") - 1  # as many others, and no more
+            axis.plot(rates, np.where(reached < 0, 0.0, true[reached]), label=attack)
         axis.plot([1e-3, 1], [1e-3, 1], color="grey", linestyle=":", label="chance")
         epsilon = here[0].epsilon
         title = setting.name if epsilon is None else f"{setting.name}, epsilon {epsilon:.1f}"
@@ -234,7 +236,7 @@ def draw_roc(found: Sequence[Inferred], path: Path) -> None:
 def arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each kind (5)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (3)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument(

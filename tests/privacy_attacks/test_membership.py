@@ -113,10 +113,11 @@ def test_shadows_come_in_pairs_and_each_record_is_in_half_of_them() -> None:
         train_shadows(train, 10, 3, np.random.default_rng(0))
 
 
-def test_area_bounds_and_rates_are_those_of_all_pairs() -> None:
+@pytest.mark.parametrize("decimals", [1, 12], ids=["ties", "no ties"])
+def test_area_bounds_and_rates_are_those_of_all_pairs(decimals: int) -> None:
     rng = np.random.default_rng(2)
     members = np.arange(240) < 80
-    scores = np.round(rng.standard_normal(240) + 0.7 * members, 1)  # with ties
+    scores = np.round(rng.standard_normal(240) + 0.7 * members, decimals)
     found = worth(scores, members, (0.05, 0.001))
     inside, outside = scores[members], scores[~members]
     wins = np.array([[(a > b) + (a == b) / 2 for b in outside] for a in inside])
