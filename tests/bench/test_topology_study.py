@@ -1,4 +1,4 @@
-"""`benchmarks/topology_study.py`: its rows, what they are held to, and that the documents say what it found."""
+"""`benchmarks/topology_study.py`: its rows, what they are held to, and that the page says what it found."""
 
 from __future__ import annotations
 
