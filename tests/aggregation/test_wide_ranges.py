@@ -110,7 +110,7 @@ def test_masks_that_were_made_up_to_hide_a_claim_name_the_pair(monkeypatch: pyte
 
     def lie(keys: SecAggRound, *places: Any) -> Any:
         words = pair_words(keys, *places)
-        if keys._masking.me == LIAR:
+        if keys.masking.me == LIAR:
             words[0] = words[0] + 1  # as if to have zeros left over
         return words
 
@@ -125,7 +125,7 @@ def test_a_silo_that_opens_nothing_is_named(monkeypatch: pytest.MonkeyPatch, wor
 
     def lie(keys: SecAggRound, sent: bytes, *place: Any) -> bytes:
         opening = len(sent) == 3 * LEVEL.itemsize
-        return signed(keys, words if opening and keys._masking.me == LIAR else sent, *place)
+        return signed(keys, words if opening and keys.masking.me == LIAR else sent, *place)
 
     monkeypatch.setattr(SecAggRound, "signed", lie)
     assert claimed(FALSE) == {"x": (LIAR,)}
