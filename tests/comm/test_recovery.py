@@ -53,6 +53,7 @@ def test_a_failure_ends_waits_of_other_threads_and_keeps_shared_memory(run):
     assert run("a_thread_waits", 4) == [f"rank {rank} [True] [7, 8, 9, 10]" for rank in range(3)]
 
 
+@pytest.mark.long
 def test_ranks_respawned_from_a_cold_start_rejoin(tmp_path):
     expected = [f"rank {rank} of (0, 1, 2, 3, 4) 10 4" for rank in range(5)]
     assert run_program(sys.executable, "rejoins", 5, tmp_path) == expected

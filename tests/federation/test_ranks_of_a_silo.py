@@ -152,6 +152,7 @@ def test_a_rank_that_dies_is_its_silos_death_and_comes_back_with_it(start: Start
     np.testing.assert_allclose(model(own, "two"), model(own, "one"), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_what_a_rank_raises_is_told_as_of_its_silo(start: Start, own: Path) -> None:
     said = ended(start(2, *line("run", "raise")).wait(), own, EXIT_BAD_INPUT)
     sentences = [one for one in said.splitlines() if "loss()" in one]

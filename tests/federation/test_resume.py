@@ -133,6 +133,7 @@ def test_a_warning_signal_finishes_the_round_and_resumes(start: Start, quick: Pa
     assert f"from round {newest + 1}" in more.out
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_in_one_sentence_with_the_last_round_intact(
     start: Start, quick: Path, tmp_path: Path
 ) -> None:
