@@ -49,6 +49,8 @@ from silofl.privacy_attacks.traps.registry import TRAPS
 DIGITS = 1797
 MODELS = {"mlp": "MLP", "cnn": "CNN", "tanh": "MLP, tanh"}
 INVERSIONS = ("first_layer", "deep_leakage", "cosine_matching", "candidate_matching")
+PICTURED_ATTACKS = ("first_layer", "cosine_matching", "candidate_matching")
+"""Those that attack the MLP."""
 MOST_FOR_OTHERS = 10
 RANKED_RUNS = 10
 """For each seed, of ten silos that each send a noisy update."""
@@ -117,7 +119,7 @@ def _finite(decibels: float) -> float | None:
 
 def likelihood(found: Sequence[Ranked]) -> dict[str, Any]:
     """How often the largest likelihood is the digit's own, or one of the largest hundredth, and the most
-    that any attack reaches under such noise: of a Gaussian mechanism (Dong et al. 2022, theorem 2.7)."""
+    that any attack reaches under such noise: of a Gaussian mechanism (Dong et al. 2022)."""
     ranks, normal, noise = np.array([one.ranks for one in found]).ravel(), NormalDist(), found[0].noise
     told: dict[str, Any] = {"of": len(ranks), "epsilon": found[0].epsilon, "noise": noise}
     for name, count in (("first", 1), ("best", math.floor(BEST * DIGITS))):
@@ -241,27 +243,27 @@ def _membership_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def picture(found: Sequence[Inverted], path: Path) -> None:
     """A digit and what each attack makes of what is seen of it, of the MLP and seed 0: a row a view."""
-    views, columns = [VIEWS[number] for number in PICTURED], ("the digit", *INVERSIONS)
+    views, columns = [VIEWS[number] for number in PICTURED], ("the digit", *PICTURED_ATTACKS)
     plt = pyplot()
     plt.switch_backend("agg" if path.suffix == ".png" else "svg")
-    sheet, axes = plt.subplots(len(views), len(columns), figsize=(7.6, 1.25 * len(views)), squeeze=False)
+    sheet, axes = plt.subplots(len(views), len(columns), figsize=(6.4, 1.25 * len(views)), squeeze=False)
     for view, row in zip(views, axes, strict=True):
         here = {
             one.attack: one.best for one in found if (one.view, one.model, one.seed) == (view.name, "mlp", 0)
         }
         shown = [
             next(iter(here.values()))[1],
-            *(here[name][0] if name in here else None for name in INVERSIONS),
+            *(here[name][0] if name in here else None for name in PICTURED_ATTACKS),
         ]
         for axis, name, image in zip(row, columns, shown, strict=True):
             axis.set_axis_off()
             if image is not None:
                 axis.imshow(np.clip(image, 0, 1), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             if view is views[0]:
-                axis.set_title(name, fontsize=9)
+                axis.set_title(name.replace("_", "\n"), fontsize=9)
         row[0].text(-0.3, 0.5, view.name.replace(": ", ":\n").replace(", 1", ",\n1").replace(", 10", ",\n10"),
                     transform=row[0].transAxes, fontsize=7, ha="right", va="center")  # fmt: skip
-    sheet.subplots_adjust(left=0.3, right=0.99, top=0.95, bottom=0.01, wspace=0.05, hspace=0.08)
+    sheet.subplots_adjust(left=0.3, right=0.99, top=0.93, bottom=0.01, wspace=0.05, hspace=0.08)
     sheet.savefig(path, dpi=90)
 
 

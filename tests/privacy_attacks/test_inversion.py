@@ -188,9 +188,9 @@ def test_a_sum_of_many_tells_which_candidates_are_in_it(model: str) -> None:
 
 def test_of_one_noisy_example_candidates_are_ordered_by_likelihood() -> None:
     module, (x, y) = made(), examples(1)
-    public = replace(looked_for("candidate_matching", module, x, y), clip=0.1, noise=0.1)
+    public = replace(looked_for("candidate_matching", module, x, y), clip=2.0, noise=0.1)
     assert public.candidates is not None
-    rows = each_gradient(module, *public.candidates, 0.1)
+    rows = each_gradient(module, *public.candidates, 2.0)
     for noise in np.random.default_rng(2).standard_normal((3, 74)):
         seen = rows[-1] + 0.1 * noise
         scores = CandidateMatching().scores(by_name(module, seen), public)
