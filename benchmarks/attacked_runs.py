@@ -5,10 +5,12 @@ Silos are threads of one process that send messages, as ranks on as many hosts d
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,12 @@ SHAPE, CLASSES, LONGEST_S = (1, 8, 8), 10, 600.0
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: mlp(64, [64], CLASSES),
     "cnn": lambda: cnn(1, 8, 8, CLASSES),
+    "tanh": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, CLASSES)),
 }
 Numbers = NDArray[np.int64]
 
 
+@cache
 def digits() -> tuple[NDArray[np.float64], Numbers]:
     """All digits (1797, 1, 8, 8), from 0 to 1, and their labels."""
     pixels, labels = packaged.read("digits.csv.gz")
@@ -80,21 +84,21 @@ class Seen:
         before, after: the first model and the last, which all have.
         sent: by silo, what it gave to others for the last sum of updates, (P,): floats, or words.
         summary: of the run.
+        values: (rounds + 1, P), all parameters before the first round and after each.
+        noise_multiplier: the ledger's, 0 without [privacy].
     """
 
     before: nn.Module
     after: nn.Module
     sent: list[NDArray[Any]]
     summary: dict[str, Any]
+    values: NDArray[np.float64]
+    noise_multiplier: float
 
     def step(self, lr: float) -> dict[str, Tensor]:
         """The mean gradient of a run of one round of FedSGD."""
-        ends = (
-            torch.cat([one.detach().double().flatten() for one in model.parameters()])
-            for model in (self.before, self.after)
-        )
-        before, after = ends
-        return by_name(self.before, ((before - after) / lr).numpy())
+        before, after = self.values[0], self.values[-1]
+        return by_name(self.before, (before - after) / lr)
 
     def sent_by(self, silo: int, factor: float) -> dict[str, Tensor]:
         """What a silo gave away, times a factor, read as a gradient; words as whole numbers with a sign."""
@@ -111,7 +115,8 @@ def federate(
     with tempfile.TemporaryDirectory() as folder:
         given = {name: dict(table) for name, table in tables.items()}
         given["run"] = {"dir": f"{folder}/run", "display": "none", "seed": seed} | given.get("run", {})
-        given["checkpoint"] = {"every": 0, "key_file": f"{folder}/{{silo}}.key"}
+        rounds = given["run"]["rounds"]
+        given["checkpoint"] = {"every": 1, "keep": max(2, rounds), "key_file": f"{folder}/{{silo}}.key"}
         config = configuration.parse(given)
         before = drawn(first or task, seed, UserCode(0), 0)
         size = sum(one.numel() for one in before.parameters())
@@ -124,6 +129,25 @@ def federate(
             return summary, tapped.vectors(size)[-1]
 
         ends = run_in_threads(silos, rank, timeout_s=LONGEST_S, host_of=lambda number: number)
-        after = deepcopy(before)
-        after.load_state_dict(load_file(Path(folder) / "run" / "model.safetensors"))
-    return Seen(before, after, [sent for _, sent in ends], ends[0][0])
+        after, path = deepcopy(before), Path(folder) / "run"
+        after.load_state_dict(load_file(path / "model.safetensors"))
+        opened = [_opened(path / "checkpoints" / f"round-{number + 1:06}", silos) for number in range(rounds)]
+        multiplier = _noise_multiplier(path) if "privacy" in given else 0.0
+    first_values = torch.cat([one.detach().flatten() for one in before.parameters()]).double().numpy()
+    values = np.stack([first_values, *opened])
+    return Seen(before, after, [sent for _, sent in ends], ends[0][0], values, multiplier)
+
+
+def _opened(path: Path, silos: int) -> NDArray[np.float64]:
+    """The model after a round, (P,), of the slices that silos serve."""
+    slices = [
+        load_file(path / f"silo-{silo:04}.safetensors")["/server/slices/model"] for silo in range(silos)
+    ]
+    return torch.cat(slices).double().numpy()
+
+
+def _noise_multiplier(path: Path) -> float:
+    """Of the first release in silo 0's log."""
+    line = (path / "silo-0000" / "privacy.jsonl").read_text().splitlines()[1]
+    [[release, _], *_] = json.loads(line)["releases"]
+    return float(json.loads(release)["noise_multiplier"])

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from attacked_runs import Dealt, digits, federate
+from attacked_runs import Dealt, Seen, digits, federate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from silofl.federation.first_models import drawn
+from silofl.privacy_attacks.candidate_weights import candidate_weights
+from silofl.privacy_attacks.inversion.base import by_name, each_gradient
 from silofl.privacy_attacks.membership.base import Bools, Evidence, Floats, train_shadows
 from silofl.privacy_attacks.membership.registry import INFERENCES
 from silofl.tasks.user_code import UserCode
@@ -58,6 +62,8 @@ class Setting:
 
 SETTINGS = (Setting("without [privacy]", None), Setting("DP", 1.0), Setting("DP, more noise", 2.0))
 SHADOWS = 16
+DRIFT = 0.1
+"""Of a round's step, what several local steps are taken to add to a gradient's direction."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,14 @@ def infer(setting: Setting, seed: int) -> Inferred:
     rng = np.random.default_rng([seed, 4])
     members = np.zeros(POOL, np.bool_)
     members[rng.permutation(POOL)[: POOL // 2]] = True
-    module, summary = attacked(setting, seed, members)
+    seen = attacked(setting, seed, members)
     shadows = train_shadows(lambda mask: shadow(setting, seed, rng, mask), POOL, SHADOWS, rng)
-    evidence = Evidence(losses_on(module, pool_of(seed)), *shadows)
+    rounds = round_weights(setting, pool_of(seed), seen)
+    module = seen.after
+    evidence = Evidence(losses_on(module, pool_of(seed)), *shadows, round_weights=rounds)
     scores = {name: kind().scores(evidence) for name, kind in INFERENCES.items()}
     inside, outside = (_accuracy(module, pool_of(seed)[one]) for one in (members, ~members))
-    return Inferred(setting.name, seed, members, scores, inside, outside, summary["epsilon"])
+    return Inferred(setting.name, seed, members, scores, inside, outside, seen.summary["epsilon"])
 
 
 def _accuracy(module: nn.Module, chosen: NDArray[np.int64]) -> float:
@@ -118,11 +126,29 @@ def losses_on(module: nn.Module, chosen: NDArray[np.int64]) -> Floats:
         return functional.cross_entropy(outputs, torch.from_numpy(labels[chosen]), reduction="none").numpy()
 
 
-def attacked(setting: Setting, seed: int, members: Bools) -> tuple[nn.Module, dict[str, Any]]:
-    """A federation's last model under `secagg`, and its summary."""
+def attacked(setting: Setting, seed: int, members: Bools) -> Seen:
+    """A federation under `secagg`, of which every silo sees the models of all rounds."""
     pool, rng = pool_of(seed), np.random.default_rng([seed, 2])
-    seen = federate(Dealt("mlp", dealt(members, pool, rng)), SILOS, seed, setting.tables())
-    return seen.after, seen.summary
+    return federate(Dealt("mlp", dealt(members, pool, rng)), SILOS, seed, setting.tables())
+
+
+def round_weights(setting: Setting, pool: NDArray[np.int64], seen: Seen) -> Floats:
+    """(T, m), by each round's step, how much each digit of the pool is in it."""
+    images, labels = digits()
+    members, module, found = POOL // 2, deepcopy(seen.before), []
+    for before, after in pairwise(seen.values):
+        for one, values in zip(module.parameters(), by_name(module, before).values(), strict=True):
+            one.data.copy_(values)
+        clip = None if setting.noise is None else CLIP
+        rows = each_gradient(module, images[pool], labels[pool], clip)
+        if setting.noise is None:  # a mean of steps that drift away from the gradient, in place of noise
+            total = (before - after) * members / (LR * LOCAL_STEPS)
+            part, noise = 1 / 2, DRIFT * float(np.linalg.norm(total)) / math.sqrt(len(total))
+        else:
+            total, part = (before - after) * RATE * members / DP_LR, RATE / 2
+            noise = setting.noise * CLIP * math.sqrt(SILOS / (SILOS - 1))
+        found.append(candidate_weights(rows, total, part, noise))
+    return np.stack(found)
 
 
 def shadow(setting: Setting, seed: int, rng: np.random.Generator, members: Bools) -> Floats:

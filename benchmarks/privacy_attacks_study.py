@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -20,11 +21,23 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
-from inverted_runs import PICTURED, SILOS, TRAPPED, VIEWS, Inverted, Trapped, invert, spring
+from inverted_runs import (
+    PICTURED,
+    SILOS,
+    TRAPPED,
+    VIEWS,
+    Inverted,
+    Ranked,
+    Trapped,
+    invert,
+    rank,
+    spring,
+)
 from membership_runs import SETTINGS, Inferred, infer
 from side_by_side import pyplot
 
@@ -34,9 +47,14 @@ from silofl.privacy_attacks.roc import worth
 from silofl.privacy_attacks.traps.registry import TRAPS
 
 DIGITS = 1797
-MODELS = {"mlp": "MLP", "cnn": "CNN"}
-INVERSIONS = ("first_layer", "deep_leakage", "cosine_matching")
-MOST_FOR_CNN = 10
+MODELS = {"mlp": "MLP", "cnn": "CNN", "tanh": "MLP, tanh"}
+INVERSIONS = ("first_layer", "deep_leakage", "cosine_matching", "candidate_matching")
+PICTURED_ATTACKS = ("first_layer", "cosine_matching", "candidate_matching")
+"""Those that attack the MLP."""
+MOST_FOR_OTHERS = 10
+RANKED_RUNS = 10
+"""For each seed, of ten silos that each send a noisy update."""
+BEST = 0.01
 EPSILON = 8.0
 Job = tuple[str, tuple[Any, ...]]
 
@@ -48,8 +66,9 @@ def jobs(seeds: int) -> list[Job]:
     every += [
         ("invert", (view, model, seed))
         for view, model, seed in product(views, MODELS, range(seeds))
-        if model == "mlp" or view.examples <= MOST_FOR_CNN
+        if model == "mlp" or (view.examples <= MOST_FOR_OTHERS and not (model == "tanh" and view.masked))
     ]
+    every += [("rank", (number,)) for number in range(RANKED_RUNS * seeds)]
     return every + [("spring", one) for one in product(TRAPS, (None, EPSILON), range(seeds))]
 
 
@@ -57,7 +76,7 @@ def run(job: Job) -> Any:
     """What one run showed."""
     torch.set_num_threads(1)
     kind, given = job
-    return {"infer": infer, "invert": invert, "spring": spring}[kind](*given)
+    return {"infer": infer, "invert": invert, "rank": rank, "spring": spring}[kind](*given)
 
 
 def summarized(done: Iterable[tuple[Job, Any]]) -> dict[str, Any]:
@@ -67,6 +86,7 @@ def summarized(done: Iterable[tuple[Job, Any]]) -> dict[str, Any]:
         by_kind[kind] += found if isinstance(found, list) else [found]
     return {
         "inversion": inversions(by_kind["invert"]),
+        "likelihood": likelihood(by_kind["rank"]),
         "traps": traps(by_kind["spring"]),
         "membership": memberships(by_kind["infer"]),
     }
@@ -84,12 +104,29 @@ def inversions(found: Sequence[Inverted]) -> list[dict[str, Any]]:
                 told[attack] = {
                     "identified": sum(one.identified for one in runs) / sum(one.of for one in runs),
                     "recovered": sum(one.recovered for one in runs) / sum(one.of for one in runs),
-                    "psnr": statistics.median(one.psnr for one in runs),
+                    "psnr": _finite(statistics.median(one.psnr for one in runs)),
                     "ssim": statistics.median(one.ssim for one in runs),
                 }
         if here:
             rows.append(told | {"epsilon": here[0].epsilon, "seeds": len({one.seed for one in here})})
     return rows
+
+
+def _finite(decibels: float) -> float | None:
+    """None of images that are equal."""
+    return decibels if math.isfinite(decibels) else None
+
+
+def likelihood(found: Sequence[Ranked]) -> dict[str, Any]:
+    """How often the largest likelihood is the digit's own, or one of the largest hundredth, and the most
+    that any attack reaches under such noise: of a Gaussian mechanism (Dong et al. 2022)."""
+    ranks, normal, noise = np.array([one.ranks for one in found]).ravel(), NormalDist(), found[0].noise
+    told: dict[str, Any] = {"of": len(ranks), "epsilon": found[0].epsilon, "noise": noise}
+    for name, count in (("first", 1), ("best", math.floor(BEST * DIGITS))):
+        chance = count / DIGITS
+        most = normal.cdf(normal.inv_cdf(chance) + 1 / noise)
+        told[name] = {"found": int(np.count_nonzero(ranks < count)), "chance": chance, "most": most}
+    return told
 
 
 def traps(found: Sequence[Trapped]) -> list[dict[str, Any]]:
@@ -102,6 +139,7 @@ def traps(found: Sequence[Trapped]) -> list[dict[str, Any]]:
                 "trap": trap, "epsilon": here[0].epsilon, "of": here[0].of, "seeds": len(here),
                 "shown": statistics.fmean(one.shown for one in here),
                 "recovered": statistics.fmean(one.recovered for one in here),
+                "identified": statistics.fmean(one.identified for one in here),
             })  # fmt: skip
     return rows
 
@@ -127,9 +165,10 @@ def memberships(found: Sequence[Inferred]) -> list[dict[str, Any]]:
 
 
 def markdown(told: dict[str, Any]) -> list[str]:
-    """The three tables."""
+    """The tables."""
     return [
         _inversion_table(told["inversion"]),
+        _likelihood_table(told["likelihood"]),
         _trap_table(told["traps"]),
         _membership_table(told["membership"]),
     ]
@@ -150,18 +189,37 @@ def _inversion_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _inversion_cell(cell: dict[str, float] | None) -> str:
+def _inversion_cell(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return "-"
-    return f"{100 * cell['identified']:.0f} %, {100 * cell['recovered']:.0f} %, {cell['psnr']:.0f} dB"
+    ratio = "exact" if cell["psnr"] is None else f"{cell['psnr']:.0f} dB"
+    return f"{100 * cell['identified']:.0f} %, {100 * cell['recovered']:.0f} %, {ratio}"
+
+
+def _likelihood_table(told: dict[str, Any]) -> str:
+    lines = [
+        f"| the digit that was sent, in {told['of']} noisy updates | found | by chance | at most, ever |",
+        "|---|---|---|---|",
+    ]
+    for name, where in (("first", "is the likeliest candidate"), ("best", "is in the likeliest 1 %")):
+        one = told[name]
+        lines.append(
+            f"| {where} | {100 * one['found'] / told['of']:.1f} % | {100 * one['chance']:.2f} % | "
+            f"{100 * one['most']:.1f} % |"
+        )
+    return "\n".join(lines)
 
 
 def _trap_table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| trap | `[privacy]` | images that it shows | digits recovered |", "|---|---|---|---|"]
+    lines = [
+        "| trap | `[privacy]` | images that it shows | digits recovered | digits identified | by chance |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         claim = "none" if row["epsilon"] is None else f"epsilon {row['epsilon']:.1f}"
         lines.append(
-            f"| `{row['trap']}` | {claim} | {row['shown']:.1f} | {row['recovered']:.1f} of {row['of']} |"
+            f"| `{row['trap']}` | {claim} | {row['shown']:.1f} | {row['recovered']:.1f} of {row['of']} | "
+            f"{row['identified']:.1f} | {row['shown'] * row['of'] / DIGITS:.1f} |"
         )
     return "\n".join(lines)
 
@@ -185,7 +243,7 @@ def _membership_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def picture(found: Sequence[Inverted], path: Path) -> None:
     """A digit and what each attack makes of what is seen of it, of the MLP and seed 0: a row a view."""
-    views, columns = [VIEWS[number] for number in PICTURED], ("the digit", *INVERSIONS)
+    views, columns = [VIEWS[number] for number in PICTURED], ("the digit", *PICTURED_ATTACKS)
     plt = pyplot()
     plt.switch_backend("agg" if path.suffix == ".png" else "svg")
     sheet, axes = plt.subplots(len(views), len(columns), figsize=(6.4, 1.25 * len(views)), squeeze=False)
@@ -195,17 +253,17 @@ def picture(found: Sequence[Inverted], path: Path) -> None:
         }
         shown = [
             next(iter(here.values()))[1],
-            *(here[name][0] if name in here else None for name in INVERSIONS),
+            *(here[name][0] if name in here else None for name in PICTURED_ATTACKS),
         ]
         for axis, name, image in zip(row, columns, shown, strict=True):
             axis.set_axis_off()
             if image is not None:
                 axis.imshow(np.clip(image, 0, 1), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             if view is views[0]:
-                axis.set_title(name, fontsize=9)
+                axis.set_title(name.replace("_", "\n"), fontsize=9)
         row[0].text(-0.3, 0.5, view.name.replace(": ", ":\n").replace(", 1", ",\n1").replace(", 10", ",\n10"),
                     transform=row[0].transAxes, fontsize=7, ha="right", va="center")  # fmt: skip
-    sheet.subplots_adjust(left=0.3, right=0.99, top=0.95, bottom=0.01, wspace=0.05, hspace=0.08)
+    sheet.subplots_adjust(left=0.3, right=0.99, top=0.93, bottom=0.01, wspace=0.05, hspace=0.08)
     sheet.savefig(path, dpi=90)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from silofl.privacy_attacks.candidate_weights import candidate_weights
 from silofl.privacy_attacks.membership.base import Evidence, train_shadows
 from silofl.privacy_attacks.membership.likelihood_ratio import log_odds
 from silofl.privacy_attacks.membership.registry import INFERENCES
+from silofl.privacy_attacks.membership.trajectory import Trajectory
 from silofl.privacy_attacks.roc import worth
 
-M, K = 7, 6
+M, K, ROUNDS = 7, 6, 3
 
 
 def evidence(seed: int = 0) -> Evidence:
@@ -23,7 +26,8 @@ def evidence(seed: int = 0) -> Evidence:
     members = np.zeros((K, M), np.bool_)
     for column in members.T:
         column[rng.permutation(K)[: K // 2]] = True
-    return Evidence(rng.exponential(1, M), rng.exponential(1, (K, M)), members)
+    losses = rng.exponential(1, M)
+    return Evidence(losses, rng.exponential(1, (K, M)), members, rng.standard_normal((ROUNDS, M)))
 
 
 def by_threshold(one: Evidence) -> list[float]:
@@ -59,10 +63,15 @@ def by_ratio(one: Evidence) -> list[float]:
     return [inside - outside for inside, outside in zip(logs[True], logs[False], strict=True)]
 
 
+def by_rounds(one: Evidence) -> list[float]:
+    return [math.fsum(one.round_weights[t, j] for t in range(ROUNDS)) for j in range(M)]
+
+
 REFERENCES: dict[str, Any] = {
     "loss_threshold": by_threshold,
     "calibrated_loss": by_difficulty,
     "likelihood_ratio": by_ratio,
+    "trajectory": by_rounds,
 }
 
 
@@ -76,7 +85,8 @@ def test_scores_are_those_of_the_paper_whatever_the_order_of_records(name: str) 
     scores = attack.scores(one)
     np.testing.assert_allclose(scores, REFERENCES[name](one), rtol=1e-10, atol=1e-10)
     order = np.random.default_rng(5).permutation(M)
-    other = Evidence(one.losses[order], one.shadow_losses[:, order], one.shadow_members[:, order])
+    columns = (every[:, order] for every in (one.shadow_losses, one.shadow_members, one.round_weights))
+    other = Evidence(one.losses[order], *columns)
     np.testing.assert_allclose(attack.scores(other), scores[order], rtol=1e-10)
 
 
@@ -87,6 +97,26 @@ def test_a_record_without_both_kinds_of_shadows_is_refused(name: str) -> None:
     for spoiled in (one, Evidence(one.losses)):
         with pytest.raises(ValueError, match="in no shadow model, or in all"):
             INFERENCES[name]().scores(spoiled)
+
+
+def test_steps_without_a_weight_for_each_record_are_refused() -> None:
+    one = evidence()
+    for spoiled in (Evidence(one.losses), replace(one, round_weights=one.round_weights[:, :-1])):
+        with pytest.raises(ValueError, match="no weight of each record in each round's step"):
+            Trajectory().scores(spoiled)
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_steps_of_many_rounds_show_members_that_one_round_hides(noise: float) -> None:
+    rng, members = np.random.default_rng(0), np.arange(60) < 30
+    rounds = []
+    for _ in range(40):  # each round a part of the members, as DP-SGD draws them
+        rows = rng.standard_normal((60, 80)) / 9
+        total = (members & (rng.random(60) < 0.5)) @ rows + noise * rng.standard_normal(80)
+        rounds.append(candidate_weights(rows, total, 0.25, noise))
+    area = worth(Trajectory().scores(Evidence(np.ones(60), round_weights=np.stack(rounds))), members).auc
+    assert area == 1.0 if noise == 0 else 0.75 < area < 1.0
+    assert worth(rounds[0], members).auc < area
 
 
 def test_log_odds_of_losses_that_are_almost_zero_are_finite() -> None:

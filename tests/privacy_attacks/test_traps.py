@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -69,6 +70,11 @@ def test_examples_that_are_alone_are_recovered_and_noise_hides_them(name: str) -
     scale = length / torch.cat([one.flatten() for one in noise.values()]).norm()
     noisy = {k: v + scale * noise[k] for k, v in found.items()}
     assert recovered(trap.examples(noisy, public), x, 0.2) == set()
+    # An attacker who knows of the noise leaves no image out for it, and still recovers none.
+    shown = trap.examples(noisy, replace(public, noise=float(scale)))
+    assert len(shown.examples) > max(UNITS // 2, len(trap.examples(noisy, public).examples))
+    assert 0 <= shown.examples.min() <= shown.examples.max() <= 1
+    assert recovered(shown, x, 0.2) == set()
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -32,6 +32,9 @@ class Public:
         classes: how many there are.
         examples: how many the gradient is of, or how many of them are asked for.
         low, high: between which an example's values are.
+        candidates: examples (n, *shape) and labels (n,) of the attacker's own, some of which it may be of.
+        noise: standard deviation of normal noise on each value of the gradient, as a ledger tells it.
+        clip: the L2 norm to which each example's gradient was clipped.
     """
 
     module: nn.Module
@@ -40,6 +43,9 @@ class Public:
     examples: int = 1
     low: float = 0.0
     high: float = 1.0
+    candidates: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
+    noise: float = 0.0
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,23 @@ def gradient_of(module: nn.Module, examples: Tensor, targets: Tensor) -> dict[st
     loss = functional.cross_entropy(module(examples), targets)
     every = torch.autograd.grad(loss, list(trained.values()), create_graph=True)
     return dict(zip(trained, every, strict=True))
+
+
+def each_gradient(
+    module: nn.Module, examples: NDArray[np.float64], labels: NDArray[np.int64], clip: float | None = None
+) -> NDArray[np.float64]:
+    """The gradient of each example alone, (m, P), values in the module's order; clipped to an L2 norm."""
+    module = precise(module)
+    trained = {name: one.detach() for name, one in module.named_parameters() if one.requires_grad}
+
+    def loss(values: dict[str, Tensor], example: Tensor, label: Tensor) -> Tensor:
+        outputs = torch.func.functional_call(module, values, (example[None],))
+        return functional.cross_entropy(outputs, label[None])
+
+    slopes = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    every = slopes(trained, torch.from_numpy(examples), torch.from_numpy(labels))
+    rows = torch.cat([every[name].flatten(1) for name in trained], dim=1).numpy()
+    if clip is not None:
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = rows * np.minimum(1.0, clip / np.maximum(lengths, 1e-12))
+    return np.asarray(rows)

@@ -22,6 +22,8 @@ class FirstLayer(GradientInversion):
     x = dL/dW_i / dL/db_i is exact for each unit i that one example alone activates, so for every active unit
     of a gradient of one example. Of several the quotient is a mixture, and those units are taken whose
     quotient is least outside of what examples can be, of equal ones those of the largest gradient.
+    Where the gradient has noise (`Public.noise`), the first is the x that fits all units at once by least
+    squares, sum_i dL/db_i dL/dW_i / sum_i (dL/db_i)^2, for each quotient alone has one unit's noise.
     """
 
     least: float = 1e-6
@@ -39,11 +41,13 @@ class FirstLayer(GradientInversion):
     def candidates(self, gradient: Gradient, public: Public) -> NDArray[np.float64]:
         """Different quotients (m, values of an example), the most plausible first."""
         weight, bias = (gradient[name].numpy().astype(np.float64) for name in first_linear(public))
+        chosen = list[NDArray[np.float64]]()
+        if public.noise:
+            chosen.append(np.asarray(bias @ weight / np.maximum(bias @ bias, 1e-300)))
         active = np.flatnonzero(np.abs(bias) > self.least * np.abs(bias).max(initial=0.0))
         quotients = weight[active] / bias[active, None]
         # Rounded, so that rounding of the gradient does not decide between units that tell the same.
         order = np.lexsort((-np.abs(bias[active]), np.round(outside(quotients, public), 6)))
-        chosen = list[NDArray[np.float64]]()
         for one in quotients[order]:
             near = (np.linalg.norm(one - other) < self.alike * np.linalg.norm(other) for other in chosen)
             if not any(near):

@@ -26,11 +26,14 @@ class Evidence:
         losses: cross entropies (m,) under the model that is attacked.
         shadow_losses: (k, m), of the same records under k models of the attacker's own, trained alike.
         shadow_members: (k, m), which records each of those was trained on.
+        round_weights: (T, m), of each round's opened step, how much of each record is in it: see
+            `candidate_weights`, on the records' gradients at the model that the round began with.
     """
 
     losses: Floats
     shadow_losses: Floats = field(default_factory=lambda: np.empty((0, 0)))
     shadow_members: Bools = field(default_factory=lambda: np.empty((0, 0), np.bool_))
+    round_weights: Floats = field(default_factory=lambda: np.empty((0, 0)))
 
 
 class MembershipInference(ABC):

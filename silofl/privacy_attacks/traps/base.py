@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from silofl.privacy_attacks.inversion.base import Gradient, Public, Recovered
+from silofl.privacy_attacks.inversion.first_layer import outside
 
 Weights = dict[str, torch.Tensor]
 
@@ -34,3 +35,14 @@ class Trap(ABC):
     @abstractmethod
     def examples(self, gradient: Gradient, public: Public) -> Recovered:
         """Examples that the gradient shows, as many as there seem to be; `public.module` has the weights."""
+
+
+def plausible(found: NDArray[np.float64], public: Public, tolerance: float) -> NDArray[np.float64]:
+    """Those of recovered examples (m, d) within their bounds, but for `tolerance` in root mean square.
+
+    Where the gradient has noise (`Public.noise`) a true example is outside of them as well: all are kept,
+    and their values brought within the bounds.
+    """
+    if public.noise:
+        return np.clip(found, public.low, public.high)
+    return found[outside(found, public) <= tolerance]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from silofl.privacy_attacks.inversion.base import Gradient, Public, Recovered
-from silofl.privacy_attacks.inversion.first_layer import first_linear, outside
-from silofl.privacy_attacks.traps.base import Trap, Weights
+from silofl.privacy_attacks.inversion.first_layer import first_linear
+from silofl.privacy_attacks.traps.base import Trap, Weights, plausible
 
 
 @final
@@ -59,7 +59,7 @@ class BrightnessBins(Trap):
         bias = bias - np.append(bias[1:], 0.0)
         filled = np.flatnonzero(np.abs(bias) > self.least * np.abs(bias).max(initial=0.0))
         found = weight[filled] / bias[filled, None]
-        found = found[outside(found, public) <= self.tolerance]
+        found = plausible(found, public, self.tolerance)
         return Recovered(found.reshape(-1, *public.shape))
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from silofl.privacy_attacks.inversion.base import Gradient, Public, Recovered
-from silofl.privacy_attacks.inversion.first_layer import FirstLayer, first_linear, outside
-from silofl.privacy_attacks.traps.base import Trap, Weights
+from silofl.privacy_attacks.inversion.first_layer import FirstLayer, first_linear
+from silofl.privacy_attacks.traps.base import Trap, Weights, plausible
 
 
 @final
@@ -48,6 +48,5 @@ class SeldomActive(Trap):
 
     def examples(self, gradient: Gradient, public: Public) -> Recovered:
         """See `Trap`."""
-        found = FirstLayer().candidates(gradient, public)
-        found = found[outside(found, public) <= self.tolerance]
+        found = plausible(FirstLayer().candidates(gradient, public), public, self.tolerance)
         return Recovered(found.reshape(-1, *public.shape))
