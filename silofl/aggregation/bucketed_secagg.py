@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ class BucketedSecAggSum(SecAggSum):
     """By bucket that is opened: the silos that are left of it."""
     _absent: tuple[int, ...] = ()
     _round = 0
+    _kept = 1
+    """How many sums there is room for."""
     rows: tuple[OpenableSum, ...] = ()
     """The sum of each bucket that was opened last."""
 
@@ -58,8 +61,15 @@ class BucketedSecAggSum(SecAggSum):
 
     def _open_collection(self) -> ReduceScatter:
         comm, shards = self.session.group.comm, self.wire.layout.shards
-        kept = max(1, self.bucketing.count(len(self.session.members)))
-        return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, kept=kept)
+        self._kept = max(self._kept, self.bucketing.count(len(self.session.members)))
+        return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, kept=self._kept)
+
+    def _make_room(self, sums: int) -> None:
+        """For so many; collective. Buckets of before may have lost silos, and be smaller than any drawn now."""
+        if sums > self._kept:
+            self._collection.close()
+            self._kept = sums
+            self._collection = self._open_collection()
 
     def _terms(self, keys: SecAggRound, common: Common, round_number: int) -> bytes:
         group, drawn = self.session.group, self.bucketing.drawn
@@ -88,14 +98,21 @@ class BucketedSecAggSum(SecAggSum):
         return found
 
     def _refuse_too_few(self, buckets: Buckets) -> None:
-        """StoppedError, the same on every rank, where the rule would have too few means."""
-        if len(buckets) < self.bucketing.fewest:
-            raise StoppedError(
-                f"round {self._round}: {len(buckets)} buckets of {FEWEST_IN_BUCKET} silos or more are left, "
-                f"and robust.f takes {self.bucketing.fewest}; nothing was opened: --resume goes on from the "
-                "last committed round with the silos that are back",
-                rank=0,
-            )
+        """StoppedError, the same on every rank, where the rule has too few means, or the sum too few silos."""
+        here, rules = self.session.group.members, self.session.round(0)
+        silos = {*self._absent, *chain(*buckets)}.intersection(here)
+        if len(buckets) >= self.bucketing.fewest and len(silos) >= rules.minimum:
+            return
+        why = f"robust.f takes {self.bucketing.fewest} of them"
+        if len(buckets) >= self.bucketing.fewest:
+            why = f"secure.threshold takes {rules.minimum} silos"
+        raise StoppedError(
+            f"round {self._round}: {len(here)} silos are left, {len(silos)} of them in {len(buckets)} buckets "
+            f"of {FEWEST_IN_BUCKET} silos or more, and {why}; nothing was opened: --resume goes on from the "
+            "last committed round with the silos that are back; a larger robust.bucket, "
+            f"{FEWEST_IN_BUCKET + 1} at least, bears more deaths",
+            rank=0,
+        )
 
     def _agreed_ranges(
         self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float, *, stated: bool
@@ -134,17 +151,18 @@ class BucketedSecAggSum(SecAggSum):
         places = [[here.index(silo) for silo in bucket] for bucket in kept]
 
         def fold(rows: list[Row], out: NDArray[Any]) -> None:
-            for row, bucket in zip(out, places, strict=False):
+            for row, bucket in zip(out[: len(places)], places, strict=True):
                 reduce_rows([rows[place] for place in bucket], row)
             out[len(places) :] = 0
 
+        self._refuse_too_few(kept)
+        self._make_room(len(kept))
         self._send(encoded, mask_set(self._of_bucket(masks, me)), fold)
         words: dict[int, bytes] = {}
         tail = encoded.tail()
         masked_total(comm, tail, mask_set(masks), self._size, held=words)
         if self.spec.recompute:
             self._collection.sums.hold()
-        self._refuse_too_few(kept)
         self.bucketing.drawn.newest = kept
         opened = {*self._absent, *(silo for bucket in kept for silo in bucket)}
         survivors = tuple(silo for silo in here if silo in opened)

@@ -55,7 +55,7 @@ class Openings(Part):
         way: str = "",
         signer: Signer | None = None,
     ) -> None:
-        self._group, self._silos, self.fewest, self._way, self._path = group, silos, fewest, way, path
+        self._group, self._silos, self.fewest, self._way = group, silos, fewest, way
         self.buckets = DrawnBuckets(run, DrawLog(path, run, group.silo_id))
         self._evidence = OpeningEvidence(run, silos, signer)
         self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
@@ -145,7 +145,7 @@ class Openings(Part):
             if len(one.silos) < self.fewest:
                 why = f"it tells of a sum over fewer than {self.fewest} silos"
             if why is not None:
-                raise refused(silo, f"{why}; move {log_path(self._path, silo)} away, and the others' count")
+                raise refused(silo, f"{why}; move its silo-{silo:04d}/openings.jsonl away, and the others' count")
         return openings
 
     def _refuse_contradictions(self, every: dict[int, list[Opening]]) -> None:

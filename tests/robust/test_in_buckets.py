@@ -24,6 +24,7 @@ from silofl.federation.loop import train
 from silofl.tasks.base import SiloData
 from tests.robust import naive as rules
 from tests.robust.test_in_runs import configured
+from tests.signed_openings import told_by
 from tests.strategies import naive
 from tests.strategies.test_federated import LR, STEPS, Softmax, deaths
 
@@ -131,9 +132,7 @@ def test_records_of_other_buckets_are_refused(tmp_path: Path) -> None:
     federate(settings(tmp_path, rounds=1))
     (first,) = openings(tmp_path)
     for silo, buckets in ((0, first.buckets), (1, ((0, 1, 2), (3, 4, 5), (6, 7, 8)))):
-        with (tmp_path / f"silo-{silo:04d}" / "openings.jsonl").open("a") as log:
-            entry = Opening(2, first.silos, first.present, buckets=buckets).to_json()
-            log.write(json.dumps(entry) + "\n")
+        told_by(tmp_path, silo, Opening(2, first.silos, first.present, first.way, buckets))
     results = federate(settings(tmp_path), resume=True)
     assert {type(one) for one in results} == {CheckpointError}
     assert "silos 0 and 1 have round 2 as opened in other buckets" in str(results[0])
