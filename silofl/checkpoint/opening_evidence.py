@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from silofl.checkpoint.opening_log import Opening
 from silofl.crypto.signer import Signer
 from silofl.errors import ProtocolError, StoppedError
-from silofl.report.round_metrics import silos_text
 
 PURPOSE = "opening"
 
@@ -75,7 +74,7 @@ class OpeningEvidence:
         if len(opening.present) < self.quorum:
             return f"{record} {self.quorum} silos or more, without whom no sum opens"
         if len(opening.signatures) != len(opening.present):
-            return f"{record} {silos_text(opening.present)}, which it has as there"
+            return f"{record} each of the {len(opening.present)} silos that it has as there"
         for silo, one in zip(opening.present, opening.signatures, strict=True):
             if not self._is_signed(opening, silo, one):
                 return f"{record} silo {silo}, which it has as there"

@@ -21,6 +21,7 @@ from silofl.errors import CheckpointError, ConfigError, ProtocolError, SiloflErr
 from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, robust_rule
 from silofl.federation.loop import train
+from silofl.federation.silo import Silo
 from silofl.tasks.base import SiloData
 from tests.robust import naive as rules
 from tests.robust.test_in_runs import configured
@@ -31,6 +32,7 @@ from tests.strategies.test_federated import LR, STEPS, Softmax, deaths
 __all__ = ["deaths"]
 SILOS, ROUNDS = 9, 3
 MEDIAN = {"name": "median", "f": 1, "bucket": 3}
+BOUND = {"name": "norm_bounding", "bound": 0.05}
 SECURE = {"protocol": "secagg", "bits": 32}
 pytestmark = pytest.mark.usefixtures("deaths")
 
@@ -104,6 +106,23 @@ def test_a_silo_that_dies_takes_its_bucket_out_of_the_round_and_the_run_goes_on(
     found = openings(tmp_path, silos=10)
     assert len(found[1].silos) in (7, 9)
     assert found[2].silos == tuple(silo for silo in range(10) if silo != 2)
+
+
+def test_a_silo_of_a_bucket_that_is_left_out_keeps_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that sits out, for its update is in no sum."""
+    taken, accept = list[int](), Silo.accept
+
+    def spied(silo: Silo, fitted: Any) -> None:
+        taken.append(silo._number)
+        accept(silo, fitted)
+
+    monkeypatch.setattr(Silo, "accept", spied)
+    federate(settings(tmp_path, MEDIAN | {"f": 0}, "kill silo 2 round 1 at collect", rounds=1))
+    (one,) = openings(tmp_path, 0)
+    assert len(one.silos) == 6
+    assert sorted(taken) == [*one.silos]
 
 
 def test_a_round_that_is_taken_again_has_the_buckets_of_before(tmp_path: Path) -> None:
@@ -212,7 +231,10 @@ def test_a_bound_is_kept_by_each_silo_itself_where_there_are_no_buckets(tmp_path
     ("robust", "protocol", "silos", "said"),
     [
         ({"name": "median"}, "secagg", 9, r"set robust\.bucket = 3 or more, .* or set secure\.protocol"),
-        ({"name": "norm_bounding"}, "secagg", 9, r"set robust\.bucket = 3"),
+        ({"name": "norm_bounding"}, "secagg", 9, r"set robust\.bound, by which .*; or set robust\.bucket = 3"),
+        (BOUND | {"mix": True}, "secagg", 9, r"^robust\.mix = true compares updates, and .* robust\.bucket = 3"),
+        (BOUND | {"clip": True}, "secagg", 9, r"^robust\.clip = true compares updates.* each silo cuts its own"),
+        (BOUND | {"f": 2}, "additive", 9, r"^robust\.f = 2 compares updates.*: remove it, or set"),
         ({"name": "root_trust"}, "secagg", 9, r"is not seen: set secure\.protocol = \"plain\""),
         ({"name": "median", "bucket": 2, "f": 0}, "secagg", 9, r"^robust\.bucket = 2 under .* set it to 3"),
         ({"name": "median", "bucket": 3, "f": 0}, "additive", 9, r'set secure\.protocol = "secagg"$'),
