@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.bucket_ranges import bucket_sums, common_ranges
-from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Bucketing, Buckets, buckets_digest
+from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Bucketing, Buckets, buckets_digest, packed
 from silofl.aggregation.exchanges import Row
 from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.formats.scaled import HIGHEST
@@ -33,7 +33,14 @@ from silofl.comm.protocol import Communicator
 from silofl.crypto.framing import Inbox
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import MaskKeys
-from silofl.crypto.secagg import SumInputs, commit, commitments_of, disclose, joint_seed
+from silofl.crypto.secagg import (
+    SumInputs,
+    commit,
+    commitments_of,
+    disclose,
+    heard_otherwise,
+    joint_seed,
+)
 from silofl.errors import DataError, ProtocolError, StoppedError
 from silofl.types import Total, Vector, Words
 from silofl_kernels import reduce_rows, reduce_rows_float
@@ -81,21 +88,39 @@ class BucketedSecAggSum(SecAggSum):
 
     def _draw(self, comm: Communicator, keys: SecAggRound) -> Buckets:
         """Buckets of the silos that are there and bring something, by a seed of all silos'; collective."""
-        silos, run = comm.members, self.bucketing.drawn.run
-        of_run = run.encode() if run else self.session.identifier
+        drawn = self.bucketing.drawn
+        silos = tuple(silo for silo in comm.members if silo not in drawn.convicted)
+        draws = comm.members[comm.rank] in silos
+        of_run = drawn.run.encode() if drawn.run else self.session.identifier
         turn = self.bucketing.turn(self._round).to_bytes(8)
         matter = digest("buckets", of_run, turn, *map(pack_silos, (silos, self._absent)))
         comm.mark("draw")
-        commitments = Inbox.of(comm.allgather_bytes(commit(keys.masking, matter)), silos)
+        own = commit(keys.masking, matter) if draws else b""
+        commitments = Inbox.of(comm.allgather_bytes(own), comm.members)
         with raise_on_all_ranks(comm):
-            self.bucketing.drawn.hold(matter, commitments_of(keys.masking, silos, commitments))
-            own = disclose(keys.masking, matter, silos, commitments)
-        disclosed = Inbox.of(comm.allgather_bytes(own), silos)
+            commitments_of(keys.masking, matter, silos, commitments)
+            commitments = Inbox({silo: commitments[silo] for silo in silos})
+            drawn.hold(matter, commitments, self.session.roster)
+            own = disclose(keys.masking, matter, silos, commitments) if draws else b""
+        disclosed = Inbox.of(comm.allgather_bytes(own), comm.members)
+        self._compare(comm, keys, matter, commitments, disclosed)
         with raise_on_all_ranks(comm):
             seed = joint_seed(keys.masking, matter, silos, commitments, disclosed)
         found = self.bucketing.dealt(seed, [silo for silo in silos if silo not in self._absent])
         self._refuse_too_few(found)
         return found
+
+    def _compare(
+        self, comm: Communicator, keys: SecAggRound, matter: bytes, commitments: Inbox, disclosed: Inbox
+    ) -> None:
+        """Name who gave silos different commitments, by what all were given; collective."""
+        differs = False
+        with raise_on_all_ranks(comm):
+            differs = heard_otherwise(keys.masking, matter, tuple(commitments), commitments, disclosed)
+        if any(comm.allgather_bytes(b"differs" if differs else b"")):
+            told = Inbox.of(comm.allgather_bytes(packed(commitments)), comm.members)
+            with raise_on_all_ranks(comm):
+                self.bucketing.drawn.compare(commitments, told, self.session.roster)
 
     def _refuse_too_few(self, buckets: Buckets) -> None:
         """StoppedError, the same on every rank, where the rule has too few means, or the sum too few silos."""

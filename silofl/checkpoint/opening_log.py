@@ -46,8 +46,7 @@ class Opening:
             table.get("way", ""), str
         ):
             raise CheckpointError(
-                "an opening has other fields than "
-                "round, silos, present, way, buckets and signatures"
+                "an opening has other fields than round, silos, present, way, buckets and signatures"
             )
         found = cls(
             whole(table["round"], "the round of an opening", 1),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
-from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, DrawnBuckets
+from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Double, DrawnBuckets
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
 from silofl.checkpoint.draw_log import DrawLog
@@ -16,6 +16,7 @@ from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
 from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.crypto.secagg import is_double
 from silofl.crypto.signer import Signer
 from silofl.errors import CheckpointError, MismatchError, SiloflError, StoppedError
 from silofl.federation.stateful import Json, Part, State
@@ -108,12 +109,14 @@ class Openings(Part):
         gone; MismatchError where one is of another run; ProtocolError for what no silo of ours tells.
         """
         group, error, own = self._group, None, list[Opening]()
+        doubles = dict[int, Double]()
         try:
-            own = self._log.openings()
+            own, doubles = self._log.openings(), self.buckets.known()
         except SiloflError as found:
             error = found
         mine = {
             "exists": self._log.exists,
+            "doubles": [[silo, one.hex(), other.hex()] for silo, (one, other) in doubles.items()],
             "openings": [one.to_json() for one in own if one.round > committed],
         }
         told = group.step(lambda: allgather_object(group.comm, mine, error))
@@ -128,8 +131,26 @@ class Openings(Part):
                 rank=0,
             )
         self._refuse_contradictions(every)
+        convicted = self._convict(told)
         self._take_up([one for openings in every.values() for one in openings], own)
-        return self._notices(drawn)
+        return convicted + self._notices(drawn)
+
+    def _convict(self, told: list[Json]) -> list[str]:
+        """Keep silos out of draws that any silo's log convicts; the same on every rank. Notices."""
+        signer, found = self._evidence.signer, dict[int, Double]()
+        for message in told:
+            with suppress(KeyError, TypeError, ValueError):  # what convicts nobody
+                for silo, one, other in message["doubles"]:
+                    double = bytes.fromhex(one), bytes.fromhex(other)
+                    if signer is not None and is_double(signer.roster, silo, *double):
+                        found[silo] = double
+        for silo, double in found.items():
+            self.buckets.convict(silo, double)
+        self.buckets.convicted = frozenset(found)
+        return [
+            f"silo {silo} is in no bucket: it signed two commitments to the seed of one draw"
+            for silo in sorted(found)
+        ]
 
     def _checked(self, message: Json, silo: int) -> list[Opening]:
         """What a silo's log has, as it tells it."""
@@ -145,7 +166,9 @@ class Openings(Part):
             if len(one.silos) < self.fewest:
                 why = f"it tells of a sum over fewer than {self.fewest} silos"
             if why is not None:
-                raise refused(silo, f"{why}; move its silo-{silo:04d}/openings.jsonl away, and the others' count")
+                raise refused(
+                    silo, f"{why}; move its silo-{silo:04d}/openings.jsonl away, and the others' count"
+                )
         return openings
 
     def _refuse_contradictions(self, every: dict[int, list[Opening]]) -> None:

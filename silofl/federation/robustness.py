@@ -81,7 +81,7 @@ def _refuse_unused(rule: ResilientRule, name: str) -> None:
         if value != getattr(unset, key):
             shown = str(value).lower()
             raise ConfigError(
-                f"robust.{key} = {shown} compares updates, and under secure.protocol = \"{name}\" with "
+                f'robust.{key} = {shown} compares updates, and under secure.protocol = "{name}" with '
                 f"robust.bucket = 1 each silo cuts its own alone: remove it, or set robust.bucket = "
                 f"{FEWEST_IN_BUCKET} or more",
                 rank=0,

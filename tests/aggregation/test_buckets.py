@@ -148,7 +148,9 @@ def test_with_too_few_silos_in_the_buckets_that_are_left_nothing_is_opened() -> 
     """One bucket is enough for the rule, and its three silos are fewer than the threshold."""
     results = run(6, {4: "collect middle"})
     (said,) = {str(one) for one in results if one is not None}
-    assert said.startswith("round 1: 5 silos are left, 3 of them in 1 buckets of 3 silos or more, and secure.")
+    assert said.startswith(
+        "round 1: 5 silos are left, 3 of them in 1 buckets of 3 silos or more, and secure."
+    )
 
 
 def test_a_round_that_is_taken_again_is_in_the_buckets_of_before() -> None:

@@ -114,7 +114,9 @@ def test_a_target_that_is_no_class_is_refused_of_the_attacker(target: int) -> No
     if target < 10:
         refuse_unknown_target(config, task.model(), task.data(1, 4), 1)
         return
-    with pytest.raises(ConfigError, match=rf"^attack\.target = {target} is no class .* outputs for 0 to 9: set"):
+    with pytest.raises(
+        ConfigError, match=rf"^attack\.target = {target} is no class .* outputs for 0 to 9: set"
+    ):
         refuse_unknown_target(config, task.model(), task.data(1, 4), 1)
 
 

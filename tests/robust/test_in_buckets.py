@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch.utils.data import TensorDataset
 from silofl.aggregation import bucketed_secagg
 from silofl.checkpoint.opening_log import Opening, OpeningLog
 from silofl.comm.threads import run_in_threads
+from silofl.crypto.identity import Identity
+from silofl.crypto.secagg.joint_seed import Commitment
+from silofl.crypto.secagg.messages import sign
 from silofl.errors import CheckpointError, ConfigError, ProtocolError, SiloflError
 from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, robust_rule
@@ -191,8 +195,8 @@ def test_a_silo_that_knows_the_others_values_cannot_choose_another_of_its_own(
 
     def other(stage: Any, matter: bytes) -> bytes:
         calls.append(stage.me)
-        tries = stage.me == 3 and calls.count(3) > 1
-        return honest(stage, b"another" if tries else matter)
+        tries, true = stage.me == 3 and calls.count(3) > 1, honest(stage, matter)
+        return another(true, stage.party.identity) if tries else true
 
     monkeypatch.setattr(bucketed_secagg, "commit", other)
     if restarted:
@@ -201,6 +205,36 @@ def test_a_silo_that_knows_the_others_values_cannot_choose_another_of_its_own(
     assert {type(one) for one in results} == {ProtocolError}
     assert "silo 3 commits to another value of the seed that draws buckets than before" in str(results[0])
     assert [one.round for one in openings(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_who_tells_silos_different_commitments_is_named_by_all_and_later_draws_are_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    """Else honest silos would blame each other, and no draw of these silos would ever end."""
+    honest = bucketed_secagg.commitments_of
+    if later:
+        federate(settings(tmp_path, rounds=1), 10)
+
+    def told(stage: Any, matter: bytes, silos: Any, commitments: dict[int, bytes]) -> Any:
+        if stage.me in (0, 1):
+            key = Identity.load(tmp_path / "silo-0003" / "identity.pem")
+            commitments[3] = another(commitments[3], key)
+        return honest(stage, matter, silos, commitments)
+
+    monkeypatch.setattr(bucketed_secagg, "commitments_of", told)
+    results = federate(settings(tmp_path), 10, resume=later)
+    assert {(type(one), one.sender) for one in results} == {(ProtocolError, 3)}
+    assert "its two signatures are kept, and after --resume buckets are drawn without it" in str(results[0])
+    monkeypatch.setattr(bucketed_secagg, "commitments_of", honest)
+    assert all(isinstance(one, dict) for one in federate(settings(tmp_path), 10, resume=True))
+    assert {one.silos for one in openings(tmp_path, silos=10)[later:]} == {(0, 1, 2, *range(4, 10))}
+
+
+def another(true: bytes, key: Identity) -> bytes:
+    """A commitment to another value of the same draw."""
+    message = Commitment.decode(true[:-64], 3)
+    return sign(replace(message, commitment=b"c" * 32), key)
 
 
 def test_a_silo_with_buckets_of_its_own_opens_nothing(
