@@ -72,7 +72,7 @@ class BucketedSecAggSum(SecAggSum):
         return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, kept=self._kept)
 
     def _make_room(self, sums: int) -> None:
-        """For so many; collective. Buckets of before may have lost silos, and be smaller than any drawn now."""
+        """For so many; collective. Buckets of before may be smaller than those that are drawn now."""
         if sums > self._kept:
             self._collection.close()
             self._kept = sums
@@ -123,7 +123,7 @@ class BucketedSecAggSum(SecAggSum):
                 self.bucketing.drawn.compare(commitments, told, self.session.roster)
 
     def _refuse_too_few(self, buckets: Buckets) -> None:
-        """StoppedError, the same on every rank, where the rule has too few means, or the sum too few silos."""
+        """StoppedError, on every rank, where the rule has too few means, or the sum too few silos."""
         here, rules = self.session.group.members, self.session.round(0)
         silos = {*self._absent, *chain(*buckets)}.intersection(here)
         if len(buckets) >= self.bucketing.fewest and len(silos) >= rules.minimum:
@@ -132,9 +132,9 @@ class BucketedSecAggSum(SecAggSum):
         if len(buckets) >= self.bucketing.fewest:
             why = f"secure.threshold takes {rules.minimum} silos"
         raise StoppedError(
-            f"round {self._round}: {len(here)} silos are left, {len(silos)} of them in {len(buckets)} buckets "
-            f"of {FEWEST_IN_BUCKET} silos or more, and {why}; nothing was opened: --resume goes on from the "
-            "last committed round with the silos that are back; a larger robust.bucket, "
+            f"round {self._round}: {len(here)} silos are left, {len(silos)} of them in {len(buckets)} "
+            f"buckets of {FEWEST_IN_BUCKET} silos or more, and {why}; nothing was opened: --resume goes on "
+            "from the last committed round with the silos that are back; a larger robust.bucket, "
             f"{FEWEST_IN_BUCKET + 1} at least, bears more deaths",
             rank=0,
         )

@@ -1,4 +1,4 @@
-"""What a record of an opening is believed by: signatures of the silos that were there, of whom most are honest.
+"""What a record of an opening is believed by: signatures of the silos that were there, more than half of all.
 
 A record decides in which sums a round that is taken again is opened. A silo may have anything in its own, so
 that all sign what they are about to open, and each has all signatures on disk before any sum opens.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Double, DrawnBuckets
 from silofl.aggregation.protocols import choose_protocol
@@ -109,14 +110,14 @@ class Openings(Part):
         gone; MismatchError where one is of another run; ProtocolError for what no silo of ours tells.
         """
         group, error, own = self._group, None, list[Opening]()
-        doubles = dict[int, Double]()
+        doubles = list[Any]()
         try:
-            own, doubles = self._log.openings(), self.buckets.known()
+            own, doubles = self._log.openings(), self._doubles()
         except SiloflError as found:
             error = found
         mine = {
             "exists": self._log.exists,
-            "doubles": [[silo, one.hex(), other.hex()] for silo, (one, other) in doubles.items()],
+            "doubles": doubles,
             "openings": [one.to_json() for one in own if one.round > committed],
         }
         told = group.step(lambda: allgather_object(group.comm, mine, error))
@@ -134,6 +135,9 @@ class Openings(Part):
         convicted = self._convict(told)
         self._take_up([one for openings in every.values() for one in openings], own)
         return convicted + self._notices(drawn)
+
+    def _doubles(self) -> list[Any]:
+        return [[silo, one.hex(), other.hex()] for silo, (one, other) in self.buckets.known().items()]
 
     def _convict(self, told: list[Json]) -> list[str]:
         """Keep silos out of draws that any silo's log convicts; the same on every rank. Notices."""
@@ -245,7 +249,7 @@ class Openings(Part):
         return left_out
 
     def authorize(self, number: int, silos: Silos) -> None:
-        """See `Authorizer`: signed by all that are there, and on disk, before the sum can be opened. Collective.
+        """See `Authorizer`: all that are there have signed it, and have it on disk, before. Collective.
 
         StoppedError where it must stay closed; ProtocolError names a silo that would open another sum.
         """
@@ -292,12 +296,14 @@ class Openings(Part):
 
     def rejoin_state(self) -> Json:
         """See `Stateful`."""
-        return {"before": [one.to_json() for openings in self._before.values() for one in openings]}
+        before = [one.to_json() for openings in self._before.values() for one in openings]
+        return {"before": before, "doubles": self._doubles()}
 
     def take_over(self, told: Json, own: State | None) -> None:
         """See `Stateful`. What others know counts where this silo's own record is damaged."""
         known = list[Opening]()
         with suppress(CheckpointError):
             known = self._log.openings()
+        self._convict([told])
         before = [Opening.checked(one, self._silos) for one in told["before"]]
         self._take_up([one for one in before if self._evidence.refusal(one) is None], known)

@@ -52,7 +52,8 @@ def refuse_hidden(rule: ResilientRule, key: str, name: str, protocol: SumProtoco
     )
     if rule.bucket == 1:
         if rule.own_bound is not None:
-            return _refuse_unused(rule, name)
+            _refuse_unused(rule, name)
+            return
         with_buckets = replace(rule, bucket=FEWEST_IN_BUCKET).refusal(MANY) is None
         buckets = f"set robust.bucket = {FEWEST_IN_BUCKET} or more, by which it compares the means of random "
         buckets += f'buckets of silos, with secure.protocol = "{IN_BUCKETS}"; or ' if with_buckets else ""
