@@ -150,7 +150,7 @@ def heard_otherwise(
 
 
 def says_the_same(silo: int, first: bytes, second: bytes) -> bool:
-    """Whether two messages of a silo commit it to one value, whoever signed them."""
+    """Whether two messages of a silo commit it to one value; signatures are not looked at."""
     try:
         one, other = (Commitment.decode(data[:-SIGNATURE_BYTES], silo) for data in (first, second))
     except ProtocolError:
