@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.bucket_ranges import bucket_sums, common_ranges
-from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Bucketing, Buckets, buckets_digest
+from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Bucketing, Buckets, buckets_digest, packed
 from silofl.aggregation.exchanges import Row
 from silofl.aggregation.formats.base import Ranges
 from silofl.aggregation.formats.scaled import HIGHEST
@@ -32,7 +33,14 @@ from silofl.comm.protocol import Communicator
 from silofl.crypto.framing import Inbox
 from silofl.crypto.kdf import digest, pack_silos
 from silofl.crypto.masks import MaskKeys
-from silofl.crypto.secagg import SumInputs, commit, commitments_of, disclose, joint_seed
+from silofl.crypto.secagg import (
+    SumInputs,
+    commit,
+    commitments_of,
+    disclose,
+    heard_otherwise,
+    joint_seed,
+)
 from silofl.errors import DataError, ProtocolError, StoppedError
 from silofl.types import Total, Vector, Words
 from silofl_kernels import reduce_rows, reduce_rows_float
@@ -47,6 +55,8 @@ class BucketedSecAggSum(SecAggSum):
     """By bucket that is opened: the silos that are left of it."""
     _absent: tuple[int, ...] = ()
     _round = 0
+    _kept = 1
+    """How many sums there is room for."""
     rows: tuple[OpenableSum, ...] = ()
     """The sum of each bucket that was opened last."""
 
@@ -58,8 +68,15 @@ class BucketedSecAggSum(SecAggSum):
 
     def _open_collection(self) -> ReduceScatter:
         comm, shards = self.session.group.comm, self.wire.layout.shards
-        kept = max(1, self.bucketing.count(len(self.session.members)))
-        return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, kept=kept)
+        self._kept = max(self._kept, self.bucketing.count(len(self.session.members)))
+        return ReduceScatter(comm, shards, self._dtype, chunk=self._chunk, kept=self._kept)
+
+    def _make_room(self, sums: int) -> None:
+        """For so many; collective. Buckets of before may be smaller than those that are drawn now."""
+        if sums > self._kept:
+            self._collection.close()
+            self._kept = sums
+            self._collection = self._open_collection()
 
     def _terms(self, keys: SecAggRound, common: Common, round_number: int) -> bytes:
         group, drawn = self.session.group, self.bucketing.drawn
@@ -71,31 +88,56 @@ class BucketedSecAggSum(SecAggSum):
 
     def _draw(self, comm: Communicator, keys: SecAggRound) -> Buckets:
         """Buckets of the silos that are there and bring something, by a seed of all silos'; collective."""
-        silos, run = comm.members, self.bucketing.drawn.run
-        of_run = run.encode() if run else self.session.identifier
+        drawn = self.bucketing.drawn
+        silos = tuple(silo for silo in comm.members if silo not in drawn.convicted)
+        draws = comm.members[comm.rank] in silos
+        of_run = drawn.run.encode() if drawn.run else self.session.identifier
         turn = self.bucketing.turn(self._round).to_bytes(8)
         matter = digest("buckets", of_run, turn, *map(pack_silos, (silos, self._absent)))
         comm.mark("draw")
-        commitments = Inbox.of(comm.allgather_bytes(commit(keys.masking, matter)), silos)
+        own = commit(keys.masking, matter) if draws else b""
+        commitments = Inbox.of(comm.allgather_bytes(own), comm.members)
         with raise_on_all_ranks(comm):
-            self.bucketing.drawn.hold(matter, commitments_of(keys.masking, silos, commitments))
-            own = disclose(keys.masking, matter, silos, commitments)
-        disclosed = Inbox.of(comm.allgather_bytes(own), silos)
+            commitments_of(keys.masking, matter, silos, commitments)
+            commitments = Inbox({silo: commitments[silo] for silo in silos})
+            drawn.hold(matter, commitments, self.session.roster)
+            own = disclose(keys.masking, matter, silos, commitments) if draws else b""
+        disclosed = Inbox.of(comm.allgather_bytes(own), comm.members)
+        self._compare(comm, keys, matter, commitments, disclosed)
         with raise_on_all_ranks(comm):
             seed = joint_seed(keys.masking, matter, silos, commitments, disclosed)
         found = self.bucketing.dealt(seed, [silo for silo in silos if silo not in self._absent])
         self._refuse_too_few(found)
         return found
 
+    def _compare(
+        self, comm: Communicator, keys: SecAggRound, matter: bytes, commitments: Inbox, disclosed: Inbox
+    ) -> None:
+        """Name who gave silos different commitments, by what all were given; collective."""
+        differs = False
+        with raise_on_all_ranks(comm):
+            differs = heard_otherwise(keys.masking, matter, tuple(commitments), commitments, disclosed)
+        if any(comm.allgather_bytes(b"differs" if differs else b"")):
+            told = Inbox.of(comm.allgather_bytes(packed(commitments)), comm.members)
+            with raise_on_all_ranks(comm):
+                self.bucketing.drawn.compare(commitments, told, self.session.roster)
+
     def _refuse_too_few(self, buckets: Buckets) -> None:
-        """StoppedError, the same on every rank, where the rule would have too few means."""
-        if len(buckets) < self.bucketing.fewest:
-            raise StoppedError(
-                f"round {self._round}: {len(buckets)} buckets of {FEWEST_IN_BUCKET} silos or more are left, "
-                f"and robust.f takes {self.bucketing.fewest}; nothing was opened: --resume goes on from the "
-                "last committed round with the silos that are back",
-                rank=0,
-            )
+        """StoppedError, on every rank, where the rule has too few means, or the sum too few silos."""
+        here, rules = self.session.group.members, self.session.round(0)
+        silos = {*self._absent, *chain(*buckets)}.intersection(here)
+        if len(buckets) >= self.bucketing.fewest and len(silos) >= rules.minimum:
+            return
+        why = f"robust.f takes {self.bucketing.fewest} of them"
+        if len(buckets) >= self.bucketing.fewest:
+            why = f"secure.threshold takes {rules.minimum} silos"
+        raise StoppedError(
+            f"round {self._round}: {len(here)} silos are left, {len(silos)} of them in {len(buckets)} "
+            f"buckets of {FEWEST_IN_BUCKET} silos or more, and {why}; nothing was opened: --resume goes on "
+            "from the last committed round with the silos that are back; a larger robust.bucket, "
+            f"{FEWEST_IN_BUCKET + 1} at least, bears more deaths",
+            rank=0,
+        )
 
     def _agreed_ranges(
         self, keys: SecAggRound, known: SumInputs, magnitudes: Magnitudes, weight: float, *, stated: bool
@@ -134,17 +176,18 @@ class BucketedSecAggSum(SecAggSum):
         places = [[here.index(silo) for silo in bucket] for bucket in kept]
 
         def fold(rows: list[Row], out: NDArray[Any]) -> None:
-            for row, bucket in zip(out, places, strict=False):
+            for row, bucket in zip(out[: len(places)], places, strict=True):
                 reduce_rows([rows[place] for place in bucket], row)
             out[len(places) :] = 0
 
+        self._refuse_too_few(kept)
+        self._make_room(len(kept))
         self._send(encoded, mask_set(self._of_bucket(masks, me)), fold)
         words: dict[int, bytes] = {}
         tail = encoded.tail()
         masked_total(comm, tail, mask_set(masks), self._size, held=words)
         if self.spec.recompute:
             self._collection.sums.hold()
-        self._refuse_too_few(kept)
         self.bucketing.drawn.newest = kept
         opened = {*self._absent, *(silo for bucket in kept for silo in bucket)}
         survivors = tuple(silo for silo in here if silo in opened)

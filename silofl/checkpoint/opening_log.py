@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from silofl.checkpoint.checked import each, named, whole
+from silofl.checkpoint.checked import each, hexadecimal, named, whole
 from silofl.checkpoint.entry_log import EntryLog, run_of
+from silofl.crypto.identity import SIGNATURE_BYTES
 from silofl.errors import CheckpointError
 
-FORMAT = 1
-_OPTIONAL = frozenset({"way", "buckets"})
+FORMAT = 2
+_OPTIONAL = frozenset({"way", "buckets", "signatures"})
 """Fields that most openings are without."""
 Silos = tuple[int, ...]
 
@@ -30,6 +31,8 @@ class Opening:
     """Digest (hex) of what else decides the sum and may not change, such as weights between neighbours."""
     buckets: tuple[Silos, ...] = ()
     """The silos of each sum, where several were opened beside each other; empty where it was one."""
+    signatures: tuple[str, ...] = field(default=(), compare=False)
+    """Of those that were there, in their order (hex): see `opening_evidence.py`."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -42,13 +45,19 @@ class Opening:
         if table.keys() - _OPTIONAL != {"round", "silos", "present"} or not isinstance(
             table.get("way", ""), str
         ):
-            raise CheckpointError("an opening has other fields than round, silos, present, way and buckets")
+            raise CheckpointError(
+                "an opening has other fields than round, silos, present, way, buckets and signatures"
+            )
         found = cls(
             whole(table["round"], "the round of an opening", 1),
             _silos(table["silos"], silos),
             _silos(table["present"], silos),
             table.get("way", ""),
             tuple(_silos(one, silos) for one in each(table.get("buckets", []), "its buckets")),
+            tuple(
+                hexadecimal(one, "a signature of an opening", SIGNATURE_BYTES)
+                for one in each(table.get("signatures", []), "its signatures")
+            ),
         )
         if found.buckets and tuple(sorted(chain(*found.buckets))) != found.silos:
             raise CheckpointError("the buckets of an opening are not its silos, each once")

@@ -10,7 +10,8 @@ from torch import nn
 
 from silofl.attacks.backdoor import Backdoor
 from silofl.config import Config
-from silofl.tasks.base import Metric, Task
+from silofl.errors import ConfigError
+from silofl.tasks.base import Metric, SiloData, Task
 from silofl.tasks.metrics import Ratio
 from silofl.tasks.user_code import UserCode
 from silofl.training.evaluate import Evaluated, reported
@@ -23,6 +24,28 @@ def evaluated(task: Task, config: Config, code: UserCode) -> Evaluated:
     """What a task's models are evaluated by: itself, or with the success of the backdoor of [attack]."""
     attack = config.attack.attack
     return _WithBackdoor(task, attack, code) if isinstance(attack, Backdoor) else task
+
+
+def refuse_unknown_target(config: Config, model: nn.Module, data: SiloData, silo: int) -> None:
+    """Raise ConfigError where the backdoor of [attack] means a class that the model of an attacker has not.
+
+    Not collective. A model without an output for each class is not asked.
+    """
+    attack = config.attack.attack
+    if not isinstance(attack, Backdoor) or silo not in attack.silos:
+        return
+    trained, device = model.training, next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(data.train[0][0][None].to(device))
+    finally:
+        model.train(trained)
+    if outputs.ndim == 2 and 1 < outputs.shape[1] <= attack.target:
+        raise ConfigError(
+            f"attack.target = {attack.target} is no class of the task, whose model has outputs for 0 to "
+            f"{outputs.shape[1] - 1}: set it to one of them",
+            rank=silo,
+        )
 
 
 @final

@@ -237,7 +237,9 @@ class RunContext:
         Without `trust` it is a context for measurements, whose checkpoints nobody finds again.
         """
         silo.code.folder = path
-        openings = None if trust is None else Openings.of(group, config, path, str(trust.run), silos)
+        openings = None
+        if trust is not None:
+            openings = Openings.of(group, config, path, str(trust.run), silos, trust.signer)
         trust = Trust(OF_NO_RUN) if trust is None else trust
         assert trust.run is not None
         before = Ledger() if statistics is None else statistics.ledger

@@ -6,15 +6,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from silofl.aggregation.bucketing import DrawnBuckets
+from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Double, DrawnBuckets
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
 from silofl.checkpoint.draw_log import DrawLog
+from silofl.checkpoint.opening_evidence import OpeningEvidence
 from silofl.checkpoint.opening_log import Opening, OpeningLog, Silos, log_path
-from silofl.comm.collective_errors import allgather_object, allgather_parsed, raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.config import Config
+from silofl.crypto.secagg import is_double
+from silofl.crypto.signer import Signer
 from silofl.errors import CheckpointError, MismatchError, SiloflError, StoppedError
 from silofl.federation.stateful import Json, Part, State
 from silofl.report.round_metrics import silos_text
@@ -38,29 +42,46 @@ class Openings(Part):
         silos: how many the run has in all.
         fewest: how many silos a round is over at least.
         way: see `Opening.way`; of all rounds.
+        signer: see `OpeningEvidence`.
     """
 
     name = "openings"
 
     def __init__(
-        self, group: ElasticGroup, path: Path, run: str, silos: int, fewest: int, way: str = ""
+        self,
+        group: ElasticGroup,
+        path: Path,
+        run: str,
+        silos: int,
+        fewest: int,
+        way: str = "",
+        signer: Signer | None = None,
     ) -> None:
         self._group, self._silos, self.fewest, self._way = group, silos, fewest, way
         self.buckets = DrawnBuckets(run, DrawLog(path, run, group.silo_id))
+        self._evidence = OpeningEvidence(run, silos, signer)
         self._log = OpeningLog(log_path(path, group.silo_id), run, silos)
         self._before: dict[int, list[Opening]] = {}
         """What any silo's log has of rounds that are taken again; the same on every rank."""
         self._written: Opening | None = None
 
     @classmethod
-    def of(cls, group: ElasticGroup, config: Config, path: Path, run: str, silos: int) -> Openings | None:
+    def of(
+        cls,
+        group: ElasticGroup,
+        config: Config,
+        path: Path,
+        run: str,
+        silos: int,
+        signer: Signer | None = None,
+    ) -> Openings | None:
         """This rank's, as [secure] says; None where the protocol keeps no secret."""
         counted = with_data(config.topology, silos)
         protocol = choose_protocol(config.secure, counted)
         if not protocol.private:
             return None
         way = build(config.topology).fingerprint(silos, config.run.seed)
-        return cls(group, path, run, silos, protocol.fewest(config.secure, counted), way)
+        return cls(group, path, run, silos, protocol.fewest(config.secure, counted), way, signer)
 
     def newest_with_others(self) -> int:
         """The newest round that any silo's log has as opened with silos that are not here; 0 without one.
@@ -70,9 +91,15 @@ class Openings(Part):
         group = self._group
 
         def ask() -> int:
-            with raise_on_all_ranks(group.comm):
-                rounds = [one.round for one in self._log.openings() if not {*one.silos} <= {*group.members}]
-            return max(allgather_parsed(group.comm, max(rounds, default=0), int, "its openings"))
+            error, own = None, list[Opening]()
+            try:
+                own = [one for one in self._log.openings() if not {*one.silos} <= {*group.members}]
+            except SiloflError as found:
+                error = found
+            newest = [one.to_json() for one in sorted(own, key=lambda one: one.round)[-1:]]
+            told = allgather_object(group.comm, {"openings": newest}, error)
+            believed = [self._checked(one, silo) for silo, one in zip(group.members, told, strict=True)]
+            return max((one.round for openings in believed for one in openings), default=0)
 
         return group.step(ask)
 
@@ -83,12 +110,14 @@ class Openings(Part):
         gone; MismatchError where one is of another run; ProtocolError for what no silo of ours tells.
         """
         group, error, own = self._group, None, list[Opening]()
+        doubles = list[Any]()
         try:
-            own = self._log.openings()
+            own, doubles = self._log.openings(), self._doubles()
         except SiloflError as found:
             error = found
         mine = {
             "exists": self._log.exists,
+            "doubles": doubles,
             "openings": [one.to_json() for one in own if one.round > committed],
         }
         told = group.step(lambda: allgather_object(group.comm, mine, error))
@@ -103,8 +132,29 @@ class Openings(Part):
                 rank=0,
             )
         self._refuse_contradictions(every)
+        convicted = self._convict(told)
         self._take_up([one for openings in every.values() for one in openings], own)
-        return self._notices(drawn)
+        return convicted + self._notices(drawn)
+
+    def _doubles(self) -> list[Any]:
+        return [[silo, one.hex(), other.hex()] for silo, (one, other) in self.buckets.known().items()]
+
+    def _convict(self, told: list[Json]) -> list[str]:
+        """Keep silos out of draws that any silo's log convicts; the same on every rank. Notices."""
+        signer, found = self._evidence.signer, dict[int, Double]()
+        for message in told:
+            with suppress(KeyError, TypeError, ValueError):  # what convicts nobody
+                for silo, one, other in message["doubles"]:
+                    double = bytes.fromhex(one), bytes.fromhex(other)
+                    if signer is not None and is_double(signer.roster, silo, *double):
+                        found[silo] = double
+        for silo, double in found.items():
+            self.buckets.convict(silo, double)
+        self.buckets.convicted = frozenset(found)
+        return [
+            f"silo {silo} is in no bucket: it signed two commitments to the seed of one draw"
+            for silo in sorted(found)
+        ]
 
     def _checked(self, message: Json, silo: int) -> list[Opening]:
         """What a silo's log has, as it tells it."""
@@ -113,8 +163,16 @@ class Openings(Part):
             openings = [Opening.checked(one, self._silos) for one in told]
         except CheckpointError as error:
             raise refused(silo, error) from None
-        if any(len(one.silos) < self.fewest for one in openings):
-            raise refused(silo, f"it tells of a sum over fewer than {self.fewest} silos")
+        for one in openings:
+            why = self._evidence.refusal(one)
+            if any(len(bucket) < FEWEST_IN_BUCKET for bucket in one.buckets):
+                why = f"it tells of a bucket of fewer than {FEWEST_IN_BUCKET} silos"
+            if len(one.silos) < self.fewest:
+                why = f"it tells of a sum over fewer than {self.fewest} silos"
+            if why is not None:
+                raise refused(
+                    silo, f"{why}; move its silo-{silo:04d}/openings.jsonl away, and the others' count"
+                )
         return openings
 
     def _refuse_contradictions(self, every: dict[int, list[Opening]]) -> None:
@@ -191,10 +249,22 @@ class Openings(Part):
         return left_out
 
     def authorize(self, number: int, silos: Silos) -> None:
-        """See `Authorizer`: on disk before the sum can be opened. StoppedError where it must stay closed."""
-        self._refuse_other(number, silos)
-        buckets = self.buckets.newest
+        """See `Authorizer`: all that are there have signed it, and have it on disk, before. Collective.
+
+        StoppedError where it must stay closed; ProtocolError names a silo that would open another sum.
+        """
+        error, signature, buckets = None, "", self.buckets.newest
         opening = Opening(number, silos, self._group.members, self._way, buckets)
+        try:
+            self._refuse_other(number, silos)
+            signature = self._evidence.sign(opening)
+        except SiloflError as found:
+            error = found
+        if self._evidence.signer is not None:
+            told = allgather_object(self._group.comm, signature, error)
+            opening = self._evidence.signed(opening, told)
+        elif error is not None:
+            raise error
         if buckets:  # and in no others, should the round be taken again
             self.buckets.earlier[number] = buckets
         if opening != self._written and opening not in self._before.get(number, ()):
@@ -226,11 +296,14 @@ class Openings(Part):
 
     def rejoin_state(self) -> Json:
         """See `Stateful`."""
-        return {"before": [one.to_json() for openings in self._before.values() for one in openings]}
+        before = [one.to_json() for openings in self._before.values() for one in openings]
+        return {"before": before, "doubles": self._doubles()}
 
     def take_over(self, told: Json, own: State | None) -> None:
         """See `Stateful`. What others know counts where this silo's own record is damaged."""
         known = list[Opening]()
         with suppress(CheckpointError):
             known = self._log.openings()
-        self._take_up([Opening.checked(one, self._silos) for one in told["before"]], known)
+        self._convict([told])
+        before = [Opening.checked(one, self._silos) for one in told["before"]]
+        self._take_up([one for one in before if self._evidence.refusal(one) is None], known)

@@ -52,11 +52,14 @@ def refuse_hidden(rule: ResilientRule, key: str, name: str, protocol: SumProtoco
     )
     if rule.bucket == 1:
         if rule.own_bound is not None:
+            _refuse_unused(rule, name)
             return
         with_buckets = replace(rule, bucket=FEWEST_IN_BUCKET).refusal(MANY) is None
         buckets = f"set robust.bucket = {FEWEST_IN_BUCKET} or more, by which it compares the means of random "
         buckets += f'buckets of silos, with secure.protocol = "{IN_BUCKETS}"; or ' if with_buckets else ""
-        raise ConfigError(f"{hidden}: {buckets if with_buckets else ''}{shown}, or remove [robust]", rank=0)
+        bound = "set robust.bound, by which each silo cuts its own update; or " if rule.bounds else ""
+        remedies = f"{bound}{buckets if with_buckets else ''}{shown}, or remove [robust]"
+        raise ConfigError(f"{hidden}: {remedies}", rank=0)
     if "buckets" not in protocol.gives:
         raise ConfigError(
             f'robust.bucket = {rule.bucket} takes sums of buckets, and secure.protocol = "{name}" has one of '
@@ -69,6 +72,21 @@ def refuse_hidden(rule: ResilientRule, key: str, name: str, protocol: SumProtoco
             f"silos learns the other's update from their sum: set it to {FEWEST_IN_BUCKET} or more",
             rank=0,
         )
+
+
+def _refuse_unused(rule: ResilientRule, name: str) -> None:
+    """Raise ConfigError for keys that say how updates are compared, where each silo cuts its own alone."""
+    unset = type(rule)()
+    for key in ("mix", "clip", "f"):
+        value = getattr(rule, key)
+        if value != getattr(unset, key):
+            shown = str(value).lower()
+            raise ConfigError(
+                f'robust.{key} = {shown} compares updates, and under secure.protocol = "{name}" with '
+                f"robust.bucket = 1 each silo cuts its own alone: remove it, or set robust.bucket = "
+                f"{FEWEST_IN_BUCKET} or more",
+                rank=0,
+            )
 
 
 def _too_few_buckets(rule: ResilientRule, silos: int) -> str | None:

@@ -262,8 +262,10 @@ def _sum(federation: Federation, number: int, contribution: Contribution, magnit
 
 
 def _account(federation: Federation, fitted: Fitted, number: int) -> None:
-    """Let this silo's state follow the sum, which is certain now."""
-    federation.silo.accept(fitted)
+    """Let this silo's state follow the sum, which is certain now, where it is in it."""
+    summed = federation.aggregator
+    if summed.spec.bucketing is None or federation.group.silo_id in summed.participants:
+        federation.silo.accept(fitted)
     if federation.context.arrivals is not None:
         federation.context.arrivals.accept(federation.aggregator.participants)
     federation.context.feedback.accept()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from silofl.aggregation.protocols import choose_protocol
-from silofl.checkpoint import opening_log, run_keys
+from silofl.checkpoint import draw_log, opening_log, run_keys
 from silofl.checkpoint.audit_trail import trail_path
 from silofl.checkpoint.directory import CheckpointDirectory
 from silofl.checkpoint.run_id import found_run_id, new_run_id
@@ -106,14 +106,15 @@ def agree_on_run(group: ElasticGroup, config: Config, path: Path, silos: int, *,
 
 def _logs(path: Path, silo: int) -> dict[Path, str | None]:
     """A silo's logs, and the id of the run that each is of; MismatchError for another version's."""
-    releases, openings = release_log.log_path(path, silo), opening_log.log_path(path, silo)
-    return {releases: release_log.run_of_log(releases), openings: opening_log.run_of_log(openings)}
+    kinds = (release_log, opening_log, draw_log)
+    return {one.log_path(path, silo): one.run_of_log(one.log_path(path, silo)) for one in kinds}
 
 
 def refuse_leftovers(path: Path, silo: int) -> None:
     """Raise ConfigError where a new run's directory has rounds or logs of an old one: not collective."""
     rounds, _ = CheckpointDirectory(path / CHECKPOINTS, silo).manifests()
-    logs = (release_log.log_path(path, silo), opening_log.log_path(path, silo), trail_path(path, silo))
+    kinds = (release_log, opening_log, draw_log)
+    logs = [*(one.log_path(path, silo) for one in kinds), trail_path(path, silo)]
     if rounds or any(log.exists() for log in logs):
         raise ConfigError(
             f"{path} already holds a run: add --resume to go on with it, or name another with --run"

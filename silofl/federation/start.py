@@ -18,6 +18,7 @@ from silofl.config import Config
 from silofl.console import log
 from silofl.errors import ConfigError, SiloflError
 from silofl.federation import rundir, standardization
+from silofl.federation.backdoor_metric import refuse_unknown_target
 from silofl.federation.failure.respawner import RejoinState
 from silofl.federation.federation import RunContext, setup
 from silofl.federation.first_model_check import compare_first_models
@@ -90,6 +91,7 @@ def build_silo(
             counted = with_data(config.topology, silos)
             own = data or data_of(config, task, code, silos)
             made = Silo(config, task, code.silo, counted, device, code=code, data=own)
+            refuse_unknown_target(config, made.model.module, own.data, code.silo)
             if team is not None:
                 team.gather(made.model, made.train)
                 made.trainer.team = team

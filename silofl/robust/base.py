@@ -69,8 +69,8 @@ class ResilientRule(RobustRule, ABC):
     """Before the rule, clip the longest 2 f (n - f) / n of n updates to the length of the next (adaptive
     robust clipping, ARC: Allouah et al. 2025)."""
     bucket: PositiveInt = 1
-    """Give the rule means of so many updates each, of silos drawn anew in every round (bucketing: Karimireddy
-    et al. 2022); 1 for the updates themselves. Under a secure sum, of so many or more, at least 3."""
+    """Give the rule means of so many updates each, of silos that are drawn (bucketing: Karimireddy et al.
+    2022); 1 for the updates themselves. Under a secure sum, of so many or more, at least 3."""
     redraw: PositiveInt | None = None
     """Rounds after which buckets are drawn anew; unset, every round, and under a secure sum, of which several
     draws show single silos' mean updates, only when silos come or go."""
@@ -80,6 +80,8 @@ class ResilientRule(RobustRule, ABC):
 
     whole: ClassVar[bool] = False
     """Whether distances of whole vectors decide, also without a step before."""
+    bounds: ClassVar[bool] = False
+    """Whether it may have an `own_bound`."""
     center: ClassVar[bool] = False
     """Whether it goes on from what it gave in the round before, which the servers of slices keep."""
 
@@ -203,13 +205,14 @@ def apply(
     if 2 * len(good) <= count:
         raise ValueError(
             f"{len(rejected)} of {count} updates have values that are not finite, or too large for their "
-            "distances to be: no rule is of so few others; lower train.lr, or set train.clip_norm"
+            f"distances to be, those of {_named(rejected)}: no rule is of so few others; lower train.lr or "
+            "set train.clip_norm, and look at the data of a silo that is alone in it"
         )
     f = max(0, rule.f - len(rejected))
     if len(good) < rule.fewest(f) or math.ceil(len(good) / rule.bucket) < rule.fewest(f):
         raise ValueError(
             f"robust.f = {rule.f} is too large for the {len(good)} updates of finite values that are left of "
-            f"{count}: lower it, or choose another robust.name"
+            f"{count}, without {_named(rejected)}: lower it, or choose another robust.name"
         )
     used = [rows[index] for index in good]
     beside = _beside(rule, used, center) if rule.measures else {}
@@ -242,6 +245,10 @@ def aggregate(
     known, silos = measure(rule, rows, center), tuple(range(len(rows)))
     apply(rule, rows, known, silos, np.random.default_rng(seed), center=center, out=out)
     return out
+
+
+def _named(silos: tuple[int, ...]) -> str:
+    return f"silo{'s' * (len(silos) > 1)} {', '.join(map(str, silos))}"
 
 
 def _finite(squares: Matrix, count: int) -> list[int]:

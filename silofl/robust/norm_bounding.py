@@ -23,6 +23,7 @@ class NormBounding(WeighingRule):
     silo cuts its own update, which a silo that lies does not."""
 
     paper = "Sun et al. 2019"
+    bounds = True
 
     @property
     def own_bound(self) -> float | None:

@@ -64,7 +64,8 @@ class RobustSteps(Strategy):
                 given = rule, rows[name], known, silos, rng
                 rejected |= set(apply(*given, center=center, out=means[name]))
             except ValueError as error:
-                raise ConfigError(f"round {total.round_number}: {error}", rank=0) from None
+                which = " (each the first of its bucket)" if total.buckets else ""
+                raise ConfigError(f"round {total.round_number}: {error}{which}", rank=0) from None
             if center is not None:
                 after[CENTER + name] = means[name].copy()
         self.rejected = tuple(sorted(rejected))

@@ -36,9 +36,9 @@ def values_of(silo: int) -> NDArray[np.float64]:
     return np.random.default_rng(silo).uniform(-1, 1, SIZE) * (1 + silo)
 
 
-def spec_of(silos: int, fewest: int, drawn: DrawnBuckets) -> AggregationSpec:
+def spec_of(silos: int, fewest: int, drawn: DrawnBuckets, size: int) -> AggregationSpec:
     vectors = (VectorSpec("x", SIZE, weighting="uniform"), VectorSpec("b", 5, "exact", "uniform"))
-    bucketing = Bucketing(3, fewest, drawn=drawn)
+    bucketing = Bucketing(size, fewest, drawn=drawn)
     return AggregationSpec(
         vectors, np.dtype(np.float64), 7, 0, bytes(32), silos, 1, rows=True, recompute=1, bucketing=bucketing
     )
@@ -50,6 +50,7 @@ def rank_of(
     *,
     absent: tuple[int, ...] = (),
     earlier: Any = None,
+    size: int = 3,
     spied: Callable[[Any], None] = lambda aggregator: None,
 ) -> Callable[[Communicator], Any]:
     """What a rank has in the end: buckets, by row the words and values of the slices that it serves."""
@@ -57,7 +58,7 @@ def rank_of(
     def rank(comm: Communicator) -> Any:
         fault, group = Fault(comm, deaths.get(comm.rank)), ElasticGroup(comm)
         drawn = DrawnBuckets("run", earlier={} if earlier is None else {1: earlier})
-        spec = spec_of(comm.size, fewest, drawn)
+        spec = spec_of(comm.size, fewest, drawn, size)
         made = PROTOCOLS["secagg"].build(group, SecureConfig(protocol="secagg", bits=BITS), spec, None)
         assert isinstance(made, BucketedSecAgg)
         spied(made)
@@ -137,12 +138,28 @@ def test_a_silo_that_dies_leaves_out_its_bucket_where_two_are_left(step: str) ->
 def test_with_too_few_buckets_nothing_is_opened() -> None:
     results = run(9, {4: "collect middle"}, fewest=3)
     assert {str(one) for one in results if one is not None} == {
-        "round 1: 2 buckets of 3 silos or more are left, and robust.f takes 3; nothing was opened: --resume "
-        "goes on from the last committed round with the silos that are back"
+        "round 1: 8 silos are left, 6 of them in 2 buckets of 3 silos or more, and robust.f takes 3 of them; "
+        "nothing was opened: --resume goes on from the last committed round with the silos that are back; a "
+        "larger robust.bucket, 4 at least, bears more deaths"
     }
+
+
+def test_with_too_few_silos_in_the_buckets_that_are_left_nothing_is_opened() -> None:
+    """One bucket is enough for the rule, and its three silos are fewer than the threshold."""
+    results = run(6, {4: "collect middle"})
+    (said,) = {str(one) for one in results if one is not None}
+    assert said.startswith(
+        "round 1: 5 silos are left, 3 of them in 1 buckets of 3 silos or more, and secure."
+    )
 
 
 def test_a_round_that_is_taken_again_is_in_the_buckets_of_before() -> None:
     """Silo 9 sat out then, or was in a bucket that was not opened; it sits out now."""
     before = ((0, 4, 8), (1, 2, 3), (5, 6, 7))
     assert check(run(SILOS, {}, absent=(9,), earlier=before), SILOS) == before
+
+
+def test_buckets_of_before_that_lost_silos_are_more_than_would_be_drawn_now() -> None:
+    """Three of four silos each, of which one of each bucket died then; the dead are not back."""
+    before = ((0, 4, 8), (1, 2, 3), (5, 6, 7))
+    assert check(run(9, {}, earlier=before, size=4), 9) == before

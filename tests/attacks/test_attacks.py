@@ -20,7 +20,7 @@ from silofl.attacks.label_flip import LabelFlip
 from silofl.attacks.registry import ATTACKS
 from silofl.comm.threads import run_in_threads
 from silofl.errors import ConfigError
-from silofl.federation.backdoor_metric import evaluated
+from silofl.federation.backdoor_metric import evaluated, refuse_unknown_target
 from silofl.federation.early_checks import Start, attack
 from silofl.federation.loop import train
 from silofl.tasks import build
@@ -103,6 +103,21 @@ def test_half_of_the_samples_have_the_patch_and_its_label(shape: tuple[int, ...]
 def test_a_patch_that_does_not_go_into_samples_is_refused(samples: Any, labels: Any) -> None:
     with pytest.raises(ValueError, match=r"^attack\.patch = 3 does not go into samples"):
         Backdoor(patch=3).poison(np.zeros(samples), np.ones(4, labels), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("target", [9, 10, 77])
+def test_a_target_that_is_no_class_is_refused_of_the_attacker(target: int) -> None:
+    table = {"name": "backdoor", "silos": [1], "target": target}
+    config = configuration.parse({"task": {"name": "digits", "model": "linear"}, "attack": table})
+    task = build(config)
+    refuse_unknown_target(config, task.model(), task.data(0, 4), 0)
+    if target < 10:
+        refuse_unknown_target(config, task.model(), task.data(1, 4), 1)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"^attack\.target = {target} is no class .* outputs for 0 to 9: set"
+    ):
+        refuse_unknown_target(config, task.model(), task.data(1, 4), 1)
 
 
 def test_the_success_of_a_backdoor_is_a_metric_of_the_run() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silofl.crypto.secagg import commit, disclose, joint_seed
+from silofl.crypto.secagg import commit, disclose, is_double, joint_seed, says_the_same
 from silofl.crypto.secagg.joint_seed import Commitment, SeedValue
 from silofl.crypto.secagg.messages import sign
 from silofl.errors import ProtocolError
@@ -88,7 +88,7 @@ def test_a_silo_that_commits_to_two_values_is_found_before_anything_is_masked() 
     """It tells silo 0 one commitment and the others another: their values say what they were given."""
     parties = stages()
     told = committed(parties)
-    other = Commitment(SESSION, 1, LIAR, b"c" * 32)
+    other = Commitment(SESSION, 1, LIAR, MATTER, b"c" * 32)
     lied = told | {LIAR: sign(other, identities(N)[LIAR])}
     values = {
         silo: disclose(parties[silo], MATTER, range(N), lied if silo == 0 else told) for silo in parties
@@ -113,3 +113,21 @@ def test_a_commitment_says_nothing_of_the_value_without_the_key() -> None:
     value = SeedValue.decode(opened(parties, committed(parties))[0][:-64], 0).value
     assert commitment != value
     assert value not in b"".join(committed(parties).values())
+
+
+def test_two_commitments_of_one_draw_convict_whose_signatures_they_have_and_nobody_else() -> None:
+    parties, roster = stages(), make_round(N).roster
+    true, again = committed(parties)[LIAR], committed(stages(number=9, session=bytes(16)))[LIAR]
+    other = sign(Commitment(SESSION, 1, LIAR, MATTER, b"c" * 32), identities(N)[LIAR])
+    assert is_double(roster, LIAR, true, other)
+    assert is_double(roster, LIAR, again, other)  # of two sessions
+    assert says_the_same(LIAR, true, again)
+    for first, second in (
+        (true, again),
+        (true, committed(parties, b"o" * 32)[LIAR]),  # another draw
+        (true, sign(Commitment(SESSION, 1, LIAR, MATTER, b"c" * 32), identities(N)[0])),
+        (true, other[:-1] + bytes([other[-1] ^ 1])),
+        (true, b""),
+    ):
+        assert not is_double(roster, LIAR, first, second)
+    assert not is_double(roster, 0, true, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,25 @@ from torch.utils.data import TensorDataset
 from silofl.aggregation import bucketed_secagg
 from silofl.checkpoint.opening_log import Opening, OpeningLog
 from silofl.comm.threads import run_in_threads
+from silofl.crypto.identity import Identity
+from silofl.crypto.secagg.joint_seed import Commitment
+from silofl.crypto.secagg.messages import sign
 from silofl.errors import CheckpointError, ConfigError, ProtocolError, SiloflError
 from silofl.federation.dry_run import dry_run
 from silofl.federation.early_checks import Start, robust_rule
 from silofl.federation.loop import train
+from silofl.federation.silo import Silo
 from silofl.tasks.base import SiloData
 from tests.robust import naive as rules
 from tests.robust.test_in_runs import configured
+from tests.signed_openings import told_by
 from tests.strategies import naive
 from tests.strategies.test_federated import LR, STEPS, Softmax, deaths
 
 __all__ = ["deaths"]
 SILOS, ROUNDS = 9, 3
 MEDIAN = {"name": "median", "f": 1, "bucket": 3}
+BOUND = {"name": "norm_bounding", "bound": 0.05}
 SECURE = {"protocol": "secagg", "bits": 32}
 pytestmark = pytest.mark.usefixtures("deaths")
 
@@ -105,6 +112,23 @@ def test_a_silo_that_dies_takes_its_bucket_out_of_the_round_and_the_run_goes_on(
     assert found[2].silos == tuple(silo for silo in range(10) if silo != 2)
 
 
+def test_a_silo_of_a_bucket_that_is_left_out_keeps_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that sits out, for its update is in no sum."""
+    taken, accept = list[int](), Silo.accept
+
+    def spied(silo: Silo, fitted: Any) -> None:
+        taken.append(silo._number)
+        accept(silo, fitted)
+
+    monkeypatch.setattr(Silo, "accept", spied)
+    federate(settings(tmp_path, MEDIAN | {"f": 0}, "kill silo 2 round 1 at collect", rounds=1))
+    (one,) = openings(tmp_path, 0)
+    assert len(one.silos) == 6
+    assert sorted(taken) == [*one.silos]
+
+
 def test_a_round_that_is_taken_again_has_the_buckets_of_before(tmp_path: Path) -> None:
     """Silo 2 died before its words were in, another behind the opening, which ended the job."""
     robust = MEDIAN | {"f": 0}
@@ -131,9 +155,7 @@ def test_records_of_other_buckets_are_refused(tmp_path: Path) -> None:
     federate(settings(tmp_path, rounds=1))
     (first,) = openings(tmp_path)
     for silo, buckets in ((0, first.buckets), (1, ((0, 1, 2), (3, 4, 5), (6, 7, 8)))):
-        with (tmp_path / f"silo-{silo:04d}" / "openings.jsonl").open("a") as log:
-            entry = Opening(2, first.silos, first.present, buckets=buckets).to_json()
-            log.write(json.dumps(entry) + "\n")
+        told_by(tmp_path, silo, Opening(2, first.silos, first.present, first.way, buckets))
     results = federate(settings(tmp_path), resume=True)
     assert {type(one) for one in results} == {CheckpointError}
     assert "silos 0 and 1 have round 2 as opened in other buckets" in str(results[0])
@@ -173,8 +195,8 @@ def test_a_silo_that_knows_the_others_values_cannot_choose_another_of_its_own(
 
     def other(stage: Any, matter: bytes) -> bytes:
         calls.append(stage.me)
-        tries = stage.me == 3 and calls.count(3) > 1
-        return honest(stage, b"another" if tries else matter)
+        tries, true = stage.me == 3 and calls.count(3) > 1, honest(stage, matter)
+        return another(true, stage.party.identity) if tries else true
 
     monkeypatch.setattr(bucketed_secagg, "commit", other)
     if restarted:
@@ -183,6 +205,36 @@ def test_a_silo_that_knows_the_others_values_cannot_choose_another_of_its_own(
     assert {type(one) for one in results} == {ProtocolError}
     assert "silo 3 commits to another value of the seed that draws buckets than before" in str(results[0])
     assert [one.round for one in openings(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_who_tells_silos_different_commitments_is_named_by_all_and_later_draws_are_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    """Else honest silos would blame each other, and no draw of these silos would ever end."""
+    honest = bucketed_secagg.commitments_of
+    if later:
+        federate(settings(tmp_path, rounds=1), 10)
+
+    def told(stage: Any, matter: bytes, silos: Any, commitments: dict[int, bytes]) -> Any:
+        if stage.me in (0, 1):
+            key = Identity.load(tmp_path / "silo-0003" / "identity.pem")
+            commitments[3] = another(commitments[3], key)
+        return honest(stage, matter, silos, commitments)
+
+    monkeypatch.setattr(bucketed_secagg, "commitments_of", told)
+    results = federate(settings(tmp_path), 10, resume=later)
+    assert {(type(one), one.sender) for one in results} == {(ProtocolError, 3)}
+    assert "its two signatures are kept, and after --resume buckets are drawn without it" in str(results[0])
+    monkeypatch.setattr(bucketed_secagg, "commitments_of", honest)
+    assert all(isinstance(one, dict) for one in federate(settings(tmp_path), 10, resume=True))
+    assert {one.silos for one in openings(tmp_path, silos=10)[later:]} == {(0, 1, 2, *range(4, 10))}
+
+
+def another(true: bytes, key: Identity) -> bytes:
+    """A commitment to another value of the same draw."""
+    message = Commitment.decode(true[:-64], 3)
+    return sign(replace(message, commitment=b"c" * 32), key)
 
 
 def test_a_silo_with_buckets_of_its_own_opens_nothing(
@@ -213,7 +265,10 @@ def test_a_bound_is_kept_by_each_silo_itself_where_there_are_no_buckets(tmp_path
     ("robust", "protocol", "silos", "said"),
     [
         ({"name": "median"}, "secagg", 9, r"set robust\.bucket = 3 or more, .* or set secure\.protocol"),
-        ({"name": "norm_bounding"}, "secagg", 9, r"set robust\.bucket = 3"),
+        ({"name": "norm_bounding"}, "secagg", 9, r"set robust\.bound, .*; or set robust\.bucket = 3"),
+        (BOUND | {"mix": True}, "secagg", 9, r"^robust\.mix = true compares .* robust\.bucket = 3"),
+        (BOUND | {"clip": True}, "secagg", 9, r"^robust\.clip = true compares .* each silo cuts its own"),
+        (BOUND | {"f": 2}, "additive", 9, r"^robust\.f = 2 compares updates.*: remove it, or set"),
         ({"name": "root_trust"}, "secagg", 9, r"is not seen: set secure\.protocol = \"plain\""),
         ({"name": "median", "bucket": 2, "f": 0}, "secagg", 9, r"^robust\.bucket = 2 under .* set it to 3"),
         ({"name": "median", "bucket": 3, "f": 0}, "additive", 9, r'set secure\.protocol = "secagg"$'),

@@ -227,6 +227,13 @@ def test_lengths_that_float64_cannot_square_are_refused_and_small_ones_are_not(n
         aggregate(KINDS[name](f=2), x * 1e160)
 
 
+def test_updates_that_are_none_are_said_by_name_with_a_remedy() -> None:
+    with pytest.raises(
+        ValueError, match=r"those of silos 0, 1, 2: .* lower train\.lr or set train\.clip_norm"
+    ):
+        aggregate(KINDS["median"](f=1), np.full((3, 4), np.nan))
+
+
 def test_choices_that_take_too_long_are_refused() -> None:
     said = KINDS["mda"](f=10).refusal(40)
     assert said is not None

@@ -7,7 +7,15 @@ draw what no silo may choose.
 """
 
 from silofl.crypto.secagg.inputs import SumInputs
-from silofl.crypto.secagg.joint_seed import commit, commitments_of, disclose, joint_seed
+from silofl.crypto.secagg.joint_seed import (
+    commit,
+    commitments_of,
+    disclose,
+    heard_otherwise,
+    is_double,
+    joint_seed,
+    says_the_same,
+)
 from silofl.crypto.secagg.rules import Round, Rules
 from silofl.crypto.secagg.small_sums import check_words, sign_words, small_keys
 from silofl.crypto.secagg.statement import check_inputs, state_inputs
@@ -35,9 +43,12 @@ __all__ = [
     "commit",
     "commitments_of",
     "disclose",
+    "heard_otherwise",
+    "is_double",
     "joint_seed",
     "mask",
     "reveal",
+    "says_the_same",
     "share",
     "sign_words",
     "small_keys",

@@ -28,7 +28,8 @@ KEY_SHARE = 2
 SHARE_DIGEST_BYTES = 16
 _COMMITTED = struct.Struct(f">I{SHARE_DIGEST_BYTES}s{SHARE_DIGEST_BYTES}s")
 _TOLD = struct.Struct(f">IB{SHARE_BYTES}s")
-_SIGNED = b"silofl/2 signed message\0"
+SIGNED = b"silofl/2 signed message\0"
+"""Before every message that is signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 def sign(message: Message, identity: Identity) -> bytes:
     """The message as it travels when it is signed: its bytes and the sender's signature of them."""
     data = message.encode()
-    return data + identity.sign(_SIGNED + data)
+    return data + identity.sign(SIGNED + data)
 
 
 def receive(kind: type[AnyMessage], data: bytes, context: Round, sender: int) -> AnyMessage:
@@ -219,7 +220,7 @@ def receive_signed(kind: type[AnyMessage], data: bytes, context: Round, sender: 
     The signature comes first: what nobody signed is not worth reading.
     """
     content, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    if not context.roster.verify(sender, signature, _SIGNED + content):
+    if not context.roster.verify(sender, signature, SIGNED + content):
         raise _refusal(kind, sender, "its signature is not that of the silo in the roster")
     return receive(kind, content, context, sender)
 

@@ -54,7 +54,7 @@ def refuse_too_few(context: Round, silos: int, what: str) -> None:
     """ThresholdError unless a sum over this many silos is allowed."""
     if silos >= context.minimum:
         return
-    why = f"round {context.number} needs {context.minimum} silos and {silos} {what}"
+    why = f"a secure sum needs {context.minimum} silos and {silos} {what}"
     if silos == 2 and context.threshold <= 2:
         why += ": a sum over two shows each the other's update (secure.allow_two = true permits it)"
     raise ThresholdError(f"{why}; nothing was revealed")
