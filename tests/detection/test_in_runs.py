@@ -12,7 +12,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import silofl.federation.round
 from silofl import config as configuration
+from silofl.checkpoint.audit_trail import read, trail_path
+from silofl.checkpoint.trail_verification import verified
 from silofl.comm.threads import run_in_threads
 from silofl.detection.silo_standing import Standing
 from silofl.errors import CheckpointError, ConfigError
@@ -109,6 +112,26 @@ def test_standings_are_there_after_a_resume(tmp_path: Path) -> None:
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
     assert of(tmp_path / "cut", "scores") == of(tmp_path / "whole", "scores")
     assert of(tmp_path / "cut", "excluded") == of(tmp_path / "whole", "excluded")
+
+
+def test_no_silo_loses_its_exclusion_by_a_resume_that_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all signed it, where the attacker has lost its newest checkpoint and behaves from then on."""
+    run(configured(tmp_path, rounds=2, audit={"trail": True}))
+    for path in (tmp_path / "checkpoints").rglob("*0002*/*silo-0005*"):
+        path.unlink()
+    monkeypatch.setattr(
+        silofl.federation.round, "with_forged_updates", lambda _, __, fitted, seen: (fitted, seen)
+    )
+    run(configured(tmp_path, rounds=4, audit={"trail": True}), resume=True)
+    signed = [one.entry for one in read(trail_path(tmp_path, BAD))[2]]
+    assert [one.round for one in signed] == [1, 2, 2, 3, 4]
+    assert [[*one.decisions.get("excluded", {})] for one in signed] == [[], ["5"], ["5"], [], []]
+    assert "as all silos have signed" in of(tmp_path, "excluded")[1]["5"]
+    assert of(tmp_path, "left_out")[2:] == [[BAD]] * 2
+    text = verified([tmp_path]).text()
+    assert "  signers   rounds 2 to 4 again, after a resume: silos" in text
 
 
 def test_silos_that_have_kept_something_else_are_named(tmp_path: Path, monkeypatch: Any) -> None:
