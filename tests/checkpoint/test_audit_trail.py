@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,139 @@ def test_a_torn_last_line_is_not_there(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
     assert [one.entry.round for one in verified([tmp_path]).longest.signed] == [1, 2, 3]
     assert FORMAT == 2
+
+
+def by_one(number: int, previous: str, **changed: Any) -> SignedEntry:
+    """An entry that silo 2 writes and signs alone."""
+    fields = {"present": (2,), "departed": (0, 1), "returned": (), "members": (2,)} | changed
+    model = hashlib.sha256(MODELS[0].data).hexdigest()
+    entry = Entry(number, **fields, model=model, config="00" * 32, decisions={}, previous=previous)
+    return SignedEntry(entry, {2: Signer(KEYS[2], ROSTER).sign(PURPOSE, entry.digest).hex()})
+
+
+@pytest.mark.parametrize("kept", [0, 2, ROUNDS])
+def test_no_silo_alone_writes_an_entry(tmp_path: Path, kept: int) -> None:
+    """In the place of others, or behind them; beside honest copies, or with none of them."""
+    for silo in range(3):
+        write(tmp_path, silo)
+    run, head, told = read(trail_path(tmp_path, 2))
+    file = TrailFile(trail_path(tmp_path, 2), run, head, told[:kept])
+    file.put(by_one(kept + 1, file.newest))
+    said = (
+        f"{file.path}: the entry of round {kept + 1} is one of 1 of 3 silos, and no fewer than 2 can decide"
+    )
+    for copies in (3, 1):
+        with pytest.raises(TrailError) as caught:
+            verified([tmp_path])
+        assert str(caught.value).startswith(said), copies
+        for silo in (0, 1):
+            shutil.rmtree(tmp_path / f"silo-000{silo}", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"departed": ()}, "is of other silos than those before it and those it names as come or gone"),
+        ({"returned": (0,)}, "is of other silos than"),
+        ({"members": (0, 1, 2, 3)}, "names other silos than the run has"),
+        ({"config": "11" * 32}, "is of another configuration than those before it"),
+        ({"round": 4}, "follows that of round 2: those between are missing"),
+    ],
+    ids=str,
+)
+def test_what_a_majority_signs_follows_from_the_entry_before(tmp_path: Path, changed: Any, said: str) -> None:
+    file = TrailFile(trail_path(tmp_path, 0), RUN, HEAD)
+    for number in (1, 2):
+        file.put(signed(number, file.newest))
+    entry = replace(signed(3, file.newest, (0, 1)).entry, **changed)
+    signatures = {silo: Signer(KEYS[silo], ROSTER).sign(PURPOSE, entry.digest).hex() for silo in (0, 1)}
+    file.put(SignedEntry(entry, signatures))
+    with pytest.raises(TrailError, match=f"the entry of round [34] {said}"):
+        verified([tmp_path])
+
+
+def test_rounds_that_come_again_are_told_and_silos_whose_copies_are_missing(tmp_path: Path) -> None:
+    file = TrailFile(trail_path(tmp_path, 1), RUN, HEAD)
+    for number in (1, 2, 3):
+        file.put(signed(number, file.newest))
+    file.put(signed(2, file.newest, (0, 1)))
+    lines = verified([tmp_path]).text().splitlines()
+    assert lines[0].endswith("2 round(s), copies of 1 of 3 silos, none of silos 0, 2")
+    assert [line for line in lines if "signers" in line] == [
+        "  signers   rounds 1 to 3: silos 0, 1, 2",
+        "  signers   round 2 again, after a resume: silos 0, 1",
+    ]
+    assert "fewer than 2 of these silos: so many that collude can write any entry" in lines[3]
+    assert "what was cut off all of these copies is not seen" in lines[4]
+
+
+HEADS = {
+    "layout": [["w", [4]]],
+    "no layout": [],
+    "keys": "nonsense",
+    "of_first_start": True,
+    "dtype": "float64",
+    "nonsense": "nonsense",
+}
+
+
+@pytest.mark.parametrize("how", HEADS)
+def test_the_head_is_what_the_first_entry_names(tmp_path: Path, how: str) -> None:
+    key = {"no layout": "layout", "nonsense": "dtype"}.get(how, how)
+    edit(write(tmp_path), lambda lines: lines[1].update({key: HEADS[how]}))
+    with pytest.raises(TrailError, match=r"chain is broken before the entry of round 1|its second line does"):
+        verified([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"v": MODELS[4]}, "lacks w, which was signed"),
+        ({"w": MODELS[4].reshape(3, 1)}, "has w of another shape or type than was signed"),
+        ({"w": MODELS[4].astype(np.float64)}, "has w of another shape or type"),
+    ],
+    ids=["name", "shape", "type"],
+)
+def test_a_model_of_other_tensors_is_refused(tmp_path: Path, arrays: Any, said: str) -> None:
+    write(tmp_path)
+    save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(TrailError, match=said):
+        verified([tmp_path])
+
+
+def test_what_is_said_of_a_model(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert "  model     not compared: there is no model.safetensors\n" in verified([tmp_path]).text()
+    save_file({"w": MODELS[4], "z": MODELS[0]}, tmp_path / "model.safetensors")
+    assert "is the model of round 4; nobody has signed what else it has: z" in verified([tmp_path]).text()
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(TrailError, match="cannot be read"):
+        verified([tmp_path])
+
+
+NO_TRAILS: dict[str, Callable[[bytes], bytes]] = {
+    "NaN": lambda text: text.replace(b'"decisions": {}', b'"decisions": {"norm": NaN}', 1),
+    "1e999": lambda text: text.replace(b'"decisions": {}', b'"decisions": {"norm": 1e999}', 1),
+    "long": lambda text: text.replace(b'"round": 1,', b'"round": ' + b"9" * 5000 + b",", 1),
+    "deep": lambda text: text.splitlines()[0] + b"\n" + b"[" * 100_000 + b"\n",
+    "nested": lambda text: text.replace(b"{}", b'{"a":' * 900 + b"1" + b"}" * 900, 1),
+    "empty": lambda text: b"",
+    "binary": lambda text: b"\0\1\xff" + text,
+    "head alone": lambda text: text.splitlines()[0] + b"\n",
+    "signer": lambda text: text.replace(b'"signatures": {"0"', b'"signatures": {"x"', 1),
+    "zero": lambda text: text.replace(b'"signatures": {"0"', b'"signatures": {"00"', 1),
+    "more": lambda text: text.replace(b'"signatures": {', b'"signatures": {"9": "' + b"0" * 128 + b'", ', 1),
+    "format": lambda text: text.replace(b'"format": 2', b'"format": 1', 1),
+    "middle": lambda text: text.replace(b"\n", b"\n{bad\n", 3),
+}
+
+
+@pytest.mark.parametrize("how", NO_TRAILS)
+def test_a_file_that_is_no_trail_is_one_sentence_and_its_exit_code(tmp_path: Path, how: str) -> None:
+    write(tmp_path, 0)
+    file = write(tmp_path, 1)
+    file.write_bytes(NO_TRAILS[how](file.read_bytes()))
+    found = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert found.exit_code == EXIT_FALSE_CLAIM
+    assert found.output.startswith(f"silofl: {file}")
+    assert len(found.output.splitlines()) == 1
