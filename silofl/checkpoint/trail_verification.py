@@ -87,7 +87,7 @@ class Verified:
             f"run {trail.run}: {self.rounds} round(s), copies of {len(have)} of {silos} silos{away}",
             f"  keys      {trail.head.roster.digest.hex()}",
             f"  signed    {'by the keys of the roster' if self.pinned else UNCOMPARED}",
-            f"  against   fewer than {quorum(silos)} of these silos: so many that collude can write any entry",
+            f"  against   fewer than {quorum(silos)} of these silos: so many that collude can write all",
             f"  end       round {self.rounds}; what was cut off all of these copies is not seen",
             f"  model     {self.model}",
         ]

@@ -271,7 +271,7 @@ def test_rounds_that_come_again_are_told_and_silos_whose_copies_are_missing(tmp_
         "  signers   rounds 1 to 3: silos 0, 1, 2",
         "  signers   round 2 again, after a resume: silos 0, 1",
     ]
-    assert "fewer than 2 of these silos: so many that collude can write any entry" in lines[3]
+    assert "fewer than 2 of these silos: so many that collude can write all" in lines[3]
     assert "what was cut off all of these copies is not seen" in lines[4]
 
 

@@ -18,13 +18,15 @@ from silofl.checkpoint.audit_trail import read, trail_path
 from silofl.checkpoint.trail_verification import verified
 from silofl.comm.threads import run_in_threads
 from silofl.detection.silo_standing import Standing
-from silofl.errors import CheckpointError, ConfigError
+from silofl.errors import CheckpointError, ConfigError, ProtocolError
 from silofl.federation.early_checks import Start, detection
 from silofl.federation.exclusion_limits import rules_of
 from silofl.federation.exclusions import Exclusions
 from silofl.federation.loop import train
 from silofl.report.lines import round_line
 from silofl.report.round_metrics import RoundMetrics
+from silofl.topologies.base import BUFFERS
+from silofl.topologies.detecting_steps import DetectingSteps
 from tests.federation.threads import Normalized, prepare, records
 
 SILOS, BAD, ROUNDS = 7, 5, 8
@@ -132,6 +134,39 @@ def test_no_silo_loses_its_exclusion_by_a_resume_that_goes_back(
     assert of(tmp_path, "left_out")[2:] == [[BAD]] * 2
     text = verified([tmp_path]).text()
     assert "  signers   rounds 2 to 4 again, after a resume: silos" in text
+
+
+@pytest.mark.parametrize("how", ["length", "distances"])
+def test_a_server_that_tells_another_part_of_an_honest_update_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """By the silo whose update it is, or by all; else that silo would be excluded."""
+    honest = DetectingSteps._part
+
+    def lie(self: Any, name: str, rows: Any, kept: Any) -> Any:
+        part = honest(self, name, rows, kept)
+        if self._watch.silo == BAD and name != BUFFERS:
+            table = part.reshape(SILOS + 2, SILOS + 2)
+            last = SILOS + 2 if how == "length" else SILOS + 1
+            table[0, 1:last] += 1e4
+            table[1:last, 0] += 1e4
+        return part
+
+    def known(group: Any, *given: Any) -> Any:
+        found = of_run(group, *given)
+        found.watch.silo = group.silo_id
+        return found
+
+    of_run = Exclusions.of
+    monkeypatch.setattr(DetectingSteps, "_part", lie)
+    monkeypatch.setattr(Exclusions, "of", known)
+    said = (
+        "silo 5, which serves slice 5, tells another length of silo 0's"
+        if how == "length"
+        else "silo 5 tells"
+    )
+    with pytest.raises(ProtocolError, match=said):
+        run(configured(tmp_path, rounds=1, attack={}))
 
 
 def test_silos_that_have_kept_something_else_are_named(tmp_path: Path, monkeypatch: Any) -> None:
