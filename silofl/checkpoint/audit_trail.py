@@ -1,8 +1,8 @@
 """The audit trail: what every round decided, chained by digests, signed by all silos that were there.
 
 A silo's file has a line for the run, one for the keys that silos sign by, and one for each round. An entry
-names the digest of the entry before, so that none can be changed, left out or put in without a signature of
-every silo that was there for every entry after it.
+names the digest of the entry before, and the first one that of the run, its keys and its tensors. What
+entries have to be like is in `trail_rules.py`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from silofl.checkpoint.checked import each, hexadecimal, named, whole
 from silofl.checkpoint.entry_log import EntryLog, run_of, whole_entries
 from silofl.checkpoint.manifest import SHA256_BYTES
 from silofl.checkpoint.names import stem
-from silofl.crypto.identity import SIGNATURE_BYTES, Identity
+from silofl.crypto.identity import SIGNATURE_BYTES
 from silofl.crypto.kdf import digest
 from silofl.crypto.roster import Roster
-from silofl.crypto.signer import Signer
 from silofl.errors import CheckpointError, ConfigError, MismatchError
 
-FORMAT = 1
+FORMAT = 2
 PURPOSE = "audit trail"
 FILE = "trail.jsonl"
+DTYPES = ("float32", "float64")
 Json = dict[str, Any]
 Silos = tuple[int, ...]
+SILOS = ("present", "departed", "returned", "members")
+"""The fields of an entry that are silos."""
 
 
 class TrailError(CheckpointError):
@@ -42,15 +44,20 @@ class Entry:
     Attributes:
         round: from 1.
         present: silos that were there at its end, all of which sign it.
+        departed: silos that are not there any more, of those of the entry before and of `members`.
+        returned: silos that are there and were not for the entry before.
         members: silos whose updates are in its sum.
         model: SHA-256 (hex) of the model's shared values behind it.
-        config: digest (hex) of the configuration that all silos share.
-        decisions: who was left out, excluded and reinstated and why, with every score; JSON.
+        config: digest (hex) of the configuration, but for what a resume may change; one for all entries.
+        decisions: who was left out, excluded and reinstated and why, with every score, and the standings
+            of silos after the round; JSON.
         previous: digest (hex) of the entry before; of the first one, of the run and its keys.
     """
 
     round: int
     present: Silos
+    departed: Silos
+    returned: Silos
     members: Silos
     model: str
     config: str
@@ -68,6 +75,8 @@ class Entry:
         return {
             "round": self.round,
             "present": list(self.present),
+            "departed": list(self.departed),
+            "returned": list(self.returned),
             "members": list(self.members),
             "model": self.model,
             "config": self.config,
@@ -79,12 +88,18 @@ class Entry:
     def checked(cls, told: Any) -> Entry:
         """The entry again; CheckpointError for what is none."""
         table = named(told, "an entry")
-        fields = ("round", "present", "members", "model", "config", "decisions", "previous")
+        fields = ("round", *SILOS, "model", "config", "decisions", "previous")
         if table.keys() != {*fields}:
             raise CheckpointError(f"an entry has other fields than {', '.join(fields)}")
+        try:
+            json.dumps(table["decisions"], allow_nan=False)
+        except (RecursionError, ValueError):
+            raise CheckpointError("what an entry decided has numbers that are not finite") from None
         return cls(
             whole(table["round"], "the round of an entry", 1),
             _silos(table["present"]),
+            _silos(table["departed"]),
+            _silos(table["returned"]),
             _silos(table["members"]),
             hexadecimal(table["model"], "the model's digest in an entry", SHA256_BYTES),
             hexadecimal(table["config"], "the configuration's digest in an entry", SHA256_BYTES),
@@ -111,7 +126,7 @@ class SignedEntry:
         if table.keys() != {"entry", "signatures"}:
             raise CheckpointError("a line has other fields than entry and signatures")
         signed = {
-            whole(int(silo), "a silo that signs"): hexadecimal(one, "a signature", SIGNATURE_BYTES)
+            _number(silo): hexadecimal(one, "a signature", SIGNATURE_BYTES)
             for silo, one in named(table["signatures"], "the signatures").items()
         }
         return cls(Entry.checked(table["entry"]), signed)
@@ -125,13 +140,13 @@ class TrailHead:
         roster: the keys that silos sign by.
         of_first_start: whether they were made at the run's first start, and are of no roster that
             institutions compared.
-        layout: names and lengths of the tensors whose values are the model's, in their order.
+        layout: names and shapes of the tensors whose values are the model's, in their order.
         dtype: of these values, `float32` or `float64`.
     """
 
     roster: Roster
     of_first_start: bool
-    layout: tuple[tuple[str, int], ...] = ()
+    layout: tuple[tuple[str, tuple[int, ...]], ...] = ()
     dtype: str = "float32"
 
     def to_json(self) -> Json:
@@ -139,7 +154,7 @@ class TrailHead:
         return {
             "keys": self.roster.dumps(),
             "of_first_start": self.of_first_start,
-            "layout": [list(one) for one in self.layout],
+            "layout": [[name, list(shape)] for name, shape in self.layout],
             "dtype": self.dtype,
         }
 
@@ -147,16 +162,21 @@ class TrailHead:
     def checked(cls, told: Any, path: Path) -> TrailHead:
         """The head again; CheckpointError for what is none."""
         table = named(told, "the head of a trail")
+        if table.keys() != {"keys", "of_first_start", "layout", "dtype"}:
+            raise CheckpointError("its second line does not have the keys that silos sign by")
+        if type(table["of_first_start"]) is not bool or table["dtype"] not in DTYPES:
+            raise CheckpointError("its second line does not say what keys and numbers are")
         try:
             roster = Roster.parse(str(table["keys"]).encode(), path)
-            layout = tuple((str(name), int(size)) for name, size in each(table["layout"], "its layout"))
-            return cls(roster, table["of_first_start"] is True, layout, str(table["dtype"]))
-        except (ConfigError, LookupError, TypeError, ValueError):
+            layout = tuple(_tensor(*each(one, "a tensor")) for one in each(table["layout"], "its layout"))
+        except (ConfigError, TypeError, ValueError, RecursionError):
             raise CheckpointError("its second line does not have the keys that silos sign by") from None
+        return cls(roster, table["of_first_start"], layout, table["dtype"])
 
     def start(self, run: str) -> str:
-        """What the first entry names as the one before (hex)."""
-        return digest(f"{PURPOSE} begins", run.encode(), self.roster.digest).hex()
+        """What the first entry names as the one before (hex): a digest of the run and the whole head."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return digest(f"{PURPOSE} begins", run.encode(), text.encode()).hex()
 
 
 @dataclass
@@ -173,16 +193,26 @@ class TrailFile:
     @property
     def newest(self) -> str:
         """The digest (hex) that the next entry names."""
-        return self.signed[-1].entry.digest.hex() if self.signed else self.head.start(self.run)
+        return self.digest_at(len(self.signed))
 
-    def put(self, signed: SignedEntry) -> None:
-        """Have an entry on disk, in the place of all of its round and later ones. StorageError if refused."""
-        kept = [one for one in self.signed if one.entry.round < signed.entry.round]
+    def digest_at(self, place: int) -> str:
+        """The digest (hex) of the last of the first `place` entries; of none, what the first one names."""
+        return self.signed[place - 1].entry.digest.hex() if place else self.head.start(self.run)
+
+    def put(self, signed: SignedEntry, place: int | None = None) -> None:
+        """Have an entry on disk, behind the first `place` ones, all if not said. StorageError if refused."""
+        kept = self.signed[:place]
         append = self._whole and len(kept) == len(self.signed)
         self.signed = [*kept, signed]
         if append:
             self._log.append(signed.to_json())
         else:
+            self.rewrite()
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` entries. StorageError if the disk refuses."""
+        if count < len(self.signed):
+            self.signed = self.signed[:count]
             self.rewrite()
 
     def rewrite(self) -> None:
@@ -192,7 +222,7 @@ class TrailFile:
         self._whole = True
 
     def on_disk(self) -> list[SignedEntry]:
-        """The entries that the file has, as far as it can be read; it is none where it is of another run."""
+        """The entries that the file has, not verified; none where it cannot be read, or is of another run."""
         try:
             run, _, signed = read(self.path)
         except (CheckpointError, MismatchError):
@@ -228,39 +258,10 @@ def read(path: Path) -> tuple[str, TrailHead, list[SignedEntry]]:
 def _line(number: int, told: Json) -> SignedEntry:
     try:
         return SignedEntry.checked(told)
-    except (CheckpointError, ValueError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"line {number} is no entry of an audit trail: {error}") from None
-
-
-def verify(signed: Sequence[SignedEntry], head: TrailHead, run: str) -> None:
-    """Raise TrailError, one sentence, unless a run's entries follow each other and all signatures fit."""
-    previous, before, signer = head.start(run), 0, Signer(Identity.generate(), head.roster)
-    for one in signed:
-        entry = one.entry
-        where = f"the entry of round {entry.round}"
-        if entry.previous != previous:
-            raise TrailError(
-                f"the chain is broken before {where}: it does not name "
-                + (f"the entry of round {before} as it is here" if before else "this run and its keys")
-                + ", so that one was changed, left out or put in"
-            )
-        if entry.round != before + 1:
-            raise TrailError(f"{where} follows that of round {before}: those between are missing")
-        if not entry.present or entry.present[-1] >= len(head.roster):
-            raise TrailError(f"{where} names other silos than the run has")
-        lacking = [silo for silo in entry.present if silo not in one.signatures]
-        if lacking:
-            raise TrailError(f"{where} has no signature of silo {lacking[0]}, which was there")
-        unfit = [silo for silo, text in one.signatures.items() if not _signed(signer, silo, text, entry)]
-        if len(unfit) == len(one.signatures):
-            raise TrailError(f"{where} was changed: no silo's signature fits it")
-        if unfit:
-            raise TrailError(f"{where} has a signature of silo {unfit[0]} that does not fit it")
-        previous, before = entry.digest.hex(), entry.round
-
-
-def _signed(signer: Signer, silo: int, signature: str, entry: Entry) -> bool:
-    return signer.verify(silo, bytes.fromhex(signature), PURPOSE, entry.digest)
+    except ValueError:
+        raise CheckpointError(f"line {number} is no entry of an audit trail: a silo is no number") from None
 
 
 def _silos(value: Any) -> Silos:
@@ -268,6 +269,20 @@ def _silos(value: Any) -> Silos:
     if numbers != sorted(set(numbers)):
         raise CheckpointError("the silos of an entry are not in ascending order, each once")
     return tuple(numbers)
+
+
+def _number(silo: str) -> int:
+    """The number that a key of a table is."""
+    found = whole(int(silo), "a silo that signs")
+    if str(found) != silo:
+        raise CheckpointError("a silo that signs is not written as a number is")
+    return found
+
+
+def _tensor(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
+    if not isinstance(name, str):
+        raise TypeError
+    return name, tuple(whole(one, "a side of a tensor") for one in each(shape, "a shape"))
 
 
 def common_prefix(own: Sequence[SignedEntry], other: Iterable[SignedEntry]) -> int:

@@ -122,6 +122,6 @@ def _line(entry: Json) -> bytes:
 def _entry(line: bytes) -> Json | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (RecursionError, ValueError):
         return None
     return entry if isinstance(entry, dict) else None

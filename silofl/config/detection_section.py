@@ -55,5 +55,5 @@ class DetectionConfig(Section):
             return f"updates beyond {self.threshold:g} deviations are shown" if self.active else ""
         return (
             f"{self.strikes} of {self.window} updates beyond {self.threshold:g} deviations exclude a silo "
-            f"for {self.exclusion} rounds or more"
+            f"for {self.exclusion} rounds or more; scores are as honest as the ranks that serve slices"
         )

@@ -159,6 +159,21 @@ def judge(
     return after, Verdict(scores, suspicious, (), dict(sorted(excluded.items())), reinstated)
 
 
+def no_better(after: Standings, signed: Standings) -> tuple[dict[int, Standing], tuple[int, ...]]:
+    """The worse of two standings of each silo after one round, and whose exclusion `signed` alone has."""
+    found, still = dict(after), []
+    for silo, known in signed.items():
+        one = found.get(silo, Standing())
+        if known.excluded and not one.excluded:
+            still.append(silo)
+        found[silo] = max(one, known, key=_badness)
+    return found, tuple(still)
+
+
+def _badness(one: Standing) -> tuple[int, int, int, float]:
+    return one.until, one.probation_until, sum(one.recent), one.deviation
+
+
 def _reason(one: Standing, score: Score, *, probation: bool) -> str:
     """Why a silo is excluded, for people."""
     seen = f"{sum(one.recent)} of its last {len(one.recent)} updates suspicious"

@@ -14,6 +14,7 @@ from silofl.federation.mean_model import published_values
 from silofl.federation.round import RoundResult
 from silofl.federation.run_state import RunState
 from silofl.federation.rundir import write_own_model
+from silofl.federation.signed_decisions import sign_decisions
 from silofl.federation.silo import Silo
 from silofl.federation.summary import metrics_of, summary_of
 from silofl.federation.watched_metrics import agreed, disagreements
@@ -50,8 +51,7 @@ def conclude(state: RunState, result: RoundResult, began: float, *, asked: bool)
     seconds = time.perf_counter() - began
     metrics = metrics_of(result, reports, silos, failures, changes, seconds, config=state.config)
     state.logger.round(metrics)
-    if federation.context.trail is not None:
-        federation.context.trail.record(metrics, federation.topology)
+    sign_decisions(federation, metrics)
     if federation.context.watched is not None:
         names, told = federation.context.watched.names, [report["watched"] for report in reports]
         federation.context.watched.observe(result.round, agreed(told, names), federation.values)

@@ -31,6 +31,7 @@ from silofl.federation.local_work import Fitted
 from silofl.federation.metric_sums import FederationMetrics, MetricSums, agree_on_metrics
 from silofl.federation.new_samples import follow_new_samples
 from silofl.federation.own_bound import within_bound
+from silofl.federation.signed_decisions import verdict_of
 from silofl.federation.sum_ahead import SumAhead
 from silofl.topologies.robust_steps import rejected_by
 from silofl.training.metric_states import beside
@@ -132,8 +133,7 @@ def run_round(federation: Federation, number: int, clock: Clock, *, evaluate: bo
     with clock.phase("step"):
         _server_step(federation, fitted, number)
         result.rejected = rejected_by(federation.topology)
-        exclusions = federation.context.exclusions
-        result.verdict = None if exclusions is None else exclusions.accept()
+        result.verdict = verdict_of(federation.context, number)
         result.bytes_sent = group.comm.bytes_sent - sent
         result.messages_sent = group.comm.messages_sent - told
         if group.comm.groups:

@@ -48,9 +48,11 @@ class DetectingSteps(Strategy):
 
     Attributes:
         rejected: silos whose vectors were not finite in the round before, and were left out.
+        own: by vector that this silo sends in the round, the squared length of each slice.
     """
 
     def __init__(self, inner: Strategy, watch: Watch) -> None:
+        self.own: dict[str, list[float]] = {}
         self._inner, self._watch = inner, watch
         self._means = not isinstance(inner, RobustSteps)
         self.shared, self.models, self.sends = inner.shared, inner.models, inner.sends  # type: ignore[misc]

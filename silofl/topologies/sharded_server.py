@@ -25,6 +25,7 @@ from silofl.comm.elastic_group import ElasticGroup
 from silofl.errors import UserCodeError
 from silofl.strategies.base import State, Strategy
 from silofl.topologies.base import BUFFERS, NO_STARTS
+from silofl.topologies.checked_parts import note_own, refuse_false_parts
 from silofl.topologies.restored_slices import gather_from, restore_slices
 from silofl.topologies.slice_copies import STRATEGY, VECTORS, SliceCopies, exchange_copies, of_slice
 from silofl.topologies.slice_states import SliceStates, gather_parts
@@ -107,6 +108,7 @@ class ShardedServer:
     ) -> None:
         """See `Topology`."""
         self._round = round_number
+        note_own(self.strategy, contribution.vectors, self.shards)
         common = Common(tuple(self._all.values()), terms, absent)
         self.aggregator.reduce(contribution, round_number, magnitudes, authorizer, common)
 
@@ -174,6 +176,7 @@ class ShardedServer:
         counts = [length * len(self.shards.slices_of(member, comm.members)) for member in comm.members]
         parts = gather_parts(comm, [own[k] for k in served], counts, dtype).reshape(-1, length)
         with raise_on_all_ranks(comm):
+            refuse_false_parts(self.strategy, parts, self.shards, comm, self.aggregator.participants)
             for k in checked:
                 server = self.shards.server(k, comm.members)
                 refuse_difference(server, silo, f"slice {k}", {"part": parts[k]}, {"part": own[k]})

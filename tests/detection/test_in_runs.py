@@ -12,16 +12,21 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import silofl.federation.round
 from silofl import config as configuration
+from silofl.checkpoint.audit_trail import read, trail_path
+from silofl.checkpoint.trail_verification import verified
 from silofl.comm.threads import run_in_threads
 from silofl.detection.silo_standing import Standing
-from silofl.errors import CheckpointError, ConfigError
+from silofl.errors import CheckpointError, ConfigError, ProtocolError
 from silofl.federation.early_checks import Start, detection
 from silofl.federation.exclusion_limits import rules_of
 from silofl.federation.exclusions import Exclusions
 from silofl.federation.loop import train
 from silofl.report.lines import round_line
 from silofl.report.round_metrics import RoundMetrics
+from silofl.topologies.base import BUFFERS
+from silofl.topologies.detecting_steps import DetectingSteps
 from tests.federation.threads import Normalized, prepare, records
 
 SILOS, BAD, ROUNDS = 7, 5, 8
@@ -109,6 +114,59 @@ def test_standings_are_there_after_a_resume(tmp_path: Path) -> None:
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
     assert of(tmp_path / "cut", "scores") == of(tmp_path / "whole", "scores")
     assert of(tmp_path / "cut", "excluded") == of(tmp_path / "whole", "excluded")
+
+
+def test_no_silo_loses_its_exclusion_by_a_resume_that_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all signed it, where the attacker has lost its newest checkpoint and behaves from then on."""
+    run(configured(tmp_path, rounds=2, audit={"trail": True}))
+    for path in (tmp_path / "checkpoints").rglob("*0002*/*silo-0005*"):
+        path.unlink()
+    monkeypatch.setattr(
+        silofl.federation.round, "with_forged_updates", lambda _, __, fitted, seen: (fitted, seen)
+    )
+    run(configured(tmp_path, rounds=4, audit={"trail": True}), resume=True)
+    signed = [one.entry for one in read(trail_path(tmp_path, BAD))[2]]
+    assert [one.round for one in signed] == [1, 2, 2, 3, 4]
+    assert [[*one.decisions.get("excluded", {})] for one in signed] == [[], ["5"], ["5"], [], []]
+    assert "as all silos have signed" in of(tmp_path, "excluded")[1]["5"]
+    assert of(tmp_path, "left_out")[2:] == [[BAD]] * 2
+    text = verified([tmp_path]).text()
+    assert "  signers   rounds 2 to 4 again, after a resume: silos" in text
+
+
+@pytest.mark.parametrize("how", ["length", "distances"])
+def test_a_server_that_tells_another_part_of_an_honest_update_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """By the silo whose update it is, or by all; else that silo would be excluded."""
+    honest = DetectingSteps._part
+
+    def lie(self: Any, name: str, rows: Any, kept: Any) -> Any:
+        part = honest(self, name, rows, kept)
+        if self._watch.silo == BAD and name != BUFFERS:
+            table = part.reshape(SILOS + 2, SILOS + 2)
+            last = SILOS + 2 if how == "length" else SILOS + 1
+            table[0, 1:last] += 1e4
+            table[1:last, 0] += 1e4
+        return part
+
+    def known(group: Any, *given: Any) -> Any:
+        found = of_run(group, *given)
+        found.watch.silo = group.silo_id
+        return found
+
+    of_run = Exclusions.of
+    monkeypatch.setattr(DetectingSteps, "_part", lie)
+    monkeypatch.setattr(Exclusions, "of", known)
+    said = (
+        "silo 5, which serves slice 5, tells another length of silo 0's"
+        if how == "length"
+        else "silo 5 tells"
+    )
+    with pytest.raises(ProtocolError, match=said):
+        run(configured(tmp_path, rounds=1, attack={}))
 
 
 def test_silos_that_have_kept_something_else_are_named(tmp_path: Path, monkeypatch: Any) -> None:

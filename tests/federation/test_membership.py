@@ -53,6 +53,15 @@ def test_of_two_parts_of_a_cut_network_one_at_most_goes_on(silos: int) -> None:
             assert stops[0] == (len(part) < 2)
 
 
+def test_a_run_with_an_audit_trail_ends_where_no_majority_is_left() -> None:
+    tables = {"failure": {"policy": "shrink"}, "secure": {"protocol": "plain"}, "audit": {"trail": True}}
+    config = Config.model_validate(tables)
+    stops = stop_reason(config, 5)
+    assert stops(RankFailure((3, 4), 0.0), (0, 1, 2)) is None
+    assert "2 of 5 silos are left and audit.trail needs 3" in str(stops(RankFailure((2, 3, 4), 0.0), (0, 1)))
+    assert "3 of 5 silos or more, up to 2 failed" in describe_policy(config, 5)
+
+
 def test_a_fault_of_a_silo_that_is_not_there_is_refused() -> None:
     settings = configuration.parse({"failure": {"inject": ["kill silo 4 round 2 at train"]}})
     with pytest.raises(ConfigError, match=r"kill silo 4 .* the silos are 0 to 3") as refused:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from silofl import config as configuration
-from silofl.checkpoint.audit_trail import SignedEntry, TrailFile, TrailHead, read, trail_path
+from silofl.checkpoint.audit_trail import PURPOSE, SignedEntry, TrailFile, read, trail_path
+from silofl.checkpoint.run_keys import identity_path
 from silofl.checkpoint.trail_verification import Verified, verified
+from silofl.crypto.identity import Identity
+from silofl.crypto.signer import Signer
 from silofl.errors import CheckpointError, ConfigError, OtherTrailError, ProtocolError
 from silofl.federation.signed_trail import SignedTrail
 from tests.federation import rejoining
@@ -57,7 +62,8 @@ def test_every_silo_has_the_same_trail_signed_by_all(tmp_path: Path) -> None:
     for one in found.longest.signed:
         assert one.entry.present == one.entry.members == tuple(one.signatures) == tuple(range(SILOS))
         assert one.entry.decisions == {}
-    assert "by keys of this run's first start" in found.text()
+    assert "by keys that the copies themselves name" in found.text()
+    assert "  signers   rounds 1 to 2: silos 0, 1, 2, 3, 4\n" in found.text()
 
 
 def test_a_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -68,11 +74,16 @@ def test_a_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
     shutil.copytree(whole, lost)
     run(configured(whole, **sections), resume=True)
     later = trail(whole).splitlines(keepends=True)[4]
-    with trail_path(lost, 0).open("ab") as file:  # of a round that was not committed
-        file.write(later.replace(b'"model": "', b'"model": "00', 1))
+    for silo, line in ((0, later.replace(b'"round": 3', b'"round": 4')), (1, later)):  # not committed
+        with trail_path(lost, silo).open("ab") as file:
+            file.write(line)
     trail_path(lost, 3).unlink()
+    spoiled = trail_path(lost, 2)
+    spoiled.write_bytes(spoiled.read_bytes().replace(b'"norm": ', b'"norm": NaN, "was": ', 1))
     run(configured(lost, **sections), resume=True)
     assert len({trail(path, silo) for path in (whole, lost) for silo in range(SILOS)}) == 1
+    text = (lost / "silo-0000" / "log.txt").read_text()
+    assert "silos 2 and 3 had no whole audit trail of rounds 1 to 2, and copied another silo's" in text
     told = entries(whole)
     assert [[*one.entry.decisions.get("excluded", {})] for one in told] == [[], [str(BAD)], [], []]
     assert sorted(told[0].entry.decisions["scores"]) == [str(silo) for silo in range(SILOS)]
@@ -106,10 +117,10 @@ def test_an_entry_is_signed_by_the_silos_that_are_left(
 
 
 def test_a_silo_that_decided_otherwise_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(trail: SignedTrail, metrics: Any, topology: Any) -> None:
+    def other(trail: SignedTrail, metrics: Any, topology: Any, standings: Any) -> None:
         if trail._group.silo_id == 3:
             topology.values[0] += 1
-        record(trail, metrics, topology)
+        record(trail, metrics, topology, standings)
 
     record = SignedTrail.record
     monkeypatch.setattr(SignedTrail, "record", other)
@@ -148,25 +159,43 @@ def test_a_silo_that_returns_goes_on_with_the_others_trail(
 
 
 def test_a_silo_refuses_another_trail_than_it_has_signed(tmp_path: Path) -> None:
-    """But for the last entry, which the others may have signed anew without it."""
+    """But for the last entry, which the others may have signed anew without it, and say so."""
     run(configured(tmp_path, rounds=3))
     run_id, head, told = read(trail_path(tmp_path, 0))
+    keys = [Identity.load(identity_path(tmp_path, silo)) for silo in range(SILOS)]
 
-    def back(own: list[SignedEntry], head: TrailHead = head) -> SignedTrail:
+    def back(own: list[SignedEntry]) -> SignedTrail:
         file = TrailFile(tmp_path / "own" / "silo-0000" / "trail.jsonl", run_id, head, own)
         file.rewrite()
         config: Any = with_rule(tmp_path, {})
-        return SignedTrail(None, config, None, file)  # type: ignore[arg-type]
+        return SignedTrail(SimpleNamespace(silo_id=0), config, None, file)  # type: ignore[arg-type]
 
-    given = {"signed": [one.to_json() for one in told]}
+    def by(silos: tuple[int, ...], **changed: Any) -> SignedEntry:
+        """The last entry, signed otherwise."""
+        gone = tuple(silo for silo in range(SILOS) if silo not in silos)
+        entry = replace(told[2].entry, present=silos, departed=gone, **changed)
+        signers = {silo: Signer(keys[silo], head.roster) for silo in silos}
+        return SignedEntry(
+            entry, {silo: one.sign(PURPOSE, entry.digest).hex() for silo, one in signers.items()}
+        )
+
+    def given(*signed: SignedEntry) -> Any:
+        return {"signed": [one.to_json() for one in signed], "place": len(signed)}
+
     for own in ([], told[:1], told[:2], told, [*told[:2], told[0]]):
         one = back(own)
-        one.take_over(given, None)
+        one.take_over(given(*told), None)
         assert read(one._file.path)[2] == told
+    anew = by((1, 2, 3, 4))
+    back(told).take_over(given(*told[:2], anew), None)
     with pytest.raises(OtherTrailError, match="not the one that this silo has signed"):
-        back([told[0], told[2], told[1]]).take_over(given, None)
+        back(told).take_over(given(*told[:2], by((0, 1, 2, 3), model="00" * 32)), None)
+    with pytest.raises(OtherTrailError, match="not the one that this silo has signed"):
+        back(told).take_over(given(*told[:2]), None)
+    with pytest.raises(OtherTrailError, match=r"round 3 is one of 2 of 5 silos, and no fewer than 3"):
+        back(told).take_over(given(*told[:2], by((3, 4))), None)
     with pytest.raises(OtherTrailError, match="the chain is broken before the entry of round 3"):
-        back([]).take_over({"signed": [given["signed"][0], given["signed"][2]]}, None)
+        back([]).take_over(given(told[0], told[2]), None)
     for spoiled in ({}, {"signed": 3}, {"signed": [{"entry": {}}]}):
         with pytest.raises(OtherTrailError, match="is refused"):
             back([]).take_over(spoiled, None)

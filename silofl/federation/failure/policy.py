@@ -26,6 +26,18 @@ def min_silos(config: Config, silos: int) -> int:
     return max(fewest, config.failure.min_silos or 0, _noisy(config.privacy))
 
 
+def fewest_left(config: Config, silos: int) -> int:
+    """The fewest silos with data that a run of `silos` goes on with: a majority signs an audit trail."""
+    majority = arrangements.with_data(config.topology, silos) // 2 + 1 if config.audit.trail else 0
+    return max(min_silos(config, silos), majority)
+
+
+def _need(config: Config, silos: int) -> str:
+    """What needs how many of them, for people."""
+    fewest = fewest_left(config, silos)
+    return f"{'a round' if fewest == min_silos(config, silos) else 'audit.trail'} needs {fewest}"
+
+
 def _noisy(privacy: PrivacyConfig) -> int:
     """The fewest silos of whose noise some is left."""
     shared = privacy.unit != "none" and PLACES[privacy.place].needs_private_sum
@@ -52,7 +64,7 @@ def replicas(config: Config, silos: int, most: int) -> int:
     """
     if config.failure.policy == "abort" or arrangements.coordinators(config.topology, silos):
         return 0
-    return min(most, max(0, silos - min_silos(config, silos)))
+    return min(most, max(0, silos - fewest_left(config, silos)))
 
 
 def stop_reason(
@@ -65,7 +77,7 @@ def stop_reason(
     `groups`: the silos', as they are by then.
     """
     arrangement = arrangements.build(config.topology)
-    fewest, protocol = min_silos(config, silos), _protocol(config, silos)
+    fewest, protocol = fewest_left(config, silos), _protocol(config, silos)
     without_data = arrangements.coordinators(config.topology, silos)
 
     def stop_reason_of(failure: RankFailure, left: tuple[int, ...]) -> SiloflError | None:
@@ -78,7 +90,7 @@ def stop_reason(
             why = f'secure.protocol = "{config.secure.protocol}" has no recovery'
         elif len(here := [silo for silo in left if silo not in without_data]) < fewest:
             of = silos - len(without_data)
-            why = f"{len(here)} of {of} silos are left and a round needs {fewest}"
+            why = f"{len(here)} of {of} silos are left and {_need(config, silos)}"
         elif arrangement.lacking(groups(), left):
             why = arrangement.lacking(groups(), left)
         elif several_hosts and 2 * len(left) - (0 not in left) < silos:
@@ -95,13 +107,13 @@ def why_not_without(config: Config, silos: int, left: tuple[int, ...]) -> str:
 
     The others' hosts may go on by themselves, whatever this job sees of them: see `stop_reason`.
     """
-    fewest, protocol = min_silos(config, silos), _protocol(config, silos)
+    fewest, protocol = fewest_left(config, silos), _protocol(config, silos)
     if not protocol.recovers:
         return f'secure.protocol = "{config.secure.protocol}" goes on with all silos alone'
     without_data = arrangements.coordinators(config.topology, silos)
     here = [silo for silo in left if silo not in without_data]
     if len(here) < fewest:
-        return f"{len(here)} of {silos - len(without_data)} silos are left and a round needs {fewest}"
+        return f"{len(here)} of {silos - len(without_data)} silos are left and {_need(config, silos)}"
     if any(silo not in left for silo in without_data):
         return "the coordinator is not among those that are left"
     if 2 * len(left) - (0 not in left) < silos:
@@ -111,7 +123,7 @@ def why_not_without(config: Config, silos: int, left: tuple[int, ...]) -> str:
 
 def describe_policy(config: Config, silos: int) -> str:
     """What a run of `silos` does when one of them dies, in one line."""
-    policy, fewest = config.failure.policy, min_silos(config, silos)
+    policy, fewest = config.failure.policy, fewest_left(config, silos)
     end = "a silo's failure ends the job with exit code 75, --resume goes on"
     if policy == "respawn":
         end += " (silofl launch by itself)"
@@ -122,7 +134,7 @@ def describe_policy(config: Config, silos: int) -> str:
     if arrangements.coordinators(config.topology, silos):
         return _with_a_coordinator(config, silos, end)
     if fewest >= silos:
-        return f"{end}: a round needs {fewest} of {silos} silos"
+        return f"{end}: {_need(config, silos)} of {silos} silos"
     again = "is respawned" if policy == "respawn" else "stays away"
     at_once = replicas(config, silos, MAX_REPLICAS)
     return (
@@ -138,10 +150,10 @@ def _protocol(config: Config, silos: int) -> SumProtocol:
 
 def _with_a_coordinator(config: Config, silos: int, end: str) -> str:
     """What a run does when a rank dies where one rank has no data and serves everything."""
-    policy, fewest = config.failure.policy, min_silos(config, silos)
+    policy, fewest = config.failure.policy, fewest_left(config, silos)
     of = arrangements.with_data(config.topology, silos)
     again = "is respawned" if policy == "respawn" else "stays away"
     others = f"rounds go on with {fewest} of {of} silos or more, and a failed silo {again}; needs ULFM"
     if fewest >= of:
-        others = f"so does that of any silo, for a round needs {fewest} of {of}"
+        others = f"so does that of any silo, for {_need(config, silos)} of {of}"
     return f"{policy}: {end.replace('a silo', 'the coordinator', 1)}; {others}"
