@@ -65,7 +65,10 @@ KEYS: dict[str, dict[str, Any]] = {
 BACKDOOR = "backdoor succeeds"
 Found = dict[str, dict[str, Any]]
 
-packaged.read = functools.cache(packaged.read)  # ten silos of hundreds of runs read the same file
+
+def keep_data() -> None:
+    """Have this process read a data set once: ten silos of hundreds of runs read the same file."""
+    packaged.read = functools.cache(packaged.read)
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,7 @@ def main() -> None:
         if needs(rule, attackers) is None
     ]
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(given.jobs, mp_context=context, initializer=keep_data) as pool:
         asked = {pool.submit(measure, one, given.rounds): one for one in cases if one.key not in found}
         for done in as_completed(asked):
             found[asked[done].key] = done.result()

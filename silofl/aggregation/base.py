@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +14,28 @@ from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.spec import AggregationSpec
 from silofl.aggregation.sum_terms import NOTHING_IN_COMMON, Common
 from silofl.aggregation.tail import EncodingQuality
-from silofl.comm.collective_errors import raise_on_all_ranks
+from silofl.comm.collective_errors import allgather_object, capture, raise_on_all_ranks
 from silofl.comm.elastic_group import ElasticGroup
 from silofl.types import Contribution, Total, Vector
 
-Authorizer = Callable[[tuple[int, ...]], None]
+
+@dataclass(frozen=True)
+class Claim:
+    """What a rank tells all others before a sum can be read.
+
+    Attributes:
+        told: a text, of one length on all ranks.
+        accept: is given every rank's text (JSON) in rank order; what it raises on any rank, all raise.
+    """
+
+    told: str
+    accept: Callable[[list[Any]], None]
+
+
+Authorizer = Callable[[tuple[int, ...]], Claim | None]
 """authorizer(silos) is called on every rank once the silos of a sum are agreed and before it can be read;
-what it raises on any rank, all raise, and the sum stays unread."""
+what it raises on any rank, all raise, and the sum stays unread. It holds no collective: what ranks have to
+tell each other about it is the `Claim` that it returns, on all of them or on none."""
 
 
 class Aggregator(Protocol):
@@ -109,8 +125,13 @@ def authorize(
         return None
 
     def authorized() -> tuple[int, ...]:
-        with raise_on_all_ranks(group.comm):
-            authorizer(silos)
+        asked = capture(lambda: authorizer(silos))
+        claim = None if asked.failed else asked.value()
+        told = None if claim is None else claim.told
+        every = allgather_object(group.comm, told, asked.error(group.comm.rank))
+        if claim is not None:
+            with raise_on_all_ranks(group.comm):
+                claim.accept(every)
         return group.members
 
     return group.step(authorized)

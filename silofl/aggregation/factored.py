@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silofl.aggregation.base import Aggregator, Authorizer
+from silofl.aggregation.base import Aggregator, Authorizer, Claim
 from silofl.aggregation.compressed import CompressedSum, Compression, compresses, on_every_rank, part_of
 from silofl.aggregation.gathered_sums import gather_sums
 from silofl.aggregation.magnitudes import Magnitudes, measure
@@ -170,11 +170,10 @@ class FactoredSum:
         for one in self._vectors:
             self._bases |= self._bases_of(one, self._first.whole(one.name))
 
-        def same(those: tuple[int, ...]) -> None:
+        def same(those: tuple[int, ...]) -> Claim | None:
             if self._words and those != silos:
                 raise OtherSilosError("a silo is lost between two sums of one round", rank=0)
-            if authorizer is not None:
-                authorizer(those)
+            return None if authorizer is None else authorizer(those)
 
         sent = {one.name: self._seconds_of(one, given[one.name]) for one in self._vectors}
         others = {one.name + REST: given[one.name][self._rest[one.name]] for one in self._vectors}

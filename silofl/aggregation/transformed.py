@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silofl.aggregation.around import AroundSum
-from silofl.aggregation.base import Aggregator, Authorizer
+from silofl.aggregation.base import Aggregator, Authorizer, Claim
 from silofl.aggregation.layout import Layout
 from silofl.aggregation.magnitudes import Magnitudes
 from silofl.aggregation.spec import AggregationSpec
@@ -128,10 +128,9 @@ class TransformedSum(AroundSum):
             raise RetryRound
         self._round, self._attempt = round_number, attempt
 
-        def allow(silos: tuple[int, ...]) -> None:
+        def allow(silos: tuple[int, ...]) -> Claim | None:
             self._gate.authorize(round_number, attempt, tag, silos)
-            if authorizer is not None:
-                authorizer(silos)
+            return None if authorizer is None else authorizer(silos)
 
         self._inner.reduce(Contribution(self._vectors()), round_number, {}, allow, common)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from silofl.aggregation.base import Claim
 from silofl.errors import StoppedError
 from silofl.federation.arrivals import Arrivals
 from silofl.federation.failure.membership_tracker import MembershipTracker
@@ -46,16 +47,16 @@ class Attendance:
             return silos
         return self.draws.drawn(round_number, silos)
 
-    def authorize(self, round_number: int, silos: Silos) -> None:
+    def authorize(self, round_number: int, silos: Silos) -> Claim | None:
         """See `Authorizer`."""
         if self.draws is not None:
             self.draws.refuse_too_few(round_number, silos)
         if self.openings is None:
-            return
+            return None
         if self.coordinators and len(silos) < self.openings.fewest:  # no update hides behind a coordinator
             raise StoppedError(
                 f"round {round_number}: {len(silos)} silos with data are left, and a sum is over "
                 f"{self.openings.fewest} at least: --resume goes on from the last committed round",
                 rank=0,
             )
-        self.openings.authorize(round_number, silos)
+        return self.openings.authorize(round_number, silos)

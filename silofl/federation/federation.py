@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from silofl.aggregation.base import Aggregator
+from silofl.aggregation.base import Aggregator, Claim
 from silofl.checkpoint.run_id import OF_NO_RUN
 from silofl.checkpoint.trust import Trust
 from silofl.comm.elastic_group import ElasticGroup
@@ -109,9 +109,9 @@ class Federation:
         """The silos that sit a round out; the same on every rank: see `Attendance`."""
         return self.context.attendance.absent(round_number, self.members)
 
-    def authorize(self, round_number: int, silos: tuple[int, ...]) -> None:
+    def authorize(self, round_number: int, silos: tuple[int, ...]) -> Claim | None:
         """See `Authorizer`."""
-        self.context.attendance.authorize(round_number, silos)
+        return self.context.attendance.authorize(round_number, silos)
 
     def may_show_metrics(self, round_number: int) -> bool:
         """Whether the federation's metrics of a round may be added up; the same on every rank."""

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from silofl.aggregation.base import Claim
 from silofl.aggregation.bucketing import FEWEST_IN_BUCKET, Double, DrawnBuckets
 from silofl.aggregation.protocols import choose_protocol
 from silofl.checkpoint.checked import each, named, refused
@@ -248,26 +249,23 @@ class Openings(Part):
         self._refuse_other(number, tuple(silo for silo in members if silo not in left_out))
         return left_out
 
-    def authorize(self, number: int, silos: Silos) -> None:
-        """See `Authorizer`: all that are there have signed it, and have it on disk, before. Collective.
+    def authorize(self, number: int, silos: Silos) -> Claim | None:
+        """See `Authorizer`: all that are there have signed it, and have it on disk, before.
 
         StoppedError where it must stay closed; ProtocolError names a silo that would open another sum.
         """
-        error, signature, buckets = None, "", self.buckets.newest
-        opening = Opening(number, silos, self._group.members, self._way, buckets)
-        try:
-            self._refuse_other(number, silos)
-            signature = self._evidence.sign(opening)
-        except SiloflError as found:
-            error = found
-        if self._evidence.signer is not None:
-            told = allgather_object(self._group.comm, signature, error)
-            opening = self._evidence.signed(opening, told)
-        elif error is not None:
-            raise error
-        if buckets:  # and in no others, should the round be taken again
-            self.buckets.earlier[number] = buckets
-        if opening != self._written and opening not in self._before.get(number, ()):
+        opening = Opening(number, silos, self._group.members, self._way, self.buckets.newest)
+        self._refuse_other(number, silos)
+        if self._evidence.signer is None:
+            self._write(opening)
+            return None
+        own = self._evidence.sign(opening)
+        return Claim(own, lambda told: self._write(self._evidence.signed(opening, told)))
+
+    def _write(self, opening: Opening) -> None:
+        if opening.buckets:  # and in no others, should the round be taken again
+            self.buckets.earlier[opening.round] = opening.buckets
+        if opening != self._written and opening not in self._before.get(opening.round, ()):
             self._log.append(opening)
         self._written = opening
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from silofl.aggregation import protocols
-from silofl.aggregation.base import Aggregator
+from silofl.aggregation.base import Aggregator, Claim
 from silofl.aggregation.compressed import Compression
 from silofl.aggregation.magnitudes import measure
 from silofl.aggregation.neighbour_aggregator import neighbour_aggregator
@@ -24,6 +24,7 @@ from silofl.comm.protocol import Communicator, SharedBuffer
 from silofl.comm.threads import run_in_threads
 from silofl.compression.base import Codec, FactorCodec
 from silofl.config import SecureConfig
+from silofl.crypto.identity import SIGNATURE_BYTES
 from silofl.crypto.noise_keys import FINGERPRINT_BYTES
 from silofl.federation.privacy.compressed_noise import noisy_sum, words_spec
 from silofl.federation.sum_spec import compressed
@@ -90,6 +91,10 @@ class Sent:
         return replace(
             self, bytes=of(self.bytes, more.bytes), between=of(self.between, more.between), edges=edges
         )
+
+
+ANY_SIGNATURE = bytes(SIGNATURE_BYTES).hex()
+"""As long as what silos sign of a sum before it is opened."""
 
 
 class _Counted:
@@ -193,7 +198,14 @@ class TrialRound:
             comm.on_sent(sent_to)
             before, waited, far = comm.bytes_sent, counted.exchanges, comm.bytes_between_groups
             made.aggregator.prepare()
-            made.reduce(contribution, 1, measure(contribution, spec), b"", absent=spec.coordinators)
+            made.reduce(
+                contribution,
+                1,
+                measure(contribution, spec),
+                b"",
+                absent=spec.coordinators,
+                authorizer=(lambda _: Claim(ANY_SIGNATURE, lambda _: None)) if self._private(spec) else None,
+            )
             made.step(np.empty(parameters, spec.dtype), resync=False)
             between = comm.bytes_between_groups - far
             sent = Sent(comm.bytes_sent - before, counted.exchanges - waited, between, edges)
@@ -206,9 +218,12 @@ class TrialRound:
         edges = {pair: edge for one in every for pair, edge in one.edges.items()}
         return replace(first, between=sum(one.between for one in every), edges=edges)
 
+    def _private(self, spec: AggregationSpec) -> bool:
+        return protocols.choose_protocol(self.secure, spec.silos).private
+
     def _aggregator(self, group: ElasticGroup, spec: AggregationSpec) -> Aggregator:
         own = self.secure.model_copy(update={"identity": "", "roster": "", "passphrase_file": ""})
-        private = protocols.choose_protocol(own, spec.silos).private
+        private = self._private(spec)
         if self.between is not None:
             return neighbour_aggregator(group, own, spec, self.between)
         if not self.words:
