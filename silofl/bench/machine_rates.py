@@ -24,7 +24,7 @@ from silofl.crypto.roster import Roster
 from silofl.crypto.secagg import Round, Rules, SumInputs
 from silofl.types import RingBits
 
-VALUES = 1 << 22
+VALUES = 1 << 24
 """Of the vectors that kernels work on: more than caches hold."""
 ROWS = 4
 PARTIES = (3, 6, 12, 24)
@@ -36,7 +36,7 @@ def rates(comm: Communicator, repeats: int, bits: RingBits = 16) -> Rates:
     """This machine's, whose ranks are all here; collective, and the same on every rank."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared = max(1.0, comm.size / cores)
-    encode, mask, fold, decode, copy = (seconds / shared for seconds in _kernels(comm, bits, repeats))
+    encode, mask, fold, decode, copy, scan = (seconds / shared for seconds in _kernels(comm, bits, repeats))
     messages = np.zeros(3)
     if comm.rank == 0:
         messages[:] = _messages()
@@ -51,6 +51,7 @@ def rates(comm: Communicator, repeats: int, bits: RingBits = 16) -> Rates:
         fold=fold,
         decode=decode,
         copy=copy,
+        scan=scan,
         protocol=(a, b, c),
         calls=calls,
         step=step,
@@ -59,7 +60,7 @@ def rates(comm: Communicator, repeats: int, bits: RingBits = 16) -> Rates:
 
 
 def _kernels(comm: Communicator, bits: RingBits, repeats: int) -> list[float]:
-    """Seconds a value with all ranks at work: encode, mask, fold, decode, copy."""
+    """Seconds a value with all ranks at work: encode, mask, fold, decode, copy, scan."""
     rng, dtype = np.random.default_rng(comm.rank), sk.ring_dtype(bits)
     x = rng.standard_normal(VALUES).astype(np.float32)
     words, out = np.zeros(VALUES, dtype), np.empty_like(x)
@@ -79,11 +80,12 @@ def _kernels(comm: Communicator, bits: RingBits, repeats: int) -> list[float]:
         "fold": lambda: sk.reduce_rows(rows, slice_),
         "decode": lambda: sk.dequantize(words, out, step=1e-2),
         "copy": lambda: np.copyto(out, x),
+        "scan": lambda: sk.max_abs(x),
     }
     times = interleaved_over_ranks(comm, calls, repeats)
     found = {name: statistics.median(each) / VALUES for name, each in times.items()}
     mask = max(found["masked"] - found["encode"], 0.0) / 4
-    return [found["encode"], mask, found["fold"], found["decode"], found["copy"]]
+    return [found["encode"], mask, found["fold"], found["decode"], found["copy"], found["scan"]]
 
 
 def _messages() -> list[float]:

@@ -36,6 +36,7 @@ RATES = Rates(
     fold=3e-10,
     decode=4e-10,
     copy=5e-10,
+    scan=1e-10,
     protocol=(1e-3, 1e-4, 1e-5),
     calls=2e-3,
     step=1e-4,
@@ -47,8 +48,8 @@ LINK = Network("a link", latency=0.01, bandwidth=1e6)
 def test_a_sum_on_one_host_by_hand() -> None:
     """Four silos on two cores: every pass takes twice as long, and steps what they took four ranks."""
     found = secure_sum(RATES, Layout(4, 1000, 4))
-    assert found.masking == pytest.approx(2 * 1000 * (1e-9 + 4 * 2e-10 + 3e-10))
-    assert found.opening == pytest.approx(2 * 1000 * (2e-10 + 4e-10))
+    assert found.masking == pytest.approx(2 * 1000 * (1e-10 + 1e-9 + 4 * 2e-10 + 3e-10))
+    assert found.opening == pytest.approx(2 * 1000 * (2e-10 + 5e-10 / 2 + 4e-10))
     assert found.protocol == pytest.approx(2 * (2e-3 + 1e-3 + 4 * 1e-4 + 16 * 1e-5))
     assert found.waiting == pytest.approx(STEPS * 1e-4)
     assert (found.wire, found.rest) == (0, 0)
