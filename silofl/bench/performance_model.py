@@ -23,7 +23,7 @@ reveal, sum."""
 FENCES_A_CHUNK = 2
 ROUND_PASSES = 13.0
 """Passes over the vector of a round beside its sum, in copies of it: the difference that training made, two
-digests, the server's step, its recomputation, and the new model on every rank. As they took at n = 4 and 8."""
+digests, the server's step, its recomputation, and the new model on every rank. As at n = 4 and 8."""
 
 
 @dataclass(frozen=True)
