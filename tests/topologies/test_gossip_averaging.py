@@ -152,7 +152,7 @@ def test_it_says_who_sees_what() -> None:
     assert "shrinks to 0.8047 in a round" in ring.describe(range(8), 0)
     assert ring.sees(0, 1, 8, private=True) == "its model inside the sum of all neighbours', masked"
     assert ring.sees(0, 1, 8, private=False) == "its whole model"
-    assert ring.sees(0, 4, 8, private=True) == "nothing: they are no neighbours"
+    assert ring.sees(0, 4, 8, private=True) == "its signature of who is in sums: they are no neighbours"
     assert "silos 0, 1 together learn another's" in ring.bears(8, 0, private=True)
     assert "see its whole model" in ring.bears(8, 0, private=False)
 

@@ -152,7 +152,8 @@ class Gossip(Arrangement):
     def sees(self, source: int, target: int, ranks: int, *, private: bool) -> str:
         """See `Arrangement`; of the first rounds, whose graph may have no such edge."""
         if not any(one[target, source] for one in self.period(range(ranks), 0)):
-            return "nothing: they are no neighbours"
+            signed = "its signature of who is in sums" if private else "nothing"
+            return f"{signed}: they are no neighbours"
         return "its model inside the sum of all neighbours', masked" if private else "its whole model"
 
 
