@@ -16,6 +16,10 @@ OwnTask = Annotated[
     typer.Option(metavar="MODULE:CLASS", help="Your own task, for a model file."),
 ]
 Decimal = Annotated[str, typer.Option(help="The sign before decimals in text: . or ,")]
+Silos = Annotated[
+    int | None, typer.Option("-n", "--silos", min=1, help="Of a task without files; as in the run.")
+]
+Found = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what was found here, too.")]
 
 
 def predict(
@@ -59,12 +63,8 @@ def evaluate(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only samples that the run held out of training.")
     ] = False,
-    silos: Annotated[
-        int | None, typer.Option("-n", "--silos", min=1, help="Of a task without files; as in the run.")
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write what was found here, too.")
-    ] = None,
+    silos: Silos = None,
+    json: Found = None,
     decimal: Decimal = ".",
     task: OwnTask = None,
 ) -> None:
@@ -101,12 +101,8 @@ def membership(
         list[Path] | None,
         typer.Argument(metavar="[DATA]...", help="Files of training; the task's own samples without."),
     ] = None,
-    silos: Annotated[
-        int | None, typer.Option("-n", "--silos", min=1, help="Of a task without files; as in the run.")
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write what was found here, too.")
-    ] = None,
+    silos: Silos = None,
+    json: Found = None,
     decimal: Decimal = ".",
     task: OwnTask = None,
 ) -> None:

@@ -15,6 +15,7 @@ from tests.comm.comm_body import (
     raises,
     rows_sent,
 )
+from tests.comm.counting_body import COUNTING_CHECKS
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
 
@@ -48,7 +49,7 @@ def communicator(variant):
     return VARIANTS[variant]()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [*CHECKS, *COUNTING_CHECKS], ids=lambda check: check.__name__)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_body(check, variant, monkeypatch):
     comm = communicator(variant)

@@ -9,9 +9,10 @@ import pytest
 from silofl.comm import run_in_threads
 from silofl.comm.threads import PeerFailed
 from tests.comm.comm_body import CHECKS, check_shared_buffer
+from tests.comm.counting_body import COUNTING_CHECKS
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [*CHECKS, *COUNTING_CHECKS], ids=lambda check: check.__name__)
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_body(check, n):
     run_in_threads(n, check, timeout_s=30)
