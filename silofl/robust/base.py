@@ -124,7 +124,7 @@ class ResilientRule(RobustRule, ABC):
         remedy = f"set it to {fitting[-1]}" if fitting else "start more silos"
         return (
             f"robust.f = {self.f} is too large for {what}, for the rule needs {needed}: {remedy}, or choose "
-            + ("another robust.name" if self.bucket == 1 else "a smaller robust.bucket")
+            + ("another robust.name" if self.bucket == 1 else "more silos for buckets of this size")
         )
 
     def refusal_of_run(self, silos: int, drawn: int) -> str | None:
